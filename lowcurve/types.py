@@ -1,0 +1,65 @@
+"""The nouns of the house and their shapes.
+
+Everything outside a model speaks pixels in [0, 1]; standardization is the model's own first layer. The letters in the
+shapes: `batch` examples, `classes` logits, `...` whatever shape one input has (an image, or a point of the plane).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Inputs = Float[Tensor, "batch ..."]
+Labels = Int[Tensor, " batch"]
+Logits = Float[Tensor, "batch classes"]
+PerExample = Float[Tensor, " batch"]
+
+Classifier = Callable[[Tensor], Tensor]
+"""Pixels in [0, 1] -> logits."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits, labels -> one number per example; never reduced."""
+Field = Callable[[Tensor], Tensor]
+"""x -> l(x): one number per example, and d l_i / d x_j = 0 for i != j."""
+Operator = Callable[[Tensor], Tensor]
+"""v -> H v: one matrix per example, applied to one vector per example."""
+Measure = Callable[[Field, Tensor], Tensor]
+"""A field and a point -> one number per example."""
+
+T = TypeVar("T")
+Progress = Callable[[Iterable[T], str], Iterable[T]]
+"""Wraps an iterable of known length under a heading and shows how far it is."""
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """x -> x' with x' inside a ball around x; returns inputs and nothing else."""
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor: ...
+
+
+class InputError(ValueError):
+    """What a caller got wrong, in one sentence of three parts: what was expected, what came, what to write instead.
+
+    Example:
+        >>> print(InputError("a radius of at most 1.0", "8.0", "write pixels(8) for 8/255"))
+        expected a radius of at most 1.0, received 8.0; write pixels(8) for 8/255
+    """
+
+    def __init__(self, expected: str, received: object, mend: str) -> None:
+        self.expected, self.received, self.mend = expected, str(received), mend
+        super().__init__(f"expected {expected}, received {received}; {mend}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.expected, self.received, self.mend)
+
+
+def silent(iterable: Iterable[T], heading: str) -> Iterable[T]:  # noqa: ARG001 (the signature of Progress)
+    """The `Progress` that shows nothing.
+
+    Example:
+        >>> list(silent([1, 2], "counting"))
+        [1, 2]
+    """
+    return iterable
