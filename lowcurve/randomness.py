@@ -43,7 +43,8 @@ def isolated(seed: int, *path: object) -> Iterator[None]:
         >>> torch.equal(before, torch.get_rng_state())
         True
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if started else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(_state(seed, path))
         yield

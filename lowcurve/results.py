@@ -8,13 +8,15 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from lowcurve.types import InputError
+from lowcurve.errors import InputError
 
-Cell = str | float | int | None
+Cell = str | float | int | tuple[float, float, float] | None
+"""Text, a number, a number with its interval (value, low, high), or nothing."""
 Conditions = Mapping[str, str]
 
 
@@ -27,15 +29,20 @@ class Column:
     form: str = ".3g"
 
     def write(self, cell: Cell) -> str:
-        """The cell as a reader sees it.
+        """The cell as a reader sees it; a number that is not finite is a dash, as it is after `dump` and `load`.
 
         Example:
             >>> Column("clean accuracy", form=".1%").write(0.9722), Column("network").write("CURE")
             ('97.2%', 'CURE')
+            >>> Column("robust accuracy", form=".1%").write((0.5, 0.4, 0.6))
+            '50.0% [40.0%, 60.0%]'
         """
-        if cell is None:
-            return "–"
-        return cell if isinstance(cell, str) else format(cell, self.form)
+        if isinstance(cell, tuple):
+            value, low, high = (self.write(number) for number in cell)
+            return f"{value} [{low}, {high}]"
+        if isinstance(cell, str):
+            return cell
+        return "–" if cell is None or not math.isfinite(cell) else format(cell, self.form)
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,14 @@ class Gallery:
     def __post_init__(self) -> None:
         expected = (len(self.row_labels), len(self.column_labels))
         if self.pixels.ndim != 5 or self.pixels.shape[:2] != expected:
-            raise InputError(f"pixels of shape {expected} + (channels, height, width)", self.pixels.shape, "one image a cell")
+            raise InputError(
+                f"pixels of shape {expected} + (channels, height, width)", self.pixels.shape, "one image a cell"
+            )
+        notes = tuple(map(len, self.notes))
+        if notes and notes != (expected[1],) * expected[0]:
+            raise InputError(
+                f"{expected[1]} notes in each of {expected[0]} rows", notes, "one note an image, or none at all"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Gallery) and dump(self) == dump(other)
@@ -160,7 +174,9 @@ def proportion(successes: int, count: int) -> Proportion:
     Reference: Wilson 1927, Probable inference, the law of succession, and statistical inference.
     """
     if not 0 <= successes <= count or count == 0:
-        raise InputError("0 <= successes <= count and count > 0", f"{successes} of {count}", "evaluate at least one example")
+        raise InputError(
+            "0 <= successes <= count and count > 0", f"{successes} of {count}", "evaluate at least one example"
+        )
     z, p = 1.959963984540054, successes / count
     center = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
@@ -180,6 +196,8 @@ def describe(setting: Any) -> str:
         >>> describe({"radius": 0.1, "loss": math.sqrt})
         "{'radius': 0.1, 'loss': math.sqrt}"
     """
+    if isinstance(setting, np.generic):
+        setting = setting.item()
     if setting is None or isinstance(setting, bool | int | float | str):
         return repr(setting)
     if isinstance(setting, Mapping):
@@ -190,7 +208,10 @@ def describe(setting: Any) -> str:
         parts = (f"{f.name}={describe(getattr(setting, f.name))}" for f in dataclasses.fields(setting))
         return f"{type(setting).__name__}({', '.join(parts)})"
     name = getattr(setting, "__qualname__", None)
-    if name is None or "<" in name:
+    owner = getattr(setting, "__self__", None)
+    # A bound method's name says nothing about the object it is bound to; a builtin is bound to its module.
+    bound = owner is not None and not isinstance(owner, ModuleType | type)
+    if name is None or "<" in name or bound:
         raise InputError(
             "a setting with an exact name (numbers, text, dataclasses, functions of a module)",
             name or type(setting).__name__,
@@ -245,3 +266,57 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_tuples(v) for v in value)
     return value
+
+
+def merge(parts: Sequence[Result]) -> Result:
+    """One result from those of several networks: rows below one another, lines into one figure.
+
+    Title, caption, columns and axes must be the same; conditions that all share are kept.
+
+    Example:
+        >>> first, second = (Table("t", (Column("network"),), ((name,),)) for name in ("standard", "CURE"))
+        >>> merge([first, second]).rows
+        (('standard',), ('CURE',))
+    """
+    first = parts[0]
+    shared = {k: v for k, v in first.conditions.items() if all(p.conditions.get(k) == v for p in parts)}
+    tables = [p for p in parts if isinstance(p, Table)]
+    curves = [p for p in parts if isinstance(p, Curves)]
+    galleries = [p for p in parts if isinstance(p, Gallery)]
+    if isinstance(first, Table) and len(tables) == len(parts) and len({t.columns for t in tables}) == 1:
+        return dataclasses.replace(first, rows=tuple(row for t in tables for row in t.rows), conditions=shared)
+    if isinstance(first, Curves) and len(curves) == len(parts) and len({c.x for c in curves}) == 1:
+        lines = {name: line for c in curves for name, line in c.lines.items()}
+        return dataclasses.replace(first, lines=lines, conditions=shared)
+    if isinstance(first, Gallery) and len(galleries) == len(parts) and len({g.column_labels for g in galleries}) == 1:
+        return dataclasses.replace(
+            first,
+            row_labels=tuple(label for g in galleries for label in g.row_labels),
+            pixels=np.concatenate([g.pixels for g in galleries]),
+            notes=tuple(row for g in galleries for row in g.notes),
+            conditions=shared,
+        )
+    kinds = ", ".join(sorted({type(p).__name__ for p in parts}))
+    raise InputError("results of one kind with the same columns or axis", kinds, "run the step again for all networks")
+
+
+def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: str = "") -> Table:
+    """One table with the chosen columns of several, their rows matched by the first cell; what is missing is left empty.
+
+    Example:
+        >>> a = Table("a", (Column("network"), Column("accuracy")), (("CURE", 0.9),))
+        >>> b = Table("b", (Column("network"), Column("curvature")), (("CURE", 2.0),))
+        >>> join("both", [a, b], ["network", "curvature", "accuracy"]).rows
+        (('CURE', 2.0, 0.9),)
+    """
+    found: dict[str, Column] = {}
+    cells: dict[Cell, dict[str, Cell]] = {}
+    for table in tables:
+        found |= {column.heading: column for column in table.columns}
+        for row in table.rows:
+            names = (column.heading for column in table.columns)
+            cells.setdefault(row[0], {}).update(dict(zip(names, row, strict=True)))
+    chosen = tuple(found[name] for name in columns if name in found)
+    rows = tuple(tuple(row.get(column.heading) for column in chosen) for row in cells.values())
+    conditions = {k: v for table in tables for k, v in table.conditions.items()}
+    return Table(title, chosen, rows, caption, conditions)

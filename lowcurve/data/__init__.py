@@ -1,0 +1,28 @@
+"""Labeled examples: where they come from and the order in which they are seen."""
+
+from lowcurve.data.batches import (
+    Augmentation,
+    DataSet,
+    Examples,
+    augment,
+    in_order,
+    shuffled,
+    steps_per_epoch,
+)
+from lowcurve.data.sources import NAMES, Limits, load
+from lowcurve.data.toys import digits, two_moons
+
+__all__ = [
+    "load",
+    "Limits",
+    "NAMES",
+    "DataSet",
+    "Examples",
+    "digits",
+    "two_moons",
+    "in_order",
+    "shuffled",
+    "steps_per_epoch",
+    "Augmentation",
+    "augment",
+]

@@ -1,0 +1,1 @@
+"""Experiments: members of the house put together, and what the numbers become."""

@@ -1,0 +1,6 @@
+"""Penalties on a field at a point: (jet) -> one number per example, never reduced, attached to the parameters."""
+
+from lowcurve.penalties.cure import CURE
+from lowcurve.penalties.input_gradient import InputGradientNorm
+
+__all__ = ["CURE", "InputGradientNorm"]

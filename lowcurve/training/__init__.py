@@ -1,0 +1,19 @@
+"""Training: objectives (what is minimized), hardware (where) and the loop (how)."""
+
+from lowcurve.training.fit import Checkpoint, History, Optimization, fit
+from lowcurve.training.hardware import Hardware, fabric
+from lowcurve.training.objective import Objective, Penalty, Schedule, Term, mode
+
+__all__ = [
+    "Checkpoint",
+    "Hardware",
+    "History",
+    "Objective",
+    "Optimization",
+    "Penalty",
+    "Schedule",
+    "Term",
+    "fabric",
+    "fit",
+    "mode",
+]

@@ -1,0 +1,7 @@
+"""python -m lowcurve"""
+
+import sys
+
+from lowcurve.cli import main
+
+sys.exit(main())

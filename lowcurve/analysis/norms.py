@@ -1,0 +1,185 @@
+"""Norms on the space of inputs, and balls inside the pixel box: the only place that knows what a radius is.
+
+One vector per example: every function flattens all axes but the first.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowcurve import randomness
+from lowcurve.errors import InputError
+from lowcurve.types import PerExample
+
+Name = Literal["l_1", "l_2", "l_inf"]
+DUALS: dict[Name, Name] = {"l_1": "l_inf", "l_2": "l_2", "l_inf": "l_1"}
+
+
+def per_example(values: PerExample, like: Tensor) -> Tensor:
+    """Shape one number per example so that it multiplies `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def dot(a: Tensor, b: Tensor) -> PerExample:
+    """<a_i, b_i> for every example.
+
+    Example:
+        >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([11.])
+    """
+    return (a * b).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """l_1, l_2 or l_inf of each example's vector.
+
+    Example:
+        >>> v = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
+        >>> L2.length(v), L1.length(v), LINF.length(v)
+        (tensor([5., 0.]), tensor([7., 0.]), tensor([4., 0.]))
+        >>> LINF.steepest(v)
+        tensor([[ 1., -1.],
+                [ 0.,  0.]])
+    """
+
+    name: Name
+
+    def __post_init__(self) -> None:
+        if self.name not in DUALS:
+            raise InputError("one of the norms l_1, l_2, l_inf", repr(self.name), "write Norm('l_inf') or Norm('l_2')")
+
+    @property
+    def dual(self) -> "Norm":
+        """The norm with <g, v> <= dual.length(g) length(v), with equality for v = steepest(g)."""
+        return Norm(DUALS[self.name])
+
+    def length(self, v: Tensor) -> PerExample:
+        """||v||, exact for vectors of any size, with derivative 0 at v = 0 (so that a penalty may be un-squared)."""
+        flat = v.flatten(1)
+        if self.name == "l_1":
+            return flat.abs().sum(1)
+        if self.name == "l_inf":
+            return flat.abs().amax(1)
+        # Divided by the largest entry first, or the squares of a confident example's gradient underflow.
+        scale = flat.detach().abs().amax(1)
+        scale = torch.where(scale > 0, scale, 1)
+        squares = (flat / scale[:, None]).square().sum(1)
+        return scale * torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
+
+    def unit(self, v: Tensor) -> Tensor:
+        """v / ||v||, and 0 where v = 0: no constant is added to the norm, so confident examples keep their length 1."""
+        largest = LINF.length(v)
+        scaled = v / per_example(torch.where(largest > 0, largest, 1), v)
+        length = self.length(scaled)
+        return scaled / per_example(torch.where(length > 0, length, 1), v)
+
+    def steepest(self, g: Tensor) -> Tensor:
+        """argmax <g, v> over ||v|| <= 1, and 0 where g = 0: sign(g) for l_inf, g / ||g|| for l_2."""
+        if self.name == "l_inf":
+            return g.sign()
+        if self.name == "l_2":
+            return self.unit(g)
+        flat = g.flatten(1)
+        largest = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).reshape(g.shape)
+
+    def project(self, v: Tensor, radius: float) -> Tensor:
+        """The nearest point (in l_2) to v with ||.|| <= radius."""
+        if self.name == "l_inf":
+            return v.clamp(-radius, radius)
+        if self.name == "l_2":
+            length = self.length(v)
+            shrink = torch.where(length > radius, radius / torch.where(length > 0, length, 1), 1)
+            return v * per_example(shrink, v)
+        raise _no_l1()
+
+
+L1, L2, LINF = Norm("l_1"), Norm("l_2"), Norm("l_inf")
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All inputs within `radius` of a center, inside the pixel box. Radius and box are in pixel units, [0, 1].
+
+    Example:
+        >>> ball = Ball(LINF, pixels(8))
+        >>> ball.project(torch.tensor([[0.5, 1.0]]), torch.tensor([[0.4, 1.0]])).round(decimals=4)
+        tensor([[0.4314, 1.0000]])
+    """
+
+    norm: Norm
+    radius: float
+    box: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.norm == L1:
+            raise _no_l1()
+        low, high = self.box
+        if not low < high:
+            raise InputError("a pixel box (low, high) with low < high", self.box, "write box=(0.0, 1.0)")
+        if not (math.isfinite(self.radius) and self.radius >= 0):
+            raise InputError("a finite radius of at least 0", self.radius, "write pixels(8) for 8/255")
+        if self.norm == LINF and self.radius > high - low:
+            raise _radius_too_large(self.radius, high - low)
+
+    def project(self, point: Tensor, center: Tensor) -> Tensor:
+        """The point moved into the ball around `center` and into the box; `center` must lie in the box.
+
+        Exactly the nearest such point for l_inf. For l_2 it lies in both, since clipping to a box that holds the center
+        brings every coordinate closer to it.
+        """
+        widest = (self.box[1] - self.box[0]) * math.sqrt(center[0].numel()) if len(center) else math.inf
+        if self.norm == L2 and self.radius > widest:
+            raise _radius_too_large(self.radius, widest)
+        return (center + self.norm.project(point - center, self.radius)).clamp(*self.box)
+
+    def sample(self, center: Tensor, *, generator: torch.Generator) -> Tensor:
+        """One point uniform in the ball around each center, moved into the box."""
+        if self.norm == LINF:
+            step = randomness.uniform(center, -self.radius, self.radius, generator=generator)
+        else:
+            direction = L2.unit(randomness.normal(center, generator=generator))
+            share = randomness.uniform(center.flatten(1)[:, 0], 0, 1, generator=generator)
+            step = direction * per_example(self.radius * share ** (1 / center[0].numel()), center)
+        return self.project(center + step, center)
+
+
+def pixels(levels: float) -> float:
+    """A length written in grey levels of 0..255, in pixel units: pixels(8) == 8 / 255.
+
+    Example:
+        >>> pixels(51)
+        0.2
+    """
+    return levels / 255
+
+
+def parse_radius(text: str | float) -> float:
+    """A radius as it is written on a command line: `8/255`, `0.1` or `pixels:8`; nothing is guessed.
+
+    Example:
+        >>> parse_radius("51/255"), parse_radius("pixels:51"), parse_radius("0.2")
+        (0.2, 0.2, 0.2)
+    """
+    written = str(text).strip()
+    try:
+        if written.startswith("pixels:"):
+            return pixels(float(written.removeprefix("pixels:")))
+        numerator, _, denominator = written.partition("/")
+        return float(numerator) / (float(denominator) if denominator else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise InputError("a radius such as 8/255, 0.1 or pixels:8", repr(text), "write 8/255") from None
+
+
+def _no_l1() -> InputError:
+    return InputError("a ball in l_2 or l_inf", "l_1", "use L2 or LINF (l_1 with a pixel box needs a joint projection)")
+
+
+def _radius_too_large(radius: float, largest: float) -> InputError:
+    return InputError(
+        f"a radius within the pixel range, at most {largest:g}", radius, f"write pixels({radius:g}) or {radius:g}/255"
+    )

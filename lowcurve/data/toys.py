@@ -1,0 +1,70 @@
+"""Two data sets that need no download: small real images, and points of the plane."""
+
+import numpy as np
+import torch
+
+from lowcurve.data.batches import DataSet, Examples
+from lowcurve.errors import InputError
+from lowcurve.randomness import integers, stream
+
+
+def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other source; the split must not depend on it)
+    """1,797 handwritten digits, real 8x8 images of 17 grey levels: 1,257 to train, 180 to select, 360 to test.
+
+    Every class has its share in each part. The split is the same for every seed, so that test accuracies compare.
+
+    Example:
+        >>> data = digits()
+        >>> data.shape, len(data.train), len(data.validation), len(data.test)
+        ((1, 8, 8), 1257, 180, 360)
+
+    Reference: Alpaydin & Kaynak 1998, Optical recognition of handwritten digits (UCI), as shipped with scikit-learn.
+    """
+    from sklearn.datasets import load_digits  # here and below, because it costs a second or two
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    rest, test = train_test_split(
+        np.arange(len(y)), test_size=360, stratify=y, random_state=_state(0, "digits", "test")
+    )
+    train, validation = train_test_split(
+        rest, test_size=180, stratify=y[rest], random_state=_state(0, "digits", "validation")
+    )
+    images = torch.from_numpy(x).to(torch.float32).view(-1, 1, 8, 8) / 16
+    whole = Examples(images, torch.from_numpy(y).to(torch.int64), tuple("0123456789"))
+    note = "Handwritten digits of scikit-learn (8x8, real), split by class once and for all: 1,257 / 180 / 360."
+    parts = [whole.take(torch.from_numpy(np.sort(part))) for part in (train, validation, test)]
+    return DataSet("digits", parts[0], parts[1], parts[2], note)
+
+
+def two_moons(seed: int = 0, count: int = 2000, noise: float = 0.1) -> DataSet:
+    """Points around two interleaved half circles, in [0, 1]^2: 65 % to train, 10 % to select, 25 % to test.
+
+    A point p of scikit-learn's `make_moons` becomes (p + (1.5, 1.75)) / 4, clipped to the square: the centers of the
+    half circles lie at (0.375, 0.4375) and (0.625, 0.5625), their radius is 0.25, and the standard deviation of the
+    noise is noise / 4. One scale for both axes, so that distances keep their proportions. Each seed draws new points.
+
+    Example:
+        >>> data = two_moons(noise=0.0)
+        >>> upper = data.train.x[data.train.y == 0]
+        >>> radii = (upper - torch.tensor([0.375, 0.4375])).norm(dim=1)
+        >>> torch.testing.assert_close(radii, torch.full_like(radii, 0.25))
+    """
+    from sklearn.datasets import make_moons
+
+    if count < 20:
+        raise InputError("at least 20 points", count, "write count=2000")
+    if not 0 <= noise < float("inf"):
+        raise InputError("noise of 0 or more", noise, "write noise=0.1")
+    points, y = make_moons(n_samples=count, noise=noise, random_state=_state(seed, "two moons"))
+    x = np.clip((points + np.array([1.5, 1.75])) / 4, 0, 1)
+    whole = Examples(torch.from_numpy(x).to(torch.float32), torch.from_numpy(y).to(torch.int64), ("upper", "lower"))
+    test, validation = count // 4, count // 10
+    cuts = (slice(test + validation, None), slice(test, test + validation), slice(test))
+    note = f"{count:,} points on two half circles with noise {noise:g}, drawn from seed {seed}: 65 / 10 / 25 %."
+    return DataSet("two-moons", whole.take(cuts[0]), whole.take(cuts[1]), whole.take(cuts[2]), note)
+
+
+def _state(seed: int, *path: object) -> int:
+    """A seed for scikit-learn, given explicitly so that NumPy's global state is not touched."""
+    return int(integers((), 0, 2**31, generator=stream(seed, *path)))

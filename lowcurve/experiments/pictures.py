@@ -1,0 +1,265 @@
+"""From columns of numbers to results: what the study shows of each network, and how networks are put side by side."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import Norm
+from lowcurve.attacks import PGD
+from lowcurve.data import DataSet, Examples
+from lowcurve.experiments.settings import Study
+from lowcurve.geometry import Curvature, Profile, SecantCurvature
+from lowcurve.losses import margin_loss
+from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, join, merge, proportion, summarize
+from lowcurve.training import History
+from lowcurve.types import Progress
+
+NETWORK = Column("network", "How it was trained.")
+SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+"""Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
+
+
+def training_results(study: Study, method: str, history: History) -> dict[str, Result]:
+    """The course of training."""
+    epochs = tuple(row["epoch"] for row in history)
+    terms = [name for name in history[0] if name not in ("epoch", "learning rate")]
+    lines = {name: Line(tuple(row[name] for row in history)) for name in terms}
+    conditions = {"seed": str(study.seed), "data": study.data}
+    title = f"Training {method}"
+    return {"course": Curves(title, "epoch", "mean over the epoch", epochs, lines, conditions=conditions)}
+
+
+def curvature_results(
+    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
+) -> dict[str, Result]:
+    """The geometry of one network at test examples: a row of means and medians, curvature against scale, the profile."""
+    settings = study.evaluation
+    examples = data.test.take(slice(settings.curvature_examples))
+    dimensions = int(np.prod(data.shape))
+    reach = study.scale(dimensions)
+    conditions = {
+        "loss": "cross-entropy at the true label",
+        "units": "pixel range [0, 1]",
+        "BatchNorm": "eval mode",
+        "examples": f"{len(examples)} of the test set",
+    }
+    measures: dict[str, evaluation.Measured] = {
+        "extremes": Curvature(settings.lanczos_steps),
+        f"at scale {reach:.3g}": SecantCurvature(reach),
+    }
+    columns = evaluation.measure(model, examples, measures, progress=progress, heading=f"measuring {name}")
+    results: dict[str, Result] = {"geometry": _geometry_row(name, columns, reach, settings.lanczos_steps, conditions)}
+    results["against scale"] = _against_scale(name, model, examples, reach, conditions)
+    if settings.profile_examples and dimensions <= settings.largest_profile:
+        few = examples.take(slice(settings.profile_examples))
+        shared = {**conditions, "examples": f"{len(few)} of the test set"}
+        results["profile"] = _profile(name, model, few, None, shared)
+        results["profile at scale"] = _profile(name, model, few, reach, shared)
+    return results
+
+
+def _geometry_row(
+    name: str, columns: evaluation.Columns, reach: float, steps: int, conditions: Mapping[str, str]
+) -> Table:
+    slope, norm, ratio, secant = (
+        summarize(columns[key])
+        for key in ("gradient norm", "Hessian norm", "normalized curvature", f"at scale {reach:.3g}")
+    )
+    residual = summarize(columns["residual"] / np.maximum(columns["Hessian norm"], 1e-30))
+    headings = (
+        NETWORK,
+        Column("‖g‖", "Mean l_2 norm of the input gradient of the loss."),
+        Column("‖H‖", "Mean spectral norm (largest |eigenvalue|) of the exact input Hessian of the loss."),
+        Column("‖H‖ median", "Its median over examples; the mean has a heavy tail."),
+        Column("C", "Median of the normalized curvature ‖H‖ / ‖g‖."),
+        Column(
+            "‖H_h z‖",
+            f"Mean curvature along z = sign(g) at the scale of the attack, h = {reach:.3g}: ‖g(x + hz) − g(x)‖ / h.",
+        ),
+        Column(
+            "residual",
+            "90 % quantile of the Lanczos residual relative to ‖H‖: how well the eigenvalues are known.",
+            ".1e",
+        ),
+    )
+    row = (name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
+    how = {
+        **conditions,
+        "Hessian": f"exact products, Lanczos from the gradient, at most {steps} steps",
+        "h": f"{reach:.3g} in l_2",
+    }
+    return Table("Geometry of the loss in input space", headings, (row,), conditions=how)
+
+
+def _against_scale(
+    name: str, model: nn.Module, examples: Examples, reach: float, conditions: Mapping[str, str]
+) -> Curves:
+    scales = tuple(reach * multiple for multiple in SCALES)
+    measures = {f"{h}": SecantCurvature(h) for h in scales}
+    found = [summarize(values) for values in evaluation.measure(model, examples, measures).values()]
+    band = Line(*(tuple(getattr(s, part) for s in found) for part in ("median", "low", "high")))
+    return Curves(
+        "Curvature against scale",
+        "scale h (l_2 length, pixel units)",
+        "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
+        scales,
+        {name: band},
+        caption="How much the input gradient turns along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
+        f"The study's attack reaches as far as h = {reach:.3g}.",
+        conditions=conditions,
+        x_logarithmic=True,
+        y_logarithmic=True,
+    )
+
+
+def _profile(name: str, model: nn.Module, examples: Examples, h: float | None, conditions: Mapping[str, str]) -> Curves:
+    # Few at a time: every example holds a d x d matrix.
+    columns = evaluation.measure(model, examples, {"profile": Profile(h)}, batch_size=32)
+    mean = columns["profile"].astype(np.float64).mean(0)
+    title = (
+        "Curvature profile, exact Hessian"
+        if h is None
+        else f"Curvature profile at the scale of the attack, h = {h:.3g}"
+    )
+    how = "exact products" if h is None else "secant along each coordinate, symmetrized"
+    return Curves(
+        title,
+        "eigenvalue number, in rising order",
+        "eigenvalue, mean over examples",
+        tuple(float(k) for k in range(1, len(mean) + 1)),
+        {name: Line(tuple(float(v) for v in mean))},
+        caption="All eigenvalues of the input Hessian of the loss, sorted, then averaged over examples.",
+        conditions={**conditions, "Hessian": how},
+    )
+
+
+def attack_results(
+    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
+) -> dict[str, Result]:
+    """The robustness of one network: a row of accuracies, accuracy against radius, examples of perturbed images."""
+    settings, ball = study.evaluation, study.ball()
+    examples = data.test.take(slice(settings.examples))
+    clean = evaluation.correct(model, examples)
+    plain = evaluation.attack(
+        model, examples, PGD(ball, steps=settings.steps), ball.norm, seed=study.seed,
+        progress=progress, heading=f"attacking {name}",
+    )  # fmt: skip
+    strong = PGD(ball, steps=settings.strong_steps, restarts=settings.strong_restarts, loss=margin_loss)
+    left = np.flatnonzero(plain.standing)
+    standing = plain.standing.copy()
+    if len(left):
+        rest = examples.take(torch.from_numpy(left))
+        standing[left] = evaluation.attack(
+            model, rest, strong, ball.norm, seed=study.seed, progress=progress, heading=f"attacking {name}, margin"
+        ).standing
+    conditions = {
+        "ball": f"{study.norm}, radius {study.radius} in pixel units",
+        "examples": f"{len(examples)} of the test set",
+        "attacks": f"PGD-{settings.steps} on cross-entropy from a random start; then, on what stands, "
+        f"PGD-{settings.strong_steps} on the margin from {settings.strong_restarts} random starts",
+        "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
+    }
+    results: dict[str, Result] = {
+        "robustness": _robustness_row(study, name, clean, plain.standing, standing, conditions),
+        "against radius": _against_radius(study, name, model, examples, progress),
+    }
+    if len(data.shape) == 3 and settings.gallery:
+        results["gallery"] = _gallery(study, data, name, model)
+    return results
+
+
+def _robustness_row(
+    study: Study, name: str, clean: np.ndarray, plain: np.ndarray, strong: np.ndarray, conditions: Mapping[str, str]
+) -> Table:
+    shares = [proportion(int(column.sum()), len(column)) for column in (clean, plain, strong)]
+    steps = study.evaluation.steps
+    headings = (
+        NETWORK,
+        Column("clean", "Accuracy on unperturbed test examples.", ".1%"),
+        Column(f"PGD-{steps}", f"Accuracy after PGD-{steps} on cross-entropy.", ".1%"),
+        Column("strong", "Accuracy after both attacks, each example at its worst.", ".1%"),
+    )
+    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares))
+    return Table("Robustness", headings, (row,), conditions=conditions)
+
+
+def _against_radius(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Curves:
+    balls = [study.ball(multiple) for multiple in study.evaluation.radii]
+    radii = [ball.radius for ball in balls]
+
+    def attack_at(radius: float) -> PGD:
+        return PGD(balls[radii.index(radius)], steps=study.evaluation.steps)
+
+    standing = evaluation.standing_against_radius(
+        model, examples, attack_at, Norm(study.norm), radii, seed=study.seed,
+        progress=progress, heading=f"attacking {name} at every radius",
+    )  # fmt: skip
+    shares = [proportion(int(row.sum()), len(row)) for row in standing]
+    band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
+    return Curves(
+        "Accuracy against radius",
+        f"radius ({study.norm}, pixel units)",
+        "share of examples standing, with 95 % interval",
+        tuple(radii),
+        {name: band},
+        caption=f"Accuracy under PGD-{study.evaluation.steps} as the ball grows. At radius 0 it is clean accuracy.",
+        conditions={
+            "examples": f"{len(examples)} of the test set",
+            "attack": f"PGD-{study.evaluation.steps}, random start",
+        },
+    )
+
+
+def _gallery(study: Study, data: DataSet, name: str, model: nn.Module) -> Gallery:
+    """The same test images for every network: perturbed, and what was added, from black (−radius) to white (+radius)."""
+    examples = data.test.take(_first_of_each_class(data, study.evaluation.gallery))
+    ball = study.ball()
+    found = evaluation.attack(model, examples, PGD(ball, steps=study.evaluation.steps), ball.norm, seed=study.seed)
+    clean = examples.pixels(slice(None))
+    added = found.inputs - clean
+    scale = float(added.abs().max()) or 1.0
+    with torch.no_grad():
+        device = next((p.device for p in model.parameters()), clean.device)
+        classes = [data.classes[int(k)] for k in model(found.inputs.to(device)).argmax(1)]
+    labels = tuple(data.classes[int(k)] for k in examples.y)
+    return Gallery(
+        "Perturbed images",
+        (name, f"{name}: what was added"),
+        tuple(f"{label} (no. {k + 1})" for k, label in enumerate(labels)),
+        torch.stack([found.inputs, 0.5 + added / (2 * scale)]).double().numpy(),
+        (tuple(f"seen as {c}" for c in classes), tuple(f"at most {float(a.abs().max()):.3f}" for a in added)),
+        caption="Test images after the attack and what the network sees; below each what was added, grey for nothing.",
+        conditions={
+            "ball": f"{study.norm}, radius {study.radius}",
+            "attack": f"PGD-{study.evaluation.steps}, random start",
+        },
+    )
+
+
+def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
+    """Rows of the first test example of each of the first classes, so that the choice is nobody's."""
+    labels = data.test.y
+    firsts = [int(rows[0]) for k in range(len(data.classes)) if len(rows := torch.nonzero(labels == k).flatten())]
+    return torch.tensor(firsts[:count])
+
+
+def compare(parts: Mapping[str, Mapping[str, Result]], order: tuple[str, ...]) -> dict[str, Result]:
+    """The report's results from the parts of a run: one headline table, then each figure with all networks in it."""
+    grouped: dict[str, list[Result]] = {}
+    for step in ("attack", "curvature"):
+        for network in order:
+            for kind, result in parts.get(f"{step}-{network}", {}).items():
+                grouped.setdefault(kind, []).append(result)
+    merged = {kind: merge(results) for kind, results in grouped.items()}
+    tables = [result for result in merged.values() if isinstance(result, Table)]
+    compared: dict[str, Result] = {}
+    if tables:
+        # One table tells it all: how robust, and how curved.
+        seen = list(dict.fromkeys(column.heading for table in tables for column in table.columns))
+        compared["comparison"] = join("Robustness and curvature", tables, seen)
+    figures = {kind: result for kind, result in merged.items() if not isinstance(result, Table)}
+    courses = {f"training {n}": parts[f"training-{n}"]["course"] for n in order if f"training-{n}" in parts}
+    return {**compared, **figures, **courses}

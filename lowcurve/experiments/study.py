@@ -1,0 +1,160 @@
+"""The study: train each network, measure its geometry, attack it. One step a network, each kept as soon as it is done."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from lowcurve.data import DataSet, load
+from lowcurve.errors import InputError
+from lowcurve.experiments.pictures import attack_results, curvature_results, training_results
+from lowcurve.experiments.settings import Study
+from lowcurve.models import Factory, Network
+from lowcurve.results import Result, describe
+from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit
+from lowcurve.types import Progress, silent
+
+log = logging.getLogger("lowcurve")
+
+
+class Kept(Checkpoint, Protocol):
+    """A checkpoint that can be forgotten once its training is done."""
+
+    def remove(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """Where a study keeps what it has finished; `store.Run` is one."""
+
+    def networks(self) -> tuple[str, ...]: ...
+
+    def made_by(self, name: str) -> str | None: ...
+
+    def load_network(self, name: str) -> nn.Module: ...
+
+    def save_network(self, name: str, source: Network | Factory, model: nn.Module, key: str = "") -> None: ...
+
+    def load_part(self, name: str, key: str) -> dict[str, Result] | None: ...
+
+    def save_part(self, name: str, key: str, results: Mapping[str, Result]) -> None: ...
+
+    def checkpoint(self, name: str, key: str) -> Kept: ...
+
+    def loggers(self, name: str) -> list[Any]: ...
+
+
+def read(study: Study) -> DataSet:
+    """The study's data."""
+    data = load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed)
+    log.info(
+        "%s: %d examples to train on, %d for validation, %d to test. %s",
+        data.name, len(data.train), len(data.validation), len(data.test), data.note,
+    )  # fmt: skip
+    return data
+
+
+def train(
+    study: Study, data: DataSet, keeper: Keeper, given: nn.Module | None = None, progress: Progress[int] = silent
+) -> None:
+    """Make every network of `study.methods` that the keeper does not have; `given` stands in for the standard one."""
+    source = source_of(study, data)
+    _, std = data.statistics()
+    if given is not None:
+        keep_given(study, keeper, source, given)
+    # CURE starts from the standard network, so that is made first wherever it is needed.
+    needed = ["standard"] if "CURE" in study.methods and given is None else []
+    for method in dict.fromkeys([*needed, *(m for m in ("standard", *study.methods) if m in study.methods)]):
+        if method == "standard" and given is not None:
+            continue
+        objective, optimization = study.objective(method, std), study.training
+        start = ""
+        if method == "CURE":
+            optimization, start = study.fine_tuning, keeper.made_by("standard") or ""
+        key = describe((source, study.data, study.limits, study.seed, objective, optimization, study.precision, start))
+        if keeper.made_by(method) == key:
+            log.info("%s: already trained", method)
+            continue
+        model = keeper.load_network("standard") if method == "CURE" else source.build(study.seed)
+        _train_one(study, method, model, objective, optimization, data, keeper, key, progress)
+        keeper.save_network(method, source, model, key)
+        keeper.checkpoint(method, key).remove()
+
+
+def keep_given(study: Study, keeper: Keeper, source: Network | Factory, given: nn.Module) -> None:
+    """The user's own network, kept as the standard one."""
+    keeper.save_network("standard", source, given, describe((source, study.weights, "given")))
+
+
+def source_of(study: Study, data: DataSet) -> Network | Factory:
+    """How a new network of this study is built."""
+    if study.model is not None:
+        return Factory(study.model)
+    mean, std = data.statistics()
+    floor = 1e-3  # a channel that is the same everywhere would divide by zero
+    deviation = tuple(max(s, floor) for s in std)
+    return Network(study.network, data.shape, len(data.classes), mean, deviation, study.nonlinearity, study.width)
+
+
+def measure(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
+    """The geometry of every network that is kept: part `curvature-NAME`."""
+    _for_each(
+        study, "curvature", keeper, (study.evaluation, study.radius, study.norm), data, progress, curvature_results
+    )
+
+
+def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
+    """The robustness of every network that is kept: part `attack-NAME`."""
+    _for_each(study, "attack", keeper, (study.evaluation, study.radius, study.norm), data, progress, attack_results)
+
+
+def _for_each(
+    study: Study, step: str, keeper: Keeper, settings: Any, data: DataSet, progress: Progress[int], results_of: Any
+) -> None:
+    if not keeper.networks():
+        raise InputError(
+            "a run with at least one network", "none", "run lowcurve train first, or give --model and --weights"
+        )
+    for name in keeper.networks():
+        key = describe((step, study.data, study.limits, study.seed, settings, keeper.made_by(name)))
+        if keeper.load_part(f"{step}-{name}", key) is not None:
+            log.info("%s: %s already done", name, step)
+            continue
+        model = keeper.load_network(name).to(_device(study))
+        keeper.save_part(f"{step}-{name}", key, results_of(study, data, name, model, progress))
+        log.info("%s: %s done", name, step)
+
+
+def _train_one(
+    study: Study,
+    method: str,
+    model: nn.Module,
+    objective: Objective,
+    optimization: Optimization,
+    data: DataSet,
+    keeper: Keeper,
+    key: str,
+    progress: Progress[int],
+) -> None:
+    made = fabric(Hardware(accelerator=study.accelerator, precision=study.precision), loggers=keeper.loggers(method))
+    history = fit(
+        model,
+        objective,
+        data.train,
+        optimization,
+        seed=study.seed,
+        validation=data.validation,
+        fabric=made,
+        checkpoint=keeper.checkpoint(method, key),
+        progress=progress,
+        heading=f"training {method}",
+    )
+    last = history[-1]
+    log.info("%s: %s", method, ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
+    keeper.save_part(f"training-{method}", key, training_results(study, method, history))
+
+
+def _device(study: Study) -> torch.device:
+    device: torch.device = fabric(Hardware(accelerator=study.accelerator)).device
+    return device

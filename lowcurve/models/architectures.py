@@ -1,0 +1,57 @@
+"""Networks by name, each beginning with its own standardization."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from lowcurve import randomness
+from lowcurve.errors import InputError
+from lowcurve.models import convolutional, residual
+from lowcurve.models.layers import Standardize
+
+ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
+    "mlp": convolutional.mlp,
+    "small-convnet": convolutional.small_convnet,
+    "yu2018-mnist": convolutional.yu2018_mnist,
+    "yu2018-cifar": convolutional.yu2018_cifar,
+    "resnet18": residual.resnet18,
+    "resnet20": residual.resnet20,
+    "wide-resnet28-10": residual.wide_resnet28,
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What must be known to build a network again: kept beside its weights.
+
+    shape: of one input. mean, std: of its training pixels, a number a channel. width: of its first stage; by default the
+    architecture's own.
+
+    Example:
+        >>> spec = Network("mlp", shape=(2,), classes=2, mean=(0.5, 0.5), std=(0.2, 0.2))
+        >>> import torch
+        >>> spec.build(seed=0)(torch.rand(3, 2)).shape
+        torch.Size([3, 2])
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    nonlinearity: str = "relu"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ARCHITECTURES:
+            raise InputError(f"a network among {', '.join(ARCHITECTURES)}", repr(self.name), "write small-convnet")
+        if self.name != "mlp" and len(self.shape) != 3:
+            raise InputError(f"images for {self.name}", f"inputs of shape {self.shape}", "write mlp")
+
+    def build(self, seed: int) -> nn.Sequential:
+        """A new network in training mode whose initial weights follow from the seed alone."""
+        options = {} if self.width is None else {"width": self.width}
+        with randomness.isolated(seed, "initial weights", self.name):
+            body = ARCHITECTURES[self.name](self.shape, self.classes, self.nonlinearity, **options)
+        return nn.Sequential(Standardize(self.mean, self.std), body)

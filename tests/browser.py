@@ -1,0 +1,64 @@
+"""A page as a real browser shows it, for tests: document after its scripts ran, picture, console and requests."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+SECONDS = 120
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--disable-extensions", "--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What the browser made of a page; `requests` are the addresses for which the page asked the network."""
+
+    dom: str
+    screenshot: Path
+    console: tuple[str, ...]
+    requests: tuple[str, ...]
+
+
+def find_browser() -> str | None:
+    """The first Chromium on the path, if any."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def render(html_path: Path, tmp_path: Path, *, width: int = 1280, height: int = 4000, dark: bool = False) -> Rendering:
+    """The page, opened from its file in a fresh profile under `tmp_path`."""
+    browser = find_browser()
+    assert browser is not None, "ask find_browser() first and skip the test"
+    assert html_path.is_file(), f"no page at {html_path}"
+    room = tmp_path / f"browser-{html_path.stem}-{width}-{'dark' if dark else 'light'}"
+    room.mkdir(parents=True)
+    screenshot, log = room / "page.png", room / "net.json"
+    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [
+        browser, *FLAGS, *scheme, f"--user-data-dir={room / 'profile'}", f"--log-net-log={log}",
+        f"--window-size={width},{height}", f"--screenshot={screenshot}",
+        html_path.resolve().as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+    console = tuple(line for line in done.stderr.splitlines() if re.search(r":CONSOLE[:(]", line))
+    return Rendering(done.stdout, screenshot, console, tuple(dict.fromkeys(_requests(log))))
+
+
+def _requests(log: Path) -> Iterator[str]:
+    """Addresses that are no files, less those that the browser asks for by itself (no page initiates them)."""
+    for event in json.loads(log.read_text())["events"]:
+        parameters: dict[str, Any] = event.get("params") or {}
+        address = str(parameters.get("url", ""))
+        if address.startswith(("http:", "https:", "ws:", "wss:")) and parameters.get("initiator") not in (
+            None,
+            "not an origin",
+        ):
+            yield address

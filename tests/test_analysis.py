@@ -1,0 +1,166 @@
+"""Derivatives, spectra and ascent against closed forms on quadratics and linear fields."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from lowcurve import randomness
+from lowcurve.analysis.ascent import ascend
+from lowcurve.analysis.calculus import Jet, gradient, hessian, jacobian, secant_hessian, value_and_gradient
+from lowcurve.analysis.norms import L2, LINF, Ball, per_example
+from lowcurve.analysis.spectra import dense, frobenius_norm, lanczos, spectrum
+from lowcurve.errors import InputError
+from lowcurve.losses import loss_field
+from lowcurve.randomness import stream
+
+
+def symmetric(batch: int, size: int) -> torch.Tensor:
+    a = torch.randn(batch, size, size, dtype=torch.float64, generator=stream(3, "matrix"))
+    return (a + a.transpose(1, 2)) / 2
+
+
+class Quadratic:
+    """l_i(x) = <b_i, x> + x^T H_i x / 2."""
+
+    def __init__(self, h: torch.Tensor, b: torch.Tensor) -> None:
+        self.h, self.b = h, b
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return (self.b * flat).sum(1) + torch.einsum("bi,bij,bj->b", flat, self.h, flat) / 2
+
+
+H = symmetric(4, 12)
+B = torch.randn(4, 12, dtype=torch.float64, generator=stream(3, "slope"))
+X = torch.rand(4, 3, 2, 2, dtype=torch.float64, generator=stream(3, "point"))
+V = torch.randn(4, 3, 2, 2, dtype=torch.float64, generator=stream(3, "vector"))
+QUADRATIC = Quadratic(H, B)
+HV = torch.einsum("bij,bj->bi", H, V.flatten(1)).reshape(V.shape)
+
+
+def test_gradient_of_a_quadratic():
+    expected = (B + torch.einsum("bij,bj->bi", H, X.flatten(1))).reshape(X.shape)
+    assert_close(gradient(QUADRATIC, X), expected)
+    values, slope = value_and_gradient(QUADRATIC, X)
+    assert_close(values, QUADRATIC(X))
+    assert not values.requires_grad
+    assert not slope.requires_grad
+    assert_close(Jet(QUADRATIC, X).gradient.detach(), expected)
+
+
+def test_products_with_the_hessian_of_a_quadratic():
+    assert_close(hessian(QUADRATIC, X)(V), HV)
+    for h in (1e-3, 0.1, 10.0):
+        assert_close(secant_hessian(QUADRATIC, X, h)(V), HV)
+
+
+def test_an_affine_field_has_no_curvature():
+    field = Quadratic(torch.zeros_like(H), B)
+    assert_close(hessian(lambda x: (B * x.flatten(1)).sum(1), X)(V), torch.zeros_like(V))
+    assert_close(secant_hessian(field, X, 0.1)(V), torch.zeros_like(V))
+
+
+def test_jacobian_against_torch():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh()).double()
+    expected = torch.func.vmap(torch.func.jacrev(lambda x: net(x[None])[0]))(X)
+    assert_close(jacobian(net, X), expected.detach())
+
+
+def test_the_gradient_of_a_relu_network_does_not_touch_its_parameters():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    gradient(loss_field(net, torch.tensor([0, 1, 2, 0])), X)
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("h", [0, -1.0, float("nan")])
+def test_a_scale_that_is_none(h):
+    with pytest.raises(InputError, match="a scale h > 0 in pixel units"):
+        secant_hessian(QUADRATIC, X, h)
+
+
+def test_a_field_without_a_graph():
+    with pytest.raises(InputError, match=r"remove detach\(\), rounding or numpy"):
+        gradient(lambda x: x.detach().flatten(1).sum(1), X)
+
+
+def test_dense_and_spectrum():
+    matrices = dense(hessian(QUADRATIC, X), X)
+    assert_close(matrices, H)
+    assert_close(spectrum(matrices), torch.linalg.eigvalsh(H))
+
+
+@pytest.mark.parametrize("steps", [12, 40])
+def test_lanczos_finds_the_ends_of_the_spectrum(steps):
+    ends = lanczos(hessian(QUADRATIC, X), V, steps=steps, tolerance=1e-10)
+    exact = torch.linalg.eigvalsh(H)
+    assert_close(ends.smallest, exact[:, 0])
+    assert_close(ends.largest, exact[:, -1])
+    assert_close(ends.spectral_norm, exact.abs().amax(1))
+    assert_close(L2.length(ends.vector), torch.ones(4, dtype=torch.float64))
+    assert ends.products <= 12
+
+
+def test_the_residual_bounds_the_error():
+    exact = torch.linalg.eigvalsh(H)
+    for steps in (1, 2, 3, 5, 8):
+        ends = lanczos(hessian(QUADRATIC, X), V, steps=steps, tolerance=0)
+        value = torch.where(ends.largest > -ends.smallest, ends.largest, ends.smallest)
+        nearest = (exact - value[:, None]).abs().amin(1)
+        assert bool((nearest <= ends.residual + 1e-9).all())
+        image = hessian(QUADRATIC, X)(ends.vector) - per_example(value, ends.vector) * ends.vector
+        assert_close(L2.length(image), ends.residual, rtol=1e-5, atol=1e-9)
+
+
+def test_lanczos_survives_a_zero_start_a_zero_matrix_and_an_invariant_subspace():
+    matrix = torch.diag(torch.tensor([-3.0, -2.0, -1.0, -0.5]))
+    ends = lanczos(lambda v: v @ matrix, torch.eye(4)[:2] * torch.tensor([[1.0], [0.0]]), steps=4, tolerance=0)
+    assert_close(ends.smallest, torch.tensor([-3.0, -3.0]), rtol=1e-5, atol=1e-5)
+    assert_close(ends.largest, torch.tensor([-0.5, -0.5]), rtol=1e-5, atol=1e-5)
+    flat = lanczos(torch.zeros_like, torch.ones(2, 4), steps=4)
+    assert_close(flat.spectral_norm, torch.zeros(2))
+
+
+def test_frobenius_norm_lies_within_its_error():
+    estimate = frobenius_norm(hessian(QUADRATIC, X), X, draws=400, generator=stream(0, "hutchinson"))
+    exact = torch.linalg.matrix_norm(H)
+    assert bool(((estimate.value - exact).abs() <= 4 * estimate.standard_error).all())
+    assert float((estimate.standard_error / exact).max()) < 0.1
+
+
+def test_too_few_steps_or_draws():
+    with pytest.raises(InputError, match="at least one step"):
+        lanczos(hessian(QUADRATIC, X), V, steps=0)
+    with pytest.raises(InputError, match="at least two draws"):
+        frobenius_norm(hessian(QUADRATIC, X), X, draws=1, generator=stream(0))
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_ascent_reaches_the_optimum_of_a_linear_field(norm):
+    center = torch.full((4, 12), 0.5, dtype=torch.float64)
+    ball = Ball(norm, 0.1)
+    start = ball.sample(center, generator=stream(0, "start"))
+    point = ascend(lambda x: (B * x).sum(1), center, ball, start=start, steps=20, step_size=0.025)
+    gained = (B * (point - center)).sum(1)
+    assert bool((gained >= 0.99 * 0.1 * norm.dual.length(B)).all())
+
+
+def test_ascent_is_never_worse_than_its_start_and_stays_where_the_gradient_is_zero():
+    center = torch.full((1, 2), 0.5)
+    ball = Ball(LINF, 0.2)
+    hill = ascend(lambda x: -(x - 0.5).square().sum(1), center, ball, start=center, steps=3, step_size=0.1)
+    assert_close(hill, center)
+
+
+def test_streams_do_not_touch_the_global_state_and_differ_by_name():
+    before = torch.get_rng_state()
+    a = randomness.normal(X, generator=stream(0, "a"))
+    with randomness.isolated(0, "weights"):
+        first = nn.Linear(2, 2).weight.detach().clone()
+    with randomness.isolated(0, "weights"):
+        assert_close(nn.Linear(2, 2).weight.detach(), first)
+    assert_close(torch.get_rng_state(), before)
+    assert_close(a, randomness.normal(X, generator=stream(0, "a")))
+    assert float((a - randomness.normal(X, generator=stream(0, "b"))).abs().max()) > 0.1
+    assert set(randomness.integers((50,), 0, 3, generator=stream(0, "c")).tolist()) == {0, 1, 2}
+    assert sorted(randomness.permutation(5, generator=stream(0, "d")).tolist()) == [0, 1, 2, 3, 4]

@@ -1,0 +1,110 @@
+"""Norms and balls against their definitions, for vectors of every size."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch.testing import assert_close
+
+from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, dot, parse_radius, pixels
+from lowcurve.errors import InputError
+from lowcurve.randomness import stream
+
+NORMS = [L1, L2, LINF]
+finite = st.floats(-1e3, 1e3, allow_subnormal=False, width=32)
+vectors = hnp.arrays("float64", hnp.array_shapes(min_dims=2, max_dims=3, max_side=5), elements=finite).map(
+    torch.from_numpy
+)
+
+
+@given(vectors, st.sampled_from(NORMS))
+def test_steepest_reaches_the_dual_norm_and_is_no_longer_than_one(v, norm):
+    step = norm.steepest(v)
+    assert_close(dot(v, step), norm.dual.length(v))
+    assert bool((norm.length(step) <= 1 + 1e-9).all())
+
+
+@given(vectors, st.sampled_from(NORMS))
+def test_unit_has_length_one_or_zero(v, norm):
+    assert_close(norm.length(norm.unit(v)), (norm.length(v) > 0).double())
+
+
+@given(vectors, st.sampled_from([L2, LINF]), st.floats(0, 10))
+def test_projection_is_inside_and_leaves_the_inside_alone(v, norm, radius):
+    inside = norm.project(v, radius)
+    assert bool((norm.length(inside) <= radius * (1 + 1e-9) + 1e-12).all())
+    keep = norm.length(v) <= radius
+    assert_close(inside[keep], v[keep])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 1e12])
+def test_l2_is_exact_at_every_size_in_float32(size):
+    v = torch.tensor([[3.0, 4.0], [0.0, 0.0]]) * size
+    assert_close(L2.length(v), torch.tensor([5.0 * size, 0.0]), rtol=1e-6, atol=0)
+    assert_close(L2.unit(v), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_zero_gradients_stay_zero():
+    zero = torch.zeros(2, 1, 3, 3)
+    for norm in NORMS:
+        assert_close(norm.steepest(zero), zero)
+        assert_close(norm.unit(zero), zero)
+
+
+def test_the_unsquared_norm_has_derivative_zero_at_zero():
+    v = torch.zeros(1, 3, requires_grad=True)
+    L2.length(v).sum().backward()
+    assert_close(v.grad, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+@pytest.mark.parametrize("shape", [(64, 2), (16, 3, 4, 4)])
+def test_samples_lie_in_ball_and_box_and_fill_the_ball(norm, shape):
+    ball = Ball(norm, 0.2)
+    center = torch.full(shape, 0.5)
+    points = ball.sample(center, generator=stream(0, "sample"))
+    distance = norm.length(points - center)
+    assert bool((distance <= 0.2 + 1e-6).all())
+    assert float(distance.max()) > 0.15
+    edge = ball.sample(torch.zeros(shape), generator=stream(0, "sample"))
+    assert float(edge.min()) >= 0
+
+
+def test_the_ball_of_both_constraints():
+    ball = Ball(L2, 1.0)
+    center = torch.tensor([[0.9, 0.5]])
+    point = ball.project(torch.tensor([[3.0, 0.5]]), center)
+    assert_close(point, torch.tensor([[1.0, 0.5]]))
+
+
+def test_pixels_and_radii_as_they_are_written():
+    assert pixels(8) == 8 / 255
+    assert parse_radius("8/255") == parse_radius("pixels:8") == 8 / 255
+    assert parse_radius(0.1) == 0.1
+
+
+@pytest.mark.parametrize("text", ["8 pixels", "", "8/0", "a/255"])
+def test_a_radius_that_cannot_be_read(text):
+    with pytest.raises(InputError, match="write 8/255"):
+        parse_radius(text)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ball(LINF, 8), r"radius within the pixel range, at most 1, received 8; write pixels\(8\) or 8/255"),
+        (lambda: Ball(L2, 8).project(torch.rand(1, 4), torch.rand(1, 4)), r"at most 2, received 8; write pixels\(8\)"),
+        (lambda: Ball(LINF, -0.1), "finite radius of at least 0"),
+        (lambda: Ball(LINF, math.nan), "finite radius of at least 0"),
+        (lambda: Ball(LINF, 0.1, box=(1.0, 0.0)), "a pixel box"),
+        (lambda: Ball(L1, 0.1), "a ball in l_2 or l_inf, received l_1"),
+        (lambda: L1.project(torch.ones(1, 2), 0.5), "a ball in l_2 or l_inf, received l_1"),
+        (lambda: Norm("l2"), "one of the norms l_1, l_2, l_inf, received 'l2'"),
+    ],
+)
+def test_errors_name_the_mend(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

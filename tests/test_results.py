@@ -1,0 +1,199 @@
+"""Results carry their numbers through JSON, name their settings exactly and refuse what does not fit."""
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from lowcurve.errors import InputError
+from lowcurve.results import (
+    Column,
+    Curves,
+    Gallery,
+    Line,
+    Result,
+    Table,
+    describe,
+    dump,
+    load,
+    proportion,
+    summarize,
+)
+
+NETWORKS = Table(
+    "networks",
+    (
+        Column("network"),
+        Column("clean accuracy", "share labeled correctly", ".1%"),
+        Column("robust accuracy", form=".1%"),
+    ),
+    (("standard", 0.97, (0.03, 0.02, 0.05)), ("CURE", 1, None)),
+    "A caption.",
+    {"sample": "360 digits"},
+)
+SCALES = Curves(
+    "scales",
+    "scale h",
+    "curvature",
+    (0.1, 1.0),
+    {"CURE": Line((1.0, None), (0.5, 0.6), (2.0, 3.0)), "PGD": Line((0.0, 2.0))},
+    x_logarithmic=True,
+    y_logarithmic=True,
+)
+DIGITS = Gallery("digits", ("a", "b"), ("x",), np.full((2, 1, 1, 2, 3), 0.25), (("one",), ("two",)), "", {"seed": "0"})
+
+
+def through_json(result: Result) -> Result:
+    return load(json.loads(json.dumps(dump(result), allow_nan=False)))
+
+
+@pytest.mark.parametrize("result", [NETWORKS, SCALES, DIGITS], ids=lambda r: type(r).__name__)
+def test_dump_and_load_keep_everything(result):
+    assert through_json(result) == result
+
+
+def test_numpy_numbers_are_dumped_as_plain_numbers():
+    table = Table("t", (Column("a"), Column("b")), ((np.float32(0.5), np.int64(3)),))
+    assert dump(table)["rows"] == [[0.5, 3]]
+
+
+def test_numbers_that_are_not_finite_become_null_and_are_written_as_a_dash_before_and_after():
+    table = Table("t", (Column("a"), Column("b")), ((math.nan, math.inf),))
+    loaded = through_json(table)
+    assert loaded.rows == ((None, None),)
+    assert [table.columns[0].write(cell) for cell in table.rows[0]] == ["–", "–"]
+    assert [loaded.columns[0].write(cell) for cell in loaded.rows[0]] == ["–", "–"]
+    curves = Curves("c", "x", "y", (0.0, 1.0), {"a": Line((math.nan, -math.inf))})
+    assert through_json(curves).lines["a"].y == (None, None)
+
+
+def test_galleries_differ_by_a_pixel():
+    other = Gallery(DIGITS.title, DIGITS.row_labels, DIGITS.column_labels, DIGITS.pixels + 0.1, DIGITS.notes)
+    assert other != DIGITS
+
+
+def test_cells_are_written_in_their_column_s_form():
+    percent = Column("accuracy", form=".1%")
+    written = [percent.write(cell) for cell in (0.5, None, "none", (0.5, 0.25, 0.75))]
+    assert written == ["50.0%", "–", "none", "50.0% [25.0%, 75.0%]"]
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 1), (1, 1), (1, 3), (50, 100), (999, 1000)])
+def test_the_interval_solves_wilson_s_equation(successes, count):
+    """Its ends are the p with |successes / count - p| = z sqrt(p (1 - p) / count)."""
+    share, z = proportion(successes, count), 1.959963984540054
+    assert 0 <= share.low <= share.value <= share.high <= 1
+    for end in (share.low, share.high):
+        gap = abs(share.value - end)
+        assert gap == pytest.approx(z * math.sqrt(end * (1 - end) / count), abs=1e-9) or end in (0.0, 1.0)
+
+
+def test_the_interval_at_the_ends_has_a_closed_form():
+    z2 = 1.959963984540054**2
+    assert proportion(0, 10).low == 0.0
+    assert proportion(0, 10).high == pytest.approx(z2 / (10 + z2))
+    assert proportion(10, 10).high == 1.0
+    assert proportion(10, 10).low == pytest.approx(10 / (10 + z2))
+
+
+def test_a_summary_of_known_numbers():
+    summary = summarize(np.arange(11.0))
+    assert (summary.count, summary.mean, summary.low, summary.median, summary.high) == (11, 5.0, 1.0, 5.0, 9.0)
+    assert summary.standard_error == pytest.approx(1.0)
+
+
+def test_one_number_has_no_standard_error():
+    assert math.isnan(summarize([2.0]).standard_error)
+
+
+@dataclass(frozen=True)
+class Setting:
+    radius: float
+    loss: object = math.sqrt
+
+    def act(self) -> None: ...
+
+
+def test_a_description_is_exact_and_stable():
+    setting = {"a": Setting(0.1), "b": [1, None, True, "x"], "c": summarize, "d": np.float64(0.1), "e": Setting}
+    expected = (
+        "{'a': Setting(radius=0.1, loss=math.sqrt), 'b': (1, None, True, 'x'), 'c': lowcurve.results.summarize, "
+        f"'d': 0.1, 'e': {__name__}.Setting}}"
+    )
+    assert describe(setting) == expected
+    assert describe(Setting(0.1)) != describe(Setting(0.1 + 1e-16 * 2))
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        (lambda x: x, "<lambda>"),
+        (functools.partial(math.pow, 2), "partial"),
+        (object(), "object"),
+        (Setting(0.1).act, "Setting.act"),
+        ({"nested": [object()]}, "object"),
+    ],
+)
+def test_a_description_refuses_what_has_no_exact_name(setting, named):
+    with pytest.raises(InputError) as caught:
+        describe(setting)
+    expected = "expected a setting with an exact name (numbers, text, dataclasses, functions of a module)"
+    assert str(caught.value).startswith(expected + ", received ")
+    assert named in caught.value.received
+    assert str(caught.value).endswith("; give it as a function or a frozen dataclass at the top of a module")
+
+
+IMAGE = np.zeros((1, 2, 1, 2, 2))
+REFUSED = {
+    "row": (
+        lambda: Table("t", (Column("a"), Column("b")), ((1,),)),
+        "expected 2 cells a row, received 1; give every column its cell",
+    ),
+    "line": (
+        lambda: Curves("c", "x", "y", (0.0, 1.0), {"CURE": Line((1.0,))}),
+        "expected 2 numbers in line 'CURE', received 1; one for each x",
+    ),
+    "band": (
+        lambda: Curves("c", "x", "y", (0.0,), {"CURE": Line((1.0,), low=(1.0, 2.0))}),
+        "expected 1 numbers in line 'CURE', received 2; one for each x",
+    ),
+    "pixels": (
+        lambda: Gallery("g", ("a",), ("x",), IMAGE, ()),
+        "expected pixels of shape (1, 1) + (channels, height, width), received (1, 2, 1, 2, 2); one image a cell",
+    ),
+    "notes": (
+        lambda: Gallery("g", ("a",), ("x", "y"), IMAGE, (("one",),)),
+        "expected 2 notes in each of 1 rows, received (1,); one note an image, or none at all",
+    ),
+    "no numbers": (
+        lambda: summarize([]),
+        "expected at least one number, received none; measure at least one example",
+    ),
+    "too many successes": (
+        lambda: proportion(3, 2),
+        "expected 0 <= successes <= count and count > 0, received 3 of 2; evaluate at least one example",
+    ),
+    "no examples": (
+        lambda: proportion(0, 0),
+        "expected 0 <= successes <= count and count > 0, received 0 of 0; evaluate at least one example",
+    ),
+    "unknown kind": (
+        lambda: load({"kind": "chart"}),
+        "expected a result of kind table, curves, gallery, received 'chart'; write it with lowcurve.results.dump",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_with_the_mend(case):
+    act, message = REFUSED[case]
+    with pytest.raises(InputError) as caught:
+        act()
+    assert str(caught.value) == message
+
+
+def test_a_gallery_may_have_no_notes():
+    assert Gallery("g", ("a",), ("x", "y"), IMAGE, ()).notes == ()
