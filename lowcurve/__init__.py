@@ -1,1 +1,69 @@
-"""lowcurve"""
+"""lowcurve: image classifiers of low curvature in input space, measured, trained, verified and shown.
+
+The public names, in the order in which one learns them. Each is imported on first use, so that `import lowcurve` and the
+command line's help come at once.
+
+Example:
+    >>> import lowcurve as lc
+    >>> data = lc.load("digits")
+    >>> model = lc.Network("small-convnet", data.shape, 10, *data.statistics(), width=4).build(seed=0).eval()
+    >>> columns = lc.measure(model, data.test.take(slice(8)), {"curvature": lc.Curvature()})
+    >>> columns["normalized curvature"].shape
+    (8,)
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, pixels
+    from lowcurve.attacks import FGSM, PGD
+    from lowcurve.data import Augmentation, DataSet, Examples, Limits, load
+    from lowcurve.errors import InputError
+    from lowcurve.evaluation import attack, correct, measure, standing_against_radius
+    from lowcurve.geometry import Curvature, FrobeniusNorm, Profile, SecantCurvature, gradient_norm
+    from lowcurve.losses import cross_entropy, loss_field, margin, margin_loss
+    from lowcurve.models import Network, Standardize
+    from lowcurve.penalties import CURE, InputGradientNorm
+    from lowcurve.results import describe, proportion, summarize
+    from lowcurve.training.fit import Optimization, fit
+    from lowcurve.training.objective import Objective, Schedule, Term
+
+HOMES = {
+    "data": ("load", "Limits", "DataSet", "Examples", "Augmentation"),
+    "models": ("Network", "Standardize"),
+    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss"),
+    "geometry": ("gradient_norm", "Curvature", "SecantCurvature", "FrobeniusNorm", "Profile"),
+    "analysis.norms": ("Ball", "Norm", "L1", "L2", "LINF", "pixels"),
+    "attacks": ("PGD", "FGSM"),
+    "evaluation": ("measure", "correct", "attack", "standing_against_radius"),
+    "penalties": ("CURE", "InputGradientNorm"),
+    "training": ("Objective", "Term", "Schedule", "Optimization", "fit"),
+    "results": ("summarize", "proportion", "describe"),
+    "errors": ("InputError",),
+}
+
+__all__ = [
+    "load", "Limits", "DataSet", "Examples", "Augmentation",
+    "Network", "Standardize",
+    "loss_field", "cross_entropy", "margin", "margin_loss",
+    "gradient_norm", "Curvature", "SecantCurvature", "FrobeniusNorm", "Profile",
+    "Ball", "Norm", "L1", "L2", "LINF", "pixels",
+    "PGD", "FGSM",
+    "measure", "correct", "attack", "standing_against_radius",
+    "CURE", "InputGradientNorm",
+    "Objective", "Term", "Schedule", "Optimization", "fit",
+    "summarize", "proportion", "describe",
+    "InputError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"lowcurve.{home}"), name)
+    raise AttributeError(f"module 'lowcurve' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

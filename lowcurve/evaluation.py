@@ -43,6 +43,7 @@ def measure(
     """
     parts: dict[str, list[Tensor]] = {}
     for x, y in _batches(model, examples, batch_size, progress, heading):
+        _logits(model, x, y)
         field = loss_field(model, y, loss)
         for name, one in measures.items():
             result = one(field, x)
@@ -94,8 +95,9 @@ def attack(
     """
     standing, distance, inputs = [], [], []
     for number, (x, y) in enumerate(_batches(model, examples, batch_size, progress, heading)):
+        clean = _right(model, x, y)
         found = method(model, x, y, generator=randomness.stream(seed, "attack", number))
-        standing.append(_right(model, x, y) & _right(model, found, y))
+        standing.append(clean & _right(model, found, y))
         distance.append(norm.length(found - x))
         inputs.append(found)
     return Attacked(torch.cat(standing).cpu().numpy(), torch.cat(distance).cpu().numpy(), torch.cat(inputs).cpu())
@@ -117,8 +119,8 @@ def standing_against_radius(
     Never rising along the radii: an input found within a smaller ball lies in the larger one too, so who has fallen
     stays fallen and is not attacked again.
     """
-    if list(radii) != sorted(radii):
-        raise InputError("radii in rising order", tuple(radii), "sort them")
+    if list(radii) != sorted(radii) or not all(radius >= 0 for radius in radii):
+        raise InputError("radii of 0 or more in rising order", tuple(radii), "sort them")
     rows, alive = [], correct(model, examples)
     for k in progress(range(len(radii)), heading):
         left = np.flatnonzero(alive)
@@ -131,13 +133,23 @@ def standing_against_radius(
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return torch.as_tensor(_logits(model, x, y).argmax(1) == y)
+
+
+def _logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The logits, once they are known to be finite numbers, a row an example and a column for each label."""
     with torch.no_grad():
         logits = model(x)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
+        expected = f"logits of shape ({len(y)}, classes) with at least 2 classes"
+        raise InputError(expected, shape, "return one row of logits an example from the model")
+    if int(y.max()) >= logits.shape[1]:
+        mend = "give the data that the network was made for"
+        raise InputError(f"labels from 0 to {logits.shape[1] - 1}, as the network has logits", int(y.max()), mend)
     if not bool(torch.isfinite(logits).all()):
         raise InputError("finite logits", "NaN or infinity", "look for NaN or overflow inside the network")
-    if logits.ndim != 2 or len(logits) != len(y):
-        raise InputError(f"logits of shape ({len(y)}, classes)", tuple(logits.shape), "return one row an example")
-    return torch.as_tensor(logits.argmax(1) == y)
+    return logits
 
 
 def _batches(

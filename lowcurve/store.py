@@ -4,10 +4,11 @@ Every file is written beside its place and then moved there in one step, so a re
 old file or the new one, never half of one.
 """
 
+import io
 import json
 import os
-import pickle
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -40,13 +41,10 @@ class Run:
     folder: Path
 
     @classmethod
-    def create(cls, folder: str | Path | None, name: str) -> "Run":
-        """A new run at `folder`, or at runs/NAME-DATE-TIME; an existing run is never written into."""
-        place = Path(folder) if folder else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    def create(cls, place: Path) -> "Run":
+        """A new run at `place`; an existing run is never written into."""
+        new_place(place, "")
         with writing(place):
-            if place.exists() and (not place.is_dir() or any(place.iterdir())):
-                mend = f"choose another --out, or go on with it by --resume {place}"
-                raise InputError("a new or empty directory for the run", str(place), mend)
             place.mkdir(parents=True, exist_ok=True)
         return cls(place)
 
@@ -151,12 +149,25 @@ class Run:
         part = f"part-{len(list((root / name).glob('part-*'))) + 1}"
         with writing(root):
             root.mkdir(parents=True, exist_ok=True)
-            return [CSVLogger(root, name=name, version=part), TensorBoardLogger(root, name=name, version=part)]
+            return [
+                CSVLogger(root, name=name, version=part, flush_logs_every_n_steps=1),
+                TensorBoardLogger(root, name=name, version=part),
+            ]
 
     def log(self) -> TextIO:
         """The log, open at its end."""
         with writing(self.folder / LOG):
             return (self.folder / LOG).open("a", buffering=1)
+
+
+def new_place(folder: str | Path | None, name: str) -> Path:
+    """Where a new run can be made: `folder`, or runs/NAME-DATE-TIME. Nothing is made yet."""
+    place = Path(folder) if folder else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with writing(place):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            mend = f"choose another --out, or go on with it by --resume {place}"
+            raise InputError("a new or empty directory for the run", str(place), mend)
+    return place
 
 
 @dataclass(frozen=True)
@@ -170,8 +181,10 @@ class DiskCheckpoint:
         """Replace the state on disk."""
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path) as beside:
-            torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, beside)
+        # Through memory, since torch's own writer has no words for a full disk.
+        content = io.BytesIO()
+        torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, content)
+        write_bytes(self.path, content.getvalue())
 
     def load(self) -> dict[str, Any] | None:
         """The state, or None where there is none; a file that is not this training's is refused."""
@@ -204,7 +217,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     weights = _safetensors(path) if path.suffix == ".safetensors" else read_state(path)
     if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
         weights = weights["state_dict"]
-    if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
+    ):
         raise InputError(f"a state dict in {path}", type(weights).__name__, "save model.state_dict()")
     if weights and all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
@@ -220,8 +235,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def read_state(path: Path) -> Any:
     """What torch saved at `path`, tensors and plain values only: code in a pickle is never run."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError):
+        with warnings.catch_warnings():  # a damaged file may look like one of another protocol
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # what an unpickler meets in a damaged file shares no narrower ancestor
         mend = "save model.state_dict() with torch.save, or use safetensors"
         raise InputError(f"tensors saved by torch in {path}", "a damaged file, or one with code in it", mend) from None
 
@@ -244,10 +261,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            try:
-                yield beside
-            except RuntimeError as error:  # torch's own writer says so where Python would raise OSError
-                raise OSError(None, str(error).splitlines()[0]) from None
+            yield beside
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
             beside.replace(path)

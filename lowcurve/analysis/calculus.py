@@ -80,9 +80,8 @@ def jacobian(function: Classifier, x: Inputs) -> Tensor:
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
-        outputs = function(leaf)
-    count = outputs.shape[1]
-    rows = [_gradient(outputs[:, k], leaf, retain_graph=k + 1 < count) for k in range(count)]
+        columns = function(leaf).unbind(1)
+    rows = [_gradient(column, leaf, retain_graph=k + 1 < len(columns)) for k, column in enumerate(columns)]
     return torch.stack(rows, dim=1)
 
 
@@ -142,7 +141,9 @@ def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_g
             "values without a graph",
             "remove detach(), rounding or numpy from the model",
         )
+    with torch.enable_grad():  # also for a caller under torch.no_grad()
+        total = values.sum()
     (result,) = torch.autograd.grad(
-        values.sum(), x, create_graph=create_graph, retain_graph=retain_graph or create_graph, materialize_grads=True
+        total, x, create_graph=create_graph, retain_graph=retain_graph or create_graph, materialize_grads=True
     )
     return result

@@ -144,7 +144,7 @@ class Ball:
         else:
             direction = L2.unit(randomness.normal(center, generator=generator))
             share = randomness.uniform(center.flatten(1)[:, 0], 0, 1, generator=generator)
-            step = direction * per_example(self.radius * share ** (1 / center[0].numel()), center)
+            step = direction * per_example(self.radius * share ** (1 / center.shape[1:].numel()), center)
         return self.project(center + step, center)
 
 

@@ -80,9 +80,9 @@ def _geometry_row(
             f"Mean curvature along z = sign(g) at the scale of the attack, h = {reach:.3g}: ‖g(x + hz) − g(x)‖ / h.",
         ),
         Column(
-            "residual",
+            "error",
             "90 % quantile of the Lanczos residual relative to ‖H‖: how well the eigenvalues are known.",
-            ".1e",
+            ".0e",
         ),
     )
     row = (name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
@@ -257,9 +257,10 @@ def compare(parts: Mapping[str, Mapping[str, Result]], order: tuple[str, ...]) -
     tables = [result for result in merged.values() if isinstance(result, Table)]
     compared: dict[str, Result] = {}
     if tables:
-        # One table tells it all: how robust, and how curved.
-        seen = list(dict.fromkeys(column.heading for table in tables for column in table.columns))
-        compared["comparison"] = join("Robustness and curvature", tables, seen)
-    figures = {kind: result for kind, result in merged.items() if not isinstance(result, Table)}
+        # One table tells it all, how robust and how curved; what it leaves out stands further down.
+        present = [column.heading for table in tables for column in table.columns]
+        headline = [name for name in dict.fromkeys(present) if name not in ("‖H‖ median", "error")]
+        compared["comparison"] = join("Robustness and curvature", tables, headline)
+    figures = {kind: result for kind, result in merged.items() if kind != "robustness"}
     courses = {f"training {n}": parts[f"training-{n}"]["course"] for n in order if f"training-{n}" in parts}
     return {**compared, **figures, **courses}

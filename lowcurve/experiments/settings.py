@@ -31,6 +31,15 @@ class Cure:
 
 
 @dataclass(frozen=True)
+class TrainingAttack:
+    """The PGD of adversarial training; norm and radius are those of the study unless they are given."""
+
+    steps: int = 7
+    norm: Literal["l_inf", "l_2"] | None = None
+    radius: str | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How many test examples each step sees, and how long it looks. `radii` are multiples of the study's radius."""
 
@@ -75,7 +84,7 @@ class Study:
     fine_tuning: Optimization = DIGITS_FINE_TUNING
     cure: Cure = Cure()
     gradient_weight: float = 1.0
-    training_attack_steps: int = 7
+    training_attack: TrainingAttack = TrainingAttack()
     evaluation: Evaluation = Evaluation()
     accelerator: str = "auto"
     precision: str = "32-true"
@@ -85,6 +94,12 @@ class Study:
             if method not in METHODS:
                 raise InputError(f"methods among {', '.join(METHODS)}", repr(method), "write --methods [standard,CURE]")
         self.ball()
+
+    def resolved(self) -> "Study":
+        """With nothing left open, so that a later evaluation at another radius does not change how networks are made."""
+        against = self.training_attack
+        against = replace(against, norm=against.norm or self.norm, radius=against.radius or self.radius)
+        return replace(self, training_attack=against)
 
     def ball(self, multiple: float = 1.0) -> Ball:
         """The ball of the attacks, at a multiple of the study's radius."""
@@ -104,7 +119,9 @@ class Study:
         if method == "gradient-norm":
             return Objective(penalties={"gradient norm": Term(InputGradientNorm(L2), self.gradient_weight)})
         if method == "PGD":
-            return Objective(attack=PGD(self.ball(), steps=self.training_attack_steps))
+            against = self.training_attack
+            ball = Ball(Norm(against.norm or self.norm), parse_radius(against.radius or self.radius))
+            return Objective(attack=PGD(ball, steps=against.steps))
         return Objective()
 
 
@@ -113,7 +130,7 @@ def preset(data: str, scale: str = "laptop") -> Study:
 
     Example:
         >>> preset("mnist").radius, preset("cifar10").radius
-        ('0.2', '8/255')
+        ('0.1', '8/255')
     """
     if scale not in SCALES:
         raise InputError(f"a scale among {', '.join(SCALES)}", repr(scale), "write --scale laptop")
@@ -134,10 +151,10 @@ def _at_laptop(data: str) -> Study:
     if data == "mnist":
         return Study(
             limits=Limits(train=10_000, validation=1000, test=1000),
-            radius="0.2",
-            training=Optimization(epochs=8, batch_size=128, learning_rate=2e-3),
-            fine_tuning=Optimization(epochs=8, batch_size=128, learning_rate=1e-3),
-            cure=Cure(weight=0.05, h=3.0),
+            radius="0.1",
+            training=Optimization(epochs=6, batch_size=128, learning_rate=2e-3),
+            fine_tuning=Optimization(epochs=5, batch_size=128, learning_rate=2e-3),
+            cure=Cure(weight=0.1, h=3.0),
             evaluation=Evaluation(examples=500, curvature_examples=200, profile_examples=8, strong_restarts=2),
         )
     augmentation = Augmentation(crop_padding=4, flip=data != "svhn")
@@ -182,7 +199,7 @@ def _at_paper(study: Study) -> Study:
             epochs=20, optimizer="adam", learning_rate=1e-4, learning_rate_schedule=Schedule(end=0.01), weight_decay=0.0
         ),
         cure=Cure(weight=4.0, h=3.0, form="released"),
-        training_attack_steps=10,
+        training_attack=TrainingAttack(steps=10),
         evaluation=replace(study.evaluation, examples=10_000, curvature_examples=1000),
     )
 
@@ -193,7 +210,12 @@ def _shortened(study: Study) -> Study:
         examples=32, steps=3, strong_steps=3, strong_restarts=1, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
         profile_examples=2, largest_profile=64, gallery=2,
     )  # fmt: skip
-    limits = Limits(train=256, validation=64, test=64)
     return replace(
-        study, limits=limits, width=8, training=few, fine_tuning=few, training_attack_steps=2, evaluation=evaluation
+        study,
+        limits=Limits(train=256, validation=64, test=64),
+        width=8,
+        training=few,
+        fine_tuning=few,
+        training_attack=TrainingAttack(steps=2),
+        evaluation=evaluation,
     )

@@ -10,7 +10,7 @@ from torch import nn
 from lowcurve.data import DataSet, load
 from lowcurve.errors import InputError
 from lowcurve.experiments.pictures import attack_results, curvature_results, training_results
-from lowcurve.experiments.settings import Study
+from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network
 from lowcurve.results import Result, describe
 from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit
@@ -47,29 +47,18 @@ class Keeper(Protocol):
 
 def read(study: Study) -> DataSet:
     """The study's data."""
-    data = load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed)
-    log.info(
-        "%s: %d examples to train on, %d for validation, %d to test. %s",
-        data.name, len(data.train), len(data.validation), len(data.test), data.note,
-    )  # fmt: skip
-    return data
+    return load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed)
 
 
-def train(
-    study: Study, data: DataSet, keeper: Keeper, given: nn.Module | None = None, progress: Progress[int] = silent
-) -> None:
-    """Make every network of `study.methods` that the keeper does not have; `given` stands in for the standard one."""
+def train(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
+    """Make every network of `study.methods` that the keeper does not have yet as these settings would make it."""
     source = source_of(study, data)
     _, std = data.statistics()
-    if given is not None:
-        keep_given(study, keeper, source, given)
-    # CURE starts from the standard network, so that is made first wherever it is needed.
-    needed = ["standard"] if "CURE" in study.methods and given is None else []
-    for method in dict.fromkeys([*needed, *(m for m in ("standard", *study.methods) if m in study.methods)]):
-        if method == "standard" and given is not None:
-            continue
-        objective, optimization = study.objective(method, std), study.training
-        start = ""
+    given = study.weights is not None
+    # CURE starts from the standard network, so that comes first, wherever it is needed.
+    methods = [m for m in METHODS if m in study.methods or (m == "standard" and "CURE" in study.methods)]
+    for method in methods[1:] if given and methods[0] == "standard" else methods:
+        objective, optimization, start = study.objective(method, std), study.training, ""
         if method == "CURE":
             optimization, start = study.fine_tuning, keeper.made_by("standard") or ""
         key = describe((source, study.data, study.limits, study.seed, objective, optimization, study.precision, start))
@@ -82,8 +71,9 @@ def train(
         keeper.checkpoint(method, key).remove()
 
 
-def keep_given(study: Study, keeper: Keeper, source: Network | Factory, given: nn.Module) -> None:
+def keep_given(study: Study, keeper: Keeper, given: nn.Module) -> None:
     """The user's own network, kept as the standard one."""
+    source = Factory(study.model or "")
     keeper.save_network("standard", source, given, describe((source, study.weights, "given")))
 
 

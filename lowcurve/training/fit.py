@@ -37,6 +37,18 @@ class Optimization:
     average: float | None = None
     augmentation: Augmentation = PLAIN
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError("at least one epoch", self.epochs, "write epochs: 1")
+        if not 0 <= self.learning_rate < math.inf:
+            raise InputError("a learning rate of 0 or more", self.learning_rate, "write learning_rate: 1e-3")
+        if self.gradient_clipping is not None and not self.gradient_clipping > 0:
+            mend = "write gradient_clipping: 1.0, or null for none"
+            raise InputError("a length above 0 to clip gradients to", self.gradient_clipping, mend)
+        if self.average is not None and not 0 <= self.average < 1:
+            mend = "write average: 0.999, or null for none"
+            raise InputError("an average's decay from 0 to below 1", self.average, mend)
+
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD with momentum, Adam or AdamW over all parameters."""
         rate, decay = self.learning_rate, self.weight_decay
@@ -159,6 +171,7 @@ def _step(
     generator = randomness.stream(seed, "objective", progress, fabric.global_rank)
     # Fabric's own wrapper wants every backward pass for itself, which attacks and penalties cannot give it.
     forward: nn.Module = model._forward_module  # type: ignore[assignment]
+    x = _like_weights(x, model)
     with fabric.autocast():
         terms = objective.terms(forward, x, y, generator=generator, progress=progress)
         total = torch.stack(list(terms.values())).sum()
@@ -166,7 +179,11 @@ def _step(
     if optimization.gradient_clipping is not None:
         fabric.clip_gradients(model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
     optimizer.step()
-    return {name: term.detach() for name, term in terms.items()}
+    # What is reported, and found to be finite or not, is the mean over all processes: every rank sees the same.
+    means = torch.as_tensor(
+        fabric.all_reduce(torch.stack([term.detach() for term in terms.values()]), reduce_op="mean")
+    )
+    return dict(zip(terms, means, strict=True))
 
 
 def _batches(
@@ -210,8 +227,13 @@ def _accuracy(model: nn.Module, examples: Examples, fabric: Fabric) -> float:
     with mode(model, training=False), torch.no_grad():
         for batch in in_order(examples, 512):
             x, y = fabric.to_device(batch)
-            right += int((model(x).argmax(1) == y).sum())
+            right += int((model(_like_weights(x, model)).argmax(1) == y).sum())
     return right / len(examples)
+
+
+def _like_weights(x: Tensor, model: nn.Module) -> Tensor:
+    """x in the precision of the weights, float64 in 64-true; under autocast that is float32, which differences need."""
+    return x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype))
 
 
 def _average(model: nn.Module, optimization: Optimization) -> AveragedModel | None:

@@ -33,14 +33,19 @@ def fabric(
         # Two forward passes before one backward are normal here, and broadcasting buffers in between breaks the first.
         start = "popen" if chosen == "ddp" else "spawn"
         chosen = DDPStrategy(broadcast_buffers=False, start_method=start)
-    return Fabric(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=chosen,
-        precision=hardware.precision,
-        loggers=list(loggers),
-    )
+    try:
+        return Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=chosen,
+            precision=hardware.precision,
+            loggers=list(loggers),
+        )
+    except (ValueError, RuntimeError, TypeError, ImportError) as error:
+        reason = f"{hardware} ({str(error).strip().splitlines()[0]})"
+        mend = "write accelerator auto, precision 32-true and strategy auto, or see Fabric's names"
+        raise InputError("hardware that Lightning Fabric knows and finds here", reason, mend) from None
 
 
 def refuse_what_is_silently_wrong(made: Fabric, objective: Objective) -> None:

@@ -1,0 +1,73 @@
+"""What a terminal shows: tables, progress bars with the time left, the log."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from lowcurve.store import Run
+
+T = TypeVar("T")
+log = logging.getLogger("lowcurve")
+
+
+def table(table: Any) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, column in enumerate(table.columns):
+        shown.add_column(column.heading, justify="right" if number else "left", no_wrap=not number)
+    for row in table.rows:
+        # The interval of a share is in the report; a terminal is narrow.
+        cells = (cell[0] if isinstance(cell, tuple) else cell for cell in row)
+        shown.add_row(*(column.write(cell) for column, cell in zip(table.columns, cells, strict=True)))
+    return shown
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[Iterable[T], str], Iterable[T]]]:
+    """Bars with the time left, on a terminal; a line each otherwise."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bars:
+        yield lambda iterable, heading: bars.track(iterable, description=heading)
+
+
+@contextlib.contextmanager
+def logged(run: "Run") -> Iterator[None]:
+    """What is logged goes to the run's log and to the terminal."""
+    from rich.logging import RichHandler
+
+    with run.log() as file:
+        on_disk = logging.StreamHandler(file)
+        on_disk.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        on_screen = RichHandler(show_path=False, show_level=False, markup=False)
+        on_screen.addFilter(
+            lambda record: record.levelno < logging.ERROR
+        )  # errors are said once, by the command itself
+        handlers: list[logging.Handler] = [on_disk, on_screen]
+        for handler in handlers:
+            log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                log.removeHandler(handler)

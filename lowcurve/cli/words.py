@@ -1,0 +1,129 @@
+"""From words on a command line to the settings of a study: presets, then a file, then the words."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from lowcurve.experiments.settings import Study
+    from lowcurve.store import Run
+
+CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius")
+"""What may differ from the settings that a run was begun with: how it is evaluated, and where."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: on which earlier run, or into which new directory, and with which settings."""
+
+    run: "Run | None"
+    out: str | None
+    study: "Study"
+
+
+def parse(command: str, summary: str, words: list[str]) -> Request:
+    """The request that the words make. `--data-dir` and `--data_dir` are the same option.
+
+    A new run begins from the preset of its data and scale; what is asked of an earlier run begins from that run's own
+    settings, of which only the evaluation may change.
+    """
+    from lowcurve.experiments.settings import preset
+    from lowcurve.store import Run
+
+    words = [_underscored(word) for word in words]
+    found = _parsed(command, summary, words, asdict(preset(*_data_and_scale(words))))
+    place = getattr(found, "run", None) or found.resume
+    if place is None:
+        return Request(None, found.out, _study(found).resolved())
+    if found.out is not None:
+        raise InputError("a run to go on with, or a new one", "both", "leave out --out")
+    run = Run.open(place)
+    written = [word.removeprefix("--").split("=")[0].split(".")[0] for word in words if word.startswith("--")]
+    if fixed := [name for name in written if name not in (*CHANGEABLE, "resume")]:
+        mend = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
+        raise InputError("the settings that the run was made with", f"--{fixed[0]}", mend)
+    try:
+        study = _study(_parsed(command, summary, words, run.read_settings()))
+    except InputError as error:
+        raise InputError(f"the settings of a study in {run.folder}", error.received, "restore settings.yaml") from None
+    if len(written) > written.count("resume"):
+        run.write_settings(study)
+    return Request(run, None, study)
+
+
+def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, Any]) -> Any:
+    from jsonargparse import ArgumentParser
+
+    from lowcurve.experiments.settings import SCALES, Study
+
+    parser = ArgumentParser(
+        prog=f"lowcurve {command}",
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{Study.__doc__}",
+        usage=f"lowcurve {command} [options]" if command == "study" else f"lowcurve {command} [RUN] [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    if command != "study":
+        parser.add_argument("run", nargs="?", help="the directory of an earlier run")
+    parser.add_argument("--out", type=str | None, default=None, help="a new run directory (default: one under runs/)")
+    parser.add_argument("--resume", type=str | None, default=None, help="go on with this run, with its own settings")
+    parser.add_argument("--scale", type=str, default="laptop", help=f"presets: {', '.join(SCALES)}")
+    parser.add_argument("--config", action="config", help="read settings from this YAML file")
+    parser.add_class_arguments(Study, as_group=False)
+    try:
+        parser.set_defaults(dict(_flat("", defaults)))
+        return parser.instantiate_classes(parser.parse_args(words))
+    except (argparse.ArgumentError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"options of lowcurve {command}", reason, f"write lowcurve {command} --help") from None
+
+
+def _study(parsed: Any) -> "Study":
+    from lowcurve.experiments.settings import Study
+
+    return Study(**{field.name: parsed[field.name] for field in fields(Study)})
+
+
+def _underscored(word: str) -> str:
+    name, sign, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + sign + value if word.startswith("--") else word
+
+
+def _data_and_scale(words: list[str]) -> tuple[str, str]:
+    """What decides the preset: said in words, or in the file that the words name, or left open."""
+    import yaml
+
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--data", "--scale", "--config"):
+        known.add_argument(name, default=None)
+    try:
+        found, _ = known.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise InputError(
+            "a value for the option", str(error), "write --data NAME, --scale NAME or --config FILE"
+        ) from None
+    content: dict[str, Any] = {}
+    if found.config is not None:
+        try:
+            content = yaml.safe_load(Path(found.config).read_text()) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(
+                "a YAML file of settings", f"{found.config}: {type(error).__name__}", "check its path"
+            ) from None
+        if not isinstance(content, dict):
+            raise InputError(
+                "a YAML file of settings", f"{found.config}: {type(content).__name__}", "see --print_config"
+            )
+    return found.data or content.get("data") or "digits", found.scale or content.get("scale") or "laptop"
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+    else:
+        yield prefix, value
