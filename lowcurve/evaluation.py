@@ -32,7 +32,7 @@ def measure(
     """columns = {name: measure(field, x)} over all examples, each number that of one example.
 
     A measure that returns several columns gives each its own name and leaves the key aside. The model must be in eval
-    mode with finite weights. Errors: InputError, also where a measure is no longer finite.
+    mode with finite weights. Errors: InputError, also where a measure gives NaN.
 
     Example:
         >>> from lowcurve.geometry import gradient_norm
@@ -43,15 +43,14 @@ def measure(
     """
     parts: dict[str, list[Tensor]] = {}
     for x, y in _batches(model, examples, batch_size, progress, heading):
-        _logits(model, x, y)
+        logits_of(model, x, y)
         field = loss_field(model, y, loss)
         for name, one in measures.items():
             result = one(field, x)
             for column, values in result.items() if isinstance(result, Mapping) else [(name, result)]:
-                if not bool(torch.isfinite(values).all()):
-                    raise InputError(
-                        f"a finite {column}", "NaN or infinity", "look at the network's logits on this data"
-                    )
+                # Infinity is a number: the normalized curvature where the gradient is 0 and the Hessian is not.
+                if bool(torch.isnan(values).any()):
+                    raise InputError(f"numbers for {column}", "NaN", "look at the network's logits on this data")
                 parts.setdefault(column, []).append(values.detach().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
@@ -133,10 +132,10 @@ def standing_against_radius(
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return torch.as_tensor(_logits(model, x, y).argmax(1) == y)
+    return torch.as_tensor(logits_of(model, x, y).argmax(1) == y)
 
 
-def _logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The logits, once they are known to be finite numbers, a row an example and a column for each label."""
     with torch.no_grad():
         logits = model(x)
@@ -152,16 +151,20 @@ def _logits(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return logits
 
 
+def require_finite(model: nn.Module) -> None:
+    """Refuse a model with NaN or infinity among its weights, by the weight's name."""
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            found, mend = f"NaN or infinity in {name!r}", "load weights of a training that converged"
+            raise InputError("finite weights", found, mend)
+
+
 def _batches(
     model: nn.Module, examples: Examples, size: int, progress: Progress[int], heading: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples on the model's device, once the model and they are fit to be evaluated."""
     require_eval(model)
-    for name, weight in model.state_dict().items():
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise InputError(
-                "finite weights", f"NaN or infinity in {name!r}", "load weights of a training that converged"
-            )
+    require_finite(model)
     if not len(examples):
         raise InputError("at least one example", "none", "give a data set that is not empty")
     like = next((p for p in model.parameters()), torch.zeros(()))

@@ -21,7 +21,28 @@ def cross_entropy(logits: Logits, y: Labels) -> PerExample:
         >>> cross_entropy(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
         tensor([2.0612e-09])
     """
-    return _softplus(_log_odds_against(logits, y))
+    return _softplus(log_odds(logits, y))
+
+
+def log_odds(logits: Logits, y: Labels) -> PerExample:
+    """logsumexp_{k != y}(z_k - z_y) = log((1 - p_y) / p_y), of which cross-entropy is the softplus.
+
+    It rises where cross-entropy rises and along the same directions, but its gradient does not vanish with confidence:
+    that of cross-entropy underflows in float32 once the logits are a hundred apart, and an attack that follows it then
+    stands still and reports a robustness that is not there.
+
+    Example:
+        >>> log_odds(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))
+        tensor([-200.])
+    """
+    # Around the largest of them, so that no difference of nearly equal numbers is taken in value or derivative.
+    _check(logits, y)
+    true, others = _true_and_others(logits, y)
+    against = others - true[:, None]
+    largest = against.argmax(1, keepdim=True)
+    top = against.gather(1, largest)
+    rest = (against - top).exp().scatter(1, largest, 0.0).sum(1)
+    return top.squeeze(1) + rest.log1p()
 
 
 def margin(logits: Logits, y: Labels) -> PerExample:
@@ -108,18 +129,6 @@ def require_eval(model: nn.Module) -> None:
                 f"{type(module).__name__} {name!r} in training mode",
                 "write model.eval() first",
             )
-
-
-def _log_odds_against(logits: Logits, y: Labels) -> PerExample:
-    """logsumexp_{k != y}(z_k - z_y), around the largest of them: no difference of nearly equal numbers is taken, in
-    value or derivative."""
-    _check(logits, y)
-    true, others = _true_and_others(logits, y)
-    against = others - true[:, None]
-    largest = against.argmax(1, keepdim=True)
-    top = against.gather(1, largest)
-    rest = (against - top).exp().scatter(1, largest, 0.0).sum(1)
-    return top.squeeze(1) + rest.log1p()
 
 
 def _softplus(a: PerExample) -> PerExample:

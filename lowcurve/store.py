@@ -95,16 +95,23 @@ class Run:
 
     def load_part(self, name: str, key: str) -> dict[str, Result] | None:
         """The results of a finished step, if it did exactly what `key` describes."""
-        content = self.read_json(f"parts/{name}.json")
-        if content is None or content.get("key") != key:
-            return None
-        return {k: load(v) for k, v in content["results"].items()}
+        part = self._part(name)
+        return part[1] if part is not None and part[0] == key else None
 
     def parts(self) -> dict[str, dict[str, Result]]:
         """The results of every finished step, by its name."""
         names = sorted(path.stem for path in (self.folder / "parts").glob("*.json"))
-        contents = {name: self.read_json(f"parts/{name}.json") for name in names}
-        return {name: {k: load(v) for k, v in content["results"].items()} for name, content in contents.items()}
+        return {name: part[1] for name in names if (part := self._part(name)) is not None}
+
+    def _part(self, name: str) -> tuple[str, dict[str, Result]] | None:
+        content = self.read_json(f"parts/{name}.json")
+        if content is None:
+            return None
+        try:
+            return content["key"], {k: load(v) for k, v in content["results"].items()}
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            path, mend = self.folder / f"parts/{name}.json", "delete it and run the step again"
+            raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", mend) from None
 
     def save_network(self, name: str, source: Network | Factory, model: nn.Module, key: str = "") -> None:
         """Weights as safetensors, with what is needed to build the network again."""
@@ -115,9 +122,8 @@ class Run:
         write_bytes(self.folder / "networks" / f"{name}.safetensors", save(tensors, metadata))
 
     def networks(self) -> tuple[str, ...]:
-        """The names of the networks of this run, oldest first."""
-        files = (self.folder / "networks").glob("*.safetensors")
-        return tuple(path.stem for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name)))
+        """The names of the networks of this run."""
+        return tuple(sorted(path.stem for path in (self.folder / "networks").glob("*.safetensors")))
 
     def made_by(self, name: str) -> str | None:
         """The key under which the network of that name was saved; None where there is none."""
@@ -135,7 +141,9 @@ class Run:
             content |= {k: tuple(v) for k, v in content.items() if isinstance(v, list)}
             model = Network(**content).build(seed=0)
         else:
-            raise InputError(f"a network of lowcurve in {path}", "safetensors of another kind", "train it again")
+            raise InputError(
+                f"a network of lowcurve in {path}", "safetensors of another kind", "delete it and train it again"
+            )
         load_weights(model, path)
         return model.eval()
 
@@ -282,7 +290,7 @@ def _metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise InputError(f"a network of lowcurve in {path}", str(error), "train it again") from None
+        raise InputError(f"a network of lowcurve in {path}", str(error), "delete it and train it again") from None
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

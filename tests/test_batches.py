@@ -155,7 +155,7 @@ def test_the_global_random_state_is_untouched(images):
         ({"size": 0}, "a batch size of at least 1, received 0"),
         ({"size": 5, "ranks": 2}, "a batch that the ranks can share equally, received 5 examples for 2 ranks"),
         ({"size": 64, "ranks": 4}, "received 22 examples for 4 ranks"),
-        ({"size": 8, "rank": 2, "ranks": 2}, "rank 2 of 2"),
+        ({"size": 8, "rank": 2, "ranks": 2}, "a rank from 0 to ranks - 1, received rank 2 of 2"),
         ({"size": 5, "start": 5}, "a start from 0 to 4, received 5"),
     ],
 )

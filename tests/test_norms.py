@@ -47,6 +47,13 @@ def test_l2_is_exact_at_every_size_in_float32(size):
     assert_close(L2.unit(v), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_nan_is_never_a_length(norm):
+    v = torch.tensor([[math.nan, 1.0], [3.0, 4.0]])
+    assert torch.isnan(norm.length(v)).tolist() == [True, False]
+    assert bool(torch.isnan(norm.unit(v)[0]).any())
+
+
 def test_zero_gradients_stay_zero():
     zero = torch.zeros(2, 1, 3, 3)
     for norm in NORMS:

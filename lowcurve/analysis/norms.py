@@ -66,16 +66,16 @@ class Norm:
             return flat.abs().amax(1)
         # Divided by the largest entry first, or the squares of a confident example's gradient underflow.
         scale = flat.detach().abs().amax(1)
-        scale = torch.where(scale > 0, scale, 1)
+        scale = torch.where(scale == 0, 1, scale)  # compared so that NaN stays NaN
         squares = (flat / scale[:, None]).square().sum(1)
-        return scale * torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
+        return scale * torch.where(squares == 0, 1, squares).sqrt() * (squares != 0)
 
     def unit(self, v: Tensor) -> Tensor:
         """v / ||v||, and 0 where v = 0: no constant is added to the norm, so confident examples keep their length 1."""
         largest = LINF.length(v)
-        scaled = v / per_example(torch.where(largest > 0, largest, 1), v)
+        scaled = v / per_example(torch.where(largest == 0, 1, largest), v)
         length = self.length(scaled)
-        return scaled / per_example(torch.where(length > 0, length, 1), v)
+        return scaled / per_example(torch.where(length == 0, 1, length), v)
 
     def steepest(self, g: Tensor) -> Tensor:
         """argmax <g, v> over ||v|| <= 1, and 0 where g = 0: sign(g) for l_inf, g / ||g|| for l_2."""
@@ -136,6 +136,14 @@ class Ball:
         if self.norm == L2 and self.radius > widest:
             raise _radius_too_large(self.radius, widest)
         return (center + self.norm.project(point - center, self.radius)).clamp(*self.box)
+
+    def require_inside_box(self, x: Tensor) -> None:
+        """Refuse inputs that are not in the box already: clipping them would move them by more than the radius."""
+        if len(x) and not (float(x.amin()) >= self.box[0] and float(x.amax()) <= self.box[1]):
+            found = f"values from {float(x.amin()):g} to {float(x.amax()):g}"
+            raise InputError(
+                f"inputs inside the pixel box {self.box}", found, "divide by 255, or give the box to the Ball"
+            )
 
     def sample(self, center: Tensor, *, generator: torch.Generator) -> Tensor:
         """One point uniform in the ball around each center, moved into the box."""

@@ -1,5 +1,6 @@
 """Projected gradient descent and its one-step and from-the-center forms."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from lowcurve.analysis.ascent import ascend
 from lowcurve.analysis.norms import L2, Ball, per_example
 from lowcurve.errors import InputError
-from lowcurve.losses import cross_entropy, loss_field
+from lowcurve.losses import log_odds, loss_field
 from lowcurve.types import Classifier, Inputs, Labels, Loss
 
 
@@ -15,11 +16,12 @@ from lowcurve.types import Classifier, Inputs, Labels, Loss
 class PGD:
     """x' = the point of highest loss on `restarts` paths of projected steepest ascent inside the ball around x.
 
-    ball: norm, radius and pixel box. loss: `cross_entropy`, or `margin_loss` for the Carlini-Wagner objective inside a
-    ball. step_size: in the ball's norm; by default 2.5 radius / steps in l_inf (Madry's) and 5 radius / steps in l_2,
-    where from a start on the far side of the sphere 2.5 would reach 98 % of a linear model's optimum and 5 reaches 99.9 %.
-    random_start: from a uniform point of the ball rather than from x. The true label is used, the model must be in eval
-    mode, parameters receive no gradient.
+    ball: norm, radius and pixel box. loss: by default `log_odds`, which is cross-entropy for an attack (the same order
+    and the same steepest directions) without its gradient's underflow on confident examples; or `margin_loss`, the
+    Carlini-Wagner objective inside a ball. step_size: in the ball's norm; by default 2.5 radius / steps in l_inf (Madry's)
+    and 5 radius / steps in l_2, where from a start on the far side of the sphere 2.5 would reach 98 % of a linear model's
+    optimum and 5 reaches 99.9 %. random_start: from a uniform point of the ball rather than from x. The true label is
+    used, the model must be in eval mode, parameters receive no gradient, and no path returns less than its start.
 
     Cost: restarts * steps input gradients.
 
@@ -40,18 +42,21 @@ class PGD:
     step_size: float | None = None
     random_start: bool = True
     restarts: int = 1
-    loss: Loss = cross_entropy
+    loss: Loss = log_odds
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise InputError(
                 "at least one step and one start", (self.steps, self.restarts), "write PGD(ball, steps=20)"
             )
+        if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size >= 0):
+            raise InputError("a finite step size of at least 0", self.step_size, "leave it out, or write radius / 4")
         if self.restarts > 1 and not self.random_start:
             raise InputError("random starts", "restarts from the same point", "write random_start=True or restarts=1")
 
     def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
         """The adversarial inputs x', of x's shape."""
+        self.ball.require_inside_box(x)
         field = loss_field(model, y, self.loss)
         size = self._step_size()
         best, highest = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -71,7 +76,7 @@ class PGD:
 
 
 def FGSM(ball: Ball) -> PGD:
-    """x' = P(x + radius * steepest(grad l(x))): one full step from x.
+    """x' = P(x + radius * steepest(grad l(x))), one full step from x; x itself where that does not raise the loss.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF

@@ -76,6 +76,8 @@ def _run(command: str, words: list[str]) -> int:
     place = None if run else _new_place(command, request)
     data = None if command == "report" else steps.read(study)
     given = None if data is None else _given_network(command, study, data, run)
+    if data is not None:
+        steps.rehearse(study, data, training=command in ("study", "train"))
     if run is None:
         assert place is not None
         run = Run.create(place)
@@ -133,14 +135,14 @@ def _steps(command: str, study: "Study", data: "DataSet", run: "Run", given: "nn
 
 def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
     """The user's network with the user's weights, tried once on an input of the data's shape; None where none is needed."""
+    from lowcurve.experiments.study import GIVEN
+
     if study.model is None and study.weights is not None:
         raise InputError("a model for the weights", "--weights alone", "give --model package.module:factory too")
     wanted = study.model is not None and (study.weights is not None or command in ("measure", "attack"))
-    if not wanted or (run is not None and "standard" in run.networks()):
+    if not wanted or (run is not None and GIVEN in run.networks()):
         return None
-    import torch
-
-    from lowcurve.evaluation import correct
+    from lowcurve.experiments import study as steps
     from lowcurve.models import Factory
     from lowcurve.store import load_weights
 
@@ -149,13 +151,7 @@ def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | No
     if study.weights is not None:
         load_weights(model, study.weights)
     model.eval()
-    try:
-        correct(model, data.test.take(slice(2)))
-    except (RuntimeError, IndexError) as error:
-        mend = "give the --data that the network was made for"
-        raise InputError(f"a network for inputs of shape {data.shape}", str(error).splitlines()[0], mend) from None
-    if (classes := model(torch.zeros(1, *data.shape)).shape[1]) < len(data.classes):
-        raise InputError(f"a network for {len(data.classes)} classes", classes, "give the --data that it was made for")
+    steps.try_network(model, data)
     return model
 
 
@@ -193,10 +189,12 @@ def _facts(study: "Study", run: "Run") -> dict[str, str]:
 
     import torch
 
+    from lowcurve.experiments.pictures import in_reading_order
+
     return {
         "data": study.data,
         "seed": str(study.seed),
-        "networks": ", ".join(run.networks()),
+        "networks": ", ".join(in_reading_order(run.networks())),
         "lowcurve": version("lowcurve"),
         "torch": torch.__version__,
         "Python": platform.python_version(),

@@ -13,6 +13,7 @@ log = logging.getLogger("lowcurve")
 
 
 def table(table: Any) -> Any:
+    """A result's table as the terminal shows it: without the intervals of shares."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 

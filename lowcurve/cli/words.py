@@ -46,13 +46,31 @@ def parse(command: str, summary: str, words: list[str]) -> Request:
     if fixed := [name for name in written if name not in (*CHANGEABLE, "resume")]:
         mend = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
         raise InputError("the settings that the run was made with", f"--{fixed[0]}", mend)
-    try:
-        study = _study(_parsed(command, summary, words, run.read_settings()))
-    except InputError as error:
-        raise InputError(f"the settings of a study in {run.folder}", error.received, "restore settings.yaml") from None
+    _check_settings(run)
+    study = _study(_parsed(command, summary, words, run.read_settings()))
     if len(written) > written.count("resume"):
         run.write_settings(study)
     return Request(run, None, study)
+
+
+def _check_settings(run: "Run") -> None:
+    """Refuse a settings.yaml that is not whole: what is missing would silently come from a preset."""
+    from jsonargparse import ArgumentParser
+
+    from lowcurve.experiments.settings import Study
+
+    stored = run.read_settings()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Study, as_group=False)
+    reason = ""
+    try:
+        parser.parse_object(stored)
+        missing = dict(_flat("", asdict(Study()))).keys() - dict(_flat("", stored)).keys()
+        reason = f"no {sorted(missing)[0]}" if missing else ""
+    except (argparse.ArgumentError, KeyError) as error:
+        reason = " ".join(str(error).split())
+    if reason:
+        raise InputError(f"the settings of a study in {run.folder}", reason, "restore settings.yaml")
 
 
 def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, Any]) -> Any:
@@ -66,6 +84,7 @@ def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, An
         usage=f"lowcurve {command} [options]" if command == "study" else f"lowcurve {command} [RUN] [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     if command != "study":
         parser.add_argument("run", nargs="?", help="the directory of an earlier run")
@@ -76,7 +95,7 @@ def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, An
     parser.add_class_arguments(Study, as_group=False)
     try:
         parser.set_defaults(dict(_flat("", defaults)))
-        return parser.instantiate_classes(parser.parse_args(words))
+        return parser.instantiate(parser.parse_args(words))
     except (argparse.ArgumentError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"options of lowcurve {command}", reason, f"write lowcurve {command} --help") from None

@@ -1,6 +1,6 @@
 """From columns of numbers to results: what the study shows of each network, and how networks are put side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import Norm
 from lowcurve.attacks import PGD
 from lowcurve.data import DataSet, Examples
-from lowcurve.experiments.settings import Study
+from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.geometry import Curvature, Profile, SecantCurvature
 from lowcurve.losses import margin_loss
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, join, merge, proportion, summarize
@@ -18,6 +18,7 @@ from lowcurve.training import History
 from lowcurve.types import Progress
 
 NETWORK = Column("network", "How it was trained.")
+READING_ORDER = ("against radius", "gallery", "against scale", "profile", "profile at scale", "geometry")
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 """Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
 
@@ -167,7 +168,7 @@ def attack_results(
         "against radius": _against_radius(study, name, model, examples, progress),
     }
     if len(data.shape) == 3 and settings.gallery:
-        results["gallery"] = _gallery(study, data, name, model)
+        results |= _galleries(study, data, name, model)
     return results
 
 
@@ -213,8 +214,8 @@ def _against_radius(study: Study, name: str, model: nn.Module, examples: Example
     )
 
 
-def _gallery(study: Study, data: DataSet, name: str, model: nn.Module) -> Gallery:
-    """The same test images for every network: perturbed, and what was added, from black (−radius) to white (+radius)."""
+def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict[str, Result]:
+    """The same test images for every network: as they are, perturbed, and what was added, black for −, white for +."""
     examples = data.test.take(_first_of_each_class(data, study.evaluation.gallery))
     ball = study.ball()
     found = evaluation.attack(model, examples, PGD(ball, steps=study.evaluation.steps), ball.norm, seed=study.seed)
@@ -222,21 +223,31 @@ def _gallery(study: Study, data: DataSet, name: str, model: nn.Module) -> Galler
     added = found.inputs - clean
     scale = float(added.abs().max()) or 1.0
     with torch.no_grad():
-        device = next((p.device for p in model.parameters()), clean.device)
-        classes = [data.classes[int(k)] for k in model(found.inputs.to(device)).argmax(1)]
-    labels = tuple(data.classes[int(k)] for k in examples.y)
-    return Gallery(
-        "Perturbed images",
+        like = next(model.parameters(), clean)
+        seen = [data.classes[int(k)] for k in model(found.inputs.to(like)).argmax(1)]
+    labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
+
+    def gallery(rows: tuple[str, ...], pixels: list[torch.Tensor], notes: tuple[tuple[str, ...], ...]) -> Gallery:
+        return Gallery(
+            "Perturbed images",
+            rows,
+            labels,
+            torch.stack(pixels).double().numpy(),
+            notes,
+            caption="The first test image of each class, after the attack with what the network then sees; below it what "
+            "was added, grey for nothing.",
+            conditions={
+                "ball": f"{study.norm}, radius {study.radius}",
+                "attack": f"PGD-{study.evaluation.steps}, random start",
+            },
+        )
+
+    perturbed = gallery(
         (name, f"{name}: what was added"),
-        tuple(f"{label} (no. {k + 1})" for k, label in enumerate(labels)),
-        torch.stack([found.inputs, 0.5 + added / (2 * scale)]).double().numpy(),
-        (tuple(f"seen as {c}" for c in classes), tuple(f"at most {float(a.abs().max()):.3f}" for a in added)),
-        caption="Test images after the attack and what the network sees; below each what was added, grey for nothing.",
-        conditions={
-            "ball": f"{study.norm}, radius {study.radius}",
-            "attack": f"PGD-{study.evaluation.steps}, random start",
-        },
+        [found.inputs, 0.5 + added / (2 * scale)],
+        (tuple(f"seen as {c}" for c in seen), tuple(f"at most {float(a.abs().max()):.3f}" for a in added)),
     )
+    return {"clean images": gallery(("clean",), [clean], (tuple("" for _ in labels),)), "gallery": perturbed}
 
 
 def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
@@ -246,13 +257,22 @@ def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
     return torch.tensor(firsts[:count])
 
 
-def compare(parts: Mapping[str, Mapping[str, Result]], order: tuple[str, ...]) -> dict[str, Result]:
+def in_reading_order(networks: Sequence[str]) -> list[str]:
+    """A given network first, then the methods as the study lists them."""
+    known = ("given", *METHODS)
+    return sorted(networks, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) -> dict[str, Result]:
     """The report's results from the parts of a run: one headline table, then each figure with all networks in it."""
+    order = in_reading_order(networks)
     grouped: dict[str, list[Result]] = {}
     for step in ("attack", "curvature"):
         for network in order:
             for kind, result in parts.get(f"{step}-{network}", {}).items():
                 grouped.setdefault(kind, []).append(result)
+    if clean := grouped.pop("clean images", None):
+        grouped["gallery"] = [clean[0], *grouped["gallery"]]
     merged = {kind: merge(results) for kind, results in grouped.items()}
     tables = [result for result in merged.values() if isinstance(result, Table)]
     compared: dict[str, Result] = {}
@@ -261,6 +281,6 @@ def compare(parts: Mapping[str, Mapping[str, Result]], order: tuple[str, ...]) -
         present = [column.heading for table in tables for column in table.columns]
         headline = [name for name in dict.fromkeys(present) if name not in ("‖H‖ median", "error")]
         compared["comparison"] = join("Robustness and curvature", tables, headline)
-    figures = {kind: result for kind, result in merged.items() if kind != "robustness"}
+    figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged}
     courses = {f"training {n}": parts[f"training-{n}"]["course"] for n in order if f"training-{n}" in parts}
     return {**compared, **figures, **courses}

@@ -54,6 +54,16 @@ class Evaluation:
     largest_profile: int = 1024
     gallery: int = 6
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.strong_steps, self.strong_restarts, self.lanczos_steps) < 1:
+            raise InputError("at least one step and one start", "fewer", "write --evaluation.steps 20")
+        if min(self.examples, self.curvature_examples) < 1:
+            raise InputError("at least one example", "none", "write --evaluation.examples 100")
+        if not self.radii:
+            raise InputError("at least one radius", "none", "write --evaluation.radii [0.0,0.5,1.0]")
+        if list(self.radii) != sorted(self.radii) or self.radii[0] < 0:
+            raise InputError("radii of 0 or more in rising order", self.radii, "write --evaluation.radii [0.0,0.5,1.0]")
+
 
 @dataclass(frozen=True)
 class Study:
@@ -62,8 +72,8 @@ class Study:
     data: digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an image folder or parquet.
     data_dir: a folder of parquet files in the hub's layout, for work without network (also LOWCURVE_DATA).
     network: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, mlp.
-    model: package.module:factory, your own network in place of `network`; weights: its state dict, taken as the standard
-    network instead of training one. methods: which networks to make, of standard, CURE, gradient-norm, PGD.
+    model: package.module:factory, your own network in place of `network`; weights: its state dict, from which CURE then
+    starts instead of training a standard network. methods: which networks to make, of standard, CURE, gradient-norm, PGD.
     radius: of the attacks, written 8/255, 0.1 or pixels:8, in pixel units. gradient_weight: of ||grad l||_2^2.
     training: of the standard, gradient-norm and PGD networks; fine_tuning: of CURE.
     """
@@ -93,7 +103,10 @@ class Study:
         for method in self.methods:
             if method not in METHODS:
                 raise InputError(f"methods among {', '.join(METHODS)}", repr(method), "write --methods [standard,CURE]")
-        self.ball()
+        if not self.methods:
+            raise InputError("at least one method", "none", "write --methods [standard,CURE]")
+        for multiple in (1.0, *self.evaluation.radii):
+            self.ball(multiple)
 
     def resolved(self) -> "Study":
         """With nothing left open, so that a later evaluation at another radius does not change how networks are made."""
@@ -146,7 +159,13 @@ def _at_laptop(data: str) -> Study:
     if data == "two-moons":
         quick = Optimization(epochs=40, batch_size=64, learning_rate=5e-3)
         return Study(
-            network="mlp", width=None, radius="0.05", training=quick, fine_tuning=quick, cure=Cure(weight=0.1, h=0.1)
+            network="mlp",
+            width=None,
+            radius="0.05",
+            training=quick,
+            fine_tuning=quick,
+            cure=Cure(weight=0.001, h=0.1),
+            gradient_weight=0.01,
         )
     if data == "mnist":
         return Study(

@@ -7,16 +7,18 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from lowcurve import evaluation
 from lowcurve.data import DataSet, load
 from lowcurve.errors import InputError
 from lowcurve.experiments.pictures import attack_results, curvature_results, training_results
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network
 from lowcurve.results import Result, describe
-from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit
+from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit, mode
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
+GIVEN = "given"
 
 
 class Kept(Checkpoint, Protocol):
@@ -50,31 +52,62 @@ def read(study: Study) -> DataSet:
     return load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed)
 
 
+def rehearse(study: Study, data: DataSet, *, training: bool) -> None:
+    """Build everything once and train nothing, so that what cannot work is said before a run is begun."""
+    fabric(Hardware(accelerator=study.accelerator, precision=study.precision))
+    if not training:
+        return
+    for optimization in (study.training, study.fine_tuning):
+        if optimization.augmentation.active and len(data.shape) != 3:
+            raise InputError("images to augment", f"inputs of shape {data.shape}", "leave the augmentation out")
+    for method in study.methods:
+        study.objective(method, data.statistics()[1])
+    try_network(source_of(study, data).build(study.seed), data)
+
+
+def try_network(model: nn.Module, data: DataSet) -> None:
+    """Refuse a network that cannot take the data's inputs or has no logit for some of its classes."""
+    mend = "give the --data that the network was made for"
+    few = data.test.take(slice(2))
+    evaluation.require_finite(model)
+    try:
+        with mode(model, training=False):
+            logits = evaluation.logits_of(model, few.pixels(slice(None)), few.y)
+    except InputError:
+        raise
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise InputError(f"a network for inputs of shape {data.shape}", str(error).splitlines()[0], mend) from None
+    if logits.shape[1] < len(data.classes):
+        raise InputError(f"a network for {len(data.classes)} classes", logits.shape[1], mend)
+
+
 def train(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
     """Make every network of `study.methods` that the keeper does not have yet as these settings would make it."""
     source = source_of(study, data)
     _, std = data.statistics()
-    given = study.weights is not None
-    # CURE starts from the standard network, so that comes first, wherever it is needed.
+    # CURE starts from the standard network, so that comes first, wherever it is needed; a given one takes its place.
+    base = GIVEN if study.weights is not None else "standard"
     methods = [m for m in METHODS if m in study.methods or (m == "standard" and "CURE" in study.methods)]
-    for method in methods[1:] if given and methods[0] == "standard" else methods:
+    for method in methods:
+        if method == "standard" and base == GIVEN:
+            continue
         objective, optimization, start = study.objective(method, std), study.training, ""
         if method == "CURE":
-            optimization, start = study.fine_tuning, keeper.made_by("standard") or ""
+            optimization, start = study.fine_tuning, keeper.made_by(base) or ""
         key = describe((source, study.data, study.limits, study.seed, objective, optimization, study.precision, start))
         if keeper.made_by(method) == key:
             log.info("%s: already trained", method)
             continue
-        model = keeper.load_network("standard") if method == "CURE" else source.build(study.seed)
+        model = keeper.load_network(base) if method == "CURE" else source.build(study.seed)
         _train_one(study, method, model, objective, optimization, data, keeper, key, progress)
         keeper.save_network(method, source, model, key)
         keeper.checkpoint(method, key).remove()
 
 
 def keep_given(study: Study, keeper: Keeper, given: nn.Module) -> None:
-    """The user's own network, kept as the standard one."""
+    """The user's own network, kept under the name `given`."""
     source = Factory(study.model or "")
-    keeper.save_network("standard", source, given, describe((source, study.weights, "given")))
+    keeper.save_network(GIVEN, source, given, describe((source, study.weights, "given")))
 
 
 def source_of(study: Study, data: DataSet) -> Network | Factory:

@@ -46,8 +46,15 @@ class Network:
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
             raise InputError(f"a network among {', '.join(ARCHITECTURES)}", repr(self.name), "write small-convnet")
+        if self.width is not None and self.width < 1:
+            raise InputError("a width of at least 1", self.width, "leave it out for the architecture's own")
         if self.name != "mlp" and len(self.shape) != 3:
             raise InputError(f"images for {self.name}", f"inputs of shape {self.shape}", "write mlp")
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            sizes = f"{len(self.mean)} and {len(self.std)}"
+            raise InputError(
+                f"a mean and a deviation for each of {self.shape[0]} channels", sizes, "take data.statistics()"
+            )
 
     def build(self, seed: int) -> nn.Sequential:
         """A new network in training mode whose initial weights follow from the seed alone."""

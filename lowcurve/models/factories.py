@@ -33,7 +33,11 @@ class Factory:
             mend = "run where it can be imported, and check its name"
             raise InputError(f"a factory {function} in {module_name}", str(error), mend) from None
         with randomness.isolated(seed, "initial weights", self.path):
-            model = factory()
+            try:
+                model = factory()
+            except Exception as error:  # whatever the user's code raises
+                reason = f"{type(error).__name__}: {error}"
+                raise InputError(f"a network from {self.path}", reason, "call it by itself and mend it") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"a torch.nn.Module from {self.path}", type(model).__name__, "return the network itself")
         return model

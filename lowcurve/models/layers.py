@@ -22,7 +22,7 @@ class Standardize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or min(std) <= 0:
+        if not mean or len(mean) != len(std) or min(std) <= 0:
             raise InputError("as many positive deviations as means", (mean, std), "take both from the training images")
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))

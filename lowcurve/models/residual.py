@@ -8,6 +8,7 @@ from lowcurve.models.layers import nonlinearity
 
 
 def convolution(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias, since BatchNorm follows, that keeps height and width at stride 1."""
     return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
 
 

@@ -45,6 +45,10 @@ class CURE:
             raise InputError("a scale h > 0 in pixel units (an l_2 length)", self.h, "write CURE(h=0.5)")
         if self.direction not in ("sign", "gradient"):
             raise InputError('a direction "sign" or "gradient"', repr(self.direction), 'write direction="sign"')
+        if self.scale is not None and not all(math.isfinite(s) and s > 0 for s in self.scale):
+            raise InputError(
+                "a positive scale for each channel", self.scale, "write the standard deviations of the pixels"
+            )
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """One number per example, at least 0."""

@@ -8,7 +8,7 @@ from plotly.offline import get_plotlyjs
 
 from lowcurve.report.figures import draw, draw_numbers
 from lowcurve.report.palette import Style, styles
-from lowcurve.results import Curves, Gallery, Result, Table
+from lowcurve.results import Curves, Result, Table
 
 # The page's own promise to the browser: whatever a later hand adds, nothing is fetched.
 POLICY = (
@@ -50,11 +50,9 @@ def page(
 
 
 def _reading_order(results: Sequence[Result]) -> list[Result]:
-    """The first table is the comparison and opens the page; within a kind the caller's order stays."""
-    tables = [r for r in results if isinstance(r, Table)]
-    curves = [r for r in results if isinstance(r, Curves)]
-    galleries = [r for r in results if isinstance(r, Gallery)]
-    return [*tables[:1], *curves, *galleries, *tables[1:]]
+    """The first table is the comparison and opens the page; the caller's order stays otherwise."""
+    first = next((r for r in results if isinstance(r, Table)), None)
+    return [*([first] if first else []), *(r for r in results if r is not first)]
 
 
 def _section(number: int, result: Result, look: Mapping[str, Style]) -> str:

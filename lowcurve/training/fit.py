@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -40,6 +41,8 @@ class Optimization:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InputError("at least one epoch", self.epochs, "write epochs: 1")
+        if self.batch_size < 1:
+            raise InputError("a batch size of at least 1", self.batch_size, "write how many examples a batch holds")
         if not 0 <= self.learning_rate < math.inf:
             raise InputError("a learning rate of 0 or more", self.learning_rate, "write learning_rate: 1e-3")
         if self.gradient_clipping is not None and not self.gradient_clipping > 0:
@@ -172,7 +175,9 @@ def _step(
     # Fabric's own wrapper wants every backward pass for itself, which attacks and penalties cannot give it.
     forward: nn.Module = model._forward_module  # type: ignore[assignment]
     x = _like_weights(x, model)
-    with fabric.autocast():
+    # Half precision ruins the small differences of gradients that penalties are made of, so those steps run in whole.
+    precision = nullcontext() if objective.differentiates_twice else fabric.autocast()
+    with precision:
         terms = objective.terms(forward, x, y, generator=generator, progress=progress)
         total = torch.stack(list(terms.values())).sum()
     fabric.backward(total)

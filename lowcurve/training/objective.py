@@ -36,6 +36,10 @@ class Schedule:
     until: float = 1.0
     shape: Literal["linear", "cosine"] = "linear"
 
+    def __post_init__(self) -> None:
+        if self.shape not in ("linear", "cosine"):
+            raise InputError('a schedule\'s shape "linear" or "cosine"', repr(self.shape), 'write shape="cosine"')
+
     def __call__(self, progress: float) -> float:
         share = 1.0 if self.until <= 0 else min(progress / self.until, 1.0)
         if self.shape == "cosine":
@@ -51,6 +55,13 @@ class Term:
     weight: float
     weight_schedule: Schedule = Schedule()
     scale_schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.scale_schedule != Schedule() and not hasattr(self.penalty, "h"):
+            name = type(self.penalty).__name__
+            raise InputError("a penalty with a scale h to schedule", name, "leave out scale_schedule")
+        if min(self.scale_schedule.start, self.scale_schedule.end) <= 0:
+            raise InputError("a scale that stays above 0", self.scale_schedule, "begin at 0.05 of it, not at 0")
 
     def at(self, progress: float) -> tuple[float, Penalty]:
         """Weight and penalty at this point of training.
@@ -71,7 +82,8 @@ class Objective:
     """mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
 
     attack: if given, its inputs are made in eval mode and take the place of the clean ones (adversarial training).
-    statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics); every term sees the same.
+    statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics); every term sees the same. In
+    batch mode every forward pass moves the running statistics, so CURE moves them twice a step, once at x + h z.
 
     Every term is a mean over examples of a per-example number, so duplicating the batch changes nothing.
     """

@@ -1,0 +1,50 @@
+"""Writes the tables of README.md from the committed results: python docs/readme_tables.py
+
+Between `<!-- table: FILE -->` and `<!-- end of table -->` stands the comparison of that result, as the run wrote it; no
+number is typed by hand. tests/test_readme.py holds README.md against it.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from lowcurve.results import Table, load
+
+ROOT = Path(__file__).parents[1]
+PLACE = re.compile(r"<!-- table: (\S+) -->\n(?:.*?<!-- end of table -->\n)?", re.DOTALL)
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown; of a share with its interval only the share."""
+    head = "| " + " | ".join(column.heading for column in table.columns) + " |"
+    rule = "|---|" + "---:|" * (len(table.columns) - 1)
+    rows = [
+        "| "
+        + " | ".join(c.write(v[0] if isinstance(v, tuple) else v) for c, v in zip(table.columns, row, strict=True))
+        + " |"
+        for row in table.rows
+    ]
+    return "\n".join([head, rule, *rows])
+
+
+def comparison(path: Path) -> Table:
+    """The headline table of a run's study.json."""
+    table = load(json.loads(path.read_text())["results"]["comparison"])
+    if not isinstance(table, Table):
+        raise TypeError(f"the comparison in {path} is no table")
+    return table
+
+
+def written(readme: str) -> str:
+    """README.md with every table as the results have it."""
+
+    def fill(found: re.Match[str]) -> str:
+        table = markdown(comparison(ROOT / found[1]))
+        return f"<!-- table: {found[1]} -->\n{table}\n<!-- end of table -->\n"
+
+    return PLACE.sub(fill, readme)
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(written(path.read_text()))

@@ -1,0 +1,290 @@
+"""The laws of attacks. A new attack joins ATTACKS in one line and is held to all of them."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from lowcurve import randomness
+from lowcurve.analysis.norms import L2, LINF, Ball
+from lowcurve.attacks import FGSM, PGD
+from lowcurve.errors import InputError
+from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
+from lowcurve.randomness import stream
+from lowcurve.types import Attack
+
+SMALL, ROUND = Ball(LINF, 0.05), Ball(L2, 0.3)
+
+# name: (attack, its ball, whether it draws a random start)
+ATTACKS = {
+    "PGD l_inf": (PGD(SMALL), SMALL, True),
+    "PGD l_2": (PGD(ROUND), ROUND, True),
+    "PGD on the margin": (PGD(SMALL, loss=margin_loss), SMALL, True),
+    "PGD with restarts": (PGD(ROUND, steps=10, restarts=3), ROUND, True),
+    "PGD from the center": (PGD(SMALL, random_start=False), SMALL, False),
+    "FGSM": (FGSM(SMALL), SMALL, False),
+}
+
+
+def each(*words: str) -> pytest.MarkDecorator:
+    """Every row of ATTACKS, with these of its columns."""
+    columns = [("attack", "ball", "draws").index(word) for word in words]
+    rows = [[row[k] for k in columns] for row in ATTACKS.values()]
+    return pytest.mark.parametrize(words, rows, ids=ATTACKS)
+
+
+def network(shape: tuple[int, ...], classes: int = 3) -> nn.Module:
+    """A small smooth network, with BatchNorm so that its mode matters."""
+    with randomness.isolated(0, "attacked network", shape, classes):
+        layers = (nn.Linear(math.prod(shape), 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, classes))
+        return nn.Sequential(nn.Flatten(), *layers).eval()
+
+
+def examples(count: int, shape: tuple[int, ...] = (2, 4, 4), classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs with many pixels at or near the edges of the box, and labels."""
+    like = torch.zeros(count, *shape)
+    x = randomness.uniform(like, -0.3, 1.3, generator=stream(1, "inputs", count)).clamp(0, 1)
+    return x, torch.arange(count) % classes
+
+
+MODEL = network((2, 4, 4))
+X, Y = examples(9)
+
+
+@each("attack", "ball")
+def test_in_the_ball_and_in_the_pixel_box(attack, ball):
+    found = attack(MODEL, X, Y, generator=stream(0))
+    assert float(ball.norm.length(found - X).max()) <= ball.radius * (1 + 1e-5)
+    assert float(ball.norm.length(found - X).min()) > 0
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
+    assert found.shape == X.shape
+    assert found.dtype == X.dtype
+    assert not found.requires_grad
+
+
+@each("attack")
+def test_the_loss_does_not_fall(attack):
+    found = attack(MODEL, X, Y, generator=stream(0))
+    before, after = (cross_entropy(MODEL(inputs), Y).detach() for inputs in (X, found))
+    assert float((after - before).min()) > 0
+
+
+@each("attack")
+def test_the_world_is_left_as_it_was(attack):
+    model, x, y = copy.deepcopy(MODEL), X.clone(), Y.clone()
+    model[1].weight.requires_grad_(False)
+    model[3].train()  # a nonlinearity may be in training mode: nothing about it depends on the batch
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    attack(model, x, y, generator=stream(0))
+    assert_close(torch.get_rng_state(), state)
+    assert_close((x, y), (X, Y), rtol=0, atol=0)
+    assert_close(dict(model.state_dict()), weights, rtol=0, atol=0)
+    assert [module.training for module in model.modules()] == modes
+    assert [p.grad for p in model.parameters()] == [None] * 6
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
+
+
+@each("attack", "draws")
+def test_the_same_stream_gives_the_same_answer_and_another_stream_another(attack, draws):
+    first, again = (attack(MODEL, X, Y, generator=stream(0)) for _ in range(2))
+    assert_close(first, again, rtol=0, atol=0)
+    flat = network((2, 4, 4))
+    nn.init.zeros_(flat[4].weight)  # without a slope to follow each example stays at its start
+    here, there = (attack(flat, X, Y, generator=stream(seed)) for seed in (0, 1))
+    if draws:
+        assert float((here - there).abs().amax((1, 2, 3)).min()) > 0.01
+    else:
+        assert_close(here, X, rtol=0, atol=0)
+        assert_close(there, X, rtol=0, atol=0)
+
+
+@each("attack", "draws")
+def test_examples_are_independent(attack, draws):
+    """What stands in the other rows does not matter: the draws depend on the shape of the batch alone."""
+    x, y = X.double(), Y
+    model = copy.deepcopy(MODEL).double()
+    kept = torch.tensor([0, 3, 4, 8])
+    others = torch.tensor([1, 2, 5, 6, 7])
+    found = attack(model, x, y, generator=stream(0))
+    changed_x, changed_y = x.clone(), y.clone()
+    changed_x[others], changed_y[others] = 1 - x[others], (y[others] + 1) % 3
+    elsewhere = attack(model, changed_x, changed_y, generator=stream(0))
+    assert_close(elsewhere[kept], found[kept], rtol=1e-9, atol=1e-9)
+    assert float((elsewhere[others] - found[others]).abs().amax((1, 2, 3)).min()) > 0.01
+    if not draws:
+        assert_close(attack(model, x[kept], y[kept], generator=stream(0)), found[kept], rtol=1e-9, atol=1e-9)
+
+
+@each("attack", "ball")
+@pytest.mark.parametrize("size", [2, 30])
+def test_the_optimum_of_a_linear_model(attack, ball, size):
+    """In the interior of the box the margin can fall by radius * dual norm of the difference of the weights."""
+    with randomness.isolated(0, "linear", size):
+        model = nn.Linear(size, 2)
+    with torch.no_grad():
+        model.weight.mul_(torch.logspace(-2, 0, size))  # unequal weights
+    x = randomness.uniform(torch.zeros(16, size), 0.35, 0.65, generator=stream(0, "interior"))
+    y = torch.arange(16) % 2
+    found = attack(model, x, y, generator=stream(0))
+    gain = (margin_loss(model(found), y) - margin_loss(model(x), y)).detach()
+    best = ball.radius * ball.norm.dual.length(model.weight[:1] - model.weight[1:]).detach()
+    assert float(gain.min() / best) >= 0.99
+    assert float(gain.max() / best) <= 1 + 1e-4
+
+
+@each("attack")
+def test_a_model_in_training_mode_is_refused(attack):
+    model = copy.deepcopy(MODEL).train()
+    with pytest.raises(InputError, match=r"a model in eval mode.*write model\.eval\(\) first"):
+        attack(model, X, Y, generator=stream(0))
+
+
+@each("attack", "ball")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_points_of_the_plane_in_either_precision_with_any_number_of_classes(attack, ball, dtype, classes):
+    x, y = examples(7, (2,), classes)
+    x = x.to(dtype)
+    found = attack(network((2,), classes).to(dtype), x, y, generator=stream(0))
+    assert found.dtype == dtype
+    assert float(ball.norm.length(found - x).max()) <= ball.radius * (1 + 1e-5)
+    assert float(ball.norm.length(found - x).max()) > 0
+
+
+@each("attack")
+def test_an_empty_batch_stays_empty_and_a_caller_without_gradients_is_served(attack):
+    assert attack(MODEL, X[:0], Y[:0], generator=stream(0)).shape == (0, 2, 4, 4)
+    with torch.no_grad():
+        found = attack(MODEL, X, Y, generator=stream(0))
+    assert_close(found, attack(MODEL, X, Y, generator=stream(0)), rtol=0, atol=0)
+
+
+@each("attack")
+def test_it_satisfies_the_protocol(attack):
+    assert isinstance(attack, Attack)
+
+
+class Scaled(nn.Module):
+    """Logits (scale * score, 0) with a smooth score: confident wherever the score is not 0 once the scale is large."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = 10 * scale
+        with randomness.isolated(0, "scaled"):
+            self.body = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = self.scale * (self.body(x) - self.body(torch.full_like(x, 0.5)))
+        return torch.cat((score, torch.zeros_like(score)), dim=1)
+
+
+def usual_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def standing(scale: float, loss, *, random_start: bool = False) -> tuple[list[bool], torch.Tensor]:
+    """Which examples, all of them confident and right, still are right under PGD; and their losses before."""
+    model = Scaled(scale)
+    x = randomness.uniform(torch.zeros(400, 6), 0.2, 0.8, generator=stream(0, "confident"))
+    y = Scaled(1.0)(x).argmax(1)
+    gap = margin(Scaled(1.0)(x), y)
+    x, y = x[(gap > 0.2) & (gap < 0.8)], y[(gap > 0.2) & (gap < 0.8)]
+    attack = PGD(Ball(LINF, 0.08), steps=20, random_start=random_start, loss=loss)
+    found = attack(model, x, y, generator=stream(0))
+    return (model(found).argmax(1) == y).tolist(), cross_entropy(model(x), y).detach()
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale"),
+    [(log_odds, 100.0), (log_odds, 1e4), (margin_loss, 100.0), (margin_loss, 1e4), (cross_entropy, 100.0)],
+)
+@pytest.mark.parametrize("random_start", [False, True])
+def test_scaling_the_logits_leaves_robust_accuracy_unchanged(loss, scale, random_start):
+    """Each loss rises with the margin's fall, so the path is the same however confident the network is made."""
+    plain, _ = standing(1.0, loss, random_start=random_start)
+    scaled, losses = standing(scale, loss, random_start=random_start)
+    assert scaled == plain
+    assert 0.2 < sum(plain) / len(plain) < 0.8
+    assert float(losses.max()) < 1e-8
+
+
+def test_the_usual_cross_entropy_would_have_been_led_astray():
+    """Its rounding loses the true class's part of the gradient, and examples seem to stand that do not."""
+    misled, _ = standing(100.0, usual_cross_entropy)
+    honest, _ = standing(100.0, cross_entropy)
+    assert sum(misled) > sum(honest) + 30
+
+
+def test_cross_entropy_itself_underflows_where_its_log_odds_do_not():
+    """Why PGD ascends the log-odds: at ten thousand times the confidence the gradient of cross-entropy is exactly 0."""
+    misled, _ = standing(1e4, cross_entropy)
+    honest, _ = standing(1e4, log_odds)
+    assert all(misled)
+    assert 0.2 < sum(honest) / len(honest) < 0.8
+
+
+def test_restarts_only_help():
+    model = network((2, 4, 4))
+    losses = [
+        cross_entropy(model(PGD(ROUND, steps=2, restarts=n)(model, X, Y, generator=stream(0))), Y).detach()
+        for n in (1, 2, 6)
+    ]
+    assert float((losses[1] - losses[0]).min()) >= -1e-6
+    assert float((losses[2] - losses[1]).min()) >= -1e-6
+    assert float((losses[2] - losses[0]).max()) > 0
+
+
+def test_a_radius_of_zero_returns_the_inputs():
+    for attack in (PGD(Ball(LINF, 0.0)), PGD(Ball(L2, 0.0)), FGSM(Ball(LINF, 0.0))):
+        assert_close(attack(MODEL, X, Y, generator=stream(0)), X, rtol=0, atol=0)
+
+
+def test_the_default_steps_are_those_of_the_docstring():
+    """A linear field from the center: after one of 20 steps PGD has moved by 2.5 (l_inf) or 5 (l_2) radii / 20."""
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    x, y = torch.full((1, 2), 0.5), torch.tensor([1])
+    for norm, share in ((LINF, 2.5), (L2, 5.0)):
+        ball = Ball(norm, 0.1)
+        size = share * 0.1 / 20
+        one = PGD(ball, steps=1, step_size=size, random_start=False)(model, x, y, generator=stream(0))
+        assert_close(norm.length(one - x), torch.tensor([size]))
+        by_default, by_hand = (PGD(ball, step_size=chosen)(model, x, y, generator=stream(0)) for chosen in (None, size))
+        assert_close(by_default, by_hand, rtol=0, atol=0)
+    assert_close(FGSM(Ball(L2, 0.1))(model, x, y, generator=stream(0)), torch.tensor([[0.56, 0.58]]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: PGD(SMALL, steps=0),
+            r"at least one step and one start, received \(0, 1\); write PGD\(ball, steps=20\)",
+        ),
+        (lambda: PGD(SMALL, step_size=-0.1), "a finite step size of at least 0, received -0.1"),
+        (lambda: PGD(SMALL, step_size=math.nan), "a finite step size of at least 0, received nan"),
+        (lambda: PGD(SMALL)(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
+        (lambda: PGD(SMALL, restarts=0), r"at least one step and one start, received \(20, 0\)"),
+        (lambda: PGD(SMALL, restarts=2, random_start=False), "random starts, received restarts from the same point"),
+        (lambda: PGD(Ball(L2, 9.0))(MODEL, X, Y, generator=stream(0)), "a radius within the pixel range"),
+        (lambda: PGD(SMALL)(MODEL, X, Y + 1, generator=stream(0)), "labels from 0 to 2, received 3"),
+        (lambda: PGD(SMALL)(nn.Flatten(0), X, Y, generator=stream(0)), "logits of shape"),
+        (lambda: PGD(SMALL)(Rounding(), X, Y, generator=stream(0)), "a field that is differentiable in its input"),
+    ],
+)
+def test_errors_name_the_mend(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+class Rounding(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return MODEL(x).detach()

@@ -1,0 +1,203 @@
+"""Architectures: shapes, sizes, seeds, one module for each nonlinearity, and twice-differentiability."""
+
+import operator
+
+import pytest
+import torch
+from torch import nn
+from torch.fx import symbolic_trace
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from lowcurve import randomness
+from lowcurve.analysis.calculus import Jet
+from lowcurve.errors import InputError
+from lowcurve.losses import loss_field
+from lowcurve.models import ARCHITECTURES, NONLINEARITIES, Factory, Network, Standardize, nonlinearity
+from lowcurve.penalties import CURE
+from lowcurve.randomness import stream
+
+CIFAR, MNIST, DIGITS, TINY, ODD, POINT = (3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 64, 64), (2, 7, 9), (2,)
+
+# name: a small width, and the shapes that the architecture is for
+SHAPES = {
+    "mlp": (8, (POINT, DIGITS, MNIST)),
+    "small-convnet": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "yu2018-mnist": (2, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "yu2018-cifar": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "resnet18": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "resnet20": (4, (MNIST, CIFAR, TINY, ODD)),
+    "wide-resnet28-10": (4, (MNIST, CIFAR, TINY, ODD)),
+}
+# name: how many nonlinearities it has
+PLACES = {
+    "mlp": 2,
+    "small-convnet": 4,
+    "yu2018-mnist": 3,
+    "yu2018-cifar": 5,
+    "resnet18": 17,
+    "resnet20": 19,
+    "wide-resnet28-10": 25,
+}
+CASES = [(name, shape) for name, (_, shapes) in SHAPES.items() for shape in shapes]
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+def spec(name: str, shape: tuple[int, ...], act: str = "relu", classes: int = 5) -> Network:
+    channels = shape[0]
+    return Network(name, shape, classes, (0.4,) * channels, (0.3,) * channels, act, SHAPES[name][0])
+
+
+def images(shape: tuple[int, ...], count: int = 3) -> torch.Tensor:
+    return randomness.uniform(torch.zeros(count, *shape), 0, 1, generator=stream(0, "images", shape))
+
+
+def test_every_architecture_is_tested():
+    assert list(SHAPES) == list(PLACES) == list(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_one_row_of_logits_an_example(name, shape):
+    model = spec(name, shape).build(seed=0)
+    assert model.training
+    logits = model.eval()(images(shape))
+    assert logits.shape == (3, 5)
+    assert float((logits[0] - logits[1]).detach().abs().max()) > 0
+    assert_close(model(images(shape)[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+
+
+@every_architecture
+@pytest.mark.parametrize("act", NONLINEARITIES)
+def test_every_nonlinearity_is_a_module_of_its_own(name, act):
+    """So that a place in a network can be measured or replaced by itself."""
+    shape = SHAPES[name][1][-1]
+    standardize, body = spec(name, shape, act).build(seed=0)
+    assert isinstance(standardize, Standardize)
+    kind = type(nonlinearity(act))
+    graph = symbolic_trace(body).graph
+    sites = [n.target for n in graph.nodes if n.op == "call_module" and isinstance(body.get_submodule(n.target), kind)]
+    assert len(sites) == len(set(sites)) == PLACES[name]
+    assert len([m for m in body.modules() if isinstance(m, kind)]) == PLACES[name]
+    functions = {n.target for n in graph.nodes if n.op == "call_function"}
+    assert functions <= {operator.add, operator.getitem, F.pad}
+    assert [n.target for n in graph.nodes if n.op == "call_method"] == []
+
+
+@every_architecture
+@pytest.mark.parametrize("act", NONLINEARITIES)
+def test_curvature_regularization_reaches_the_parameters(name, act):
+    """The penalty differentiates twice; for each architecture and nonlinearity its gradient is finite and not zero."""
+    shape = SHAPES[name][1][0]
+    model = spec(name, shape, act).build(seed=0).eval()
+    jet = Jet(loss_field(model, torch.arange(3)), images(shape))
+    number = CURE(h=1.0)(jet, generator=stream(0)).mean()
+    number.backward()
+    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+    assert float(number.detach()) > 0
+    assert len(slopes) == len(list(model.parameters()))
+    assert [bool(torch.isfinite(slope).all()) for slope in slopes] == [True] * len(slopes)
+    matrices = [slope for slope in slopes if slope.ndim > 1]
+    assert [float(slope.abs().max()) > 0 for slope in matrices] == [True] * len(matrices)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 11_173_962), ("resnet20", 269_722), ("wide-resnet28-10", 36_479_194)]
+)
+def test_parameters_at_full_width(name, count):
+    """11.17 M, 0.27 M and 36.5 M: the published numbers for CIFAR-10."""
+    with torch.device("meta"):
+        model = ARCHITECTURES[name](CIFAR, 10, "relu")
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_the_width_is_that_of_the_first_stage():
+    assert spec("resnet18", CIFAR).build(seed=0)[1][0].out_channels == 4
+    default = Network("small-convnet", DIGITS, 10, (0.5,), (0.3,)).build(seed=0)
+    assert default[1][0].out_channels == 32
+
+
+@every_architecture
+def test_the_seed_alone_makes_the_weights(name):
+    shape = SHAPES[name][1][0]
+    state = torch.get_rng_state()
+    first = spec(name, shape).build(seed=3).state_dict()
+    assert_close(torch.get_rng_state(), state)
+    torch.rand(3)  # wherever the global stream stands
+    assert_close(dict(spec(name, shape).build(seed=3).state_dict()), dict(first), rtol=0, atol=0)
+    other = spec(name, shape).build(seed=4).state_dict()
+    weights = [key for key, value in first.items() if value.ndim > 1]
+    assert min(float((first[key] - other[key]).abs().max()) for key in weights) > 0
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3,)])
+def test_standardize(shape):
+    mean, std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
+    layer, x = Standardize(mean, std), images(shape, 4)
+    expected = torch.stack([(x[:, k] - mean[k]) / std[k] for k in range(3)], dim=1)
+    assert_close(layer(x), expected)
+    assert set(layer.state_dict()) == {"mean", "std"}
+    assert list(layer.parameters()) == []
+    model = Network("mlp", shape, 2, mean, std).build(seed=0)
+    assert_close(model(x), model[1](expected))
+
+
+def test_the_nonlinearities_are_what_they_are_called():
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    expected = {"relu": x.clamp(min=0), "softplus": (10 * x).exp().log1p() / 10, "silu": x * x.sigmoid()}
+    expected["gelu"] = x * torch.special.ndtr(x)
+    for name in NONLINEARITIES:
+        assert_close(nonlinearity(name)(x), expected[name], rtol=1e-6, atol=1e-9)
+        assert nonlinearity(name) is not nonlinearity(name)
+
+
+def test_a_padded_shortcut_keeps_every_second_pixel_and_adds_channels_of_zeros():
+    block = spec("resnet20", CIFAR).build(seed=0)[1][6].shortcut
+    x = images((4, 8, 8))
+    y = block(x)
+    assert_close(y[:, 2:6], x[:, :, ::2, ::2], rtol=0, atol=0)
+    assert_close(y[:, [0, 1, 6, 7]], torch.zeros(3, 4, 4, 4), rtol=0, atol=0)
+
+
+def test_a_factory_builds_by_name_and_seed():
+    state = torch.get_rng_state()
+    first, same, other = (Factory(f"{__name__}:linear").build(seed) for seed in (0, 0, 1))
+    assert_close(torch.get_rng_state(), state)
+    assert_close(first.weight, same.weight, rtol=0, atol=0)
+    assert float((first.weight - other.weight).detach().abs().max()) > 0
+
+
+def linear() -> nn.Module:
+    return nn.Linear(2, 2)
+
+
+def number() -> int:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: spec_of("resnet"), "a network among mlp, small-convnet, .*, received 'resnet'; write small-convnet"),
+        (lambda: spec_of("resnet18", shape=(2,)), r"images for resnet18, received inputs of shape \(2,\); write mlp"),
+        (
+            lambda: spec_of("mlp", act="tanh").build(0),
+            "a nonlinearity among relu, softplus, gelu, silu, received 'tanh'",
+        ),
+        (lambda: Standardize((0.5,), (0.5, 0.5)), "as many positive deviations as means"),
+        (lambda: Standardize((), ()), "as many positive deviations as means"),
+        (lambda: Network("mlp", (3, 8, 8), 2, (0.5,), (0.5,)), "a mean and a deviation for each of 3 channels"),
+        (lambda: Standardize((0.5,), (0.0,)), "as many positive deviations as means"),
+        (lambda: Factory("torch.nn").build(0), "a model written package.module:factory, received 'torch.nn'"),
+        (lambda: Factory(":linear").build(0), "a model written package.module:factory"),
+        (lambda: Factory("no.such.module:f").build(0), "a factory f in no.such.module, received No module named 'no'"),
+        (lambda: Factory("torch.nn:Linea").build(0), "a factory Linea in torch.nn, received .*Linea"),
+        (lambda: Factory(f"{__name__}:number").build(0), "a torch.nn.Module from .*:number, received int"),
+    ],
+)
+def test_errors_name_the_mend(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def spec_of(name: str, shape: tuple[int, ...] = CIFAR, act: str = "relu") -> Network:
+    return Network(name, shape, 10, (0.5,) * shape[0], (0.3,) * shape[0], act)

@@ -1,0 +1,282 @@
+"""Objectives: what they add up, in which mode the model sees it, and how often it is asked."""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from lowcurve import randomness
+from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.attacks import PGD
+from lowcurve.errors import InputError
+from lowcurve.losses import cross_entropy, loss_field, margin_loss
+from lowcurve.penalties import CURE, InputGradientNorm
+from lowcurve.randomness import stream
+from lowcurve.training import Objective, Schedule, Term, mode
+
+ATTACK = PGD(Ball(LINF, 0.1), steps=3)
+CURVATURE, SLOPE = Term(CURE(h=0.3), weight=2.0), Term(InputGradientNorm(), weight=0.5)
+
+# name: (objective, forward passes of the attack, forward passes beside it)
+OBJECTIVES = {
+    "plain": (Objective(), 0, 1),
+    "CURE": (Objective(penalties={"curvature": CURVATURE}), 0, 2),
+    "gradient norm": (Objective(penalties={"slope": SLOPE}), 0, 1),
+    "both": (Objective(penalties={"curvature": CURVATURE, "slope": SLOPE}), 0, 2),
+    "PGD": (Objective(attack=ATTACK), 5, 1),
+    "PGD and CURE": (Objective(attack=ATTACK, penalties={"curvature": CURVATURE}), 5, 2),
+    "margin": (Objective(loss=margin_loss), 0, 1),
+}
+
+
+def each(*words: str) -> pytest.MarkDecorator:
+    """Every row of OBJECTIVES, with these of its columns."""
+    columns = [("objective", "attacking", "passes").index(word) for word in words]
+    rows = [[row[k] for k in columns] for row in OBJECTIVES.values()]
+    return pytest.mark.parametrize(words, rows, ids=OBJECTIVES)
+
+
+X = randomness.uniform(torch.zeros(6, 1, 2, 3, dtype=torch.float64), 0.2, 0.8, generator=stream(0, "inputs"))
+Y = torch.arange(6) % 3
+
+
+def network() -> nn.Sequential:
+    """A small smooth network with BatchNorm, in training mode, with statistics that are not those of the batch."""
+    with randomness.isolated(0, "objective"):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    net[2].running_mean.fill_(0.1)
+    net[2].running_var.fill_(0.7)
+    return net
+
+
+def terms(objective: Objective, model: nn.Module, x=X, y=Y, **words) -> dict[str, torch.Tensor]:
+    return objective.terms(model, x, y, generator=stream(0, "step"), **words)
+
+
+def slopes(total: torch.Tensor, model: nn.Module) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(total, tuple(model.parameters()))
+
+
+class Watched:
+    """Records, for every forward pass, whether the whole model was in training mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modes: list[bool] = []
+
+        def look(*_: object) -> None:
+            everywhere = {m.training for m in model.modules()}
+            assert len(everywhere) == 1
+            self.modes.append(everywhere.pop())
+
+        model.register_forward_pre_hook(look)
+
+
+@each("objective")
+def test_the_terms_are_the_loss_and_the_penalties_by_name(objective):
+    found = terms(objective, network())
+    assert list(found) == ["loss", *objective.penalties]
+    for term in found.values():
+        assert term.shape == ()
+        assert term.requires_grad
+
+
+@each("objective", "attacking", "passes")
+@pytest.mark.parametrize("statistics", ["batch", "frozen"])
+def test_how_often_and_in_which_mode_the_model_is_asked(objective, attacking, passes, statistics):
+    """The clean pass is shared; the attack sees the model in eval mode, and everything else in one and the same mode."""
+    model = network()
+    watched = Watched(model)
+    objective = Objective(objective.loss, objective.attack, objective.penalties, statistics)
+    terms(objective, model)
+    assert watched.modes == [False] * attacking + [statistics == "batch"] * passes
+
+
+@each("objective", "passes")
+@pytest.mark.parametrize("statistics", ["batch", "frozen"])
+def test_the_statistics_of_batchnorm_move_unless_they_are_frozen(objective, passes, statistics):
+    model = network()
+    before = copy.deepcopy(dict(model[2].named_buffers()))
+    terms(Objective(objective.loss, objective.attack, objective.penalties, statistics), model)
+    if statistics == "frozen":
+        assert_close(dict(model[2].named_buffers()), before, rtol=0, atol=0)
+    else:
+        assert int(model[2].num_batches_tracked) == passes
+        assert float((model[2].running_mean - before["running_mean"]).abs().max()) > 1e-3
+
+
+@each("objective")
+@pytest.mark.parametrize("statistics", ["batch", "frozen"])
+def test_the_mode_is_restored(objective, statistics):
+    model = network()
+    model[2].eval()  # a user who keeps BatchNorm in eval mode finds it so
+    before = [m.training for m in model.modules()]
+    terms(Objective(objective.loss, objective.attack, objective.penalties, statistics), model)
+    assert [m.training for m in model.modules()] == before
+
+
+@each("objective")
+@pytest.mark.parametrize("statistics", ["batch", "frozen"])
+def test_duplicating_the_batch_changes_nothing(objective, statistics):
+    # From the center, since twice the batch draws other starts.
+    attack = objective.attack and PGD(ATTACK.ball, steps=3, random_start=False)
+    objective = Objective(objective.loss, attack, objective.penalties, statistics)
+    model = network()
+    once, twice = (terms(objective, copy.deepcopy(model), X.repeat(n, 1, 1, 1), Y.repeat(n)) for n in (1, 2))
+    assert_close(once, twice)
+    first, second = copy.deepcopy(model), copy.deepcopy(model)
+    assert_close(
+        slopes(sum(terms(objective, first).values()), first),
+        slopes(sum(terms(objective, second, X.repeat(2, 1, 1, 1), Y.repeat(2)).values()), second),
+    )
+
+
+@each("objective")
+def test_the_world_is_left_as_it_was(objective):
+    model, x, state = network(), X.clone(), torch.get_rng_state()
+    terms(objective, model, x)
+    assert_close(torch.get_rng_state(), state)
+    assert_close(x, X, rtol=0, atol=0)
+    assert not x.requires_grad
+    assert [p for p in model.parameters() if p.grad is not None] == []
+
+
+def test_the_same_stream_gives_the_same_terms_and_another_stream_others():
+    short = PGD(ATTACK.ball, steps=1, step_size=0.01)  # too short to forget where it started
+    objective, model = Objective(attack=short, statistics="frozen"), network()
+    first, again, other = (objective.terms(model, X, Y, generator=stream(k))["loss"] for k in (0, 0, 1))
+    assert_close(first, again, rtol=0, atol=0)
+    assert float((first - other).detach().abs()) > 1e-6
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin_loss])
+def test_the_plain_loss_is_the_mean_over_examples(loss):
+    model = network()
+    found = terms(Objective(loss, statistics="frozen"), model)["loss"]
+    assert_close(found, loss(model.eval()(X), Y).mean())
+    assert_close(slopes(found, model), slopes(loss(model(X), Y).mean(), model))
+
+
+def test_penalties_are_weighted_means_over_examples_and_leave_the_loss_alone():
+    model = network().eval()
+    found = terms(Objective(penalties={"curvature": CURVATURE, "slope": SLOPE}, statistics="frozen"), model)
+    field = loss_field(model, Y)
+    leaf = X.clone().requires_grad_()
+    g = torch.autograd.grad(field(leaf).sum(), leaf, create_graph=True)[0].flatten(1)
+    assert_close(found["slope"], 0.5 * g.square().sum(1).mean())
+    moved = (X + 0.3 * g.detach().sign().reshape(X.shape) / math.sqrt(6)).requires_grad_()
+    other = torch.autograd.grad(field(moved).sum(), moved, create_graph=True)[0].flatten(1)
+    assert_close(found["curvature"], 2.0 * (other - g).square().sum(1).mean())
+    assert_close(found["loss"], terms(Objective(statistics="frozen"), model)["loss"])
+
+
+@pytest.mark.parametrize("statistics", ["batch", "frozen"])
+def test_adversarial_training_takes_the_loss_at_the_attacks_output(statistics):
+    model = network()
+    found = terms(Objective(attack=ATTACK, statistics=statistics), copy.deepcopy(model))["loss"]
+    moved = ATTACK(copy.deepcopy(model).eval(), X, Y, generator=stream(0, "step"))
+    assert float((moved - X).abs().amax((1, 2, 3)).min()) > 0.05
+    expected = cross_entropy(model.train(statistics == "batch")(moved), Y).mean()
+    assert_close(found, expected)
+    clean = terms(Objective(statistics=statistics), copy.deepcopy(model))["loss"]
+    assert float((found - clean).detach()) > 0.01
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A penalty that keeps the inputs it is asked at."""
+
+    inputs: list
+
+    def __call__(self, jet, **_):
+        self.inputs.append(jet.x.detach())
+        return jet.values
+
+
+def test_penalties_are_taken_at_the_attacked_inputs():
+    model, seen = network(), []
+    terms(Objective(attack=ATTACK, penalties={"seen": Term(Seen(seen), 1.0)}), model)
+    assert_close(seen[0], ATTACK(network().eval(), X, Y, generator=stream(0, "step")))
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A penalty, and an attack, that fails."""
+
+    def __call__(self, *_, **__):
+        raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    "objective", [Objective(attack=Failing()), Objective(penalties={"it": Term(Failing(), 1.0)}, statistics="frozen")]
+)
+def test_the_mode_is_restored_after_a_failure(objective):
+    model = network()
+    model[3].eval()
+    before = [m.training for m in model.modules()]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        terms(objective, model)
+    assert [m.training for m in model.modules()] == before
+
+
+def test_a_mode_within_a_mode():
+    model = network()
+    with mode(model, training=False):
+        assert {m.training for m in model.modules()} == {False}
+        with mode(model, training=True):
+            assert {m.training for m in model.modules()} == {True}
+        assert {m.training for m in model.modules()} == {False}
+    assert {m.training for m in model.modules()} == {True}
+
+
+def test_schedules():
+    ramp = Schedule(start=0.2, end=1.0, until=0.5)
+    assert [round(ramp(p), 12) for p in (0.0, 0.125, 0.25, 0.5, 0.8, 1.0)] == [0.2, 0.4, 0.6, 1.0, 1.0, 1.0]
+    wave = Schedule(start=1.0, end=0.0, shape="cosine")
+    assert [round(wave(p), 12) for p in (0.0, 1 / 3, 0.5, 2 / 3, 1.0, 2.0)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert [Schedule(start=0.3, end=0.7, until=0.0)(p) for p in (0.0, 0.5)] == [0.7, 0.7]
+    assert [Schedule()(p) for p in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
+
+
+def test_a_term_over_training():
+    halves = Schedule(start=0.5)
+    term = Term(CURE(h=0.4), weight=2.0, weight_schedule=Schedule(start=0.0), scale_schedule=halves)
+    assert term.at(0.0) == (0.0, CURE(h=0.2))
+    assert term.at(0.5) == (1.0, CURE(h=0.4 * 0.75))
+    assert term.at(1.0) == (2.0, CURE(h=0.4))
+    assert Term(InputGradientNorm(), weight=3.0).at(0.3) == (3.0, InputGradientNorm())
+
+
+def test_progress_reaches_weight_and_scale():
+    model = network().eval()
+    term = Term(CURE(h=0.3), 2.0, weight_schedule=Schedule(start=0.5), scale_schedule=Schedule(start=0.1))
+    at_half = terms(Objective(penalties={"it": term}, statistics="frozen"), model, progress=0.5)["it"]
+    fixed = Term(CURE(h=0.3 * 0.55), 2.0 * 0.75)
+    assert_close(at_half, terms(Objective(penalties={"it": fixed}, statistics="frozen"), model)["it"])
+
+
+@each("objective")
+def test_what_differentiates_twice(objective):
+    assert objective.differentiates_twice == bool(objective.penalties)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Objective(statistics="running"), 'statistics "batch" or "frozen", received \'running\''),
+        (lambda: Objective(penalties={"loss": SLOPE}), 'penalties with names other than "loss"'),
+        (lambda: Term(CURE(h=0.4), 1.0, scale_schedule=Schedule(start=0.0)), "a scale that stays above 0"),
+        (
+            lambda: Term(InputGradientNorm(), 1.0, scale_schedule=Schedule(start=0.5)),
+            "a penalty with a scale h to schedule",
+        ),
+        (lambda: Schedule(shape="cubic"), "a schedule's shape"),
+        (lambda: terms(Objective(), nn.Flatten(0)), "logits of shape"),
+    ],
+)
+def test_errors_name_the_mend(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

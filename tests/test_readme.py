@@ -1,0 +1,79 @@
+"""README.md is true: its tables are those of the committed results, its Python runs, its commands are understood."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lowcurve.cli.commands import COMMANDS
+from lowcurve.cli.words import parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ("digits", "mnist")
+
+
+def tables():
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "docs" / "readme_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cells(name: str) -> dict[str, dict[str, float]]:
+    table = tables().comparison(ROOT / "docs" / "results" / f"study-{name}.json")
+    values = [[v[0] if isinstance(v, tuple) else v for v in row] for row in table.rows]
+    return {row[0]: dict(zip((c.heading for c in table.columns), row, strict=True)) for row in values}
+
+
+def test_the_tables_are_those_of_the_committed_results():
+    assert tables().written(README) == README
+    assert README.count("<!-- end of table -->") == len(RESULTS)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_committed_results_show_what_the_project_claims(name):
+    rows = cells(name)
+    standard = rows["standard"]
+    for robust in ("CURE", "PGD"):
+        assert rows[robust]["PGD-20"] >= standard["PGD-20"] + 0.2
+        assert rows[robust]["clean"] >= standard["clean"] - 0.04
+    for curvature in ("‖H‖", "C", "‖H_h z‖"):
+        assert rows["CURE"][curvature] < standard[curvature]
+    assert standard["clean"] >= 0.97 or name != "digits"
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_committed_results_carry_their_settings(name):
+    content = json.loads((ROOT / "docs" / "results" / f"study-{name}.json").read_text())
+    assert content["settings"]["data"] == name
+    assert {"seed", "torch", "machine"} <= set(content["facts"])
+
+
+def test_the_python_runs_in_under_ten_lines(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) < 10
+    before = torch.get_rng_state()
+    exec(compile(block, "README.md", "exec"), {})
+    assert torch.equal(before, torch.get_rng_state())
+    assert "Summary(count=360" in capsys.readouterr().out
+
+
+def test_the_commands_are_understood():
+    lines = [line.split("#")[0].split(">")[0].strip() for line in README.splitlines() if line.startswith("lowcurve ")]
+    assert len(lines) >= 10
+    for line in lines:
+        command, *words = line.split()[1:]
+        assert command in COMMANDS
+        if "runs/mine" in words or "mine.yaml" in words or "--print_config" in words:
+            continue  # these need what an earlier line leaves
+        request = parse(command, COMMANDS[command], words)
+        assert request.run is None
+
+
+def test_every_link_and_picture_is_there():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(docs/[^`]+\.md)`", README):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,458 @@
+"""Run directories: whole files or none, networks that come back, and files that are not what they seem."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lowcurve import store
+from lowcurve.errors import InputError
+from lowcurve.models import Factory, Network
+from lowcurve.randomness import stream
+from lowcurve.results import Column, Curves, Line, Table
+from lowcurve.store import Run, load_weights, new_place, write_bytes
+
+NETWORK = Network("small-convnet", (1, 8, 8), 3, (0.5,), (0.25,), "softplus", width=2)
+X = torch.rand(4, 1, 8, 8, generator=stream(0, "images"))
+TABLE = Table("t", (Column("network", "How."), Column("clean", form=".1%")), (("CURE", (0.5, 0.4, 0.6)), ("b", None)))
+CURVES = Curves("c", "x", "y", (1.0, 2.0), {"CURE": Line((0.1, 0.2), (0.0, 0.1), (0.2, 0.3))}, x_logarithmic=True)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run.create(tmp_path / "run")
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- whole or not at all
+
+
+@pytest.mark.parametrize("error", [OSError("pulled out"), KeyboardInterrupt(), RuntimeError("in the middle")])
+def test_an_error_in_the_middle_leaves_the_old_file(tmp_path, error):
+    path = write_bytes(tmp_path / "file", b"old")
+
+    def write_half() -> None:
+        with store.replacing(path) as beside:
+            beside.write_bytes(b"half of the n")
+            raise error
+
+    with pytest.raises((type(error), InputError)):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == {"file"}
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    path = write_bytes(tmp_path / "deep" / "file", b"old")
+    with store.replacing(path) as beside:
+        beside.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert files(tmp_path) == {"deep/file"}
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    script = (
+        "import os, signal, sys; from pathlib import Path; from lowcurve.store import replacing\n"
+        "with replacing(Path(sys.argv[1])) as beside: beside.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = write_bytes(tmp_path / "file", b"old")
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
+    assert path.read_bytes() == b"old"
+
+
+def test_numbers_that_are_not_finite_are_no_json(run):
+    run.write_json("numbers.json", {"a": 1.5})
+    with pytest.raises(ValueError, match="Out of range float"):
+        run.write_json("numbers.json", {"a": float("nan")})
+    assert run.read_json("numbers.json") == {"a": 1.5}
+    assert run.read_json("nothing.json") is None
+
+
+# --- runs
+
+
+def test_create_and_open(tmp_path):
+    run = Run.create(tmp_path / "a" / "b")
+    with pytest.raises(InputError, match=r"a run directory \(with settings.yaml\)"):
+        Run.open(run.folder)
+    run.write(store.SETTINGS, "seed: 3\n")
+    assert Run.open(str(run.folder)) == run
+    assert run.read_settings() == {"seed": 3}
+    assert Run.create(tmp_path / "a" / "c").folder.is_dir()
+
+
+def test_the_usual_place_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = new_place(None, "study-digits")
+    assert place.parent == Path("runs")
+    assert place.name.startswith("study-digits-20")
+    assert not place.exists()
+
+
+def test_what_exists_is_not_written_into(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "full"):
+        with pytest.raises(
+            InputError, match=f"a new or empty directory for the run, received .*{name}; choose another"
+        ):
+            Run.create(tmp_path / name)
+    assert Run.create(tmp_path / "empty").folder.is_dir()
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "run", Path("/proc/lowcurve/run")):
+        with pytest.raises(InputError, match=f"to be able to write {place}"):
+            Run.create(place)
+        with pytest.raises(InputError, match=f"to be able to write {place}"):
+            write_bytes(place, b"content")
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [", b"\xff\xfe\x00", b""])
+def test_settings_that_are_none(run, content):
+    (run.folder / store.SETTINGS).write_bytes(content)
+    with pytest.raises(InputError, match=r"settings in .*settings.yaml"):
+        run.read_settings()
+
+
+# --- a full disk
+
+FILL = """
+import resource, sys
+from pathlib import Path
+import torch
+from lowcurve.errors import InputError
+from lowcurve.models import Network
+from lowcurve.store import Run
+
+run, limit = Run(Path(sys.argv[1])), int(sys.argv[2])
+network = Network("small-convnet", (1, 8, 8), 3, (0.5,), (0.25,), "relu", width=2)
+big = Network("small-convnet", (1, 8, 8), 3, (0.5,), (0.25,), "relu", width=64)
+checkpoint = run.checkpoint("standard", "key")
+run.write("study.json", "old")
+run.save_network("standard", network, network.build(0), "key")
+checkpoint.save({"step": 1})
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+for write in (
+    lambda: run.write("study.json", "x" * 1_000_000),
+    lambda: run.save_network("standard", big, big.build(0), "other"),
+    lambda: checkpoint.save({"step": 2, "weights": torch.zeros(1_000_000)}),
+):
+    try:
+        write()
+    except InputError as error:
+        print(error)
+assert (run.folder / "study.json").read_text() == "old"
+assert run.made_by("standard") == "key"
+assert checkpoint.load() == {"step": 1}
+print(len(list(run.folder.rglob("*.part"))), "parts")
+"""
+
+
+def fill(folder: Path, limit: int) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(folder), str(limit)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def check_filled(lines: list[str], reason: str) -> None:
+    assert lines[3] == "0 parts"
+    for line, name in zip(lines, ("study.json", "standard.safetensors", "standard.pt"), strict=False):
+        assert line.startswith("expected to be able to write")
+        assert f"{name}, received {reason}; free some room" in line
+
+
+def test_files_larger_than_allowed(tmp_path):
+    check_filled(fill(tmp_path, 100_000), "file too large")
+
+
+def test_a_disk_that_is_full(tmp_path):
+    options = ["-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command, so no small disk to fill")
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        check_filled(fill(tmp_path, 0), "no space left on device")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+# --- networks
+
+
+def test_a_network_comes_back(run):
+    model = NETWORK.build(seed=7).eval()
+    run.save_network("CURE", NETWORK, model, "made so")
+    again = run.load_network("CURE")
+    assert equal(again.state_dict(), model.state_dict())
+    assert torch.equal(again(X), model(X))
+    assert not again.training
+    assert run.made_by("CURE") == "made so"
+    assert run.made_by("PGD") is None
+
+
+def test_a_network_of_the_users_own_comes_back(run, tmp_path, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    factory = Factory("own_networks:make")
+    model = factory.build(seed=1)
+    model(X)
+    run.save_network("standard", factory, model)
+    again = run.load_network("standard")
+    assert equal(again.state_dict(), model.state_dict())
+    assert int(again[2].num_batches_tracked) == 1
+    assert run.made_by("standard") == ""
+
+
+def test_networks_are_listed_by_name_whenever_they_were_made(run):
+    assert run.networks() == ()
+    for name in ("standard", "PGD", "CURE"):
+        run.save_network(name, NETWORK, NETWORK.build(0))
+    assert run.networks() == ("CURE", "PGD", "standard")
+
+
+@pytest.mark.parametrize("content", [b"", b"random bytes that are long enough", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_damaged_network(run, content):
+    write_bytes(run.folder / "networks" / "CURE.safetensors", content)
+    for act in (run.load_network, run.made_by):
+        with pytest.raises(InputError, match=r"a network of lowcurve in .*CURE.safetensors"):
+            act("CURE")
+
+
+def test_safetensors_of_somebody_else(run):
+    (run.folder / "networks").mkdir()
+    save_file({"a": torch.zeros(2)}, run.folder / "networks" / "CURE.safetensors")
+    with pytest.raises(InputError, match=r"a network of lowcurve in .*, received safetensors of another kind"):
+        run.load_network("CURE")
+
+
+# --- parts
+
+
+def test_parts_come_back(run):
+    run.save_part("attack-CURE", "so", {"row": TABLE, "line": CURVES})
+    assert run.load_part("attack-CURE", "so") == {"row": TABLE, "line": CURVES}
+    assert run.load_part("attack-CURE", "otherwise") is None
+    assert run.load_part("attack-PGD", "so") is None
+    run.save_part("curvature-CURE", "so", {"row": TABLE})
+    assert run.parts() == {"attack-CURE": {"row": TABLE, "line": CURVES}, "curvature-CURE": {"row": TABLE}}
+
+
+@pytest.mark.parametrize("content", [b'{"key": "so", "resu', b"\xff\xfe", b"[1, 2]", b'{"key": "so"}'])
+def test_a_damaged_part(run, content):
+    write_bytes(run.folder / "parts" / "attack-CURE.json", content)
+    for act in (lambda: run.load_part("attack-CURE", "so"), run.parts):
+        with pytest.raises(InputError, match=r"in .*attack-CURE.json.*delete it and run the step again"):
+            act()
+
+
+# --- checkpoints
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoint_comes_back_until_it_is_removed(run):
+    checkpoint = run.checkpoint("CURE", "key")
+    assert checkpoint.load() is None
+    model = NETWORK.build(0)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(X).sum().backward()
+    optimizer.step()
+    state = {"step": 3, "history": [{"loss": 0.5}], "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    checkpoint.save(state)
+    again = checkpoint.load()
+    assert again["history"] == [{"loss": 0.5}]
+    assert equal(again["model"], model.state_dict())
+    assert torch.equal(again["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    checkpoint.remove()
+    checkpoint.remove()
+    assert checkpoint.load() is None
+
+
+def test_a_checkpoint_of_other_settings(run):
+    run.checkpoint("CURE", "so").save({"step": 3})
+    with pytest.raises(InputError, match=r"a checkpoint of this very training, .*; delete .*CURE.pt to begin"):
+        run.checkpoint("CURE", "otherwise").load()
+
+
+def damaged() -> list[bytes]:
+    """Random bytes, beginnings of real files, and real files with a byte changed here and there."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(3)}, buffer)
+    whole, plain = buffer.getvalue(), pickle.dumps({"a": [1, 2, 3], "b": (1, 2)}, 2)
+    chance = stream(0, "damage")
+    found = [b"", whole[: len(whole) // 2], plain[:-3]]
+    for count in range(1, 40):
+        found.append(bytes(torch.randint(0, 256, (count * 5,), generator=chance).tolist()))
+        changed = bytearray(plain)
+        changed[int(torch.randint(0, len(plain), (), generator=chance))] = count
+        found.append(bytes(changed))
+    return found
+
+
+def test_damaged_checkpoints(run):
+    checkpoint = run.checkpoint("CURE", "key")
+    for content in damaged():
+        write_bytes(checkpoint.path, content)
+        with pytest.raises(InputError, match=r"tensors saved by torch|a checkpoint of lowcurve"):
+            checkpoint.load()
+
+
+def test_a_checkpoint_of_somebody_else(run):
+    checkpoint = run.checkpoint("CURE", "key")
+    (run.folder / "checkpoints").mkdir()
+    for content in ({"epoch": 3}, [1, 2], torch.zeros(2)):
+        torch.save(content, checkpoint.path)
+        with pytest.raises(InputError, match="a checkpoint of lowcurve, received another file"):
+            checkpoint.load()
+
+
+def test_code_in_a_checkpoint_never_runs(run, here):
+    checkpoint = run.checkpoint("CURE", "key")
+    (run.folder / "checkpoints").mkdir()
+    for content in (Code(), {"lowcurve checkpoint": 1, "key": "key", "state": Code()}):
+        torch.save(content, checkpoint.path)
+        with pytest.raises(InputError, match="one with code in it"):
+            checkpoint.load()
+        checkpoint.path.write_bytes(pickle.dumps(content))
+        with pytest.raises(InputError, match="one with code in it"):
+            checkpoint.load()
+    assert not (here / "ran").exists()
+
+
+# --- weights
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    model = small()
+    for number, value in enumerate(model.state_dict().values()):
+        value.copy_(torch.rand(value.shape, generator=stream(number, "weights")))
+    return dict(model.state_dict())
+
+
+def prefixed(weights):
+    return {f"module.{name}": value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("a.pt", dict),
+        ("a.pth", lambda w: {"state_dict": w, "epoch": 3, "note": "best"}),
+        ("a.th", lambda w: {"state_dict": prefixed(w)}),
+        ("a.pt", prefixed),
+        ("a.pt", lambda w: {k: v.double() for k, v in w.items()}),
+    ],
+)
+def test_weights_saved_by_torch(tmp_path, weights, name, wrap):
+    torch.save(wrap(weights), tmp_path / name)
+    model = small()
+    load_weights(model, tmp_path / name)
+    assert equal(model.state_dict(), weights)
+
+
+@pytest.mark.parametrize("wrap", [dict, prefixed])
+def test_weights_in_safetensors(tmp_path, weights, wrap):
+    save_file(wrap(weights), tmp_path / "a.safetensors")
+    model = small()
+    load_weights(model, str(tmp_path / "a.safetensors"))
+    assert equal(model.state_dict(), weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w | {"0.weight": torch.zeros(5, 3)}, r"size mismatch for 0.weight.*give the factory"),
+        (lambda w: {k: v for k, v in w.items() if k != "2.bias"}, r'Missing key\(s\) in state_dict: "2.bias"'),
+        (lambda w: w | {"9.bias": torch.zeros(2)}, r'Unexpected key\(s\) in state_dict: "9.bias"'),
+        (lambda _: {}, r"Missing key\(s\)"),
+        (lambda _: [torch.zeros(2)], "a state dict in .*, received list"),
+        (lambda _: {0: torch.zeros(2)}, "a state dict in"),
+        (lambda _: {"a": 3}, "a state dict in"),
+        (lambda _: {"state_dict": {"a": "b"}}, "a state dict in"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, weights, change, message):
+    torch.save(change(weights), tmp_path / "a.pt")
+    model = small()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(InputError, match=message) as caught:
+        load_weights(model, tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+    if "size" not in message:
+        assert before.keys() == model.state_dict().keys()
+
+
+def test_a_pickled_module_is_refused(tmp_path):
+    torch.save(small(), tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"one with code in it; save model.state_dict\(\)"):
+        load_weights(small(), tmp_path / "a.pt")
+
+
+def test_code_in_weights_never_runs(here):
+    for name in ("a.pt", "a.safetensors"):
+        (here / name).write_bytes(pickle.dumps({"0.weight": Code()}))
+        with pytest.raises(InputError):
+            load_weights(small(), here / name)
+    assert not (here / "ran").exists()
+
+
+def test_damaged_weights(tmp_path):
+    for content in damaged():
+        for name in ("a.pt", "a.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(InputError, match=r"tensors saved by torch|safetensors in|a state dict in"):
+                load_weights(small(), tmp_path / name)
+
+
+def test_weights_that_are_not_there(tmp_path):
+    for path in (tmp_path / "a.pt", tmp_path):
+        with pytest.raises(InputError, match=f"a file of weights, received {path}"):
+            load_weights(small(), path)
+
+
+def test_settings_and_numbers_are_text_that_others_can_read(run):
+    run.write_json("numbers.json", {"name": "‖g‖", "list": [1, 2.5, None]})
+    assert json.loads((run.folder / "numbers.json").read_text()) == {"name": "‖g‖", "list": [1, 2.5, None]}
