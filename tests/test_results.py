@@ -120,7 +120,7 @@ class Setting:
 def test_a_description_is_exact_and_stable():
     setting = {"a": Setting(0.1), "b": [1, None, True, "x"], "c": summarize, "d": np.float64(0.1), "e": Setting}
     expected = (
-        "{'a': Setting(radius=0.1, loss=math.sqrt), 'b': (1, None, True, 'x'), 'c': lowcurve.results.summarize, "
+        "{'a': Setting(radius=0.1, loss=math.sqrt), 'b': (1, None, True, 'x'), 'c': lowcurve.results.statistics.summarize, "
         f"'d': 0.1, 'e': {__name__}.Setting}}"
     )
     assert describe(setting) == expected

@@ -1,16 +1,8 @@
-"""Run directories: the only module that writes, and the one that reads weights.
+"""Run directories."""
 
-Every file is written beside its place and then moved there in one step, so a reader, a kill or a full disk finds the
-old file or the new one, never half of one.
-"""
-
-import io
 import json
-import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,13 +10,15 @@ from typing import Any, TextIO
 import torch
 import yaml
 from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
 from lowcurve.errors import InputError
 from lowcurve.models import Factory, Network
 from lowcurve.results import Result, dump, load
+from lowcurve.store.checkpoints import DiskCheckpoint
+from lowcurve.store.files import write_bytes, writing
+from lowcurve.store.weights import load_weights, metadata_of
 
 SETTINGS, NUMBERS, PAGE, LOG = "settings.yaml", "study.json", "report.html", "log.txt"
 
@@ -128,12 +122,12 @@ class Run:
     def made_by(self, name: str) -> str | None:
         """The key under which the network of that name was saved; None where there is none."""
         path = self.folder / "networks" / f"{name}.safetensors"
-        return _metadata(path).get("made by", "") if path.is_file() else None
+        return metadata_of(path).get("made by", "") if path.is_file() else None
 
     def load_network(self, name: str) -> nn.Module:
         """The network of that name in eval mode."""
         path = self.folder / "networks" / f"{name}.safetensors"
-        metadata = _metadata(path)
+        metadata = metadata_of(path)
         if "Factory" in metadata:
             model = Factory(**json.loads(metadata["Factory"])).build(seed=0)
         elif "Network" in metadata:
@@ -176,129 +170,6 @@ def new_place(folder: str | Path | None, name: str) -> Path:
             mend = f"choose another --out, or go on with it by --resume {place}"
             raise InputError("a new or empty directory for the run", str(place), mend)
     return place
-
-
-@dataclass(frozen=True)
-class DiskCheckpoint:
-    """The state of a training on disk; gone once the training is done."""
-
-    path: Path
-    key: str
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the state on disk."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Through memory, since torch's own writer has no words for a full disk.
-        content = io.BytesIO()
-        torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, content)
-        write_bytes(self.path, content.getvalue())
-
-    def load(self) -> dict[str, Any] | None:
-        """The state, or None where there is none; a file that is not this training's is refused."""
-        if not self.path.is_file():
-            return None
-        content = read_state(self.path)
-        mend = f"delete {self.path} to begin this training anew"
-        if not isinstance(content, dict) or "lowcurve checkpoint" not in content:
-            raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", mend)
-        if content["key"] != self.key:
-            raise InputError("a checkpoint of this very training", "one with other settings", mend)
-        state: dict[str, Any] = content["state"]
-        return state
-
-    def remove(self) -> None:
-        """Forget the state."""
-        with suppress(FileNotFoundError):
-            self.path.unlink()
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load safetensors, or a state dict saved by torch, into `model`; never a pickled module.
-
-    A state dict may lie under the key "state_dict", and its names may begin with "module." throughout, as those of
-    networks trained in parallel do. Errors: InputError with the first names or shapes that do not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("a file of weights", str(path), "give the path of a .safetensors, .pt or .pth file")
-    weights = _safetensors(path) if path.suffix == ".safetensors" else read_state(path)
-    if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
-        weights = weights["state_dict"]
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
-    ):
-        raise InputError(f"a state dict in {path}", type(weights).__name__, "save model.state_dict()")
-    if weights and all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
-        raise InputError(
-            f"weights of {type(model).__name__} in {path}", first, "give the factory that made them"
-        ) from None
-
-
-def read_state(path: Path) -> Any:
-    """What torch saved at `path`, tensors and plain values only: code in a pickle is never run."""
-    try:
-        with warnings.catch_warnings():  # a damaged file may look like one of another protocol
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # what an unpickler meets in a damaged file shares no narrower ancestor
-        mend = "save model.state_dict() with torch.save, or use safetensors"
-        raise InputError(f"tensors saved by torch in {path}", "a damaged file, or one with code in it", mend) from None
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        mend = "free some room or choose another --out; what was written before is whole"
-        raise InputError(f"to be able to write {path}", reason.lower(), mend) from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, moved over it at the end; on any error `path` stays as it was."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield beside
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            with suppress(OSError):
-                beside.unlink()
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """The content at `path`, whole or not at all."""
-    with replacing(path) as beside:
-        beside.write_bytes(content)
-    return path
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"a network of lowcurve in {path}", str(error), "delete it and train it again") from None
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"safetensors in {path}", str(error), "download or save the file again") from None
-    return weights
 
 
 def _yaml(value: Any) -> Any:

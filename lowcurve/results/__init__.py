@@ -1,0 +1,17 @@
+"""What a study found, as numbers only: no tensors, no drawing, no disk.
+
+A result holds everything that its picture needs and the conditions under which its numbers hold; `dump` and `load`
+carry it through JSON without loss.
+"""
+
+from lowcurve.results.comparison import join, merge
+from lowcurve.results.exchange import dump, load
+from lowcurve.results.kinds import KINDS, Cell, Column, Conditions, Curves, Gallery, Line, Result, Table
+from lowcurve.results.naming import describe
+from lowcurve.results.statistics import Proportion, Summary, proportion, summarize
+
+__all__ = [
+    "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Result", "Table",
+    "Proportion", "Summary", "proportion", "summarize",
+    "describe", "dump", "load", "join", "merge",
+]  # fmt: skip

@@ -1,0 +1,63 @@
+"""Several networks' results side by side."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lowcurve.errors import InputError
+from lowcurve.results.kinds import Cell, Column, Curves, Gallery, Result, Table
+
+
+def merge(parts: Sequence[Result]) -> Result:
+    """One result from those of several networks: rows below one another, lines into one figure.
+
+    Title, caption, columns and axes must be the same; conditions that all share are kept.
+
+    Example:
+        >>> first, second = (Table("t", (Column("network"),), ((name,),)) for name in ("standard", "CURE"))
+        >>> merge([first, second]).rows
+        (('standard',), ('CURE',))
+    """
+    first = parts[0]
+    shared = {k: v for k, v in first.conditions.items() if all(p.conditions.get(k) == v for p in parts)}
+    tables = [p for p in parts if isinstance(p, Table)]
+    curves = [p for p in parts if isinstance(p, Curves)]
+    galleries = [p for p in parts if isinstance(p, Gallery)]
+    if isinstance(first, Table) and len(tables) == len(parts) and len({t.columns for t in tables}) == 1:
+        return dataclasses.replace(first, rows=tuple(row for t in tables for row in t.rows), conditions=shared)
+    if isinstance(first, Curves) and len(curves) == len(parts) and len({c.x for c in curves}) == 1:
+        lines = {name: line for c in curves for name, line in c.lines.items()}
+        return dataclasses.replace(first, lines=lines, conditions=shared)
+    if isinstance(first, Gallery) and len(galleries) == len(parts) and len({g.column_labels for g in galleries}) == 1:
+        return dataclasses.replace(
+            first,
+            row_labels=tuple(label for g in galleries for label in g.row_labels),
+            pixels=np.concatenate([g.pixels for g in galleries]),
+            notes=tuple(row for g in galleries for row in g.notes),
+            conditions=shared,
+        )
+    kinds = ", ".join(sorted({type(p).__name__ for p in parts}))
+    raise InputError("results of one kind with the same columns or axis", kinds, "run the step again for all networks")
+
+
+def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: str = "") -> Table:
+    """One table with the chosen columns of several, their rows matched by the first cell; what is missing is left empty.
+
+    Example:
+        >>> a = Table("a", (Column("network"), Column("accuracy")), (("CURE", 0.9),))
+        >>> b = Table("b", (Column("network"), Column("curvature")), (("CURE", 2.0),))
+        >>> join("both", [a, b], ["network", "curvature", "accuracy"]).rows
+        (('CURE', 2.0, 0.9),)
+    """
+    found: dict[str, Column] = {}
+    cells: dict[Cell, dict[str, Cell]] = {}
+    for table in tables:
+        found |= {column.heading: column for column in table.columns}
+        for row in table.rows:
+            names = (column.heading for column in table.columns)
+            cells.setdefault(row[0], {}).update(dict(zip(names, row, strict=True)))
+    chosen = tuple(found[name] for name in columns if name in found)
+    rows = tuple(tuple(row.get(column.heading) for column in chosen) for row in cells.values())
+    conditions = {k: v for table in tables for k, v in table.conditions.items()}
+    return Table(title, chosen, rows, caption, conditions)

@@ -1,0 +1,59 @@
+"""Results as JSON and back."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lowcurve.errors import InputError
+from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Result, Table
+
+
+def dump(result: Result) -> dict[str, Any]:
+    """The result as plain JSON values; arrays as nested lists of four decimals, numbers that are not finite as null."""
+    kind = next(name for name, cls in KINDS.items() if isinstance(result, cls))
+    content = {f.name: _plain(getattr(result, f.name)) for f in dataclasses.fields(result)}
+    return {"kind": kind, **content}
+
+
+def load(content: Mapping[str, Any]) -> Result:
+    """The result that `dump` wrote.
+
+    Example:
+        >>> table = Table("t", (Column("a"),), ((1.5,),))
+        >>> load(dump(table)) == table
+        True
+    """
+    fields = {name: _tuples(value) for name, value in content.items() if name != "kind"}
+    kind = content.get("kind")
+    if kind == "table":
+        return Table(**{**fields, "columns": tuple(Column(**c) for c in fields["columns"])})
+    if kind == "curves":
+        return Curves(**{**fields, "lines": {name: Line(**line) for name, line in fields["lines"].items()}})
+    if kind == "gallery":
+        return Gallery(**{**fields, "pixels": np.asarray(fields["pixels"], dtype=np.float64)})
+    raise InputError(f"a result of kind {', '.join(KINDS)}", repr(kind), "write it with lowcurve.results.dump")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return np.round(value, 4).tolist()
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return value

@@ -1,0 +1,123 @@
+"""The kinds of result: numbers, and the conditions under which they hold."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lowcurve.errors import InputError
+
+Cell = str | float | int | tuple[float, float, float] | None
+"""Text, a number, a number with its interval (value, low, high), or nothing."""
+Conditions = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, what it means in one sentence, and how its numbers are written (a format specification)."""
+
+    heading: str
+    meaning: str = ""
+    form: str = ".3g"
+
+    def write(self, cell: Cell) -> str:
+        """The cell as a reader sees it; a number that is not finite is a dash, as it is after `dump` and `load`.
+
+        Example:
+            >>> Column("clean accuracy", form=".1%").write(0.9722), Column("network").write("CURE")
+            ('97.2%', 'CURE')
+            >>> Column("robust accuracy", form=".1%").write((0.5, 0.4, 0.6))
+            '50.0% [40.0%, 60.0%]'
+        """
+        if isinstance(cell, tuple):
+            value, low, high = (self.write(number) for number in cell)
+            return f"{value} [{low}, {high}]"
+        if isinstance(cell, str):
+            return cell
+        return "–" if cell is None or not math.isfinite(cell) else format(cell, self.form)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under named columns."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    conditions: Conditions = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise InputError(f"{len(self.columns)} cells a row", len(row), "give every column its cell")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: y over the x of its `Curves`, with an optional band."""
+
+    y: tuple[float | None, ...]
+    low: tuple[float | None, ...] | None = None
+    high: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Named lines over one axis."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: tuple[float, ...]
+    lines: Mapping[str, Line]
+    caption: str = ""
+    conditions: Conditions = field(default_factory=dict)
+    x_logarithmic: bool = False
+    y_logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        for name, line in self.lines.items():
+            for values in (line.y, line.low, line.high):
+                if values is not None and len(values) != len(self.x):
+                    raise InputError(f"{len(self.x)} numbers in line {name!r}", len(values), "one for each x")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images in rows and columns, pixels in [0, 1], shape (rows, columns, channels, height, width)."""
+
+    title: str
+    row_labels: tuple[str, ...]
+    column_labels: tuple[str, ...]
+    pixels: np.ndarray
+    notes: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    conditions: Conditions = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.row_labels), len(self.column_labels))
+        if self.pixels.ndim != 5 or self.pixels.shape[:2] != expected:
+            raise InputError(
+                f"pixels of shape {expected} + (channels, height, width)", self.pixels.shape, "one image a cell"
+            )
+        notes = tuple(map(len, self.notes))
+        if notes and notes != (expected[1],) * expected[0]:
+            raise InputError(
+                f"{expected[1]} notes in each of {expected[0]} rows", notes, "one note an image, or none at all"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """The same but for the decimals that `dump` leaves out."""
+        if not isinstance(other, Gallery) or self.pixels.shape != other.pixels.shape:
+            return False
+        names = ("title", "row_labels", "column_labels", "notes", "caption", "conditions")
+        alike = all(getattr(self, name) == getattr(other, name) for name in names)
+        return alike and np.allclose(self.pixels, other.pixels, rtol=0, atol=1e-4)
+
+    __hash__ = None  # type: ignore[assignment]  # an array has no hash
+
+
+Result = Table | Curves | Gallery
+KINDS: dict[str, type[Result]] = {"table": Table, "curves": Curves, "gallery": Gallery}

@@ -1,0 +1,69 @@
+"""The only reductions over examples outside training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowcurve.errors import InputError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean with its standard error, and the 10, 50 and 90 % quantiles: a heavy tail shows in their distance."""
+
+    count: int
+    mean: float
+    standard_error: float
+    low: float
+    median: float
+    high: float
+
+
+def summarize(values: Sequence[float] | np.ndarray) -> Summary:
+    """The one reduction over examples outside training.
+
+    Example:
+        >>> summarize([1.0, 2.0, 3.0]).median
+        2.0
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.size == 0:
+        raise InputError("at least one number", "none", "measure at least one example")
+    low, median, high = (float(q) for q in np.quantile(numbers, (0.1, 0.5, 0.9)))
+    error = float(numbers.std(ddof=1) / math.sqrt(numbers.size)) if numbers.size > 1 else math.nan
+    return Summary(int(numbers.size), float(numbers.mean()), error, low, median, high)
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share of examples with its 95 % Wilson interval."""
+
+    successes: int
+    count: int
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: int, count: int) -> Proportion:
+    """successes / count with the 95 % Wilson score interval, which stays inside [0, 1] and is honest near its ends.
+
+    Example:
+        >>> p = proportion(0, 10)
+        >>> p.low, round(p.high, 4)
+        (0.0, 0.2775)
+
+    Reference: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    if not 0 <= successes <= count or count == 0:
+        raise InputError(
+            "0 <= successes <= count and count > 0", f"{successes} of {count}", "evaluate at least one example"
+        )
+    z, p = 1.959963984540054, successes / count
+    center = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == count else center + half
+    return Proportion(successes, count, p, low, high)

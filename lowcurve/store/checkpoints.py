@@ -1,0 +1,49 @@
+"""The state of a training on disk."""
+
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowcurve.errors import InputError
+from lowcurve.store.files import write_bytes, writing
+from lowcurve.store.weights import read_state
+
+
+@dataclass(frozen=True)
+class DiskCheckpoint:
+    """The state of a training on disk; gone once the training is done."""
+
+    path: Path
+    key: str
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the state on disk."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Through memory, since torch's own writer has no words for a full disk.
+        content = io.BytesIO()
+        torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, content)
+        write_bytes(self.path, content.getvalue())
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, or None where there is none; a file that is not this training's is refused."""
+        if not self.path.is_file():
+            return None
+        content = read_state(self.path)
+        mend = f"delete {self.path} to begin this training anew"
+        if not isinstance(content, dict) or "lowcurve checkpoint" not in content:
+            raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", mend)
+        if content["key"] != self.key:
+            raise InputError("a checkpoint of this very training", "one with other settings", mend)
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def remove(self) -> None:
+        """Forget the state."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
