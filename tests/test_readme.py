@@ -41,7 +41,7 @@ def test_the_committed_results_show_what_the_project_claims(name):
     for robust in ("CURE", "PGD"):
         assert rows[robust]["PGD-20"] >= standard["PGD-20"] + 0.2
         assert rows[robust]["clean"] >= standard["clean"] - 0.04
-    for curvature in ("‖H‖", "C", "‖H_h z‖"):
+    for curvature in ("‖H‖", "C", "‖Hₕz‖"):
         assert rows["CURE"][curvature] < standard[curvature]
     assert standard["clean"] >= 0.97 or name != "digits"
 

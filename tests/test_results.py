@@ -18,7 +18,9 @@ from lowcurve.results import (
     Table,
     describe,
     dump,
+    join,
     load,
+    merge,
     proportion,
     summarize,
 )
@@ -197,3 +199,28 @@ def test_what_does_not_fit_is_refused_with_the_mend(case):
 
 def test_a_gallery_may_have_no_notes():
     assert Gallery("g", ("a",), ("x", "y"), IMAGE, ()).notes == ()
+
+
+def test_merging_puts_networks_below_one_another_and_into_one_figure():
+    tables = [Table("t", (Column("network"),), ((name,),), conditions={"seed": "0", "n": name}) for name in "ab"]
+    assert merge(tables) == Table("t", (Column("network"),), (("a",), ("b",)), conditions={"seed": "0"})
+    curves = [Curves("c", "x", "y", (1.0, 2.0), {name: Line((3.0, 4.0))}) for name in "ab"]
+    assert list(merge(curves).lines) == ["a", "b"]
+    galleries = [Gallery("g", (name,), ("c",), np.zeros((1, 1, 1, 2, 2)), (("n",),)) for name in "ab"]
+    assert merge(galleries).pixels.shape == (2, 1, 1, 2, 2)
+    assert merge(galleries).row_labels == ("a", "b")
+    for unlike in ([tables[0], curves[0]], [curves[0], Curves("c", "x", "y", (1.0,), {})]):
+        with pytest.raises(InputError, match="results of one kind with the same columns or axis"):
+            merge(unlike)
+
+
+def test_joining_matches_rows_by_their_name_and_says_conditions_that_differ_with_their_table():
+    head = Column("network")
+    accuracy = Table(
+        "Robustness", (head, Column("clean")), (("a", 0.9), ("b", 0.8)), conditions={"n": "500", "seed": "0"}
+    )
+    curvature = Table("Curvature", (head, Column("C")), (("b", 2.0),), conditions={"n": "200", "seed": "0"})
+    both = join("both", [accuracy, curvature], ["network", "C", "clean", "absent"])
+    assert [column.heading for column in both.columns] == ["network", "C", "clean"]
+    assert both.rows == (("a", None, 0.9), ("b", 2.0, 0.8))
+    assert both.conditions == {"n (robustness)": "500", "n (curvature)": "200", "seed": "0"}

@@ -77,7 +77,7 @@ def _geometry_row(
         Column("‖H‖ median", "Its median over examples; the mean has a heavy tail."),
         Column("C", "Median of the normalized curvature ‖H‖ / ‖g‖."),
         Column(
-            "‖H_h z‖",
+            "‖Hₕz‖",
             f"Mean curvature along z = sign(g) at the scale of the attack, h = {reach:.3g}: ‖g(x + hz) − g(x)‖ / h.",
         ),
         Column(
@@ -92,7 +92,7 @@ def _geometry_row(
         "Hessian": f"exact products, Lanczos from the gradient, at most {steps} steps",
         "h": f"{reach:.3g} in l_2",
     }
-    return Table("Geometry of the loss in input space", headings, (row,), conditions=how)
+    return Table("Curvature of the loss in input space", headings, (row,), conditions=how)
 
 
 def _against_scale(

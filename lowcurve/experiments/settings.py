@@ -52,7 +52,7 @@ class Evaluation:
     lanczos_steps: int = 12
     profile_examples: int = 32
     largest_profile: int = 1024
-    gallery: int = 6
+    gallery: int = 5
 
     def __post_init__(self) -> None:
         if min(self.steps, self.strong_steps, self.strong_restarts, self.lanczos_steps) < 1:

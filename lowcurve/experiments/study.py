@@ -10,7 +10,7 @@ from torch import nn
 from lowcurve import evaluation
 from lowcurve.data import DataSet, load
 from lowcurve.errors import InputError
-from lowcurve.experiments.pictures import attack_results, curvature_results, training_results
+from lowcurve.experiments.pictures import attack_results, curvature_results, in_reading_order, training_results
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network
 from lowcurve.results import Result, describe
@@ -139,7 +139,7 @@ def _for_each(
         raise InputError(
             "a run with at least one network", "none", "run lowcurve train first, or give --model and --weights"
         )
-    for name in keeper.networks():
+    for name in in_reading_order(keeper.networks()):
         key = describe((step, study.data, study.limits, study.seed, settings, keeper.made_by(name)))
         if keeper.load_part(f"{step}-{name}", key) is not None:
             log.info("%s: %s already done", name, step)

@@ -42,7 +42,9 @@ def merge(parts: Sequence[Result]) -> Result:
 
 
 def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: str = "") -> Table:
-    """One table with the chosen columns of several, their rows matched by the first cell; what is missing is left empty.
+    """One table with the chosen columns of several, their rows matched by the first cell.
+
+    What is missing is left empty; conditions in which the tables differ name their table.
 
     Example:
         >>> a = Table("a", (Column("network"), Column("accuracy")), (("CURE", 0.9),))
@@ -59,5 +61,11 @@ def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: s
             cells.setdefault(row[0], {}).update(dict(zip(names, row, strict=True)))
     chosen = tuple(found[name] for name in columns if name in found)
     rows = tuple(tuple(row.get(column.heading) for column in chosen) for row in cells.values())
-    conditions = {k: v for table in tables for k, v in table.conditions.items()}
+    said = {k: {t.conditions[k] for t in tables if k in t.conditions} for t in tables for k in t.conditions}
+    # Where two tables differ in a condition, each is said with the table that it belongs to.
+    conditions = {
+        key if len(said[key]) == 1 else f"{key} ({table.title.lower()})": value
+        for table in tables
+        for key, value in table.conditions.items()
+    }
     return Table(title, chosen, rows, caption, conditions)
