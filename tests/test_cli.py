@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import browser
 import datasets
 import numpy as np
 import pytest
@@ -342,6 +344,22 @@ def test_ones_own_network_without_weights_is_trained():
     assert done("study", *words, "--out", "study") == 0
     assert Path("study/parts/training-standard.json").exists()
     assert list(cells(results(Path("study")), "clean")) == ["standard"]
+
+
+# --- the report in a browser
+
+
+def test_the_report_of_a_study_opens_in_a_browser(smoke, tmp_path):
+    if browser.find_browser() is None:
+        pytest.skip("no Chromium is installed")
+    seen = browser.render(smoke / "report.html", tmp_path, height=6000)
+    assert seen.console == ()
+    assert seen.requests == ()
+    assert seen.dom.count('class="main-svg"') >= 2 * len(re.findall('<script type="application/json">', seen.dom)) > 0
+    with Image.open(seen.screenshot) as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
+    assert {(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)} <= colors, "a network's color is missing"
+    assert (smoke / "report.html").stat().st_size < 6_000_000
 
 
 # --- interrupted
