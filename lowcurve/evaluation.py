@@ -12,17 +12,15 @@ from lowcurve.analysis.norms import Norm
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
-from lowcurve.types import Attack, Field, Loss, PerExample, Progress, silent
+from lowcurve.types import Attack, Loss, Measure, Progress, silent
 
 Columns = dict[str, np.ndarray]
-Measured = Callable[[Field, Tensor], PerExample | Mapping[str, PerExample]]
-"""A measure of one column, or of several that share their cost."""
 
 
 def measure(
     model: nn.Module,
     examples: Examples,
-    measures: Mapping[str, Measured],
+    measures: Mapping[str, Measure],
     *,
     loss: Loss = cross_entropy,
     batch_size: int = 128,

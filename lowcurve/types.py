@@ -4,7 +4,7 @@ Everything outside a model speaks pixels in [0, 1]; standardization is the model
 shapes: `batch` examples, `classes` logits, `...` whatever shape one input has (an image, or a point of the plane).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -24,8 +24,8 @@ Field = Callable[[Tensor], Tensor]
 """x -> l(x): one number per example, and d l_i / d x_j = 0 for i != j."""
 Operator = Callable[[Tensor], Tensor]
 """v -> H v: one matrix per example, applied to one vector per example."""
-Measure = Callable[[Field, Tensor], Tensor]
-"""A field and a point -> one number per example."""
+Measure = Callable[[Field, Tensor], Tensor | Mapping[str, Tensor]]
+"""A field and a point -> one number per example, or several named ones that share their cost."""
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]

@@ -12,19 +12,21 @@ settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
 
 
+def folder(variable: str, name: str) -> Path:
+    """The folder that the environment names, or shared/NAME beside the project; without one the test is skipped."""
+    found = Path(os.environ.get(variable, Path(__file__).parents[2] / "shared" / name))
+    if not found.is_dir():
+        pytest.skip(f"no folder of {name}: set {variable} to one to run this")
+    return found
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of parquet files: LOWCURVE_DATA, or shared/data beside the project."""
-    folder = Path(os.environ.get("LOWCURVE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip("no data folder: set LOWCURVE_DATA to a folder of parquet files to run this")
-    return folder
+    """The folder of parquet files."""
+    return folder("LOWCURVE_DATA", "data")
 
 
 @pytest.fixture(scope="session")
 def weights_dir() -> Path:
-    """The folder of public trained networks: LOWCURVE_WEIGHTS, or shared/weights beside the project."""
-    folder = Path(os.environ.get("LOWCURVE_WEIGHTS", Path(__file__).parents[2] / "shared" / "weights"))
-    if not folder.is_dir():
-        pytest.skip("no weights folder: set LOWCURVE_WEIGHTS to the folder of public networks to run this")
-    return folder
+    """The folder of public trained networks."""
+    return folder("LOWCURVE_WEIGHTS", "weights")

@@ -15,7 +15,7 @@ from lowcurve.geometry import Curvature, Profile, SecantCurvature
 from lowcurve.losses import margin_loss
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, join, merge, proportion, summarize
 from lowcurve.training import History
-from lowcurve.types import Progress
+from lowcurve.types import Measure, Progress
 
 NETWORK = Column("network", "How it was trained.")
 READING_ORDER = ("against radius", "gallery", "against scale", "profile", "profile at scale", "geometry")
@@ -47,7 +47,7 @@ def curvature_results(
         "BatchNorm": "eval mode",
         "examples": f"{len(examples)} of the test set",
     }
-    measures: dict[str, evaluation.Measured] = {
+    measures: dict[str, Measure] = {
         "extremes": Curvature(settings.lanczos_steps),
         f"at scale {reach:.3g}": SecantCurvature(reach),
     }

@@ -7,8 +7,8 @@ from lowcurve.analysis.norms import L2, LINF, Ball, Norm, parse_radius
 from lowcurve.attacks import PGD
 from lowcurve.data import Augmentation, Limits
 from lowcurve.errors import InputError
-from lowcurve.penalties import CURE, InputGradientNorm
-from lowcurve.penalties.cure import released
+from lowcurve.penalties import InputGradientNorm
+from lowcurve.penalties.cure import published, released
 from lowcurve.training import Objective, Optimization, Schedule, Term
 
 Scale = Literal["smoke", "laptop", "paper"]
@@ -126,7 +126,7 @@ class Study:
     def objective(self, method: str, std: tuple[float, ...]) -> Objective:
         """What this method minimizes."""
         if method == "CURE":
-            penalty = CURE(h=self.cure.h) if self.cure.form == "published" else released(std, h=self.cure.h)
+            penalty = published(self.cure.h) if self.cure.form == "published" else released(std, self.cure.h)
             ramp = Schedule(start=0.05, until=self.cure.ramp)
             return Objective(penalties={"curvature": Term(penalty, self.cure.weight, scale_schedule=ramp)})
         if method == "gradient-norm":
@@ -183,9 +183,9 @@ def _at_laptop(data: str) -> Study:
         width=32,
         radius="8/255",
         training=Optimization(epochs=10, batch_size=128, learning_rate=2e-3, augmentation=augmentation),
-        fine_tuning=Optimization(epochs=5, batch_size=128, learning_rate=1e-3, augmentation=augmentation),
-        cure=Cure(weight=0.1, h=1.0),
-        gradient_weight=0.1,
+        fine_tuning=Optimization(epochs=6, batch_size=128, learning_rate=2e-3, augmentation=augmentation),
+        cure=Cure(weight=4.0, h=1.7),
+        gradient_weight=0.3,
         evaluation=Evaluation(examples=200, curvature_examples=100, profile_examples=0, strong_restarts=1),
     )
 
