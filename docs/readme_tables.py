@@ -11,7 +11,8 @@ from pathlib import Path
 from lowcurve.results import Table, load
 
 ROOT = Path(__file__).parents[1]
-PLACE = re.compile(r"<!-- table: (\S+) -->\n(?:.*?<!-- end of table -->\n)?", re.DOTALL)
+# A place that is still empty must not reach as far as the end of the next table.
+PLACE = re.compile(r"<!-- table: (\S+) -->\n(?:(?:(?!<!-- table: ).)*?<!-- end of table -->\n)?", re.DOTALL)
 
 
 def markdown(table: Table) -> str:

@@ -13,7 +13,8 @@ from lowcurve.cli.words import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RESULTS = ("digits", "mnist", "digits-released")
+CLAIMED = ("digits", "mnist", "digits-released")
+RESULTS = (*CLAIMED, "cifar10")
 
 
 def tables():
@@ -34,7 +35,16 @@ def test_the_tables_are_those_of_the_committed_results():
     assert README.count("<!-- end of table -->") == len(RESULTS)
 
 
-@pytest.mark.parametrize("name", RESULTS)
+def test_an_empty_place_is_filled_without_touching_what_follows():
+    full = "<!-- table: docs/results/study-mnist.json -->\n| old |\n<!-- end of table -->\n"
+    text = tables().written(f"a\n<!-- table: docs/results/study-digits.json -->\nb\n{full}c\n")
+    assert text.count("<!-- end of table -->") == 2
+    assert "\nb\n<!-- table: docs/results/study-mnist.json -->" in text
+    assert text.endswith("<!-- end of table -->\nc\n")
+    assert "| old |" not in text
+
+
+@pytest.mark.parametrize("name", CLAIMED)
 def test_the_committed_results_show_what_the_project_claims(name):
     rows = cells(name)
     standard = rows["standard"]

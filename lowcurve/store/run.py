@@ -1,6 +1,7 @@
 """Run directories."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -54,8 +55,11 @@ class Run:
         return write_bytes(self.folder / name, text.encode())
 
     def write_json(self, name: str, content: Any) -> Path:
-        """The content as JSON with sorted layout; numbers that are not finite are refused by the format."""
-        return self.write(name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        """The content as JSON, lists of numbers on one line; numbers that are not finite are refused by the format."""
+        text = json.dumps(content, indent=1, allow_nan=False)
+        # A string holds no raw line break, so only lists of numbers are folded.
+        folded = re.sub(r"\[\n[-\d.,eE+\s]+\]", lambda found: re.sub(r"\s+", "", found[0]), text)
+        return self.write(name, folded + "\n")
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote, or None where it wrote nothing."""
