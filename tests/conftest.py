@@ -1,15 +1,32 @@
 """One thread, real data where it is at hand, and the guard that no test moves the global random state unseen."""
 
 import os
+import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
+from command import SMOKE, done
 from hypothesis import settings
+from torch import nn
 
 torch.set_num_threads(1)
 settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
+
+
+OWN = """
+import torch
+from torch import nn
+
+def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def a_map(): return nn.Sequential(nn.Conv2d(1, 10, 3))
+def a_number(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Flatten(0))
+def two(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+def nothing(): return None
+def broken(): raise RuntimeError("no such layer")
+"""
 
 
 def folder(variable: str, name: str) -> Path:
@@ -30,3 +47,29 @@ def data_dir() -> Path:
 def weights_dir() -> Path:
     """The folder of public trained networks."""
     return folder("LOWCURVE_WEIGHTS", "weights")
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """Each test in a folder of its own, with nothing of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOWCURVE_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """A folder with the user's own networks, and weights for the first of them."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    assert done("study", *SMOKE, "--out", folder) == 0
+    return folder

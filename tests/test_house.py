@@ -312,7 +312,7 @@ def template(node: ast.AST) -> str:
 
 def texts() -> list[str]:
     """Every text in the other tests, without the backslashes of regular expressions."""
-    files = [path for path in TESTS.glob("test_*.py") if path != Path(__file__)]
+    files = [path for path in TESTS.rglob("test_*.py") if path != Path(__file__)]
     nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text())))
     found = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return [text.replace("\\", "") for text in found]

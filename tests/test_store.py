@@ -1,9 +1,5 @@
 """Run directories: whole files or none, networks that come back, and files that are not what they seem."""
 
-import io
-import json
-import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from lowcurve import store
 from lowcurve.errors import InputError
 from lowcurve.models import Factory, Network
 from lowcurve.randomness import stream
 from lowcurve.results import Column, Curves, Line, Table
-from lowcurve.store import Run, load_weights, new_place, write_bytes
+from lowcurve.store import Run, new_place, write_bytes
 
 NETWORK = Network("small-convnet", (1, 8, 8), 3, (0.5,), (0.25,), "softplus", width=2)
 X = torch.rand(4, 1, 8, 8, generator=stream(0, "images"))
@@ -272,187 +267,3 @@ def test_a_damaged_part(run, content):
     for act in (lambda: run.load_part("attack-CURE", "so"), run.parts):
         with pytest.raises(InputError, match=r"in .*attack-CURE.json.*delete it and run the step again"):
             act()
-
-
-# --- checkpoints
-
-
-class Code:
-    def __reduce__(self):
-        return os.system, ("touch ran",)
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_checkpoint_comes_back_until_it_is_removed(run):
-    checkpoint = run.checkpoint("CURE", "key")
-    assert checkpoint.load() is None
-    model = NETWORK.build(0)
-    optimizer = torch.optim.AdamW(model.parameters())
-    model(X).sum().backward()
-    optimizer.step()
-    state = {"step": 3, "history": [{"loss": 0.5}], "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    checkpoint.save(state)
-    again = checkpoint.load()
-    assert again["history"] == [{"loss": 0.5}]
-    assert equal(again["model"], model.state_dict())
-    assert torch.equal(again["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
-    checkpoint.remove()
-    checkpoint.remove()
-    assert checkpoint.load() is None
-
-
-def test_a_checkpoint_of_other_settings(run):
-    run.checkpoint("CURE", "so").save({"step": 3})
-    with pytest.raises(InputError, match=r"a checkpoint of this very training, .*; delete .*CURE.pt to begin"):
-        run.checkpoint("CURE", "otherwise").load()
-
-
-def damaged() -> list[bytes]:
-    """Random bytes, beginnings of real files, and real files with a byte changed here and there."""
-    buffer = io.BytesIO()
-    torch.save({"a": torch.ones(3)}, buffer)
-    whole, plain = buffer.getvalue(), pickle.dumps({"a": [1, 2, 3], "b": (1, 2)}, 2)
-    chance = stream(0, "damage")
-    found = [b"", whole[: len(whole) // 2], plain[:-3]]
-    for count in range(1, 40):
-        found.append(bytes(torch.randint(0, 256, (count * 5,), generator=chance).tolist()))
-        changed = bytearray(plain)
-        changed[int(torch.randint(0, len(plain), (), generator=chance))] = count
-        found.append(bytes(changed))
-    return found
-
-
-def test_damaged_checkpoints(run):
-    checkpoint = run.checkpoint("CURE", "key")
-    for content in damaged():
-        write_bytes(checkpoint.path, content)
-        with pytest.raises(InputError, match=r"tensors saved by torch|a checkpoint of lowcurve"):
-            checkpoint.load()
-
-
-def test_a_checkpoint_of_somebody_else(run):
-    checkpoint = run.checkpoint("CURE", "key")
-    (run.folder / "checkpoints").mkdir()
-    for content in ({"epoch": 3}, [1, 2], torch.zeros(2)):
-        torch.save(content, checkpoint.path)
-        with pytest.raises(InputError, match="a checkpoint of lowcurve, received another file"):
-            checkpoint.load()
-
-
-def test_code_in_a_checkpoint_never_runs(run, here):
-    checkpoint = run.checkpoint("CURE", "key")
-    (run.folder / "checkpoints").mkdir()
-    for content in (Code(), {"lowcurve checkpoint": 1, "key": "key", "state": Code()}):
-        torch.save(content, checkpoint.path)
-        with pytest.raises(InputError, match="one with code in it"):
-            checkpoint.load()
-        checkpoint.path.write_bytes(pickle.dumps(content))
-        with pytest.raises(InputError, match="one with code in it"):
-            checkpoint.load()
-    assert not (here / "ran").exists()
-
-
-# --- weights
-
-
-def small() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
-
-
-@pytest.fixture
-def weights() -> dict[str, torch.Tensor]:
-    model = small()
-    for number, value in enumerate(model.state_dict().values()):
-        value.copy_(torch.rand(value.shape, generator=stream(number, "weights")))
-    return dict(model.state_dict())
-
-
-def prefixed(weights):
-    return {f"module.{name}": value for name, value in weights.items()}
-
-
-@pytest.mark.parametrize(
-    ("name", "wrap"),
-    [
-        ("a.pt", dict),
-        ("a.pth", lambda w: {"state_dict": w, "epoch": 3, "note": "best"}),
-        ("a.th", lambda w: {"state_dict": prefixed(w)}),
-        ("a.pt", prefixed),
-        ("a.pt", lambda w: {k: v.double() for k, v in w.items()}),
-    ],
-)
-def test_weights_saved_by_torch(tmp_path, weights, name, wrap):
-    torch.save(wrap(weights), tmp_path / name)
-    model = small()
-    load_weights(model, tmp_path / name)
-    assert equal(model.state_dict(), weights)
-
-
-@pytest.mark.parametrize("wrap", [dict, prefixed])
-def test_weights_in_safetensors(tmp_path, weights, wrap):
-    save_file(wrap(weights), tmp_path / "a.safetensors")
-    model = small()
-    load_weights(model, str(tmp_path / "a.safetensors"))
-    assert equal(model.state_dict(), weights)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda w: w | {"0.weight": torch.zeros(5, 3)}, r"size mismatch for 0.weight.*give the factory"),
-        (lambda w: {k: v for k, v in w.items() if k != "2.bias"}, r'Missing key\(s\) in state_dict: "2.bias"'),
-        (lambda w: w | {"9.bias": torch.zeros(2)}, r'Unexpected key\(s\) in state_dict: "9.bias"'),
-        (lambda _: {}, r"Missing key\(s\)"),
-        (lambda _: [torch.zeros(2)], "a state dict in .*, received list"),
-        (lambda _: {0: torch.zeros(2)}, "a state dict in"),
-        (lambda _: {"a": 3}, "a state dict in"),
-        (lambda _: {"state_dict": {"a": "b"}}, "a state dict in"),
-    ],
-)
-def test_weights_that_do_not_fit(tmp_path, weights, change, message):
-    torch.save(change(weights), tmp_path / "a.pt")
-    model = small()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(InputError, match=message) as caught:
-        load_weights(model, tmp_path / "a.pt")
-    assert "\n" not in str(caught.value)
-    if "size" not in message:
-        assert before.keys() == model.state_dict().keys()
-
-
-def test_a_pickled_module_is_refused(tmp_path):
-    torch.save(small(), tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"one with code in it; save model.state_dict\(\)"):
-        load_weights(small(), tmp_path / "a.pt")
-
-
-def test_code_in_weights_never_runs(here):
-    for name in ("a.pt", "a.safetensors"):
-        (here / name).write_bytes(pickle.dumps({"0.weight": Code()}))
-        with pytest.raises(InputError):
-            load_weights(small(), here / name)
-    assert not (here / "ran").exists()
-
-
-def test_damaged_weights(tmp_path):
-    for content in damaged():
-        for name in ("a.pt", "a.safetensors"):
-            (tmp_path / name).write_bytes(content)
-            with pytest.raises(InputError, match=r"tensors saved by torch|safetensors in|a state dict in"):
-                load_weights(small(), tmp_path / name)
-
-
-def test_weights_that_are_not_there(tmp_path):
-    for path in (tmp_path / "a.pt", tmp_path):
-        with pytest.raises(InputError, match=f"a file of weights, received {path}"):
-            load_weights(small(), path)
-
-
-def test_settings_and_numbers_are_text_that_others_can_read(run):
-    run.write_json("numbers.json", {"name": "‖g‖", "list": [1, 2.5, None]})
-    assert json.loads((run.folder / "numbers.json").read_text()) == {"name": "‖g‖", "list": [1, 2.5, None]}

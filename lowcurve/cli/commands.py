@@ -168,9 +168,10 @@ def _report(study: "Study", run: "Run") -> None:
     run.write_json(
         NUMBERS, {"facts": facts, "settings": run.read_settings(), "results": {k: dump(v) for k, v in results.items()}}
     )
+    count = len(run.networks())
     lead = (
-        f"{len(run.networks())} networks on {study.data}: how strongly the loss curves in input space, and how much "
-        f"accuracy an attack of {study.norm} radius {study.radius} leaves."
+        f"{count} network{'' if count == 1 else 's'} on {study.data}: how strongly the loss curves in input space, "
+        f"and how much accuracy an attack of {study.norm} radius {study.radius} leaves."
     )
     if not results:
         log.info("nothing to report yet: run lowcurve measure or attack on %s", run.folder)

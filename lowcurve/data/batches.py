@@ -6,6 +6,7 @@ epoch is begun nor the number of processes that share it changes what is seen.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,11 @@ class DataSet:
             >>> DataSet("pair", part, part, part, "Two points.").statistics()
             ((0.5, 0.5), (0.5, 0.25))
         """
+        return self._statistics
+
+    @cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """One pass over the training pixels, taken once."""
         total, square, count = torch.zeros(()), torch.zeros(()), 0
         for x, _ in in_order(self.train, CHUNK):
             values = x.double().flatten(2) if x.ndim > 2 else x.double().unsqueeze(-1)

@@ -60,8 +60,9 @@ def rehearse(study: Study, data: DataSet, *, training: bool) -> None:
     for optimization in (study.training, study.fine_tuning):
         if optimization.augmentation.active and len(data.shape) != 3:
             raise InputError("images to augment", f"inputs of shape {data.shape}", "leave the augmentation out")
+    _, std = data.statistics()
     for method in study.methods:
-        study.objective(method, data.statistics()[1])
+        study.objective(method, std)
     try_network(source_of(study, data).build(study.seed), data)
 
 

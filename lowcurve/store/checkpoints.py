@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lowcurve.errors import InputError
-from lowcurve.store.files import write_bytes, writing
+from lowcurve.store.files import write_bytes
 from lowcurve.store.weights import read_state
 
 
@@ -23,8 +23,6 @@ class DiskCheckpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the state on disk."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         # Through memory, since torch's own writer has no words for a full disk.
         content = io.BytesIO()
         torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, content)

@@ -51,7 +51,7 @@ def fabric(
 def refuse_what_is_silently_wrong(made: Fabric, objective: Objective) -> None:
     """static_graph=True and sharded parameters give wrong gradients, without an error, to twice-differentiated objectives.
 
-    Measured on torch 2.13: static_graph differs from one process by 250 %, with the ranks disagreeing; FSDP leaves the
+    So it is with torch 2.13: under static_graph the ranks even disagree with one another; FSDP leaves the
     gradients empty.
     """
     if not objective.differentiates_twice:

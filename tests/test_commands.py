@@ -1,0 +1,333 @@
+"""The commands as a user meets them: what each writes, how a study goes on after an end, the report in a browser."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import browser
+import pytest
+import torch
+from command import (
+    FOUR,
+    HOUSE,
+    LONGER,
+    SMOKE,
+    cells,
+    done,
+    files,
+    image_folder,
+    parquet,
+    process,
+    refused,
+    results,
+    settings,
+)
+from PIL import Image
+
+from lowcurve.store import Run
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+# --- without a command
+
+
+def test_help_comes_at_once_and_without_torch():
+    script = (
+        "import sys\nfrom lowcurve.cli import main\nassert main(['--help']) == 0\n"
+        "assert not {'torch', 'numpy', 'jsonargparse', 'rich', 'lightning_fabric'} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(HOUSE)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, stdout=subprocess.DEVNULL)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        child = process("--help")
+        out, _ = child.communicate()
+        times.append(time.perf_counter() - started)
+        assert child.returncode == 0
+        assert all(command in out for command in ("study", "train", "measure", "attack", "report"))
+    assert min(times) < 1
+
+
+def test_no_words_show_the_usage(capsys):
+    assert done() == 2
+    assert capsys.readouterr().out.startswith("usage: lowcurve")
+
+
+def test_the_version(capsys):
+    assert done("--version") == 0
+    assert capsys.readouterr().out.startswith("lowcurve 0.")
+
+
+def test_an_unknown_command(capsys):
+    assert "a command among study, train, measure, attack, report, received 'stduy'" in refused(capsys, "stduy")
+
+
+@pytest.mark.parametrize("command", ["study", "train", "measure", "attack", "report"])
+def test_the_help_of_a_command(capsys, command):
+    assert done(command, "--help") == 0
+    out, err = capsys.readouterr()
+    assert not err
+    assert all(option in out for option in ("--data", "--radius", "--training.epochs", "--config", "--print_config"))
+
+
+# --- a study
+
+
+def test_a_study_writes_a_whole_run(smoke):
+    networks = {f"networks/{name}.safetensors" for name in FOUR}
+    parts = {f"parts/{step}-{name}.json" for step in ("training", "curvature", "attack") for name in FOUR}
+    expected = {"settings.yaml", "study.json", "report.html", "log.txt"} | networks | parts
+    assert {name for name in files(smoke) if not name.startswith("logs/")} == expected
+    assert all((smoke / "logs" / name / "part-1" / "metrics.csv").stat().st_size for name in FOUR)
+    log = (smoke / "log.txt").read_text()
+    assert all(f"{name}: attack done" in log for name in FOUR)
+
+
+def test_the_numbers_of_a_study_are_json_and_all_of_the_report(smoke):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads((smoke / "study.json").read_text(), parse_constant=refuse)
+    assert content["settings"] == settings(smoke)
+    found = content["results"]
+    assert [row[0] for row in found["comparison"]["rows"]] == FOUR
+    assert [c["heading"] for c in found["comparison"]["columns"]][:4] == ["network", "clean", "PGD-3", "strong"]
+    assert {"against radius", "against scale", "profile", "gallery"} <= set(found)
+    assert {f"training {name}" for name in FOUR} <= set(found)
+    page = (smoke / "report.html").read_text()
+    for name in FOUR:
+        assert name in page
+    for value, low, high in (cell for h in ("clean", "PGD-3", "strong") for cell in cells(found, h).values()):
+        assert 0 <= low <= value <= high <= 1
+        assert f"{value:.1%}" in page
+    assert all(length > 0 for length in cells(found, "‖g‖").values())
+    for name in FOUR:
+        line = found["against radius"]["lines"][name]["y"]
+        assert line[0] == cells(found, "clean")[name][0]
+        assert line[1] <= line[0]
+
+
+def test_the_commands_one_at_a_time_make_the_same_study(smoke, tmp_path):
+    folder = tmp_path / "run"
+    assert done("train", *SMOKE, "--out", folder) == 0
+    assert Run.open(folder).networks() == tuple(sorted(FOUR))
+    assert not list(folder.glob("parts/attack*"))
+    for command in ("measure", "attack"):
+        assert done(command, folder) == 0
+    assert results(folder) == results(smoke)
+    before = (folder / "study.json").read_text()
+    for name in ("study.json", "report.html"):
+        (folder / name).unlink()
+    assert done("report", folder) == 0
+    assert results(folder) == json.loads(before)["results"]
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_study_that_is_done_is_not_done_again(smoke, tmp_path):
+    folder = shutil.copytree(smoke, tmp_path / "run")
+    times = {name: (folder / name).stat().st_mtime_ns for name in files(folder) if name.startswith(("netw", "parts"))}
+    assert done("study", "--resume", folder) == 0
+    assert times == {name: (folder / name).stat().st_mtime_ns for name in times}
+    assert results(folder) == results(smoke)
+
+
+def test_the_evaluation_of_a_run_can_be_asked_for_otherwise(smoke, tmp_path):
+    folder = shutil.copytree(smoke, tmp_path / "run")
+    weights = {path.name: path.read_bytes() for path in folder.glob("networks/*")}
+    assert done("attack", folder, "--radius", "0.05", "--evaluation.steps=2") == 0
+    assert settings(folder)["radius"] == "0.05"
+    assert settings(folder)["evaluation"] == {**settings(smoke)["evaluation"], "steps": 2}
+    assert "PGD-2" in [column["heading"] for column in results(folder)["comparison"]["columns"]]
+    assert weights == {path.name: path.read_bytes() for path in folder.glob("networks/*")}
+
+
+def test_the_settings_can_be_printed_and_read_back(smoke, tmp_path, capsys):
+    assert done("study", *SMOKE, "--print_config") == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    for number, config in enumerate((tmp_path / "printed.yaml", smoke / "settings.yaml")):
+        folder = tmp_path / str(number)
+        assert done("train", "--config", config, "--methods", "[standard]", "--out", folder) == 0
+        assert settings(folder) == {**settings(smoke), "methods": ["standard"]}
+        assert Run(folder).made_by("standard") == Run(smoke).made_by("standard")
+
+
+def test_a_file_with_a_few_settings_begins_from_the_preset_of_its_data(tmp_path):
+    (tmp_path / "few.yaml").write_text("data: two-moons\nscale: smoke\nmethods: [standard]\nseed: 4\n")
+    assert done("train", "--config", "few.yaml", "--out", "run") == 0
+    assert settings(Path("run"))["network"] == "mlp"
+    assert settings(Path("run"))["seed"] == 4
+    assert settings(Path("run"))["training"]["epochs"] == 1
+
+
+def test_words_come_after_a_file(tmp_path):
+    (tmp_path / "few.yaml").write_text("methods: [standard]\nseed: 4\n")
+    assert done("train", *SMOKE, "--config", "few.yaml", "--seed", "5", "--out", "run") == 0
+    assert settings(Path("run"))["seed"] == 5
+
+
+def test_a_run_without_a_place_is_made_below_runs():
+    assert done("train", *SMOKE, "--methods", "[standard]") == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("train-digits-2")
+    assert Run.open(folder).networks() == ("standard",)
+
+
+# --- data
+
+
+def test_a_study_of_points():
+    assert done("study", "--data", "two-moons", "--scale", "smoke", "--out", "run") == 0
+    found = results(Path("run"))
+    assert [row[0] for row in found["comparison"]["rows"]] == FOUR
+    assert "gallery" not in found
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_study_of_real_images(name, data_dir):
+    words = ("--scale", "smoke", "--data-dir", data_dir, "--methods", "[standard,CURE]")
+    assert done("study", "--data", name, *words, "--out", "run") == 0
+    assert [row[0] for row in results(Path("run"))["comparison"]["rows"]] == ["standard", "CURE"]
+
+
+def test_a_study_of_an_image_folder_and_of_parquet(tmp_path):
+    image_folder(tmp_path / "pets")
+    parquet(tmp_path / "pets.parquet", [k % 2 for k in range(30)])
+    for number, path in enumerate((tmp_path / "pets", tmp_path / "pets.parquet")):
+        folder = tmp_path / f"run-{number}"
+        words = ("--scale", "smoke", "--methods", "[standard]", "--training.batch_size", "8")
+        assert done("study", "--data", path, *words, "--out", folder) == 0
+        assert list(cells(results(folder), "clean")) == ["standard"]
+
+
+# --- one's own model
+
+
+@pytest.mark.parametrize(("kind", "robust"), [("cln", (0.0, 0.2)), ("adv", (0.8, 1.0))])
+def test_a_public_network_is_measured_and_attacked(kind, robust, data_dir, weights_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(HOUSE)
+    folder = tmp_path / "run"
+    weights = weights_dir / f"mnist_lenet5_{kind}trained.pt"
+    words = ("--model", "examples.public_networks:lenet5", "--weights", weights, "--data", "mnist", "--scale", "smoke")
+    assert done("measure", *words, "--data_dir", data_dir, "--out", folder) == 0
+    assert cells(results(folder), "‖g‖")["given"] > 0
+    assert done("attack", folder, "--radius", "0.3", "--evaluation.steps", "20") == 0
+    found = results(folder)
+    assert cells(found, "clean")["given"][0] > 0.9
+    assert robust[0] <= cells(found, "PGD-20")["given"][0] <= robust[1]
+    assert cells(found, "‖g‖")["given"] > 0
+
+
+@pytest.mark.usefixtures("own")
+def test_cure_starts_from_ones_own_network():
+    words = ("--model", "own:make", "--weights", "own.pt", "--methods", "[standard,CURE]")
+    assert done("study", *SMOKE, *words, "--out", "run") == 0
+    assert list(cells(results(Path("run")), "clean")) == ["given", "CURE"]
+    given = Run(Path("run")).load_network("given")
+    assert torch.equal(given[1].weight, torch.load("own.pt")["1.weight"])
+
+
+@pytest.mark.usefixtures("own")
+def test_ones_own_network_without_weights_is_trained():
+    assert done("train", *SMOKE, "--model", "own:make", "--methods", "[standard]", "--out", "run") == 0
+    assert Path("run/parts/training-standard.json").exists()
+    words = (*SMOKE, "--model", "own:make", "--methods", "[standard]")
+    assert done("study", *words, "--out", "study") == 0
+    assert Path("study/parts/training-standard.json").exists()
+    assert list(cells(results(Path("study")), "clean")) == ["standard"]
+
+
+# --- the report in a browser
+
+
+def test_the_report_of_a_study_opens_in_a_browser(smoke, tmp_path):
+    if browser.find_browser() is None:
+        pytest.skip("no Chromium is installed")
+    seen = browser.render(smoke / "report.html", tmp_path, height=6000)
+    assert seen.console == ()
+    assert seen.requests == ()
+    assert seen.dom.count('class="main-svg"') >= 2 * len(re.findall('<script type="application/json">', seen.dom)) > 0
+    with Image.open(seen.screenshot) as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
+    assert {(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)} <= colors, "a network's color is missing"
+    assert (smoke / "report.html").stat().st_size < 6_000_000
+
+
+# --- interrupted
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert done("study", *LONGER, "--out", folder) == 0
+    return folder
+
+
+def started_until(file: str, folder: Path) -> subprocess.Popen:
+    child = process("study", *LONGER, "--out", folder)
+    until = time.monotonic() + 60
+    while not (folder / file).exists():
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    return child
+
+
+def check_consistent(folder: Path) -> None:
+    run = Run.open(folder)
+    assert not [name for name in files(folder) if name.endswith(".part") and "checkpoints" not in name]
+    for name in run.networks():
+        run.load_network(name)
+    run.parts()
+    assert not (folder / "report.html").exists()
+    assert list((folder / "checkpoints").glob("*.pt"))
+
+
+def check_finished(folder: Path, uninterrupted: Path) -> None:
+    assert done("study", "--resume", folder) == 0
+    assert results(folder) == results(uninterrupted)
+    assert not list((folder / "checkpoints").glob("*.pt"))
+    for name in ("standard", "CURE"):
+        ours, theirs = (Run(place).load_network(name).state_dict() for place in (folder, uninterrupted))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("file", ["checkpoints/standard.pt", "checkpoints/CURE.pt"])
+def test_ctrl_c_and_going_on(file, tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    child = started_until(file, folder)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"lowcurve study --resume {folder}" in err
+    check_consistent(folder)
+    check_finished(folder, uninterrupted)
+
+
+def test_kill_and_going_on(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    child = started_until("checkpoints/CURE.pt", folder)
+    time.sleep(0.05)
+    child.kill()
+    child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    check_consistent(folder)
+    check_finished(folder, uninterrupted)
+
+
+def test_ctrl_c_before_the_run_has_begun(tmp_path):
+    folder = tmp_path / "run"
+    child = process("study", *LONGER, "--out", folder)
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in err

@@ -1,0 +1,283 @@
+"""What cannot be done is said in one sentence, with exit code 2, and nothing written before is lost."""
+
+import math
+import pickle
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command import SMOKE, done, files, image_folder, parquet, process, refused, results
+from torch import nn
+
+from lowcurve.data import Examples
+from lowcurve.errors import InputError
+from lowcurve.store import DiskCheckpoint, Run
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+# --- what cannot be done: nothing is written, one sentence is said
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data", "mnits"], "write 'mnist'"),
+        (["--data", "mnist", "--data_dir", "/nowhere"], "train-*.parquet below"),
+        (["--radius", "8"], "write pixels(8) or 8/255"),
+        (["--radius", "eight"], "a radius such as 8/255"),
+        (["--radius", "-0.1"], "a finite radius of at least 0"),
+        (["--radius", "nan"], "a finite radius of at least 0"),
+        (["--radius", "0.6", "--evaluation.radii", "[0.0,2.0]"], "a radius within the pixel range"),
+        (["--scale", "tiny"], "a scale among smoke, laptop, paper"),
+        (["--methods", "[standard,magic]"], "methods among standard, CURE, gradient-norm, PGD"),
+        (["--methods", "[]"], "at least one method"),
+        (["--network", "vgg"], "a network among mlp, small-convnet"),
+        (["--nonlinearity", "tanh"], "a nonlinearity among relu, softplus"),
+        (["--width", "0"], "a width of at least 1"),
+        (["--norm", "l_7"], "l_7"),
+        (["--training.optimizer", "lion"], "lion"),
+        (["--training.epochs", "0"], "at least one epoch"),
+        (["--training.epochs", "many"], "many"),
+        (["--training.batch_size", "0"], "a batch size of at least 1"),
+        (["--training.learning_rate", "-1"], "a learning rate of 0 or more"),
+        (["--cure.h", "0"], "a scale h > 0"),
+        (["--cure.form", "other"], "other"),
+        (["--training_attack.steps", "0"], "at least one step"),
+        (["--evaluation.steps", "0"], "at least one step"),
+        (["--evaluation.strong_restarts", "0"], "at least one step"),
+        (["--evaluation.examples", "0"], "at least one example"),
+        (["--evaluation.curvature_examples", "0"], "at least one example"),
+        (["--evaluation.lanczos_steps", "0"], "at least one step"),
+        (["--evaluation.radii", "[1.0,0.5]"], "radii of 0 or more in rising order"),
+        (["--evaluation.radii", "[]"], "at least one radius"),
+        (["--limits.train", "0"], "a limit of at least 1 for train"),
+        (["--accelerator", "abacus"], "abacus"),
+        (["--precision", "12-maybe"], "12-maybe"),
+        (["--radus", "0.1"], "options of lowcurve study, received unrecognized arguments: --radus"),
+        (["--rad", "0.1"], "rad"),
+        (["--radius"], "radius"),
+        (["--data"], "a value for the option"),
+        (["stray"], "stray"),
+        (["--weights", "own.pt"], "a model for the weights"),
+        (["--model", "own"], "a model written package.module:factory"),
+        (["--model", "own:missing"], "a factory missing in own"),
+        (["--model", "nowhere:make"], "a factory make in nowhere"),
+        (["--model", "own:nothing"], "a torch.nn.Module from own:nothing, received NoneType"),
+        (["--model", "own:broken"], "no such layer"),
+        (["--model", "own:make", "--weights", "missing.pt"], "a file of weights"),
+        (["--model", "own:two", "--weights", "own.pt"], "size mismatch for 1.weight"),
+        (["--config", "missing.yaml"], "a YAML file of settings"),
+        (["--resume", "nowhere"], "a run directory"),
+        (["--data", "two-moons", "--network", "small-convnet"], "images for small-convnet"),
+        (["--data", "two-moons", "--training.augmentation.flip", "true"], "images to augment"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(capsys, words, sentence):
+    place = [] if "--resume" in words else ["--out", "run"]
+    given = [word for word in SMOKE if "--data" not in words or word not in ("--data", "digits")]
+    given = [word for word in given if "--scale" not in words or word not in ("--scale", "smoke")]
+    assert sentence in refused(capsys, "study", *given, *words, *place)
+    assert not Path("run").exists()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is CUDA")
+def test_hardware_that_is_not_here(capsys):
+    assert "cuda" in refused(capsys, "study", *SMOKE, "--accelerator", "cuda", "--out", "run")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 3\n", "sede: 3\n", "training: {epochz: 3}\n", "\0"])
+def test_a_file_that_holds_no_settings(capsys, content):
+    Path("bad.yaml").write_text(content)
+    refused(capsys, "study", *SMOKE, "--config", "bad.yaml", "--out", "run")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("command", ["measure", "attack"])
+def test_neither_a_run_nor_a_model(capsys, command):
+    assert "a run or a model, received neither" in refused(capsys, command)
+
+
+def test_a_report_on_nothing(capsys):
+    assert "the run to report on" in refused(capsys, "report")
+    Path("empty").mkdir()
+    assert "a run directory (with settings.yaml), received empty" in refused(capsys, "report", "empty")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--seed", "3"], "--seed"),
+        (["--training.epochs=3"], "--training"),
+        (["--out", "other"], "a run to go on with, or a new one, received both"),
+        (["--radius", "8"], "a radius within the pixel range"),
+    ],
+)
+def test_what_a_run_cannot_change(capsys, smoke, tmp_path, words, sentence):
+    folder = shutil.copytree(smoke, tmp_path / "run")
+    before = (folder / "settings.yaml").read_text()
+    assert sentence in refused(capsys, "study", "--resume", folder, *words)
+    assert (folder / "settings.yaml").read_text() == before
+
+
+def test_a_place_that_is_taken_or_cannot_be_written(capsys, smoke, tmp_path):
+    before = files(smoke)
+    assert f"go on with it by --resume {smoke}" in refused(capsys, "study", *SMOKE, "--out", smoke)
+    assert files(smoke) == before
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "run", Path("/proc/lowcurve/run")):
+        assert f"to be able to write {place}" in refused(capsys, "study", *SMOKE, "--out", place)
+    assert "a new or empty directory" in refused(capsys, "study", *SMOKE, "--out", tmp_path / "file")
+
+
+# --- networks and weights that are not what they should be
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("command", ["study", "measure", "attack"])
+def test_weights_that_are_not_finite(capsys, command):
+    weights = torch.load("own.pt")
+    weights["1.bias"][3] = math.nan
+    torch.save(weights, "nan.pt")
+    words = (*SMOKE, "--model", "own:make", "--weights", "nan.pt", "--out", "run")
+    assert "finite weights, received NaN or infinity in '1.bias'" in refused(capsys, command, *words)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("factory", ["a_map", "a_number"])
+def test_logits_of_the_wrong_shape(capsys, factory):
+    sentence = refused(capsys, "measure", *SMOKE, "--model", f"own:{factory}", "--out", "run")
+    assert "logits of shape (2, classes)" in sentence
+
+
+@pytest.mark.usefixtures("own")
+def test_a_network_of_too_few_classes(capsys):
+    sentence = refused(capsys, "measure", *SMOKE, "--model", "own:two", "--out", "run")
+    assert "as the network has logits" in sentence or "a network for 10 classes, received 2" in sentence
+
+
+@pytest.mark.usefixtures("own")
+def test_a_network_for_other_data(capsys):
+    words = ("--scale", "smoke", "--data", "two-moons", "--model", "own:make", "--out", "run")
+    assert "a network for inputs of shape (2,)" in refused(capsys, "measure", *words)
+    # Without weights it would be trained: that it does not fit is found before.
+    assert "a network for inputs of shape (2,)" in refused(capsys, "study", *words)
+    assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("own")
+def test_weights_that_are_none(capsys):
+    words = ("--model", "own:make", "--out", "run", "--weights")
+    Path("bad.pt").write_bytes(b"\x80\x04 no weights at all")
+    assert "a damaged file, or one with code in it" in refused(capsys, "measure", *SMOKE, *words, "bad.pt")
+    torch.save(nn.Linear(2, 2), "module.pt")
+    assert "a damaged file, or one with code in it" in refused(capsys, "measure", *SMOKE, *words, "module.pt")
+    Path("code.pt").write_bytes(pickle.dumps(print))
+    assert "a damaged file, or one with code in it" in refused(capsys, "measure", *SMOKE, *words, "code.pt")
+    Path("bad.safetensors").write_bytes(b"no weights at all")
+    assert "safetensors in bad.safetensors" in refused(capsys, "measure", *SMOKE, *words, "bad.safetensors")
+    assert not Path("run").exists()
+
+
+# --- data that is not what it should be
+
+
+def test_labels_out_of_range(capsys, tmp_path):
+    parquet(tmp_path / "bad.parquet", [-1] + [k % 2 for k in range(29)])
+    words = ("--scale", "smoke", "--data", tmp_path / "bad.parquet", "--out", "run")
+    assert "labels from 0 to 1 for 2 classes, received -1" in refused(capsys, "study", *words)
+    assert not Path("run").exists()
+
+
+def test_pixels_out_of_range():
+    for x, received in ((torch.full((1, 2), 2.0), "values from 2 to 2"), (torch.full((1, 2), math.nan), "NaN")):
+        with pytest.raises(InputError, match=received):
+            Examples(x, torch.tensor([0]), ("a",))
+
+
+def test_data_that_is_not_images(capsys, tmp_path):
+    Path("bad.parquet").write_bytes(b"PAR1 not really PAR1")
+    assert "a parquet file" in refused(capsys, "study", "--data", "bad.parquet", "--out", "run")
+    image_folder(tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "03.png").write_bytes(b"no picture")
+    assert "a readable image" in refused(
+        capsys, "study", "--data", tmp_path / "pets", "--scale", "smoke", "--out", "run"
+    )
+    assert not Path("run").exists()
+
+
+# --- what goes wrong under way: what was finished is kept
+
+
+def test_a_training_that_diverges(capsys):
+    words = ("--training.optimizer", "sgd", "--training.learning_rate", "1e30", "--training.epochs", "3")
+    assert "a finite loss in training" in refused(capsys, "study", *SMOKE, *words, "--out", "run")
+    assert "a finite loss in training" in Path("run/log.txt").read_text()
+    assert Run.open("run").networks() == ()
+
+
+@pytest.fixture
+def begun(smoke, tmp_path) -> Path:
+    """A run of which only the settings are there."""
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    shutil.copy(smoke / "settings.yaml", tmp_path / "begun")
+    return tmp_path / "begun"
+
+
+def test_a_checkpoint_that_is_none_of_this_run(capsys, begun):
+    path = begun / "checkpoints" / "standard.pt"
+    torch.save({"epoch": 3}, path)
+    assert f"delete {path}" in refused(capsys, "study", "--resume", begun)
+    DiskCheckpoint(path, "another training").save({"step": 3})
+    assert "one with other settings" in refused(capsys, "study", "--resume", begun)
+    path.write_bytes(b"\x80\x02 nothing")
+    assert str(path) in refused(capsys, "study", "--resume", begun)
+    path.unlink()
+    assert done("train", begun) == 0
+
+
+def test_a_damaged_run(capsys, smoke, tmp_path):
+    folder = shutil.copytree(smoke, tmp_path / "run")
+    (folder / "networks" / "CURE.safetensors").write_bytes(b"nothing")
+    assert "CURE.safetensors" in refused(capsys, "study", "--resume", folder)
+    (folder / "networks" / "CURE.safetensors").unlink()
+    (folder / "parts" / "attack-PGD.json").write_text('{"key": ')
+    assert "attack-PGD.json" in refused(capsys, "study", "--resume", folder)
+    (folder / "parts" / "attack-PGD.json").unlink()
+    whole = (folder / "settings.yaml").read_text()
+    for content in ("seed: [", "seed: 3\n", whole.replace("seed: 0", "seed: soon"), whole + "sede: 3\n"):
+        assert content != whole
+        (folder / "settings.yaml").write_text(content)
+        assert "settings.yaml" in refused(capsys, "report", folder)
+    (folder / "settings.yaml").write_text("seed: 3\n")
+    assert "the settings of a study in" in refused(capsys, "report", folder)
+
+
+def test_an_earlier_run_keeps_the_settings_that_made_it(capsys, smoke, tmp_path):
+    folder = shutil.copytree(smoke, tmp_path / "run")
+    before = (folder / "settings.yaml").read_text()
+    for words in (["--seed", "3"], ["--training.epochs=9"], ["--data", "mnist"]):
+        assert "the settings that the run was made with" in refused(capsys, "attack", folder, *words)
+    assert (folder / "settings.yaml").read_text() == before
+
+
+def test_a_full_disk(smoke, tmp_path):
+    folder = tmp_path / "run"
+    limit = 40_000  # the first network is larger
+    child = process(
+        "study", *SMOKE, "--out", folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 2, err
+    (line,) = [line for line in err.splitlines() if line.strip()]
+    assert line.startswith("lowcurve: expected to be able to write")
+    assert "received file too large; free some room" in line
+    assert not [name for name in files(folder) if name.endswith(".part")]
+    assert done("study", "--resume", folder) == 0
+    assert results(folder) == results(smoke)
