@@ -324,10 +324,13 @@ def test_kill_and_going_on(tmp_path, uninterrupted):
 
 
 def test_ctrl_c_before_the_run_has_begun(tmp_path):
-    folder = tmp_path / "run"
-    child = process("study", *LONGER, "--out", folder)
-    time.sleep(1)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
+    # A pipe for a file of settings holds the command at a known place, however busy the machine is.
+    os.mkfifo(tmp_path / "settings.yaml")
+    child = process("study", *LONGER, "--config", tmp_path / "settings.yaml", "--out", tmp_path / "run")
+    with (tmp_path / "settings.yaml").open("w"):
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
     assert "Traceback" not in err
+    assert "interrupted before anything was written" in err
+    assert not (tmp_path / "run").exists()
