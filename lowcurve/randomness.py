@@ -5,8 +5,10 @@ global random state of torch is the same after every function of this package as
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,6 +71,89 @@ def integers(shape: Sequence[int], low: int, high: int, *, generator: torch.Gene
 def permutation(count: int, *, generator: torch.Generator) -> Tensor:
     """The numbers 0 to count - 1 in random order, on the CPU."""
     return torch.randperm(count, generator=generator)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """One stream an example: draws that depend on the example and on the name of the draw, on nothing else.
+
+    keys: one 64-bit integer an example. Which other examples stand in the batch, in which order, and what was drawn
+    before, changes nothing, so examples may leave a batch and join another. Each number is SplitMix64 of its key and its
+    place, integer arithmetic that every device does alike; nothing is kept, and the same name gives the same numbers.
+
+    Example:
+        >>> x = torch.rand(4, 3, generator=stream(0))
+        >>> draws = of_examples(stream(1), x, torch.zeros(4, dtype=torch.long)).at("start").uniform(x, 0, 1)
+        >>> again = of_examples(stream(1), x[[2]], torch.zeros(1, dtype=torch.long)).at("start").uniform(x[[2]], 0, 1)
+        >>> torch.equal(draws[[2]], again)
+        True
+
+    Reference: Steele, Lea and Flood 2014 (SplitMix).
+    """
+
+    keys: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: Tensor) -> "Streams":
+        """The streams of some of the examples."""
+        return Streams(self.keys[rows])
+
+    def at(self, *path: object) -> "Streams":
+        """The streams of that name under these."""
+        return Streams(_mixed(self.keys ^ _state(0, path)))
+
+    def at_each(self, numbers: Tensor) -> "Streams":
+        """As `at`, with a whole number for every example: its own step, say."""
+        return Streams(_mixed(self.keys ^ _mixed(numbers.to(self.keys) * _ODD + _ODD)))
+
+    def uniform(self, like: Tensor, low: float, high: float) -> Tensor:
+        """One draw from U(low, high) per entry of `like` (examples, ...), on its device and in its precision."""
+        return (low + (high - low) * self._unit(like, 0)).to(like.dtype)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """One draw from N(0, 1) per entry of `like` (examples, ...), by Box and Muller."""
+        distance = (-2 * (1 - self._unit(like, 0)).log()).sqrt()  # 1 - u is never 0
+        return (distance * (2 * math.pi * self._unit(like, 1)).cos()).to(like.dtype)
+
+    def signs(self, like: Tensor) -> Tensor:
+        """-1 or 1 per entry of `like`, each as likely."""
+        return torch.where(self._unit(like, 0) < 0.5, -1, 1).to(like.dtype)
+
+    def _unit(self, like: Tensor, which: int) -> Tensor:
+        """Uniform in [0, 1), 53 bits each."""
+        count = like[:1].numel() if len(like) else 0
+        places = torch.arange(count, device=self.keys.device) * 2 + which
+        bits = _mixed(self.keys[:, None] + (places + 1) * _ODD)
+        return (_shifted(bits, 11).double() * 2.0**-53).reshape(like.shape)
+
+
+def of_examples(generator: torch.Generator, x: Tensor, y: Tensor) -> Streams:
+    """The streams of these examples under one draw from the generator.
+
+    An example is known by its pixels (in single precision) and its label, not by its place.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    pixels = (x.detach().float() + 0.0).flatten(1).contiguous()  # + 0 makes -0 the same as 0
+    bits = pixels.view(torch.int32).long()
+    weights = _mixed(torch.arange(1, bits.shape[1] + 1, device=x.device) * _ODD) | 1
+    return Streams(_mixed((bits * weights).sum(1) + y.long() * _ODD) ^ seed)
+
+
+_ODD = -7046029254386353131  # 0x9e3779b97f4a7c15, the golden ratio's fraction, as a signed number
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """SplitMix64's mixing function on signed 64-bit integers, which wrap around."""
+    z = (z ^ _shifted(z, 30)) * -4658895280553007687  # 0xbf58476d1ce4e5b9
+    z = (z ^ _shifted(z, 27)) * -7723592293110705685  # 0x94d049bb133111eb
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """The bits moved right, with zeros from the left also where the sign bit is set."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _state(seed: int, path: tuple[object, ...]) -> int:

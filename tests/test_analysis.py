@@ -1,12 +1,15 @@
 """Derivatives, spectra and ascent against closed forms on quadratics and linear fields."""
 
+import math
+
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.ascent import ascend
+from lowcurve.analysis.ascent import climb
 from lowcurve.analysis.calculus import Jet, gradient, hessian, jacobian, secant_hessian, value_and_gradient
 from lowcurve.analysis.norms import L2, LINF, Ball, per_example
 from lowcurve.analysis.spectra import dense, frobenius_norm, lanczos, spectrum
@@ -136,20 +139,59 @@ def test_too_few_steps_or_draws():
 
 
 @pytest.mark.parametrize("norm", [L2, LINF])
-def test_ascent_reaches_the_optimum_of_a_linear_field(norm):
+def test_ascent_climbs_to_the_optimum_of_a_linear_field(norm):
     center = torch.full((4, 12), 0.5, dtype=torch.float64)
     ball = Ball(norm, 0.1)
-    start = ball.sample(center, generator=stream(0, "start"))
-    point = ascend(lambda x: (B * x).sum(1), center, ball, start=start, steps=20, step_size=0.025)
+    point = ball.sample(center, randomness.of_examples(stream(0, "start"), center, torch.arange(4)))
+    for _ in range(20):
+        point = climb(point, B, center, ball, size=torch.full((4,), 0.025))
     gained = (B * (point - center)).sum(1)
     assert bool((gained >= 0.99 * 0.1 * norm.dual.length(B)).all())
+    short = climb(center, B, center, ball, size=torch.full((4,), 1.0), radius=torch.linspace(0, 0.1, 4))
+    assert_close(norm.length(short - center), torch.linspace(0, 0.1, 4, dtype=torch.float64))
 
 
-def test_ascent_is_never_worse_than_its_start_and_stays_where_the_gradient_is_zero():
+def test_ascent_stays_where_the_gradient_is_zero():
     center = torch.full((1, 2), 0.5)
-    ball = Ball(LINF, 0.2)
-    hill = ascend(lambda x: -(x - 0.5).square().sum(1), center, ball, start=center, steps=3, step_size=0.1)
-    assert_close(hill, center)
+    assert_close(climb(center, torch.zeros(1, 2), center, Ball(LINF, 0.2), size=torch.ones(1)), center)
+
+
+X_STREAMS = torch.rand(300, 40, generator=stream(0, "examples"))
+
+
+def streams(rows=slice(None)):
+    return randomness.of_examples(stream(3), X_STREAMS[rows], torch.arange(300)[rows] % 3)
+
+
+def test_a_stream_an_example_follows_the_example_wherever_it_stands():
+    order = randomness.permutation(300, generator=stream(0))
+    for draw in ("uniform", "normal", "signs"):
+        more = (0, 1) if draw == "uniform" else ()
+        found = getattr(streams().at("here"), draw)(X_STREAMS, *more)
+        assert_close(getattr(streams(order).at("here"), draw)(X_STREAMS, *more), found[order], rtol=0, atol=0)
+        assert_close(getattr(streams().take(order).at("here"), draw)(X_STREAMS, *more), found[order], rtol=0, atol=0)
+        for other in (streams().at("there"), streams().at_each(torch.ones(300)), streams()):
+            assert float((getattr(other, draw)(X_STREAMS, *more) == found).double().mean()) < 0.6
+    each = torch.arange(300) % 4
+    steps = streams().at_each(each).uniform(X_STREAMS, 0, 1)
+    assert_close(steps[each == 2], streams().at_each(torch.full((300,), 2)).uniform(X_STREAMS, 0, 1)[each == 2])
+
+
+def test_a_stream_an_example_has_the_law_that_it_promises():
+    """Kolmogorov-Smirnov against the laws, and no correlation between neighbours, examples or names."""
+    uniform = streams().uniform(X_STREAMS.double(), 2, 5).flatten()
+    normal = streams().at("n").normal(X_STREAMS.double()).flatten()
+    assert kstest((uniform.numpy() - 2) / 3, "uniform").pvalue > 0.01
+    assert kstest(normal.numpy(), "norm").pvalue > 0.01
+    unit = ((uniform - 3.5) / (0.75**0.5)).view(300, 40)
+    bound = 4 / math.sqrt(300 * 39)
+    assert abs(float((unit[:, 1:] * unit[:, :-1]).mean())) < bound
+    assert abs(float((unit[1:] * unit[:-1]).mean())) < bound
+    assert abs(float(streams().signs(X_STREAMS.double()).mean())) < bound
+    assert len(torch.unique(streams().keys)) == 300
+    known = randomness.Streams(torch.tensor([0])).uniform(torch.zeros(1, 2, dtype=torch.float64), 0, 1)
+    # SplitMix64 from the state 0 gives 0xE220A8397B1DCDAF first, and third 0x06C45D188009454F.
+    assert_close(known, torch.tensor([[0xE220A8397B1DCDAF >> 11, 0x06C45D188009454F >> 11]]).double() * 2.0**-53)
 
 
 def test_streams_do_not_touch_the_global_state_and_differ_by_name():

@@ -25,7 +25,7 @@ ATTACKS = {
     "PGD l_2": (PGD(ROUND), ROUND, True),
     "PGD on the margin": (PGD(SMALL, loss=margin_loss), SMALL, True),
     "PGD with restarts": (PGD(ROUND, steps=10, restarts=3), ROUND, True),
-    "PGD from the center": (PGD(SMALL, random_start=False), SMALL, False),
+    "PGD from the center": (PGD(SMALL, start="center"), SMALL, False),
     "FGSM": (FGSM(SMALL), SMALL, False),
 }
 
@@ -140,10 +140,36 @@ def test_the_optimum_of_a_linear_model(attack, ball, size):
 
 
 @each("attack")
-def test_a_model_in_training_mode_is_refused(attack):
+def test_a_model_in_training_mode_is_attacked_in_eval_mode_and_given_back_as_it_came(attack):
     model = copy.deepcopy(MODEL).train()
-    with pytest.raises(InputError, match=r"a model in eval mode.*write model\.eval\(\) first"):
-        attack(model, X, Y, generator=stream(0))
+    model[3].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = attack(model, X, Y, generator=stream(0))
+    assert_close(found, attack(MODEL, X, Y, generator=stream(0)), rtol=0, atol=0)
+    assert [m.training for m in model] == [True, True, True, False, True]
+    assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+@each("attack")
+def test_neither_the_size_of_the_batch_nor_its_order_matters(attack):
+    """In double precision, since a batch of another size rounds differently and a sign may turn."""
+    model, x = copy.deepcopy(MODEL).double(), X.double()
+    found = attack(model, x, Y, generator=stream(0))
+    order = torch.tensor([7, 2, 8, 0, 3, 5, 1, 6, 4])
+    turned = attack(model, x[order], Y[order], generator=stream(0))
+    parts = [attack(model, x[k : k + 2], Y[k : k + 2], generator=stream(0)) for k in range(0, 9, 2)]
+    assert_close(turned, found[order], rtol=1e-9, atol=1e-9)
+    assert_close(torch.cat(parts), found, rtol=1e-9, atol=1e-9)
+
+
+@each("attack", "ball")
+def test_a_radius_an_image(attack, ball):
+    radii = ball.radius * torch.linspace(0, 2, len(X))
+    found = attack(MODEL, X, Y, generator=stream(0), radius=radii)
+    lengths = ball.norm.length(found - X)
+    assert float((lengths - radii * (1 + 1e-5)).max()) <= 0
+    assert float(lengths[0]) == 0
+    assert float(lengths[1:].min()) > 0
 
 
 @each("attack", "ball")
@@ -196,7 +222,7 @@ def standing(scale: float, loss, *, random_start: bool = False) -> tuple[list[bo
     y = Scaled(1.0)(x).argmax(1)
     gap = margin(Scaled(1.0)(x), y)
     x, y = x[(gap > 0.2) & (gap < 0.8)], y[(gap > 0.2) & (gap < 0.8)]
-    attack = PGD(Ball(LINF, 0.08), steps=20, random_start=random_start, loss=loss)
+    attack = PGD(Ball(LINF, 0.08), steps=20, start="uniform" if random_start else "center", loss=loss)
     found = attack(model, x, y, generator=stream(0))
     return (model(found).argmax(1) == y).tolist(), cross_entropy(model(x), y).detach()
 
@@ -255,7 +281,7 @@ def test_the_default_steps_are_those_of_the_docstring():
     for norm, share in ((LINF, 2.5), (L2, 5.0)):
         ball = Ball(norm, 0.1)
         size = share * 0.1 / 20
-        one = PGD(ball, steps=1, step_size=size, random_start=False)(model, x, y, generator=stream(0))
+        one = PGD(ball, steps=1, step_size=size, start="center")(model, x, y, generator=stream(0))
         assert_close(norm.length(one - x), torch.tensor([size]))
         by_default, by_hand = (PGD(ball, step_size=chosen)(model, x, y, generator=stream(0)) for chosen in (None, size))
         assert_close(by_default, by_hand, rtol=0, atol=0)
@@ -273,9 +299,25 @@ def test_the_default_steps_are_those_of_the_docstring():
         (lambda: PGD(SMALL, step_size=math.nan), "a finite step size of at least 0, received nan"),
         (lambda: PGD(SMALL)(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
         (lambda: PGD(SMALL, restarts=0), r"at least one step and one start, received \(20, 0\)"),
-        (lambda: PGD(SMALL, restarts=2, random_start=False), "random starts, received restarts from the same point"),
+        (lambda: PGD(SMALL, restarts=2, start="center"), "random starts, received restarts from the same point"),
         (lambda: PGD(Ball(L2, 9.0))(MODEL, X, Y, generator=stream(0)), "a radius within the pixel range"),
-        (lambda: PGD(SMALL)(MODEL, X, Y + 1, generator=stream(0)), "labels from 0 to 2, received 3"),
+        (
+            lambda: PGD(SMALL)(MODEL, X, Y + 1, generator=stream(0)),
+            "labels from 0 to 2, as the network has logits, received 1 to 3; give the data that the network was made for",
+        ),
+        (lambda: PGD(SMALL, start="edge"), 'a start "uniform" or "center", received \'edge\''),
+        (lambda: PGD(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., received 0'),
+        (
+            lambda: at_radii(torch.ones(3) * 0.1),
+            r"radii of shape \(9,\), received \(3,\); give one radius for each row",
+        ),
+        (lambda: at_radii(torch.full((9,), math.nan)), "finite radii of at least 0, received others"),
+        (lambda: at_radii(torch.full((9,), 8.0)), r"a radius within the pixel range, at most 1, received 8.0"),
+        (
+            lambda: PGD(SMALL)(MODEL, X, Y, generator=stream(0), start=X[:2]),
+            r"a start of shape \(9, 2, 4, 4\), received \(2, 2, 4, 4\); give one start for each row of x",
+        ),
+        (lambda: PGD(SMALL)(Broken(), X, Y, generator=stream(0)), "finite logits, received NaN or infinity"),
         (lambda: PGD(SMALL)(nn.Flatten(0), X, Y, generator=stream(0)), "logits of shape"),
         (lambda: PGD(SMALL)(Rounding(), X, Y, generator=stream(0)), "a field that is differentiable in its input"),
     ],
@@ -283,6 +325,18 @@ def test_the_default_steps_are_those_of_the_docstring():
 def test_errors_name_the_mend(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def at_radii(radius: torch.Tensor) -> torch.Tensor:
+    return PGD(SMALL)(MODEL, X, Y, generator=stream(0), radius=radius)
+
+
+class Broken(nn.Module):
+    """Finite logits at the clean inputs, NaN anywhere else."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        clean = (x[:, None] == X[None]).flatten(2).all(2).any(1)
+        return torch.where(clean[:, None], MODEL(x), math.nan)
 
 
 class Rounding(nn.Module):

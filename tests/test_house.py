@@ -119,7 +119,7 @@ RULES = {
     ),
     "the mode of the model": Rule(
         named(r"\?(\..*)?\.(train|eval)", r".*\.training ="),
-        ("training/objective.py",),
+        ("models/modes.py",),
         {
             "store/run.py": "a network that is loaded is given back in eval mode",
             "training/fit.py": "a network that is trained is left in eval mode",

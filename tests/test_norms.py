@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, dot, parse_radius, pixels
 from lowcurve.errors import InputError
-from lowcurve.randomness import stream
+from lowcurve.randomness import Streams, of_examples, stream
 
 NORMS = [L1, L2, LINF]
 finite = st.floats(-1e3, 1e3, allow_subnormal=False, width=32)
@@ -67,16 +67,20 @@ def test_the_unsquared_norm_has_derivative_zero_at_zero():
     assert_close(v.grad, torch.zeros(1, 3))
 
 
+def streams(count: int) -> Streams:
+    return of_examples(stream(0, "sample"), torch.zeros(count, 1), torch.arange(count))
+
+
 @pytest.mark.parametrize("norm", [L2, LINF])
 @pytest.mark.parametrize("shape", [(64, 2), (16, 3, 4, 4)])
 def test_samples_lie_in_ball_and_box_and_fill_the_ball(norm, shape):
     ball = Ball(norm, 0.2)
     center = torch.full(shape, 0.5)
-    points = ball.sample(center, generator=stream(0, "sample"))
+    points = ball.sample(center, streams(len(center)))
     distance = norm.length(points - center)
     assert bool((distance <= 0.2 + 1e-6).all())
     assert float(distance.max()) > 0.15
-    edge = ball.sample(torch.zeros(shape), generator=stream(0, "sample"))
+    edge = ball.sample(torch.zeros(shape), streams(len(center)))
     assert float(edge.min()) >= 0
 
 

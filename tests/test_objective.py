@@ -14,9 +14,10 @@ from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import PGD
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, margin_loss
+from lowcurve.models.modes import mode
 from lowcurve.penalties import CURE, InputGradientNorm
 from lowcurve.randomness import stream
-from lowcurve.training import Objective, Schedule, Term, mode
+from lowcurve.training import Objective, Schedule, Term
 
 ATTACK = PGD(Ball(LINF, 0.1), steps=3)
 CURVATURE, SLOPE = Term(CURE(h=0.3), weight=2.0), Term(InputGradientNorm(), weight=0.5)
@@ -121,9 +122,7 @@ def test_the_mode_is_restored(objective, statistics):
 @each("objective")
 @pytest.mark.parametrize("statistics", ["batch", "frozen"])
 def test_duplicating_the_batch_changes_nothing(objective, statistics):
-    # From the center, since twice the batch draws other starts.
-    attack = objective.attack and PGD(ATTACK.ball, steps=3, random_start=False)
-    objective = Objective(objective.loss, attack, objective.penalties, statistics)
+    objective = Objective(objective.loss, objective.attack, objective.penalties, statistics)
     model = network()
     once, twice = (terms(objective, copy.deepcopy(model), X.repeat(n, 1, 1, 1), Y.repeat(n)) for n in (1, 2))
     assert_close(once, twice)

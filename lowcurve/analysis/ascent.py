@@ -1,38 +1,27 @@
-"""Projected steepest ascent of a field inside a ball: the one loop behind every gradient attack."""
+"""The one step behind every gradient attack: steepest ascent, projected into a ball."""
 
-import torch
+from torch import Tensor
 
-from lowcurve.analysis.calculus import value_and_gradient
 from lowcurve.analysis.norms import Ball, per_example
-from lowcurve.types import Field, Inputs
+from lowcurve.types import Inputs, PerExample
 
 
-def ascend(field: Field, center: Inputs, ball: Ball, *, start: Inputs, steps: int, step_size: float) -> Inputs:
-    """The point of largest l among the start and `steps` projected steps  x <- P(x + step_size * steepest(grad l(x))).
+def climb(
+    point: Inputs, slope: Tensor, center: Inputs, ball: Ball, *, size: PerExample, radius: PerExample | None = None
+) -> Inputs:
+    """P(x + size * steepest(g)) with P the projection into the ball around the center: the highest point of a linear field
+    within `size` of the point, brought back into ball and box.
 
-    step_size: in the ball's norm and pixel units. Never worse than the start, each example for itself.
-    Cost: `steps` forward passes and input gradients, one forward pass more. A zero gradient moves nothing.
+    point, slope, center: (batch, ...); size, radius: one an example, in the ball's norm and pixel units. A zero gradient
+    moves nothing. Cost: none but arithmetic.
 
     Example:
+        >>> import torch
         >>> from lowcurve.analysis.norms import LINF
-        >>> slope = torch.tensor([1.0, -2.0])
-        >>> center = torch.full((1, 2), 0.5)
-        >>> ascend(lambda x: x @ slope, center, Ball(LINF, 0.1), start=center, steps=2, step_size=0.1)
+        >>> center, slope = torch.full((1, 2), 0.5), torch.tensor([[1.0, -2.0]])
+        >>> climb(center, slope, center, Ball(LINF, 0.1), size=torch.tensor([0.2]))
         tensor([[0.6000, 0.4000]])
 
-    Reference: Madry et al. 2018, Eq. (3) of section 2.1 (PGD).
+    Reference: Madry et al. 2018, section 2.1 (PGD).
     """
-    point, best = start, start
-    highest = torch.full((len(start),), -torch.inf, dtype=start.dtype, device=start.device)
-    for step in range(steps + 1):
-        if step < steps:
-            values, slope = value_and_gradient(field, point)
-        else:
-            with torch.no_grad():
-                values = field(point)
-        better = values > highest
-        highest = torch.where(better, values, highest)
-        best = torch.where(per_example(better, point), point, best)
-        if step < steps:
-            point = ball.project(point + step_size * ball.norm.steepest(slope), center)
-    return best
+    return ball.project(point + per_example(size, point) * ball.norm.steepest(slope), center, radius)

@@ -5,6 +5,7 @@ d l_i / d x_j = 0 for i != j; `losses.loss_field` guards that law.
 """
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -56,6 +57,23 @@ def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -
         values = field(leaf)
     result = _gradient(values, leaf, create_graph=create_graph)
     return (values, result) if create_graph else (values.detach(), result)
+
+
+def value_gradient_and_rest(
+    function: Callable[[Tensor], tuple[PerExample, Tensor]], x: Inputs
+) -> tuple[PerExample, Tensor, Tensor]:
+    """l(x), grad l(x) and what else came with l(x), all detached: function(x) = (l(x), rest).
+
+    Cost: as `value_and_gradient`; an attack reads the logits from the same pass.
+
+    Example:
+        >>> value_gradient_and_rest(lambda x: (x.square().sum(1), x + 1), torch.tensor([[3.0, 4.0]]))
+        (tensor([25.]), tensor([[6., 8.]]), tensor([[4., 5.]]))
+    """
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        values, rest = function(leaf)
+    return values.detach(), _gradient(values, leaf), rest.detach()
 
 
 def gradient(field: Field, x: Inputs, *, create_graph: bool = False) -> Tensor:

@@ -87,9 +87,12 @@ class Norm:
         largest = flat.abs().argmax(1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).reshape(g.shape)
 
-    def project(self, v: Tensor, radius: float) -> Tensor:
-        """The nearest point (in l_2) to v with ||.|| <= radius."""
+    def project(self, v: Tensor, radius: float | PerExample) -> Tensor:
+        """The nearest point (in l_2) to v with ||.|| <= radius, one for all or one an example."""
         if self.name == "l_inf":
+            if isinstance(radius, Tensor):
+                reach = per_example(radius, v)
+                return v.clamp(-reach, reach)
             return v.clamp(-radius, radius)
         if self.name == "l_2":
             length = self.length(v)
@@ -126,8 +129,10 @@ class Ball:
         if self.norm == LINF and self.radius > high - low:
             raise _radius_too_large(self.radius, high - low)
 
-    def project(self, point: Tensor, center: Tensor) -> Tensor:
+    def project(self, point: Tensor, center: Tensor, radius: PerExample | None = None) -> Tensor:
         """The point moved into the ball around `center` and into the box; `center` must lie in the box.
+
+        radius: one an example, in place of the ball's own.
 
         Exactly the nearest such point for l_inf. For l_2 it lies in both, since clipping to a box that holds the center
         brings every coordinate closer to it.
@@ -135,7 +140,8 @@ class Ball:
         widest = (self.box[1] - self.box[0]) * math.sqrt(center[0].numel()) if len(center) else math.inf
         if self.norm == L2 and self.radius > widest:
             raise _radius_too_large(self.radius, widest)
-        return (center + self.norm.project(point - center, self.radius)).clamp(*self.box)
+        reach = self.radius if radius is None else radius
+        return (center + self.norm.project(point - center, reach)).clamp(*self.box)
 
     def require_inside_box(self, x: Tensor) -> None:
         """Refuse inputs that are not in the box already: clipping them would move them by more than the radius."""
@@ -145,15 +151,31 @@ class Ball:
                 f"inputs inside the pixel box {self.box}", found, "divide by 255, or give the box to the Ball"
             )
 
-    def sample(self, center: Tensor, *, generator: torch.Generator) -> Tensor:
+    def sample(self, center: Tensor, streams: randomness.Streams, radius: PerExample | None = None) -> Tensor:
         """One point uniform in the ball around each center, moved into the box."""
+        reach = torch.as_tensor(self.radius).expand(len(center)) if radius is None else radius
         if self.norm == LINF:
-            step = randomness.uniform(center, -self.radius, self.radius, generator=generator)
+            step = streams.uniform(center, -1, 1)
         else:
-            direction = L2.unit(randomness.normal(center, generator=generator))
-            share = randomness.uniform(center.flatten(1)[:, 0], 0, 1, generator=generator)
-            step = direction * per_example(self.radius * share ** (1 / center.shape[1:].numel()), center)
-        return self.project(center + step, center)
+            direction = L2.unit(streams.at("direction").normal(center))
+            share = streams.at("length").uniform(center.flatten(1)[:, 0], 0, 1)
+            step = direction * per_example(share ** (1 / center.shape[1:].numel()), center)
+        return self.project(center + step * per_example(reach.to(center), center), center, radius)
+
+    def radii(self, x: Tensor) -> PerExample:
+        """The ball's radius, once an example."""
+        return torch.full((len(x),), self.radius, dtype=x.dtype, device=x.device)
+
+    def require_radii(self, radii: PerExample, x: Tensor) -> PerExample:
+        """The radii in x's precision and place, once there is one an example and each is within the pixel range."""
+        if radii.shape != (len(x),):
+            raise InputError(f"radii of shape ({len(x)},)", tuple(radii.shape), "give one radius for each row of x")
+        if len(x) and not (bool(torch.isfinite(radii).all()) and float(radii.min()) >= 0):
+            raise InputError("finite radii of at least 0", "others", "write pixels(8) for 8/255")
+        widest = (self.box[1] - self.box[0]) * (math.sqrt(x[0].numel()) if self.norm == L2 and len(x) else 1.0)
+        if len(x) and float(radii.max()) > widest * (1 + 1e-6):
+            raise _radius_too_large(float(radii.max()), widest)
+        return radii.to(x)
 
 
 def pixels(levels: float) -> float:

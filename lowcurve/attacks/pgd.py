@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from lowcurve.analysis.ascent import ascend
-from lowcurve.analysis.norms import L2, Ball, per_example
+from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.norms import L2, Ball
+from lowcurve.attacks.pursuit import Images, Rows, Walk, climbed, strongest
+from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
-from lowcurve.losses import log_odds, loss_field
-from lowcurve.types import Classifier, Inputs, Labels, Loss
+from lowcurve.losses import log_odds
+from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,15 @@ class PGD:
 
     ball: norm, radius and pixel box. loss: by default `log_odds`, which is cross-entropy for an attack (the same order
     and the same steepest directions) without its gradient's underflow on confident examples; or `margin_loss`, the
-    Carlini-Wagner objective inside a ball. step_size: in the ball's norm; by default 2.5 radius / steps in l_inf (Madry's)
-    and 5 radius / steps in l_2, where from a start on the far side of the sphere 2.5 would reach 98 % of a linear model's
-    optimum and 5 reaches 99.9 %. random_start: from a uniform point of the ball rather than from x. The true label is
-    used, the model must be in eval mode, parameters receive no gradient, and no path returns less than its start.
+    Carlini-Wagner objective inside a ball. target: None, away from the true label; "least-likely", towards the class of
+    smallest logit; k = 1, 2, ..., towards the k-th likeliest other class: then the loss at the target is lowered.
+    step_size: in the ball's norm; by default 2.5 radius / steps in l_inf (Madry's) and 5 radius / steps in l_2, where from
+    a start on the far side of the sphere 2.5 would reach 98 % of a linear model's optimum and 5 reaches 99.9 %.
+    start: "uniform" in the ball, or "center", from x itself. The true label is used, parameters receive no
+    gradient, the model is in eval mode meanwhile, and no path returns less than its start.
 
-    Cost: restarts * steps input gradients.
+    Called: radius, one an example, takes the place of the ball's (the step size goes with it); start, of x's shape, that of
+    the first path's start. Cost: restarts * steps input gradients.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF
@@ -40,9 +46,10 @@ class PGD:
     ball: Ball
     steps: int = 20
     step_size: float | None = None
-    random_start: bool = True
+    start: Literal["uniform", "center"] = "uniform"
     restarts: int = 1
     loss: Loss = log_odds
+    target: Target = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -51,31 +58,57 @@ class PGD:
             )
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size >= 0):
             raise InputError("a finite step size of at least 0", self.step_size, "leave it out, or write radius / 4")
-        if self.restarts > 1 and not self.random_start:
-            raise InputError("random starts", "restarts from the same point", "write random_start=True or restarts=1")
+        if self.start not in ("uniform", "center"):
+            raise InputError('a start "uniform" or "center"', repr(self.start), 'write start="uniform"')
+        if self.restarts > 1 and self.start == "center":
+            raise InputError("random starts", "restarts from the same point", 'write start="uniform" or restarts=1')
+        require_target(self.target)
 
-    def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+    @property
+    def walks(self) -> tuple[Walk, ...]:
+        """One walk a start."""
+        return (self,) * self.restarts
+
+    def __call__(
+        self,
+        model: Classifier,
+        x: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator,
+        radius: PerExample | None = None,
+        start: Inputs | None = None,
+    ) -> Inputs:
         """The adversarial inputs x', of x's shape."""
-        self.ball.require_inside_box(x)
-        field = loss_field(model, y, self.loss)
-        size = self._step_size()
-        best, highest = x, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        for _ in range(self.restarts):
-            start = self.ball.sample(x, generator=generator) if self.random_start else x
-            point = ascend(field, x, self.ball, start=start, steps=self.steps, step_size=size)
-            with torch.no_grad():
-                values = field(point)
-            best = torch.where(per_example(values > highest, x), point, best)
-            highest = torch.maximum(values, highest)
-        return best.detach()
+        return strongest(self, model, x, y, self.ball, generator=generator, radius=radius, start=start)
 
-    def _step_size(self) -> float:
+    def begin(self, images: Images) -> Rows:
+        """The start: as given, random, or x."""
+        if images.start is not None:
+            return {"point": self.ball.project(images.start, images.x, images.radius)}
+        if self.start == "center":
+            return {"point": images.x}
+        return {"point": self.ball.sample(images.x, images.streams.at("start"), images.radius)}
+
+    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
+        """One step of steepest ascent."""
+        _, slope, logits = climbed(self, images, rows["point"])
+        size = images.radius * self._share() if self.ball.radius else torch.zeros_like(images.radius)
+        point = climb(rows["point"], slope, images.x, self.ball, size=size, radius=images.radius)
+        return logits, {"point": point}
+
+    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
+        """The loss, or that of the target lowered."""
+        return aim(self.loss, self.target, images, logits)
+
+    def _share(self) -> float:
+        """The step as a share of the radius."""
         if self.step_size is not None:
-            return self.step_size
-        return (5.0 if self.ball.norm == L2 else 2.5) * self.ball.radius / self.steps
+            return self.step_size / self.ball.radius
+        return (5.0 if self.ball.norm == L2 else 2.5) / self.steps
 
 
-def FGSM(ball: Ball) -> PGD:
+def FGSM(ball: Ball, target: Target = None) -> PGD:
     """x' = P(x + radius * steepest(grad l(x))), one full step from x; x itself where that does not raise the loss.
 
     Example:
@@ -85,4 +118,17 @@ def FGSM(ball: Ball) -> PGD:
 
     Reference: Goodfellow et al. 2015, section 4.
     """
-    return PGD(ball, steps=1, step_size=ball.radius, random_start=False)
+    return PGD(ball, steps=1, step_size=ball.radius, start="center", target=target)
+
+
+def BIM(ball: Ball, steps: int = 10, target: Target = None) -> PGD:
+    """The basic iterative method: steps of radius / steps from x itself, which reach the ball's edge and no more.
+
+    Example:
+        >>> from lowcurve.analysis.norms import LINF
+        >>> BIM(Ball(LINF, 0.1)).step_size
+        0.01
+
+    Reference: Kurakin et al. 2017, section 2.2; yu2018interpreting, Table 1.
+    """
+    return PGD(ball, steps=steps, step_size=ball.radius / steps, start="center", target=target)

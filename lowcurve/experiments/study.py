@@ -13,8 +13,9 @@ from lowcurve.errors import InputError
 from lowcurve.experiments.pictures import attack_results, curvature_results, in_reading_order, training_results
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network
+from lowcurve.models.modes import mode
 from lowcurve.results import Result, describe
-from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit, mode
+from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")

@@ -2,7 +2,7 @@
 
 from lowcurve.training.fit import Checkpoint, History, Optimization, fit
 from lowcurve.training.hardware import Hardware, fabric
-from lowcurve.training.objective import Objective, Penalty, Schedule, Term, mode
+from lowcurve.training.objective import Objective, Penalty, Schedule, Term
 
 __all__ = [
     "Checkpoint",
@@ -15,5 +15,4 @@ __all__ = [
     "Term",
     "fabric",
     "fit",
-    "mode",
 ]

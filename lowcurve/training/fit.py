@@ -14,9 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lowcurve import randomness
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuffled, steps_per_epoch
 from lowcurve.errors import InputError
+from lowcurve.models.modes import mode
 from lowcurve.training.hardware import fabric as make_fabric
 from lowcurve.training.hardware import refuse_what_is_silently_wrong
-from lowcurve.training.objective import Objective, Schedule, mode
+from lowcurve.training.objective import Objective, Schedule
 from lowcurve.types import Progress, silent
 
 History = list[dict[str, float]]

@@ -1,8 +1,7 @@
 """What a training step minimizes: a loss, perhaps on attacked inputs, and weighted penalties, all in one BatchNorm mode."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field
+from lowcurve.models.modes import mode
 from lowcurve.types import Attack, Inputs, Labels, Loss, PerExample
 
 
@@ -120,15 +120,3 @@ class Objective:
                 weight, penalty = term.at(progress)
                 terms[name] = weight * penalty(jet, generator=generator).mean()
         return terms
-
-
-@contextmanager
-def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Inside, every layer is in training or in eval mode; afterwards each is as it was."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was

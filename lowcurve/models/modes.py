@@ -1,0 +1,40 @@
+"""The mode of a model, lent: changed inside a `with`, and afterwards as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from lowcurve.types import Classifier
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Inside, every layer is in training or in eval mode; afterwards each is as it was."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+@contextmanager
+def attacked(model: Classifier) -> Iterator[None]:
+    """Inside, the model is in eval mode and its parameters ask for no gradient; afterwards both are as they were.
+
+    Without gradients for parameters a forward pass keeps less. A classifier that is not a module is left alone.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with mode(model, training=False):
+        for parameter in wanting:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in wanting:
+                parameter.requires_grad_()
