@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import FGSM, PGD
+from lowcurve.attacks import APGD, BIM, FGSM, PGD
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
 from lowcurve.randomness import stream
@@ -26,6 +26,11 @@ ATTACKS = {
     "PGD on the margin": (PGD(SMALL, loss=margin_loss), SMALL, True),
     "PGD with restarts": (PGD(ROUND, steps=10, restarts=3), ROUND, True),
     "PGD from the center": (PGD(SMALL, start="center"), SMALL, False),
+    "PGD towards the least likely class": (PGD(SMALL, target="least-likely"), SMALL, True),
+    "BIM": (BIM(SMALL), SMALL, False),
+    "APGD l_inf": (APGD(SMALL, steps=30), SMALL, True),
+    "APGD l_2": (APGD(ROUND, steps=50), ROUND, True),
+    "APGD towards targets": (APGD(SMALL, steps=10, loss=margin_loss, targets=2), SMALL, True),
     "FGSM": (FGSM(SMALL), SMALL, False),
 }
 

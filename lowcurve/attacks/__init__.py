@@ -1,5 +1,6 @@
 """Adversarial attacks, one file a family: (model, x, y) -> x' inside a ball. Success is measured in `evaluation`."""
 
-from lowcurve.attacks.pgd import FGSM, PGD
+from lowcurve.attacks.apgd import APGD
+from lowcurve.attacks.pgd import BIM, FGSM, PGD
 
-__all__ = ["FGSM", "PGD"]
+__all__ = ["APGD", "BIM", "FGSM", "PGD"]
