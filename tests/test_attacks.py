@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import APGD, BIM, FGSM, PGD
+from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
 from lowcurve.randomness import stream
@@ -31,8 +31,14 @@ ATTACKS = {
     "APGD l_inf": (APGD(SMALL, steps=30), SMALL, True),
     "APGD l_2": (APGD(ROUND, steps=50), ROUND, True),
     "APGD towards targets": (APGD(SMALL, steps=10, loss=margin_loss, targets=2), SMALL, True),
+    "Square l_inf": (Square(SMALL, queries=600), SMALL, True),
+    "Square l_2": (Square(ROUND, queries=300), ROUND, True),
     "FGSM": (FGSM(SMALL), SMALL, False),
 }
+
+
+# What a search by queries alone reaches of the optimum in 30 dimensions; where the gradient is followed it is 99 %.
+REACHED = {"Square l_inf": 0.95, "Square l_2": 0.5}
 
 
 def each(*words: str) -> pytest.MarkDecorator:
@@ -127,10 +133,11 @@ def test_examples_are_independent(attack, draws):
         assert_close(attack(model, x[kept], y[kept], generator=stream(0)), found[kept], rtol=1e-9, atol=1e-9)
 
 
-@each("attack", "ball")
+@pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("size", [2, 30])
-def test_the_optimum_of_a_linear_model(attack, ball, size):
+def test_the_optimum_of_a_linear_model(name, size):
     """In the interior of the box the margin can fall by radius * dual norm of the difference of the weights."""
+    attack, ball, _ = ATTACKS[name]
     with randomness.isolated(0, "linear", size):
         model = nn.Linear(size, 2)
     with torch.no_grad():
@@ -140,7 +147,7 @@ def test_the_optimum_of_a_linear_model(attack, ball, size):
     found = attack(model, x, y, generator=stream(0))
     gain = (margin_loss(model(found), y) - margin_loss(model(x), y)).detach()
     best = ball.radius * ball.norm.dual.length(model.weight[:1] - model.weight[1:]).detach()
-    assert float(gain.min() / best) >= 0.99
+    assert float(gain.min() / best) >= (REACHED.get(name, 0.99) if size > 2 else 0.99)
     assert float(gain.max() / best) <= 1 + 1e-4
 
 

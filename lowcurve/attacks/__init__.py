@@ -2,5 +2,7 @@
 
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.pgd import BIM, FGSM, PGD
+from lowcurve.attacks.square import Square
+from lowcurve.attacks.suites import Suite, strong
 
-__all__ = ["APGD", "BIM", "FGSM", "PGD"]
+__all__ = ["APGD", "BIM", "FGSM", "PGD", "Square", "Suite", "strong"]

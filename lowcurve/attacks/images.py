@@ -11,7 +11,7 @@ from lowcurve.analysis.norms import Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams, of_examples
-from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
+from lowcurve.types import Attack, Classifier, Inputs, Labels, Logits, PerExample
 
 Rows = dict[str, Tensor]
 """What a walk knows: tensors with a row an image. "point" is where it will look next, "step" how often it has looked."""
@@ -72,7 +72,22 @@ class Staged(Protocol):
     """An attack that is a sequence of walks, each tried on what the ones before it have left."""
 
     @property
+    def ball(self) -> Ball: ...
+
+    @property
     def walks(self) -> tuple[Walk, ...]: ...
+
+
+def usable_walks(attack: Staged, classes: int) -> tuple[tuple[int, Walk], ...]:
+    """The attack's walks with their numbers, without those towards a class that there is not."""
+    ranks = [getattr(walk, "target", None) for walk in attack.walks]
+    fit = [not isinstance(rank, int) or rank < classes for rank in ranks]
+    return tuple((number, walk) for number, walk in enumerate(attack.walks) if fit[number])
+
+
+def work_of(attack: Attack) -> int:
+    """At how many points an attack looks for each image that never falls; 1 where it does not say."""
+    return sum(walk.steps + 1 for walk in attack.walks) if isinstance(attack, Staged) else 1
 
 
 def prepare(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import Ball, per_example
-from lowcurve.attacks.images import Images, Rows, Staged, Walk, fooled, prepare
+from lowcurve.attacks.images import Images, Rows, Staged, Walk, fooled, prepare, usable_walks
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import attacked
@@ -49,12 +49,12 @@ def strongest(
     Nothing leaves early, since a training step or a loss wants the highest loss, not the first success. Walks that raise
     different things (towards different targets, say) are compared by the margin at their points.
     """
-    walks = attack.walks
-    alike = all(walk == walks[0] for walk in walks)
     with attacked(model):
         images = prepare(model, x, y, ball, generator=generator, radius=radius, start=start)
+        walks = usable_walks(attack, images.logits.shape[1])
+        alike = all(walk == walks[0][1] for _, walk in walks)
         best, highest = images.x, torch.full_like(images.radius, -torch.inf)
-        for number, walk in enumerate(walks):
+        for number, walk in walks:
             found = pursue(walk, images.named(number), stop=False)
             value = found.value
             if not alike:

@@ -1,18 +1,16 @@
-"""A network over a data set: measures, accuracy, robust accuracy. Columns of numbers, one entry an example, never reduced."""
+"""Measures of a network over a data set: columns of numbers, one entry an example, never reduced."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowcurve import randomness
-from lowcurve.analysis.norms import Norm
+from lowcurve.attacks.images import require_logits
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
-from lowcurve.types import Attack, Loss, Measure, Progress, silent
+from lowcurve.types import Loss, Measure, Progress, silent
 
 Columns = dict[str, np.ndarray]
 
@@ -65,70 +63,6 @@ def correct(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> n
     return torch.cat(parts).cpu().numpy()
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """What an attack left: which examples still stand, how far each moved, and the inputs it found."""
-
-    standing: np.ndarray
-    distance: np.ndarray
-    inputs: Tensor
-
-
-def attack(
-    model: nn.Module,
-    examples: Examples,
-    method: Attack,
-    norm: Norm,
-    *,
-    seed: int = 0,
-    batch_size: int = 256,
-    progress: Progress[int] = silent,
-    heading: str = "attacking",
-) -> Attacked:
-    """Attack every example; success and distance are measured here, on the inputs that the attack returned.
-
-    standing: correct at the clean input and at the attacked one, so `standing.mean()` is robust accuracy: an upper bound,
-    since a stronger attack may exist.
-    """
-    standing, distance, inputs = [], [], []
-    for number, (x, y) in enumerate(_batches(model, examples, batch_size, progress, heading)):
-        clean = _right(model, x, y)
-        found = method(model, x, y, generator=randomness.stream(seed, "attack", number))
-        standing.append(clean & _right(model, found, y))
-        distance.append(norm.length(found - x))
-        inputs.append(found)
-    return Attacked(torch.cat(standing).cpu().numpy(), torch.cat(distance).cpu().numpy(), torch.cat(inputs).cpu())
-
-
-def standing_against_radius(
-    model: nn.Module,
-    examples: Examples,
-    attack_at: Callable[[float], Attack],
-    norm: Norm,
-    radii: Sequence[float],
-    *,
-    seed: int = 0,
-    progress: Progress[int] = silent,
-    heading: str = "attacking",
-) -> np.ndarray:
-    """Which examples stand at every radius, shape (radii, examples), for rising radii.
-
-    Never rising along the radii: an input found within a smaller ball lies in the larger one too, so who has fallen
-    stays fallen and is not attacked again.
-    """
-    if list(radii) != sorted(radii) or not all(radius >= 0 for radius in radii):
-        raise InputError("radii of 0 or more in rising order", tuple(radii), "sort them")
-    rows, alive = [], correct(model, examples)
-    for k in progress(range(len(radii)), heading):
-        left = np.flatnonzero(alive)
-        if radii[k] > 0 and len(left):
-            rest = examples.take(torch.from_numpy(left))
-            alive = alive.copy()
-            alive[left] = attack(model, rest, attack_at(radii[k]), norm, seed=seed).standing
-        rows.append(alive)
-    return np.stack(rows)
-
-
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.as_tensor(logits_of(model, x, y).argmax(1) == y)
 
@@ -137,16 +71,8 @@ def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The logits, once they are known to be finite numbers, a row an example and a column for each label."""
     with torch.no_grad():
         logits = model(x)
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
-        expected = f"logits of shape ({len(y)}, classes) with at least 2 classes"
-        raise InputError(expected, shape, "return one row of logits an example from the model")
-    if int(y.max()) >= logits.shape[1]:
-        mend = "give the data that the network was made for"
-        raise InputError(f"labels from 0 to {logits.shape[1] - 1}, as the network has logits", int(y.max()), mend)
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError("finite logits", "NaN or infinity", "look for NaN or overflow inside the network")
-    return logits
+    require_logits(logits, y)
+    return torch.as_tensor(logits)
 
 
 def require_finite(model: nn.Module) -> None:
@@ -162,10 +88,15 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The examples on the model's device, once the model and they are fit to be evaluated."""
     require_eval(model)
-    require_finite(model)
-    if not len(examples):
-        raise InputError("at least one example", "none", "give a data set that is not empty")
+    require_examples(model, examples)
     like = next((p for p in model.parameters()), torch.zeros(()))
     for start in progress(range(0, len(examples), size), heading):
         rows = slice(start, start + size)
         yield examples.pixels(rows).to(like), examples.y[rows].to(like.device)
+
+
+def require_examples(model: nn.Module, examples: Examples) -> None:
+    """Refuse what cannot be evaluated: weights that are not finite, no examples."""
+    require_finite(model)
+    if not len(examples):
+        raise InputError("at least one example", "none", "give a data set that is not empty")

@@ -1,0 +1,195 @@
+"""DeepFool: the way to the nearest boundary of the network's linear model, again and again until it is crossed."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.calculus import jacobian
+from lowcurve.analysis.norms import L2, Ball, Norm, per_example
+from lowcurve.attacks.images import Images, Rows, fooled, prepare
+from lowcurve.attacks.pursuit import pursue
+from lowcurve.attacks.targets import Target, require_target, target_of
+from lowcurve.errors import InputError
+from lowcurve.losses import margin_loss
+from lowcurve.models.modes import attacked
+from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
+
+NEWTON_STEPS = 10
+
+
+@dataclass(frozen=True)
+class DeepFool:
+    """x' = x + (1 + overshoot) (r_1 + r_2 + ...) with r_i the shortest step to a class boundary of the linearized network,
+    then drawn back towards x as far as it still fools the network: a point just across a boundary that is near.
+
+    Of an affine network it is the nearest boundary, at min_k (z_y - z_k) / ||w_y - w_k||_dual, and of any other an upper
+    bound of that distance. No radius holds it back: x itself where x is misclassified already, the point of highest
+    margin loss where no boundary was crossed in `steps`. The pixel box is part of the linear problem: what it forbids is
+    made up for elsewhere, where the original clips afterwards and falls short.
+
+    norm: l_2 or l_inf. overshoot: of the whole perturbation, as in the paper; beside it each step aims beyond the
+    boundary by more than rounding, so that a batch of another size sees the crossing too. candidates: so many of the
+    likeliest other classes are looked at in each step. target: None, or the only class whose boundary is looked for (as in
+    `PGD`; another class in between is crossed as gladly). bisections: of the way from x to the crossing, which undo the
+    overshoot to a share of 2^-bisections; 0 leaves the paper's answer. Nothing is drawn. Parameters receive no gradient.
+
+    Called: start, of x's shape, is where the path begins in place of x.
+    Cost: two forward passes and an input gradient a candidate for each step until the crossing (3 or 4 steps for most
+    images), one forward pass a bisection.
+
+    Example:
+        >>> from lowcurve.randomness import stream
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        >>> x = torch.tensor([[0.3, 0.4]])
+        >>> found = DeepFool(box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]), generator=stream(0))
+        >>> L2.length(found - x).round(decimals=3)  # from (0.3, 0.4) to the line 3a + 4b = 0
+        tensor([0.5000])
+
+    Reference: Moosavi-Dezfooli et al. 2016, Algorithm 2 and section 3.3.
+    """
+
+    norm: Norm = L2
+    box: tuple[float, float] = (0.0, 1.0)
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int = 10
+    target: Target = None
+    bisections: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.candidates < 1 or self.bisections < 0:
+            found = (self.steps, self.candidates, self.bisections)
+            raise InputError("a step, a candidate and no fewer than 0 bisections", found, "write DeepFool(steps=50)")
+        if not 0 <= self.overshoot < 1:
+            raise InputError("an overshoot from 0 to 1", self.overshoot, "write overshoot=0.02 for two per cent")
+        require_target(self.target)
+        _ = self.whole
+
+    @property
+    def whole(self) -> Ball:
+        """The pixel box, as a ball whose radius is given with each projection."""
+        return Ball(self.norm, 0.0, self.box)
+
+    def __call__(
+        self,
+        model: Classifier,
+        x: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator,
+        start: Inputs | None = None,
+    ) -> Inputs:
+        """The adversarial inputs x', of x's shape."""
+        with attacked(model):
+            return self.answer(prepare(model, x, y, self.whole, generator=generator, start=start)).detach()
+
+    def answer(self, images: Images) -> Inputs:
+        """x' of images that have been prepared, of a model in eval mode."""
+        found = pursue(self, images, stop=True)
+        return shortened(images, found.point, found.fallen, self.whole, self.bisections)
+
+    def begin(self, images: Images) -> Rows:
+        """x itself, or the given start."""
+        moved = torch.zeros_like(images.x)
+        if images.start is not None:
+            moved = (inside(self.whole, images.start, images.x) - images.x) / (1 + self.overshoot)
+        return {"point": inside(self.whole, images.x + (1 + self.overshoot) * moved, images.x), "moved": moved}
+
+    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
+        """The shortest step to a boundary of the linear model; who is across already spends no gradient."""
+        point = rows["point"]
+        with torch.no_grad():
+            logits = images.model(point)
+        left = torch.nonzero(~fooled(logits, images.y)).flatten()
+        moved = rows["moved"].clone()
+        if len(left):
+            moved[left] += self._shortest(images.take(left), point[left], logits[left])
+        return logits, {"point": inside(self.whole, images.x + (1 + self.overshoot) * moved, images.x), "moved": moved}
+
+    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
+        """The margin loss, which rises above 0 at the boundary."""
+        return margin_loss(logits, images.y)
+
+    def _shortest(self, images: Images, point: Inputs, logits: Logits) -> Tensor:
+        """The step to the nearest of the candidates' boundaries."""
+        classes, y = self._candidates(images, logits), images.y[:, None]
+
+        def against(inputs: Tensor) -> Tensor:
+            there = images.model(inputs)
+            return there.gather(1, classes) - there.gather(1, y)
+
+        slopes = jacobian(against, point)
+        # Four times what `fooled` asks for.
+        beyond = min(256 * torch.finfo(logits.dtype).eps, 4e-2) * logits.abs().amax(1, keepdim=True)
+        gaps = beyond + logits.gather(1, y) - logits.gather(1, classes)
+        each = slopes.shape[:2]
+        flat = slopes.flatten(0, 1)
+        here = point[:, None].expand_as(slopes).flatten(0, 1)
+        steps, lengths = _crossing(flat, gaps.flatten(), here, self.whole)
+        nearest = lengths.view(each).argmin(1)
+        return steps.view(slopes.shape)[torch.arange(len(point), device=point.device), nearest]
+
+    def _candidates(self, images: Images, logits: Logits) -> Tensor:
+        """The classes whose boundaries are looked at, (batch, candidates)."""
+        if self.target is not None:
+            return target_of(self.target, images.logits, images.y)[:, None]
+        others = logits.scatter(1, images.y[:, None], -torch.inf)
+        return others.topk(min(self.candidates, logits.shape[1] - 1), dim=1).indices
+
+
+def inside(whole: Ball, point: Inputs, x: Inputs) -> Inputs:
+    """The point moved into the pixel box, however far from x."""
+    return whole.project(point, x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
+
+
+def shortened(images: Images, point: Inputs, fallen: Tensor, whole: Ball, bisections: int) -> Inputs:
+    """Where the point has fallen, the nearest to x of the points on the way there that bisection finds to fool the network."""
+    rows = torch.nonzero(fallen & (L2.length(point - images.x) > 0)).flatten()
+    if not len(rows) or not bisections:
+        return point
+    few, way = images.take(rows), point[rows] - images.x[rows]
+    stands, falls = torch.zeros_like(few.radius), torch.ones_like(few.radius)
+
+    def at(share: PerExample) -> Inputs:
+        return inside(whole, few.x + per_example(share, way) * way, few.x)
+
+    for _ in range(bisections):
+        middle = (stands + falls) / 2
+        with torch.no_grad():
+            across = fooled(few.model(at(middle)), few.y)
+        stands, falls = torch.where(across, stands, middle), torch.where(across, middle, falls)
+    nearest = point.clone()
+    nearest[rows] = torch.where(per_example(falls < 1, way), at(falls), point[rows])
+    return nearest
+
+
+def _crossing(slopes: Tensor, gaps: PerExample, point: Inputs, whole: Ball) -> tuple[Tensor, PerExample]:
+    """The shortest r with <w, r> = gap that stays in the box, and its length; the farthest it can go where none reaches so
+    far, and then the length at which it would, were it to go on like that.
+
+    r_i = sign(w_i) min(t s_i, room_i) with s = |w| in l_2 and 1 in l_inf. <w, r> is concave and piecewise linear in t, so
+    Newton's method climbs to the solution from below and ends there after as many steps as there are pieces to cross.
+    """
+    largest = slopes.flatten(1).abs().amax(1)
+    largest = torch.where(largest > 0, largest, 1)
+    slopes, gaps = slopes / per_example(largest, slopes), gaps / largest
+    weight = slopes.abs()
+    speed = weight if whole.norm == L2 else (weight > 0).to(weight)
+    low, high = whole.box
+    room = torch.where(slopes > 0, high - point, point - low)
+    time = torch.zeros_like(gaps)
+
+    def lengths(time: PerExample) -> Tensor:
+        return torch.where(weight > 0, torch.minimum(per_example(time, weight) * speed, room), 0)
+
+    for _ in range(NEWTON_STEPS):
+        free = (per_example(time, weight) * speed < room) & (weight > 0)
+        rate = (weight * speed * free).flatten(1).sum(1)
+        short = gaps - (weight * lengths(time)).flatten(1).sum(1)
+        time = torch.where(rate > 0, time + short / torch.where(rate > 0, rate, 1), time)
+    step = lengths(time)
+    reached = (weight * step).flatten(1).sum(1)
+    length = whole.norm.length(step) * gaps / torch.where(reached > 0, reached, 1)
+    return slopes.sign() * step, torch.where(reached > 0, length, torch.inf)

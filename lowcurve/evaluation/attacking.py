@@ -1,0 +1,208 @@
+"""Attacks over a data set: who stands, how far each image moved, which attack it fell to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowcurve import randomness
+from lowcurve.analysis.norms import Ball, Norm
+from lowcurve.attacks import Suite
+from lowcurve.attacks.images import Images, Staged, usable_walks, work_of
+from lowcurve.attacks.pursuit import pursue
+from lowcurve.data.batches import Examples
+from lowcurve.evaluation.measuring import logits_of, require_examples
+from lowcurve.evaluation.sharing import Ticker, gathered
+from lowcurve.models.modes import attacked
+from lowcurve.types import Attack, Progress, silent
+
+CHUNK = 1024
+"""So many examples are attacked by one member after another before the next ones; what is done is kept then."""
+WRONG = "clean"
+"""What an example fell to that was misclassified before any attack."""
+
+
+class Ledger(Protocol):
+    """Where finished work is kept, so that an evaluation that was interrupted goes on where it was. A dict will do."""
+
+    def get(self, key: str, /) -> Any: ...
+
+    def __setitem__(self, key: str, value: Any, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack left, one entry an example.
+
+    standing: correct at the clean input and under every attack, so `standing.mean()` is robust accuracy: an upper bound,
+    since a stronger attack may exist. distance: from the clean input to `inputs`, in the norm that was asked for.
+    fallen_to: the attack that it fell to, "clean" if it was wrong before, "" if it stands. looks: at how many points the
+    network was seen before the example fell, over all attacks.
+    """
+
+    standing: np.ndarray
+    distance: np.ndarray
+    inputs: Tensor
+    fallen_to: np.ndarray
+    looks: np.ndarray
+
+    def after(self, *names: str) -> np.ndarray:
+        """Who stands once only these attacks were tried, in this order: `after()` is who was right to begin with."""
+        return ~np.isin(self.fallen_to, (WRONG, *names))
+
+
+def attack(
+    model: nn.Module,
+    examples: Examples,
+    method: Attack,
+    norm: Norm,
+    *,
+    seed: int = 0,
+    radius: Tensor | None = None,
+    batch_size: int = 256,
+    progress: Progress[int] = silent,
+    heading: str = "attacking",
+    ledger: Ledger | None = None,
+    fabric: Any = None,
+) -> Attacked:
+    """Attack every example; success and distance are measured here, on the inputs that the attack returned.
+
+    method: any attack, or a `Suite`, whose members are tried in order on what is left. An example that was wrong is not
+    attacked; one that falls leaves the batch at once and a waiting one takes its place, so the cost follows the examples
+    that are hard to fool. Nothing depends on batch_size or on the order of the examples: their random numbers are their own.
+    radius: one an example in place of the ball's, for the attacks of this package. ledger: what is finished is kept
+    there, and work that it holds already is not done again. fabric: the examples are shared out over its processes, and
+    each of them returns the whole result. The model is put in eval mode and given back as it came.
+
+    Errors: InputError for weights or logits that are not finite, labels that the network does not have, inputs outside
+    the pixel box, an empty data set.
+
+    Example:
+        >>> from lowcurve.analysis.norms import LINF
+        >>> from lowcurve.attacks import PGD
+        >>> points = Examples(torch.tensor([[0.5, 0.45], [0.9, 0.1]]), torch.tensor([0, 0]), ("a", "b"))
+        >>> left = attack(nn.Identity(), points, PGD(Ball(LINF, 0.1)), LINF)
+        >>> left.standing, left.fallen_to.tolist()
+        (array([False,  True]), ['PGD', ''])
+    """
+    require_examples(model, examples)
+    mine = torch.arange(len(examples))
+    if fabric is not None:
+        mine = mine[fabric.global_rank :: fabric.world_size]
+    members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
+    chunks = torch.split(mine, CHUNK)
+    parts = []
+    with attacked(model):
+        for number, rows in enumerate(chunks):
+            said = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
+            own = None if radius is None else radius[rows]
+            chunk = _Chunk.begun(model, examples.take(rows), own, batch_size, seed, len(members))
+            ticker = Ticker(progress, said, sum(work_of(member) for _, member in members) * len(rows))
+            _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
+            parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if fabric is not None and fabric.world_size > 1:
+        columns = gathered(columns, mine)
+    names = np.array([*(name for name, _ in members), WRONG, ""])
+    fallen_to = names[columns["fallen to"].numpy()]
+    distance, looks = columns["distance"].numpy(), columns["looks"].numpy()
+    return Attacked(fallen_to == "", distance, columns["inputs"], fallen_to, looks)
+
+
+def _attack_chunk(
+    chunk: "_Chunk", members: Sequence[tuple[str, Attack]], ledger: Ledger | None, where: str, ticker: Ticker
+) -> None:
+    """One member after another on what is left, as far as the ledger does not hold it already."""
+    reached = 0
+    for number, (name, member) in enumerate(members):
+        key = f"{name}, {where}"
+        kept = None if ledger is None else ledger.get(key)
+        if kept is not None:
+            chunk.state = {column: torch.as_tensor(kept[column]) for column in chunk.state}
+        else:
+            chunk.attack(number, name, member, ticker.advance)
+            if ledger is not None:
+                ledger[key] = {column: values.clone() for column, values in chunk.state.items()}
+        reached += work_of(member) * len(chunk.x)
+        ticker.reach(reached)  # those who fell early, or to another one, are done too
+
+
+@dataclass
+class _Chunk:
+    """Some of the examples, and what the attacks so far have done to them: state["fallen to"] is the number of the member
+    that an example fell to, one more than the last for "wrong before", two more for "stands"."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    logits: Tensor
+    radius: Tensor | None
+    batch_size: int
+    seed: int
+    stands: int
+    state: dict[str, Tensor]
+
+    @classmethod
+    def begun(
+        cls, model: nn.Module, few: Examples, radius: Tensor | None, batch_size: int, seed: int, members: int
+    ) -> "_Chunk":
+        like = next(model.parameters(), torch.zeros(()))
+        x, y = few.pixels(slice(None)).to(like.dtype), few.y
+        chunk = cls(model, x, y, x, radius, batch_size, seed, members + 1, {})
+        chunk.logits = chunk.seen(x, y)
+        fallen_to = torch.where(chunk.logits.argmax(1) == y, members + 1, members)
+        chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "looks": torch.ones_like(y)}
+        return chunk
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def seen(self, x: Tensor, y: Tensor) -> Tensor:
+        """The logits, a batch at a time."""
+        parts = zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+        return torch.cat([logits_of(self.model, a.to(self.device), b.to(self.device)).cpu() for a, b in parts])
+
+    def left(self) -> Tensor:
+        """Who still stands."""
+        return torch.nonzero(self.state["fallen to"] == self.stands).flatten()
+
+    def attack(self, number: int, name: str, member: Attack, done: Callable[[int], None]) -> None:
+        """Try one member on what is left."""
+        left = self.left()
+        if not len(left):
+            return
+        if not isinstance(member, Staged):
+            generators = (randomness.stream(self.seed, "attack", name) for _ in iter(int, 1))
+            parts = zip(torch.split(left, self.batch_size), generators, strict=False)
+            points = [member(self.model, *self._there(rows), generator=g).cpu() for rows, g in parts]
+            self.enter(number, left, torch.cat(points), torch.ones_like(left))
+            return
+        images = self._images(left, member.ball, name)
+        for place, walk in usable_walks(member, self.logits.shape[1]):
+            still = torch.nonzero(torch.isin(left, self.left())).flatten()
+            if not len(still):
+                return
+            those = images.take(still).named(place)
+            found = pursue(walk, those, stop=True, limit=self.batch_size, device=self.device, done=done)
+            self.enter(number, left[still], found.point, found.looks)
+
+    def enter(self, number: int, rows: Tensor, inputs: Tensor, looks: Tensor) -> None:
+        """What an attack found, looked at once more: who falls in a batch of this size has fallen."""
+        fallen = self.seen(inputs, self.y[rows]).argmax(1) != self.y[rows]
+        self.state["looks"][rows] += looks
+        self.state["inputs"][rows] = inputs
+        self.state["fallen to"][rows[fallen]] = number
+
+    def _there(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[rows].to(self.device), self.y[rows].to(self.device)
+
+    def _images(self, rows: Tensor, ball: Ball, name: str) -> Images:
+        x, y = self.x[rows], self.y[rows]
+        ball.require_inside_box(x)
+        radius = ball.radii(x) if self.radius is None else ball.require_radii(self.radius[rows], x)
+        streams = randomness.of_examples(randomness.stream(self.seed, "attack", name), x, y)
+        return Images(self.model, x, y, radius, streams, self.logits[rows])
