@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, pixels
-    from lowcurve.attacks import FGSM, PGD
+    from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square, Suite, strong
     from lowcurve.data import Augmentation, DataSet, Examples, Limits, load
     from lowcurve.errors import InputError
-    from lowcurve.evaluation import attack, correct, measure, standing_against_radius
+    from lowcurve.evaluation import adversarial_loss, attack, correct, measure, smallest_radius, transfer
+    from lowcurve.evaluation.audit import audit
     from lowcurve.geometry import Curvature, FrobeniusNorm, Profile, SecantCurvature, gradient_norm
     from lowcurve.losses import cross_entropy, loss_field, margin, margin_loss
     from lowcurve.models import Network, Standardize
@@ -35,8 +36,9 @@ HOMES = {
     "losses": ("loss_field", "cross_entropy", "margin", "margin_loss"),
     "geometry": ("gradient_norm", "Curvature", "SecantCurvature", "FrobeniusNorm", "Profile"),
     "analysis.norms": ("Ball", "Norm", "L1", "L2", "LINF", "pixels"),
-    "attacks": ("PGD", "FGSM"),
-    "evaluation": ("measure", "correct", "attack", "standing_against_radius"),
+    "attacks": ("strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square"),
+    "evaluation": ("measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss"),
+    "evaluation.audit": ("audit",),
     "penalties": ("CURE", "InputGradientNorm"),
     "training": ("Objective", "Term", "Schedule", "Optimization", "fit"),
     "results": ("summarize", "proportion", "describe"),
@@ -49,8 +51,8 @@ __all__ = [
     "loss_field", "cross_entropy", "margin", "margin_loss",
     "gradient_norm", "Curvature", "SecantCurvature", "FrobeniusNorm", "Profile",
     "Ball", "Norm", "L1", "L2", "LINF", "pixels",
-    "PGD", "FGSM",
-    "measure", "correct", "attack", "standing_against_radius",
+    "strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square",
+    "measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss", "audit",
     "CURE", "InputGradientNorm",
     "Objective", "Term", "Schedule", "Optimization", "fit",
     "summarize", "proportion", "describe",

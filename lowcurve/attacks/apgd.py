@@ -1,7 +1,8 @@
 """Auto-PGD: projected gradient ascent with momentum whose step size follows the progress of each image."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,7 +49,6 @@ class APGD:
     loss: Loss = log_odds
     target: Target = None
     targets: int = 0
-    checkpoints: tuple[int, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
@@ -59,7 +59,6 @@ class APGD:
             found = f"targets={self.targets}, target={self.target!r}"
             raise InputError("a number of targets, or one target", found, "write APGD(ball, targets=9)")
         require_target(self.target)
-        object.__setattr__(self, "checkpoints", _checkpoints(self.steps))
 
     @property
     def walks(self) -> tuple[Walk, ...]:
@@ -127,7 +126,7 @@ class APGD:
 
     def _reconsider(self, step: Tensor, rows: Rows) -> Tensor:
         """At a checkpoint: halve the step of those who stalled, in place, and say who goes back to the best point."""
-        marks = torch.tensor((0, *self.checkpoints), device=step.device)
+        marks = torch.tensor((0, *_checkpoints(self.steps)), device=step.device)
         place = torch.searchsorted(marks[1:-1], step) + 1  # of the next mark, at or after this step
         at = marks[place] == step
         span = (marks[place] - marks[place - 1]).to(rows["size"])
@@ -141,6 +140,7 @@ class APGD:
         return stalled
 
 
+@lru_cache
 def _checkpoints(steps: int) -> tuple[int, ...]:
     """w_j = ceil(p_j steps) with p_0 = 0, p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)."""
     before, here, found = 0.0, 0.22, []

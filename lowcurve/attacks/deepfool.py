@@ -1,6 +1,6 @@
 """DeepFool: the way to the nearest boundary of the network's linear model, again and again until it is crossed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from lowcurve.losses import margin_loss
 from lowcurve.models.modes import attacked
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
-NEWTON_STEPS = 10
-
 
 @dataclass(frozen=True)
 class DeepFool:
@@ -25,8 +23,8 @@ class DeepFool:
 
     Of an affine network it is the nearest boundary, at min_k (z_y - z_k) / ||w_y - w_k||_dual, and of any other an upper
     bound of that distance. No radius holds it back: x itself where x is misclassified already, the point of highest
-    margin loss where no boundary was crossed in `steps`. The pixel box is part of the linear problem: what it forbids is
-    made up for elsewhere, where the original clips afterwards and falls short.
+    margin loss where no boundary was crossed in `steps`. What leaves the pixel box is clipped and forgotten; in the second
+    half of the steps pixels that stand at its edge already are left out of account, or some images would never cross.
 
     norm: l_2 or l_inf. overshoot: of the whole perturbation, as in the paper; beside it each step aims beyond the
     boundary by more than rounding, so that a batch of another size sees the crossing too. candidates: so many of the
@@ -35,8 +33,8 @@ class DeepFool:
     overshoot to a share of 2^-bisections; 0 leaves the paper's answer. Nothing is drawn. Parameters receive no gradient.
 
     Called: start, of x's shape, is where the path begins in place of x.
-    Cost: two forward passes and an input gradient a candidate for each step until the crossing (3 or 4 steps for most
-    images), one forward pass a bisection.
+    Cost: two forward passes and an input gradient a candidate for each step until the crossing (3 steps for most
+    images, more where many pixels lie at the edge of the box), one forward pass a bisection.
 
     Example:
         >>> from lowcurve.randomness import stream
@@ -99,20 +97,21 @@ class DeepFool:
 
     def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
         """The shortest step to a boundary of the linear model; who is across already spends no gradient."""
-        point = rows["point"]
+        point, moved = rows["point"], rows["moved"].clone()
         with torch.no_grad():
             logits = images.model(point)
         left = torch.nonzero(~fooled(logits, images.y)).flatten()
-        moved = rows["moved"].clone()
         if len(left):
-            moved[left] += self._shortest(images.take(left), point[left], logits[left])
-        return logits, {"point": inside(self.whole, images.x + (1 + self.overshoot) * moved, images.x), "moved": moved}
+            late = rows["step"][left] >= self.steps // 2
+            moved[left] += self._shortest(images.take(left), point[left], logits[left], late)
+        point = inside(self.whole, images.x + (1 + self.overshoot) * moved, images.x)
+        return logits, {"point": point, "moved": (point - images.x) / (1 + self.overshoot)}
 
     def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
         """The margin loss, which rises above 0 at the boundary."""
         return margin_loss(logits, images.y)
 
-    def _shortest(self, images: Images, point: Inputs, logits: Logits) -> Tensor:
+    def _shortest(self, images: Images, point: Inputs, logits: Logits, late: Tensor) -> Tensor:
         """The step to the nearest of the candidates' boundaries."""
         classes, y = self._candidates(images, logits), images.y[:, None]
 
@@ -121,15 +120,17 @@ class DeepFool:
             return there.gather(1, classes) - there.gather(1, y)
 
         slopes = jacobian(against, point)
+        here = point[:, None]
+        stuck = ((slopes > 0) & (here >= self.box[1])) | ((slopes < 0) & (here <= self.box[0]))
+        slopes = torch.where(stuck & per_example(late, slopes), 0, slopes)
         # Four times what `fooled` asks for.
         beyond = min(256 * torch.finfo(logits.dtype).eps, 4e-2) * logits.abs().amax(1, keepdim=True)
         gaps = beyond + logits.gather(1, y) - logits.gather(1, classes)
-        each = slopes.shape[:2]
-        flat = slopes.flatten(0, 1)
-        here = point[:, None].expand_as(slopes).flatten(0, 1)
-        steps, lengths = _crossing(flat, gaps.flatten(), here, self.whole)
-        nearest = lengths.view(each).argmin(1)
-        return steps.view(slopes.shape)[torch.arange(len(point), device=point.device), nearest]
+        steepness = self.norm.dual.length(slopes.flatten(0, 1)).view_as(gaps)
+        lengths = torch.where(steepness > 0, gaps / torch.where(steepness > 0, steepness, 1), torch.inf)
+        length, nearest = lengths.min(1)
+        direction = self.norm.steepest(slopes[torch.arange(len(point), device=point.device), nearest])
+        return per_example(torch.where(torch.isfinite(length), length, 0), point) * direction
 
     def _candidates(self, images: Images, logits: Logits) -> Tensor:
         """The classes whose boundaries are looked at, (batch, candidates)."""
@@ -163,33 +164,3 @@ def shortened(images: Images, point: Inputs, fallen: Tensor, whole: Ball, bisect
     nearest = point.clone()
     nearest[rows] = torch.where(per_example(falls < 1, way), at(falls), point[rows])
     return nearest
-
-
-def _crossing(slopes: Tensor, gaps: PerExample, point: Inputs, whole: Ball) -> tuple[Tensor, PerExample]:
-    """The shortest r with <w, r> = gap that stays in the box, and its length; the farthest it can go where none reaches so
-    far, and then the length at which it would, were it to go on like that.
-
-    r_i = sign(w_i) min(t s_i, room_i) with s = |w| in l_2 and 1 in l_inf. <w, r> is concave and piecewise linear in t, so
-    Newton's method climbs to the solution from below and ends there after as many steps as there are pieces to cross.
-    """
-    largest = slopes.flatten(1).abs().amax(1)
-    largest = torch.where(largest > 0, largest, 1)
-    slopes, gaps = slopes / per_example(largest, slopes), gaps / largest
-    weight = slopes.abs()
-    speed = weight if whole.norm == L2 else (weight > 0).to(weight)
-    low, high = whole.box
-    room = torch.where(slopes > 0, high - point, point - low)
-    time = torch.zeros_like(gaps)
-
-    def lengths(time: PerExample) -> Tensor:
-        return torch.where(weight > 0, torch.minimum(per_example(time, weight) * speed, room), 0)
-
-    for _ in range(NEWTON_STEPS):
-        free = (per_example(time, weight) * speed < room) & (weight > 0)
-        rate = (weight * speed * free).flatten(1).sum(1)
-        short = gaps - (weight * lengths(time)).flatten(1).sum(1)
-        time = torch.where(rate > 0, time + short / torch.where(rate > 0, rate, 1), time)
-    step = lengths(time)
-    reached = (weight * step).flatten(1).sum(1)
-    length = whole.norm.length(step) * gaps / torch.where(reached > 0, reached, 1)
-    return slopes.sign() * step, torch.where(reached > 0, length, torch.inf)

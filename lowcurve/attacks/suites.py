@@ -1,11 +1,13 @@
 """Attacks together: `strong`, by which a claim is judged, and the papers' own weak settings under their names."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
-from lowcurve.analysis.norms import Ball, per_example
+from lowcurve.analysis.norms import Ball, per_example, pixels
 from lowcurve.attacks.apgd import APGD
+from lowcurve.attacks.pgd import FGSM, PGD
 from lowcurve.attacks.square import Square
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
@@ -42,12 +44,76 @@ class Suite:
         return best
 
 
-def strong(ball: Ball) -> Suite:
-    """The suite that a claim is judged by."""
+@dataclass(frozen=True)
+class Effort:
+    """How long `strong` searches: steps of each walk, targets of the targeted one, queries of the black-box one."""
+
+    steps: int = 100
+    targets: int = 9
+    queries: int = 5000
+
+
+FULL = Effort()
+
+
+def strong(ball: Ball, effort: Effort = FULL) -> Suite:
+    """The suite that a claim is judged by: Auto-PGD on cross-entropy, Auto-PGD on the margin towards each likely class, and
+    Square, which follows no gradient. It needs no setting but the ball, and none of the three minds the logits' scale.
+
+    Reference: Croce and Hein 2020.
+    """
     return Suite(
         (
-            ("APGD-CE", APGD(ball)),
-            ("APGD-T", APGD(ball, loss=margin_loss, targets=9)),
-            ("Square", Square(ball)),
+            ("APGD-CE", APGD(ball, steps=effort.steps)),
+            ("APGD-T", APGD(ball, steps=effort.steps, loss=margin_loss, targets=effort.targets)),
+            ("Square", Square(ball, queries=effort.queries)),
         )
     )
+
+
+def moosavi2019cure(ball: Ball, effort: Effort = FULL) -> Suite:  # noqa: ARG001 (the signature of SUITES)
+    """PGD-20 on cross-entropy from one random start, as that paper judges CURE: weak by today's measure.
+
+    Reference: moosavi2019cure, Table 2; step size 0.04 / 0.157 of the radius, as released.
+    """
+    return Suite((("PGD-20", PGD(ball, steps=20, step_size=ball.radius * 0.255)),))
+
+
+def srinivas2022lcnn(ball: Ball, effort: Effort = FULL) -> Suite:  # noqa: ARG001
+    """Ten steps of a tenth of the radius from a random start: on a linear loss they reach 3/4 of the radius.
+
+    The released code attacks the predicted label and leaves the pixel box; here the label is the true one and the box holds.
+
+    Reference: srinivas2022lcnn, Table 2; the settings are those of the released code.
+    """
+    return Suite((("PGD-10", PGD(ball, steps=10, step_size=ball.radius / 10)),))
+
+
+def yu2018(ball: Ball, step_size: float) -> Suite:
+    """FGSM, BIM and the Carlini-Wagner objective in the ball, ten steps each from the image itself.
+
+    step_size: 0.1 on MNIST, 1/255 on CIFAR-10 (section 8.3).
+
+    Reference: yu2018interpreting, Tables 1 and 2.
+    """
+    ten = PGD(ball, steps=10, step_size=step_size, start="center")
+    return Suite((("FGSM", FGSM(ball)), ("BIM", ten), ("C&W", replace(ten, loss=margin_loss))))
+
+
+def yu2018_mnist(ball: Ball, effort: Effort = FULL) -> Suite:  # noqa: ARG001
+    """`yu2018` with steps of 0.1."""
+    return yu2018(ball, 0.1)
+
+
+def yu2018_cifar10(ball: Ball, effort: Effort = FULL) -> Suite:  # noqa: ARG001
+    """`yu2018` with steps of one pixel level."""
+    return yu2018(ball, pixels(1))
+
+
+SUITES: dict[str, Callable[[Ball, Effort], Suite]] = {
+    "strong": strong,
+    "moosavi2019cure": moosavi2019cure,
+    "srinivas2022lcnn": srinivas2022lcnn,
+    "yu2018-mnist": yu2018_mnist,
+    "yu2018-cifar10": yu2018_cifar10,
+}

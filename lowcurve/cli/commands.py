@@ -158,7 +158,7 @@ def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | No
 def _report(study: "Study", run: "Run") -> None:
     from rich.console import Console
 
-    from lowcurve.experiments.pictures import compare
+    from lowcurve.experiments.pictures import compare, unreliable
     from lowcurve.report import page
     from lowcurve.results import Table, dump
     from lowcurve.store import NUMBERS, PAGE
@@ -176,12 +176,16 @@ def _report(study: "Study", run: "Run") -> None:
     if not results:
         log.info("nothing to report yet: run lowcurve measure or attack on %s", run.folder)
         return
-    written = run.write(
-        PAGE, page(f"Curvature and robustness on {Path(study.data).name}", lead, list(results.values()), facts)
-    )
+    headline = results.get("comparison")
+    warnings = unreliable(headline) if isinstance(headline, Table) else {}
+    said = [f"{name}: {verdict}" for name, verdict in warnings.items()]
+    title = f"Curvature and robustness on {Path(study.data).name}"
+    written = run.write(PAGE, page(title, lead, list(results.values()), facts, said))
     console = Console()
-    if isinstance(headline := results.get("comparison"), Table):
+    if isinstance(headline, Table):
         console.print(table(headline))
+    for warning in said:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {written}", soft_wrap=True)
 
 

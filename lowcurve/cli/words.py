@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lowcurve.experiments.settings import Study
     from lowcurve.store import Run
 
-CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius")
+CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius", "suite")
 """What may differ from the settings that a run was begun with: how it is evaluated, and where."""
 
 

@@ -3,7 +3,7 @@
 from lowcurve.evaluation.attacking import Attacked, Ledger, attack
 from lowcurve.evaluation.measuring import Columns, correct, logits_of, measure, require_finite
 from lowcurve.evaluation.radii import SmallestRadius, smallest_radius
-from lowcurve.evaluation.transfer import adversarial_loss, transfer
+from lowcurve.evaluation.transferring import adversarial_loss, transfer
 
 __all__ = [
     "Attacked", "Columns", "Ledger", "SmallestRadius", "adversarial_loss", "attack", "correct", "logits_of", "measure",

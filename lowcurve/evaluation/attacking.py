@@ -163,8 +163,8 @@ class _Chunk:
 
     def seen(self, x: Tensor, y: Tensor) -> Tensor:
         """The logits, a batch at a time."""
-        parts = zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
-        return torch.cat([logits_of(self.model, a.to(self.device), b.to(self.device)).cpu() for a, b in parts])
+        rows = self._batches(torch.arange(len(x)))
+        return torch.cat([logits_of(self.model, x[k].to(self.device), y[k].to(self.device)).cpu() for k in rows])
 
     def left(self) -> Tensor:
         """Who still stands."""
@@ -176,9 +176,10 @@ class _Chunk:
         if not len(left):
             return
         if not isinstance(member, Staged):
-            generators = (randomness.stream(self.seed, "attack", name) for _ in iter(int, 1))
-            parts = zip(torch.split(left, self.batch_size), generators, strict=False)
-            points = [member(self.model, *self._there(rows), generator=g).cpu() for rows, g in parts]
+            points = []
+            for rows in self._batches(left):
+                x, y = self.x[rows].to(self.device), self.y[rows].to(self.device)
+                points.append(member(self.model, x, y, generator=self._generator(name)).cpu())
             self.enter(number, left, torch.cat(points), torch.ones_like(left))
             return
         images = self._images(left, member.ball, name)
@@ -197,12 +198,16 @@ class _Chunk:
         self.state["inputs"][rows] = inputs
         self.state["fallen to"][rows[fallen]] = number
 
-    def _there(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.x[rows].to(self.device), self.y[rows].to(self.device)
+    def _batches(self, rows: Tensor) -> list[Tensor]:
+        return [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
+
+    def _generator(self, name: str) -> torch.Generator:
+        """Every batch gets the same: what differs from example to example comes from the examples."""
+        return randomness.stream(self.seed, "attack", name)
 
     def _images(self, rows: Tensor, ball: Ball, name: str) -> Images:
         x, y = self.x[rows], self.y[rows]
         ball.require_inside_box(x)
         radius = ball.radii(x) if self.radius is None else ball.require_radii(self.radius[rows], x)
-        streams = randomness.of_examples(randomness.stream(self.seed, "attack", name), x, y)
+        streams = randomness.of_examples(self._generator(name), x, y)
         return Images(self.model, x, y, radius, streams, self.logits[rows])

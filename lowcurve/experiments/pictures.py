@@ -1,24 +1,32 @@
 """From columns of numbers to results: what the study shows of each network, and how networks are put side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import Norm
-from lowcurve.attacks import PGD
 from lowcurve.data import DataSet, Examples
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.geometry import Curvature, Profile, SecantCurvature
-from lowcurve.losses import margin_loss
-from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, join, merge, proportion, summarize
+from lowcurve.results import Column, Curves, Line, Result, Table, join, merge, summarize
 from lowcurve.training import History
 from lowcurve.types import Measure, Progress
 
 NETWORK = Column("network", "How it was trained.")
-READING_ORDER = ("against radius", "gallery", "against scale", "profile", "profile at scale", "geometry")
+READING_ORDER = (
+    "against radius",
+    "attacks",
+    "gallery",
+    "against scale",
+    "profile",
+    "profile at scale",
+    "geometry",
+    "audit",
+)
+UNRELIABLE = "upper bound, evaluation unreliable"
+"""What a failed audit's verdict begins with."""
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 """Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
 
@@ -137,124 +145,24 @@ def _profile(name: str, model: nn.Module, examples: Examples, h: float | None, c
     )
 
 
-def attack_results(
-    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
-) -> dict[str, Result]:
-    """The robustness of one network: a row of accuracies, accuracy against radius, examples of perturbed images."""
-    settings, ball = study.evaluation, study.ball()
-    examples = data.test.take(slice(settings.examples))
-    clean = evaluation.correct(model, examples)
-    plain = evaluation.attack(
-        model, examples, PGD(ball, steps=settings.steps), ball.norm, seed=study.seed,
-        progress=progress, heading=f"attacking {name}",
-    )  # fmt: skip
-    strong = PGD(ball, steps=settings.strong_steps, restarts=settings.strong_restarts, loss=margin_loss)
-    left = np.flatnonzero(plain.standing)
-    standing = plain.standing.copy()
-    if len(left):
-        rest = examples.take(torch.from_numpy(left))
-        standing[left] = evaluation.attack(
-            model, rest, strong, ball.norm, seed=study.seed, progress=progress, heading=f"attacking {name}, margin"
-        ).standing
-    conditions = {
-        "ball": f"{study.norm}, radius {study.radius} in pixel units",
-        "examples": f"{len(examples)} of the test set",
-        "attacks": f"PGD-{settings.steps} on cross-entropy from a random start; then, on what stands, "
-        f"PGD-{settings.strong_steps} on the margin from {settings.strong_restarts} random starts",
-        "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
-    }
-    results: dict[str, Result] = {
-        "robustness": _robustness_row(study, name, clean, plain.standing, standing, conditions),
-        "against radius": _against_radius(study, name, model, examples, progress),
-    }
-    if len(data.shape) == 3 and settings.gallery:
-        results |= _galleries(study, data, name, model)
-    return results
+def unreliable(robustness: Table) -> dict[str, str]:
+    """The networks whose robust accuracy the audit does not believe, each with its verdict."""
+    headings = [column.heading for column in robustness.columns]
+    if "audit" not in headings:
+        return {}
+    place = headings.index("audit")
+    return {str(row[0]): str(row[place]) for row in robustness.rows if str(row[place]).startswith(UNRELIABLE)}
 
 
-def _robustness_row(
-    study: Study, name: str, clean: np.ndarray, plain: np.ndarray, strong: np.ndarray, conditions: Mapping[str, str]
-) -> Table:
-    shares = [proportion(int(column.sum()), len(column)) for column in (clean, plain, strong)]
-    steps = study.evaluation.steps
-    headings = (
-        NETWORK,
-        Column("clean", "Accuracy on unperturbed test examples.", ".1%"),
-        Column(f"PGD-{steps}", f"Accuracy after PGD-{steps} on cross-entropy.", ".1%"),
-        Column("strong", "Accuracy after both attacks, each example at its worst.", ".1%"),
-    )
-    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares))
-    return Table("Robustness", headings, (row,), conditions=conditions)
-
-
-def _against_radius(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Curves:
-    balls = [study.ball(multiple) for multiple in study.evaluation.radii]
-    radii = [ball.radius for ball in balls]
-
-    def attack_at(radius: float) -> PGD:
-        return PGD(balls[radii.index(radius)], steps=study.evaluation.steps)
-
-    standing = evaluation.standing_against_radius(
-        model, examples, attack_at, Norm(study.norm), radii, seed=study.seed,
-        progress=progress, heading=f"attacking {name} at every radius",
-    )  # fmt: skip
-    shares = [proportion(int(row.sum()), len(row)) for row in standing]
-    band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
-    return Curves(
-        "Accuracy against radius",
-        f"radius ({study.norm}, pixel units)",
-        "share of examples standing, with 95 % interval",
-        tuple(radii),
-        {name: band},
-        caption=f"Accuracy under PGD-{study.evaluation.steps} as the ball grows. At radius 0 it is clean accuracy.",
-        conditions={
-            "examples": f"{len(examples)} of the test set",
-            "attack": f"PGD-{study.evaluation.steps}, random start",
-        },
-    )
-
-
-def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict[str, Result]:
-    """The same test images for every network: as they are, perturbed, and what was added, black for −, white for +."""
-    examples = data.test.take(_first_of_each_class(data, study.evaluation.gallery))
-    ball = study.ball()
-    found = evaluation.attack(model, examples, PGD(ball, steps=study.evaluation.steps), ball.norm, seed=study.seed)
-    clean = examples.pixels(slice(None))
-    added = found.inputs - clean
-    scale = float(added.abs().max()) or 1.0
-    with torch.no_grad():
-        like = next(model.parameters(), clean)
-        seen = [data.classes[int(k)] for k in model(found.inputs.to(like)).argmax(1)]
-    labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
-
-    def gallery(rows: tuple[str, ...], pixels: list[torch.Tensor], notes: tuple[tuple[str, ...], ...]) -> Gallery:
-        return Gallery(
-            "Perturbed images",
-            rows,
-            labels,
-            torch.stack(pixels).double().numpy(),
-            notes,
-            caption="The first test image of each class, after the attack with what the network then sees; below it what "
-            "was added, grey for nothing.",
-            conditions={
-                "ball": f"{study.norm}, radius {study.radius}",
-                "attack": f"PGD-{study.evaluation.steps}, random start",
-            },
-        )
-
-    perturbed = gallery(
-        (name, f"{name}: what was added"),
-        [found.inputs, 0.5 + added / (2 * scale)],
-        (tuple(f"seen as {c}" for c in seen), tuple(f"at most {float(a.abs().max()):.3f}" for a in added)),
-    )
-    return {"clean images": gallery(("clean",), [clean], (tuple("" for _ in labels),)), "gallery": perturbed}
-
-
-def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
-    """Rows of the first test example of each of the first classes, so that the choice is nobody's."""
-    labels = data.test.y
-    firsts = [int(rows[0]) for k in range(len(data.classes)) if len(rows := torch.nonzero(labels == k).flatten())]
-    return torch.tensor(firsts[:count])
+def _with_warning(result: Result, verdicts: Mapping[str, str]) -> Result:
+    """The result with the words beside every such network's name, wherever its accuracies stand."""
+    if isinstance(result, Curves) and "Accuracy" in result.title:
+        lines = {f"{name} ({UNRELIABLE})" if name in verdicts else name: line for name, line in result.lines.items()}
+        return replace(result, lines=lines)
+    if isinstance(result, Table) and any("then " in column.heading for column in result.columns):
+        rows = tuple((f"{r[0]} ({UNRELIABLE})" if r[0] in verdicts else r[0], *r[1:]) for r in result.rows)
+        return replace(result, rows=rows)
+    return result
 
 
 def in_reading_order(networks: Sequence[str]) -> list[str]:
@@ -282,5 +190,7 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
         headline = [name for name in dict.fromkeys(present) if name not in ("‖H‖ median", "error")]
         compared["comparison"] = join("Robustness and curvature", tables, headline)
     figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged}
+    if isinstance(robustness := merged.get("robustness"), Table):
+        figures = {kind: _with_warning(result, unreliable(robustness)) for kind, result in figures.items()}
     courses = {f"training {n}": parts[f"training-{n}"]["course"] for n in order if f"training-{n}" in parts}
     return {**compared, **figures, **courses}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lowcurve.analysis.norms import L2, LINF, Ball, Norm, parse_radius
-from lowcurve.attacks import PGD
+from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Augmentation, Limits
 from lowcurve.errors import InputError
 from lowcurve.penalties import InputGradientNorm
@@ -41,13 +41,20 @@ class TrainingAttack:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How many test examples each step sees, and how long it looks. `radii` are multiples of the study's radius."""
+    """How many test examples each step sees, and how long it looks. `radii` are multiples of the study's radius.
+
+    examples: of the attacks; steps: of PGD. effort: of the suite strong. audited: how many of them the tests for gradient
+    masking see, 0 for no audit. save_inputs: keep the inputs that the attacks found.
+    """
 
     examples: int = 360
     steps: int = 20
-    strong_steps: int = 40
-    strong_restarts: int = 3
-    radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+    effort: Effort = FULL
+    audited: int = 100
+    save_inputs: bool = True
+    radii: tuple[float, ...] = (
+        0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875, 2.0,
+    )  # fmt: skip
     curvature_examples: int = 360
     lanczos_steps: int = 12
     profile_examples: int = 32
@@ -55,8 +62,8 @@ class Evaluation:
     gallery: int = 5
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.strong_steps, self.strong_restarts, self.lanczos_steps) < 1:
-            raise InputError("at least one step and one start", "fewer", "write --evaluation.steps 20")
+        if min(self.steps, self.effort.steps, self.lanczos_steps) < 1:
+            raise InputError("at least one step", "none", "write --evaluation.steps 20")
         if min(self.examples, self.curvature_examples) < 1:
             raise InputError("at least one example", "none", "write --evaluation.examples 100")
         if not self.radii:
@@ -74,7 +81,8 @@ class Study:
     network: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, mlp.
     model: package.module:factory, your own network in place of `network`; weights: its state dict, from which CURE then
     starts instead of training a standard network. methods: which networks to make, of standard, CURE, gradient-norm, PGD.
-    radius: of the attacks, written 8/255, 0.1 or pixels:8, in pixel units. gradient_weight: of ||grad l||_2^2.
+    suite: the attacks that robustness is judged by, of strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist and
+    yu2018-cifar10. radius: of the attacks, written 8/255, 0.1 or pixels:8, in pixel units. gradient_weight: of ||grad l||_2^2.
     training: of the standard, gradient-norm and PGD networks; fine_tuning: of CURE.
     """
 
@@ -89,6 +97,7 @@ class Study:
     methods: tuple[str, ...] = METHODS
     norm: Literal["l_inf", "l_2"] = "l_inf"
     radius: str = "0.125"
+    suite: str = "strong"
     seed: int = 0
     training: Optimization = DIGITS_TRAINING
     fine_tuning: Optimization = DIGITS_FINE_TUNING
@@ -103,6 +112,8 @@ class Study:
         for method in self.methods:
             if method not in METHODS:
                 raise InputError(f"methods among {', '.join(METHODS)}", repr(method), "write --methods [standard,CURE]")
+        if self.suite not in SUITES:
+            raise InputError(f"a suite among {', '.join(SUITES)}", repr(self.suite), "write --suite strong")
         if not self.methods:
             raise InputError("at least one method", "none", "write --methods [standard,CURE]")
         for multiple in (1.0, *self.evaluation.radii):
@@ -174,7 +185,7 @@ def _at_laptop(data: str) -> Study:
             training=Optimization(epochs=6, batch_size=128, learning_rate=2e-3),
             fine_tuning=Optimization(epochs=5, batch_size=128, learning_rate=2e-3),
             cure=Cure(weight=0.1, h=3.0),
-            evaluation=Evaluation(examples=500, curvature_examples=200, profile_examples=8, strong_restarts=2),
+            evaluation=Evaluation(examples=500, curvature_examples=200, profile_examples=8),
         )
     augmentation = Augmentation(crop_padding=4, flip=data != "svhn")
     return Study(
@@ -186,7 +197,7 @@ def _at_laptop(data: str) -> Study:
         fine_tuning=Optimization(epochs=6, batch_size=128, learning_rate=2e-3, augmentation=augmentation),
         cure=Cure(weight=4.0, h=1.7),
         gradient_weight=0.3,
-        evaluation=Evaluation(examples=200, curvature_examples=100, profile_examples=0, strong_restarts=1),
+        evaluation=Evaluation(examples=200, curvature_examples=100, profile_examples=0),
     )
 
 
@@ -226,7 +237,7 @@ def _at_paper(study: Study) -> Study:
 def _shortened(study: Study) -> Study:
     few = replace(study.training, epochs=1)
     evaluation = Evaluation(
-        examples=32, steps=3, strong_steps=3, strong_restarts=1, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
+        examples=32, steps=3, effort=Effort(3, 1, 20), audited=8, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
         profile_examples=2, largest_profile=64, gallery=2,
     )  # fmt: skip
     return replace(

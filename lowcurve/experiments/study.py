@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowcurve import evaluation
 from lowcurve.data import DataSet, load
 from lowcurve.errors import InputError
-from lowcurve.experiments.pictures import attack_results, curvature_results, in_reading_order, training_results
+from lowcurve.experiments.pictures import curvature_results, in_reading_order, training_results
+from lowcurve.experiments.robustness import attack_results
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network
 from lowcurve.models.modes import mode
@@ -46,6 +47,10 @@ class Keeper(Protocol):
     def checkpoint(self, name: str, key: str) -> Kept: ...
 
     def loggers(self, name: str) -> list[Any]: ...
+
+    def ledger(self, name: str, key: str) -> Any: ...
+
+    def save_inputs(self, name: str, columns: Mapping[str, Tensor]) -> None: ...
 
 
 def read(study: Study) -> DataSet:
@@ -124,14 +129,22 @@ def source_of(study: Study, data: DataSet) -> Network | Factory:
 
 def measure(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
     """The geometry of every network that is kept: part `curvature-NAME`."""
-    _for_each(
-        study, "curvature", keeper, (study.evaluation, study.radius, study.norm), data, progress, curvature_results
-    )
+    settings = (study.evaluation, study.radius, study.norm)
+    _for_each(study, "curvature", keeper, settings, data, progress, curvature_results)
 
 
 def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
     """The robustness of every network that is kept: part `attack-NAME`."""
-    _for_each(study, "attack", keeper, (study.evaluation, study.radius, study.norm), data, progress, attack_results)
+
+    def results_of(
+        study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
+    ) -> dict[str, Result]:
+        return attack_results(study, data, name, model, progress, keeper)
+
+    settings = (study.evaluation, study.suite, study.radius, study.norm)
+    _for_each(study, "attack", keeper, settings, data, progress, results_of)
+    for name in keeper.networks():
+        keeper.ledger(name, "").remove()  # what it kept is in the part now
 
 
 def _for_each(

@@ -1,4 +1,4 @@
-"""The state of a training on disk."""
+"""The state of work under way, on disk."""
 
 import io
 from collections.abc import Mapping
@@ -30,16 +30,30 @@ class DiskCheckpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The state, or None where there is none; a file that is not this training's is refused."""
+        content = self._read()
+        if content is None:
+            return None
+        if content["key"] != self.key:
+            raise InputError("a checkpoint of this very training", "one with other settings", self._mend)
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def load_if_ours(self) -> dict[str, Any] | None:
+        """The state, or None where there is none or it belongs to other settings."""
+        content = self._read()
+        return None if content is None or content["key"] != self.key else dict(content["state"])
+
+    @property
+    def _mend(self) -> str:
+        return f"delete {self.path} to begin anew"
+
+    def _read(self) -> dict[str, Any] | None:
         if not self.path.is_file():
             return None
         content = read_state(self.path)
-        mend = f"delete {self.path} to begin this training anew"
         if not isinstance(content, dict) or "lowcurve checkpoint" not in content:
-            raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", mend)
-        if content["key"] != self.key:
-            raise InputError("a checkpoint of this very training", "one with other settings", mend)
-        state: dict[str, Any] = content["state"]
-        return state
+            raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", self._mend)
+        return content
 
     def remove(self) -> None:
         """Forget the state."""

@@ -19,6 +19,7 @@ from lowcurve.models import Factory, Network
 from lowcurve.results import Result, dump, load
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import write_bytes, writing
+from lowcurve.store.ledgers import DiskLedger
 from lowcurve.store.weights import load_weights, metadata_of
 
 SETTINGS, NUMBERS, PAGE, LOG = "settings.yaml", "study.json", "report.html", "log.txt"
@@ -30,7 +31,8 @@ class Run:
 
     settings.yaml, study.json (every number of the report), report.html, log.txt; networks/NAME.safetensors with the
     architecture in its metadata; parts/NAME.json, the results of each finished step; logs/NAME, the course of training
-    for a spreadsheet and for TensorBoard; checkpoints/NAME.pt while a training is under way.
+    for a spreadsheet and for TensorBoard; adversarial/NAME.safetensors, the inputs that the attacks found; checkpoints/NAME.pt
+    and ledgers/NAME.safetensors while a training or an attack is under way.
     """
 
     folder: Path
@@ -148,6 +150,15 @@ class Run:
     def checkpoint(self, name: str, key: str) -> "DiskCheckpoint":
         """Where a training described by `key` keeps its state while it is under way."""
         return DiskCheckpoint(self.folder / "checkpoints" / f"{name}.pt", key)
+
+    def ledger(self, name: str, key: str) -> "DiskLedger":
+        """Where the attacks on a network, described by `key`, keep what they have finished while they are under way."""
+        return DiskLedger(self.folder / "ledgers" / f"{name}.safetensors", key)
+
+    def save_inputs(self, name: str, columns: Mapping[str, torch.Tensor]) -> None:
+        """The inputs that attacks on a network found, with their labels: adversarial/NAME.safetensors."""
+        tensors = {key: values.contiguous() for key, values in columns.items()}
+        write_bytes(self.folder / "adversarial" / f"{name}.safetensors", save(tensors))
 
     def loggers(self, name: str) -> list[Any]:
         """CSV and TensorBoard loggers for a training; one that is resumed gets files of its own."""
