@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square
+from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square, Suite
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
 from lowcurve.randomness import stream
@@ -315,7 +315,7 @@ def test_the_default_steps_are_those_of_the_docstring():
         (lambda: PGD(Ball(L2, 9.0))(MODEL, X, Y, generator=stream(0)), "a radius within the pixel range"),
         (
             lambda: PGD(SMALL)(MODEL, X, Y + 1, generator=stream(0)),
-            "labels from 0 to 2, as the network has logits, received 1 to 3; give the data that the network was made for",
+            "labels from 0 to 2, received 3; give labels that count the classes from 0",
         ),
         (lambda: PGD(SMALL, start="edge"), 'a start "uniform" or "center", received \'edge\''),
         (lambda: PGD(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., received 0'),
@@ -337,6 +337,19 @@ def test_the_default_steps_are_those_of_the_docstring():
 def test_errors_name_the_mend(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_square_and_suites_refuse_what_they_cannot_do():
+    with pytest.raises(InputError, match=r"at least two queries and one start, received \(1, 1\); write queries=5000"):
+        Square(SMALL, queries=1)
+    with pytest.raises(InputError, match="a share of the image above 0, at most 1, received 0"):
+        Square(SMALL, share=0)
+    with pytest.raises(InputError, match=r"attacks with names of their own, received \['PGD', 'PGD'\]"):
+        Suite((("PGD", PGD(SMALL)), ("PGD", PGD(SMALL))))
+    with pytest.raises(InputError, match="a number of targets, or one target, received targets=2, target=1"):
+        APGD(SMALL, targets=2, target=1)
+    with pytest.raises(InputError, match=r"at least one step and one start, received \(0, 1\); write APGD"):
+        APGD(SMALL, steps=0)
 
 
 def at_radii(radius: torch.Tensor) -> torch.Tensor:

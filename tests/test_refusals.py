@@ -48,7 +48,11 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--cure.form", "other"], "other"),
         (["--training_attack.steps", "0"], "at least one step"),
         (["--evaluation.steps", "0"], "at least one step"),
-        (["--evaluation.strong_restarts", "0"], "at least one step"),
+        (["--evaluation.effort.steps", "0"], "at least one step"),
+        (
+            ["--suite", "weak"],
+            "a suite among strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist, yu2018-cifar10, autoattack",
+        ),
         (["--evaluation.examples", "0"], "at least one example"),
         (["--evaluation.curvature_examples", "0"], "at least one example"),
         (["--evaluation.lanczos_steps", "0"], "at least one step"),

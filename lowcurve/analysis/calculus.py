@@ -5,11 +5,14 @@ d l_i / d x_j = 0 for i != j; `losses.loss_field` guards that law.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lowcurve.analysis.norms import L2, per_example
 from lowcurve.errors import InputError
@@ -150,6 +153,40 @@ def secant_hessian(field: Field, x: Inputs, h: float) -> Operator:
         return difference * per_example(L2.length(v) / h, v)
 
     return product
+
+
+@contextmanager
+def derivatives_watched() -> Iterator[list[str]]:
+    """Inside, whoever asks for a derivative is noted: the list names the calls in their order.
+
+    grad, backward, whatever is made of them (torch.func, torch.autograd.functional) and forward-mode duals are seen,
+    under whatever name they were imported; nothing is patched and no trace function is set, so debuggers and coverage go
+    on. What runs in other threads is not seen.
+
+    Example:
+        >>> with derivatives_watched() as asked:
+        ...     _ = gradient(lambda x: x.square().sum(1), torch.ones(1, 2))
+        >>> asked
+        ['grad']
+    """
+    with _Watch() as watch:
+        yield watch.asked
+
+
+class _Watch(TorchFunctionMode):
+    """Sees every function of torch that is called while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("grad", "backward", "_make_dual"):
+            self.asked.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_graph: bool = False) -> Tensor:

@@ -78,9 +78,14 @@ class Staged(Protocol):
     def walks(self) -> tuple[Walk, ...]: ...
 
 
+def targets_of(walk: Walk) -> object:
+    """The walk's target, None where it leads away from the true label."""
+    return getattr(walk, "target", None)
+
+
 def usable_walks(attack: Staged, classes: int) -> tuple[tuple[int, Walk], ...]:
     """The attack's walks with their numbers, without those towards a class that there is not."""
-    ranks = [getattr(walk, "target", None) for walk in attack.walks]
+    ranks = [targets_of(walk) for walk in attack.walks]
     fit = [not isinstance(rank, int) or rank < classes for rank in ranks]
     return tuple((number, walk) for number, walk in enumerate(attack.walks) if fit[number])
 
@@ -99,15 +104,20 @@ def prepare(
     generator: torch.Generator,
     radius: PerExample | None = None,
     start: Inputs | None = None,
+    look: bool = True,
 ) -> Images:
-    """The images of an attack, once everything about them is known to be right. One forward pass."""
+    """The images of an attack, once everything about them is known to be right.
+
+    look: one forward pass for the clean logits, which targets are chosen by; without it `logits` is empty.
+    """
     ball.require_inside_box(x)
     if start is not None and start.shape != x.shape:
         raise InputError(f"a start of shape {tuple(x.shape)}", tuple(start.shape), "give one start for each row of x")
     radius = ball.radii(x) if radius is None else ball.require_radii(radius, x)
     with torch.no_grad():
-        logits = model(x) if len(x) else x.new_zeros(0, 2)
-    require_logits(logits, y)
+        logits = model(x) if len(x) and look else x.new_zeros(len(x), 0)
+    if len(x) and look:
+        require_logits(logits, y)
     return Images(model, x, y, radius, of_examples(generator, x, y), logits, start)
 
 

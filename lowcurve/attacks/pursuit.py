@@ -11,8 +11,17 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import Ball, per_example
-from lowcurve.attacks.images import Images, Rows, Staged, Walk, fooled, prepare, usable_walks
-from lowcurve.errors import InputError
+from lowcurve.attacks.images import (
+    Images,
+    Rows,
+    Staged,
+    Walk,
+    fooled,
+    prepare,
+    require_logits,
+    targets_of,
+    usable_walks,
+)
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import attacked
 from lowcurve.randomness import Streams
@@ -50,8 +59,9 @@ def strongest(
     different things (towards different targets, say) are compared by the margin at their points.
     """
     with attacked(model):
-        images = prepare(model, x, y, ball, generator=generator, radius=radius, start=start)
-        walks = usable_walks(attack, images.logits.shape[1])
+        targeted = any(targets_of(walk) is not None for walk in attack.walks)
+        images = prepare(model, x, y, ball, generator=generator, radius=radius, start=start, look=targeted)
+        walks = usable_walks(attack, images.logits.shape[1]) if targeted else tuple(enumerate(attack.walks))
         alike = all(walk == walks[0][1] for _, walk in walks)
         best, highest = images.x, torch.full_like(images.radius, -torch.inf)
         for number, walk in walks:
@@ -71,6 +81,7 @@ def pursue(
     images: Images,
     *,
     stop: bool,
+    last_look: bool = True,
     limit: int | None = None,
     device: torch.device | None = None,
     watch: Watch | None = None,
@@ -79,8 +90,9 @@ def pursue(
     """One walk over all the images, at most `limit` in a batch.
 
     stop: an image leaves as soon as it is fooled, and waiting ones take the free places; otherwise each walks to its end.
-    device: where the model is; the images may lie elsewhere. watch: sees every look. done: is told of work that is over,
-    in looks. The model must be in eval mode already (`attacked`).
+    last_look: look at where the walk ended; without it that point is the answer of whoever has not been fooled, and the
+    caller looks. device: where the model is; the images may lie elsewhere. watch: sees every look. done: is told of work
+    that is over, in looks. The model must be in eval mode already (`attacked`).
 
     Cost: one `step` of the walk for each image and step until it falls, one forward pass at the end. Whoever interrupts it
     (Ctrl-C) loses this walk only.
@@ -100,7 +112,7 @@ def pursue(
             numbers = torch.arange(waiting, min(waiting + free, count))
             active = active.joined(_Active.begun(walk, images.take(numbers, device), numbers.to(device)))
             waiting += len(numbers)
-        active = _advance(walk, active, found, stop, watch, done)
+        active = _advance(walk, active, found, stop, last_look, watch, done)
     return found
 
 
@@ -145,7 +157,13 @@ class _Active:
 
 
 def _advance(
-    walk: Walk, active: _Active, found: Found, stop: bool, watch: Watch | None, done: Callable[[int], None]
+    walk: Walk,
+    active: _Active,
+    found: Found,
+    stop: bool,
+    last_look: bool,
+    watch: Watch | None,
+    done: Callable[[int], None],
 ) -> _Active:
     """One look and one move of everybody in the batch, and the last look of those who have arrived."""
     assert active.images is not None
@@ -154,13 +172,17 @@ def _advance(
     if bool(arrived.any()):
         last = active.kept(arrived)
         assert last.images is not None
-        with torch.no_grad():
-            logits = last.images.model(last.rows["point"])
-        _record(walk, last, logits, found, stop, watch)
+        if last_look:
+            with torch.no_grad():
+                logits = last.images.model(last.rows["point"])
+            _record(walk, last, logits, found, stop, watch)
+        else:
+            found.point[last.numbers.to(found.point.device)] = last.rows["point"].to(found.point.device)
         done(len(last.numbers))
         return active.kept(~arrived)
     before = active.rows
     logits, after = walk.step(active.images, before)
+    require_logits(logits, active.images.y)
     fallen = _record(walk, active, logits, found, stop, watch)
     active = _Active(active.numbers, active.images, {**after, "step": before["step"] + 1})
     done(len(active.numbers))
@@ -176,8 +198,6 @@ def _record(walk: Walk, active: _Active, logits: Logits, found: Found, stop: boo
     assert images is not None
     with torch.no_grad():
         values, fallen = walk.value(images, point, logits), fooled(logits, images.y)
-    if bool(torch.isnan(logits).any()):
-        raise InputError("finite logits", "NaN or infinity", "look for NaN or overflow inside the network")
     if watch is not None:
         watch(active.numbers, active.rows, values, logits)
     home = found.point.device

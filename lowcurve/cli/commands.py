@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowcurve.cli.terminal import logged, progress_bars, table
+from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
 from lowcurve.cli.words import Request, parse
 from lowcurve.errors import InputError
 
@@ -184,8 +184,8 @@ def _report(study: "Study", run: "Run") -> None:
     console = Console()
     if isinstance(headline, Table):
         console.print(table(headline))
-    for warning in said:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        for line in verdicts(headline):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {written}", soft_wrap=True)
 
 

@@ -9,22 +9,30 @@ if TYPE_CHECKING:
     from lowcurve.store import Run
 
 T = TypeVar("T")
+AUDIT = "audit"
 log = logging.getLogger("lowcurve")
 
 
 def table(table: Any) -> Any:
-    """A result's table as the terminal shows it: without the intervals of shares."""
+    """A result's table as the terminal shows it: without the intervals of shares and without sentences (`verdicts`)."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
     shown = RichTable(title=table.title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, column in enumerate(table.columns):
-        shown.add_column(column.heading, justify="right" if number else "left", no_wrap=not number)
+    places = [number for number, column in enumerate(table.columns) if column.heading != AUDIT]
+    for number in places:
+        shown.add_column(table.columns[number].heading, justify="right" if number else "left", no_wrap=not number)
     for row in table.rows:
         # The interval of a share is in the report; a terminal is narrow.
-        cells = (cell[0] if isinstance(cell, tuple) else cell for cell in row)
-        shown.add_row(*(column.write(cell) for column, cell in zip(table.columns, cells, strict=True)))
+        cells = (row[k][0] if isinstance(row[k], tuple) else row[k] for k in places)
+        shown.add_row(*(table.columns[k].write(cell) for k, cell in zip(places, cells, strict=True)))
     return shown
+
+
+def verdicts(table: Any) -> list[str]:
+    """What the audit says of each network of the table, a line each."""
+    found = [number for number, column in enumerate(table.columns) if column.heading == AUDIT]
+    return [f"{row[0]}: {row[place]}" for place in found for row in table.rows if row[place] is not None]
 
 
 @contextlib.contextmanager

@@ -188,7 +188,10 @@ class _Chunk:
             if not len(still):
                 return
             those = images.take(still).named(place)
-            found = pursue(walk, those, stop=True, limit=self.batch_size, device=self.device, done=done)
+            # Where the walk ended is looked at below, where it is counted.
+            found = pursue(
+                walk, those, stop=True, last_look=False, limit=self.batch_size, device=self.device, done=done
+            )
             self.enter(number, left[still], found.point, found.looks)
 
     def enter(self, number: int, rows: Tensor, inputs: Tensor, looks: Tensor) -> None:

@@ -75,19 +75,20 @@ def smallest_radius(
         raise InputError("a largest radius above 0 and rounds of at least 0", (largest, rounds), "write largest=16/255")
     shared = {"seed": seed, "batch_size": batch_size, "fabric": fabric}
     radii = torch.full((len(examples),), largest)
-    left = attack(model, examples, method, norm, radius=radii, progress=progress, heading=heading, **shared)
+    ticks = iter(progress(range(rounds + 1), heading))
+    next(ticks, None)
+    left = attack(model, examples, method, norm, radius=radii, **shared)
     inputs = left.inputs.clone()
     high = np.where(left.standing, np.inf, np.where(left.fallen_to == WRONG, 0.0, left.distance)).astype(np.float64)
     low = np.where(np.isfinite(high), 0.0, largest)
-    for number in range(rounds):
+    for _ in ticks:
         open_ = np.flatnonzero(np.isfinite(high) & (high - low > largest / 2**rounds))
         if not len(open_):
-            break
+            continue
         middle = (low[open_] + high[open_]) / 2
         rows = torch.from_numpy(open_)
-        said = f"{heading}, round {number + 1} of {rounds}"
         own = torch.from_numpy(middle).float()
-        found = attack(model, examples.take(rows), method, norm, radius=own, progress=progress, heading=said, **shared)
+        found = attack(model, examples.take(rows), method, norm, radius=own, **shared)
         fell = ~found.standing
         low[open_[~fell]] = middle[~fell]
         high[open_[fell]] = np.minimum(found.distance[fell], middle[fell])

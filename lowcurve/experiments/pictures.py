@@ -182,7 +182,7 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
     if clean := grouped.pop("clean images", None):
         grouped["gallery"] = [clean[0], *grouped["gallery"]]
     merged = {kind: merge(results) for kind, results in grouped.items()}
-    tables = [result for result in merged.values() if isinstance(result, Table)]
+    tables = [table for kind in ("robustness", "geometry") if isinstance(table := merged.get(kind), Table)]
     compared: dict[str, Result] = {}
     if tables:
         # One table tells it all, how robust and how curved; what it leaves out stands further down.

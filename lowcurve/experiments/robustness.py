@@ -11,7 +11,7 @@ from lowcurve import evaluation
 from lowcurve.attacks import PGD, SUITES, Suite
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit, audit
-from lowcurve.experiments.pictures import NETWORK
+from lowcurve.experiments.pictures import NETWORK, UNRELIABLE
 from lowcurve.experiments.settings import Study
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, describe, proportion
 from lowcurve.types import Progress
@@ -62,12 +62,13 @@ def attack_results(
     conditions = {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
         "examples": f"{len(examples)} of the test set",
-        "suite": f"{study.suite}: " + ", then ".join(f"{key} ({describe(value)})" for key, value in suite.members),
+        "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
         "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
     }
+    exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
     results: dict[str, Result] = {
         "robustness": _robustness_row(study, name, left, suite, verdict, conditions),
-        "attacks": _attacks_row(study, name, left, suite, conditions),
+        "attacks": _attacks_row(study, name, left, suite, conditions | {"attacks": exactly}),
     }
     if verdict is not None:
         results["audit"] = _audit_rows(name, verdict)
@@ -94,9 +95,15 @@ def _robustness_row(
         Column(study.suite, "Accuracy after the whole suite, each example at its worst.", ".1%"),
         Column("audit", "Whether these accuracies can be believed: the verdict of the tests for gradient masking."),
     )
-    said = UNAUDITED if verdict is None else verdict.verdict
+    said = UNAUDITED if verdict is None else _in_short(verdict)
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), said)
     return Table("Robustness", headings, (row,), conditions=conditions)
+
+
+def _in_short(verdict: Audit) -> str:
+    """The verdict with the names of the tests that failed; their figures are in the audit's own table."""
+    failed = [finding.name for finding in verdict.findings if finding.outcome == "fail"]
+    return f"{UNRELIABLE}: {', '.join(failed)}" if failed else verdict.verdict
 
 
 def _attacks_row(

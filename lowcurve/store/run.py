@@ -32,7 +32,7 @@ class Run:
     settings.yaml, study.json (every number of the report), report.html, log.txt; networks/NAME.safetensors with the
     architecture in its metadata; parts/NAME.json, the results of each finished step; logs/NAME, the course of training
     for a spreadsheet and for TensorBoard; adversarial/NAME.safetensors, the inputs that the attacks found; checkpoints/NAME.pt
-    and ledgers/NAME.safetensors while a training or an attack is under way.
+    and ledgers/NAME.pt while a training or an attack is under way.
     """
 
     folder: Path
@@ -153,7 +153,7 @@ class Run:
 
     def ledger(self, name: str, key: str) -> "DiskLedger":
         """Where the attacks on a network, described by `key`, keep what they have finished while they are under way."""
-        return DiskLedger(self.folder / "ledgers" / f"{name}.safetensors", key)
+        return DiskLedger(self.folder / "ledgers" / f"{name}.pt", key)
 
     def save_inputs(self, name: str, columns: Mapping[str, torch.Tensor]) -> None:
         """The inputs that attacks on a network found, with their labels: adversarial/NAME.safetensors."""

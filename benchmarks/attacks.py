@@ -1,0 +1,256 @@
+"""Attacks against those of other libraries: the same attack, steps and network, in one run, interleaved.
+
+    python benchmarks/attacks.py --data-dir DIR --weights-dir DIR [--quick] [--strong] [--json FILE]
+
+Three tables. Speed: FGSM and PGD-20 of lowcurve (through the active set of `evaluation.attack`, and without it by the plain
+call), foolbox and torchattacks: the seconds from images to robust accuracy, which one function counts from the inputs of each
+library, and which the first way has counted itself. Memory: the
+peak of a process of its own. --strong: the suite `strong` against pyautoattack's standard version, image by image; this
+takes many minutes. Libraries that are not installed are left out and named.
+
+DIR of the data: parquet files of mnist and cifar10; of the weights: mnist_lenet5_clntrained.pt, mnist_lenet5_advtrained.pt,
+resnet20-12fca82f.th.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: spinning threads cost a factor of 60 on a busy machine
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from examples.public_networks import lenet5, resnet20  # noqa: E402
+from lowcurve import evaluation  # noqa: E402
+from lowcurve.analysis.norms import L2, LINF, Ball  # noqa: E402
+from lowcurve.attacks import FGSM, FULL, PGD, Effort, strong  # noqa: E402
+from lowcurve.data import Examples, Limits, load  # noqa: E402
+from lowcurve.losses import cross_entropy  # noqa: E402
+from lowcurve.randomness import stream  # noqa: E402
+from lowcurve.store import load_weights  # noqa: E402
+
+NETWORKS = {
+    "ResNet-20": (resnet20, "resnet20-12fca82f.th", "cifar10", 8 / 255, 0.5),
+    "LeNet5": (lenet5, "mnist_lenet5_clntrained.pt", "mnist", 0.1, 1.5),
+    "LeNet5 adv.": (lenet5, "mnist_lenet5_advtrained.pt", "mnist", 0.3, 1.5),
+}
+"""Name: factory, file of weights, data, radius in l_inf, radius in l_2."""
+Run = Callable[[], Tensor]
+
+
+def network(name: str, args: argparse.Namespace) -> tuple[nn.Module, Examples, float, float]:
+    """A public network with test images."""
+    build, file, data, radius, round_radius = NETWORKS[name]
+    model = build()
+    load_weights(model, args.weights_dir / file)
+    test = load(data, data_dir=str(args.data_dir), limits=Limits(train=1, validation=1)).test
+    return model.eval(), test.take(slice(args.examples)), radius, round_radius
+
+
+def ways(
+    model: nn.Module, few: Examples, radius: float, round_radius: float, missing: set[str]
+) -> dict[str, dict[str, Run]]:
+    """For each attack the libraries' ways to run it on all the images: step = 2.5 radius / steps, one random start."""
+    x, y = few.pixels(slice(None)), few.y
+    flat, round_ = Ball(LINF, radius), Ball(L2, round_radius)
+    ours = {
+        "FGSM": (FGSM(flat), LINF),
+        "PGD-20 l_inf": (PGD(flat, loss=cross_entropy), LINF),
+        "PGD-20 l_2": (PGD(round_, step_size=2.5 * round_radius / 20, loss=cross_entropy), L2),
+    }
+    found: dict[str, dict[str, Run]] = {}
+    for name, (attack, norm) in ours.items():
+        found[name] = {
+            "lowcurve": lambda attack=attack, norm=norm: torch.from_numpy(
+                evaluation.attack(model, few, attack, norm).standing
+            ),
+            "lowcurve, no active set": lambda attack=attack: torch.cat(
+                [attack(model, a, b, generator=stream(0)) for a, b in zip(x.split(256), y.split(256), strict=True)]
+            ),
+        }
+    if importlib.util.find_spec("foolbox"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import foolbox
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+        theirs = {
+            "FGSM": (foolbox.attacks.FGSM(), radius),
+            "PGD-20 l_inf": (foolbox.attacks.LinfPGD(rel_stepsize=2.5 / 20, steps=20), radius),
+            "PGD-20 l_2": (foolbox.attacks.L2PGD(rel_stepsize=2.5 / 20, steps=20), round_radius),
+        }
+        for name, (attack, reach) in theirs.items():
+            found[name]["foolbox"] = lambda attack=attack, reach=reach: torch.cat(
+                [attack(wrapped, a, b, epsilons=reach)[1] for a, b in zip(x.split(256), y.split(256), strict=True)]
+            )
+    else:
+        missing.add("foolbox")
+    if importlib.util.find_spec("torchattacks"):
+        import torchattacks
+
+        step, round_step = 2.5 * radius / 20, 2.5 * round_radius / 20
+        others = {
+            "FGSM": torchattacks.FGSM(model, eps=radius),
+            "PGD-20 l_inf": torchattacks.PGD(model, eps=radius, alpha=step, steps=20),
+            "PGD-20 l_2": torchattacks.PGDL2(model, eps=round_radius, alpha=round_step, steps=20),
+        }
+        for name, attack in others.items():
+            found[name]["torchattacks"] = lambda attack=attack: torch.cat(
+                [attack(a, b) for a, b in zip(x.split(256), y.split(256), strict=True)]
+            )
+    else:
+        missing.add("torchattacks")
+    return found
+
+
+def standing(model: nn.Module, few: Examples, inputs: Tensor) -> Tensor:
+    """Who is right at the clean and at the attacked inputs: two passes, which `evaluation.attack` has made already."""
+    if inputs.dtype == torch.bool:
+        return inputs
+    with torch.no_grad():
+        return (model(few.pixels(slice(None))).argmax(1) == few.y) & (model(inputs.detach()).argmax(1) == few.y)
+
+
+def speed(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Median wall seconds over interleaved rounds."""
+    rows, missing = [], set()
+    for name in args.networks:
+        model, few, radius, round_radius = network(name, args)
+        for attack, libraries in ways(model, few, radius, round_radius, missing).items():
+            seconds: dict[str, list[float]] = {library: [] for library in libraries}
+            accuracy = {}
+            for _ in range(args.rounds):
+                for library, run in libraries.items():
+                    torch.manual_seed(0)
+                    began = time.perf_counter()
+                    left = run()
+                    accuracy[library] = float(standing(model, few, left).double().mean())
+                    seconds[library].append(time.perf_counter() - began)
+            base = statistics.median(seconds["lowcurve"])
+            for library, times in seconds.items():
+                middle = statistics.median(times)
+                rows.append(
+                    {"network": name, "attack": attack, "library": library, "seconds": middle,
+                     "times lowcurve": middle / base, "robust accuracy": accuracy[library]}
+                )  # fmt: skip
+                print(f"{name:12} {attack:13} {library:24} {middle:8.3f} s  x {middle / base:5.2f}  "
+                      f"{accuracy[library]:6.1%}", flush=True)  # fmt: skip
+    for library in sorted(missing):
+        print(f"{library} is not installed: left out")
+    return rows
+
+
+def memory(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Peak resident memory of PGD-20 in l_inf over that of the network and the images, each library in a process of its own."""
+    rows = []
+    for library in ("lowcurve", "foolbox", "torchattacks"):
+        if library != "lowcurve" and not importlib.util.find_spec(library):
+            continue
+        words = [sys.executable, __file__, "--data-dir", str(args.data_dir), "--weights-dir", str(args.weights_dir)]
+        words += ["--examples", str(args.examples), "--peak", library, "--networks", args.networks[0]]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        rows.append({"network": args.networks[0], "attack": "PGD-20 l_inf", "library": library, "MB": float(said)})
+        print(f"{args.networks[0]:12} PGD-20 l_inf  {library:24} {float(said):8.0f} MB", flush=True)
+    return rows
+
+
+def peak(args: argparse.Namespace) -> None:
+    """In a process of its own: how far PGD-20 raises the peak of memory."""
+    model, few, radius, round_radius = network(args.networks[0], args)
+    run = ways(model, few, radius, round_radius, set())["PGD-20 l_inf"][args.peak]
+    with torch.no_grad():
+        model(few.pixels(slice(0, 1)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
+    """`strong` and pyautoattack's standard version on the same images: who stands, and the seconds."""
+    from pyautoattack import AutoAttack
+
+    logging.getLogger("pyautoattack").setLevel(logging.ERROR)
+    rows = []
+    for name in args.networks:
+        model, few, radius, _ = network(name, args)
+        x, y = few.pixels(slice(None)), few.y
+        began = time.perf_counter()
+        ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), LINF)
+        middle = time.perf_counter()
+        reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=0)
+        inputs = reference.run_standard_evaluation(x, y, batch_size=250)
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+        seconds = (middle - began, time.perf_counter() - middle)
+        theirs = standing(model, few, inputs).numpy()
+        row = {
+            "network": name, "radius": radius, "examples": len(few), "strong stands": int(ours.standing.sum()),
+            "AutoAttack stands": int(theirs.sum()), "only strong fools": int((theirs & ~ours.standing).sum()),
+            "only AutoAttack fools": int((~theirs & ours.standing).sum()), "strong seconds": seconds[0],
+            "AutoAttack seconds": seconds[1], "times strong": seconds[1] / seconds[0],
+        }  # fmt: skip
+        rows.append(row)
+        print(", ".join(f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()), flush=True)
+    return rows
+
+
+def main() -> None:
+    """Parse, run, print, write."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("LOWCURVE_DATA"), required="LOWCURVE_DATA" not in os.environ
+    )
+    words.add_argument(
+        "--weights-dir",
+        type=Path,
+        default=os.environ.get("LOWCURVE_WEIGHTS"),
+        required="LOWCURVE_WEIGHTS" not in os.environ,
+    )
+    words.add_argument("--examples", type=int, default=None, help="test images (default 500; quick 16)")
+    words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 5; quick 2)")
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    words.add_argument("--quick", action="store_true", help="under a minute: fewer images, fewer rounds")
+    words.add_argument("--strong", action="store_true", help="the suite strong against AutoAttack; many minutes")
+    words.add_argument("--queries", type=int, default=FULL.queries, help="of Square in strong")
+    words.add_argument("--json", type=Path, help="write the numbers here")
+    words.add_argument("--peak", help=argparse.SUPPRESS)
+    args = words.parse_args()
+    args.examples = args.examples or (16 if args.quick else 500)
+    args.rounds = args.rounds or (2 if args.quick else 5)
+    args.effort = Effort(FULL.steps, FULL.targets, args.queries)
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        peak(args)
+        return
+    settings = {
+        "threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"], "examples": args.examples,
+        "rounds": args.rounds, "torch": torch.__version__, "Python": platform.python_version(),
+        "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    print(", ".join(f"{key}: {value}" for key, value in settings.items()), flush=True)
+    content: dict[str, object] = {"settings": settings}
+    if args.strong:
+        content["strong"] = against_autoattack(args)
+    else:
+        content |= {"speed": speed(args), "memory": memory(args)}
+    if args.json:
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

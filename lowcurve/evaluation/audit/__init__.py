@@ -1,0 +1,7 @@
+"""Whether a robust accuracy can be believed: tests for gradient masking, and one verdict."""
+
+from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.audit.run import CHECKS, audit
+from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
+
+__all__ = ["CHECKS", "Audit", "Budget", "Check", "Finding", "audit"]

@@ -1,0 +1,41 @@
+"""The network on loan: looked at, and given back as it came."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve.data.batches import Examples
+from lowcurve.evaluation.measuring import logits_of, require_examples
+
+
+@contextmanager
+def given_back(model: nn.Module) -> Iterator[None]:
+    """Inside, no parameter asks for a gradient; afterwards gradients and buffers of the model are as they were.
+
+    A forward pass that is not what it should be (one that trains, or counts, or optimizes) may change all of them.
+    """
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _, _ in gradients:
+        parameter.grad = None
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, gradient, wanted in gradients:
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def clean_logits(model: nn.Module, examples: Examples, batch_size: int) -> Tensor:
+    """The logits of all examples, once they and the network are fit to be looked at."""
+    require_examples(model, examples)
+    like = next(model.parameters(), torch.zeros(()))
+    x, y = examples.pixels(slice(None)).to(like.dtype), examples.y
+    parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+    return torch.cat([logits_of(model, a.to(like.device), b.to(like.device)).cpu() for a, b in parts])

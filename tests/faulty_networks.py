@@ -1,0 +1,156 @@
+"""Networks whose robustness is false, each with one planted fault, for the audit that must notice it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.calculus import gradient
+from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.attacks import PGD
+from lowcurve.data import digits
+from lowcurve.losses import log_odds, loss_field
+from lowcurve.models import Network
+from lowcurve.models.modes import attacked
+from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
+
+
+class Around(nn.Module):
+    """An honest network with something in front of it or behind it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Scaled(Around):
+    """Logits so far apart that cross-entropy underflows."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__(inner)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.scale
+
+
+class Softmax(Around):
+    """Probabilities where logits are asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).softmax(1)
+
+
+class Quantized(Around):
+    """The input rounded to a few levels: flat between jumps."""
+
+    levels = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x * (self.levels - 1)).round() / (self.levels - 1))
+
+
+class Noisy(Around):
+    """Noise of standard deviation 0.1 on the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + 0.1 * torch.randn_like(x))
+
+
+class Shattered(Around):
+    """A ripple on the input, too small to see, with a slope of its own: right at the grey levels of the digits, where it is
+    steep upwards, and a matter of luck between them."""
+
+    grey_levels, height = 16, 0.02
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + self.height * torch.sin(2 * math.pi * self.grey_levels * x))
+
+
+class Detached(Around):
+    """The way back to the pixels cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.detach())
+
+
+class ByNumpy(Around):
+    """The way back to the pixels refused by torch itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.from_numpy(x.cpu().numpy()).to(x))
+
+
+class Rooted(Around):
+    """A gradient that is not a number: the root of what is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + (x - x).sqrt())
+
+
+class Purified(Around):
+    """The input moved towards what the network is sure of, before the network looks at it."""
+
+    steps = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        point = x.detach().clone()
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                leaf = point.requires_grad_()
+                p = self.inner(leaf).log_softmax(1)
+                entropy = -(p.exp() * p).sum()
+                entropy.backward(inputs=[leaf])
+            assert leaf.grad is not None
+            point = (leaf - 0.02 * leaf.grad.sign()).detach()
+        return self.inner(point)
+
+
+class Dropped(Around):
+    """Dropout that does not ask whether this is training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(F.dropout(x, 0.2, training=True))
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """FGSM as it was trained with: a full step from the image, whether it raises the loss or not."""
+
+    ball: Ball
+
+    def __call__(self, model, x, y, *, generator):  # noqa: ARG002
+        with attacked(model):
+            slope = gradient(loss_field(model, y, log_odds), x)
+        return climb(x, slope, x, self.ball, size=self.ball.radii(x))
+
+
+def fitted(*trainings: tuple[Objective, int, float], width: int = 8) -> nn.Module:
+    """A small network trained on the digits: objectives one after the other, each for so many epochs at its rate."""
+    data = digits()
+    model = Network("small-convnet", data.shape, 10, *data.statistics(), width=width).build(seed=0)
+    for objective, epochs, rate in trainings:
+        settings = Optimization(epochs=epochs, batch_size=32, learning_rate=rate)
+        fit(model, objective, data.train, settings, fabric=fabric(Hardware(accelerator="cpu")))
+    return model
+
+
+def standard() -> nn.Module:
+    """Honest, and not robust."""
+    return fitted((Objective(), 6, 5e-3))
+
+
+def robust() -> nn.Module:
+    """Honest: trained against PGD at 0.1."""
+    return fitted((Objective(), 4, 5e-3), (Objective(attack=PGD(Ball(LINF, 0.1), steps=3)), 4, 5e-3))
+
+
+def overfitted() -> nn.Module:
+    """Trained against one step of 0.35 until that step led nowhere: half of the images stand under it, none under PGD."""
+    return fitted((Objective(), 6, 5e-3), (Objective(attack=OneStep(Ball(LINF, 0.35))), 30, 1e-2), width=16)
