@@ -12,6 +12,8 @@ from torch.testing import assert_close
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square, Suite
+from lowcurve.attacks.images import usable_walks
+from lowcurve.attacks.targets import target_of
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
 from lowcurve.randomness import stream
@@ -277,6 +279,28 @@ def test_restarts_only_help():
     assert float((losses[1] - losses[0]).min()) >= -1e-6
     assert float((losses[2] - losses[1]).min()) >= -1e-6
     assert float((losses[2] - losses[0]).max()) > 0
+
+
+@pytest.mark.parametrize("target", [1, 2, 7, "least-likely"])
+@pytest.mark.parametrize("make", [PGD, APGD])
+def test_a_targeted_attack_reaches_its_target(make, target):
+    """Of three classes the 7th likeliest other one is the second, and so is the least likely."""
+    ball = Ball(LINF, 1.0)
+    found = make(ball, steps=60, target=target)(MODEL, X, Y, generator=stream(0))
+    expected = target_of(target, MODEL(X), Y)
+    if target != 1:
+        assert_close(expected, target_of(2, MODEL(X), Y))
+    assert bool((expected != Y).all())
+    assert float((MODEL(found).argmax(1) == expected).double().mean()) > 0.8
+    nearer = log_odds(MODEL(X), expected) - log_odds(MODEL(found), expected)
+    assert float(nearer.detach().min()) > 0
+
+
+def test_walks_towards_classes_that_there_are_not_are_left_out():
+    nine = APGD(SMALL, steps=2, loss=margin_loss, targets=9)
+    assert [number for number, _ in usable_walks(nine, 3)] == [0, 1]
+    assert [number for number, _ in usable_walks(nine, 10)] == list(range(9))
+    assert len(usable_walks(PGD(SMALL, target=5), 3)) == 1
 
 
 def test_a_radius_of_zero_returns_the_inputs():

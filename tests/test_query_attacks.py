@@ -330,8 +330,8 @@ def test_a_start_takes_the_place_of_the_first_draw():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SPSA(SMALL, steps=0), r"at least one step, one draw and one row, received \(0, 64, 2048\)"),
-        (lambda: SPSA(SMALL, draws=0), r"at least one step, one draw and one row, received \(20, 0, 2048\)"),
+        (lambda: SPSA(SMALL, steps=0), r"at least one step, one draw and one row, received \(0, 64, 1024\)"),
+        (lambda: SPSA(SMALL, draws=0), r"at least one step, one draw and one row, received \(20, 0, 1024\)"),
         (lambda: SPSA(SMALL, delta=0), "a finite delta above 0 in pixel units, received 0; write delta=0.01"),
         (lambda: SPSA(SMALL, learning_rate=math.nan), "a finite learning_rate above 0 in pixel units, received nan"),
         (lambda: SPSA(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., received 0'),

@@ -84,10 +84,14 @@ def targets_of(walk: Walk) -> object:
 
 
 def usable_walks(attack: Staged, classes: int) -> tuple[tuple[int, Walk], ...]:
-    """The attack's walks with their numbers, without those towards a class that there is not."""
+    """The attack's walks with their numbers; of those towards a rank that there is not, none but the last resort.
+
+    A rank beyond the other classes means the last of them (`targets.target_of`), so several such walks are the same one.
+    """
     ranks = [targets_of(walk) for walk in attack.walks]
     fit = [not isinstance(rank, int) or rank < classes for rank in ranks]
-    return tuple((number, walk) for number, walk in enumerate(attack.walks) if fit[number])
+    usable = tuple((number, walk) for number, walk in enumerate(attack.walks) if fit[number])
+    return usable or tuple(enumerate(attack.walks))[:1]
 
 
 def work_of(attack: Attack) -> int:

@@ -54,7 +54,7 @@ class SPSA:
     learning_rate: float = 0.01
     loss: Loss = margin_loss
     target: Target = None
-    rows: int = 2048
+    rows: int = 1024
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.draws < 1 or self.rows < 1:

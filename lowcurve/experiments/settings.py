@@ -15,6 +15,7 @@ Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "paper")
 METHODS = ("standard", "CURE", "gradient-norm", "PGD")
 EVERYTHING = Limits()
+ON_A_LAPTOP = Effort(steps=50, targets=3, queries=1000)
 DIGITS_TRAINING = Optimization(epochs=40, batch_size=64, learning_rate=2e-3)
 DIGITS_FINE_TUNING = Optimization(epochs=30, batch_size=64, learning_rate=2e-3)
 
@@ -185,7 +186,7 @@ def _at_laptop(data: str) -> Study:
             training=Optimization(epochs=6, batch_size=128, learning_rate=2e-3),
             fine_tuning=Optimization(epochs=5, batch_size=128, learning_rate=2e-3),
             cure=Cure(weight=0.1, h=3.0),
-            evaluation=Evaluation(examples=500, curvature_examples=200, profile_examples=8),
+            evaluation=Evaluation(examples=200, effort=ON_A_LAPTOP, curvature_examples=200, profile_examples=8),
         )
     augmentation = Augmentation(crop_padding=4, flip=data != "svhn")
     return Study(
@@ -197,7 +198,7 @@ def _at_laptop(data: str) -> Study:
         fine_tuning=Optimization(epochs=6, batch_size=128, learning_rate=2e-3, augmentation=augmentation),
         cure=Cure(weight=4.0, h=1.7),
         gradient_weight=0.3,
-        evaluation=Evaluation(examples=200, curvature_examples=100, profile_examples=0),
+        evaluation=Evaluation(examples=200, effort=ON_A_LAPTOP, curvature_examples=100, profile_examples=0),
     )
 
 
@@ -206,7 +207,7 @@ def _at_paper(study: Study) -> Study:
         return study
     if study.data == "mnist":
         long = replace(study.training, epochs=30)
-        whole = replace(study.evaluation, examples=10_000, curvature_examples=1000, profile_examples=100)
+        whole = replace(study.evaluation, examples=10_000, effort=FULL, curvature_examples=1000, profile_examples=100)
         return replace(
             study,
             limits=Limits(),
@@ -230,7 +231,7 @@ def _at_paper(study: Study) -> Study:
         ),
         cure=Cure(weight=4.0, h=3.0, form="released"),
         training_attack=TrainingAttack(steps=10),
-        evaluation=replace(study.evaluation, examples=10_000, curvature_examples=1000),
+        evaluation=replace(study.evaluation, examples=10_000, effort=FULL, curvature_examples=1000),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowcurve.attacks import FGSM
+from lowcurve.attacks import FGSM, Suite
 from lowcurve.evaluation.audit.subject import Subject
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, margin_loss
@@ -52,7 +52,7 @@ CONVERGENCE = Check(
 RESTARTS = Check(
     9,
     "restarts",
-    f"more random starts lower the accuracy by more than {POINT:.0%}",
+    f"more random starts of PGD lower the accuracy that the default suite's attacks by gradients have left by more than {POINT:.0%}",
     "Where an attack ends depends on where it begins: a rugged landscape, or a random network.",
     "Add restarts until nothing changes, and report the worst of them for each example.",
     differentiable=True,
@@ -162,12 +162,17 @@ def _to_the_end(subject: Subject, steps: int, rows: np.ndarray) -> tuple[float, 
 
 
 def restarts(subject: Subject) -> Finding:
-    """Test 9; the first of the starts is that of the plain run. Reference: Carlini et al. 2019."""
-    starts = subject.budget.restarts
-    once = subject.plain()
-    again = subject.fell("PGD, restarts", subject.pgd(restarts=starts), rows=np.flatnonzero(~once))
-    said = f"of {len(subject)} examples one start fools {int(once.sum())}, {starts} starts {int(again.sum())} more"
-    return RESTARTS.judged(subject.points(again), said, fail=POINT)
+    """Test 9, after PGD once and the default suite's attacks by gradients: what is judged is what they leave.
+
+    Reference: Carlini et al. 2019.
+    """
+    starts, rows = subject.budget.restarts, subject.survivors()
+    method = Suite(
+        (("PGD, more starts", subject.pgd(restarts=starts)),)
+    )  # a name of its own: none of them is the first
+    again = subject.fell("PGD, more starts", method, rows=rows)
+    said = f"of {len(rows)} examples that stood of {len(subject.queried)}, {starts} more starts fool {int(again.sum())}"
+    return RESTARTS.judged(subject.points(again) * len(subject) / len(subject.queried), said, fail=POINT)
 
 
 def silent_success(subject: Subject) -> Finding:

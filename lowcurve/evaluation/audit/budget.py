@@ -9,14 +9,14 @@ from lowcurve.errors import InputError
 class Budget:
     """How much the tests may cost, for each example.
 
-    steps: of PGD (tests 6 to 12), doubled in 8. restarts: of it, in test 9. images: at most so many examples are shown to
-    what asks for many queries (13, 14). walked: at most so many are walked to the end (8) and looked around (17).
+    steps: of PGD (tests 6 to 12), doubled in 8. restarts: more starts of it, in test 9. images: at most so many examples are shown to
+    what asks for much (9, 13, 14). walked: at most so many are walked to the end (8) and looked around (17).
     neighbors: random points around each of those. apgd_steps: of the default suite's attacks by gradients on whoever
-    stands before 13 to 15. queries: of Square. noise_draws, noise_images: of brute force, half of them corners, for the
+    stands before 9 and 13 to 15. queries: of Square. noise_draws, noise_images: of brute force, half of them corners, for the
     survivors nearest to falling (15). spsa_steps, spsa_draws, spsa_images: of SPSA, at two distances and 2 draws queries
     a step each, and long_steps of the PGD beside it (16).
 
-    A robust example costs about 1,000 gradients by default, half of them those of APGD towards nine classes, and as many
+    A robust example costs about 1,500 gradients by default, two thirds of them those of APGD towards nine classes, and as many
     queries as the names say; one that falls costs a tenth of that.
     """
 
@@ -25,7 +25,7 @@ class Budget:
     images: int = 100
     walked: int = 50
     neighbors: int = 100
-    apgd_steps: int = 50
+    apgd_steps: int = 100
     queries: int = 1000
     noise_draws: int = 10_000
     noise_images: int = 5

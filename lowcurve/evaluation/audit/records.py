@@ -91,7 +91,7 @@ def conditions(subject: Subject) -> dict[str, str]:
         "steps": f"PGD {budget.steps}, convergence {2 * budget.steps}, APGD {budget.apgd_steps}, SPSA {budget.spsa_steps}, PGD"
         f" beside it {budget.long_steps}",
         "step size": "PGD 2.5 radius / steps in l_inf and 5 radius / steps in l_2; those of the others are their own",
-        "restarts": f"{budget.restarts} in test 9, otherwise 1",
+        "restarts": f"{budget.restarts} more in test 9, otherwise 1",
         "losses": "log-odds (the order of cross-entropy), margin, cross-entropy",
         "queries": f"Square {budget.queries}, SPSA {spsa_queries(budget)}, noise {budget.noise_draws}",
         "seed": str(subject.seed),

@@ -104,7 +104,7 @@ class Subject:
     ) -> np.ndarray:
         """Who of C falls to this attack at the ball's radius; `rows`: only these are shown to it. Found out once.
 
-        All attacks begin at the same random points, so that two of them differ by what they do, not by luck.
+        All but suites begin at the same random points, so that two of them differ by what they do, not by luck.
         """
         if name not in self.fallen:
             fallen = np.zeros(len(self), dtype=bool)
