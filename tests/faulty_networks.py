@@ -112,6 +112,19 @@ class Purified(Around):
         return self.inner(point)
 
 
+class Counting(Around):
+    """Honest, with a count of its answers in a buffer and a batch normalization that has been trained."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.normalization = nn.BatchNorm2d(1)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.inner(self.normalization(x))
+
+
 class Dropped(Around):
     """Dropout that does not ask whether this is training."""
 
@@ -152,5 +165,5 @@ def robust() -> nn.Module:
 
 
 def overfitted() -> nn.Module:
-    """Trained against one step of 0.35 until that step led nowhere: half of the images stand under it, none under PGD."""
-    return fitted((Objective(), 6, 5e-3), (Objective(attack=OneStep(Ball(LINF, 0.35))), 30, 1e-2), width=16)
+    """Trained against one step of 0.35 until that step led nowhere: two thirds of the images stand under it, none under PGD."""
+    return fitted((Objective(), 6, 5e-3), (Objective(attack=OneStep(Ball(LINF, 0.35))), 25, 1e-2), width=16)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import FGSM, PGD, Suite
+from lowcurve.attacks import FGSM, PGD, Effort, Suite, strong
 from lowcurve.data import Examples, Limits, load
 from lowcurve.errors import InputError
 from lowcurve.evaluation import attacking
@@ -268,6 +268,32 @@ def test_a_model_in_training_mode_is_attacked_in_eval_mode_and_given_back():
     assert_close(again.inputs, there.inputs)
     assert all(module.training for module in model.modules())
     assert [p.requires_grad for p in model.parameters()] == [True, True, True, True, False, True]
+
+
+def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.inner, self.scale = perceptron().double(), scale
+
+        def forward(self, x):
+            return self.inner(x) * self.scale
+
+    suite = strong(Ball(LINF, 0.04), Effort(30, 2, 200))
+    labels = perceptron()(UNIFORM.x).argmax(1)
+    examples = Examples(UNIFORM.x, labels, CLASSES)
+    plain, hundred = (evaluation.attack(Scaled(scale), examples, suite, LINF) for scale in (1, 100))
+    assert 0.2 < plain.standing.mean() < 0.8
+    assert (plain.fallen_to == hundred.fallen_to).all()
+
+
+def test_probabilities_in_place_of_logits_are_said(caplog):
+    model = nn.Sequential(linear(), nn.Softmax(1))
+    evaluation.attack(model, EXAMPLES, FGSM(Ball(LINF, 0.1)), LINF)
+    assert "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax" in caplog.text
+    caplog.clear()
+    evaluation.attack(linear(), EXAMPLES, FGSM(Ball(LINF, 0.1)), LINF)
+    assert caplog.text == ""
 
 
 class Power(Exception):

@@ -304,6 +304,21 @@ def test_a_checkpoint_once_an_epoch_unless_told_otherwise():
 # --- two processes
 
 
+# --- two processes
+
+
+def test_an_attack_shared_by_two_processes_is_that_of_one(tmp_path):
+    shared = child("attack", tmp_path)
+    assert shared.returncode == 0, shared.stderr[-3000:]
+    alone = process.attacked(None)
+    assert 0 < alone.standing.mean() < 1
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert found["fallen to"] == alone.fallen_to.tolist()
+        assert found["looks"].tolist() == alone.looks.tolist()
+        assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
+
+
 def test_two_processes_take_the_steps_of_one(tmp_path):
     shared = child("share", tmp_path)
     assert shared.returncode == 0, shared.stderr[-3000:]

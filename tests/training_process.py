@@ -2,6 +2,7 @@
 
 python training_process.py resume FOLDER STEP   train from FOLDER/checkpoint.pt on; SIGKILL before step STEP (-1: never)
 python training_process.py share FOLDER         train three objectives in two processes, weights to FOLDER
+python training_process.py attack FOLDER        attack in two processes, what stands to FOLDER
 """
 
 import os
@@ -15,7 +16,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from lowcurve.analysis.norms import L2
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2, Ball
+from lowcurve.attacks import PGD, Square, Suite
 from lowcurve.data import Augmentation, Examples
 from lowcurve.penalties import CURE, InputGradientNorm
 from lowcurve.randomness import isolated, stream
@@ -103,10 +106,26 @@ def share(made: Fabric, folder: Path) -> None:
     torch.save(found, folder / f"rank-{made.global_rank}.pt")
 
 
+def attacked(made: Fabric | None) -> evaluation.Attacked:
+    """A suite over a number of examples that two processes cannot share evenly."""
+    few = Suite((("PGD", PGD(Ball(L2, 0.3), steps=5)), ("Square", Square(Ball(L2, 0.3), queries=20))))
+    return evaluation.attack(plain_network().double().eval(), examples(41), few, L2, fabric=made)
+
+
+def attack(made: Fabric, folder: Path) -> None:
+    found = attacked(made)
+    columns = {
+        "inputs": found.inputs,
+        "looks": torch.from_numpy(found.looks),
+        "fallen to": list(map(str, found.fallen_to)),
+    }
+    torch.save(columns, folder / f"rank-{made.global_rank}.pt")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1] == "resume":
         resume(Path(sys.argv[2]), int(sys.argv[3]))
     else:
         pair = fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp_spawn"))
-        pair.launch(share, Path(sys.argv[2]))
+        pair.launch({"share": share, "attack": attack}[sys.argv[1]], Path(sys.argv[2]))

@@ -1,5 +1,6 @@
 """Attacks over a data set: who stands, how far each image moved, which attack it fell to."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,11 +15,16 @@ from lowcurve.attacks import Suite
 from lowcurve.attacks.images import Images, Staged, usable_walks, work_of
 from lowcurve.attacks.pursuit import pursue
 from lowcurve.data.batches import Examples
-from lowcurve.evaluation.measuring import logits_of, require_examples
+from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
 from lowcurve.evaluation.sharing import Ticker, gathered
 from lowcurve.models.modes import attacked
 from lowcurve.types import Attack, Progress, silent
 
+log = logging.getLogger("lowcurve")
+PROBABILITIES = (
+    "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax, or gradients vanish where "
+    "the network is sure and its robust accuracy is too high"
+)
 CHUNK = 1024
 """So many examples are attacked by one member after another before the next ones; what is done is kept then."""
 WRONG = "clean"
@@ -153,6 +159,8 @@ class _Chunk:
         x, y = few.pixels(slice(None)).to(like.dtype), few.y
         chunk = cls(model, x, y, x, radius, batch_size, seed, members + 1, {})
         chunk.logits = chunk.seen(x, y)
+        if are_probabilities(chunk.logits):
+            log.warning("%s", PROBABILITIES)
         fallen_to = torch.where(chunk.logits.argmax(1) == y, members + 1, members)
         chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "looks": torch.ones_like(y)}
         return chunk

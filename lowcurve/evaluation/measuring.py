@@ -75,6 +75,20 @@ def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.as_tensor(logits)
 
 
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether what should be logits lies in [0, 1] and sums to 1 in every row.
+
+    Example:
+        >>> are_probabilities(torch.tensor([[0.2, 0.8]])), are_probabilities(torch.tensor([[0.2, 0.9]]))
+        (True, False)
+
+    Reference: Croce and Hein 2020, AutoAttack's check of the output's range.
+    """
+    near, sums = 1e-5, logits.sum(1)
+    inside = float(logits.min()) > -near and float(logits.max()) < 1 + near
+    return inside and float((sums - 1).abs().max()) < near
+
+
 def require_finite(model: nn.Module) -> None:
     """Refuse a model with NaN or infinity among its weights, by the weight's name."""
     for name, weight in model.state_dict().items():

@@ -192,5 +192,6 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
     figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged}
     if isinstance(robustness := merged.get("robustness"), Table):
         figures = {kind: _with_warning(result, unreliable(robustness)) for kind, result in figures.items()}
+    figures |= parts.get("transfer", {})
     courses = {f"training {n}": parts[f"training-{n}"]["course"] for n in order if f"training-{n}" in parts}
     return {**compared, **figures, **courses}

@@ -191,6 +191,31 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
     return {"clean images": gallery(("clean",), [clean], (tuple("" for _ in labels),)), "gallery": perturbed}
 
 
+def transfer_results(
+    study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]
+) -> dict[str, Result]:
+    """Who is right about the images that were made for whom: a row a source, a column a target."""
+    examples = data.test.take(slice(study.evaluation.examples))
+    attack = PGD(study.ball(), steps=study.evaluation.steps)
+    standing = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress)
+    headings = [Column(f"seen by {name}", f"Accuracy of {name} on those images.", ".1%") for name in models]
+    rows: list[tuple[Cell, ...]] = []
+    for name, row in zip(models, standing, strict=True):
+        shares = [proportion(int(column.sum()), len(column)) for column in row]
+        rows.append((f"made for {name}", *((s.value, s.low, s.high) for s in shares)))
+    caption = (
+        "Images attacked on one network, seen by another. Where images made for another network fool one more than those "
+        "made for itself do, its own gradients mislead."
+    )
+    conditions = {
+        "ball": f"{study.norm}, radius {study.radius} in pixel units",
+        "attack": f"PGD-{study.evaluation.steps}, to its end on every example",
+        "examples": f"{len(examples)} of the test set",
+    }
+    columns = (Column("images", "For which network they were made."), *headings)
+    return {"transfer": Table("Transfer between networks", columns, tuple(rows), caption, conditions)}
+
+
 def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
     """Rows of the first test example of each of the first classes, so that the choice is nobody's."""
     labels = data.test.y

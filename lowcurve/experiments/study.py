@@ -11,7 +11,7 @@ from lowcurve import evaluation
 from lowcurve.data import DataSet, load
 from lowcurve.errors import InputError
 from lowcurve.experiments.pictures import curvature_results, in_reading_order, training_results
-from lowcurve.experiments.robustness import attack_results
+from lowcurve.experiments.robustness import attack_results, transfer_results
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network
 from lowcurve.models.modes import mode
@@ -143,6 +143,11 @@ def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] 
 
     settings = (study.evaluation, study.suite, study.radius, study.norm)
     _for_each(study, "attack", keeper, settings, data, progress, results_of)
+    names = in_reading_order(keeper.networks())
+    key = describe(("transfer", study.data, study.limits, study.seed, settings, [keeper.made_by(n) for n in names]))
+    if len(names) > 1 and keeper.load_part("transfer", key) is None:
+        models = {name: keeper.load_network(name).to(_device(study)) for name in names}
+        keeper.save_part("transfer", key, transfer_results(study, data, models, progress))
     for name in keeper.networks():
         keeper.ledger(name, "").remove()  # what it kept is in the part now
 

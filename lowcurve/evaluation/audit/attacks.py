@@ -52,7 +52,8 @@ CONVERGENCE = Check(
 RESTARTS = Check(
     9,
     "restarts",
-    f"more random starts of PGD lower the accuracy that the default suite's attacks by gradients have left by more than {POINT:.0%}",
+    "more random starts of PGD lower the accuracy that the default suite's attacks by gradients have left by more than"
+    f" {POINT:.0%}",
     "Where an attack ends depends on where it begins: a rugged landscape, or a random network.",
     "Add restarts until nothing changes, and report the worst of them for each example.",
     differentiable=True,

@@ -1,0 +1,436 @@
+"""The audit: every planted fault is noticed by the tests that look for it, honest networks have no test that fails."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import faulty_networks as faulty
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.autograd import grad as by_another_name
+
+from lowcurve import evaluation
+from lowcurve.analysis.calculus import derivatives_watched
+from lowcurve.analysis.norms import L2, LINF, Ball, pixels
+from lowcurve.attacks import PGD, Effort, strong
+from lowcurve.data import Examples, Limits, digits, load
+from lowcurve.errors import InputError
+from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
+from lowcurve.randomness import isolated, stream
+from lowcurve.store import load_weights
+
+BALL = Ball(LINF, 0.1)
+SMALL = Budget(
+    steps=10, restarts=3, walked=20, neighbors=20, apgd_steps=10, queries=200, noise_draws=1000, spsa_steps=10,
+    spsa_draws=16, long_steps=30,
+)  # fmt: skip
+PUBLIC = Budget(
+    walked=10, neighbors=10, apgd_steps=20, restarts=2, queries=100, noise_draws=200, noise_images=2, spsa_steps=5,
+    spsa_draws=8, spsa_images=4, long_steps=20,
+)  # fmt: skip
+
+
+def outcomes(found: Audit, *which: str) -> set[int]:
+    """The numbers of the tests with these outcomes."""
+    return {finding.number for finding in found.findings if finding.outcome in which}
+
+
+def finding(found: Audit, number: int):
+    return next(finding for finding in found.findings if finding.number == number)
+
+
+def gradients_of(model: nn.Module) -> list[object]:
+    return [p.grad for p in model.parameters()]
+
+
+@pytest.fixture(scope="module")
+def few() -> Examples:
+    return digits().test.take(slice(60))
+
+
+@pytest.fixture(scope="module")
+def standard() -> nn.Module:
+    return faulty.standard()
+
+
+@pytest.fixture(scope="module")
+def robust() -> nn.Module:
+    return faulty.robust()
+
+
+# --- planted faults
+
+FAULTS = {
+    "logits x 100": (lambda _, robust: faulty.Scaled(robust, 100), {5, 6}),
+    "logits x 10,000": (lambda _, robust: faulty.Scaled(robust, 1e4), {5, 6}),
+    "softmax": (lambda _, robust: faulty.Softmax(robust), {1}),
+    "5 levels": (lambda standard, _: faulty.Quantized(standard), {5, 12, 13, 15, 16, 17, 18, 21}),
+    "noise": (lambda standard, _: faulty.Noisy(standard), {2, 7, 9, 10, 11, 12, 17}),
+    "shattered": (lambda standard, _: faulty.Shattered(standard), {7, 8, 9, 11, 16}),
+    "detached": (lambda standard, _: faulty.Detached(standard), {4, 13, 15}),
+    "numpy": (lambda standard, _: faulty.ByNumpy(standard), {4, 13, 15}),
+    "the root of 0": (lambda standard, _: faulty.Rooted(standard), {4}),
+    "purification": (lambda standard, _: faulty.Purified(standard), {3, 4}),
+    "dropout": (lambda standard, _: faulty.Dropped(standard), {2, 7, 10}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_noticed(name, standard, robust, few):
+    make, expected = FAULTS[name]
+    found = audit(make(standard, robust), few, BALL, budget=SMALL)
+    assert expected <= outcomes(found, "flag", "fail"), [(f.number, f.outcome, f.said) for f in found.findings]
+    assert not found.reliable
+    assert found.verdict.startswith("upper bound, evaluation unreliable: ")
+    for failed in found.findings:
+        assert (failed.name in found.verdict and failed.said in found.verdict) == (failed.outcome == "fail")
+
+
+def test_training_against_one_step_is_noticed_by_the_gradients_that_point_nowhere(few):
+    model = faulty.overfitted()
+    ball = Ball(LINF, 0.35)
+    found = audit(model, few, ball, budget=SMALL)
+    assert finding(found, 18).outcome == "fail"
+    assert finding(found, 18).measured < 0.2
+    assert found.standing["FGSM"].mean() > found.standing["PGD"].mean() + 0.5
+    assert not found.reliable
+
+
+def test_what_is_made_on_the_undefended_twin_shows_what_quantization_hides(standard, few):
+    found = audit(faulty.Quantized(standard), few, BALL, budget=SMALL, substitute=standard)
+    assert finding(found, 14).outcome == "fail"
+    assert finding(audit(faulty.Quantized(standard), few, BALL, budget=SMALL), 14).measured == 0
+
+
+def test_smoothing_shows_what_shattering_hides(standard, few):
+    found = audit(faulty.Shattered(standard), digits().test, BALL, budget=SMALL)
+    assert finding(found, 14).outcome in ("flag", "fail")
+
+
+def test_every_test_has_a_network_that_raises_it():
+    raised = set().union(*(expected for _, expected in FAULTS.values()), {14, 18, 19, 20})  # the others are below
+    assert raised == set(range(1, 22))
+
+
+def test_a_forgotten_training_mode_is_noticed_and_stays(few):
+    with isolated(0, "network"):
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 10)).train()
+    model[2].eval()
+    found = audit(model, few, BALL, budget=SMALL)
+    assert finding(found, 2).outcome == "fail"
+    assert "as the model was given, in training mode" in finding(found, 2).said
+    assert [module.training for module in model] == [True, True, False]
+
+
+def test_answers_that_depend_on_the_batch_are_noticed(standard, few):
+    model = faulty.Counting(standard)
+    model.normalization.train()
+    found = audit(model, few, BALL, budget=SMALL, batch_size=16)
+    assert finding(found, 2).outcome == "fail"
+
+
+# --- without gradients
+
+
+def test_a_broken_graph_leaves_the_attacks_without_gradients(standard, few):
+    found = audit(faulty.Detached(standard), few, BALL, budget=SMALL)
+    without = outcomes(found, "not run")
+    assert without == {5, 18, 6, 7, 8, 9, 10, 11, 12, 14, 16, 19, 20}
+    assert all("gradients" in finding(found, number).said for number in without - {19, 20})
+    assert "accuracy at each radius" in finding(found, 21).said
+    assert len(found.beyond) > 0.01 * len(few)
+
+
+def test_a_twin_attacks_what_has_no_gradients(standard, few):
+    found = audit(faulty.ByNumpy(standard), few, BALL, budget=SMALL, substitute=standard)
+    assert finding(found, 14).outcome == "fail"
+    there = evaluation.attack(standard, few, PGD(BALL), LINF).standing
+    assert abs(found.standing["worst case"].mean() - there.mean()) < 0.1
+
+
+# --- honest networks
+
+
+@pytest.mark.parametrize("name", ["standard", "robust"])
+def test_an_honest_network_has_no_test_that_fails(name, standard, robust):
+    model = {"standard": standard, "robust": robust}[name]
+    found = audit(model, digits().test.take(slice(120)), BALL, substitute={"robust": standard}.get(name))
+    assert outcomes(found, "fail") == set(), found.verdict
+    assert found.reliable
+    assert found.verdict == "no masking found by these tests"
+    assert outcomes(found, "not run") == {19, 20}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    path = Path(__file__).parents[1] / "examples" / "public_networks.py"
+    spec = importlib.util.spec_from_file_location("public_networks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def public(build, path):
+    model = build()
+    load_weights(model, path)
+    return model.eval()
+
+
+def test_the_public_resnet20_has_no_test_that_fails(networks, data_dir, weights_dir):
+    model = public(networks.resnet20, weights_dir / "resnet20-12fca82f.th")
+    images = load("cifar10", data_dir=data_dir, limits=Limits(train=1, validation=1, test=50)).test
+    found = audit(model, images, Ball(LINF, pixels(8)), budget=PUBLIC)
+    assert found.verdict == "no masking found by these tests"
+    assert 18 in outcomes(found, "flag")  # 0.37: a gradient reaches 8/255 badly in a network trained without attacks
+    assert found.standing["worst case"].mean() == 0
+
+
+@pytest.fixture(scope="module")
+def mnist(data_dir):
+    return load("mnist", data_dir=data_dir, limits=Limits(train=1, validation=1, test=100)).test
+
+
+def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
+    model = public(networks.lenet5, weights_dir / "mnist_lenet5_clntrained.pt")
+    found = audit(model, mnist.take(slice(50)), BALL, budget=PUBLIC)
+    assert found.verdict == "no masking found by these tests"
+    assert 0.3 < found.standing["worst case"].mean() < 0.9
+
+
+def test_what_square_finds_beyond_gradients_on_the_adversarially_trained_lenet5_is_said(networks, mnist, weights_dir):
+    model = public(networks.lenet5, weights_dir / "mnist_lenet5_advtrained.pt")
+    images = mnist.take([*range(20, 26), *range(62, 66)])
+    budget = Budget(walked=5, neighbors=10, noise_draws=200, noise_images=2, spsa_images=2)
+    found = audit(model, images, Ball(LINF, 0.3), budget=budget)
+    assert finding(found, 13).outcome == "fail"
+    assert set(found.beyond) & {4, 8}  # images 24 and 64 of the test set
+    assert "black box" in found.verdict
+    assert outcomes(found, "fail") <= {13, 16}
+
+
+# --- what others know: tests 19 and 20
+
+
+def test_certificates_of_a_linear_network_hold_and_larger_ones_do_not():
+    with isolated(0, "network"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    x = 0.3 + 0.4 * torch.rand(50, 3, 2, 2, generator=stream(0, "images"))
+    with torch.no_grad():
+        z = model(x)
+    y, weight = z.argmax(1), model[1].weight.detach()
+    gaps, slopes = z.gather(1, y[:, None]) - z, (weight[y][:, None] - weight[None]).abs().sum(2)
+    distance = torch.where(slopes > 0, gaps / slopes, torch.inf).amin(1).numpy()
+    examples, ball = Examples(x, y, tuple("abc")), Ball(LINF, float(np.quantile(distance, 0.5)))
+
+    def outcome(certified):
+        return finding(audit(model, examples, ball, budget=SMALL, certified=certified), 20)
+
+    assert outcome(distance * 0.999).outcome == "passed"
+    assert outcome(distance > ball.radius).outcome == "passed"
+    # Beside the radius also a quarter, a half and twice of it were attacked.
+    assert outcome(distance * 4).outcome == "fail"
+    assert outcome(np.ones(50, dtype=bool)).outcome == "fail"
+    assert outcome(np.zeros(50)).outcome == "passed"
+    wrong = Examples(x, (y + 1) % 3, tuple("abc"))
+    assert finding(audit(model, wrong, ball, budget=SMALL, certified=np.ones(50)), 20).outcome == "fail"
+
+
+def test_a_reference_under_which_fewer_stand_is_the_headline(standard, few):
+    found = audit(standard, few, BALL, budget=SMALL)
+    here = found.standing["worst case"]
+    assert finding(audit(standard, few, BALL, budget=SMALL, reference=here), 19).outcome == "passed"
+    nobody = audit(standard, few, BALL, budget=SMALL, reference=np.zeros(60, dtype=bool))
+    assert finding(nobody, 19).outcome == "fail"
+    assert finding(nobody, 19).measured == pytest.approx(here.mean())
+    assert not nobody.reliable
+
+
+# --- the library's own attacks
+
+
+def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(robust, few):
+    found = [
+        evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100)), LINF).standing.mean()
+        for model in (robust, faulty.Scaled(robust, 100))
+    ]
+    assert abs(found[0] - found[1]) <= 1 / len(few)
+    said = finding(audit(faulty.Scaled(robust, 100), few, BALL, budget=SMALL), 6)
+    assert said.measured > 0.1
+    assert said.threshold == 0.01
+
+
+# --- laws
+
+
+def summary(found: Audit) -> list[tuple]:
+    return [(f.number, f.outcome, f.measured, f.said) for f in found.findings]
+
+
+def test_a_seed_decides_an_audit_also_of_a_random_network(standard, few):
+    model = faulty.Noisy(standard)
+    before = torch.get_rng_state()
+    first, again = (audit(model, few.take(slice(20)), BALL, budget=SMALL, seed=1) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert summary(first) == summary(again)
+    other = audit(model, few.take(slice(20)), BALL, budget=SMALL, seed=2)
+    assert summary(first) != summary(other)
+
+
+def test_the_batch_size_changes_no_outcome(standard, few):
+    found = [audit(standard, few, BALL, budget=SMALL, batch_size=size) for size in (7, 256)]
+    first, second = ([(f.number, f.outcome) for f in one.findings] for one in found)
+    assert first == second
+    for name in found[0].standing:
+        assert (found[0].standing[name] == found[1].standing[name]).mean() > 0.98
+
+
+def test_the_model_is_given_back_as_it_came(standard, few):
+    model = faulty.Counting(faulty.Purified(standard))
+    with torch.no_grad():
+        model.normalization.running_mean.fill_(0.1)
+    model.train()
+    model.inner.eval()
+    model.normalization.weight.grad = torch.ones(1)
+    model.normalization.bias.requires_grad_(False)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = [p.requires_grad for p in model.parameters()]
+    kept = gradients_of(model)
+    audit(model, few.take(slice(10)), BALL, budget=SMALL)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert all(a is b for a, b in zip(gradients_of(model), kept, strict=True))
+    assert torch.equal(model.normalization.weight.grad, torch.ones(1))
+    assert model.training
+    assert not model.inner.training
+
+
+def test_the_substitute_is_given_back_as_it_came(standard, robust, few):
+    before = [p.requires_grad for p in standard.parameters()]
+    audit(robust, few.take(slice(10)), BALL, budget=SMALL, substitute=standard)
+    assert [p.requires_grad for p in standard.parameters()] == before
+    assert gradients_of(standard) == [None] * len(before)
+
+
+def test_an_audit_in_l2(standard, few):
+    found = audit(standard, few, Ball(L2, 0.5), budget=SMALL)
+    assert finding(found, 12).outcome == "passed"
+    assert found.conditions["ball"] == "l_2, radius 0.5 in pixel units"
+    masked = audit(faulty.Quantized(standard), few, Ball(L2, 0.5), budget=SMALL)
+    assert {5, 12} <= outcomes(masked, "fail")
+
+
+def test_progress_sees_every_test(standard, few):
+    seen = []
+
+    def progress(places, heading):
+        for place in places:
+            seen.append((place, heading))
+            yield place
+
+    audit(standard, few.take(slice(5)), BALL, budget=SMALL, progress=progress, heading="here")
+    assert seen == [(place, "here") for place in range(21)]
+
+
+# --- what is written down
+
+
+def test_the_findings_stand_in_order_of_cost_and_say_what_they_mean(standard, few):
+    found = audit(standard, few, BALL, budget=SMALL)
+    assert [f.number for f in found.findings] == [check.number for check in CHECKS]
+    assert sorted(check.number for check in CHECKS) == list(range(1, 22))
+    order = [check.number for check in CHECKS]
+    for earlier, later in (({1, 2, 3, 4, 5, 17, 18}, {6, 7, 8, 9, 10, 11, 12}), ({6, 7, 8, 12}, {13, 14, 15, 16})):
+        assert max(map(order.index, earlier)) < min(map(order.index, later))
+    for one in found.findings:
+        assert len({one.name, one.raised_if, one.means, one.mend, one.said}) == 5
+        assert all(text for text in (one.raised_if, one.means, one.mend, one.said))
+        assert (one.measured is None) == (one.threshold is None)
+
+
+def test_the_conditions_hold_what_is_needed_to_measure_again(standard, few):
+    found = audit(standard, few, BALL, budget=SMALL, seed=3)
+    assert finding(found, 21).outcome == "passed"
+    assert found.examples == 60
+    assert found.conditions["seed"] == "3"
+    assert found.conditions["clean accuracy"] == f"{int(evaluation.correct(standard, few).sum())} of 60"
+    assert found.conditions["worst case"] == f"{int(found.standing['worst case'].sum())} of 60"
+    assert "fixed attacks are not adaptive ones" in found.conditions["meaning"]
+    assert all(isinstance(value, str) for value in found.conditions.values())
+    assert all((found.standing["worst case"] <= column).all() for column in found.standing.values())
+    assert all(column.shape == (60,) for column in found.standing.values())
+
+
+# --- who asks for a derivative
+
+
+def test_every_way_to_a_derivative_is_seen():
+    x = torch.ones(2, requires_grad=True)
+    ways = {
+        "grad": lambda: by_another_name(x.square().sum(), x),
+        "backward": lambda: x.square().sum().backward(),
+        "functional": lambda: torch.func.grad(lambda v: v.square().sum())(torch.ones(2)),
+        "forward": lambda: torch.func.jvp(lambda v: v.square().sum(), (torch.ones(2),), (torch.ones(2),)),
+        "jacobian": lambda: torch.autograd.functional.jacobian(lambda v: v.square().sum(), torch.ones(2)),
+    }
+    tracer = sys.gettrace()
+    for name, way in ways.items():
+        with derivatives_watched() as asked:
+            assert sys.gettrace() is tracer
+            way()
+        assert len(asked) == 1, name
+    with derivatives_watched() as asked:
+        nn.Linear(2, 2)(x)
+    assert asked == []
+
+
+# --- what cannot be audited
+
+
+def test_a_radius_of_zero(standard, few):
+    with pytest.raises(InputError, match="a radius above 0 to audit, received 0"):
+        audit(standard, few, Ball(LINF, 0.0))
+
+
+@pytest.mark.parametrize("certified", [np.ones(3), np.ones(60, dtype=int)])
+def test_certificates_of_the_wrong_shape(standard, few, certified):
+    with pytest.raises(InputError, match=r"certified radii or booleans of shape \(60,\)"):
+        audit(standard, few, BALL, certified=certified)
+
+
+@pytest.mark.parametrize("reference", [np.ones(3, dtype=bool), np.ones(60)])
+def test_a_reference_of_the_wrong_shape(standard, few, reference):
+    with pytest.raises(InputError, match=r"booleans of shape \(60,\) for who stands"):
+        audit(standard, few, BALL, reference=reference)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"queries": 1}, {"noise_draws": -1}])
+def test_a_budget_of_nothing(settings):
+    with pytest.raises(InputError, match="a budget of at least 1 each, and 2 queries"):
+        Budget(**settings)
+
+
+def test_logits_that_are_not_finite(standard, few):
+    with pytest.raises(InputError, match="finite logits, received NaN or infinity"):
+        audit(faulty.Scaled(standard, float("nan")), few, BALL)
+
+
+def test_no_examples(standard, few):
+    with pytest.raises(InputError, match="at least one example, received none"):
+        audit(standard, few.take([]), BALL)
+
+
+def test_inputs_outside_the_box(standard, few):
+    with pytest.raises(InputError, match="inputs inside the pixel box"):
+        audit(standard, few, Ball(LINF, 0.1, box=(0.2, 0.8)))
+
+
+def test_where_nobody_is_right_nothing_can_stand(standard, few):
+    with torch.no_grad():
+        guessed = standard(few.x).argmax(1)
+    found = audit(standard, Examples(few.x, (guessed + 1) % 10, few.classes), BALL, budget=SMALL)
+    assert outcomes(found, "passed", "flag") == {1, 2, 3, 21}
+    assert "no example is classified rightly" in finding(found, 13).said
+    assert found.reliable
+    assert not found.standing["worst case"].any()
