@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import faulty_networks as faulty
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.autograd import grad as by_another_name
 
 from lowcurve import evaluation
@@ -18,6 +20,8 @@ from lowcurve.attacks import PGD, Effort, strong
 from lowcurve.data import Examples, Limits, digits, load
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
+from lowcurve.evaluation.audit.queries import Smoothed
+from lowcurve.losses import margin_loss
 from lowcurve.randomness import isolated, stream
 from lowcurve.store import load_weights
 
@@ -68,7 +72,7 @@ FAULTS = {
     "softmax": (lambda _, robust: faulty.Softmax(robust), {1}),
     "5 levels": (lambda standard, _: faulty.Quantized(standard), {5, 12, 13, 15, 16, 17, 18, 21}),
     "noise": (lambda standard, _: faulty.Noisy(standard), {2, 7, 9, 10, 11, 12, 17}),
-    "shattered": (lambda standard, _: faulty.Shattered(standard), {7, 8, 9, 11, 16}),
+    "shattered": (lambda standard, _: faulty.Shattered(standard), {7, 11, 16}),
     "detached": (lambda standard, _: faulty.Detached(standard), {4, 13, 15}),
     "numpy": (lambda standard, _: faulty.ByNumpy(standard), {4, 13, 15}),
     "the root of 0": (lambda standard, _: faulty.Rooted(standard), {4}),
@@ -104,13 +108,27 @@ def test_what_is_made_on_the_undefended_twin_shows_what_quantization_hides(stand
     assert finding(audit(faulty.Quantized(standard), few, BALL, budget=SMALL), 14).measured == 0
 
 
-def test_smoothing_shows_what_shattering_hides(standard, few):
-    found = audit(faulty.Shattered(standard), digits().test, BALL, budget=SMALL)
-    assert finding(found, 14).outcome in ("flag", "fail")
+def test_smoothing_shows_what_shattering_hides(standard):
+    model, images = faulty.Shattered(standard), digits().test.take(slice(100))
+    patterns = torch.rand(8, 1, 8, 8, generator=stream(0, "patterns")) * 0.1 - 0.05
+    attack = PGD(BALL, loss=margin_loss)
+
+    def standing(source):
+        point = attack(source, images.x, images.y, generator=stream(0, "attack"))
+        return float((model(point).argmax(1) == images.y).double().mean())
+
+    assert standing(Smoothed(model, patterns)) < standing(model) - 0.1
+
+
+def test_an_attack_that_has_not_arrived_is_noticed(standard):
+    images, budget = digits().test.take(slice(100)), replace(SMALL, steps=20)
+    found = finding(audit(faulty.Shattered(standard), images, BALL, budget=budget), 8)
+    assert found.outcome == "fail"
+    assert found.measured > found.threshold
 
 
 def test_every_test_has_a_network_that_raises_it():
-    raised = set().union(*(expected for _, expected in FAULTS.values()), {14, 18, 19, 20})  # the others are below
+    raised = set().union(*(expected for _, expected in FAULTS.values()), {8, 14, 18, 19, 20})  # those are raised below
     assert raised == set(range(1, 22))
 
 
@@ -255,7 +273,7 @@ def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(ro
         evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100)), LINF).standing.mean()
         for model in (robust, faulty.Scaled(robust, 100))
     ]
-    assert abs(found[0] - found[1]) <= 1 / len(few)
+    assert abs(found[0] - found[1]) < 1.5 / len(few)
     said = finding(audit(faulty.Scaled(robust, 100), few, BALL, budget=SMALL), 6)
     assert said.measured > 0.1
     assert said.threshold == 0.01
@@ -307,10 +325,12 @@ def test_the_model_is_given_back_as_it_came(standard, few):
 
 
 def test_the_substitute_is_given_back_as_it_came(standard, robust, few):
-    before = [p.requires_grad for p in standard.parameters()]
+    wanted, kept = [p.requires_grad for p in standard.parameters()], gradients_of(standard)
+    values = [None if gradient is None else gradient.clone() for gradient in kept]
     audit(robust, few.take(slice(10)), BALL, budget=SMALL, substitute=standard)
-    assert [p.requires_grad for p in standard.parameters()] == before
-    assert gradients_of(standard) == [None] * len(before)
+    assert [p.requires_grad for p in standard.parameters()] == wanted
+    assert all(a is b for a, b in zip(gradients_of(standard), kept, strict=True))
+    assert all(a is b or torch.equal(a, b) for a, b in zip(kept, values, strict=True))
 
 
 def test_an_audit_in_l2(standard, few):
@@ -365,13 +385,21 @@ def test_the_conditions_hold_what_is_needed_to_measure_again(standard, few):
 # --- who asks for a derivative
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+)  # torch's own, on the first dual
 def test_every_way_to_a_derivative_is_seen():
     x = torch.ones(2, requires_grad=True)
+
+    def forward():
+        with forward_ad.dual_level():
+            return forward_ad.make_dual(torch.ones(2), torch.ones(2)).square()
+
     ways = {
         "grad": lambda: by_another_name(x.square().sum(), x),
         "backward": lambda: x.square().sum().backward(),
         "functional": lambda: torch.func.grad(lambda v: v.square().sum())(torch.ones(2)),
-        "forward": lambda: torch.func.jvp(lambda v: v.square().sum(), (torch.ones(2),), (torch.ones(2),)),
+        "forward": forward,
         "jacobian": lambda: torch.autograd.functional.jacobian(lambda v: v.square().sum(), torch.ones(2)),
     }
     tracer = sys.gettrace()

@@ -124,12 +124,12 @@ def _audit_rows(name: str, verdict: Audit) -> Table:
         Column("test", "What was looked for."),
         Column("outcome", "passed, flag (worth knowing), fail (the accuracy cannot be believed), not run."),
         Column("what was seen", "The figures."),
-        Column("what it means", "And what to do, where the test was raised."),
+        Column("what it means", "And what to do, where a test was raised."),
     )
     rows: list[tuple[Cell, ...]] = []
     for finding in verdict.findings:
         raised = finding.outcome in ("flag", "fail")
-        meaning = f"{finding.means} {finding.mend}" if raised else f"Raised if {finding.raised_if}"
+        meaning = f"{finding.means} {finding.mend}" if raised else ""
         rows.append((name, f"{finding.number}. {finding.name}", finding.outcome, finding.said, meaning))
     return Table(
         "Audit", headings, tuple(rows), "Tests for gradient masking, in order of cost.", conditions=verdict.conditions

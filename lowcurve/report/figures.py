@@ -20,6 +20,8 @@ from lowcurve.report.palette import Style
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table
 
 SHOWN_POINTS = 200
+SHORT, PROSE = 16, 30
+"""Up to so many letters a text may be a number; beyond so many it is a sentence and wants room."""
 IMAGE_SIDE = 112
 
 
@@ -114,13 +116,14 @@ def _row(columns: Sequence[Column], row: Sequence[Cell], numeric: Sequence[bool]
             content = f'{escape(value)} <span class="interval">{escape(interval)}</span>'
         else:
             content = _name(text, look) if i == 0 else escape(text)
-        cells.append(f'<th scope="row"{_kind(right)}>{content}</th>' if i == 0 else f"<td{_kind(right)}>{content}</td>")
+        kind = ' class="prose"' if isinstance(cell, str) and len(cell) > PROSE else _kind(right)
+        cells.append(f'<th scope="row"{_kind(right)}>{content}</th>' if i == 0 else f"<td{kind}>{content}</td>")
     return "".join(cells)
 
 
 def _numeric(cells: Sequence[Cell]) -> bool:
-    """Texts that begin with a digit ("8/255", "3 of 10") are numbers to the eye."""
-    return all(not isinstance(cell, str) or cell[:1].isdigit() for cell in cells)
+    """Texts that begin with a digit ("8/255", "3 of 10") are numbers to the eye, but no sentence is."""
+    return all(not isinstance(cell, str) or (cell[:1].isdigit() and len(cell) < SHORT) for cell in cells)
 
 
 def _kind(right: bool) -> str:
