@@ -10,6 +10,7 @@ from lowcurve.data.batches import Examples
 from lowcurve.evaluation.audit.lending import clean_logits, given_back
 from lowcurve.evaluation.audit.subject import Subject
 from lowcurve.evaluation.audit.verdict import Check, Finding
+from lowcurve.evaluation.measuring import are_probabilities
 from lowcurve.models.modes import attacked
 
 ROUNDING = 1e-5
@@ -50,7 +51,7 @@ def logits_not_probabilities(subject: Subject) -> Finding:
     z = subject.all_logits.double()
     away = float(torch.stack([-z.min(), z.max() - 1, (z.sum(1) - 1).abs().max()]).max())
     said = f"the outputs of {len(z)} examples lie from {float(z.min()):.3g} to {float(z.max()):.3g}"
-    if away >= ROUNDING:
+    if not are_probabilities(subject.all_logits):
         return Finding(LOGITS, "passed", away, ROUNDING, f"{said} and are no probabilities")
     # A fail and not a flag: nothing else catches this one, and a network whose softmax saturates is masked by it.
     return Finding(LOGITS, "fail", away, ROUNDING, f"{said} and each row sums to 1")
@@ -58,7 +59,7 @@ def logits_not_probabilities(subject: Subject) -> Finding:
 
 def determinism(subject: Subject) -> Finding:
     """Test 2, once as the model was given and once in eval mode. Reference: AutoAttack, checks.py, check_randomized."""
-    worst, said = 0.0, []
+    worst, differ, said = 0.0, False, []
     with attacked(subject.model):
         found = {"in eval mode": passes(subject.model, subject.all, subject.batch_size)}
     if subject.as_given is not None:
@@ -66,11 +67,13 @@ def determinism(subject: Subject) -> Finding:
     for where, logits in found.items():
         change = _change(logits)
         right = [int((z.argmax(1) == subject.all.y).sum()) for z in logits]
-        worst = max(worst, change, 2.0 if len(set(right)) > 1 else 0.0)
         few, many = min(right), max(right)
+        worst, differ = max(worst, change), differ or few < many
         said.append(
             f"{where} {PASSES} passes over {len(subject.all)} examples differ by {change:.2g}, {few} to {many} right"
         )
+    if differ:
+        return Finding(DETERMINISM, "fail", worst, CHANGE, "; ".join(said))
     return DETERMINISM.judged(worst, "; ".join(said), fail=CHANGE)
 
 

@@ -82,16 +82,8 @@ def audit(
         >>> import torch
         >>> from lowcurve.analysis.norms import LINF
         >>> points = Examples(torch.tensor([[0.8, 0.3], [0.1, 0.9]]), torch.tensor([0, 1]), ("a", "b"))
-        >>> small = Budget(queries=20, noise_draws=20, spsa_steps=5)
-        >>> honest = audit(nn.Identity(), points, Ball(LINF, 0.1), budget=small)
-        >>> honest.verdict
+        >>> audit(nn.Identity(), points, Ball(LINF, 0.1), budget=Budget(queries=20, noise_draws=20)).verdict
         'no masking found by these tests'
-        >>> class Rounded(nn.Module):
-        ...     def forward(self, x):
-        ...         return x.round() * 2
-        >>> [finding.number for finding in audit(Rounded(), points, Ball(LINF, 0.4), budget=small).findings
-        ...     if finding.number < 6 and finding.outcome == "fail"]
-        [5]
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; Pintor et al. 2022.
     """
@@ -109,10 +101,14 @@ def audit(
             subject = Subject(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
             subject.substitute, subject.certified, subject.reference = substitute, certified, reference
             subject.as_given = as_given
-            findings = tuple(_run(*STAGES[place], subject) for place in progress(range(len(STAGES)), heading))
-            places = np.flatnonzero(right)[subject.beyond()]
-            columns = {**subject.columns(), "worst case": subject.standing()}
-            return Audit(findings, len(examples), columns, places, records.conditions(subject))
+            return _audited(subject, progress, heading)
+
+
+def _audited(subject: Subject, progress: Progress[int], heading: str) -> Audit:
+    findings = tuple(_run(*STAGES[place], subject) for place in progress(range(len(STAGES)), heading))
+    standing = {**subject.columns(), "worst case": subject.standing()}
+    places = np.flatnonzero(subject.right)[subject.beyond()]
+    return Audit(findings, len(subject.all), standing, places, records.conditions(subject))
 
 
 def _run(check: Check, test: Callable[[Subject], Finding], subject: Subject) -> Finding:
