@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ PROBABILITIES = (
     "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax, or gradients vanish where "
     "the network is sure and its robust accuracy is too high"
 )
+_WARNED: WeakSet[nn.Module] = WeakSet()  # once a network is enough
 CHUNK = 1024
 """So many examples are attacked by one member after another before the next ones; what is done is kept then."""
 WRONG = "clean"
@@ -159,7 +161,8 @@ class _Chunk:
         x, y = few.pixels(slice(None)).to(like.dtype), few.y
         chunk = cls(model, x, y, x, radius, batch_size, seed, members + 1, {})
         chunk.logits = chunk.seen(x, y)
-        if are_probabilities(chunk.logits):
+        if are_probabilities(chunk.logits) and model not in _WARNED:
+            _WARNED.add(model)
             log.warning("%s", PROBABILITIES)
         fallen_to = torch.where(chunk.logits.argmax(1) == y, members + 1, members)
         chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "looks": torch.ones_like(y)}

@@ -51,7 +51,7 @@ class Evaluation:
     examples: int = 360
     steps: int = 20
     effort: Effort = FULL
-    audited: int = 100
+    audited: int = 120
     save_inputs: bool = True
     radii: tuple[float, ...] = (
         0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875, 2.0,
