@@ -85,7 +85,9 @@ def test_a_study_writes_a_whole_run(smoke):
     networks = {f"networks/{name}.safetensors" for name in FOUR}
     parts = {f"parts/{step}-{name}.json" for step in ("training", "curvature", "attack") for name in FOUR}
     found = {f"adversarial/{name}.safetensors" for name in FOUR}
-    expected = {"settings.yaml", "study.json", "report.html", "log.txt"} | networks | parts | found
+    expected = (
+        {"settings.yaml", "study.json", "report.html", "log.txt", "parts/transfer.json"} | networks | parts | found
+    )
     assert {name for name in files(smoke) if not name.startswith("logs/")} == expected
     assert all((smoke / "logs" / name / "part-1" / "metrics.csv").stat().st_size for name in FOUR)
     log = (smoke / "log.txt").read_text()

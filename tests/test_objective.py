@@ -28,8 +28,8 @@ OBJECTIVES = {
     "CURE": (Objective(penalties={"curvature": CURVATURE}), 0, 2),
     "gradient norm": (Objective(penalties={"slope": SLOPE}), 0, 1),
     "both": (Objective(penalties={"curvature": CURVATURE, "slope": SLOPE}), 0, 2),
-    "PGD": (Objective(attack=ATTACK), 5, 1),
-    "PGD and CURE": (Objective(attack=ATTACK, penalties={"curvature": CURVATURE}), 5, 2),
+    "PGD": (Objective(attack=ATTACK), 4, 1),
+    "PGD and CURE": (Objective(attack=ATTACK, penalties={"curvature": CURVATURE}), 4, 2),
     "margin": (Objective(loss=margin_loss), 0, 1),
 }
 

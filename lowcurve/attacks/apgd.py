@@ -13,7 +13,7 @@ from lowcurve.attacks.pursuit import strongest
 from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
 from lowcurve.losses import log_odds
-from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
+from lowcurve.types import Inputs, Logits, Loss, PerExample
 
 MOMENTUM = 0.75
 
@@ -66,18 +66,7 @@ class APGD:
         ranks: tuple[Target, ...] = tuple(range(1, self.targets + 1)) or (self.target,)
         return tuple(replace(self, target=rank, targets=0, restarts=1) for rank in ranks for _ in range(self.restarts))
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        radius: PerExample | None = None,
-        start: Inputs | None = None,
-    ) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
-        return strongest(self, model, x, y, self.ball, generator=generator, radius=radius, start=start)
+    __call__ = strongest
 
     def begin(self, images: Images) -> Rows:
         """A uniform start, or the given one."""

@@ -99,7 +99,7 @@ class DeepFool:
         """The shortest step to a boundary of the linear model; who is across already spends no gradient."""
         point, moved = rows["point"], rows["moved"].clone()
         with torch.no_grad():
-            logits = images.model(point)
+            logits = images.look(point)
         left = torch.nonzero(~fooled(logits, images.y)).flatten()
         if len(left):
             late = rows["step"][left] >= self.steps // 2
@@ -116,7 +116,7 @@ class DeepFool:
         classes, y = self._candidates(images, logits), images.y[:, None]
 
         def against(inputs: Tensor) -> Tensor:
-            there = images.model(inputs)
+            there = images.look(inputs)
             return there.gather(1, classes) - there.gather(1, y)
 
         slopes = jacobian(against, point)
@@ -159,7 +159,7 @@ def shortened(images: Images, point: Inputs, fallen: Tensor, whole: Ball, bisect
     for _ in range(bisections):
         middle = (stands + falls) / 2
         with torch.no_grad():
-            across = fooled(few.model(at(middle)), few.y)
+            across = fooled(few.look(at(middle)), few.y)
         stands, falls = torch.where(across, stands, middle), torch.where(across, middle, falls)
     nearest = point.clone()
     nearest[rows] = torch.where(per_example(falls < 1, way), at(falls), point[rows])

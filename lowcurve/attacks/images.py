@@ -32,6 +32,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.x)
 
+    def look(self, point: Inputs) -> Logits:
+        """The logits there, in the inputs' precision also where autocast computes in another."""
+        logits = self.model(point)
+        return logits.to(point.dtype) if isinstance(logits, Tensor) else logits
+
     def take(self, rows: Tensor, device: torch.device | None = None) -> "Images":
         """Some of them, on a device."""
         there = rows.to(self.x.device)
@@ -148,7 +153,7 @@ def climbed(walk: Walk, images: Images, point: Inputs) -> tuple[PerExample, Tens
     """The walk's value at the point, its gradient there, and the logits, from one forward and one backward pass."""
 
     def look(inputs: Tensor) -> tuple[PerExample, Logits]:
-        logits = images.model(inputs)
+        logits = images.look(inputs)
         return walk.value(images, inputs, logits), logits
 
     return value_gradient_and_rest(look, point)

@@ -101,7 +101,7 @@ class MinimalNorm:
         point, moved = rows["point"], rows["point"] - images.x
 
         def look(inputs: Tensor) -> tuple[PerExample, Logits]:
-            logits = images.model(inputs)
+            logits = images.look(inputs)
             return margin_loss(logits, images.y), logits
 
         value, slope, logits = value_gradient_and_rest(look, point)

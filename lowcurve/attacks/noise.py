@@ -13,7 +13,7 @@ from lowcurve.attacks.pursuit import strongest
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams
-from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
+from lowcurve.types import Inputs, Logits, PerExample
 
 Law = Literal["uniform", "corners", "gaussian"]
 
@@ -67,18 +67,7 @@ class Noise:
         """As many as it takes until every draw has been looked at, less the last look."""
         return -(-self.draws // self.together) - 1
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        radius: PerExample | None = None,
-        start: Inputs | None = None,
-    ) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
-        return strongest(self, model, x, y, self.ball, generator=generator, radius=radius, start=start)
+    __call__ = strongest
 
     def begin(self, images: Images) -> Rows:
         """The worst of the first draws."""
@@ -100,7 +89,7 @@ class Noise:
         numbers = torch.stack([group * self.together + k for k in range(count)])
         points = self._point(several, numbers.flatten())
         with torch.no_grad():
-            logits = images.model(points)
+            logits = images.look(points)
         values = self.value(several, points, logits).view(numbers.shape)
         worst = values.masked_fill(numbers >= self.draws, -torch.inf).argmax(0)
         points, logits = points.view(count, *images.x.shape), logits.view(count, len(images), -1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import Ball, per_example
+from lowcurve.analysis.norms import per_example
 from lowcurve.attacks.images import (
     Images,
     Rows,
@@ -47,20 +47,20 @@ def strongest(
     model: Classifier,
     x: Inputs,
     y: Labels,
-    ball: Ball,
     *,
     generator: torch.Generator,
     radius: PerExample | None = None,
     start: Inputs | None = None,
 ) -> Inputs:
-    """The whole attack on one batch, every walk to its end: for each image the point of highest value.
+    """The adversarial inputs x': the whole attack on one batch, every walk to its end, for each image the point of highest
+    value. It is the call of every attack that is a sequence of walks.
 
     Nothing leaves early, since a training step or a loss wants the highest loss, not the first success. Walks that raise
     different things (towards different targets, say) are compared by the margin at their points.
     """
     with attacked(model):
         targeted = any(targets_of(walk) is not None for walk in attack.walks)
-        images = prepare(model, x, y, ball, generator=generator, radius=radius, start=start, look=targeted)
+        images = prepare(model, x, y, attack.ball, generator=generator, radius=radius, start=start, look=targeted)
         walks = usable_walks(attack, images.logits.shape[1]) if targeted else tuple(enumerate(attack.walks))
         alike = all(walk == walks[0][1] for _, walk in walks)
         best, highest = images.x, torch.full_like(images.radius, -torch.inf)
@@ -174,7 +174,7 @@ def _advance(
         assert last.images is not None
         if last_look:
             with torch.no_grad():
-                logits = last.images.model(last.rows["point"])
+                logits = last.images.look(last.rows["point"])
             _record(walk, last, logits, found, stop, watch)
         else:
             found.point[last.numbers.to(found.point.device)] = last.rows["point"].to(found.point.device)

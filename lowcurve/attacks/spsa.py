@@ -12,7 +12,7 @@ from lowcurve.attacks.pursuit import strongest
 from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
+from lowcurve.types import Inputs, Logits, Loss, PerExample
 
 DECAY, DECAY_OF_SQUARES = 0.9, 0.999
 
@@ -70,18 +70,7 @@ class SPSA:
         """One walk."""
         return (self,)
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        radius: PerExample | None = None,
-        start: Inputs | None = None,
-    ) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
-        return strongest(self, model, x, y, self.ball, generator=generator, radius=radius, start=start)
+    __call__ = strongest
 
     def begin(self, images: Images) -> Rows:
         """x itself, or the given start."""
@@ -92,7 +81,7 @@ class SPSA:
         """One step of Adam along the estimate."""
         point = rows["point"]
         with torch.no_grad():
-            logits = images.model(point)
+            logits = images.look(point)
         slope = self.slope(images, rows)
         mean = DECAY * rows["mean"] + (1 - DECAY) * slope
         square = DECAY_OF_SQUARES * rows["square"] + (1 - DECAY_OF_SQUARES) * slope.square()
@@ -124,7 +113,7 @@ class SPSA:
             queries = torch.cat((point + self.delta * signs, point - self.delta * signs)).flatten(0, 1)
             several = images.take(rows.repeat(2))
             with torch.no_grad():
-                values = self.value(several, queries, images.model(queries))
+                values = self.value(several, queries, images.look(queries))
             there, back = values.view(2, len(draws), len(images))
             # One by one, so that the sum does not depend on how many are looked at together.
             for sign, difference in zip(signs, there - back, strict=True):

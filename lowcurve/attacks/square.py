@@ -11,7 +11,7 @@ from lowcurve.attacks.pursuit import strongest
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams
-from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
+from lowcurve.types import Inputs, Logits, PerExample
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After so many of 10,000 queries the area of the patches is halved."""
@@ -63,18 +63,7 @@ class Square:
         """One walk a start."""
         return (self,) * self.restarts
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        radius: PerExample | None = None,
-        start: Inputs | None = None,
-    ) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
-        return strongest(self, model, x, y, self.ball, generator=generator, radius=radius, start=start)
+    __call__ = strongest
 
     def begin(self, images: Images) -> Rows:
         """Stripes or tiles, or the given start."""
@@ -92,7 +81,7 @@ class Square:
         """Look at the candidate, keep it if it is the best, and make another from the best."""
         point = rows["point"]
         with torch.no_grad():
-            logits = images.model(point)
+            logits = images.look(point)
             value = self.value(images, point, logits)
         higher = value > rows["highest"]
         best = torch.where(per_example(higher, point), point, rows["best"])
