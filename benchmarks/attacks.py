@@ -200,6 +200,7 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
         began = time.perf_counter()
         ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), LINF)
         middle = time.perf_counter()
+        print(f"{name}: strong leaves {int(ours.standing.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
         reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=0)
         inputs = reference.run_standard_evaluation(x, y, batch_size=250)
         inputs = inputs[0] if isinstance(inputs, tuple) else inputs

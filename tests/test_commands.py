@@ -328,6 +328,18 @@ def test_kill_and_going_on(tmp_path, uninterrupted):
     check_finished(folder, uninterrupted)
 
 
+def test_kill_in_the_middle_of_an_attack_and_going_on(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    child = started_until("ledgers/standard.pt", folder)
+    child.kill()
+    child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    assert not (folder / "report.html").exists()
+    assert done("study", "--resume", folder) == 0
+    assert results(folder) == results(uninterrupted)
+    assert not list((folder / "ledgers").iterdir())
+
+
 def test_ctrl_c_before_the_run_has_begun(tmp_path):
     # A pipe for a file of settings holds the command at a known place, however busy the machine is.
     os.mkfifo(tmp_path / "settings.yaml")
