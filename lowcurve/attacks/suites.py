@@ -53,7 +53,7 @@ class Effort:
     """
 
     steps: int = 100
-    targets: int = 4
+    targets: int = 2
     queries: int = 3000
 
 
@@ -61,14 +61,16 @@ FULL = Effort()
 
 
 def strong(ball: Ball, effort: Effort = FULL) -> Suite:
-    """The suite that a claim is judged by: Auto-PGD on cross-entropy, Auto-PGD on the margin towards each likely class, and
-    Square, which follows no gradient. It needs no setting but the ball, and none of the three minds the logits' scale.
+    """The suite that a claim is judged by: Auto-PGD on cross-entropy, on the margin, and towards the likeliest other
+    classes, then Square, which follows no gradient. It needs no setting but the ball, and none of them minds the logits'
+    scale.
 
     Reference: Croce and Hein 2020.
     """
     return Suite(
         (
             ("APGD-CE", APGD(ball, steps=effort.steps)),
+            ("APGD-M", APGD(ball, steps=effort.steps, loss=margin_loss)),
             ("APGD-T", APGD(ball, steps=effort.steps, loss=margin_loss, targets=effort.targets)),
             ("Square", Square(ball, queries=effort.queries)),
         )
