@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault(
@@ -248,7 +249,7 @@ def main() -> None:
         return
     settings = {
         "threads": torch.get_num_threads(), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"], "examples": args.examples,
-        "rounds": args.rounds, "torch": torch.__version__, "Python": platform.python_version(),
+        "rounds": args.rounds, "strong": asdict(args.effort), "torch": torch.__version__, "Python": platform.python_version(),
         "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     print(", ".join(f"{key}: {value}" for key, value in settings.items()), flush=True)

@@ -15,7 +15,7 @@ Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "paper")
 METHODS = ("standard", "CURE", "gradient-norm", "PGD")
 EVERYTHING = Limits()
-ON_A_LAPTOP = Effort(steps=50, targets=2, queries=1000)
+ON_A_LAPTOP = Effort(steps=50, targets=3, queries=1000)
 DIGITS_TRAINING = Optimization(epochs=40, batch_size=64, learning_rate=2e-3)
 DIGITS_FINE_TUNING = Optimization(epochs=30, batch_size=64, learning_rate=2e-3)
 
