@@ -49,7 +49,7 @@ class Suite:
 class Effort:
     """How long `strong` searches: steps of each walk, targets of the targeted one, queries of the black-box one.
 
-    Less than AutoAttack's 9 targets and 5,000 queries, at two fifths of its time or less. On 500 images of each network of
+    Less than AutoAttack's 9 targets and 5,000 queries, and less than half of its time. On 500 images of each network of
     benchmarks/attacks.py it leaves as many as AutoAttack does, but for one image in either direction that AutoAttack's
     own seed decides.
     """
