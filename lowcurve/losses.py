@@ -68,11 +68,6 @@ def margin_loss(logits: Logits, y: Labels) -> PerExample:
     return -margin(logits, y)
 
 
-def targeted_cross_entropy(logits: Logits, target: Labels) -> PerExample:
-    """-cross_entropy(z, target): ascending it leads towards the target class."""
-    return -cross_entropy(logits, target)
-
-
 def least_likely(logits: Logits) -> Labels:
     """The class of smallest logit, the target of the least-likely attack.
 

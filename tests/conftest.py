@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import datasets
 import pytest
@@ -10,6 +11,7 @@ import torch
 from command import SMOKE, done
 from hypothesis import settings
 from torch import nn
+from trained import factories
 
 torch.set_num_threads(1)
 settings.register_profile("busy machines", deadline=None)
@@ -19,6 +21,7 @@ settings.load_profile("busy machines")
 OWN = """
 import torch
 from torch import nn
+from trained import factories
 
 def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 def a_map(): return nn.Sequential(nn.Conv2d(1, 10, 3))
@@ -47,6 +50,12 @@ def data_dir() -> Path:
 def weights_dir() -> Path:
     """The folder of public trained networks."""
     return folder("LOWCURVE_WEIGHTS", "weights")
+
+
+@pytest.fixture(scope="session")
+def networks() -> ModuleType:
+    """The factories of public networks."""
+    return factories()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """The audit: every planted fault is noticed by the tests that look for it, honest networks have no test that fails."""
 
-import importlib.util
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import faulty_networks as faulty
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.autograd import grad as by_another_name
+from trained import public
 
 from lowcurve import evaluation
 from lowcurve.analysis.calculus import derivatives_watched
@@ -23,7 +22,6 @@ from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.queries import Smoothed
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import isolated, stream
-from lowcurve.store import load_weights
 
 BALL = Ball(LINF, 0.1)
 SMALL = Budget(
@@ -179,21 +177,6 @@ def test_an_honest_network_has_no_test_that_fails(name, standard, robust):
     assert found.reliable
     assert found.verdict == "no masking found by these tests"
     assert outcomes(found, "not run") == {19, 20}
-
-
-@pytest.fixture(scope="module")
-def networks():
-    path = Path(__file__).parents[1] / "examples" / "public_networks.py"
-    spec = importlib.util.spec_from_file_location("public_networks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def public(build, path):
-    model = build()
-    load_weights(model, path)
-    return model.eval()
 
 
 def test_the_public_resnet20_has_no_test_that_fails(networks, data_dir, weights_dir):

@@ -1,7 +1,6 @@
 """Attacks that look for the nearest boundary: exact on affine models, lawful on others, beside an independent library."""
 
 import copy
-import importlib.util
 import math
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from trained import public
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L1, L2, LINF, Norm, per_example
@@ -18,7 +18,6 @@ from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin
 from lowcurve.randomness import stream
-from lowcurve.store import load_weights
 from lowcurve.types import Attack
 
 ATTACKS = {
@@ -351,22 +350,13 @@ def test_more_steps_come_nearer_in_the_mean(learned, norm):
 # --- an independent library, and public networks
 
 
-@pytest.fixture(scope="module")
-def networks():
-    path = Path(__file__).parents[1] / "examples" / "public_networks.py"
-    spec = importlib.util.spec_from_file_location("public_networks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def of_foolbox(name: str):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # scipy.ndimage.filters
         return getattr(pytest.importorskip("foolbox"), name)
 
 
-def public(kind: str, networks, data_dir: Path, weights_dir: Path):
+def attackable(kind: str, networks, data_dir: Path, weights_dir: Path):
     """A network that others have trained, and images that it classifies rightly."""
     name, build, file = {
         "cln": ("mnist", networks.lenet5, "mnist_lenet5_clntrained.pt"),
@@ -374,10 +364,9 @@ def public(kind: str, networks, data_dir: Path, weights_dir: Path):
         "resnet20": ("cifar10", networks.resnet20, "resnet20-12fca82f.th"),
     }[kind]
     test = load(name, data_dir=data_dir, limits=Limits(train=1, validation=1, test=30)).test
-    model = build()
-    load_weights(model, weights_dir / file)
+    model = public(build, weights_dir / file)
     x, y = test.pixels(slice(None)), test.y
-    right = ~fooled(model.eval(), x, y)
+    right = ~fooled(model, x, y)
     return model, x[right], y[right]
 
 
@@ -390,7 +379,7 @@ def test_deepfool_beside_foolbox(kind, agree, norm, networks, data_dir, weights_
     network has its boundary outside the linear model's reach: there foolbox leaves one image in three in l_2.
     """
     attacks, model_of, misclassification = of_foolbox("attacks"), of_foolbox("PyTorchModel"), of_foolbox("criteria")
-    model, x, y = public(kind, networks, data_dir, weights_dir)
+    model, x, y = attackable(kind, networks, data_dir, weights_dir)
     x, y, steps = (x, y, 50) if kind != "adv" else (x[:12], y[:12], 100)
     theirs = {"l_2": attacks.L2DeepFoolAttack, "l_inf": attacks.LinfDeepFoolAttack}[norm.name]
     criterion = misclassification.Misclassification(y)
@@ -405,7 +394,7 @@ def test_deepfool_beside_foolbox(kind, agree, norm, networks, data_dir, weights_
 
 @in_both_norms
 def test_minimal_norm_on_a_public_network(norm, networks, data_dir, weights_dir):
-    model, x, y = public("cln", networks, data_dir, weights_dir)
+    model, x, y = attackable("cln", networks, data_dir, weights_dir)
     straight, minimal = (kind(norm)(model, x, y, generator=stream(0)) for kind in (DeepFool, MinimalNorm))
     assert fooled(model, minimal, y).all()
     ratio = norm.length(minimal - x).median() / norm.length(straight - x).median()

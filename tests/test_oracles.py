@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_evaluation import networks, public  # noqa: F401
 from torch import nn
 from torch.testing import assert_close
+from trained import public
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
@@ -26,14 +26,14 @@ pyautoattack = pytest.importorskip("pyautoattack")
 
 
 @pytest.fixture(scope="module")
-def lenet(networks, weights_dir, data_dir):  # noqa: F811
+def lenet(networks, weights_dir, data_dir):
     """The public standard MNIST network and 60 test images."""
     test = load("mnist", data_dir=data_dir, limits=Limits(train=1, validation=1, test=60)).test
     return public(networks.lenet5, weights_dir / "mnist_lenet5_clntrained.pt"), test
 
 
 @pytest.fixture(scope="module")
-def resnet(networks, weights_dir, data_dir):  # noqa: F811
+def resnet(networks, weights_dir, data_dir):
     """The public ResNet-20 and 60 test images."""
     test = load("cifar10", data_dir=data_dir, limits=Limits(train=1, validation=1, test=60)).test
     return public(networks.resnet20, weights_dir / "resnet20-12fca82f.th"), test

@@ -34,7 +34,8 @@ WRONG = "clean"
 
 
 class Ledger(Protocol):
-    """Where finished work is kept, so that an evaluation that was interrupted goes on where it was. A dict will do."""
+    """Where one evaluation keeps what it has finished, so that it goes on where it was interrupted. A dict will do; another
+    network, seed, radius or suite wants another one."""
 
     def get(self, key: str, /) -> Any: ...
 
@@ -125,15 +126,15 @@ def _attack_chunk(
 ) -> None:
     """One member after another on what is left, as far as the ledger does not hold it already."""
     reached = 0
+    kept = None if ledger is None else ledger.get(where)
+    if kept is not None:
+        chunk.state = {column: torch.as_tensor(kept[column]) for column in chunk.state}
+    tried = 0 if kept is None else int(kept["tried"])
     for number, (name, member) in enumerate(members):
-        key = f"{name}, {where}"
-        kept = None if ledger is None else ledger.get(key)
-        if kept is not None:
-            chunk.state = {column: torch.as_tensor(kept[column]) for column in chunk.state}
-        else:
+        if number >= tried:
             chunk.attack(number, name, member, ticker.advance)
             if ledger is not None:
-                ledger[key] = {column: values.clone() for column, values in chunk.state.items()}
+                ledger[where] = {"tried": number + 1, **{k: values.clone() for k, values in chunk.state.items()}}
         reached += work_of(member) * len(chunk.x)
         ticker.reach(reached)  # those who fell early, or to another one, are done too
 
