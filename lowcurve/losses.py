@@ -1,6 +1,6 @@
 """Losses, one number per example, and `loss_field`, the only bridge from learning to geometry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,10 @@ class LossField:
     def of_logits(self, logits: Logits) -> PerExample:
         """The second half, z -> l."""
         return self.loss(logits, self.y)
+
+    def take(self, rows: Tensor) -> "LossField":
+        """The field of these examples, by their numbers; one may stand there several times."""
+        return replace(self, y=self.y[rows])
 
 
 def loss_field(

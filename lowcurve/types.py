@@ -24,12 +24,49 @@ Field = Callable[[Tensor], Tensor]
 """x -> l(x): one number per example, and d l_i / d x_j = 0 for i != j."""
 Operator = Callable[[Tensor], Tensor]
 """v -> H v: one matrix per example, applied to one vector per example."""
+Vectors = Float[Tensor, "vectors batch ..."]
+"""Several vectors an example."""
 Measure = Callable[[Field, Tensor], Tensor | Mapping[str, Tensor]]
 """A field and a point -> one number per example, or several named ones that share their cost."""
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]
 """Wraps an iterable of known length under a heading and shows how far it is."""
+
+
+@runtime_checkable
+class Halves(Protocol):
+    """A field that shows its two halves, x -> z and z -> l; `losses.LossField` is one."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def logits(self, x: Tensor) -> Tensor: ...
+
+    def of_logits(self, logits: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A field that can be had for some of its examples alone, or for each of them several times."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def take(self, rows: Tensor) -> "Divisible": ...
+
+
+@runtime_checkable
+class Products(Protocol):
+    """An operator that gives several products at once, and that can leave examples aside."""
+
+    def __call__(self, v: Tensor) -> Tensor: ...
+
+    def many(self, vectors: Tensor) -> Tensor:
+        """H v for each of several vectors an example, shape (vectors, batch, ...)."""
+        ...
+
+    def take(self, rows: Tensor) -> "Products":
+        """The operator of these examples alone; rows: their numbers."""
+        ...
 
 
 @runtime_checkable

@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.calculus import gradient, hessian, jacobian
+from lowcurve.analysis.calculus import gradient, jacobian
+from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.spectra import dense
 from lowcurve.errors import InputError
 from lowcurve.geometry import Curvature, FrobeniusNorm, Profile, SecantCurvature, gradient_norm
@@ -116,7 +117,7 @@ def test_at_a_stationary_point_normalized_curvature_is_infinite():
     assert_close(bottom["Hessian norm"], torch.tensor([2.0]))
 
 
-@pytest.mark.parametrize("h", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("h", [1e-3, 0.1, 3.0])
 def test_secant_curvature_of_a_quadratic_is_hz_at_every_scale(h):
     z = G.sign() / math.sqrt(SIZE)
     expected = torch.linalg.vector_norm(torch.einsum("bij,bj->bi", H, z), dim=1)

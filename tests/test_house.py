@@ -106,7 +106,12 @@ class Rule:
 
 RULES = {
     "the derivative with respect to the input": Rule(
-        named(r"torch\.autograd\..*|torch\.func\..*|functorch\..*"), ("analysis/calculus.py",)
+        named(r"torch\.autograd\..*|torch\.func\..*|functorch\..*"),
+        ("analysis/calculus.py",),
+        {
+            "analysis/replay/slopes.py": "the slope of one elementwise call, at the point where it was recorded",
+            "analysis/replay/recording.py": "whether a tensor hangs on the input, asked of autograd's graph",
+        },
     ),
     "chance": Rule(
         named(

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lowcurve.analysis.calculus import gradient, hessian
+from lowcurve.analysis.calculus import gradient
+from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, least_likely, loss_field, margin, margin_loss

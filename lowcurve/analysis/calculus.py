@@ -4,7 +4,6 @@ Every function backpropagates the sum over examples. That is right because examp
 d l_i / d x_j = 0 for i != j; `losses.loss_field` guards that law.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lowcurve.analysis.norms import L2, per_example
 from lowcurve.errors import InputError
-from lowcurve.types import Classifier, Field, Inputs, Operator, PerExample
+from lowcurve.types import Classifier, Field, Inputs, PerExample
 
 
 class Jet:
@@ -106,53 +104,27 @@ def jacobian(function: Classifier, x: Inputs) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def hessian(field: Field, x: Inputs) -> Operator:
-    """v -> H v with the exact Hessian at x, by differentiating <g(x), v> with the graph of g kept.
-
-    Cost: two passes once, about two more for each product. For a ReLU network this is the Hessian almost everywhere,
-    of rank <= classes - 1; what lies in its kinks shows only in `secant_hessian`.
-
-    Example:
-        >>> product = hessian(lambda x: (x[:, 0] * x[:, 1]), torch.tensor([[3.0, 4.0]]))
-        >>> product(torch.tensor([[1.0, 0.0]]))
-        tensor([[0., 1.]])
-    """
-    jet = Jet(field, x)
-    slope = jet.gradient
-
-    def product(v: Tensor) -> Tensor:
-        if not slope.requires_grad:  # an affine field
-            return torch.zeros_like(v)
-        (result,) = torch.autograd.grad(slope, jet.x, v, retain_graph=True, materialize_grads=True)
-        return result
-
-    return product
-
-
-def secant_hessian(field: Field, x: Inputs, h: float) -> Operator:
-    """v -> ||v|| (g(x + h v/||v||) - g(x)) / h: curvature at the scale h, an l_2 length in pixel units.
-
-    Not the Hessian with an error but a different quantity: it sees the kinks of a ReLU network within h. It is
-    homogeneous by definition (the step has length h whatever v is) and in general not symmetric.
-
-    Cost: one input gradient once and one for each product.
+def pullback(
+    result: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: bool = False, retain_graph: bool = False
+) -> Tensor:
+    """J^T c, the product of a cotangent with the Jacobian of `result` in `leaf`; zero where it does not depend on it.
 
     Example:
-        >>> product = secant_hessian(lambda x: x.pow(3).sum(1), torch.zeros(1, 1), h=0.1)
-        >>> product(torch.tensor([[2.0]])).round(decimals=4)  # 3 h, where the exact Hessian is 0
-        tensor([[0.6000]])
-
-    Reference: moosavi2019cure, Eq. (1).
+        >>> leaf = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> pullback(leaf.square(), leaf, torch.ones(2))
+        tensor([6., 8.])
     """
-    if not (math.isfinite(h) and h > 0):
-        raise InputError("a scale h > 0 in pixel units (an l_2 length)", h, "write h=0.1, or use hessian for h -> 0")
-    clean = gradient(field, x)
-
-    def product(v: Tensor) -> Tensor:
-        difference = gradient(field, x + h * L2.unit(v)) - clean
-        return difference * per_example(L2.length(v) / h, v)
-
-    return product
+    if not result.requires_grad:
+        return torch.zeros_like(leaf)
+    (found,) = torch.autograd.grad(
+        result,
+        leaf,
+        cotangent,
+        create_graph=create_graph,
+        retain_graph=retain_graph or create_graph,
+        materialize_grads=True,
+    )
+    return found
 
 
 @contextmanager
@@ -189,16 +161,27 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def require_inputs(x: Inputs) -> None:
+    """Refuse what is not a batch of floating-point inputs."""
+    if x.ndim < 2 or not x.is_floating_point():
+        raise InputError(
+            "floating-point inputs of shape (batch, ...)",
+            f"{x.dtype} of shape {tuple(x.shape)}",
+            "write x[None] for one example, and x.float() / 255 for pixel levels",
+        )
+
+
 def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
-    if not values.requires_grad:
+    result = None
+    if values.requires_grad:
+        keep = retain_graph or create_graph
+        (result,) = torch.autograd.grad(
+            values, x, torch.ones_like(values), create_graph=create_graph, retain_graph=keep, allow_unused=True
+        )
+    if result is None:
         raise InputError(
             "a field that is differentiable in its input",
-            "values without a graph",
+            "values without a graph that leads there",
             "remove detach(), rounding or numpy from the model",
         )
-    with torch.enable_grad():  # also for a caller under torch.no_grad()
-        total = values.sum()
-    (result,) = torch.autograd.grad(
-        total, x, create_graph=create_graph, retain_graph=retain_graph or create_graph, materialize_grads=True
-    )
     return result

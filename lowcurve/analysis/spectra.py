@@ -1,44 +1,84 @@
 """Spectra of per-example operators v -> H v: batched over examples, so that one product serves all of them.
 
-Estimators are plain functions over an operator; a test hands them a dense matrix.
+An operator is a plain function; one that is also `types.Products` is asked for several products at once, and examples that
+are done leave it. A test hands over a dense matrix.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lowcurve import randomness
+from lowcurve.analysis.chunks import in_chunks
+from lowcurve.analysis.krylov import Krylov, krylov, several
 from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
-from lowcurve.types import Operator, PerExample
+from lowcurve.types import Operator, PerExample, Products, Progress, silent
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """The ends of each example's spectrum as Lanczos sees them.
+    """The ends of each example's spectrum as Lanczos sees them, with their unit vectors.
 
-    `residual` is ||H u - theta u|| of the eigenvalue of largest magnitude: an eigenvalue lies within it (for symmetric H).
+    residual_smallest, residual_largest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps
+    max ||H q|| over the products taken, for rounding. products: how many each example took. converged: whether the ends
+    that were asked for have a residual within the tolerance.
     """
 
     smallest: PerExample
     largest: PerExample
-    residual: PerExample
-    vector: Tensor
-    products: int
+    residual_smallest: PerExample
+    residual_largest: PerExample
+    vector_smallest: Tensor
+    vector_largest: Tensor
+    products: Tensor
+    converged: Tensor
 
     @property
     def spectral_norm(self) -> PerExample:
         """||H||_2 = max |lambda|. Not lambda_max, which CURE's Theorem 1 needs and which may be smaller."""
         return torch.maximum(self.smallest.abs(), self.largest.abs())
 
+    @property
+    def residual(self) -> PerExample:
+        """The residual of the end of largest magnitude."""
+        return torch.where(self._downward, self.residual_smallest, self.residual_largest)
 
-def lanczos(operator: Operator, start: Tensor, *, steps: int = 10, tolerance: float = 1e-3) -> Extremes:
+    @property
+    def vector(self) -> Tensor:
+        """The eigenvector of the end of largest magnitude."""
+        return torch.where(per_example(self._downward, self.vector_largest), self.vector_smallest, self.vector_largest)
+
+    @property
+    def most_products(self) -> int:
+        """Of any example: so many batched products were taken."""
+        return int(self.products.max()) if len(self.products) else 0
+
+    @property
+    def _downward(self) -> Tensor:
+        return self.smallest.abs() > self.largest.abs()
+
+
+def lanczos(
+    operator: Operator,
+    start: Tensor,
+    *,
+    steps: int = 12,
+    tolerance: float = 1e-3,
+    ends: Literal["norm", "both"] = "norm",
+) -> Extremes:
     """lambda_min, lambda_max and ||H||_2 of every example by Lanczos with full re-orthogonalization.
 
     start: one vector per example; the gradient is the good one, since in trained networks it nearly is the top
-    eigenvector. tolerance: stops once every example's residual is below tolerance * ||H||_2.
-    Cost: one product a step; `steps` + 1 vectors an example of memory. Errors: ||H||_2 is approached from below.
+    eigenvector. For "both" a random one is safer: of a ReLU network's Hessian the gradient sees no eigenvalue 0.
+    An example is done once the residual of its end of largest magnitude ("norm"), or of each end ("both"), is at most
+    tolerance * ||H||_2; its numbers do not depend on its company. One whose start lies in an invariant subspace is done only
+    when a random vector has shown nothing else.
+    Cost: at most `steps` products, fewer where the operator is `Products`: those who are done leave it. Memory: `steps`
+    vectors an example.
+    Errors: both ends are approached from within, so that ||H||_2 is never too large but for rounding. A small residual says
+    that an eigenvalue is near, not that none lies beyond it.
 
     Example:
         >>> H = torch.diag(torch.tensor([3.0, -4.0, 1.0]))
@@ -50,58 +90,72 @@ def lanczos(operator: Operator, start: Tensor, *, steps: int = 10, tolerance: fl
     """
     if steps < 1:
         raise InputError("at least one step", steps, "write steps=10")
-    basis = [_unit_or_random(start, [])]
-    diagonal: list[PerExample] = []
-    beside: list[PerExample] = []
-    for step in range(1, min(steps, start[0].numel()) + 1):
-        image = operator(basis[-1])
-        diagonal.append(dot(basis[-1], image))
-        rest = _orthogonalized(image, basis)
-        beside.append(L2.length(rest))
-        values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
-        top = values.abs().argmax(1)
-        residual = beside[-1] * vectors[torch.arange(len(top)), -1, top].abs().to(start.dtype)
-        size = values.abs().amax(1)
-        if step == min(steps, start[0].numel()) or bool((residual <= tolerance * size).all()):
-            break
-        basis.append(_unit_or_random(_negligible_as_zero(rest, beside[-1], size), basis))
-    weights = vectors[torch.arange(len(top)), :, top].to(start.dtype)
-    vector = sum((per_example(weights[:, k], start) * q for k, q in enumerate(basis)), torch.zeros_like(start))
-    ends = values.to(start.dtype)
-    return Extremes(ends[:, 0], ends[:, -1], residual, vector, products=len(diagonal))
+    if ends not in ("norm", "both"):
+        raise InputError(
+            'the ends "norm" or "both"', repr(ends), 'write ends="both" to wait for lambda_min and lambda_max'
+        )
+    space = krylov(operator, start, steps)
+    numbers, waiting = torch.arange(len(start)), torch.ones(len(start), dtype=torch.bool)
+    parts: list[Extremes] = []
+    order: list[Tensor] = []
+    while bool(waiting.any()) or not parts:
+        space.extend()
+        values, vectors, residuals = space.ritz()
+        converged = _converged(space, values, residuals, tolerance, ends)
+        done = (waiting & (converged | (space.size == space.room))).nonzero()[:, 0]
+        order.append(numbers[done])
+        parts.append(_extremes(space, values, vectors, residuals, converged, done))
+        waiting[done] = False
+        if isinstance(operator, Products) and 3 * int(waiting.sum()) <= 2 * len(waiting):  # so that the copying pays
+            left = waiting.nonzero()[:, 0]
+            space, numbers, waiting = space.take(left), numbers[left], waiting[left]
+    back = torch.cat(order).argsort()
+    return Extremes(*(torch.cat([getattr(part, field.name) for part in parts])[back] for field in fields(Extremes)))
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A Monte Carlo value with its standard error."""
+class Power:
+    """What the last product H u of a power iteration tells: norm ||H u||, rayleigh |u^T H u|, and u itself, of length 1.
 
-    value: PerExample
-    standard_error: PerExample
-
-
-def frobenius_norm(operator: Operator, like: Tensor, *, draws: int, generator: torch.Generator) -> Estimate:
-    """||H||_F = sqrt(E ||H z||^2) over z ~ N(0, I), with the standard error carried through the root.
-
-    Cost: one product a draw. The error is large when few eigenvalues hold the spectrum: about sqrt(1 / (2 draws)) of the
-    value for a matrix of rank one.
-
-    Reference: moosavi2019cure, Fig. 10 (100 draws).
+    Both are at most ||H||_2; `norm` is the larger one, and right also where eigenvalues of both signs are equally large.
     """
-    if draws < 2:
-        raise InputError("at least two draws", draws, "write draws=100")
-    squares = []
-    for _ in range(draws):
-        image = operator(randomness.normal(like, generator=generator))
-        squares.append(dot(image, image))
-    samples = torch.stack(squares)
-    value = samples.mean(0).sqrt()
-    error_of_square = samples.std(0) / draws**0.5
-    return Estimate(value, error_of_square / torch.where(value > 0, 2 * value, 1))
+
+    norm: PerExample
+    rayleigh: PerExample
+    vector: Tensor
 
 
-def dense(operator: Operator, like: Tensor) -> Tensor:
-    """Every example's matrix, shape (batch, d, d), column by column.
+def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> Power:
+    """||H||_2 from below by u <- H u / ||H u||, starting from `start`.
 
+    Nothing is added to the norm, so that a confident example's curvature is not made smaller; zero stays zero.
+    Cost: one product a step. `lanczos` finds more with the same products and says how far it can be off; this is what
+    srinivas2022lcnn reports. Its released code takes 10 steps from a random start, divides by ||H u|| + 1e-6 and gives
+    |u^T H u|.
+
+    Example:
+        >>> H = torch.diag(torch.tensor([2.0, -2.0, 1.0]))
+        >>> power = power_iteration(lambda v: v @ H, torch.ones(1, 3), steps=20)
+        >>> round(power.norm.item(), 4), round(power.rayleigh.item(), 4)
+        (2.0, 0.0)
+
+    Reference: srinivas2022lcnn, section 3.
+    """
+    if steps < 1:
+        raise InputError("at least one step", steps, "write steps=10")
+    image = start
+    for _ in range(steps):
+        vector = L2.unit(image)
+        image = operator(vector)
+    return Power(L2.length(image), dot(vector, image).abs(), vector)
+
+
+def dense(
+    operator: Operator, like: Tensor, *, chunk: int = 128, limit: int = 4 * 2**30, progress: Progress[int] = silent
+) -> Tensor:
+    """Every example's matrix, shape (batch, d, d), column by column, or many columns at once from `Products`.
+
+    chunk: vectors times examples at once; halved where memory does not suffice. limit: bytes that the result may take.
     Cost: d products; batch * d^2 numbers of memory.
 
     Example:
@@ -109,47 +163,71 @@ def dense(operator: Operator, like: Tensor) -> Tensor:
         tensor([[[2., 0.],
                  [0., 2.]]])
     """
-    size = like[0].numel()
-    identity = torch.eye(size, dtype=like.dtype, device=like.device)
-    columns = [operator(identity[k].expand(len(like), -1).reshape(like.shape)).flatten(1) for k in range(size)]
-    return torch.stack(columns, dim=2)
+    batch, d = len(like), like.shape[1:].numel()
+    taken = batch * d * d * like.element_size()
+    if taken > limit:
+        raise InputError(
+            f"matrices of at most {limit / 2**30:.3g} GiB",
+            f"{batch} of size {d} x {d}, {taken / 2**30:.3g} GiB",
+            "take spectral_density, or lanczos for the extreme values, or fewer examples",
+        )
+    result = like.new_empty(batch, d, d)
+
+    def fill(part: slice) -> None:
+        width = part.stop - part.start
+        vectors = like.new_zeros(width, d)
+        vectors[:, part] = torch.eye(width).to(like)
+        images = several(operator, vectors[:, None].expand(-1, batch, -1).reshape(width, *like.shape))
+        result[:, :, part] = images.detach().reshape(width, batch, d).permute(1, 2, 0)
+
+    in_chunks(fill, d, max(chunk // max(batch, 1), 1), progress=progress, heading="Hessian columns")
+    return result
 
 
 def spectrum(matrices: Tensor) -> Tensor:
-    """All eigenvalues of (H + H^T) / 2 in rising order, shape (batch, d).
+    """All eigenvalues of (H + H^T) / 2 in rising order, shape (batch, d), computed in double precision.
 
     Symmetrized, because the secant map at a finite scale is not symmetric and its profile is defined so.
+    Cost: 1.4 s on one core for d = 3072; two matrices in double precision of memory, one example at a time.
+
+    Example:
+        >>> spectrum(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))
+        tensor([[-1.,  1.]])
     """
-    values: Tensor = torch.linalg.eigvalsh((matrices + matrices.transpose(1, 2)).double() / 2)
-    return values.to(matrices.dtype)
+    values = matrices.new_empty(matrices.shape[:2])
+    for row, matrix in zip(values, matrices, strict=True):
+        twice = matrix.to(torch.float64, copy=True).add_(matrix.mT)
+        row.copy_(torch.linalg.eigvalsh(twice) / 2)
+    return values
 
 
-def _orthogonalized(v: Tensor, basis: list[Tensor]) -> Tensor:
-    for _ in range(2):  # twice is enough (Kahan, Parlett)
-        for q in basis:
-            v = v - per_example(dot(q, v), v) * q
-    return v
+def _converged(
+    space: Krylov, values: Tensor, residuals: Tensor, tolerance: float, ends: Literal["norm", "both"]
+) -> Tensor:
+    """Who is done: the ends have converged, and not for want of anything else in the start."""
+    norm = values.abs().amax(1)
+    close = residuals[:, [0, -1]] <= tolerance * norm[:, None]
+    downward = values[:, 0].abs() > values[:, -1].abs()
+    asked = close.all(1) if ends == "both" else torch.where(downward, close[:, 0], close[:, 1])
+    nothing_new = space.beside.to(norm) <= tolerance * norm
+    alone = ~space.invariant.cpu() & (space.size > 1)
+    return asked & (torch.where(space.restarted.cpu(), nothing_new, alone) | space.complete)
 
 
-def _negligible_as_zero(rest: Tensor, length: PerExample, size: PerExample) -> Tensor:
-    """Rounding noise is no direction: an invariant subspace ends here and another start is needed."""
-    noise = 10 * torch.finfo(rest.dtype).eps * size.to(rest.dtype)
-    return rest * per_example(length > noise, rest)
-
-
-def _unit_or_random(v: Tensor, basis: list[Tensor]) -> Tensor:
-    """v / ||v||; where v = 0, a random unit vector orthogonal to the basis, so that no example stops early."""
-    length = L2.length(v)
-    if bool((length > 0).all()):
-        return L2.unit(v)
-    generator = randomness.stream(0, "lanczos", len(basis))
-    other = L2.unit(_orthogonalized(L2.unit(randomness.normal(v, generator=generator)), basis))
-    return torch.where(per_example(length > 0, v), L2.unit(v), other)
-
-
-def _tridiagonal(diagonal: list[PerExample], beside: list[PerExample]) -> Tensor:
-    result = torch.diag_embed(torch.stack(diagonal, dim=1).double())
-    if beside:
-        off = torch.stack(beside, dim=1).double()
-        result = result + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
-    return result
+def _extremes(
+    space: Krylov, values: Tensor, vectors: Tensor, residuals: Tensor, converged: Tensor, rows: Tensor
+) -> Extremes:
+    like, ends = space.basis, [0, -1]
+    smallest, largest = values[rows][:, ends].to(like).unbind(1)
+    residual_smallest, residual_largest = residuals[rows][:, ends].to(like).unbind(1)
+    vector_smallest, vector_largest = space.combined(vectors[rows][:, :, ends], rows).unbind()
+    return Extremes(
+        smallest=smallest,
+        largest=largest,
+        residual_smallest=residual_smallest,
+        residual_largest=residual_largest,
+        vector_smallest=vector_smallest,
+        vector_largest=vector_largest,
+        products=torch.full((len(rows),), space.size, device=like.device),
+        converged=converged[rows].to(like.device),
+    )

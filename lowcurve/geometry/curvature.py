@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from lowcurve import randomness
-from lowcurve.analysis.calculus import gradient, hessian, secant_hessian
+from lowcurve.analysis.calculus import gradient
+from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.norms import L2, LINF, dot
-from lowcurve.analysis.spectra import dense, frobenius_norm, lanczos, spectrum
+from lowcurve.analysis.secants import secant_hessian
+from lowcurve.analysis.estimates import frobenius_norm
+from lowcurve.analysis.spectra import dense, lanczos, spectrum
 from lowcurve.types import Field, Inputs, PerExample
 
 

@@ -1,0 +1,255 @@
+"""Exact products with the Hessian of a field at many points at once.
+
+`hessian` records the field's own operations and replays them on tangents, for no more than a gradient a product; what it
+cannot record it differentiates twice. Which way it went, and why, stands in `way`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.calculus import Jet, jacobian, pullback, require_inputs
+from lowcurve.analysis.replay import Program, Recorder, each
+from lowcurve.errors import InputError
+from lowcurve.types import Divisible, Field, Halves, Inputs
+
+REPLAYED = "replayed tangents"
+Part = Literal["whole", "Gauss-Newton", "network"]
+_ways: ContextVar[set[str] | None] = ContextVar("ways", default=None)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """v -> H v by the recorded steps, about three quarters of a gradient each.
+
+    outer: the Hessian of the loss in the logits, shape (batch, classes, classes); None for a field recorded as a whole.
+    gradient: grad l(x), which came with the recording. way: how, and if not so, why not.
+    """
+
+    program: Program
+    outer: Tensor | None
+    gradient: Tensor
+    part: Part = "whole"
+    way: str = REPLAYED
+
+    @property
+    def curved(self) -> bool:
+        """Whether the network itself bends. Without that, H is of rank <= classes - 1 (`gauss_newton_spectrum`)."""
+        return self.program.curved
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return self.many(v[None])[0]
+
+    def many(self, vectors: Tensor) -> Tensor:
+        """H v for several vectors an example, shape (vectors, batch, ...), in one pass."""
+        leaf = _laid_out(vectors.detach().flatten(0, 1)).requires_grad_()
+        with torch.enable_grad():
+            change = self.program(leaf, bent=self.part != "Gauss-Newton")
+        seed = torch.zeros_like(change)
+        if self.outer is not None and self.part != "network":
+            seed = torch.einsum("bij,kbj->kbi", self.outer, each(change.detach(), len(self.outer))).flatten(0, 1)
+        return pullback(change, leaf, seed).reshape(vectors.shape)
+
+    def take(self, rows: Tensor) -> "Replayed":
+        """The operator of these examples alone."""
+        outer = None if self.outer is None else self.outer[rows]
+        return replace(self, program=self.program.take(rows), outer=outer, gradient=self.gradient[rows])
+
+    def only(self, part: Part) -> "Replayed":
+        """H = Gauss-Newton part J^T (d^2 l / dz^2) J, the curvature of the loss, + network part, that of the logits."""
+        if self.outer is None:
+            raise InputError("a field that shows its logits", "one that is a whole", "write loss_field(model, y)")
+        return replace(self, part=part)
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """v -> H v by differentiating <grad l(x), v> with the graph of the gradient kept: about two gradients each."""
+
+    field: Field
+    x: Inputs
+    way: str
+    curved = True
+
+    @cached_property
+    def _repeated(self) -> dict[int, "Differentiated | _Within"]:
+        """The operator with each example several times: one, since it holds a graph."""
+        return {}
+
+    @cached_property
+    def _jet(self) -> Jet:
+        jet = Jet(self.field, self.x)
+        _require_one_number_each(jet.values, self.x)
+        return jet
+
+    @property
+    def gradient(self) -> Tensor:
+        """grad l(x)."""
+        return self._jet.gradient.detach()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return pullback(self._jet.gradient, self._jet.x, v, retain_graph=True)
+
+    def many(self, vectors: Tensor) -> Tensor:
+        """H v for several vectors an example, shape (vectors, batch, ...): one batch if the field can be divided."""
+        count, batch = vectors.shape[:2]
+        if count == 1 or not isinstance(self.field, Divisible):
+            return torch.stack([self(v) for v in vectors])
+        if count not in self._repeated:
+            self._repeated.clear()
+            self._repeated[count] = self.take(torch.arange(batch, device=vectors.device).repeat(count))
+        return self._repeated[count](vectors.flatten(0, 1)).view(vectors.shape)
+
+    def take(self, rows: Tensor) -> "Differentiated | _Within":
+        """The operator of these examples alone; where the field cannot be divided, at the cost of all."""
+        if isinstance(self.field, Divisible):
+            return Differentiated(self.field.take(rows), self.x[rows], self.way)
+        return _Within(self, rows)
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Some examples of an operator that only knows all of them."""
+
+    whole: Differentiated
+    rows: Tensor
+
+    def __call__(self, v: Tensor) -> Tensor:
+        everywhere = v.new_zeros(len(self.whole.x), *v.shape[1:])
+        return self.whole(everywhere.index_copy(0, self.rows, v))[self.rows]
+
+    def many(self, vectors: Tensor) -> Tensor:
+        return torch.stack([self(v) for v in vectors])
+
+    def take(self, rows: Tensor) -> "_Within":
+        return _Within(self.whole, self.rows[rows])
+
+
+def hessian(field: Field, x: Inputs, *, replay: bool = True) -> Replayed | Differentiated:
+    """v -> H v with the exact Hessian at x, one matrix an example; also `.gradient`, and `.way`: how, and why.
+
+    A field of convolutions, linear layers, BatchNorm in eval mode, pooling, sums, reshaping and elementwise functions is
+    replayed: 1.5 gradients once, about 0.75 for each product. Any other is differentiated twice: 1.5 once, about 2 for
+    each. Both are exact; `replay=False` takes the second way. For a ReLU network this is the Hessian almost everywhere, of
+    rank <= classes - 1; what lies in its kinks shows only in `secant_hessian`.
+
+    Errors: InputError for inputs without an axis of examples, for a field that does not give one finite number an
+    example, that mixes examples or acts by chance, or that cannot be differentiated.
+
+    Example:
+        >>> product = hessian(lambda x: (x[:, :1] * x[:, 1:]).sum(1), torch.tensor([[3.0, 4.0]]))
+        >>> product(torch.tensor([[1.0, 0.0]]))
+        tensor([[0., 1.]])
+        >>> product.way
+        'replayed tangents'
+
+    Reference: Pearlmutter 1994.
+    """
+    require_inputs(x)
+    found = _replayed(field, x) if replay else "asked for"
+    operator = Differentiated(field, x, f"differentiated twice: {found}") if isinstance(found, str) else found
+    _require_finite(operator.gradient, "gradient")
+    seen = _ways.get()
+    if seen is not None:
+        seen.add(operator.way)
+    return operator
+
+
+def gauss_newton_spectrum(field: Halves, x: Inputs) -> Tensor:
+    """The eigenvalues of J^T (d^2 l / dz^2) J that may differ from zero, in rising order, shape (batch, classes).
+
+    For a ReLU network this is the whole spectrum of the exact Hessian: its other d - classes eigenvalues are zero, and with
+    cross-entropy one of these, too. For any network it is the curvature that comes of the loss alone.
+
+    Cost: a vector-Jacobian product for each class, and one eigenvalue problem of that size.
+
+    Example:
+        >>> from lowcurve.losses import loss_field
+        >>> field = loss_field(torch.nn.Identity(), torch.tensor([0]))
+        >>> gauss_newton_spectrum(field, torch.zeros(1, 2)).round(decimals=4)  # p (1 - p) (1, -1)^T (1, -1) at p = 1/2
+        tensor([[0.0000, 0.5000]])
+    """
+    rows = jacobian(field.logits, x).flatten(2).double()
+    with torch.no_grad():
+        logits = field.logits(x)
+    outer = _outer(field, logits)[1].double()
+    # J^T A J and sqrt(J J^T) A sqrt(J J^T) share their eigenvalues but for zeros, and the second is small.
+    sizes, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
+    root = vectors * torch.where(sizes > 0, sizes, 0).sqrt()[:, None] @ vectors.transpose(1, 2)
+    values: Tensor = torch.linalg.eigvalsh(root @ outer @ root)
+    return values.to(x.dtype)
+
+
+@contextmanager
+def ways_taken() -> Iterator[set[str]]:
+    """Inside, every call of `hessian` notes its way here.
+
+    Example:
+        >>> with ways_taken() as ways:
+        ...     _ = hessian(lambda x: x.square().sum(1), torch.ones(1, 2))
+        >>> ways
+        {'replayed tangents'}
+    """
+    seen: set[str] = set()
+    token = _ways.set(seen)
+    try:
+        yield seen
+    finally:
+        _ways.reset(token)
+
+
+def _replayed(field: Field, x: Inputs) -> Replayed | str:
+    """The recorded operator, or why there is none."""
+    leaf = _laid_out(x.detach()).requires_grad_()
+    with Recorder(leaf) as recorder, torch.enable_grad():
+        result = field.logits(leaf) if isinstance(field, Halves) else field(leaf)
+    outcome = recorder.program(result)
+    if recorder.mixes:
+        law = "a field whose examples are independent and that does not act by chance"
+        raise InputError(law, recorder.reason, "write model.eval() first")
+    if isinstance(outcome, str):
+        return outcome
+    if isinstance(field, Halves):
+        seed, outer = _outer(field, result)
+    else:
+        _require_one_number_each(result, x)
+        seed, outer = torch.ones_like(result), None
+    return Replayed(outcome, outer, pullback(result, leaf, seed))
+
+
+def _outer(field: Halves, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """d l / dz and d^2 l / dz^2, shapes (batch, classes) and (batch, classes, classes)."""
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        values = field.of_logits(leaf)
+        _require_one_number_each(values, leaf)
+        slope = pullback(values, leaf, torch.ones_like(values), create_graph=True)
+        rows = [pullback(column, leaf, torch.ones_like(column), retain_graph=True) for column in slope.unbind(1)]
+    return slope.detach(), torch.stack(rows, 1)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """Images with their channels last, as convolutions on a CPU are fastest."""
+    if x.ndim == 4 and x.device.type == "cpu":
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def _require_one_number_each(values: Tensor, x: Tensor) -> None:
+    if values.shape != (len(x),):
+        raise InputError(
+            f"one number an example from the field, shape ({len(x)},)",
+            tuple(values.shape),
+            "do not reduce the loss, and give the inputs an axis of examples",
+        )
+
+
+def _require_finite(values: Tensor, name: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"a finite {name}", "NaN or infinity", "look at the network's logits on this data")

@@ -1,0 +1,71 @@
+"""Products with the secant Hessian of a field: curvature at a scale h."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.calculus import gradient, require_inputs
+from lowcurve.analysis.norms import L2, per_example
+from lowcurve.errors import InputError
+from lowcurve.types import Divisible, Field, Inputs
+
+
+def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) -> "Secant":
+    """v -> ||v|| (g(x + h v/||v||) - g(x)) / h: curvature at the scale h, an l_2 length in pixel units.
+
+    central: ||v|| (g(x + h v/||v||) - g(x - h v/||v||)) / (2 h). Not the Hessian with an error but a different quantity: it
+    sees the kinks of a ReLU network within h. It is homogeneous by definition (the step has length h whatever v is) and in
+    general not symmetric, so what is asked for a spectrum is the spectrum of its symmetric part.
+
+    Cost: one input gradient once and one for each product; central, two for each. Errors: InputError for an h that is not
+    a length within the pixel box, whose diagonal is sqrt(d).
+
+    Example:
+        >>> product = secant_hessian(lambda x: x.pow(3).sum(1), torch.zeros(1, 1), h=0.1)
+        >>> product(torch.tensor([[2.0]])).round(decimals=4)  # 3 h, where the exact Hessian is 0
+        tensor([[0.6000]])
+
+    Reference: moosavi2019cure, Eq. (1).
+    """
+    require_inputs(x)
+    diagonal = math.sqrt(x[0].numel()) if len(x) else math.inf
+    if not (math.isfinite(h) and h > 0):
+        raise InputError("a scale h > 0 in pixel units (an l_2 length)", h, "write h=0.1, or use hessian for h -> 0")
+    if h > diagonal:
+        expected = f"a scale h of at most {diagonal:.4g}, the diagonal of the pixel box [0, 1]"
+        raise InputError(expected, h, "give h as an l_2 length in pixel units, not in pixel levels: divide it by 255")
+    clean = None if central else gradient(field, x)
+    return Secant(field, x, h, clean)
+
+
+@dataclass(frozen=True)
+class Secant:
+    """The operator of `secant_hessian`; clean: g(x), or None for the central form."""
+
+    field: Field
+    x: Inputs
+    h: float
+    clean: Tensor | None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        step = self.h * L2.unit(v)
+        ahead = gradient(self.field, self.x + step)
+        clean = self.clean
+        change = ahead - clean if clean is not None else (ahead - gradient(self.field, self.x - step)) / 2
+        return change * per_example(L2.length(v) / self.h, v)
+
+    def many(self, vectors: Tensor) -> Tensor:
+        """The product for several vectors an example, in one batch if the field can be divided."""
+        count, batch = vectors.shape[:2]
+        if count == 1 or not isinstance(self.field, Divisible):
+            return torch.stack([self(v) for v in vectors])
+        rows = torch.arange(batch, device=vectors.device).repeat(count)
+        return self.take(rows)(vectors.flatten(0, 1)).view(vectors.shape)
+
+    def take(self, rows: Tensor) -> "Secant":
+        """The operator of these examples alone."""
+        if not isinstance(self.field, Divisible):
+            raise InputError("a field that can be divided", "one that cannot", "write loss_field(model, y)")
+        return Secant(self.field.take(rows), self.x[rows], self.h, None if self.clean is None else self.clean[rows])

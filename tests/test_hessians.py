@@ -1,0 +1,371 @@
+"""Products with the Hessian: every kind of network against its dense Hessian in float64, at every level of confidence."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from examples.public_networks import lenet5, resnet20
+from lowcurve import randomness
+from lowcurve.analysis.calculus import gradient, jacobian
+from lowcurve.analysis.hessians import REPLAYED, gauss_newton_spectrum, hessian, ways_taken
+from lowcurve.analysis.secants import secant_hessian
+from lowcurve.errors import InputError
+from lowcurve.losses import cross_entropy, loss_field, margin
+from lowcurve.models import Network
+from lowcurve.randomness import stream
+
+CLASSES, LEVELS = 5, (10.0, 1.0, 1e-2, 1e-4, 1e-6, 1e-8)
+
+
+class Called(nn.Module):
+    """A network written as a function of its input and its layers."""
+
+    def __init__(self, function, **layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, **self.layers)
+
+
+def conv(before: int, after: int, **settings) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, **{"padding": 1} | settings)
+
+
+def head(features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, CLASSES))
+
+
+def plain(act: nn.Module) -> nn.Module:
+    return nn.Sequential(conv(2, 4), act, conv(4, 4, stride=2), act, head(36))
+
+
+def squeeze_excite(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
+    x = F.softplus(a(x), 3)
+    return top(x * torch.sigmoid(b(x.mean((2, 3), keepdim=True))))
+
+
+def residual(x: Tensor, a: nn.Module, b: nn.Module, norm: nn.Module, top: nn.Module) -> Tensor:
+    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+    x = F.softplus(norm(a(x)), 5)
+    x = b(x)
+    x += shortcut
+    return top(F.relu(x, inplace=True).mean((2, 3)))
+
+
+def dense_block(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
+    y = torch.cat([x, F.gelu(a(x)), torch.ones_like(x[:, :1])], 1)
+    return top(torch.flatten(b(y).tanh(), 1))
+
+
+def halves(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    one, two = a(x).chunk(2, 1)
+    gated = torch.where(one > 0, one, 0.1 * one) - F.silu(two)
+    return top((3 - gated.transpose(2, 3) / 2).reshape(len(x), -1))
+
+
+def in_place(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
+    x = a(x)
+    x.mul_(2).sub_(0.1)
+    x = torch.relu_(x)
+    return top(F.elu(b(x), inplace=True))
+
+
+def odd_ends(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    assert x.shape[1] == 2
+    x = F.pad(x, (1, 1, 1, 1), mode="reflect") @ torch.eye(8, dtype=x.dtype)
+    x = F.interpolate(F.hardtanh(a(x.clone().contiguous())), scale_factor=0.5, mode="bilinear")
+    x = x.permute(0, 2, 3, 1).flatten(1).unsqueeze(1).expand(-1, 2, -1)
+    return top(torch.exp(-(x - x.detach()[:, :, :1]).square()).squeeze(1)[:, 1, ...])
+
+
+NETWORKS = {
+    "softplus": lambda: plain(nn.Softplus(4)),
+    "GELU": lambda: plain(nn.GELU()),
+    "tanh GELU": lambda: plain(nn.GELU("tanh")),
+    "ReLU": lambda: plain(nn.ReLU()),
+    "leaky ReLU": lambda: plain(nn.LeakyReLU()),
+    "SiLU": lambda: plain(nn.SiLU(inplace=True)),
+    "PReLU": lambda: plain(nn.PReLU()),
+    "Mish": lambda: plain(nn.Mish()),
+    "grouped": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), conv(4, 8, groups=4), nn.Tanh(), head(288)),
+    "dilated, strided": lambda: nn.Sequential(conv(2, 4, dilation=2, stride=2, padding=2), nn.Sigmoid(), head(36)),
+    "circular": lambda: nn.Sequential(conv(2, 4, padding_mode="circular"), nn.Softplus(), head(144)),
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(2, 4, 2, stride=2), nn.Softplus(), head(576)),
+    "max-pool": lambda: nn.Sequential(conv(2, 4), nn.MaxPool2d(2), nn.Softplus(), nn.AdaptiveMaxPool2d(2), head(16)),
+    "overlapping max-pool": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), nn.MaxPool2d(3, 1, 1), head(144)),
+    "average pool": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), head(4)),
+    "BatchNorm": lambda: nn.Sequential(conv(2, 4), nn.BatchNorm2d(4), nn.Tanh(), nn.BatchNorm2d(4, affine=False), head(144)),
+    "dropout": lambda: nn.Sequential(conv(2, 4), nn.Dropout(), nn.Softplus(), nn.Dropout2d(), head(144)),
+    "residual": lambda: Called(residual, a=conv(2, 4, stride=2), b=conv(4, 4), norm=nn.BatchNorm2d(4), top=head(4)),
+    "squeeze and excite": lambda: Called(squeeze_excite, a=conv(2, 4), b=nn.Conv2d(4, 4, 1), top=head(144)),
+    "dense block": lambda: Called(dense_block, a=conv(2, 3), b=conv(6, 2), top=nn.Linear(72, CLASSES)),
+    "halves": lambda: Called(halves, a=conv(2, 4), top=nn.Linear(72, CLASSES)),
+    "in place": lambda: Called(in_place, a=conv(2, 4), b=conv(4, 2), top=head(72)),
+    "odd ends": lambda: Called(odd_ends, a=conv(2, 2), top=nn.Linear(32, CLASSES)),
+}  # fmt: skip
+
+
+def made(build, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The network with weights, and BatchNorm statistics, that follow from nothing but its shape."""
+    with randomness.isolated(0, "network"):
+        model = build()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+                if module.affine:
+                    nn.init.uniform_(module.weight, -1, 1)
+    return model.to(dtype).eval()
+
+
+class AtLevels(nn.Module):
+    """A network whose i-th example has the i-th loss: its true logit is moved by what that takes."""
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, losses: Tensor) -> None:
+        super().__init__()
+        with torch.no_grad():
+            logits = model(x).double()
+        others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+        move = others - logits.gather(1, y[:, None])[:, 0] - losses.double().expm1().log()
+        self.model = model
+        self.moves = torch.zeros_like(logits).scatter(1, y[:, None], move[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) + self.moves.to(x)
+
+
+X = randomness.uniform(torch.zeros(len(LEVELS), 2, 6, 6, dtype=torch.float64), 0, 1, generator=stream(0, "images"))
+Y = torch.arange(len(LEVELS)) % CLASSES
+V = randomness.normal(torch.zeros(3, *X.shape, dtype=torch.float64), generator=stream(0, "vectors"))
+
+
+def dense(field_of, x: Tensor) -> Tensor:
+    """Every example's Hessian by torch's own functional, one example at a time, shape (batch, d, d)."""
+    found = [
+        torch.autograd.functional.hessian(lambda p, k=k: field_of(k)(p).sum(), x[k : k + 1]) for k in range(len(x))
+    ]
+    return torch.stack([m.reshape(x[0].numel(), x[0].numel()) for m in found])
+
+
+def applied(matrices: Tensor, vectors: Tensor) -> Tensor:
+    return torch.einsum("bij,kbj->kbi", matrices, vectors.flatten(2)).reshape(vectors.shape)
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    """The largest error of an example's product, relative to the product."""
+    size = exact.flatten(2).norm(dim=2)
+    error = (found.double() - exact).flatten(2).norm(dim=2)
+    return float((error / torch.where(size > 0, size, 1)).max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_product_is_that_of_the_dense_hessian_at_every_level_of_confidence(name):
+    single, double = (made(NETWORKS[name], dtype) for dtype in (torch.float32, torch.float64))
+    leveled = AtLevels(double, X, Y, torch.tensor(LEVELS))
+    exact = applied(dense(lambda k: loss_field(lambda p: leveled.model(p) + leveled.moves[k], Y[k : k + 1]), X), V)
+    operator = hessian(loss_field(leveled, Y), X)
+    assert operator.way == REPLAYED
+    assert relative(operator.many(V), exact) < 1e-9
+    assert_close(operator.gradient, gradient(loss_field(leveled, Y), X), rtol=1e-9, atol=0)
+    leveled.model = single
+    operator = hessian(loss_field(leveled, Y), X.float())
+    assert operator.way == REPLAYED
+    assert relative(operator.many(V.float()), exact) < 1e-5
+    twice = hessian(loss_field(leveled, Y), X.float(), replay=False)
+    assert relative(torch.stack([twice(v) for v in V.float()]), exact) < 1e-5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_two_parts_make_the_whole(name):
+    model = made(NETWORKS[name])
+    field = loss_field(model, Y)
+    operator = hessian(field, X)
+    rows = jacobian(model, X).flatten(2)
+    curvature = dense(lambda k: lambda z: F.cross_entropy(z, Y[k : k + 1], reduction="none"), model(X).detach())
+    inner = applied(torch.einsum("bci,bcd,bdj->bij", rows, curvature, rows), V)
+    assert relative(operator.only("Gauss-Newton").many(V), inner) < 1e-9
+    whole = operator.many(V)
+    assert_close(operator.only("Gauss-Newton").many(V) + operator.only("network").many(V), whole, rtol=1e-9, atol=1e-12)
+    piecewise = name in ("ReLU", "leaky ReLU", "PReLU")
+    assert operator.curved != piecewise
+    if piecewise:
+        exact = torch.linalg.eigvalsh(dense(lambda k: loss_field(model, Y[k : k + 1]), X))
+        few = gauss_newton_spectrum(field, X)
+        assert_close(few[:, -4:], exact[:, -4:])
+        assert float(exact[:, :-4].abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["residual", "max-pool", "squeeze and excite", "halves", "in place"])
+@pytest.mark.parametrize("replay", [True, False])
+def test_an_example_does_not_know_its_company(name, replay):
+    field = loss_field(made(NETWORKS[name]), Y)
+    operator = hessian(field, X, replay=replay)
+    rows = torch.tensor([4, 0, 4])
+    few = operator.take(rows)
+    assert_close(few.many(V[:, rows]), operator.many(V)[:, rows])
+    assert_close(few.take(torch.tensor([1]))(V[0, :1]), operator(V[0, [0, *range(1, 6)]])[:1])
+    alone = hessian(loss_field(field.model, Y[2:3]), X[2:3], replay=replay)
+    assert_close(alone.many(V[:, 2:3]), operator.many(V)[:, 2:3])
+
+
+def test_points_of_the_plane_and_fields_without_halves():
+    spec = Network("mlp", (2,), 3, (0.5, 0.5), (0.2, 0.2), nonlinearity="softplus", width=8)
+    model, x, y = spec.build(seed=0).double().eval(), 3 * X[:4, 0, 0, :2], torch.tensor([0, 1, 2, 0])
+    for loss in (cross_entropy, margin):
+        field = loss_field(
+            model, y, lambda z, t, loss=loss: loss(z, t, reduction="none") if loss is F.cross_entropy else loss(z, t)
+        )
+        whole = dense(lambda k, loss=field.loss: loss_field(model, y[k : k + 1], loss), x)
+        v = V[:2, :4, 0, 0, :2]
+        assert relative(hessian(field, x).many(v), applied(whole, v)) < 1e-9
+    operator = hessian(lambda x: (x * x.exp()).sum(1), x)
+    assert operator.way == REPLAYED
+    assert_close(operator(torch.ones_like(x)), (x + 2) * x.exp())
+    assert operator.outer is None
+    with pytest.raises(InputError, match=r"a field that shows its logits, received one that is a whole"):
+        operator.only("network")
+
+
+class Doubled(torch.autograd.Function):
+    """A derivative that is not that of the value: what a straight-through estimator does."""
+
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, g):  # noqa: ARG004
+        return 2 * g
+
+
+def through_a_view(x: Tensor, top: nn.Module) -> Tensor:
+    x = x + 0
+    x[:, 0].exp_()
+    return top(x.flatten(1).exp())
+
+
+def norm(x: Tensor, top: nn.Module) -> Tensor:
+    return top(F.layer_norm(x.flatten(1), (72,)))
+
+
+STRANGE = {
+    "layer_norm is not among": norm,
+    "softmax is not among": lambda x, top: top(torch.softmax(x.flatten(1), 1)),
+    "Doubled is no function of torch": lambda x, top: top(Doubled.apply(x).flatten(1).exp()),
+    "a quotient of two parts": lambda x, top: top((x / (1 + x.square())).flatten(1)),
+    "transpose gives up the axis of examples": lambda x, top: top(x.transpose(0, 1).transpose(0, 1).flatten(1).exp()),
+    "indexing along the axis of examples": lambda x, top: top(x[torch.arange(len(x))].flatten(1).exp()),
+    "flip along the axis of examples": lambda x, top: top(x.flip(0).flip(0).flatten(1).exp()),
+    "seen in two ways": through_a_view,
+}
+
+
+@pytest.mark.parametrize("reason", STRANGE)
+def test_what_cannot_be_recorded_is_differentiated_and_says_why(reason):
+    model = made(lambda: Called(STRANGE[reason], top=nn.Linear(72, CLASSES)))
+    field = loss_field(model, Y)
+    with ways_taken() as ways:
+        operator = hessian(field, X)
+    assert reason in operator.way
+    assert ways == {operator.way}
+    assert operator.way.startswith("differentiated twice: ")
+    exact = applied(dense(lambda k: loss_field(model, Y[k : k + 1]), X), V)
+    assert relative(operator.many(V), exact) < 1e-9
+    assert_close(operator.gradient, gradient(field, X))
+
+
+def test_a_field_that_cannot_be_divided_gives_the_same():
+    model = made(NETWORKS["softplus"])
+    whole = hessian(loss_field(model, Y), X)
+    field = loss_field(model, Y)
+    plain = hessian(lambda x: field(x), X, replay=False)
+    rows = torch.tensor([3, 1])
+    for operator, known in (
+        (plain, whole),
+        (plain.take(rows), whole.take(rows)),
+        (plain.take(rows).take(rows[1:] - 1), whole.take(rows[:1])),
+    ):
+        size = known.gradient.shape
+        v = randomness.normal(torch.zeros(2, *size, dtype=torch.float64), generator=stream(1, "v"))
+        assert_close(operator.many(v), known.many(v))
+
+
+def test_the_networks_of_the_house_and_the_public_ones_are_replayed():
+    models = [(resnet20(), (3, 32, 32)), (lenet5(), (1, 28, 28))]
+    for name in ("small-convnet", "yu2018-mnist", "yu2018-cifar", "resnet18", "resnet20", "wide-resnet28-10"):
+        shape = (1, 28, 28) if name == "yu2018-mnist" else (3, 32, 32)
+        spec = Network(name, shape, 10, (0.5,) * shape[0], (0.2,) * shape[0], nonlinearity="softplus", width=2)
+        models.append((spec.build(seed=0), shape))
+    for model, shape in models:
+        x = randomness.uniform(torch.zeros(2, *shape), 0, 1, generator=stream(0, "x"))
+        field = loss_field(model.eval(), torch.tensor([1, 2]))
+        operator, other = hessian(field, x), hessian(field, x, replay=False)
+        assert operator.way == REPLAYED
+        scale = other(x).abs().max()
+        assert_close(operator(x) / scale, other(x) / scale, rtol=0, atol=1e-5)
+        assert [p for p in model.parameters() if p.grad is not None] == []
+
+
+def test_the_world_is_left_as_it_was():
+    model, x, state = made(NETWORKS["residual"]), X.clone(), torch.get_rng_state()
+    with torch.no_grad():
+        inside = hessian(loss_field(model, Y), x)(V[0])
+    assert_close(inside, hessian(loss_field(model, Y), X)(V[0]), rtol=0, atol=0)
+    assert not inside.requires_grad
+    assert_close(x, X, rtol=0, atol=0)
+    assert_close(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_errors_name_the_mend(replay):
+    model = made(NETWORKS["softplus"], torch.float32)
+    field, x = loss_field(model, Y), X.float()
+
+    def refused(field, x, words):
+        with pytest.raises(InputError, match=words):
+            hessian(field, x, replay=replay)
+
+    refused(field, x[0, 0, 0], r"floating-point inputs of shape \(batch, ...\), received torch.float32")
+    refused(field, (255 * x).long(), r"write x\[None\] for one example, and x.float\(\) / 255")
+    refused(lambda x: x.square(), x, r"one number an example from the field, shape \(6,\), received \(6, 2, 6, 6\)")
+    refused(lambda x: x.square().sum(), x, "one number an example")
+    refused(field, x * torch.nan, "a finite gradient, received NaN or infinity")
+    refused(lambda x: x.round().long().sum((1, 2, 3)).float(), x, "a field that is differentiable in its input")
+    refused(loss_field(lambda x: model(x.detach()), Y), x, "a field that is differentiable in its input")
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(2), nn.Dropout()])
+def test_a_layer_in_training_mode_is_no_field(layer):
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(72, CLASSES)).double().train()
+    with pytest.raises(InputError, match=r"independent and that does not act by chance, received .* in training mode"):
+        hessian(lambda x: model(x).square().sum(1), X)
+
+
+def test_a_secant_in_one_batch_or_in_many():
+    field = loss_field(made(NETWORKS["softplus"]), Y)
+    for central in (False, True):
+        operator = secant_hessian(field, X, 0.1, central=central)
+        apart = torch.stack([operator(v) for v in V])
+        assert_close(operator.many(V), apart)
+        rows = torch.tensor([5, 2])
+        assert_close(operator.take(rows)(V[0, rows]), apart[0, rows])
+    whole = secant_hessian(lambda x: field(x), X, 0.1)
+    assert_close(whole.many(V), torch.stack([secant_hessian(field, X, 0.1)(v) for v in V]))
+    with pytest.raises(InputError, match=r"a field that can be divided, received one that cannot; write loss_field"):
+        whole.take(rows)
+    with pytest.raises(
+        InputError, match=r"a scale h of at most 8.485, the diagonal of the pixel box \[0, 1\], received 24"
+    ):
+        secant_hessian(field, X, 24.0)
+
+
+def test_the_central_secant_is_right_to_second_order():
+    """l = x^3: one-sided 3 (x^2 + ...): g(x+h) - g(x) over h is 6x + 3h, the central one exactly 6x."""
+    x = torch.tensor([[0.5]], dtype=torch.float64)
+    one, two = (secant_hessian(lambda x: x.pow(3).sum(1), x, 0.1, central=c)(torch.ones_like(x)) for c in (False, True))
+    assert_close(one, torch.full_like(x, 3.3))
+    assert_close(two, torch.full_like(x, 3.0))
