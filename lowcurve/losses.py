@@ -68,6 +68,17 @@ def margin_loss(logits: Logits, y: Labels) -> PerExample:
     return -margin(logits, y)
 
 
+def true_logit(logits: Logits, y: Labels) -> PerExample:
+    """z_y: the field of a single logit.
+
+    Example:
+        >>> true_logit(torch.tensor([[3.0, 1.0]]), torch.tensor([1]))
+        tensor([1.])
+    """
+    _check(logits, y)
+    return logits.gather(1, y[:, None]).squeeze(1)
+
+
 def least_likely(logits: Logits) -> Labels:
     """The class of smallest logit, the target of the least-likely attack.
 

@@ -103,7 +103,9 @@ def test_the_numbers_of_a_study_are_json_and_all_of_the_report(smoke):
     found = content["results"]
     assert [row[0] for row in found["comparison"]["rows"]] == FOUR
     assert [c["heading"] for c in found["comparison"]["columns"]][:4] == ["network", "clean", "PGD-3", "strong"]
-    assert {"against radius", "against scale", "profile", "gallery"} <= set(found)
+    expected = {"against radius", "against scale", "stability", "profile", "profile at scale", "density", "gallery"}
+    expected |= {"curvature and robustness", "geometry", "spectrum", "boundary", "indicator", "discrepancy"}
+    assert expected <= set(found)
     assert {f"training {name}" for name in FOUR} <= set(found)
     page = (smoke / "report.html").read_text()
     for name in FOUR:

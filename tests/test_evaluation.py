@@ -92,15 +92,16 @@ def test_numbers_do_not_depend_on_the_batch_size(size):
         np.testing.assert_allclose(again[name], once[name], rtol=2e-3, atol=1e-6)
 
 
-def test_progress_sees_every_batch():
+def test_progress_is_one_bar_that_comes_to_its_end():
     seen = []
 
     def progress(iterable, heading):
-        seen.append((len(iterable), heading))
-        return iterable
+        for number in iterable:
+            seen.append((number, heading))
+            yield number
 
     evaluation.measure(linear(), UNIFORM, {"g": gradient_norm}, batch_size=8, progress=progress, heading="here")
-    assert seen == [(3, "here")]
+    assert seen == [(tick, "here") for tick in range(200)]
 
 
 def test_parameters_receive_nothing_and_the_mode_stays():

@@ -304,10 +304,7 @@ def test_a_checkpoint_once_an_epoch_unless_told_otherwise():
 # --- two processes
 
 
-# --- two processes
-
-
-def test_an_attack_shared_by_two_processes_is_that_of_one(tmp_path):
+def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
     shared = child("attack", tmp_path)
     assert shared.returncode == 0, shared.stderr[-3000:]
     alone = process.attacked(None)
@@ -317,6 +314,8 @@ def test_an_attack_shared_by_two_processes_is_that_of_one(tmp_path):
         assert found["fallen to"] == alone.fallen_to.tolist()
         assert found["looks"].tolist() == alone.looks.tolist()
         assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
+        for name, values in process.measured(None).items():
+            assert_close(found["measured"][name], torch.from_numpy(values))
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):

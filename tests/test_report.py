@@ -14,8 +14,8 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from lowcurve.errors import InputError
-from lowcurve.report import draw_curves, draw_gallery, draw_numbers, draw_table, page, styles
-from lowcurve.results import Column, Curves, Gallery, Line, Table
+from lowcurve.report import draw_curves, draw_gallery, draw_numbers, draw_scatter, draw_table, page, styles
+from lowcurve.results import Column, Curves, Gallery, Line, Points, Scatter, Table
 
 HOSTILE = "<b>&\"</script>'"
 NAMES = ("standard", HOSTILE)
@@ -45,6 +45,20 @@ SCALES = Curves(
     x_logarithmic=True,
     y_logarithmic=True,
 )
+SCATTER = Scatter(
+    "Two attacks",
+    "loss (PGD)",
+    f"loss {HOSTILE}",
+    {
+        NAMES[1]: Points((0.1, 2.0, 0.0, 3.0, 4.0), (1.0, 0.5, 5.0, float("inf"), -1.0)),
+        NAMES[0]: Points((30.0, 0.2, None), (0.3, 0.2, 1.0)),
+    },
+    "The caption of the points.",
+    CONDITIONS,
+    x_logarithmic=True,
+    y_logarithmic=True,
+    diagonal=True,
+)
 PIXELS = np.linspace(0, 1, 2 * 2 * 3 * 8 * 8).reshape(2, 2, 3, 8, 8)
 GALLERY = Gallery(
     "Images", NAMES, ("clean", HOSTILE), PIXELS, ((HOSTILE, "b"), ("c", "d")), "Their caption.", CONDITIONS
@@ -54,7 +68,7 @@ FACTS = {"seed": "0", HOSTILE: HOSTILE}
 
 @functools.cache
 def example() -> str:
-    results = [GALLERY, TABLE, SECOND, RADII, SCALES]
+    results = [GALLERY, TABLE, SECOND, RADII, SCALES, SCATTER]
     return page(f"Title {HOSTILE}", f"Lead {HOSTILE}", results, FACTS, [f"Beware {HOSTILE}"])
 
 
@@ -100,7 +114,15 @@ def figures(fragment: str) -> dict:
 
 def test_the_first_table_opens_the_page_and_the_rest_keeps_its_order():
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", without_plotly())
-    order = ["Two networks", "Further down", "Images", "Against the paper", "Over the radius", "Over the scale"]
+    order = [
+        "Two networks",
+        "Further down",
+        "Images",
+        "Against the paper",
+        "Over the radius",
+        "Over the scale",
+        "Two attacks",
+    ]
     assert headings == ["Warning", *order, "How this was made"]
 
 
@@ -115,9 +137,15 @@ def test_every_tag_is_closed_and_the_document_is_accessible():
 
 def test_captions_conditions_meanings_warnings_and_facts_are_visible():
     texts = Reader(without_plotly()).texts
-    shown = ["The caption of the table.", "The caption of the curves.", "Their caption.", "share still correct", "seed"]
+    captions = [
+        "The caption of the table.",
+        "The caption of the curves.",
+        "The caption of the points.",
+        "Their caption.",
+    ]
+    shown = [*captions, "share still correct", "seed"]
     assert not [text for text in [*shown, f"Beware {HOSTILE}", HOSTILE, "cross-entropy"] if text not in texts]
-    assert sum("Measured with" in text for text in texts) == 3
+    assert sum("Measured with" in text for text in texts) == 4
 
 
 def test_what_comes_from_outside_never_becomes_markup():
@@ -126,11 +154,13 @@ def test_what_comes_from_outside_never_becomes_markup():
     assert HOSTILE not in text
     assert text.count("</script>") == text.count("<script")
     assert "</script>" not in json.dumps(figures(draw_curves(SCALES, styles([SCALES])))["data"][0]["name"])
-    assert {trace["name"] for trace in figures(text)["data"]} == {"standard", "&lt;b&gt;&amp;\"&lt;/script&gt;'"}
+    for figure in (figures(text), figures(draw_scatter(SCATTER, styles([SCATTER])))):
+        assert {trace["name"] for trace in figure["data"]} == {"standard", "&lt;b&gt;&amp;\"&lt;/script&gt;'"}
 
 
-def test_plotly_is_inlined_once_and_only_where_there_are_curves():
+def test_plotly_is_inlined_once_and_only_where_there_are_plots():
     assert example().count(get_plotlyjs()) == 1
+    assert page("t", "l", [SCATTER], FACTS).count(get_plotlyjs()) == 1
     assert len(page("t", "l", [TABLE, GALLERY], FACTS)) < 50_000
 
 
@@ -146,7 +176,7 @@ def test_the_page_is_small_enough_to_send():
 
 
 def test_the_same_results_make_the_same_page():
-    results = [GALLERY, TABLE, SECOND, RADII, SCALES]
+    results = [GALLERY, TABLE, SECOND, RADII, SCALES, SCATTER]
     assert page(f"Title {HOSTILE}", f"Lead {HOSTILE}", results, FACTS, [f"Beware {HOSTILE}"]) == example()
 
 
@@ -162,11 +192,15 @@ def test_a_name_looks_the_same_in_every_figure_and_no_two_names_alike():
         for trace, name in zip(drawn, curves.lines, strict=True):
             assert trace["line"]["color"] == trace["marker"]["color"] == look[name].color
             assert trace["marker"]["symbol"] == look[name].marker
+    assert styles([SCATTER, GALLERY]) == styles([SCATTER])
+    for trace, name in zip(figures(draw_scatter(SCATTER, look))["data"], SCATTER.points, strict=True):
+        assert trace["marker"]["color"] == look[name].color
+        assert set(trace["marker"]["symbol"]) == {look[name].marker, f"{look[name].marker}-open"}
     many = Curves("c", "x", "y", (0.0,), {str(i): Line((0.0,)) for i in range(140)})
     assert len(set(styles([many]).values())) == 140
 
 
-def test_names_that_no_curve_bears_take_no_color():
+def test_names_that_no_plot_bears_take_no_color():
     assert styles([TABLE, GALLERY]) == {}
 
 
@@ -210,6 +244,54 @@ def test_powers_of_ten_are_thinned_on_a_long_axis():
         3,
         "D2",
     ]
+
+
+def test_points_keep_their_example_s_number_and_those_that_cannot_be_drawn_are_counted():
+    fragment = draw_scatter(SCATTER, styles([SCATTER]))
+    figure = figures(fragment)
+    hostile, standard = figure["data"]
+    assert (hostile["x"], hostile["y"]) == ([0.1, 2.0, None, 3.0, 4.0], [1.0, 0.5, 5.0, None, None])
+    assert (standard["x"], standard["y"]) == ([30.0, 0.2, None], [0.3, 0.2, 1.0])
+    assert {trace["mode"] for trace in figure["data"]} == {"markers"}
+    assert "2 points without a finite number cannot be drawn." in fragment
+    assert "2 points at or below zero cannot stand on a logarithmic axis" in fragment
+    whole = Scatter("s", "x", "y", {"a": Points((0.0, -1.0), (0.0, 2.0))})
+    fragment = draw_scatter(whole, styles([whole]))
+    assert (figures(fragment)["data"][0]["x"], 'class="note"' in fragment) == ([0.0, -1.0], False)
+    assert figures(fragment)["layout"]["xaxis"] == {"type": "linear", "rangemode": "normal"}
+
+
+def test_the_diagonal_reaches_through_all_points_and_sets_off_those_below_it():
+    fragment = draw_scatter(SCATTER, styles([SCATTER]))
+    figure = figures(fragment)
+    (line,) = figure["layout"]["shapes"]
+    assert [line[end] for end in ("x0", "y0", "x1", "y1")] == [0.1, 0.1, 30.0, 30.0]
+    assert figure["layout"]["xaxis"] == figure["layout"]["yaxis"]
+    assert [symbol.endswith("-open") for symbol in figure["data"][0]["marker"]["symbol"]] == [False, True, *[False] * 3]
+    assert [symbol.endswith("-open") for symbol in figure["data"][1]["marker"]["symbol"]] == [True, False, False]
+    assert "Below the line y = x, with open markers: 2 of 4 (&lt;b&gt;" in fragment
+    assert "1 of 2 (standard)." in fragment
+    plain = Scatter("s", "x", "y", {"a": Points((2.0,), (1.0,))})
+    figure = figures(draw_scatter(plain, styles([plain])))
+    assert (figure["layout"]["shapes"], figure["data"][0]["marker"]["symbol"]) == ([], "circle")
+    empty = Scatter("s", "x", "y", {"a": Points((), ())}, diagonal=True)
+    assert figures(draw_scatter(empty, styles([empty])))["layout"]["shapes"] == []
+
+
+def test_the_numbers_of_points_are_thinned_to_the_same_examples_of_each_network():
+    count = 1500
+    numbers = tuple(map(float, range(count)))
+    scatter = Scatter("s", "x", "y", {"a": Points(numbers, numbers), "b": Points(numbers, numbers)})
+    table = draw_numbers(scatter, {})
+    assert "200 of 3000 points" in table
+    assert table.count("<tr>") == 201
+    examples = re.findall(r'<tr><th scope="row">(a|b)</th><td class="number">(\d+)</td>', table)
+    assert [int(i) for name, i in examples if name == "a"] == [int(i) for name, i in examples if name == "b"]
+    assert (examples[0], examples[-1]) == (("a", "0"), ("b", "1499"))
+    few = draw_numbers(SCATTER, {})
+    assert "points)" not in few
+    assert few.count("<tr>") == 9
+    assert ">–</td>" in few
 
 
 def test_the_numbers_hold_what_the_axis_cannot_show():
@@ -269,10 +351,15 @@ def test_a_browser_draws_every_plot_and_asks_the_network_for_nothing(tmp_path, d
     assert seen.console == ()
     assert seen.requests == ()
     plots = drawn_plots(seen.dom)
-    assert len(plots) == 2
-    for plot in plots:
+    assert len(plots) == 3
+    for plot in plots[:2]:
         assert plot.count('class="js-line"') >= len(NAMES)
         assert len(re.findall(r'class="point"', plot)) >= 4
+    assert len(re.findall(r'class="point"', plots[2])) == 4
+    # The diagonal, in the page's color of the moment.
+    muted = "rgb(163, 173, 183)" if dark else "rgb(89, 98, 107)"
+    (line,) = re.findall(r'<path data-index="0"[^>]*>', plots[2])
+    assert f"stroke: {muted}" in line
     with Image.open(seen.screenshot) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     assert (pixels[0].mean() < 60) == dark
@@ -284,15 +371,17 @@ def test_a_browser_draws_every_plot_and_asks_the_network_for_nothing(tmp_path, d
 
 @needs_browser
 @pytest.mark.timeout(200)
-def test_an_entry_of_the_legend_hides_its_line_and_its_band(tmp_path):
+def test_an_entry_of_the_legend_hides_its_line_and_its_band_or_its_points(tmp_path):
     path = tmp_path / "clicked.html"
-    click = "<script>document.querySelectorAll('.names')[1].querySelector('button').click()</script>"
+    click = (
+        "<script>for (const i of [1, 2]) "
+        "document.querySelectorAll('.names')[i].querySelector('button').click()</script>"
+    )
     path.write_text(example().replace("</body>", f"{click}</body>"), encoding="utf-8")
     seen = render(path, tmp_path)
     assert seen.console == ()
-    assert len(re.findall('<button[^>]*aria-pressed="false"', seen.dom)) == 1
-    radii, scales = (plot.count('class="trace scatter') for plot in drawn_plots(seen.dom))
-    assert (radii, scales) == (2, 1)
+    assert len(re.findall('<button[^>]*aria-pressed="false"', seen.dom)) == 2
+    assert [plot.count('class="trace scatter') for plot in drawn_plots(seen.dom)] == [2, 1, 1]
 
 
 @needs_browser

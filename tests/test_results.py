@@ -14,7 +14,9 @@ from lowcurve.results import (
     Curves,
     Gallery,
     Line,
+    Points,
     Result,
+    Scatter,
     Table,
     describe,
     dump,
@@ -45,6 +47,17 @@ SCALES = Curves(
     x_logarithmic=True,
     y_logarithmic=True,
 )
+IMAGES = Scatter(
+    "images",
+    "C",
+    "radius",
+    {"CURE": Points((0.5, 2.0), (1.5, None)), "PGD": Points((9.0,), (0.1,))},
+    "A caption.",
+    {"seed": "0"},
+    x_logarithmic=True,
+    y_logarithmic=True,
+    diagonal=True,
+)
 DIGITS = Gallery("digits", ("a", "b"), ("x",), np.full((2, 1, 1, 2, 3), 0.25), (("one",), ("two",)), "", {"seed": "0"})
 
 
@@ -52,7 +65,7 @@ def through_json(result: Result) -> Result:
     return load(json.loads(json.dumps(dump(result), allow_nan=False)))
 
 
-@pytest.mark.parametrize("result", [NETWORKS, SCALES, DIGITS], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("result", [NETWORKS, SCALES, IMAGES, DIGITS], ids=lambda r: type(r).__name__)
 def test_dump_and_load_keep_everything(result):
     assert through_json(result) == result
 
@@ -70,6 +83,8 @@ def test_numbers_that_are_not_finite_become_null_and_are_written_as_a_dash_befor
     assert [loaded.columns[0].write(cell) for cell in loaded.rows[0]] == ["–", "–"]
     curves = Curves("c", "x", "y", (0.0, 1.0), {"a": Line((math.nan, -math.inf))})
     assert through_json(curves).lines["a"].y == (None, None)
+    scatter = Scatter("s", "x", "y", {"a": Points((math.nan, 1.0), (2.0, math.inf))})
+    assert through_json(scatter).points["a"] == Points((None, 1.0), (2.0, None))
 
 
 def test_galleries_differ_by_a_pixel():
@@ -105,6 +120,15 @@ def test_a_summary_of_known_numbers():
     summary = summarize(np.arange(11.0))
     assert (summary.count, summary.mean, summary.low, summary.median, summary.high) == (11, 5.0, 1.0, 5.0, 9.0)
     assert summary.standard_error == pytest.approx(1.0)
+
+
+def test_a_summary_with_infinite_numbers():
+    """The normalized curvature where the gradient is 0: the quantiles below it do not know."""
+    summary = summarize([1.0, 2.0, math.inf, math.inf, math.inf])
+    assert (summary.mean, summary.median, summary.high) == (math.inf, math.inf, math.inf)
+    assert summary.low == pytest.approx(1.4)
+    assert math.isnan(summary.standard_error)
+    assert summarize([3.0, math.inf, 1.0]).median == 3.0
 
 
 def test_one_number_has_no_standard_error():
@@ -162,6 +186,14 @@ REFUSED = {
         lambda: Curves("c", "x", "y", (0.0,), {"CURE": Line((1.0,), low=(1.0, 2.0))}),
         "expected 1 numbers in line 'CURE', received 2; one for each x",
     ),
+    "points": (
+        lambda: Scatter("s", "x", "y", {"CURE": Points((0.0, 1.0), (1.0,))}),
+        "expected 2 numbers y of points 'CURE', received 1; one for each x",
+    ),
+    "diagonal": (
+        lambda: Scatter("s", "x", "y", {}, y_logarithmic=True, diagonal=True),
+        "expected two axes of one kind under a diagonal, received one logarithmic axis; make both logarithmic, or neither",
+    ),
     "pixels": (
         lambda: Gallery("g", ("a",), ("x",), IMAGE, ()),
         "expected pixels of shape (1, 1) + (channels, height, width), received (1, 2, 1, 2, 2); one image a cell",
@@ -184,7 +216,7 @@ REFUSED = {
     ),
     "unknown kind": (
         lambda: load({"kind": "chart"}),
-        "expected a result of kind table, curves, gallery, received 'chart'; write it with lowcurve.results.dump",
+        "expected a result of kind table, curves, scatter, gallery, received 'chart'; write it with lowcurve.results.dump",
     ),
 }
 
@@ -206,10 +238,24 @@ def test_merging_puts_networks_below_one_another_and_into_one_figure():
     assert merge(tables) == Table("t", (Column("network"),), (("a",), ("b",)), conditions={"seed": "0"})
     curves = [Curves("c", "x", "y", (1.0, 2.0), {name: Line((3.0, 4.0))}) for name in "ab"]
     assert list(merge(curves).lines) == ["a", "b"]
+    scatters = [
+        Scatter("s", "x", "y", {name: Points(numbers, numbers)}, conditions={"seed": "0", "n": name})
+        for name, numbers in (("a", (1.0, 2.0)), ("b", (3.0,)))
+    ]
+    both = {"a": Points((1.0, 2.0), (1.0, 2.0)), "b": Points((3.0,), (3.0,))}
+    assert merge(scatters) == Scatter("s", "x", "y", both, conditions={"seed": "0"})
+    assert list(merge(scatters[::-1]).points) == ["b", "a"]
     galleries = [Gallery("g", (name,), ("c",), np.zeros((1, 1, 1, 2, 2)), (("n",),)) for name in "ab"]
     assert merge(galleries).pixels.shape == (2, 1, 1, 2, 2)
     assert merge(galleries).row_labels == ("a", "b")
-    for unlike in ([tables[0], curves[0]], [curves[0], Curves("c", "x", "y", (1.0,), {})]):
+    for unlike in (
+        [tables[0], curves[0]],
+        [curves[0], scatters[0]],
+        [curves[0], Curves("c", "x", "y", (1.0,), {})],
+        [scatters[0], Scatter("s", "x", "z", {})],
+        [scatters[0], Scatter("s", "x", "y", {}, x_logarithmic=True)],
+        [scatters[0], Scatter("s", "x", "y", {}, diagonal=True)],
+    ):
         with pytest.raises(InputError, match="results of one kind with the same columns or axis"):
             merge(unlike)
 

@@ -2,7 +2,7 @@
 
 python training_process.py resume FOLDER STEP   train from FOLDER/checkpoint.pt on; SIGKILL before step STEP (-1: never)
 python training_process.py share FOLDER         train three objectives in two processes, weights to FOLDER
-python training_process.py attack FOLDER        attack in two processes, what stands to FOLDER
+python training_process.py attack FOLDER        attack and measure in two processes, what was found to FOLDER
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -20,6 +21,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.attacks import PGD, Square, Suite
 from lowcurve.data import Augmentation, Examples
+from lowcurve.geometry import Curvature, Profile
 from lowcurve.penalties import CURE, InputGradientNorm
 from lowcurve.randomness import isolated, stream
 from lowcurve.store import DiskCheckpoint
@@ -112,12 +114,19 @@ def attacked(made: Fabric | None) -> evaluation.Attacked:
     return evaluation.attack(plain_network().double().eval(), examples(41), few, L2, fabric=made)
 
 
+def measured(made: Fabric | None) -> dict[str, Any]:
+    """A measure with two axes and one of several columns, over a number of examples that cannot be shared evenly."""
+    measures = {"profile": Profile(), "curvature": Curvature()}
+    return evaluation.measure(plain_network().double().eval(), examples(41), measures, batch_size=16, fabric=made)
+
+
 def attack(made: Fabric, folder: Path) -> None:
     found = attacked(made)
     columns = {
         "inputs": found.inputs,
         "looks": torch.from_numpy(found.looks),
         "fallen to": list(map(str, found.fallen_to)),
+        "measured": {name: torch.from_numpy(values) for name, values in measured(made).items()},
     }
     torch.save(columns, folder / f"rank-{made.global_rank}.pt")
 

@@ -61,6 +61,13 @@ class Replayed:
         outer = None if self.outer is None else self.outer[rows]
         return replace(self, program=self.program.take(rows), outer=outer, gradient=self.gradient[rows])
 
+    def gauss_newton_matrices(self, jacobians: Tensor) -> Tensor:
+        """J^T (d^2 l / dz^2) J, shape (batch, d, d), of the logits' Jacobians, shape (batch, classes, ...)."""
+        if self.outer is None:
+            raise InputError("a field that shows its logits", "one that is a whole", "write loss_field(model, y)")
+        rows = jacobians.flatten(2)
+        return rows.transpose(1, 2) @ self.outer @ rows
+
     def only(self, part: Part) -> "Replayed":
         """H = Gauss-Newton part J^T (d^2 l / dz^2) J, the curvature of the loss, + network part, that of the logits."""
         if self.outer is None:
@@ -105,6 +112,12 @@ class Differentiated:
             self._repeated.clear()
             self._repeated[count] = self.take(torch.arange(batch, device=vectors.device).repeat(count))
         return self._repeated[count](vectors.flatten(0, 1)).view(vectors.shape)
+
+    def only(self, part: Part) -> Replayed:
+        """No parts are known of what was not recorded."""
+        raise InputError(
+            "a field whose operations can be replayed, to split its Hessian", self.way, f"leave out {part}"
+        )
 
     def take(self, rows: Tensor) -> "Differentiated | _Within":
         """The operator of these examples alone; where the field cannot be divided, at the cost of all."""

@@ -19,7 +19,7 @@ def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) 
     sees the kinks of a ReLU network within h. It is homogeneous by definition (the step has length h whatever v is) and in
     general not symmetric, so what is asked for a spectrum is the spectrum of its symmetric part.
 
-    Cost: one input gradient once and one for each product; central, two for each. Errors: InputError for an h that is not
+    Cost: one input gradient once, and one for each product; two if central. Errors: InputError for an h that is not
     a length within the pixel box, whose diagonal is sqrt(d).
 
     Example:
@@ -36,24 +36,23 @@ def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) 
     if h > diagonal:
         expected = f"a scale h of at most {diagonal:.4g}, the diagonal of the pixel box [0, 1]"
         raise InputError(expected, h, "give h as an l_2 length in pixel units, not in pixel levels: divide it by 255")
-    clean = None if central else gradient(field, x)
-    return Secant(field, x, h, clean)
+    return Secant(field, x, h, gradient(field, x), central)
 
 
 @dataclass(frozen=True)
 class Secant:
-    """The operator of `secant_hessian`; clean: g(x), or None for the central form."""
+    """The operator of `secant_hessian`; slope: g(x)."""
 
     field: Field
     x: Inputs
     h: float
-    clean: Tensor | None
+    slope: Tensor
+    central: bool
 
     def __call__(self, v: Tensor) -> Tensor:
         step = self.h * L2.unit(v)
         ahead = gradient(self.field, self.x + step)
-        clean = self.clean
-        change = ahead - clean if clean is not None else (ahead - gradient(self.field, self.x - step)) / 2
+        change = (ahead - gradient(self.field, self.x - step)) / 2 if self.central else ahead - self.slope
         return change * per_example(L2.length(v) / self.h, v)
 
     def many(self, vectors: Tensor) -> Tensor:
@@ -68,4 +67,4 @@ class Secant:
         """The operator of these examples alone."""
         if not isinstance(self.field, Divisible):
             raise InputError("a field that can be divided", "one that cannot", "write loss_field(model, y)")
-        return Secant(self.field.take(rows), self.x[rows], self.h, None if self.clean is None else self.clean[rows])
+        return Secant(self.field.take(rows), self.x[rows], self.h, self.slope[rows], self.central)

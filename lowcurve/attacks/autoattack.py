@@ -13,7 +13,7 @@ from lowcurve import randomness
 from lowcurve.analysis.norms import Ball
 from lowcurve.attacks.images import require_logits
 from lowcurve.errors import InputError
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Inputs, Labels
 
 log = logging.getLogger("lowcurve")
@@ -53,7 +53,7 @@ class AutoAttack:
         low, high = self.ball.box
         trace = sys.gettrace()
         scaled = _Scaled(model, low, high)
-        with attacked(scaled), randomness.isolated(seed, "AutoAttack"):
+        with frozen(scaled), randomness.isolated(seed, "AutoAttack"):
             with torch.no_grad():
                 logits = model(x)
             require_logits(logits, y)

@@ -12,7 +12,7 @@ from lowcurve.attacks.pursuit import pursue
 from lowcurve.attacks.targets import Target, require_target, target_of
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
 
@@ -80,7 +80,7 @@ class DeepFool:
         start: Inputs | None = None,
     ) -> Inputs:
         """The adversarial inputs x', of x's shape."""
-        with attacked(model):
+        with frozen(model):
             return self.answer(prepare(model, x, y, self.whole, generator=generator, start=start)).detach()
 
     def answer(self, images: Images) -> Inputs:

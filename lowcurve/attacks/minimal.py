@@ -13,7 +13,7 @@ from lowcurve.attacks.images import Images, Rows, fooled, prepare
 from lowcurve.attacks.pursuit import pursue
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
 FIRST_STEP, LAST_STEP = 0.3, 3e-4
@@ -78,7 +78,7 @@ class MinimalNorm:
     ) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         answer = x.clone()
-        with attacked(model):
+        with frozen(model):
             images = prepare(model, x, y, self.whole, generator=generator, start=start)
             right = torch.nonzero(~fooled(images.logits, y)).flatten() if len(x) else y
             if len(right):

@@ -23,7 +23,7 @@ from lowcurve.attacks.images import (
     usable_walks,
 )
 from lowcurve.losses import margin_loss
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.randomness import Streams
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
@@ -58,7 +58,7 @@ def strongest(
     Nothing leaves early, since a training step or a loss wants the highest loss, not the first success. Walks that raise
     different things (towards different targets, say) are compared by the margin at their points.
     """
-    with attacked(model):
+    with frozen(model):
         targeted = any(targets_of(walk) is not None for walk in attack.walks)
         images = prepare(model, x, y, attack.ball, generator=generator, radius=radius, start=start, look=targeted)
         walks = usable_walks(attack, images.logits.shape[1]) if targeted else tuple(enumerate(attack.walks))
@@ -92,7 +92,7 @@ def pursue(
     stop: an image leaves as soon as it is fooled, and waiting ones take the free places; otherwise each walks to its end.
     last_look: look at where the walk ended; without it that point is the answer of whoever has not been fooled, and the
     caller looks. device: where the model is; the images may lie elsewhere. watch: sees every look. done: is told of work
-    that is over, in looks. The model must be in eval mode already (`attacked`).
+    that is over, in looks. The model must be in eval mode already (`frozen`).
 
     Cost: one `step` of the walk for each image and step until it falls, one forward pass at the end. Whoever interrupts it
     (Ctrl-C) loses this walk only.

@@ -12,7 +12,7 @@ from lowcurve.attacks.pgd import FGSM, PGD
 from lowcurve.attacks.square import Square
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Classifier, Inputs, Labels
 
 
@@ -38,7 +38,7 @@ class Suite:
         best, lowest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         for _, member in self.members:
             point = member(model, x, y, generator=generator)
-            with attacked(model), torch.no_grad():
+            with frozen(model), torch.no_grad():
                 gap = -margin_loss(model(point), y) if len(x) else lowest
             lower = gap < lowest
             best, lowest = torch.where(per_example(lower, x), point, best), torch.minimum(gap, lowest)

@@ -55,7 +55,14 @@ def progress_bars() -> Iterator[Callable[[Iterable[T], str], Iterable[T]]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns) as bars:
-        yield lambda iterable, heading: bars.track(iterable, description=heading)
+
+        def shown(iterable: Iterable[T], heading: str) -> Iterable[T]:
+            for before in bars.tasks:  # work in several parts has one bar, the last part's
+                if before.description == heading and before.finished:
+                    bars.remove_task(before.id)
+            return bars.track(iterable, description=heading)
+
+        yield shown
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from lowcurve.attacks.pursuit import pursue
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
 from lowcurve.evaluation.sharing import Ticker, gathered
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Progress, silent
 
 log = logging.getLogger("lowcurve")
@@ -104,7 +104,7 @@ def attack(
     members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
     chunks = torch.split(mine, CHUNK)
     parts = []
-    with attacked(model):
+    with frozen(model):
         for number, rows in enumerate(chunks):
             said = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
             own = None if radius is None else radius[rows]

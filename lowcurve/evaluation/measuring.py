@@ -1,15 +1,20 @@
 """Measures of a network over a data set: columns of numbers, one entry an example, never reduced."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.images import require_logits
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
+from lowcurve.evaluation.sharing import Ticker, gathered
 from lowcurve.losses import cross_entropy, loss_field, require_eval
+from lowcurve.models.modes import frozen
 from lowcurve.types import Loss, Measure, Progress, silent
 
 Columns = dict[str, np.ndarray]
@@ -22,13 +27,16 @@ def measure(
     *,
     loss: Loss = cross_entropy,
     batch_size: int = 128,
+    fabric: Any = None,
     progress: Progress[int] = silent,
     heading: str = "measuring",
 ) -> Columns:
     """columns = {name: measure(field, x)} over all examples, each number that of one example.
 
     A measure that returns several columns gives each its own name and leaves the key aside. The model must be in eval
-    mode with finite weights. Errors: InputError, also where a measure gives NaN.
+    mode with finite weights. Where memory does not suffice for a batch, it is halved. fabric: the examples are shared out
+    over its processes, and each gets all columns. `analysis.hessians.ways_taken()` around it tells how Hessians were had.
+    Errors: InputError, also where a measure gives NaN.
 
     Example:
         >>> from lowcurve.geometry import gradient_norm
@@ -37,18 +45,52 @@ def measure(
         >>> measure(model, points, {"gradient norm": gradient_norm})["gradient norm"].shape
         (5,)
     """
-    parts: dict[str, list[Tensor]] = {}
-    for x, y in _batches(model, examples, batch_size, progress, heading):
-        logits_of(model, x, y)
-        field = loss_field(model, y, loss)
+    require_eval(model)
+    require_examples(model, examples)
+    mine = torch.arange(len(examples))
+    if fabric is not None:
+        mine = mine[fabric.global_rank :: fabric.world_size]
+    columns: dict[str, Tensor] = {}
+    ticker = Ticker(progress, heading, len(mine) * len(measures))
+
+    def ticking(numbers: Iterable[int], _: str) -> Iterator[int]:
+        for number in numbers:
+            yield number
+            ticker.advance(1)
+
+    with frozen(model):
         for name, one in measures.items():
-            result = one(field, x)
-            for column, values in result.items() if isinstance(result, Mapping) else [(name, result)]:
-                # Infinity is a number: the normalized curvature where the gradient is 0 and the Hessian is not.
-                if bool(torch.isnan(values).any()):
-                    raise InputError(f"numbers for {column}", "NaN", "look at the network's logits on this data")
-                parts.setdefault(column, []).append(values.detach().cpu())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
+            # A measure with a matrix for each example says itself how many fit.
+            size = min(batch_size, getattr(one, "at_once", batch_size))
+            part = _Part(model, examples, mine, name, one, loss)
+            found = in_chunks(part, len(mine), size, progress=ticking)
+            columns |= {column: torch.cat([values[column] for values in found]) for column in found[0]}
+    if fabric is not None and fabric.world_size > 1:
+        columns = gathered(columns, mine)
+    return {column: values.numpy() for column, values in columns.items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One measure of some of the examples."""
+
+    model: nn.Module
+    examples: Examples
+    rows: Tensor
+    name: str
+    measure: Measure
+    loss: Loss
+
+    def __call__(self, part: slice) -> dict[str, Tensor]:
+        x, y = on_device(self.model, self.examples, self.rows[part])
+        logits_of(self.model, x, y)
+        result = self.measure(loss_field(self.model, y, self.loss), x)
+        columns = dict(result) if isinstance(result, Mapping) else {self.name: result}
+        for column, values in columns.items():
+            # Infinity is a number: the normalized curvature where the gradient is 0 and the Hessian is not.
+            if bool(torch.isnan(values).any()):
+                raise InputError(f"numbers for {column}", "NaN", "look at the network's logits on this data")
+        return {column: values.detach().cpu() for column, values in columns.items()}
 
 
 def correct(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> np.ndarray:
@@ -59,8 +101,11 @@ def correct(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> n
         >>> correct(nn.Identity().eval(), points)
         array([ True, False])
     """
-    parts = [_right(model, x, y) for x, y in _batches(model, examples, batch_size, silent, "")]
-    return torch.cat(parts).cpu().numpy()
+    require_eval(model)
+    require_examples(model, examples)
+    starts = range(0, len(examples), batch_size)
+    batches = (on_device(model, examples, slice(start, start + batch_size)) for start in starts)
+    return torch.cat([_right(model, x, y) for x, y in batches]).cpu().numpy()
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -97,16 +142,10 @@ def require_finite(model: nn.Module) -> None:
             raise InputError("finite weights", found, mend)
 
 
-def _batches(
-    model: nn.Module, examples: Examples, size: int, progress: Progress[int], heading: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The examples on the model's device, once the model and they are fit to be evaluated."""
-    require_eval(model)
-    require_examples(model, examples)
+def on_device(model: nn.Module, examples: Examples, rows: Any) -> tuple[Tensor, Tensor]:
+    """Pixels and labels of these examples where the model is, in its precision."""
     like = next((p for p in model.parameters()), torch.zeros(()))
-    for start in progress(range(0, len(examples), size), heading):
-        rows = slice(start, start + size)
-        yield examples.pixels(rows).to(like), examples.y[rows].to(like.device)
+    return examples.pixels(rows).to(like), examples.y[rows].to(like.device)
 
 
 def require_examples(model: nn.Module, examples: Examples) -> None:

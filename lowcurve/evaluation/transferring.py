@@ -11,7 +11,7 @@ from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.losses import cross_entropy
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Loss, Progress, silent
 
 
@@ -89,7 +89,7 @@ def _to_the_end(
     require_examples(model, examples)
     like = next(model.parameters(), torch.zeros(()))
     found, values = [], []
-    with attacked(model):
+    with frozen(model):
         for x, y in _parts(examples, batch_size, like, progress, heading):
             logits_of(model, x, y)
             point = method(model, x, y, generator=randomness.stream(seed, "attack", type(method).__name__))
@@ -102,7 +102,7 @@ def _to_the_end(
 def _right(model: nn.Module, examples: Examples, x: Tensor, batch_size: int) -> np.ndarray:
     require_examples(model, examples)
     like = next(model.parameters(), torch.zeros(()))
-    with attacked(model):
+    with frozen(model):
         parts = zip(x.split(batch_size), examples.y.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
         found = [logits_of(model, a.to(like), b.to(like.device)).argmax(1).cpu() == b for a, b in parts]
     return np.asarray(torch.cat(found).numpy())

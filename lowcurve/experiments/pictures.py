@@ -3,32 +3,30 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-from torch import nn
-
-from lowcurve import evaluation
-from lowcurve.data import DataSet, Examples
 from lowcurve.experiments.settings import METHODS, Study
-from lowcurve.geometry import Curvature, Profile, SecantCurvature
-from lowcurve.results import Column, Curves, Line, Result, Table, join, merge, summarize
+from lowcurve.results import Column, Curves, Line, Result, Scatter, Table, join, merge
 from lowcurve.training import History
-from lowcurve.types import Measure, Progress
 
 NETWORK = Column("network", "How it was trained.")
 READING_ORDER = (
     "against radius",
     "attacks",
     "gallery",
+    "curvature and robustness",
     "against scale",
+    "stability",
     "profile",
     "profile at scale",
+    "density",
     "geometry",
+    "spectrum",
+    "boundary",
+    "indicator",
+    "discrepancy",
     "audit",
 )
 UNRELIABLE = "upper bound, evaluation unreliable"
 """What a failed audit's verdict begins with."""
-SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
-"""Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
 
 
 def training_results(study: Study, method: str, history: History) -> dict[str, Result]:
@@ -39,110 +37,6 @@ def training_results(study: Study, method: str, history: History) -> dict[str, R
     conditions = {"seed": str(study.seed), "data": study.data}
     title = f"Training {method}"
     return {"course": Curves(title, "epoch", "mean over the epoch", epochs, lines, conditions=conditions)}
-
-
-def curvature_results(
-    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
-) -> dict[str, Result]:
-    """The geometry of one network at test examples: a row of means and medians, curvature against scale, the profile."""
-    settings = study.evaluation
-    examples = data.test.take(slice(settings.curvature_examples))
-    dimensions = int(np.prod(data.shape))
-    reach = study.scale(dimensions)
-    conditions = {
-        "loss": "cross-entropy at the true label",
-        "units": "pixel range [0, 1]",
-        "BatchNorm": "eval mode",
-        "examples": f"{len(examples)} of the test set",
-    }
-    measures: dict[str, Measure] = {
-        "extremes": Curvature(settings.lanczos_steps),
-        f"at scale {reach:.3g}": SecantCurvature(reach),
-    }
-    columns = evaluation.measure(model, examples, measures, progress=progress, heading=f"measuring {name}")
-    results: dict[str, Result] = {"geometry": _geometry_row(name, columns, reach, settings.lanczos_steps, conditions)}
-    results["against scale"] = _against_scale(name, model, examples, reach, conditions)
-    if settings.profile_examples and dimensions <= settings.largest_profile:
-        few = examples.take(slice(settings.profile_examples))
-        shared = {**conditions, "examples": f"{len(few)} of the test set"}
-        results["profile"] = _profile(name, model, few, None, shared)
-        results["profile at scale"] = _profile(name, model, few, reach, shared)
-    return results
-
-
-def _geometry_row(
-    name: str, columns: evaluation.Columns, reach: float, steps: int, conditions: Mapping[str, str]
-) -> Table:
-    slope, norm, ratio, secant = (
-        summarize(columns[key])
-        for key in ("gradient norm", "Hessian norm", "normalized curvature", f"at scale {reach:.3g}")
-    )
-    residual = summarize(columns["residual"] / np.maximum(columns["Hessian norm"], 1e-30))
-    headings = (
-        NETWORK,
-        Column("‖g‖", "Mean l_2 norm of the input gradient of the loss."),
-        Column("‖H‖", "Mean spectral norm (largest |eigenvalue|) of the exact input Hessian of the loss."),
-        Column("‖H‖ median", "Its median over examples; the mean has a heavy tail."),
-        Column("C", "Median of the normalized curvature ‖H‖ / ‖g‖."),
-        Column(
-            "‖Hₕz‖",
-            f"Mean curvature along z = sign(g) at the scale of the attack, h = {reach:.3g}: ‖g(x + hz) − g(x)‖ / h.",
-        ),
-        Column(
-            "error",
-            "90 % quantile of the Lanczos residual relative to ‖H‖: how well the eigenvalues are known.",
-            ".0e",
-        ),
-    )
-    row = (name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
-    how = {
-        **conditions,
-        "Hessian": f"exact products, Lanczos from the gradient, at most {steps} steps",
-        "h": f"{reach:.3g} in l_2",
-    }
-    return Table("Curvature of the loss in input space", headings, (row,), conditions=how)
-
-
-def _against_scale(
-    name: str, model: nn.Module, examples: Examples, reach: float, conditions: Mapping[str, str]
-) -> Curves:
-    scales = tuple(reach * multiple for multiple in SCALES)
-    measures = {f"{h}": SecantCurvature(h) for h in scales}
-    found = [summarize(values) for values in evaluation.measure(model, examples, measures).values()]
-    band = Line(*(tuple(getattr(s, part) for s in found) for part in ("median", "low", "high")))
-    return Curves(
-        "Curvature against scale",
-        "scale h (l_2 length, pixel units)",
-        "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
-        scales,
-        {name: band},
-        caption="How much the input gradient turns along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
-        f"The study's attack reaches as far as h = {reach:.3g}.",
-        conditions=conditions,
-        x_logarithmic=True,
-        y_logarithmic=True,
-    )
-
-
-def _profile(name: str, model: nn.Module, examples: Examples, h: float | None, conditions: Mapping[str, str]) -> Curves:
-    # Few at a time: every example holds a d x d matrix.
-    columns = evaluation.measure(model, examples, {"profile": Profile(h)}, batch_size=32)
-    mean = columns["profile"].astype(np.float64).mean(0)
-    title = (
-        "Curvature profile, exact Hessian"
-        if h is None
-        else f"Curvature profile at the scale of the attack, h = {h:.3g}"
-    )
-    how = "exact products" if h is None else "secant along each coordinate, symmetrized"
-    return Curves(
-        title,
-        "eigenvalue number, in rising order",
-        "eigenvalue, mean over examples",
-        tuple(float(k) for k in range(1, len(mean) + 1)),
-        {name: Line(tuple(float(v) for v in mean))},
-        caption="All eigenvalues of the input Hessian of the loss, sorted, then averaged over examples.",
-        conditions={**conditions, "Hessian": how},
-    )
 
 
 def unreliable(robustness: Table) -> dict[str, str]:
@@ -156,12 +50,16 @@ def unreliable(robustness: Table) -> dict[str, str]:
 
 def _with_warning(result: Result, verdicts: Mapping[str, str]) -> Result:
     """The result with the words beside every such network's name, wherever its accuracies stand."""
+
+    def named(name: str) -> str:
+        return f"{name} ({UNRELIABLE})" if name in verdicts else name
+
     if isinstance(result, Curves) and "Accuracy" in result.title:
-        lines = {f"{name} ({UNRELIABLE})" if name in verdicts else name: line for name, line in result.lines.items()}
-        return replace(result, lines=lines)
+        return replace(result, lines={named(name): line for name, line in result.lines.items()})
+    if isinstance(result, Scatter) and "radius" in result.y_label:
+        return replace(result, points={named(name): points for name, points in result.points.items()})
     if isinstance(result, Table) and any("then " in column.heading for column in result.columns):
-        rows = tuple((f"{r[0]} ({UNRELIABLE})" if r[0] in verdicts else r[0], *r[1:]) for r in result.rows)
-        return replace(result, rows=rows)
+        return replace(result, rows=tuple((named(str(row[0])), *row[1:]) for row in result.rows))
     return result
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +14,9 @@ from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.experiments.pictures import NETWORK, UNRELIABLE
 from lowcurve.experiments.settings import Study
-from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, describe, proportion
-from lowcurve.types import Progress
+from lowcurve.geometry import Curvature
+from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
+from lowcurve.types import Measure, Progress
 
 UNAUDITED = "not audited"
 
@@ -72,7 +74,7 @@ def attack_results(
     }
     if verdict is not None:
         results["audit"] = _audit_rows(name, verdict)
-    results["against radius"] = _against_radius(study, name, model, examples, progress)
+    results |= _against_radius(study, name, model, examples, progress)
     if len(data.shape) == 3 and settings.gallery:
         results |= _galleries(study, data, name, model)
     return results
@@ -136,7 +138,10 @@ def _audit_rows(name: str, verdict: Audit) -> Table:
     )
 
 
-def _against_radius(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Curves:
+def _against_radius(
+    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
+) -> dict[str, Result]:
+    """Accuracy at every radius, and each example's radius beside its curvature."""
     largest = study.ball(max(study.evaluation.radii))
     radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]
     attack = PGD(largest, steps=study.evaluation.steps)
@@ -146,7 +151,11 @@ def _against_radius(study: Study, name: str, model: nn.Module, examples: Example
     )  # fmt: skip
     shares = [proportion(int(row.sum()), len(row)) for row in found.standing_at(radii)]
     band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
-    return Curves(
+    conditions = {
+        "examples": f"{len(examples)} of the test set",
+        "attack": f"PGD-{study.evaluation.steps}, random start",
+    }
+    curves = Curves(
         "Accuracy against radius",
         f"radius ({study.norm}, pixel units)",
         "share of examples standing, with 95 % interval",
@@ -154,11 +163,27 @@ def _against_radius(study: Study, name: str, model: nn.Module, examples: Example
         {name: band},
         caption=f"For each example the smallest radius at which PGD-{study.evaluation.steps} fooled it, by bisection. At "
         "radius 0 it is clean accuracy.",
-        conditions={
-            "examples": f"{len(examples)} of the test set",
-            "attack": f"PGD-{study.evaluation.steps}, random start",
-        },
+        conditions=conditions,
     )
+    measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
+    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=f"measuring {name}")
+    # Who is wrong without an attack has no radius, and who stood at the largest has none that was found.
+    known = np.isfinite(found.radius) & (found.radius > 0)
+    scatter = Scatter(
+        "Curvature and robustness, image by image",
+        "normalized curvature C = ‖H‖ / ‖g‖ at the image",
+        f"smallest radius found ({study.norm}, pixel units)",
+        {name: Points(_or_none(ratio["normalized curvature"], known), _or_none(found.radius, known))},
+        caption="One point an image that is classified rightly and was fooled. C is local: it says how soon the gradient "
+        "turns, not how large the margin is.",
+        conditions={**conditions, "Hessian": f"exact, at most {study.evaluation.lanczos_steps} Lanczos steps"},
+        x_logarithmic=True,
+    )
+    return {"against radius": curves, "curvature and robustness": scatter}
+
+
+def _or_none(values: np.ndarray, known: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(float(v) if k else None for v, k in zip(values, known, strict=True))
 
 
 def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict[str, Result]:

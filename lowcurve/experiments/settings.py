@@ -58,6 +58,8 @@ class Evaluation:
     )  # fmt: skip
     curvature_examples: int = 360
     lanczos_steps: int = 12
+    density_examples: int = 16
+    boundary_examples: int = 100
     profile_examples: int = 32
     largest_profile: int = 1024
     gallery: int = 5
@@ -239,7 +241,7 @@ def _shortened(study: Study) -> Study:
     few = replace(study.training, epochs=1)
     evaluation = Evaluation(
         examples=32, steps=3, effort=Effort(3, 1, 20), audited=8, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
-        profile_examples=2, largest_profile=64, gallery=2,
+        density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
     )  # fmt: skip
     return replace(
         study,

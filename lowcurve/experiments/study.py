@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lowcurve import evaluation
 from lowcurve.data import DataSet, load
 from lowcurve.errors import InputError
-from lowcurve.experiments.pictures import curvature_results, in_reading_order, training_results
+from lowcurve.experiments.geometry import curvature_results
+from lowcurve.experiments.pictures import in_reading_order, training_results
 from lowcurve.experiments.robustness import attack_results, transfer_results
 from lowcurve.experiments.settings import METHODS, Study
 from lowcurve.models import Factory, Network

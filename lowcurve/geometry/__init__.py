@@ -1,5 +1,47 @@
-"""The geometry of a field: what its curvature is at a point."""
+"""The geometry of a field at a point: its curvature, what follows from it nearby, and the decision boundary."""
 
-from lowcurve.geometry.curvature import Curvature, FrobeniusNorm, Profile, SecantCurvature, gradient_norm
+from lowcurve.geometry.boundary import (
+    Boundary,
+    NormalCurvatures,
+    PrincipalCurvatures,
+    boundary_between,
+    boundary_distances,
+    mean_hessian,
+    normal_curvature,
+    pairwise,
+    tangents,
+)
+from lowcurve.geometry.bounds import (
+    DecisionChange,
+    DistanceBounds,
+    RobustnessIndicator,
+    decision_change_bound,
+    distance_bounds,
+)
+from lowcurve.geometry.curvature import (
+    Curvature,
+    CurvatureParts,
+    FrobeniusNorm,
+    Profile,
+    SecantCurvature,
+    SpectralDensity,
+    gradient_norm,
+)
+from lowcurve.geometry.stability import (
+    GradientStability,
+    LinearityError,
+    discrepancy,
+    gradient_change_bounds,
+    linearity_error,
+    linearity_error_bounds,
+    value_change_bounds,
+)
 
-__all__ = ["Curvature", "FrobeniusNorm", "Profile", "SecantCurvature", "gradient_norm"]
+__all__ = [
+    "Boundary", "boundary_between", "boundary_distances", "mean_hessian", "normal_curvature", "NormalCurvatures", "pairwise",
+    "PrincipalCurvatures", "tangents",
+    "decision_change_bound", "DecisionChange", "distance_bounds", "DistanceBounds", "RobustnessIndicator",
+    "Curvature", "CurvatureParts", "FrobeniusNorm", "gradient_norm", "Profile", "SecantCurvature", "SpectralDensity",
+    "discrepancy", "gradient_change_bounds", "GradientStability", "linearity_error", "linearity_error_bounds",
+    "LinearityError", "value_change_bounds",
+]  # fmt: skip

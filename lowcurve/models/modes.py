@@ -21,7 +21,7 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def attacked(model: Classifier) -> Iterator[None]:
+def frozen(model: Classifier) -> Iterator[None]:
     """Inside, the model is in eval mode and its parameters ask for no gradient; afterwards both are as they were.
 
     Without gradients for parameters a forward pass keeps less. A classifier that is not a module is left alone.

@@ -1,7 +1,11 @@
 """Results as one HTML page that opens offline and needs nothing but a browser."""
 
-from lowcurve.report.figures import draw, draw_curves, draw_gallery, draw_numbers, draw_table
+from lowcurve.report.figures import draw, draw_gallery
 from lowcurve.report.page import page
 from lowcurve.report.palette import Style, styles
+from lowcurve.report.plots import draw_curves, draw_numbers, draw_scatter
+from lowcurve.report.tables import draw_table
 
-__all__ = ["page", "draw", "draw_table", "draw_curves", "draw_numbers", "draw_gallery", "styles", "Style"]
+__all__ = [
+    "page", "draw", "draw_table", "draw_curves", "draw_scatter", "draw_numbers", "draw_gallery", "styles", "Style",
+]  # fmt: skip

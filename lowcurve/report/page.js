@@ -5,7 +5,7 @@
   const plots = [...document.querySelectorAll(".drawing")];
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  const scheme = () => ({
+  const scheme = (plot) => ({
     "font.color": color("--ink"),
     "hoverlabel.bgcolor": color("--raised"),
     "hoverlabel.bordercolor": color("--rule"),
@@ -17,6 +17,7 @@
       [`${axis}.tickcolor`, color("--muted")],
       [`${axis}.tickfont.color`, color("--muted")],
     ])),
+    ...Object.fromEntries((plot.layout.shapes ?? []).map((_, i) => [`shapes[${i}].line.color`, color("--muted")])),
   });
 
   const axis = (given) => ({
@@ -35,6 +36,7 @@
     showlegend: false,
     // On a touch screen a drag scrolls the page.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    ...given,
     xaxis: axis(given.xaxis),
     yaxis: axis(given.yaxis),
   });
@@ -51,7 +53,7 @@
     Plotly.restyle(plot, { visible: shown }, members);
   };
 
-  const recolor = () => plots.forEach((plot) => Plotly.relayout(plot, scheme()));
+  const recolor = () => plots.forEach((plot) => Plotly.relayout(plot, scheme(plot)));
 
   plots.forEach((plot) => {
     const given = JSON.parse(plot.nextElementSibling.textContent);

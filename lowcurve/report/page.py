@@ -6,9 +6,10 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
-from lowcurve.report.figures import draw, draw_numbers
+from lowcurve.report.figures import draw
 from lowcurve.report.palette import Style, styles
-from lowcurve.results import Curves, Result, Table
+from lowcurve.report.plots import draw_numbers
+from lowcurve.results import Plot, Result, Table
 
 # The page's own promise to the browser: whatever a later hand adds, nothing is fetched.
 POLICY = (
@@ -21,10 +22,10 @@ CONTENTS_FROM = 3
 def page(
     title: str, lead: str, results: Sequence[Result], facts: Mapping[str, str], warnings: Sequence[str] = ()
 ) -> str:
-    """A whole HTML document: title, lead, warnings and the first table; then curves, galleries, further tables, facts.
+    """A whole HTML document: title, lead, warnings and the first table; then plots, galleries, further tables, facts.
 
     Everything is inside: style, script, images. A name has one color, marker and dash on the whole page. Plots follow
-    the reader's light or dark scheme and have their numbers as a table below. About 5 MB where there are curves
+    the reader's light or dark scheme and have their numbers as a table below. About 5 MB where there are plots
     (plotly's script, once), a few kB where there are none. Writes no file: `lowcurve.store` does.
 
     Example:
@@ -46,7 +47,7 @@ def page(
         *sections[opening:],
         _facts(facts),
     ]
-    return _document(title, "\n".join(filter(None, body)), plots=any(isinstance(r, Curves) for r in ordered))
+    return _document(title, "\n".join(filter(None, body)), plots=any(isinstance(r, Plot) for r in ordered))
 
 
 def _reading_order(results: Sequence[Result]) -> list[Result]:
@@ -61,7 +62,7 @@ def _section(number: int, result: Result, look: Mapping[str, Style]) -> str:
     measured = f"<p class='conditions'>Measured with {conditions}.</p>" if conditions else ""
     kind = type(result).__name__.lower()
     heading = f"<h2>{escape(result.title)}</h2>"
-    numbers = draw_numbers(result, look) if isinstance(result, Curves) else ""
+    numbers = draw_numbers(result, look) if isinstance(result, Plot) else ""
     content = heading + draw(result, look) + caption + measured + numbers
     return f"<section id='result-{number}' class='{kind}'>{content}</section>"
 

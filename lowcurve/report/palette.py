@@ -1,9 +1,9 @@
 """Which color, marker and dash a network bears, the same in every figure of a page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lowcurve.results import Curves, Result, Table
+from lowcurve.results import Curves, Gallery, Plot, Result, Table
 
 # Okabe and Ito's palette in an order of falling contrast on white, without yellow (unreadable there) and with gray
 # for black (unreadable on a dark page).
@@ -36,10 +36,11 @@ class Style:
 
 
 def styles(results: Sequence[Result]) -> dict[str, Style]:
-    """One style for each name that some curve bears, in the order in which the names are first seen on the page.
+    """One style for each name that some plot bears, in the order in which the names are first seen on the page.
 
-    Names that no curve bears take no color: a table of attacks leaves the palette to the networks. 140 names
-    come before two share a style.
+    Names that no plot bears take no color: a table of attacks leaves the palette to the networks. A name that begins
+    with another and a comma, such as "CURE, estimate", bears that one's color in dots. 140 names come before two share a
+    style.
 
     Example:
         >>> from lowcurve.results import Line
@@ -48,16 +49,20 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
         >>> {name: style.marker for name, style in styles([curves]).items()}
         {'CURE': 'circle', 'standard': 'square'}
     """
-    drawn = {name for result in results if isinstance(result, Curves) for name in result.lines}
+    drawn = {name for result in results if isinstance(result, Plot) for name in _names(result)}
     seen = dict.fromkeys(name for result in results for name in _names(result) if name in drawn)
+    kin = {name: head for name in seen if (head := name.partition(", ")[0]) in seen and head != name}
     colors, markers, dashes = COLORS, tuple(MARKERS), tuple(DASHES)
-    return {
+    own = {
         name: Style(colors[i % len(colors)], markers[i % len(markers)], dashes[i // len(colors) % len(dashes)])
-        for i, name in enumerate(seen)
+        for i, name in enumerate(name for name in seen if name not in kin)
     }
+    return {name: replace(own[kin[name]], dash="dot") if name in kin else own[name] for name in seen}
 
 
 def _names(result: Result) -> tuple[str, ...]:
     if isinstance(result, Table):
         return tuple(row[0] for row in result.rows if row and isinstance(row[0], str))
-    return tuple(result.lines) if isinstance(result, Curves) else result.row_labels
+    if isinstance(result, Gallery):
+        return result.row_labels
+    return tuple(result.lines if isinstance(result, Curves) else result.points)

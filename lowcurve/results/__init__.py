@@ -6,12 +6,25 @@ carry it through JSON without loss.
 
 from lowcurve.results.comparison import join, merge
 from lowcurve.results.exchange import dump, load
-from lowcurve.results.kinds import KINDS, Cell, Column, Conditions, Curves, Gallery, Line, Result, Table
+from lowcurve.results.kinds import (
+    KINDS,
+    Cell,
+    Column,
+    Conditions,
+    Curves,
+    Gallery,
+    Line,
+    Plot,
+    Points,
+    Result,
+    Scatter,
+    Table,
+)
 from lowcurve.results.naming import describe
 from lowcurve.results.statistics import Proportion, Summary, proportion, summarize
 
 __all__ = [
-    "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Result", "Table",
+    "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Plot", "Points", "Result", "Scatter", "Table",
     "Proportion", "Summary", "proportion", "summarize",
     "describe", "dump", "load", "join", "merge",
 ]  # fmt: skip

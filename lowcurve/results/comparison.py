@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from lowcurve.errors import InputError
-from lowcurve.results.kinds import Cell, Column, Curves, Gallery, Result, Table
+from lowcurve.results.kinds import Cell, Column, Curves, Gallery, Result, Scatter, Table
 
 
 def merge(parts: Sequence[Result]) -> Result:
-    """One result from those of several networks: rows below one another, lines into one figure.
+    """One result from those of several networks: rows below one another, lines and points into one figure.
 
     Title, caption, columns and axes must be the same; conditions that all share are kept.
 
@@ -23,12 +23,16 @@ def merge(parts: Sequence[Result]) -> Result:
     shared = {k: v for k, v in first.conditions.items() if all(p.conditions.get(k) == v for p in parts)}
     tables = [p for p in parts if isinstance(p, Table)]
     curves = [p for p in parts if isinstance(p, Curves)]
+    scatters = [p for p in parts if isinstance(p, Scatter)]
     galleries = [p for p in parts if isinstance(p, Gallery)]
     if isinstance(first, Table) and len(tables) == len(parts) and len({t.columns for t in tables}) == 1:
         return dataclasses.replace(first, rows=tuple(row for t in tables for row in t.rows), conditions=shared)
     if isinstance(first, Curves) and len(curves) == len(parts) and len({c.x for c in curves}) == 1:
         lines = {name: line for c in curves for name, line in c.lines.items()}
         return dataclasses.replace(first, lines=lines, conditions=shared)
+    if isinstance(first, Scatter) and len(scatters) == len(parts) and len(set(map(_axes, scatters))) == 1:
+        points = {name: points for s in scatters for name, points in s.points.items()}
+        return dataclasses.replace(first, points=points, conditions=shared)
     if isinstance(first, Gallery) and len(galleries) == len(parts) and len({g.column_labels for g in galleries}) == 1:
         return dataclasses.replace(
             first,
@@ -39,6 +43,10 @@ def merge(parts: Sequence[Result]) -> Result:
         )
     kinds = ", ".join(sorted({type(p).__name__ for p in parts}))
     raise InputError("results of one kind with the same columns or axis", kinds, "run the step again for all networks")
+
+
+def _axes(scatter: Scatter) -> tuple[str | bool, ...]:
+    return scatter.x_label, scatter.y_label, scatter.x_logarithmic, scatter.y_logarithmic, scatter.diagonal
 
 
 def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: str = "") -> Table:

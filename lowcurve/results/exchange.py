@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lowcurve.errors import InputError
-from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Result, Table
+from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Points, Result, Scatter, Table
 
 
 def dump(result: Result) -> dict[str, Any]:
@@ -32,6 +32,8 @@ def load(content: Mapping[str, Any]) -> Result:
         return Table(**{**fields, "columns": tuple(Column(**c) for c in fields["columns"])})
     if kind == "curves":
         return Curves(**{**fields, "lines": {name: Line(**line) for name, line in fields["lines"].items()}})
+    if kind == "scatter":
+        return Scatter(**{**fields, "points": {name: Points(**points) for name, points in fields["points"].items()}})
     if kind == "gallery":
         return Gallery(**{**fields, "pixels": np.asarray(fields["pixels"], dtype=np.float64)})
     raise InputError(f"a result of kind {', '.join(KINDS)}", repr(kind), "write it with lowcurve.results.dump")

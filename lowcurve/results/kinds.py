@@ -85,6 +85,47 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Points:
+    """One network's points, one an example: what was found for example i is (x[i], y[i])."""
+
+    x: tuple[float | None, ...]
+    y: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Named points over two axes, example by example; with a diagonal, the line y = x and what lies below it set off.
+
+    Each name may have another number of points; a point with a number that is missing or not finite is counted, not
+    drawn.
+
+    Example:
+        >>> points = {"CURE": Points((0.5, 2.0), (1.5, 0.3)), "standard": Points((9.0,), (0.1,))}
+        >>> Scatter("Curvature and radius", "C", "smallest fooling radius", points, x_logarithmic=True).diagonal
+        False
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    points: Mapping[str, Points]
+    caption: str = ""
+    conditions: Conditions = field(default_factory=dict)
+    x_logarithmic: bool = False
+    y_logarithmic: bool = False
+    diagonal: bool = False
+
+    def __post_init__(self) -> None:
+        for name, points in self.points.items():
+            if len(points.y) != len(points.x):
+                raise InputError(f"{len(points.x)} numbers y of points {name!r}", len(points.y), "one for each x")
+        if self.diagonal and self.x_logarithmic != self.y_logarithmic:
+            raise InputError(
+                "two axes of one kind under a diagonal", "one logarithmic axis", "make both logarithmic, or neither"
+            )
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Images in rows and columns, pixels in [0, 1], shape (rows, columns, channels, height, width)."""
 
@@ -119,5 +160,7 @@ class Gallery:
     __hash__ = None  # type: ignore[assignment]  # an array has no hash
 
 
-Result = Table | Curves | Gallery
-KINDS: dict[str, type[Result]] = {"table": Table, "curves": Curves, "gallery": Gallery}
+Plot = Curves | Scatter
+"""What is drawn over two axes and has its numbers as a table below."""
+Result = Table | Plot | Gallery
+KINDS: dict[str, type[Result]] = {"table": Table, "curves": Curves, "scatter": Scatter, "gallery": Gallery}

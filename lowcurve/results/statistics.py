@@ -22,7 +22,8 @@ class Summary:
 
 
 def summarize(values: Sequence[float] | np.ndarray) -> Summary:
-    """The one reduction over examples outside training.
+    """The one reduction over examples outside training. Infinite numbers make the mean infinite, its error unknown, and
+    leave the quantiles below them what they are.
 
     Example:
         >>> summarize([1.0, 2.0, 3.0]).median
@@ -31,9 +32,18 @@ def summarize(values: Sequence[float] | np.ndarray) -> Summary:
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.size == 0:
         raise InputError("at least one number", "none", "measure at least one example")
-    low, median, high = (float(q) for q in np.quantile(numbers, (0.1, 0.5, 0.9)))
-    error = float(numbers.std(ddof=1) / math.sqrt(numbers.size)) if numbers.size > 1 else math.nan
+    low, median, high = (_quantile(np.sort(numbers), share) for share in (0.1, 0.5, 0.9))
+    known = numbers.size > 1 and bool(np.isfinite(numbers).all())
+    error = float(numbers.std(ddof=1) / math.sqrt(numbers.size)) if known else math.nan
     return Summary(int(numbers.size), float(numbers.mean()), error, low, median, high)
+
+
+def _quantile(rising: np.ndarray, share: float) -> float:
+    """Linear between neighbors; infinite only where it reaches an infinite one, for which interpolation has no number."""
+    place = share * (rising.size - 1)
+    below, above = float(rising[math.floor(place)]), float(rising[math.ceil(place)])
+    between = place - math.floor(place)
+    return below if below == above or not between else below + between * (above - below)
 
 
 @dataclass(frozen=True)

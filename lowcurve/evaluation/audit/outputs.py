@@ -11,7 +11,7 @@ from lowcurve.evaluation.audit.lending import clean_logits, given_back
 from lowcurve.evaluation.audit.subject import Subject
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.evaluation.measuring import are_probabilities
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 
 ROUNDING = 1e-5
 """Test 1. AutoAttack, check_range_output."""
@@ -60,7 +60,7 @@ def logits_not_probabilities(subject: Subject) -> Finding:
 def determinism(subject: Subject) -> Finding:
     """Test 2, once as the model was given and once in eval mode. Reference: AutoAttack, checks.py, check_randomized."""
     worst, differ, said = 0.0, False, []
-    with attacked(subject.model):
+    with frozen(subject.model):
         found = {"in eval mode": passes(subject.model, subject.all, subject.batch_size)}
     if subject.as_given is not None:
         found["as the model was given, in training mode"] = subject.as_given

@@ -13,7 +13,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.lending import clean_logits, given_back
 from lowcurve.evaluation.audit.subject import Subject
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.randomness import isolated
 from lowcurve.types import Progress, silent
 
@@ -94,7 +94,7 @@ def audit(
         as_given = None
         if any(module.training for module in model.modules()):
             as_given = outputs.passes(model, examples, batch_size)
-        with attacked(model):
+        with frozen(model):
             logits = clean_logits(model, examples, batch_size)
             ball.require_inside_box(examples.pixels(slice(None)))
             right = (logits.argmax(1) == examples.y).numpy()

@@ -1,0 +1,93 @@
+"""The decision boundary near test examples: how far it is, what the quadratic model promises of that, how it bends."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2
+from lowcurve.attacks import DeepFool
+from lowcurve.data import Examples
+from lowcurve.experiments.pictures import NETWORK
+from lowcurve.experiments.settings import Study
+from lowcurve.geometry import DistanceBounds, NormalCurvatures, boundary_between, boundary_distances, pairwise
+from lowcurve.losses import margin_loss
+from lowcurve.models.modes import frozen
+from lowcurve.randomness import stream
+from lowcurve.results import Cell, Column, Table, summarize
+from lowcurve.types import Progress
+
+
+def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Table:
+    """One row: distances to the boundary, promised and found, and its normal curvatures where it was crossed."""
+    h = study.scale(int(np.prod(examples.shape)))
+    steps = study.evaluation.lanczos_steps
+    kept = examples.take(torch.from_numpy(evaluation.correct(model, examples)).nonzero()[:, 0])
+    headings = (
+        NETWORK,
+        Column("promised, at least", "Theorem 1's lower bound for the quadratic model of the margin."),
+        Column("promised, at most", "Its upper bound, along the gradient."),
+        Column(
+            "found by DeepFool", "l_2 distance to a point just across the boundary: an upper bound of the true one."
+        ),
+        Column("osculating circle", "Distance to the circle that touches the boundary there with its curvature."),
+        Column(
+            "κ largest",
+            "Largest normal curvature of the boundary there, 1 / length; above 0 it bends away from the image.",
+        ),
+        Column("κ smallest", "The smallest."),
+        Column("κ mean", "Mean over directions within the boundary."),
+        Column("crossed", "Share of the images for which DeepFool found the other side.", ".1%"),
+    )
+    conditions = {
+        "examples": f"{len(kept)} classified rightly, of the first {len(examples)} of the test set",
+        "lengths": "l_2, pixel units",
+        "Hessian": "exact, of the margin, for what is promised; central differences of the two classes' logits at the "
+        f"scale h = {h:.3g} for κ",
+        "BatchNorm": "eval mode",
+    }
+    if not len(kept):
+        return Table("The decision boundary", headings, ((name, *[None] * (len(headings) - 1)),), conditions=conditions)
+    measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
+    heading = f"boundary of {name}"
+    promised = evaluation.measure(model, kept, measures, loss=margin_loss, progress=progress, heading=heading)
+    found = _found(model, kept, h, steps)
+    crossed = np.isfinite(found["distance along the way"])
+    values = [
+        promised["distance, lower bound"],
+        promised["distance, upper bound along the gradient"],
+        *(found[key][crossed] for key in (
+            "distance along the way", "distance to the osculating circle", "largest principal curvature",
+            "smallest principal curvature", "mean curvature",
+        )),
+    ]  # fmt: skip
+    cells: list[Cell] = [spread(column) if len(column) else None for column in values]
+    caption = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
+    return Table("The decision boundary", headings, ((name, *cells, float(crossed.mean())),), caption, conditions)
+
+
+def spread(values: np.ndarray) -> Cell:
+    """The median between the 10 and 90 % quantiles."""
+    found = summarize(values)
+    return (found.median, found.low, found.high)
+
+
+def _found(model: nn.Module, kept: Examples, h: float, steps: int) -> Mapping[str, np.ndarray]:
+    """The boundary between the true class and the one that DeepFool reached, at the point where it was crossed."""
+    like = next(model.parameters(), kept.pixels(slice(0, 1)))
+    parts: list[dict[str, torch.Tensor]] = []
+    with frozen(model):
+        for start in range(0, len(kept), 64):
+            rows = slice(start, start + 64)
+            x, y = kept.pixels(rows).to(like), kept.y[rows].to(like.device)
+            across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))
+            with torch.no_grad():
+                others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
+            decision = pairwise(model, y, others)
+            boundary = boundary_between(decision, x, across)
+            columns = boundary_distances(decision, x, boundary, h=h)
+            columns |= NormalCurvatures(steps=steps, h=h)(decision, boundary.point)
+            parts.append(columns)
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}

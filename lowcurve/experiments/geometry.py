@@ -1,0 +1,287 @@
+"""What the study shows of a network's geometry: its curvature in numbers and spectra, how far they hold, and the boundary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.hessians import ways_taken
+from lowcurve.data import DataSet, Examples
+from lowcurve.experiments.boundaries import boundary_table, spread
+from lowcurve.experiments.pictures import NETWORK
+from lowcurve.experiments.settings import Study
+from lowcurve.geometry import (
+    Curvature,
+    CurvatureParts,
+    FrobeniusNorm,
+    GradientStability,
+    Profile,
+    RobustnessIndicator,
+    SecantCurvature,
+    SpectralDensity,
+    discrepancy,
+)
+from lowcurve.losses import cross_entropy, margin, true_logit
+from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
+from lowcurve.types import Loss, Measure, Progress
+
+SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+"""Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
+GRID = np.linspace(-1, 1, 201)
+"""Where the spectral density is drawn, in units of each image's ||H||."""
+CELLS = "median and, in brackets, the 10 and 90 % quantiles over examples"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network at the study's test examples, with the conditions that hold for all of its numbers."""
+
+    study: Study
+    name: str
+    model: nn.Module
+    examples: Examples
+    progress: Progress[int]
+    conditions: Mapping[str, str]
+
+    def columns(self, measures: Mapping[str, Measure], loss: Loss = cross_entropy) -> evaluation.Columns:
+        """The measures of all its examples."""
+        heading = f"measuring {self.name}"
+        return evaluation.measure(
+            self.model, self.examples, measures, loss=loss, progress=self.progress, heading=heading
+        )
+
+    def few(self, count: int) -> "Subject":
+        """The same with the first examples alone."""
+        examples = self.examples.take(slice(count))
+        return replace(self, examples=examples, conditions={**self.conditions, **_count(examples, "test")})
+
+    @property
+    def reach(self) -> float:
+        """The l_2 length of the study's largest perturbation."""
+        return self.study.scale(int(np.prod(self.examples.shape)))
+
+
+def curvature_results(
+    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
+) -> dict[str, Result]:
+    """The geometry of one network at test examples."""
+    settings = study.evaluation
+    examples = data.test.take(slice(settings.curvature_examples))
+    conditions = {
+        "loss": "cross-entropy at the true label",
+        "units": "pixel range [0, 1]",
+        "BatchNorm": "eval mode",
+        **_count(examples, "test"),
+    }
+    subject = Subject(study, name, model, examples, progress, conditions)
+    with ways_taken() as ways:
+        extremes = subject.columns({"extremes": Curvature(settings.lanczos_steps)})
+    how = f"exact, {' and '.join(sorted(ways))}; Lanczos from the gradient, at most {settings.lanczos_steps} steps"
+    exact = replace(subject, conditions={**conditions, "Hessian": how})
+    results: dict[str, Result] = {
+        "geometry": _geometry(exact, extremes),
+        "spectrum": _spectrum(exact, extremes),
+        "against scale": _against_scale(subject),
+        "stability": _stability(subject),
+        "density": _density(subject.few(settings.density_examples)),
+        "boundary": boundary_table(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
+        "indicator": _indicator(subject.few(max(settings.profile_examples, settings.density_examples))),
+        "discrepancy": _discrepancy(exact, extremes, data.train.take(slice(len(examples)))),
+    }
+    if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
+        few = subject.few(settings.profile_examples)
+        results["profile"] = _profile(few, None)
+        results["profile at scale"] = _profile(few, few.reach)
+    return results
+
+
+def _count(examples: Examples, part: str) -> dict[str, str]:
+    return {"examples": f"{len(examples)} of the {part} set"}
+
+
+def _geometry(subject: Subject, extremes: evaluation.Columns) -> Table:
+    h = subject.reach
+    secant = summarize(subject.columns({"at scale": SecantCurvature(h)})["at scale"])
+    slope, norm, ratio = (summarize(extremes[key]) for key in ("gradient norm", "Hessian norm", "normalized curvature"))
+    residual = summarize(extremes["residual"] / np.maximum(extremes["Hessian norm"], 1e-30))
+    headings = (
+        NETWORK,
+        Column("‖g‖", "Mean l_2 norm of the input gradient of the loss."),
+        Column("‖H‖", "Mean spectral norm (largest |eigenvalue|) of the exact input Hessian of the loss."),
+        Column("‖H‖ median", "Its median over examples; the mean has a heavy tail."),
+        Column("C", "Median of the normalized curvature ‖H‖ / ‖g‖."),
+        Column(
+            "‖Hₕz‖",
+            f"Mean curvature along z = sign(g) at the scale of the attack, h = {h:.3g}: ‖g(x + hz) − g(x)‖ / h.",
+        ),
+        Column(
+            "error",
+            "90 % quantile of the Lanczos residual relative to ‖H‖: how well the eigenvalues are known.",
+            ".0e",
+        ),
+    )
+    row = (subject.name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
+    conditions = {**subject.conditions, "h": f"{h:.3g} in l_2"}
+    return Table("Curvature of the loss in input space", headings, (row,), conditions=conditions)
+
+
+def _spectrum(subject: Subject, extremes: evaluation.Columns) -> Table:
+    """What else the Hessian tells, each number with its quantiles."""
+    steps = subject.study.evaluation.lanczos_steps
+    more = subject.columns({"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm()})
+    ratio = {
+        loss.__name__: subject.columns({"C": Curvature(steps)}, loss)["normalized curvature"]
+        for loss in (margin, true_logit)
+    }
+    share = more["network norm"] / np.maximum(extremes["Hessian norm"], 1e-30)
+    columns: list[tuple[Column, np.ndarray]] = [
+        (Column("‖g‖", "l_2 norm of the input gradient."), extremes["gradient norm"]),
+        (Column("‖H‖", "Spectral norm, the largest |eigenvalue|."), extremes["Hessian norm"]),
+        (Column("λ max", "The largest eigenvalue with its sign, CURE's ν."), extremes["largest eigenvalue"]),
+        (Column("‖H‖_F", "Frobenius norm: ten directions exactly, twenty random draws."), more["Frobenius norm"]),
+        (Column("C", "Normalized curvature ‖H‖ / ‖g‖ of the loss."), extremes["normalized curvature"]),
+        (Column("C, margin", "The same of the margin z_y − max z_k; 0 for a ReLU network."), ratio["margin"]),
+        (Column("C, logit", "The same of the true logit."), ratio["true_logit"]),
+        (Column("network's share", "‖H − JᵀAJ‖ / ‖H‖: what is not the loss's own curvature."), share),
+        (Column("alignment", "|⟨g, u⟩| / ‖g‖ with u the eigenvector of ‖H‖."), extremes["alignment"]),
+    ]
+    row = (subject.name, *(spread(values) for _, values in columns))
+    headings = (NETWORK, *(column for column, _ in columns))
+    title = "The Hessian, image by image"
+    return Table(title, headings, (row,), f"Each cell: {CELLS}.", conditions=subject.conditions)
+
+
+def _against_scale(subject: Subject) -> Curves:
+    scales = tuple(subject.reach * multiple for multiple in SCALES)
+    columns = subject.columns({f"{h:g}": SecantCurvature(h) for h in scales})
+    return Curves(
+        "Curvature against scale",
+        "scale h (l_2 length, pixel units)",
+        "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
+        scales,
+        {subject.name: _band([columns[f"{h:g}"] for h in scales])},
+        caption="How much the input gradient turns along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
+        f"The study's attack reaches as far as h = {subject.reach:.3g}.",
+        conditions=subject.conditions,
+        x_logarithmic=True,
+        y_logarithmic=True,
+    )
+
+
+def _stability(subject: Subject) -> Curves:
+    measure = GradientStability(steps=subject.study.evaluation.lanczos_steps)
+    columns = subject.columns({"stability": measure})
+    noise, estimate = (
+        [columns[f"gradient change, {kind} {length:g}"] for length in measure.lengths] for kind in ("noise", "estimate")
+    )
+    medians = Line(tuple(float(np.median(values)) for values in estimate))
+    return Curves(
+        "Change of the gradient under noise",
+        "length of the noise (l_2, pixel units)",
+        "‖g(x + e) − g(x)‖ / ‖g(x)‖, median and 10–90 %",
+        measure.lengths,
+        {subject.name: _band(noise), f"{subject.name}, ‖e‖ C": medians},
+        caption="Random noise e of each length, uniform in direction, beside ‖e‖ C with the normalized curvature C at x, "
+        "which is for the worst direction. A ReLU network has kinks that C does not know.",
+        conditions={**subject.conditions, "draws": f"{measure.draws} an example"},
+        x_logarithmic=True,
+        y_logarithmic=True,
+    )
+
+
+def _density(subject: Subject) -> Curves:
+    measure, width = SpectralDensity(), 0.01
+    columns = subject.columns({"density": measure})
+    largest = np.maximum(np.abs(columns["eigenvalues"]).max(1, keepdims=True), 1e-30)
+    away = (GRID[:, None, None] - columns["eigenvalues"] / largest) / width
+    heights = (np.exp(-(away**2) / 2) * columns["masses"]).sum(2).mean(1) / (width * np.sqrt(2 * np.pi))
+    return Curves(
+        "Spectral density of the exact Hessian",
+        "eigenvalue, in units of the image's largest",
+        "density, mean over examples",
+        tuple(float(t) for t in GRID),
+        {subject.name: Line(tuple(float(v) for v in np.maximum(heights, 1e-6)))},
+        caption="How all eigenvalues are distributed: nearly all of them are near zero, and a few stand alone. Each is "
+        f"blurred by {width}; densities below 1e-6 are drawn there.",
+        conditions={**subject.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
+        y_logarithmic=True,
+    )
+
+
+def _discrepancy(subject: Subject, test: evaluation.Columns, train: Examples) -> Table:
+    measures: dict[str, Measure] = {"extremes": Curvature(subject.study.evaluation.lanczos_steps)}
+    there = replace(subject, examples=train).columns(measures)
+    names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
+    cells = [_ratio(there[key], test[key]) for key in names.values()]
+    headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
+    caption = "How much more the network curves at test than at training images; in brackets the 95 % interval."
+    counts = f"{len(train)} of the training set, {len(subject.examples)} of the test set"
+    conditions = {**subject.conditions, "examples": counts}
+    return Table("Training against test images", (NETWORK, *headings), ((subject.name, *cells),), caption, conditions)
+
+
+def _ratio(train: np.ndarray, test: np.ndarray) -> Cell:
+    """The discrepancy with its 95 % interval; none where a mean is no number to divide by."""
+    means = [values[np.isfinite(values)] for values in (train, test)]
+    if not all(len(values) for values in means) or not means[0].any():
+        return None
+    found = discrepancy(*(summarize(values) for values in means))
+    reach = 1.96 * found.standard_error
+    return (found.value, found.value - reach, found.value + reach)
+
+
+def _indicator(subject: Subject) -> Table:
+    """yu2018's indicator: of the exact Hessian, and at the scale of the attack, which alone sees a ReLU network bend."""
+    h, up_to = subject.reach, subject.study.evaluation.largest_profile
+    exact = RobustnessIndicator(up_to=up_to)
+    columns = subject.columns({"indicator": exact}, margin)
+    at_scale = subject.columns({"at scale": RobustnessIndicator(up_to=up_to, h=h)}, margin)
+    zeros = f"|J| < {exact.jacobian_zero:g}", f"|λ| < {exact.eigenvalue_zero:g}"
+    wanted: list[tuple[Column, np.ndarray | None]] = [
+        (Column("mean |J|", "Of the margin's Jacobian, over pixels."), columns["Jacobian, mean"]),
+        (Column("‖J‖₁", "Sum over pixels."), columns["Jacobian, l_1 norm"]),
+        (Column("J, zeros", f"Share of pixels with {zeros[0]}.", ".1%"), columns["Jacobian, zeros"]),
+        (Column("Σ|λ|", "Of the margin's exact Hessian; 0 for a ReLU network."), columns.get("eigenvalues, l_1 norm")),
+        (Column("λ, zeros", f"Share of eigenvalues with {zeros[1]}.", ".1%"), columns.get("eigenvalues, zeros")),
+        (
+            Column("Σ|λ|, at h", f"The same at the scale h = {h:.3g}, symmetrized."),
+            at_scale.get("eigenvalues, l_1 norm"),
+        ),
+        (Column("mean |λ|, at h", "Its mean over eigenvalues."), at_scale.get("eigenvalues, mean")),
+    ]
+    row = (subject.name, *(None if values is None else spread(values) for _, values in wanted))
+    headings = (NETWORK, *(column for column, _ in wanted))
+    conditions = {
+        **subject.conditions,
+        "loss": "the margin z_y − max z_k",
+        "zeros": ", ".join(zeros),
+        "h": f"{h:.3g} in l_2",
+    }
+    title = "Robustness indicator of the decision function"
+    return Table(title, headings, (row,), f"Each cell: {CELLS}.", conditions)
+
+
+def _profile(subject: Subject, h: float | None) -> Curves:
+    mean = subject.columns({"profile": Profile(h)})["profile"].astype(np.float64).mean(0)
+    exact = h is None
+    title = (
+        "Curvature profile, exact Hessian" if exact else f"Curvature profile at the scale of the attack, h = {h:.3g}"
+    )
+    how = "exact" if exact else "secant along each coordinate, symmetrized"
+    return Curves(
+        title,
+        "eigenvalue number, in rising order",
+        "eigenvalue, mean over examples",
+        tuple(float(k) for k in range(1, len(mean) + 1)),
+        {subject.name: Line(tuple(float(v) for v in mean))},
+        caption="All eigenvalues of the input Hessian of the loss, sorted, then averaged over examples.",
+        conditions={**subject.conditions, "Hessian": how},
+    )
+
+
+def _band(columns: Sequence[np.ndarray]) -> Line:
+    """The median of each column between its 10 and 90 % quantiles."""
+    found = [summarize(values) for values in columns]
+    return Line(*(tuple(getattr(s, part) for s in found) for part in ("median", "low", "high")))
