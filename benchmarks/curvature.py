@@ -31,11 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.overrides import TorchFunctionMode  # noqa: E402
 
-from examples.public_networks import resnet20  # noqa: E402
+from examples.public_networks import resnet20, soft_resnet20  # noqa: E402
 from lowcurve.analysis.calculus import gradient  # noqa: E402
 from lowcurve.analysis.hessians import gauss_newton_spectrum, hessian  # noqa: E402
 from lowcurve.analysis.spectra import dense, lanczos, spectrum  # noqa: E402
@@ -48,32 +46,10 @@ Ways = dict[str, Callable[[], Any]]
 Row = dict[str, object]
 
 
-class _Soft(TorchFunctionMode):
-    """Every ReLU is softplus(10 a) / 10."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "relu":
-            return F.softplus(args[0], 10)
-        return func(*args, **(kwargs or {}))
-
-
-class Softened(nn.Module):
-    """A ReLU network with smooth nonlinearities and the same weights."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        with _Soft():
-            return torch.as_tensor(self.model(x))
-
-
 def network(args: argparse.Namespace, *, soft: bool = True) -> nn.Module:
     """The trained ResNet-20, its weights frozen."""
-    model = resnet20()
+    model = soft_resnet20() if soft else resnet20()
     load_weights(model, args.weights_dir / "resnet20-12fca82f.th")
-    model = Softened(model) if soft else model
     return model.eval().requires_grad_(requires_grad=False)
 
 

@@ -7,14 +7,18 @@ From the folder that holds `examples`:
 
 lenet5: the MNIST network of advertorch (LGPL-3.0), files mnist_lenet5_clntrained.pt and mnist_lenet5_advtrained.pt of
 github.com/BorealisAI/advertorch. resnet20: CIFAR-10 ResNet-20 of He et al. 2016, file resnet20-12fca82f.th of
-github.com/akamaster/pytorch_resnet_cifar10 (BSD-2). Both take pixels in [0, 1].
+github.com/akamaster/pytorch_resnet_cifar10 (BSD-2). Both take pixels in [0, 1]. soft_lenet5, soft_resnet20: the same
+weights with softplus in place of ReLU.
 
 A model of your own needs no more than this: a function without arguments that returns a torch.nn.Module.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -76,6 +80,31 @@ class ResNet20(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+class Softplus(TorchFunctionMode):
+    """While it is on, every ReLU is softplus(beta a) / beta with beta = 10, which is at most 0.07 away."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "relu":
+            return F.softplus(args[0], 10)
+        return func(*args, **(kwargs or {}))
+
+
+class SoftLeNet5(LeNet5):
+    """The same weights with smooth nonlinearities, so that logits and boundary curve too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with Softplus():
+            return super().forward(x)
+
+
+class SoftResNet20(ResNet20):
+    """The same weights with smooth nonlinearities."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with Softplus():
+            return super().forward(x)
+
+
 def lenet5() -> nn.Module:
     """A new LeNet5 for MNIST."""
     return LeNet5()
@@ -84,6 +113,16 @@ def lenet5() -> nn.Module:
 def resnet20() -> nn.Module:
     """A new ResNet-20 for CIFAR-10."""
     return ResNet20()
+
+
+def soft_lenet5() -> nn.Module:
+    """A new LeNet5 with softplus in place of ReLU."""
+    return SoftLeNet5()
+
+
+def soft_resnet20() -> nn.Module:
+    """A new ResNet-20 with softplus in place of ReLU."""
+    return SoftResNet20()
 
 
 def _stage(before: int, after: int, stride: int) -> nn.Sequential:

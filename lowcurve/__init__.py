@@ -16,14 +16,30 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lowcurve.analysis.hessians import hessian, ways_taken
     from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, pixels
+    from lowcurve.analysis.secants import secant_hessian
+    from lowcurve.analysis.spectra import lanczos
     from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square, Suite, strong
     from lowcurve.data import Augmentation, DataSet, Examples, Limits, load
     from lowcurve.errors import InputError
     from lowcurve.evaluation import adversarial_loss, attack, correct, measure, smallest_radius, transfer
     from lowcurve.evaluation.audit import audit
-    from lowcurve.geometry import Curvature, FrobeniusNorm, Profile, SecantCurvature, gradient_norm
-    from lowcurve.losses import cross_entropy, loss_field, margin, margin_loss
+    from lowcurve.geometry import (
+        Curvature,
+        CurvatureParts,
+        DistanceBounds,
+        FrobeniusNorm,
+        GradientStability,
+        LinearityError,
+        NormalCurvatures,
+        Profile,
+        RobustnessIndicator,
+        SecantCurvature,
+        SpectralDensity,
+        gradient_norm,
+    )
+    from lowcurve.losses import cross_entropy, loss_field, margin, margin_loss, true_logit
     from lowcurve.models import Network, Standardize
     from lowcurve.penalties import CURE, InputGradientNorm
     from lowcurve.results import describe, proportion, summarize
@@ -33,8 +49,24 @@ if TYPE_CHECKING:
 HOMES = {
     "data": ("load", "Limits", "DataSet", "Examples", "Augmentation"),
     "models": ("Network", "Standardize"),
-    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss"),
-    "geometry": ("gradient_norm", "Curvature", "SecantCurvature", "FrobeniusNorm", "Profile"),
+    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss", "true_logit"),
+    "geometry": (
+        "gradient_norm",
+        "Curvature",
+        "CurvatureParts",
+        "SecantCurvature",
+        "FrobeniusNorm",
+        "Profile",
+        "SpectralDensity",
+        "DistanceBounds",
+        "RobustnessIndicator",
+        "GradientStability",
+        "LinearityError",
+        "NormalCurvatures",
+    ),
+    "analysis.hessians": ("hessian", "ways_taken"),
+    "analysis.secants": ("secant_hessian",),
+    "analysis.spectra": ("lanczos",),
     "analysis.norms": ("Ball", "Norm", "L1", "L2", "LINF", "pixels"),
     "attacks": ("strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square"),
     "evaluation": ("measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss"),
@@ -48,8 +80,10 @@ HOMES = {
 __all__ = [
     "load", "Limits", "DataSet", "Examples", "Augmentation",
     "Network", "Standardize",
-    "loss_field", "cross_entropy", "margin", "margin_loss",
-    "gradient_norm", "Curvature", "SecantCurvature", "FrobeniusNorm", "Profile",
+    "loss_field", "cross_entropy", "margin", "margin_loss", "true_logit",
+    "gradient_norm", "Curvature", "CurvatureParts", "SecantCurvature", "FrobeniusNorm", "Profile", "SpectralDensity",
+    "DistanceBounds", "RobustnessIndicator", "GradientStability", "LinearityError", "NormalCurvatures",
+    "hessian", "ways_taken", "secant_hessian", "lanczos",
     "Ball", "Norm", "L1", "L2", "LINF", "pixels",
     "strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square",
     "measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss", "audit",

@@ -92,6 +92,35 @@ def test_numbers_do_not_depend_on_the_batch_size(size):
         np.testing.assert_allclose(again[name], once[name], rtol=2e-3, atol=1e-6)
 
 
+def test_a_batch_that_does_not_fit_is_halved(caplog):
+    sizes = []
+
+    def hungry(field, x):
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return gradient_norm(field, x)
+
+    found = evaluation.measure(linear(), UNIFORM, {"g": hungry}, batch_size=16)["g"]
+    np.testing.assert_array_equal(found, evaluation.measure(linear(), UNIFORM, {"g": gradient_norm})["g"])
+    assert max(sizes[3:]) <= 3
+    assert "not enough memory for 16 at once" in caplog.text
+
+
+def test_a_measure_says_how_many_fit():
+    sizes = []
+
+    class Wide:
+        at_once = 3
+
+        def __call__(self, field, x):
+            sizes.append(len(x))
+            return gradient_norm(field, x)
+
+    assert evaluation.measure(linear(), UNIFORM, {"g": Wide()})["g"].shape == (20,)
+    assert sizes == [3, 3, 3, 3, 3, 3, 2]
+
+
 def test_progress_is_one_bar_that_comes_to_its_end():
     seen = []
 

@@ -12,7 +12,16 @@ from lowcurve.analysis.calculus import gradient, jacobian
 from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.spectra import dense
 from lowcurve.errors import InputError
-from lowcurve.geometry import Curvature, FrobeniusNorm, Profile, SecantCurvature, gradient_norm
+from lowcurve.geometry import (
+    Curvature,
+    CurvatureParts,
+    FrobeniusNorm,
+    Profile,
+    SecantCurvature,
+    SpectralDensity,
+    gradient_norm,
+)
+from lowcurve.geometry.curvature import hessian_matrices
 from lowcurve.losses import loss_field
 from lowcurve.models import Network
 from lowcurve.randomness import stream
@@ -279,6 +288,40 @@ def test_measuring_under_no_grad_is_measuring():
 )
 def test_a_measure_has_a_name_that_stays(measure, name):
     assert describe(measure) == name
+
+
+@pytest.mark.parametrize("h", [None, 0.1])
+def test_a_profile_that_does_not_fit_is_refused_before_any_product(h):
+    """150,528 eigenvalues of a 224 x 224 image: its matrix alone has 90 GB."""
+
+    def field(x: torch.Tensor) -> torch.Tensor:
+        return x.square().flatten(1).sum(1)
+
+    with pytest.raises(InputError, match=r"take spectral_density, or lanczos for the extreme values"):
+        Profile(h)(field, torch.zeros(1, 3, 224, 224))
+
+
+def test_parts_of_the_hessian_and_what_cannot_be_split():
+    model, x, y = convnet("relu")
+    columns = CurvatureParts()(loss_field(model, y), x)
+    assert_close(columns["network norm"], torch.zeros(6, dtype=torch.float64))
+    assert_close(columns["Gauss-Newton norm"], Curvature()(loss_field(model, y), x)["Hessian norm"])
+    layered = nn.Sequential(nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 5)).double().eval()
+    with pytest.raises(InputError, match=r"can be replayed, to split its Hessian, .*layer_norm is not among"):
+        CurvatureParts()(loss_field(layered, y), x)
+
+
+@pytest.mark.parametrize("act", ["relu", "softplus"])
+def test_the_matrices_and_the_density_of_a_small_convnet(act):
+    model, x, y = convnet(act)
+    field = loss_field(model, y)
+    exact = exact_hessians(lambda k: loss_field(model, y[k : k + 1]), x)
+    assert_close(hessian_matrices(field, x), exact, rtol=1e-9, atol=1e-12)
+    columns = SpectralDensity(draws=8, steps=16)(field, x)
+    assert_close(columns["masses"].sum(1), torch.ones(6, dtype=torch.float64))
+    found, trace = (columns["masses"] * columns["eigenvalues"]).sum(1) * 16, exact.diagonal(dim1=1, dim2=2).sum(1)
+    assert float(((found - trace).abs() / torch.linalg.matrix_norm(exact)).max()) < 4 * math.sqrt(2 / 8)
+    assert_close(columns["eigenvalues"].abs().amax(1), torch.linalg.eigvalsh(exact).abs().amax(1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
+from trained import public
 
-from examples.public_networks import lenet5, resnet20
+from examples.public_networks import lenet5, resnet20, soft_lenet5
 from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient, jacobian
 from lowcurve.analysis.hessians import REPLAYED, gauss_newton_spectrum, hessian, ways_taken
 from lowcurve.analysis.secants import secant_hessian
+from lowcurve.analysis.spectra import lanczos, spectrum
+from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
+from lowcurve.geometry.curvature import hessian_matrices
 from lowcurve.losses import cross_entropy, loss_field, margin
 from lowcurve.models import Network
 from lowcurve.randomness import stream
@@ -369,3 +373,47 @@ def test_the_central_secant_is_right_to_second_order():
     one, two = (secant_hessian(lambda x: x.pow(3).sum(1), x, 0.1, central=c)(torch.ones_like(x)) for c in (False, True))
     assert_close(one, torch.full_like(x, 3.3))
     assert_close(two, torch.full_like(x, 3.0))
+
+
+def random_network(seed: int) -> nn.Module:
+    """A small network of random width, depth and nonlinearity, with weights a few times their usual size."""
+    draw = randomness.integers((4,), 0, 6, generator=stream(seed, "shape")).tolist()
+    acts = (nn.ReLU(), nn.Softplus(5), nn.GELU(), nn.Tanh(), nn.SiLU(), nn.ELU())
+    width, layers = 3 + draw[0], [nn.Linear(6, 3 + draw[0])]
+    for _ in range(1 + draw[1] % 2):
+        layers += [acts[draw[2]], nn.Linear(width, width)]
+    with randomness.isolated(seed, "weights"):
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, 0, (1 + draw[3]) / layer.in_features**0.5)
+        return nn.Sequential(*layers, acts[draw[2]], nn.Linear(width, 3)).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_eigenvalue_lies_within_the_residual_on_a_thousand_random_networks(dtype):
+    """Of the matrix whose products they are; what the network itself rounds, its products are held to by themselves."""
+    x = randomness.uniform(torch.zeros(1000, 1, 6, dtype=dtype), 0, 1, generator=stream(0, "inputs"))
+    for seed in range(1000):
+        model, y = random_network(seed).to(dtype), torch.tensor([seed % 3])
+        operator = hessian(loss_field(model, y), x[seed])
+        assert operator.way == REPLAYED
+        ends = lanczos(operator, operator.gradient, steps=1 + seed % 6, tolerance=0)
+        matrix = operator.many(torch.eye(6, dtype=dtype)[:, None]).transpose(0, 1).double()
+        exact = torch.linalg.eigvalsh((matrix + matrix.transpose(1, 2)) / 2)
+        for value, residual in ((ends.smallest, ends.residual_smallest), (ends.largest, ends.residual_largest)):
+            nearest = float((exact - value.double()[:, None]).abs().amin())
+            assert nearest <= float(residual), (seed, nearest, float(residual))
+
+
+@pytest.mark.parametrize("build", [lenet5, soft_lenet5])
+def test_twelve_products_are_enough_for_the_largest_eigenvalue_of_a_real_network(build, data_dir, weights_dir):
+    """LeNet5 on MNIST against all 784 eigenvalues: within 1e-3 at every level of confidence."""
+    model = public(build, weights_dir / "mnist_lenet5_clntrained.pt")
+    few = load("mnist", data_dir=str(data_dir), limits=Limits(train=1, validation=1)).test.take(slice(16))
+    field = loss_field(model, few.y)
+    x = few.pixels(slice(None))
+    operator = hessian(field, x)
+    ends = lanczos(operator, operator.gradient, steps=12, tolerance=1e-3)
+    assert ends.most_products <= 12
+    exact = spectrum(hessian_matrices(field, x)).abs().amax(1)
+    assert_close(ends.spectral_norm, exact, rtol=1e-3, atol=0)

@@ -22,7 +22,8 @@ class Extremes:
     """The ends of each example's spectrum as Lanczos sees them, with their unit vectors.
 
     residual_smallest, residual_largest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps
-    max ||H q|| over the products taken, for rounding. products: how many each example took. converged: whether the ends
+    max ||H q|| over the products taken, for rounding; of the matrix whose products they are, so that what a network rounds
+    inside them is not in it. products: how many each example took. converged: whether the ends
     that were asked for have a residual within the tolerance.
     """
 

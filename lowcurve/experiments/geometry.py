@@ -1,66 +1,35 @@
 """What the study shows of a network's geometry: its curvature in numbers and spectra, how far they hold, and the boundary."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
 from lowcurve import evaluation
 from lowcurve.analysis.hessians import ways_taken
-from lowcurve.data import DataSet, Examples
-from lowcurve.experiments.boundaries import boundary_table, spread
+from lowcurve.data import DataSet
+from lowcurve.experiments.boundaries import boundary_table
+from lowcurve.experiments.linearity import linearity, stability, train_against_test
 from lowcurve.experiments.pictures import NETWORK
 from lowcurve.experiments.settings import Study
+from lowcurve.experiments.subject import CELLS, Subject, band, counted, spread
 from lowcurve.geometry import (
     Curvature,
     CurvatureParts,
     FrobeniusNorm,
-    GradientStability,
     Profile,
     RobustnessIndicator,
     SecantCurvature,
     SpectralDensity,
-    discrepancy,
 )
-from lowcurve.losses import cross_entropy, margin, true_logit
-from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
-from lowcurve.types import Loss, Measure, Progress
+from lowcurve.losses import margin, true_logit
+from lowcurve.results import Column, Curves, Line, Result, Table, summarize
+from lowcurve.types import Progress
 
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 """Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
 GRID = np.linspace(-1, 1, 201)
 """Where the spectral density is drawn, in units of each image's ||H||."""
-CELLS = "median and, in brackets, the 10 and 90 % quantiles over examples"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One network at the study's test examples, with the conditions that hold for all of its numbers."""
-
-    study: Study
-    name: str
-    model: nn.Module
-    examples: Examples
-    progress: Progress[int]
-    conditions: Mapping[str, str]
-
-    def columns(self, measures: Mapping[str, Measure], loss: Loss = cross_entropy) -> evaluation.Columns:
-        """The measures of all its examples."""
-        heading = f"measuring {self.name}"
-        return evaluation.measure(
-            self.model, self.examples, measures, loss=loss, progress=self.progress, heading=heading
-        )
-
-    def few(self, count: int) -> "Subject":
-        """The same with the first examples alone."""
-        examples = self.examples.take(slice(count))
-        return replace(self, examples=examples, conditions={**self.conditions, **_count(examples, "test")})
-
-    @property
-    def reach(self) -> float:
-        """The l_2 length of the study's largest perturbation."""
-        return self.study.scale(int(np.prod(self.examples.shape)))
 
 
 def curvature_results(
@@ -73,7 +42,7 @@ def curvature_results(
         "loss": "cross-entropy at the true label",
         "units": "pixel range [0, 1]",
         "BatchNorm": "eval mode",
-        **_count(examples, "test"),
+        **counted(examples, "test"),
     }
     subject = Subject(study, name, model, examples, progress, conditions)
     with ways_taken() as ways:
@@ -84,21 +53,18 @@ def curvature_results(
         "geometry": _geometry(exact, extremes),
         "spectrum": _spectrum(exact, extremes),
         "against scale": _against_scale(subject),
-        "stability": _stability(subject),
+        "stability": stability(subject),
+        "linearity": linearity(exact, extremes),
         "density": _density(subject.few(settings.density_examples)),
         "boundary": boundary_table(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
         "indicator": _indicator(subject.few(max(settings.profile_examples, settings.density_examples))),
-        "discrepancy": _discrepancy(exact, extremes, data.train.take(slice(len(examples)))),
+        "discrepancy": train_against_test(exact, extremes, data.train.take(slice(len(examples)))),
     }
     if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
         few = subject.few(settings.profile_examples)
         results["profile"] = _profile(few, None)
         results["profile at scale"] = _profile(few, few.reach)
     return results
-
-
-def _count(examples: Examples, part: str) -> dict[str, str]:
-    return {"examples": f"{len(examples)} of the {part} set"}
 
 
 def _geometry(subject: Subject, extremes: evaluation.Columns) -> Table:
@@ -150,7 +116,7 @@ def _spectrum(subject: Subject, extremes: evaluation.Columns) -> Table:
     row = (subject.name, *(spread(values) for _, values in columns))
     headings = (NETWORK, *(column for column, _ in columns))
     title = "The Hessian, image by image"
-    return Table(title, headings, (row,), f"Each cell: {CELLS}.", conditions=subject.conditions)
+    return Table(title, headings, (row,), CELLS, conditions=subject.conditions)
 
 
 def _against_scale(subject: Subject) -> Curves:
@@ -161,31 +127,10 @@ def _against_scale(subject: Subject) -> Curves:
         "scale h (l_2 length, pixel units)",
         "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
         scales,
-        {subject.name: _band([columns[f"{h:g}"] for h in scales])},
+        {subject.name: band([columns[f"{h:g}"] for h in scales])},
         caption="How much the input gradient turns along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
         f"The study's attack reaches as far as h = {subject.reach:.3g}.",
         conditions=subject.conditions,
-        x_logarithmic=True,
-        y_logarithmic=True,
-    )
-
-
-def _stability(subject: Subject) -> Curves:
-    measure = GradientStability(steps=subject.study.evaluation.lanczos_steps)
-    columns = subject.columns({"stability": measure})
-    noise, estimate = (
-        [columns[f"gradient change, {kind} {length:g}"] for length in measure.lengths] for kind in ("noise", "estimate")
-    )
-    medians = Line(tuple(float(np.median(values)) for values in estimate))
-    return Curves(
-        "Change of the gradient under noise",
-        "length of the noise (l_2, pixel units)",
-        "‖g(x + e) − g(x)‖ / ‖g(x)‖, median and 10–90 %",
-        measure.lengths,
-        {subject.name: _band(noise), f"{subject.name}, ‖e‖ C": medians},
-        caption="Random noise e of each length, uniform in direction, beside ‖e‖ C with the normalized curvature C at x, "
-        "which is for the worst direction. A ReLU network has kinks that C does not know.",
-        conditions={**subject.conditions, "draws": f"{measure.draws} an example"},
         x_logarithmic=True,
         y_logarithmic=True,
     )
@@ -208,28 +153,6 @@ def _density(subject: Subject) -> Curves:
         conditions={**subject.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
         y_logarithmic=True,
     )
-
-
-def _discrepancy(subject: Subject, test: evaluation.Columns, train: Examples) -> Table:
-    measures: dict[str, Measure] = {"extremes": Curvature(subject.study.evaluation.lanczos_steps)}
-    there = replace(subject, examples=train).columns(measures)
-    names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
-    cells = [_ratio(there[key], test[key]) for key in names.values()]
-    headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
-    caption = "How much more the network curves at test than at training images; in brackets the 95 % interval."
-    counts = f"{len(train)} of the training set, {len(subject.examples)} of the test set"
-    conditions = {**subject.conditions, "examples": counts}
-    return Table("Training against test images", (NETWORK, *headings), ((subject.name, *cells),), caption, conditions)
-
-
-def _ratio(train: np.ndarray, test: np.ndarray) -> Cell:
-    """The discrepancy with its 95 % interval; none where a mean is no number to divide by."""
-    means = [values[np.isfinite(values)] for values in (train, test)]
-    if not all(len(values) for values in means) or not means[0].any():
-        return None
-    found = discrepancy(*(summarize(values) for values in means))
-    reach = 1.96 * found.standard_error
-    return (found.value, found.value - reach, found.value + reach)
 
 
 def _indicator(subject: Subject) -> Table:
@@ -260,7 +183,7 @@ def _indicator(subject: Subject) -> Table:
         "h": f"{h:.3g} in l_2",
     }
     title = "Robustness indicator of the decision function"
-    return Table(title, headings, (row,), f"Each cell: {CELLS}.", conditions)
+    return Table(title, headings, (row,), CELLS, conditions)
 
 
 def _profile(subject: Subject, h: float | None) -> Curves:
@@ -279,9 +202,3 @@ def _profile(subject: Subject, h: float | None) -> Curves:
         caption="All eigenvalues of the input Hessian of the loss, sorted, then averaged over examples.",
         conditions={**subject.conditions, "Hessian": how},
     )
-
-
-def _band(columns: Sequence[np.ndarray]) -> Line:
-    """The median of each column between its 10 and 90 % quantiles."""
-    found = [summarize(values) for values in columns]
-    return Line(*(tuple(getattr(s, part) for s in found) for part in ("median", "low", "high")))

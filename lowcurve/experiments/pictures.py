@@ -21,6 +21,7 @@ READING_ORDER = (
     "geometry",
     "spectrum",
     "boundary",
+    "linearity",
     "indicator",
     "discrepancy",
     "audit",

@@ -150,7 +150,7 @@ class RobustnessIndicator:
     eigenvalue_zero: float = 10e-10
     up_to: int = 1024
     h: float | None = None
-    at_once: ClassVar[int] = 16
+    at_once: ClassVar[int] = 4
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         entries = gradient(field, x).flatten(1).abs()

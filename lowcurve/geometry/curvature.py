@@ -162,8 +162,8 @@ class Profile:
     """
 
     h: float | None = None
-    at_once: ClassVar[int] = 16
-    """So many examples have their matrices in memory together."""
+    at_once: ClassVar[int] = 4
+    """So many examples have their matrices in memory together, and progress is seen after so many."""
 
     def __call__(self, field: Field, x: Inputs) -> torch.Tensor:
         size = x[0].numel()
