@@ -78,6 +78,13 @@ def in_place(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
     return top(F.elu(b(x), inplace=True))
 
 
+def sum_in_place(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    y = F.softplus(a(x), 3)
+    y += x
+    y *= y.new_tensor(2.0)
+    return top(y.flatten(1))
+
+
 def odd_ends(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
     assert x.shape[1] == 2
     x = F.pad(x, (1, 1, 1, 1), mode="reflect") @ torch.eye(8, dtype=x.dtype)
@@ -109,6 +116,7 @@ NETWORKS = {
     "dense block": lambda: Called(dense_block, a=conv(2, 3), b=conv(6, 2), top=nn.Linear(72, CLASSES)),
     "halves": lambda: Called(halves, a=conv(2, 4), top=nn.Linear(72, CLASSES)),
     "in place": lambda: Called(in_place, a=conv(2, 4), b=conv(4, 2), top=head(72)),
+    "sum in place": lambda: Called(sum_in_place, a=conv(2, 2), top=nn.Linear(72, CLASSES)),
     "odd ends": lambda: Called(odd_ends, a=conv(2, 2), top=nn.Linear(32, CLASSES)),
 }  # fmt: skip
 

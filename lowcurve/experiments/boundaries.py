@@ -31,7 +31,7 @@ from lowcurve.types import Progress
 
 def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Table:
     """One row: distances to the boundary, promised and found, and its normal curvatures where it was crossed."""
-    h = study.scale(int(np.prod(examples.shape)))
+    h = float(np.sqrt(np.prod(examples.shape))) / 255
     steps = study.evaluation.lanczos_steps
     kept = examples.take(torch.from_numpy(evaluation.correct(model, examples)).nonzero()[:, 0])
     headings = (
@@ -60,7 +60,7 @@ def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples
         "examples": f"{len(kept)} classified rightly, of the first {len(examples)} of the test set",
         "lengths": "l_2, pixel units",
         "Hessian": "exact, of the margin, for what is promised; central differences of the two classes' logits at the "
-        f"scale h = {h:.3g} for κ",
+        f"scale h = {h:.3g}, one grey level a pixel, for κ",
         "BatchNorm": "eval mode",
     }
     if not len(kept):

@@ -169,7 +169,7 @@ def _indicator(subject: Subject) -> Table:
         (Column("Σ|λ|", "Of the margin's exact Hessian; 0 for a ReLU network."), columns.get("eigenvalues, l_1 norm")),
         (Column("λ, zeros", f"Share of eigenvalues with {zeros[1]}.", ".1%"), columns.get("eigenvalues, zeros")),
         (
-            Column("Σ|λ|, at h", f"The same at the scale h = {h:.3g}, symmetrized."),
+            Column("Σ|λ|, at h", f"The same at the scale of the attack, h = {h:.3g}, symmetrized."),
             at_scale.get("eigenvalues, l_1 norm"),
         ),
         (Column("mean |λ|, at h", "Its mean over eigenvalues."), at_scale.get("eigenvalues, mean")),
