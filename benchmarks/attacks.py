@@ -13,7 +13,6 @@ resnet20-12fca82f.th.
 """
 
 import argparse
-import gc
 import importlib.util
 import json
 import logging
@@ -35,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from peaks import raised_by  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from examples.public_networks import lenet5, resnet20  # noqa: E402
@@ -176,17 +176,7 @@ def peak(args: argparse.Namespace) -> None:
     run = ways(model, few, radius, round_radius, set())["PGD-20 l_inf"][args.peak]
     with torch.no_grad():
         model(few.pixels(slice(0, 1)))
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew at what is resident now
-    before = resident("VmRSS")
-    run()
-    print(resident("VmHWM") - before)
-
-
-def resident(which: str) -> float:
-    """MB of memory of this process: VmRSS, now; VmHWM, at most."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which)]
-    return int(line.split()[1]) / 1024
+    print(raised_by(run))
 
 
 def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
@@ -199,17 +189,18 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
         model, few, radius, _ = network(name, args)
         x, y = few.pixels(slice(None)), few.y
         began = time.perf_counter()
-        ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), LINF)
+        ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), LINF, seed=args.seed)
         middle = time.perf_counter()
         print(f"{name}: strong leaves {int(ours.standing.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
-        reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=0)
+        reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=args.seed)
         inputs = reference.run_standard_evaluation(x, y, batch_size=250)
         inputs = inputs[0] if isinstance(inputs, tuple) else inputs
         seconds = (middle - began, time.perf_counter() - middle)
         theirs = standing(model, few, inputs).numpy()
         row = {
-            "network": name, "radius": radius, "examples": len(few), "strong stands": int(ours.standing.sum()),
-            "AutoAttack stands": int(theirs.sum()), "only strong fools": int((theirs & ~ours.standing).sum()),
+            "network": name, "seed": args.seed, "radius": radius, "examples": len(few),
+            "strong stands": int(ours.standing.sum()), "AutoAttack stands": int(theirs.sum()),
+            "only strong fools": int((theirs & ~ours.standing).sum()),
             "only AutoAttack fools": int((~theirs & ours.standing).sum()), "strong seconds": seconds[0],
             "AutoAttack seconds": seconds[1], "times strong": seconds[1] / seconds[0],
         }  # fmt: skip
@@ -232,6 +223,7 @@ def main() -> None:
     )
     words.add_argument("--examples", type=int, default=None, help="test images (default 500; quick 16)")
     words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 5; quick 2)")
+    words.add_argument("--seed", type=int, default=0, help="of strong and of AutoAttack")
     words.add_argument("--threads", type=int, default=1)
     words.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     words.add_argument("--quick", action="store_true", help="under a minute: fewer images, fewer rounds")

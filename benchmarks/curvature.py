@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from peaks import raised_by  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from examples.public_networks import resnet20, soft_resnet20  # noqa: E402
@@ -181,13 +182,15 @@ def largest(args: argparse.Namespace) -> list[Row]:
     ways: Ways = {"lowcurve: Lanczos from the gradient, batched": ours}
     if importlib.util.find_spec("pyhessian"):
         ways["PyHessian: power iteration, one image at a time"] = pyhessian
+    else:
+        print("PyHessian is not installed: left out")
     seconds = best(ways, max(1, args.rounds // 2))
     an_image = {name: took / (len(theirs) if "PyHessian" in name else count) for name, took in seconds.items()}
     first = next(iter(an_image))
     rows: list[Row] = [
         {
             "what": first, "ms an image": 1e3 * an_image[first], "times": 1.0, "worst error": float(error.max()),
-            "median error": float(error.median()), "products at most": int(ends.products.max()),
+            "median error": float(error.median()), "products at most": ends.most_products,
         }
     ]  # fmt: skip
     for name in list(an_image)[1:]:
@@ -239,17 +242,7 @@ def peak(args: argparse.Namespace) -> None:
         lambda: hessian(loss_field(model, y[:1]), x[:1]).many(v[:, None]),
         lambda: hessian(loss_field(model, y), x)(v),
     ):
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew at what is resident now
-        before = resident("VmRSS")
-        run()
-        print(resident("VmHWM") - before)
-
-
-def resident(which: str) -> float:
-    """MB of memory of this process: VmRSS, now; VmHWM, at most."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which)]
-    return int(line.split()[1]) / 1024
+        print(raised_by(run))
 
 
 def show(title: str, rows: list[Row]) -> None:
