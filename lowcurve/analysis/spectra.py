@@ -10,11 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lowcurve import randomness
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.krylov import Krylov, krylov, several
 from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
 from lowcurve.types import Operator, PerExample, Products, Progress, silent
+
+MIXED = 0.3
+"""So long is the random direction beside the unit start of Lanczos."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ def lanczos(
     """lambda_min, lambda_max and ||H||_2 of every example by Lanczos with full re-orthogonalization.
 
     start: one vector per example; the gradient is the good one, since in trained networks it nearly is the top
-    eigenvector. For "both" a random one is safer: of a ReLU network's Hessian the gradient sees no eigenvalue 0.
+    eigenvector. A fixed random direction is added to it, of 0.3 times its length: of 128 images of a softplus ResNet-20
+    one had its largest eigenvalue, 22 % above the next, across its gradient, and the gradient alone never saw it; and of a
+    ReLU network's Hessian it sees no eigenvalue 0. The mixture costs a fifth of a product more.
     An example is done once the residual of its end of largest magnitude ("norm"), or of each end ("both"), is at most
     tolerance * ||H||_2; its numbers do not depend on its company. One whose start lies in an invariant subspace is done only
     when a random vector has shown nothing else.
@@ -95,7 +101,7 @@ def lanczos(
         raise InputError(
             'the ends "norm" or "both"', repr(ends), 'write ends="both" to wait for lambda_min and lambda_max'
         )
-    space = krylov(operator, start, steps)
+    space = krylov(operator, _mixed(start), steps)
     numbers, waiting = torch.arange(len(start)), torch.ones(len(start), dtype=torch.bool)
     parts: list[Extremes] = []
     order: list[Tensor] = []
@@ -200,6 +206,13 @@ def spectrum(matrices: Tensor) -> Tensor:
         twice = matrix.to(torch.float64, copy=True).add_(matrix.mT)
         row.copy_(torch.linalg.eigvalsh(twice) / 2)
     return values
+
+
+def _mixed(start: Tensor) -> Tensor:
+    """The start and a random direction, the same for every example, so that company changes nothing."""
+    generator = randomness.stream(0, "Lanczos start")
+    other = L2.unit(randomness.normal(start.new_empty(1, *start.shape[1:]), generator=generator))
+    return L2.unit(start.detach()) + MIXED * other
 
 
 def _converged(

@@ -93,7 +93,8 @@ class DistanceBounds:
 
     Example:
         >>> columns = DistanceBounds(threshold=2.0)(lambda x: x[:, 0].square() / 2, torch.tensor([[1.0, 0.0]]))
-        >>> columns["distance, lower bound"], columns["distance, upper bound"]  # g = u: (1 + r)^2 / 2 = 2
+        >>> lower, upper = columns["distance, lower bound"], columns["distance, upper bound"]
+        >>> lower.round(decimals=4), upper.round(decimals=4)  # g = u: (1 + r)^2 / 2 = 2
         (tensor([1.]), tensor([1.]))
 
     Reference: moosavi2019cure, Theorem 1 and Fig. 4.

@@ -42,7 +42,7 @@ class Curvature:
 
     Example:
         >>> columns = Curvature()(lambda x: 3 * x[:, 0].square() / 2, torch.tensor([[1.0, 0.0]]))
-        >>> columns["Hessian norm"].item(), columns["normalized curvature"].item(), columns["alignment"].item()
+        >>> columns["Hessian norm"].item(), columns["normalized curvature"].item(), round(columns["alignment"].item(), 4)
         (3.0, 1.0, 1.0)
 
     Reference: srinivas2022lcnn, section 3 (C); moosavi2019cure, Theorem 1 (nu) and Remark 3 (alignment).
