@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from lowcurve.losses import cross_entropy, loss_field, margin, margin_loss, true_logit
     from lowcurve.models import Network, Standardize
-    from lowcurve.penalties import CURE, InputGradientNorm
+    from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
     from lowcurve.results import describe, proportion, summarize
     from lowcurve.training.fit import Optimization, fit
     from lowcurve.training.objective import Objective, Schedule, Term
@@ -71,7 +71,7 @@ HOMES = {
     "attacks": ("strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square"),
     "evaluation": ("measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss"),
     "evaluation.audit": ("audit",),
-    "penalties": ("CURE", "InputGradientNorm"),
+    "penalties": ("CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE"),
     "training": ("Objective", "Term", "Schedule", "Optimization", "fit"),
     "results": ("summarize", "proportion", "describe"),
     "errors": ("InputError",),
@@ -87,7 +87,7 @@ __all__ = [
     "Ball", "Norm", "L1", "L2", "LINF", "pixels",
     "strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square",
     "measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss", "audit",
-    "CURE", "InputGradientNorm",
+    "CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE",
     "Objective", "Term", "Schedule", "Optimization", "fit",
     "summarize", "proportion", "describe",
     "InputError",

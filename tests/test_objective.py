@@ -257,9 +257,23 @@ def test_progress_reaches_weight_and_scale():
     assert_close(at_half, terms(Objective(penalties={"it": fixed}, statistics="frozen"), model)["it"])
 
 
+def test_a_penalty_of_every_third_step_is_three_times_as_heavy_and_costs_nothing_between():
+    model = network().eval()
+    plain = terms(Objective(penalties={"it": Term(CURE(h=0.3), 2.0)}, statistics="frozen"), model)["it"]
+    lazy = Objective(penalties={"it": Term(CURE(h=0.3), 2.0, every=3)}, statistics="frozen")
+    watched = Watched(model)
+    found = [terms(lazy, model, step=step)["it"] for step in range(7)]
+    assert len(watched.modes) == 7 + 3
+    assert_close(torch.stack(found), torch.stack([3 * plain if step % 3 == 0 else 0 * plain for step in range(7)]))
+
+
 @each("objective")
 def test_what_differentiates_twice(objective):
     assert objective.differentiates_twice == bool(objective.penalties)
+
+
+def test_what_differentiates_once_alone():
+    assert not Objective(penalties={"it": Term(CURE(h=0.3, differentiation="first_order"), 1.0)}).differentiates_twice
 
 
 @pytest.mark.parametrize(
@@ -273,6 +287,7 @@ def test_what_differentiates_twice(objective):
             "a penalty with a scale h to schedule",
         ),
         (lambda: Schedule(shape="cubic"), "a schedule's shape"),
+        (lambda: Term(CURE(h=0.4), 1.0, every=0), "a penalty at every step, or every second, or third, received 0"),
         (lambda: terms(Objective(), nn.Flatten(0)), "logits of shape"),
     ],
 )

@@ -1,6 +1,7 @@
 """The laws of penalties. A new penalty joins PENALTIES in one line and is held to all of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,28 +12,49 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import Jet
-from lowcurve.analysis.norms import L1, L2, LINF, pixels
+from lowcurve.analysis.norms import L1, L2, LINF, Ball, pixels
 from lowcurve.errors import InputError
-from lowcurve.losses import cross_entropy, loss_field
+from lowcurve.losses import loss_field, margin, true_logit
 from lowcurve.models import Standardize
-from lowcurve.penalties import CURE, InputGradientNorm
+from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
 from lowcurve.penalties.cure import published, released
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Term
 
 DEVIATIONS = (0.2, 0.3)
+NEAR = Ball(LINF, 0.2)
 
-# name: (penalty, whether an affine field has none of it)
+# name: (penalty, whether an affine field has none of it; None where it depends on the draw)
 PENALTIES = {
     "CURE": (CURE(h=0.3), True),
     "CURE as published": (published(), True),
     "CURE as released": (released(DEVIATIONS), True),
     "CURE along the gradient": (CURE(h=0.3, direction="gradient"), True),
     "CURE to scale": (CURE(h=0.3, scale=DEVIATIONS), True),
+    "CURE, detached": (CURE(h=0.3, differentiation="detached"), True),
+    "CURE, first order": (CURE(h=0.3, differentiation="first_order"), True),
+    "CURE as released, first order": (replace(released(DEVIATIONS), differentiation="first_order"), True),
+    "CURE, secant": (CURE(h=0.3, differentiation="secant", step=1e-4), True),
     "l_2 gradient norm": (InputGradientNorm(), False),
     "l_2 gradient norm, not squared": (InputGradientNorm(squared=False), False),
     "l_1 gradient norm": (InputGradientNorm(L1), False),
     "l_1 gradient norm, not squared": (InputGradientNorm(L1, squared=False), False),
+    "l_inf gradient norm": (InputGradientNorm(LINF), False),
+    "l_1 gradient norm of the margin": (InputGradientNorm(L1, squared=False, of=margin), False),
+    "l_2 gradient norm, first order": (InputGradientNorm(differentiation="first_order"), False),
+    "l_1 gradient norm, first order": (InputGradientNorm(L1, False, differentiation="first_order"), False),
+    "l_inf gradient norm, first order": (InputGradientNorm(LINF, False, differentiation="first_order"), False),
+    "l_2 gradient norm of the margin, first order": (
+        InputGradientNorm(of=margin, differentiation="first_order"),
+        False,
+    ),
+    "LLR": (LLR(NEAR, steps=3), None),
+    "LLR, first order": (LLR(NEAR, steps=3, differentiation="first_order"), None),
+    "LLR without tilt": (LLR(NEAR, steps=3, tilt=0.0), True),
+    "GradAlign": (GradAlign(0.3), True),
+    "GradAlign, detached": (GradAlign(0.3, "detached"), True),
+    "GradAlign, first order": (GradAlign(0.3, "first_order"), True),
+    "ELLE": (ELLE(0.3), True),
 }
 
 
@@ -78,8 +100,12 @@ def test_one_number_an_example_and_none_below_zero(penalty):
 @each("penalty", "flat")
 def test_what_an_affine_field_costs(penalty, flat):
     weights = torch.linspace(-1, 2, 40, dtype=torch.float64).reshape(5, 8)
-    numbers = value(penalty, lambda x: (weights * x.flatten(1)).sum(1))
-    if flat:
+    first = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    field = loss_field(lambda x: (weights * x.flatten(1)).sum(1)[:, None] * first, Y * 0, true_logit)
+    numbers = value(penalty, field)
+    if flat is None:
+        assert float(numbers.detach().min()) > 0
+    elif flat:
         assert_close(numbers, torch.zeros(5, dtype=torch.float64), rtol=0, atol=1e-14)
     else:
         assert_close(numbers, penalty.norm.length(weights) ** (2 if penalty.squared else 1))
@@ -88,7 +114,9 @@ def test_what_an_affine_field_costs(penalty, flat):
 @each("penalty")
 def test_the_gradient_reaches_every_layer(penalty):
     model = network()
-    for slope in slopes(value(penalty, loss_field(model, Y)).mean(), model):
+    found = slopes(value(penalty, loss_field(model, Y)).mean(), model)
+    linear = getattr(penalty, "of", None) is margin  # in the logits, so that the last bias drops out of its gradient
+    for slope in found[:-1] if linear else found:
         assert float(slope.abs().max()) > 1e-8
 
 
@@ -97,14 +125,20 @@ def test_the_gradient_is_that_of_finite_differences(penalty):
     """CURE holds z constant; along the sign that is no restriction, since signs do not move with the parameters."""
     if getattr(penalty, "direction", "sign") == "gradient":
         penalty = CURE(h=0.3)  # its gradient with z held is checked against `by_hand` below
+    if getattr(penalty, "differentiation", "exact") == "detached":
+        penalty = replace(
+            penalty, differentiation="exact"
+        )  # and that with the clean gradient held in test_first_order.py
     model = network()
     names = [name for name, _ in model.named_parameters()]
 
     def mean(*weights: torch.Tensor) -> torch.Tensor:
-        def field(x: torch.Tensor) -> torch.Tensor:
-            return cross_entropy(functional_call(model, dict(zip(names, weights, strict=True)), x), Y)
+        def logits(x: torch.Tensor) -> torch.Tensor:
+            return functional_call(model, dict(zip(names, weights, strict=True)), x)
 
-        return 1e3 * value(penalty, field).mean()  # published CURE is as small as the error that gradcheck allows
+        return (
+            1e3 * value(penalty, loss_field(logits, Y)).mean()
+        )  # published CURE is as small as the error that gradcheck allows
 
     assert torch.autograd.gradcheck(mean, tuple(p.detach().requires_grad_() for p in model.parameters()))
 
@@ -113,7 +147,9 @@ def test_the_gradient_is_that_of_finite_differences(penalty):
 def test_duplicating_the_batch_changes_nothing(penalty):
     model = network()
     objective = Objective(penalties={"it": Term(penalty, weight=0.7)})
-    once, twice = (objective.terms(model, X.repeat(n, 1, 1, 1), Y.repeat(n), generator=stream(0)) for n in (1, 2))
+    once, twice = (
+        objective.terms(model, X.repeat(n, 1, 1, 1), Y.repeat(n), generator=stream(0, "penalty")) for n in (1, 2)
+    )
     assert_close(once["it"], 0.7 * value(penalty, loss_field(model, Y)).mean())
     assert_close(once, twice)
     assert_close(slopes(once["it"], model), slopes(twice["it"], model))
@@ -131,10 +167,10 @@ def test_where_the_field_is_constant_nothing_is_paid_and_nothing_is_nan(penalty)
 
 @each("penalty")
 def test_one_constant_example_leaves_the_others_alone(penalty):
-    """The field of the first example is 0 everywhere; its neighbors must not notice."""
+    """The logits of the first example are 0 everywhere; its neighbors must not notice."""
     model = network()
     awake = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
-    numbers = value(penalty, lambda x: awake * cross_entropy(model(x), Y))
+    numbers = value(penalty, loss_field(lambda x: awake[:, None] * model(x), Y))
     assert_close(numbers, awake * value(penalty, loss_field(model, Y)))
     rest = value(penalty, loss_field(model, Y[1:]), X[1:])
     assert_close(slopes(numbers.sum(), model), slopes(rest.sum(), model))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import L2
+from lowcurve.analysis.norms import L2, pixels
 from lowcurve.analysis.spectra import lanczos
 from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
@@ -31,7 +31,7 @@ from lowcurve.types import Progress
 
 def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Table:
     """One row: distances to the boundary, promised and found, and its normal curvatures where it was crossed."""
-    h = float(np.sqrt(np.prod(examples.shape))) / 255
+    h = float(np.sqrt(np.prod(examples.shape))) * pixels(1)
     steps = study.evaluation.lanczos_steps
     kept = examples.take(torch.from_numpy(evaluation.correct(model, examples)).nonzero()[:, 0])
     headings = (

@@ -2,5 +2,6 @@
 
 from lowcurve.penalties.cure import CURE
 from lowcurve.penalties.input_gradient import InputGradientNorm
+from lowcurve.penalties.local_linearity import ELLE, LLR, GradAlign, Surge
 
-__all__ = ["CURE", "InputGradientNorm"]
+__all__ = ["CURE", "ELLE", "GradAlign", "InputGradientNorm", "LLR", "Surge"]

@@ -105,7 +105,7 @@ def fit(
     for step in progress(range(state.step, total), heading):
         x, y = made.to_device(next(batches))
         with randomness.isolated(seed, "training", step):
-            terms = _step(made, wrapped, optimizer, objective, optimization, x, y, seed, step / total)
+            terms = _step(made, wrapped, optimizer, objective, optimization, x, y, seed, step, step / total)
         _accumulate(sums, terms, made, step)
         state.step = step + 1
         if state.average is not None:
@@ -167,6 +167,7 @@ def _step(
     x: Tensor,
     y: Tensor,
     seed: int,
+    step: int,
     progress: float,
 ) -> dict[str, Tensor]:
     for group in optimizer.param_groups:
@@ -179,7 +180,7 @@ def _step(
     # Half precision ruins the small differences of gradients that penalties are made of, so those steps run in whole.
     precision = nullcontext() if objective.differentiates_twice else fabric.autocast()
     with precision:
-        terms = objective.terms(forward, x, y, generator=generator, progress=progress)
+        terms = objective.terms(forward, x, y, generator=generator, progress=progress, step=step)
         total = torch.stack(list(terms.values())).sum()
     fabric.backward(total)
     if optimization.gradient_clipping is not None:

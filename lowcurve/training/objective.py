@@ -49,14 +49,20 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Term:
-    """A penalty with its weight; `weight_schedule` multiplies the weight, `scale_schedule` the penalty's own h."""
+    """A penalty with its weight; `weight_schedule` multiplies the weight, `scale_schedule` the penalty's own h.
+
+    every: taken at every k-th step alone, with k times the weight, so that its mean over steps is what it would be.
+    """
 
     penalty: Penalty
     weight: float
     weight_schedule: Schedule = Schedule()
     scale_schedule: Schedule = Schedule()
+    every: int = 1
 
     def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError("a penalty at every step, or every second, or third", self.every, "write every=1")
         if self.scale_schedule != Schedule() and not hasattr(self.penalty, "h"):
             name = type(self.penalty).__name__
             raise InputError("a penalty with a scale h to schedule", name, "leave out scale_schedule")
@@ -74,7 +80,7 @@ class Term:
         penalty, scale = self.penalty, self.scale_schedule(progress)
         if scale != 1.0:
             penalty = replace(penalty, h=penalty.h * scale)  # type: ignore[type-var, attr-defined]
-        return self.weight * self.weight_schedule(progress), penalty
+        return self.every * self.weight * self.weight_schedule(progress), penalty
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,29 @@ class Objective:
     @property
     def differentiates_twice(self) -> bool:
         """Whether a step differentiates an input gradient, which some distributed strategies do silently wrong."""
-        return bool(self.penalties)
+        return any(getattr(term.penalty, "differentiates_twice", True) for term in self.penalties.values())
 
     def terms(
-        self, model: nn.Module, x: Inputs, y: Labels, *, generator: torch.Generator, progress: float = 1.0
+        self,
+        model: nn.Module,
+        x: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator,
+        progress: float = 1.0,
+        step: int = 0,
     ) -> dict[str, Tensor]:
-        """The named scalars whose sum is minimized; "loss" first."""
+        """The named scalars whose sum is minimized; "loss" first, and 0 for a penalty whose step this is not."""
+        taken = {name: term for name, term in self.penalties.items() if step % term.every == 0}
         if self.attack is not None:
             with mode(model, training=False):
                 x = self.attack(model, x, y, generator=generator)
         with mode(model, training=self.statistics == "batch"):
             jet = Jet(loss_field(model, y, self.loss, batch_statistics=True), x)
             # Without penalties nothing needs the input gradient, and x stays a constant.
-            values = jet.values if self.penalties else jet.field(x)
-            terms = {"loss": values.mean()}
-            for name, term in self.penalties.items():
+            values = jet.values if taken else jet.field(x)
+            terms = {"loss": values.mean()} | dict.fromkeys(self.penalties, values.new_zeros(()))
+            for name, term in taken.items():
                 weight, penalty = term.at(progress)
                 terms[name] = weight * penalty(jet, generator=generator).mean()
         return terms
