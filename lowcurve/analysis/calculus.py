@@ -20,7 +20,7 @@ from lowcurve.types import Classifier, Field, Inputs, PerExample
 class Jet:
     """A field's value and gradient at a point, computed once and with their graph: what several penalties share.
 
-    Cost: one forward pass for `values`, one input gradient more for `gradient`, each on first use.
+    Cost: one forward pass for `values`, one input gradient more for `gradient` or `slope`, each on first use.
 
     Example:
         >>> jet = Jet(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
@@ -42,6 +42,13 @@ class Jet:
     def gradient(self) -> Tensor:
         """grad l(x), attached to the parameters and to x."""
         return _gradient(self.values, self.x, create_graph=True)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """grad l(x), detached, without a graph of its own unless `gradient` has been asked for already."""
+        if "gradient" in self.__dict__:
+            return self.gradient.detach()
+        return _gradient(self.values, self.x, retain_graph=True)
 
 
 def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -> tuple[PerExample, Tensor]:

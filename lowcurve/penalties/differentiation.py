@@ -57,13 +57,13 @@ def of_gradients(
     Reference: Finlay and Oberman 2021 (differences for gradient penalties, one-sided).
     """
     if differentiation in ("exact", "detached"):
-        clean = jet.gradient if differentiation == "exact" else slope(jet)
+        clean = jet.gradient if differentiation == "exact" else jet.slope
         ends = () if moved is None else (gradient(jet.field, moved(clean.detach()), create_graph=True),)
         return function(clean, *ends)
     _require_even_passes(jet.field)
     if differentiation == "first_order":
         require_smooth(jet)
-    points = [(jet.x.detach(), jet.values.detach(), slope(jet))]
+    points = [(jet.x.detach(), jet.values.detach(), jet.slope)]
     if moved is not None:
         there = moved(points[0][2])
         points.append((there, *value_and_gradient(jet.field, there)))
@@ -109,16 +109,6 @@ def difference_step(values: PerExample, gradients: Tensor) -> PerExample:
     steepness, own = L2.length(gradients), torch.minimum(values.abs(), torch.ones_like(values))
     length = torch.where(steepness > 0, own / torch.where(steepness > 0, steepness, 1), widest)
     return torch.maximum(torch.minimum(length, widest) * eps ** (1 / 3), 16 * eps * widest)
-
-
-def slope(jet: Jet) -> Tensor:
-    """grad l(x), detached, from the shared clean forward pass and without a graph of its own.
-
-    Example:
-        >>> slope(Jet(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]])))
-        tensor([[6., 8.]])
-    """
-    return pullback(jet.values, jet.x, torch.ones_like(jet.values), retain_graph=True)
 
 
 def require_smooth(jet: Jet) -> None:

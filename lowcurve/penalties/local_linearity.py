@@ -11,7 +11,7 @@ from lowcurve.analysis.ascent import climb
 from lowcurve.analysis.calculus import Jet, value_and_gradient
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, per_example, pixels
 from lowcurve.errors import InputError
-from lowcurve.penalties.differentiation import Differentiation, of_gradients, require_differentiation, slope
+from lowcurve.penalties.differentiation import Differentiation, of_gradients, require_differentiation
 from lowcurve.types import Inputs, PerExample
 
 
@@ -66,7 +66,7 @@ class LLR:
     def _farthest(self, jet: Jet, generator: torch.Generator) -> Inputs:
         """Where in the ball the loss is farthest from its tangent, as far as the ascent finds it."""
         x, level = jet.x.detach(), jet.values.detach()
-        clean = jet.gradient.detach() if self.differentiates_twice else slope(jet)
+        clean = jet.gradient.detach() if self.differentiates_twice else jet.slope
         length = (5 if self.ball.norm == L2 else 2.5) * self.ball.radius / self.steps
         size = torch.full_like(level, length)
         point = self.ball.sample(x, _streams(jet, generator))
