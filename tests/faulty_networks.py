@@ -14,7 +14,7 @@ from lowcurve.attacks import PGD
 from lowcurve.data import digits
 from lowcurve.losses import log_odds, loss_field
 from lowcurve.models import Network
-from lowcurve.models.modes import attacked
+from lowcurve.models.modes import frozen
 from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
 
 
@@ -139,7 +139,7 @@ class OneStep:
     ball: Ball
 
     def __call__(self, model, x, y, *, generator):  # noqa: ARG002
-        with attacked(model):
+        with frozen(model):
             slope = gradient(loss_field(model, y, log_odds), x)
         return climb(x, slope, x, self.ball, size=self.ball.radii(x))
 
