@@ -60,10 +60,10 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def cells(found: dict, heading: str) -> dict[str, object]:
-    """A column of the comparison by network."""
-    number = [column["heading"] for column in found["comparison"]["columns"]].index(heading)
-    return {row[0]: row[number] for row in found["comparison"]["rows"]}
+def cells(found: dict, heading: str, table: str = "comparison") -> dict[str, object]:
+    """A column of the comparison, or of another table, by network."""
+    number = [column["heading"] for column in found[table]["columns"]].index(heading)
+    return {row[0]: row[number] for row in found[table]["rows"]}
 
 
 def picture(label: int, number: int) -> Image.Image:

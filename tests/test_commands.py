@@ -114,6 +114,10 @@ def test_the_numbers_of_a_study_are_json_and_all_of_the_report(smoke):
         assert 0 <= low <= value <= high <= 1
         assert f"{value:.1%}" in page
     assert all(length > 0 for length in cells(found, "‖g‖").values())
+    orders = {"spectrum": ("‖H‖, power", "‖H‖_F"), "linearity": ("‖e‖‖g‖(1 + a/2)", "‖e‖‖g‖(eᵃ − 1)/a")}
+    for table, headings in orders.items():  # what is true of every image is true of the quantiles
+        lower, upper = (cells(found, heading, table) for heading in headings)
+        assert all(a <= 1.001 * b for name in FOUR for a, b in zip(lower[name], upper[name], strict=True))
     for name in FOUR:
         # A network that the audit does not believe (these are hardly trained) bears the words wherever its accuracy stands.
         lines = {key.split(" (")[0]: line for key, line in found["against radius"]["lines"].items()}

@@ -16,6 +16,7 @@ from lowcurve.geometry import (
     Curvature,
     CurvatureParts,
     FrobeniusNorm,
+    PowerIteration,
     Profile,
     SecantCurvature,
     SpectralDensity,
@@ -155,6 +156,14 @@ def test_frobenius_norm_within_its_standard_error_and_the_same_for_the_same_seed
     assert float((FrobeniusNorm(draws=400, seed=1)(quadratic, X)["Frobenius norm"] - value).abs().min()) > 0
 
 
+def test_power_iteration_nears_the_norm_from_below_and_lanczos_is_ahead_of_it():
+    few, usual, many = (PowerIteration(steps)(quadratic, X) for steps in (1, 10, 2000))
+    assert_close(many, NORM, rtol=1e-6, atol=0)
+    assert bool((few < usual).all())
+    assert bool((usual <= NORM * (1 + 1e-12)).all())
+    assert bool((Curvature(10, 0)(quadratic, X)["Hessian norm"] >= usual).all())
+
+
 def test_profile_of_a_quadratic_is_its_spectrum_exact_and_at_every_scale():
     assert_close(Profile()(quadratic, X), EIGENVALUES)
     for h in (1e-2, 3.0):
@@ -254,7 +263,7 @@ def test_examples_are_independent():
 def test_the_world_is_left_as_it_was():
     model, x, y = convnet("softplus")
     state, before = torch.get_rng_state(), x.clone()
-    for measure in (gradient_norm, Curvature(4), SecantCurvature(0.1), FrobeniusNorm(draws=2), Profile(0.1)):
+    for measure in (gradient_norm, Curvature(4), SecantCurvature(0.1), FrobeniusNorm(draws=2), PowerIteration(), Profile(0.1)):
         result = measure(loss_field(model, y), x)
         for column in result.values() if isinstance(result, dict) else [result]:
             assert not column.requires_grad

@@ -28,6 +28,14 @@ from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Table
 from lowcurve.types import Progress
 
+BOUNDS = (
+    "lower bound",
+    "upper bound along the gradient",
+    "simple lower bound",
+    "printed lower bound",
+    "simple upper bound",
+)
+
 
 def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]) -> Table:
     """One row: distances to the boundary, promised and found, and its normal curvatures where it was crossed."""
@@ -38,6 +46,9 @@ def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples
         NETWORK,
         Column("promised, at least", "Theorem 1's lower bound for the quadratic model of the margin."),
         Column("promised, at most", "Its upper bound, along the gradient."),
+        Column("simple, at least", "Theorem 1's simple lower bound c/‖g‖ − νc²/2‖g‖³, without the root."),
+        Column("printed, at least", "The same as it is printed, c/‖g‖ − 2νc²/‖g‖³: true, and looser."),
+        Column("simple, at most", "Its simple upper bound c/|⟨g, u⟩| with the eigenvector u of ν."),
         Column(
             "found by DeepFool", "l_2 distance to a point just across the boundary: an upper bound of the true one."
         ),
@@ -77,7 +88,7 @@ def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples
         "smallest principal curvature",
         "mean curvature",
     )
-    values = [promised["distance, lower bound"], promised["distance, upper bound along the gradient"]]
+    values = [promised[f"distance, {bound}"] for bound in BOUNDS]
     values += [found[key][crossed] for key in reached]
     cells: list[Cell] = [spread(column) if len(column) else None for column in values]
     caption = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."

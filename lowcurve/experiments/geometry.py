@@ -16,7 +16,9 @@ from lowcurve.experiments.subject import CELLS, Subject, band, counted, spread
 from lowcurve.geometry import (
     Curvature,
     CurvatureParts,
+    DecisionChange,
     FrobeniusNorm,
+    PowerIteration,
     Profile,
     RobustnessIndicator,
     SecantCurvature,
@@ -24,7 +26,7 @@ from lowcurve.geometry import (
 )
 from lowcurve.losses import margin, true_logit
 from lowcurve.results import Column, Curves, Line, Result, Table, summarize
-from lowcurve.types import Progress
+from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
 
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 """Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
@@ -96,7 +98,9 @@ def _geometry(subject: Subject, extremes: evaluation.Columns) -> Table:
 def _spectrum(subject: Subject, extremes: evaluation.Columns) -> Table:
     """What else the Hessian tells, each number with its quantiles."""
     steps = subject.study.evaluation.lanczos_steps
-    more = subject.columns({"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm()})
+    power = PowerIteration()
+    measures: dict[str, Measure] = {"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm(), "power": power}
+    more = subject.columns(measures)
     ratio = {
         loss.__name__: subject.columns({"C": Curvature(steps)}, loss)["normalized curvature"]
         for loss in (margin, true_logit)
@@ -106,6 +110,7 @@ def _spectrum(subject: Subject, extremes: evaluation.Columns) -> Table:
         (Column("‖g‖", "l_2 norm of the input gradient."), extremes["gradient norm"]),
         (Column("‖H‖", "Spectral norm, the largest |eigenvalue|."), extremes["Hessian norm"]),
         (Column("λ max", "The largest eigenvalue with its sign, CURE's ν."), extremes["largest eigenvalue"]),
+        (Column("‖H‖, power", f"As LCNN has it: {power.steps} steps of power iteration, from below."), more["power"]),
         (Column("‖H‖_F", "Frobenius norm: ten directions exactly, twenty random draws."), more["Frobenius norm"]),
         (Column("C", "Normalized curvature ‖H‖ / ‖g‖ of the loss."), extremes["normalized curvature"]),
         (Column("C, margin", "The same of the margin z_y − max z_k; 0 for a ReLU network."), ratio["margin"]),
@@ -157,9 +162,12 @@ def _density(subject: Subject) -> Curves:
 
 def _indicator(subject: Subject) -> Table:
     """yu2018's indicator: of the exact Hessian, and at the scale of the attack, which alone sees a ReLU network bend."""
-    h, up_to = subject.reach, subject.study.evaluation.largest_profile
+    h, up_to, ball = subject.reach, subject.study.evaluation.largest_profile, subject.study.ball()
     exact = RobustnessIndicator(up_to=up_to)
-    columns = subject.columns({"indicator": exact}, margin)
+    change = DecisionChange(ball.radius, ball.norm, subject.study.evaluation.lanczos_steps)
+    measures: dict[str, Measure] = {"indicator": exact, "change": change, "margin": _value}
+    columns = subject.columns(measures, margin)
+    kept = (columns["change"] < columns["margin"]).astype(np.float64)
     at_scale = subject.columns({"at scale": RobustnessIndicator(up_to=up_to, h=h)}, margin)
     zeros = f"|J| < {exact.jacobian_zero:g}", f"|λ| < {exact.eigenvalue_zero:g}"
     wanted: list[tuple[Column, np.ndarray | None]] = [
@@ -173,17 +181,29 @@ def _indicator(subject: Subject) -> Table:
             at_scale.get("eigenvalues, l_1 norm"),
         ),
         (Column("mean |λ|, at h", "Its mean over eigenvalues."), at_scale.get("eigenvalues, mean")),
+        (Column("margin", "z_y − max z_k."), columns["margin"]),
+        (
+            Column("change at most", "‖J‖ r + ‖H‖ R²/2: how far the quadratic model of the margin moves in the ball."),
+            columns["change"],
+        ),
     ]
-    row = (subject.name, *(None if values is None else spread(values) for _, values in wanted))
-    headings = (NETWORK, *(column for column, _ in wanted))
+    row = (subject.name, *(None if values is None else spread(values) for _, values in wanted), float(kept.mean()))
+    keeps = Column("kept", "Share of images whose margin is above that: the quadratic model keeps its decision.", ".1%")
+    headings = (NETWORK, *(column for column, _ in wanted), keeps)
     conditions = {
         **subject.conditions,
         "loss": "the margin z_y − max z_k",
         "zeros": ", ".join(zeros),
         "h": f"{h:.3g} in l_2",
+        "ball": f"{ball.norm.name} radius {ball.radius:.4g}, no pixel box",
     }
     title = "Robustness indicator of the decision function"
     return Table(title, headings, (row,), CELLS, conditions)
+
+
+def _value(field: Field, x: Inputs) -> PerExample:
+    """The field itself, as a measure."""
+    return field(x)
 
 
 def _profile(subject: Subject, h: float | None) -> Curves:

@@ -17,6 +17,7 @@ from lowcurve.geometry import (
     discrepancy,
     gradient_change_bounds,
     linearity_error_bounds,
+    value_change_bounds,
 )
 from lowcurve.results import Cell, Column, Curves, Line, Table, summarize
 from lowcurve.types import Measure
@@ -48,13 +49,16 @@ def linearity(subject: Subject, extremes: evaluation.Columns) -> Table:
     """How far the loss is from its tangent plane over the length of the attack, beside what C at the image lets expect."""
     norm, radius = Norm(subject.study.norm), subject.study.ball().radius
     found = {kind: subject.columns({kind: LinearityError(radius, norm, kind)}) for kind in ("random", "steepest")}
-    ratio = torch.from_numpy(extremes["normalized curvature"])
+    ratio, slope = (torch.from_numpy(extremes[key]) for key in ("normalized curvature", "gradient norm"))
     change, error = gradient_change_bounds(subject.reach, ratio), linearity_error_bounds(subject.reach, ratio)
+    value = value_change_bounds(subject.reach, ratio, slope)
     cells = [
         *(found[kind][name] for kind in found for name in ("linearity error", "linearity error, second order")),
         error.sharp.numpy(),
         change.quadratic.numpy(),
         change.sharp.numpy(),
+        value.quadratic.numpy(),
+        value.sharp.numpy(),
     ]
     headings = (
         NETWORK,
@@ -65,6 +69,10 @@ def linearity(subject: Subject, extremes: evaluation.Columns) -> Table:
         Column("(eᵃ − 1 − a)/C", "Its bound with a = ‖e‖C, were C the largest in the ball; here it is that at x."),
         Column("a", "‖e‖C: the gradient's relative change were the loss quadratic (Proposition 1)."),
         Column("eᵃ − 1", "The bound of that change were C the largest in the ball (Proposition 1, sharpened)."),
+        Column("‖e‖‖g‖(1 + a/2)", "Change of the loss were it quadratic (Proposition 2, whose form has 1 + a)."),
+        Column(
+            "‖e‖‖g‖(eᵃ − 1)/a", "The bound of that change were C the largest in the ball (Proposition 2, sharpened)."
+        ),
     )
     conditions = {
         **subject.conditions,

@@ -22,6 +22,7 @@ from lowcurve.geometry.curvature import (
     Curvature,
     CurvatureParts,
     FrobeniusNorm,
+    PowerIteration,
     Profile,
     SecantCurvature,
     SpectralDensity,
@@ -41,7 +42,8 @@ __all__ = [
     "Boundary", "boundary_between", "boundary_distances", "mean_hessian", "normal_curvature", "NormalCurvatures", "pairwise",
     "PrincipalCurvatures", "tangents",
     "decision_change_bound", "DecisionChange", "distance_bounds", "DistanceBounds", "RobustnessIndicator",
-    "Curvature", "CurvatureParts", "FrobeniusNorm", "gradient_norm", "Profile", "SecantCurvature", "SpectralDensity",
+    "Curvature", "CurvatureParts", "FrobeniusNorm", "gradient_norm", "PowerIteration", "Profile", "SecantCurvature",
+    "SpectralDensity",
     "discrepancy", "gradient_change_bounds", "GradientStability", "linearity_error", "linearity_error_bounds",
     "LinearityError", "value_change_bounds",
 ]  # fmt: skip
