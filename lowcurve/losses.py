@@ -1,5 +1,6 @@
 """Losses, one number per example, and `loss_field`, the only bridge from learning to geometry."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowcurve.errors import InputError
-from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
+from lowcurve.types import Classifier, Field, Inputs, Labels, Logits, Loss, PerExample
 
 
 def cross_entropy(logits: Logits, y: Labels) -> PerExample:
@@ -79,6 +80,36 @@ def true_logit(logits: Logits, y: Labels) -> PerExample:
     return logits.gather(1, y[:, None]).squeeze(1)
 
 
+@dataclass(frozen=True)
+class Tempered:
+    """Cross-entropy of z / T: what the teacher of a defensive distillation is trained with.
+
+    The same predictions take logits T times as far apart, and the slope in them is T times as flat. A network trained so and
+    used as it is, at T = 1, is confident beyond single precision: the gradient of its cross-entropy underflows.
+
+    Example:
+        >>> Tempered(10.0)(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
+        tensor([2.0612e-09])
+
+    Reference: Papernot et al. 2016 (defensive distillation).
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        require_temperature(self.temperature)
+
+    def __call__(self, logits: Logits, y: Labels) -> PerExample:
+        """One number per example, at least 0."""
+        return cross_entropy(logits / self.temperature, y)
+
+
+def require_temperature(temperature: float) -> None:
+    """Refuse what logits cannot be divided by."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError("a temperature above 0", temperature, "write temperature=1.0 for an ordinary softmax")
+
+
 def least_likely(logits: Logits) -> Labels:
     """The class of smallest logit, the target of the least-likely attack.
 
@@ -129,6 +160,14 @@ def loss_field(
     if isinstance(model, nn.Module) and not batch_statistics:
         require_eval(model)
     return LossField(model, y, loss)
+
+
+def require_loss_field(field: Field) -> LossField:
+    """The field, once it is known to show its model and labels."""
+    if not isinstance(field, LossField):
+        received = type(field).__name__
+        raise InputError("a field that shows its model and labels", received, "write loss_field(model, y)")
+    return field
 
 
 def require_eval(model: nn.Module) -> None:

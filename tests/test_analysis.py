@@ -15,7 +15,7 @@ from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.analysis.secants import secant_hessian
 from lowcurve.errors import InputError
-from lowcurve.losses import loss_field
+from lowcurve.losses import cross_entropy, loss_field, margin
 from lowcurve.randomness import stream
 
 
@@ -51,6 +51,30 @@ def test_gradient_of_a_quadratic():
     assert not values.requires_grad
     assert not slope.requires_grad
     assert_close(Jet(QUADRATIC, X).gradient.detach(), expected)
+
+
+def test_a_jet_keeps_the_logits_of_its_one_pass_and_gives_jets_of_other_losses_of_them():
+    with randomness.isolated(0, "jet"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    seen, y = [], torch.arange(4) % 3
+    handle = model.register_forward_pre_hook(lambda *_: seen.append(1))
+    jet = Jet(loss_field(model, y), X)
+    other = jet.of(loss_field(model, y, margin))
+    found = (jet.values, jet.gradient, other.values, other.gradient, other.slope, other.logits)
+    assert len(seen) == 1
+    handle.remove()
+    alone = [Jet(loss_field(model, y, loss), X) for loss in (cross_entropy, margin)]
+    assert_close(found, (*(part for one in alone for part in (one.values, one.gradient)), alone[1].slope, model(X)))
+    total, parts = (sum(one.gradient.square().sum() for one in jets) for jets in ((jet, other), alone))
+    weights = tuple(model.parameters())[:-1]
+    assert_close(torch.autograd.grad(total, weights), torch.autograd.grad(parts, weights))
+
+
+def test_a_jet_without_halves_has_no_logits():
+    with pytest.raises(
+        InputError, match=r"a field that shows its logits, received Quadratic; write loss_field\(model, y\)"
+    ):
+        _ = Jet(QUADRATIC, X).logits
 
 
 def test_products_with_the_hessian_of_a_quadratic():

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square, Suite
+from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, OneStep, Relay, Square, Suite
 from lowcurve.attacks.images import usable_walks
 from lowcurve.attacks.targets import target_of
 from lowcurve.errors import InputError
@@ -36,18 +36,27 @@ ATTACKS = {
     "Square l_inf": (Square(SMALL, queries=600), SMALL, True),
     "Square l_2": (Square(ROUND, queries=300), ROUND, True),
     "FGSM": (FGSM(SMALL), SMALL, False),
+    "relay": (Relay((Square(SMALL, queries=40), APGD(SMALL, steps=30, loss=margin_loss))), SMALL, True),
 }
-
+# To train with: no search, so what a search finds is not asked of them. N-FGSM may go three radii far.
+ONE_STEP = {
+    "one step": (OneStep(SMALL), SMALL, False),
+    "one step in l_2": (OneStep(ROUND), ROUND, False),
+    "RS-FGSM": (RSFGSM(SMALL), SMALL, True),
+    "N-FGSM": (NFGSM(SMALL), Ball(LINF, 0.15), True),
+    "N-FGSM in l_2": (NFGSM(ROUND), Ball(L2, 0.9), True),
+}
+ALL = ATTACKS | ONE_STEP
 
 # What a search by queries alone reaches of the optimum in 30 dimensions; where the gradient is followed it is 99 %.
 REACHED = {"Square l_inf": 0.95, "Square l_2": 0.5}
 
 
-def each(*words: str) -> pytest.MarkDecorator:
-    """Every row of ATTACKS, with these of its columns."""
+def each(*words: str, among: dict[str, tuple] = ALL) -> pytest.MarkDecorator:
+    """Every row of a table of attacks, with these of its columns."""
     columns = [("attack", "ball", "draws").index(word) for word in words]
-    rows = [[row[k] for k in columns] for row in ATTACKS.values()]
-    return pytest.mark.parametrize(words, rows, ids=ATTACKS)
+    rows = [[row[k] for k in columns] for row in among.values()]
+    return pytest.mark.parametrize(words, rows, ids=among)
 
 
 def network(shape: tuple[int, ...], classes: int = 3) -> nn.Module:
@@ -80,7 +89,7 @@ def test_in_the_ball_and_in_the_pixel_box(attack, ball):
     assert not found.requires_grad
 
 
-@each("attack")
+@each("attack", among=ATTACKS)
 def test_the_loss_does_not_fall(attack):
     found = attack(MODEL, X, Y, generator=stream(0))
     before, after = (cross_entropy(MODEL(inputs), Y).detach() for inputs in (X, found))
@@ -178,10 +187,10 @@ def test_neither_the_size_of_the_batch_nor_its_order_matters(attack):
 
 @each("attack", "ball")
 def test_a_radius_an_image(attack, ball):
-    radii = ball.radius * torch.linspace(0, 2, len(X))
-    found = attack(MODEL, X, Y, generator=stream(0), radius=radii)
+    shares = torch.linspace(0, 2, len(X))
+    found = attack(MODEL, X, Y, generator=stream(0), radius=attack.ball.radius * shares)
     lengths = ball.norm.length(found - X)
-    assert float((lengths - radii * (1 + 1e-5)).max()) <= 0
+    assert float((lengths - ball.radius * shares * (1 + 1e-5)).max()) <= 0
     assert float(lengths[0]) == 0
     assert float(lengths[1:].min()) > 0
 

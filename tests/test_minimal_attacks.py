@@ -13,7 +13,7 @@ from trained import public
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L1, L2, LINF, Norm, per_example
-from lowcurve.attacks import DeepFool, MinimalNorm
+from lowcurve.attacks import DeepFool, MinimalNorm, RunnerUp
 from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin
@@ -26,6 +26,7 @@ ATTACKS = {
     "DeepFool as in the paper": DeepFool(L2, bisections=0),
     "DeepFool without overshoot": DeepFool(LINF, overshoot=0, bisections=0),
     "DeepFool towards a class": DeepFool(L2, target="least-likely"),
+    "towards the runner-up": RunnerUp(LINF),
     "MinimalNorm l_2": MinimalNorm(L2, steps=20),
     "MinimalNorm l_inf": MinimalNorm(LINF, steps=20),
 }

@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lowcurve.errors import InputError
-from lowcurve.types import Classifier, Field, Inputs, PerExample
+from lowcurve.types import Classifier, Field, Halves, Inputs, Logits, PerExample
 
 
 class Jet:
     """A field's value and gradient at a point, computed once and with their graph: what several penalties share.
 
-    Cost: one forward pass for `values`, one input gradient more for `gradient` or `slope`, each on first use.
+    Of a field that shows its two halves, as `losses.loss_field` does, the logits between them are kept as well.
+
+    Cost: one forward pass for `logits` and `values` together, one input gradient more for `gradient` or `slope`, each on
+    first use.
 
     Example:
         >>> jet = Jet(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
@@ -32,11 +35,26 @@ class Jet:
         self.field = field
         self.x = x.detach().requires_grad_()
 
+    def of(self, field: Halves) -> "Jet":
+        """The jet of another field with the same first half: another loss, of the logits that are here already."""
+        other = Jet(field, self.x)
+        other.x, other.logits = self.x, self.logits
+        return other
+
+    @cached_property
+    def logits(self) -> Logits:
+        """z(x), attached to the parameters and to x; InputError where the field does not show its halves."""
+        if not isinstance(self.field, Halves):
+            received = type(self.field).__name__
+            raise InputError("a field that shows its logits", received, "write loss_field(model, y)")
+        with torch.enable_grad():
+            return self.field.logits(self.x)
+
     @cached_property
     def values(self) -> PerExample:
         """l(x), attached to the parameters and to x."""
         with torch.enable_grad():
-            return self.field(self.x)
+            return self.field.of_logits(self.logits) if isinstance(self.field, Halves) else self.field(self.x)
 
     @cached_property
     def gradient(self) -> Tensor:

@@ -2,15 +2,18 @@
 
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
-from lowcurve.attacks.deepfool import DeepFool
+from lowcurve.attacks.deepfool import DeepFool, RunnerUp
 from lowcurve.attacks.minimal import MinimalNorm
 from lowcurve.attacks.noise import Noise
+from lowcurve.attacks.one_step import NFGSM, RSFGSM, OneStep
 from lowcurve.attacks.pgd import BIM, FGSM, PGD
+from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.attacks.square import Square
 from lowcurve.attacks.suites import FULL, SUITES, Effort, Suite, moosavi2019cure, srinivas2022lcnn, strong, yu2018
 
 __all__ = [
-    "APGD", "AutoAttack", "BIM", "DeepFool", "FGSM", "FULL", "MinimalNorm", "Noise", "PGD", "SPSA", "SUITES", "Effort",
-    "Square", "Suite", "moosavi2019cure", "srinivas2022lcnn", "strong", "yu2018",
+    "APGD", "AutoAttack", "BIM", "DeepFool", "FGSM", "FULL", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay",
+    "RSFGSM", "RunnerUp", "SPSA", "SUITES", "Effort", "Square", "Suite", "moosavi2019cure", "srinivas2022lcnn", "strong",
+    "yu2018",
 ]  # fmt: skip

@@ -140,6 +140,21 @@ class DeepFool:
         return others.topk(min(self.candidates, logits.shape[1] - 1), dim=1).indices
 
 
+def RunnerUp(norm: Norm = L2) -> DeepFool:
+    """x' = the first point across on the ascent of z_k - z_y from x, k the second likeliest class there.
+
+    Each step goes as far as the linear model of the network says and a little beyond, so that no step size is to be chosen;
+    the report that it follows states none. Classified wrongly already, x stays.
+
+    Example:
+        >>> RunnerUp().target, RunnerUp().bisections
+        (1, 0)
+
+    Reference: bardusco_report, section 2.1.1 (the adversarial set).
+    """
+    return DeepFool(norm, target=1, bisections=0)
+
+
 def inside(whole: Ball, point: Inputs, x: Inputs) -> Inputs:
     """The point moved into the pixel box, however far from x."""
     return whole.project(point, x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))

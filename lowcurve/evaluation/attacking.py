@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -15,9 +15,11 @@ from lowcurve.analysis.norms import Ball, Norm
 from lowcurve.attacks import Suite
 from lowcurve.attacks.images import Images, Staged, usable_walks, work_of
 from lowcurve.attacks.pursuit import pursue
+from lowcurve.attacks.relay import Relay
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
 from lowcurve.evaluation.sharing import Ticker, gathered
+from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Progress, silent
 
@@ -108,11 +110,11 @@ def attack(
         for number, rows in enumerate(chunks):
             said = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
             own = None if radius is None else radius[rows]
-            chunk = _Chunk.begun(model, examples.take(rows), own, batch_size, seed, len(members))
+            chunk = _Chunk.begun(model, examples.take(rows), own, batch_size, seed, members)
             ticker = Ticker(progress, said, sum(work_of(member) for _, member in members) * len(rows))
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
             parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: torch.cat([part[name] for part in parts]) for name in ("inputs", "fallen to", "looks", "distance")}
     if fabric is not None and fabric.world_size > 1:
         columns = gathered(columns, mine)
     names = np.array([*(name for name, _ in members), WRONG, ""])
@@ -142,7 +144,8 @@ def _attack_chunk(
 @dataclass
 class _Chunk:
     """Some of the examples, and what the attacks so far have done to them: state["fallen to"] is the number of the member
-    that an example fell to, one more than the last for "wrong before", two more for "stands"."""
+    that an example fell to, one more than the last for "wrong before", two more for "stands"; state["margin"] the lowest that
+    was seen, at state["nearest"], which a relay begins with."""
 
     model: nn.Module
     x: Tensor
@@ -152,21 +155,31 @@ class _Chunk:
     batch_size: int
     seed: int
     stands: int
+    relayed: bool
     state: dict[str, Tensor]
 
     @classmethod
     def begun(
-        cls, model: nn.Module, few: Examples, radius: Tensor | None, batch_size: int, seed: int, members: int
+        cls,
+        model: nn.Module,
+        few: Examples,
+        radius: Tensor | None,
+        batch_size: int,
+        seed: int,
+        members: Sequence[tuple[str, Attack]],
     ) -> "_Chunk":
         like = next(model.parameters(), torch.zeros(()))
         x, y = few.pixels(slice(None)).to(like.dtype), few.y
-        chunk = cls(model, x, y, x, radius, batch_size, seed, members + 1, {})
+        relayed = any(isinstance(member, Relay) for _, member in members)
+        chunk = cls(model, x, y, x, radius, batch_size, seed, len(members) + 1, relayed, {})
         chunk.logits = chunk.seen(x, y)
         if are_probabilities(chunk.logits) and model not in _WARNED:
             _WARNED.add(model)
             log.warning("%s", PROBABILITIES)
-        fallen_to = torch.where(chunk.logits.argmax(1) == y, members + 1, members)
+        fallen_to = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
         chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "looks": torch.ones_like(y)}
+        if relayed:
+            chunk.state |= {"nearest": x.clone(), "margin": margin(chunk.logits, y)}
         return chunk
 
     @property
@@ -194,22 +207,32 @@ class _Chunk:
                 points.append(member(self.model, x, y, generator=self._generator(name)).cpu())
             self.enter(number, left, torch.cat(points), torch.ones_like(left))
             return
+        if isinstance(member, Relay):
+            left = left[member.takes(margin(self.logits[left], self.y[left]), self.state["margin"][left])]
         images = self._images(left, member.ball, name)
         for place, walk in usable_walks(member, self.logits.shape[1]):
             still = torch.nonzero(torch.isin(left, self.left())).flatten()
             if not len(still):
                 return
             those = images.take(still).named(place)
-            # Where the walk ended is looked at below, where it is counted.
+            if isinstance(member, Relay):
+                those = replace(those, start=self.state["nearest"][left[still]])
+            # Where the walk ended is looked at below, where it is counted, unless its highest point is wanted.
             found = pursue(
-                walk, those, stop=True, last_look=False, limit=self.batch_size, device=self.device, done=done
+                walk, those, stop=True, last_look=self.relayed, limit=self.batch_size, device=self.device, done=done
             )
             self.enter(number, left[still], found.point, found.looks)
 
     def enter(self, number: int, rows: Tensor, inputs: Tensor, looks: Tensor) -> None:
         """What an attack found, looked at once more: who falls in a batch of this size has fallen."""
-        fallen = self.seen(inputs, self.y[rows]).argmax(1) != self.y[rows]
+        logits = self.seen(inputs, self.y[rows])
+        fallen = logits.argmax(1) != self.y[rows]
         self.state["looks"][rows] += looks
+        if self.relayed:
+            left = margin(logits, self.y[rows])
+            nearer = left < self.state["margin"][rows]
+            self.state["margin"][rows[nearer]] = left[nearer]
+            self.state["nearest"][rows[nearer]] = inputs[nearer]
         self.state["inputs"][rows] = inputs
         self.state["fallen to"][rows[fallen]] = number
 

@@ -1,7 +1,9 @@
 """Penalties on a field at a point: (jet) -> one number per example, never reduced, attached to the parameters."""
 
 from lowcurve.penalties.cure import CURE
+from lowcurve.penalties.distillation import Distillation
 from lowcurve.penalties.input_gradient import InputGradientNorm
 from lowcurve.penalties.local_linearity import ELLE, LLR, GradAlign, Surge
+from lowcurve.penalties.trades import TRADES
 
-__all__ = ["CURE", "ELLE", "GradAlign", "InputGradientNorm", "LLR", "Surge"]
+__all__ = ["CURE", "ELLE", "Distillation", "GradAlign", "InputGradientNorm", "LLR", "Surge", "TRADES"]

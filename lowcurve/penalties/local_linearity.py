@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lowcurve import randomness
-from lowcurve.analysis.ascent import climb
 from lowcurve.analysis.calculus import Jet, value_and_gradient
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, per_example, pixels
 from lowcurve.errors import InputError
 from lowcurve.penalties.differentiation import Differentiation, of_gradients, require_differentiation
+from lowcurve.penalties.search import farthest, require_search, streams_of
 from lowcurve.types import Inputs, PerExample
 
 
@@ -43,8 +42,7 @@ class LLR:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError("at least one step towards the farthest point", self.steps, "write steps=2")
+        require_search(self.steps)
         if not all(math.isfinite(weight) and weight >= 0 for weight in (self.linearity, self.tilt)):
             received = (self.linearity, self.tilt)
             raise InputError("weights of linearity and tilt of 0 or more", received, "write linearity=4.0, tilt=3.0")
@@ -67,14 +65,14 @@ class LLR:
         """Where in the ball the loss is farthest from its tangent, as far as the ascent finds it."""
         x, level = jet.x.detach(), jet.values.detach()
         clean = jet.gradient.detach() if self.differentiates_twice else jet.slope
-        length = (5 if self.ball.norm == L2 else 2.5) * self.ball.radius / self.steps
-        size = torch.full_like(level, length)
-        point = self.ball.sample(x, _streams(jet, generator))
-        for _ in range(self.steps):
+
+        def slope(point: Inputs) -> Tensor:
             reached, there = value_and_gradient(jet.field, point)
             side = (reached - level - dot(point - x, clean)).sign()
-            point = climb(point, per_example(side, x) * (there - clean), x, self.ball, size=size)
-        return point
+            return per_example(side, x) * (there - clean)
+
+        start = self.ball.sample(x, streams_of(x, generator))
+        return farthest(slope, start, x, self.ball, steps=self.steps)
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class GradAlign:
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
         """One number per example, from 0 to 2."""
         x = jet.x.detach()
-        near = x + _streams(jet, generator).uniform(x, -self.radius, self.radius)
+        near = x + streams_of(x, generator).uniform(x, -self.radius, self.radius)
         return of_gradients(jet, _misalignment, lambda _: near, differentiation=self.differentiation, step=self.step)
 
 
@@ -142,7 +140,8 @@ class ELLE:
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
         """One number per example, at least 0."""
-        x, streams = jet.x.detach(), _streams(jet, generator)
+        x = jet.x.detach()
+        streams = streams_of(x, generator)
         a, b = (x + streams.at(end).uniform(x, -self.radius, self.radius) for end in ("a", "b"))
         t = streams.at("share").uniform(x.flatten(1)[:, 0], 0, 1)
         between = a + per_example(t, x) * (b - a)
@@ -190,11 +189,6 @@ def _misalignment(a: Tensor, b: Tensor) -> PerExample:
     apart = L2.unit(a) - L2.unit(b)
     both = (L2.length(a) > 0) & (L2.length(b) > 0)
     return torch.where(both, dot(apart, apart) / 2, 0)
-
-
-def _streams(jet: Jet, generator: torch.Generator) -> randomness.Streams:
-    """A stream for each input, whatever its place and company; equal inputs have equal draws."""
-    return randomness.of_examples(generator, jet.x, torch.zeros(len(jet.x), dtype=torch.long, device=jet.x.device))
 
 
 def _require_radius(radius: float) -> None:

@@ -177,7 +177,7 @@ class Subject:
     def survivors(self) -> np.ndarray:
         """The places of those among the queried whom no attack by gradients fooled, once APGD has been tried on them."""
         if self.differentiable and "APGD" not in self.fallen:
-            members = strong(self.ball, Effort(steps=self.budget.apgd_steps)).members
+            members = strong(self.ball, Effort(steps=self.budget.apgd_steps, relays=0)).members
             follow = tuple(member for member in members if not isinstance(member[1], Square))
             self.fell("APGD", Suite(follow), rows=self._open())
         return self._open()

@@ -1,0 +1,52 @@
+"""Distillation: the predictions of a teacher in the place of labels."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lowcurve.analysis.calculus import Jet
+from lowcurve.errors import InputError
+from lowcurve.losses import require_temperature
+from lowcurve.models.modes import frozen
+from lowcurve.types import Classifier, PerExample
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """-sum_k p_k log q_k with p = softmax(teacher(x) / T) and q = softmax(z / T), per example, in nats.
+
+    Never below the entropy of p, which it is where teacher and student agree; so it has a value of its own where all else is
+    constant, as a loss has. The teacher is in eval mode and held constant. Labels play no part: for a student that learns
+    from its teacher alone let the objective's loss weigh nothing beside it. With a teacher trained by `losses.Tempered(T)`
+    and the student used at T = 1 it is defensive distillation, whose robustness is false: its logits are T times as far
+    apart, the gradient of cross-entropy underflows, and the audit says so.
+
+    Cost beside the shared clean forward pass: one forward pass of the teacher.
+
+    Errors: InputError if the field does not show its logits, or the teacher has other classes.
+
+    Example:
+        >>> from lowcurve.losses import loss_field
+        >>> jet = Jet(loss_field(lambda x: 3 * x, torch.tensor([0])), torch.zeros(1, 2))
+        >>> round(Distillation(lambda x: 5 * x, temperature=20.0)(jet, generator=torch.Generator()).item(), 4)  # log(2)
+        0.6931
+
+    Reference: Papernot et al. 2016 (defensive distillation); Hinton et al. 2015, section 2.
+    """
+
+    teacher: Classifier
+    temperature: float
+    differentiates_twice = False
+
+    def __post_init__(self) -> None:
+        require_temperature(self.temperature)
+
+    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
+        """One number per example, at least 0."""
+        student = (jet.logits / self.temperature).log_softmax(1)
+        with frozen(self.teacher), torch.no_grad():
+            target = (self.teacher(jet.x) / self.temperature).softmax(1)
+        if target.shape != student.shape:
+            received = f"logits of shape {tuple(target.shape)} beside {tuple(student.shape)}"
+            raise InputError("a teacher of the student's classes", received, "train the teacher on the student's data")
+        return -(target * student).sum(1)
