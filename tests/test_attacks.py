@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -372,7 +373,26 @@ def test_errors_name_the_mend(make, message):
         make()
 
 
+def test_the_last_point_of_a_path_is_had_without_a_look_at_it():
+    model, seen = copy.deepcopy(MODEL), []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    known = PGD(SMALL, steps=5, start="center")
+    highest = known(model, X, Y, generator=stream(0))
+    assert len(seen) == 6
+    last = replace(known, answer="last")(model, X, Y, generator=stream(0))
+    assert len(seen) == 11
+    best = log_odds(model(highest), Y) >= log_odds(model(last), Y) - 1e-6
+    assert bool(best.all())
+    # Small steps on a smooth network rise to the end.
+    small = PGD(SMALL, steps=5, step_size=0.004, start="center")
+    assert_close(
+        replace(small, answer="last")(model, X, Y, generator=stream(0)), small(model, X, Y, generator=stream(0))
+    )
+
+
 def test_square_and_suites_refuse_what_they_cannot_do():
+    with pytest.raises(InputError, match=r"the \"highest\" point, or the \"last\" of one path, received 'last' of 2"):
+        PGD(SMALL, restarts=2, answer="last")
     with pytest.raises(InputError, match=r"at least two queries and one start, received \(1, 1\); write queries=5000"):
         Square(SMALL, queries=1)
     with pytest.raises(InputError, match="a share of the image above 0, at most 1, received 0"):

@@ -72,6 +72,7 @@ PENALTIES = {
     "CURE": (CURE(0.3), 9),
     "CURE, detached": (CURE(0.3, differentiation="detached"), 7),
     "CURE, first order": (CURE(0.3, differentiation="first_order"), 15),
+    "CURE, first order, detached": (CURE(0.3, differentiation="first_order_detached"), 9),
     "LLR": (LLR(BALL, steps=3), 2 * 3 + 6),
     "GradAlign": (GradAlign(), 9),
     "ELLE": (ELLE(), 9),

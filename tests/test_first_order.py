@@ -141,7 +141,17 @@ def test_detached_is_differentiated_at_the_moved_point_alone(penalty):
     assert error(slope(held, model), slope(penalty, model)) > 0.1
 
 
-@pytest.mark.parametrize("way", ["exact", "detached", "first_order", "secant"])
+@pytest.mark.parametrize("name", ["CURE, h 0.1", "CURE, h 1", "CURE, not squared", "CURE to scale", "GradAlign"])
+@pytest.mark.parametrize("gain", [1.0, 6.0])
+def test_differences_with_the_clean_gradient_held_give_the_gradient_of_detached(name, gain):
+    kind, double, single = KINDS[name], network(gain=gain), network(torch.float32, gain=gain)
+    exact = slope(kind("detached"), double)
+    assert error(slope(kind("first_order_detached"), double), exact) < 1e-8
+    assert error(slope(kind("first_order_detached"), single), exact) < 3e-3
+    assert_close(value(kind("first_order_detached"), double), value(kind("exact"), double), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("way", ["exact", "detached", "first_order", "first_order_detached", "secant"])
 def test_what_differentiates_twice(way):
     """Where a gradient is differentiated the backward pass comes to x; where losses are, it has no way there."""
     penalty = CURE(0.3, differentiation=way, step=0.1 if way == "secant" else None)
@@ -157,13 +167,13 @@ def test_every_penalty_says_whether_it_differentiates_twice():
     assert not ELLE().differentiates_twice
 
 
-@pytest.mark.parametrize("way", ["exact", "detached", "first_order"])
+@pytest.mark.parametrize("way", ["exact", "detached", "first_order", "first_order_detached"])
 def test_how_often_the_network_is_asked(way):
     """Passes forward: the shared one, the moved one, and two for each gradient where losses are taken."""
     model, seen = network(), []
     model.register_forward_pre_hook(lambda *_: seen.append(1))
     value(CURE(0.3, differentiation=way), model)
-    assert len(seen) == {"exact": 2, "detached": 2, "first_order": 6}[way]
+    assert len(seen) == {"exact": 2, "detached": 2, "first_order": 6, "first_order_detached": 4}[way]
 
 
 KINKS = {
@@ -253,7 +263,7 @@ def test_operations_are_seen_once_each_on_every_path():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CURE(0.1, differentiation="fast"), "a differentiation among exact, detached, first_order, secant, .*'fast'"),
+        (lambda: CURE(0.1, differentiation="fast"), "exact, detached, first_order, first_order_detached, secant, .*'fast'"),
         (lambda: InputGradientNorm(differentiation="detached"), "a differentiation among exact, first_order, secant"),
         (lambda: LLR(differentiation="detached"), "a differentiation among exact, first_order, secant"),
         (lambda: CURE(0.1, differentiation="secant"), "the step of a secant, an l_2 length in pixel units, received None"),

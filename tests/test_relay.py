@@ -33,7 +33,7 @@ class Moved:
 
     by: float
 
-    def __call__(self, model, x, y, *, generator):
+    def __call__(self, model, x, y, *, generator):  # noqa: ARG002 (the signature of Attack)
         return x + self.by
 
 
@@ -86,7 +86,9 @@ def test_strong_ends_with_it_and_does_without_where_no_turns_are_asked_for():
 
 
 def test_attacks_in_several_balls_are_refused():
-    with pytest.raises(InputError, match=r"expected attacks in one ball, received \[Ball.*write Relay\(\(Square\(ball\)"):
+    with pytest.raises(
+        InputError, match=r"expected attacks in one ball, received \[Ball.*write Relay\(\(Square\(ball\)"
+    ):
         Relay((Square(BALL), APGD(Ball(LINF, 0.2), loss=margin_loss)))
     with pytest.raises(InputError, match=r"expected attacks in one ball, received \[\]"):
         Relay(())

@@ -26,8 +26,9 @@ class PGD:
     smallest logit; k = 1, 2, ..., towards the k-th likeliest other class: then the loss at the target is lowered.
     step_size: in the ball's norm; by default 2.5 radius / steps in l_inf (Madry's) and 5 radius / steps in l_2, where from
     a start on the far side of the sphere 2.5 would reach 98 % of a linear model's optimum and 5 reaches 99.9 %.
-    start: "uniform" in the ball, or "center", from x itself. The true label is used, parameters receive no
-    gradient, the model is in eval mode meanwhile, and no path returns less than its start.
+    start: "uniform" in the ball, or "center", from x itself. answer: the "highest" point of the path, never below its start,
+    or the "last" one, which is not looked at: for training, a forward pass less. The true label is used, parameters
+    receive no gradient, the model is in eval mode meanwhile.
 
     Called: radius, one an example, takes the place of the ball's (the step size goes with it); start, of x's shape, that of
     the first path's start. Cost: restarts * steps input gradients.
@@ -51,8 +52,12 @@ class PGD:
     restarts: int = 1
     loss: Loss = log_odds
     target: Target = None
+    answer: Literal["highest", "last"] = "highest"
 
     def __post_init__(self) -> None:
+        if self.answer not in ("highest", "last") or (self.answer == "last" and self.restarts > 1):
+            received = f"{self.answer!r} of {self.restarts}"
+            raise InputError('the "highest" point, or the "last" of one path', received, 'write answer="highest"')
         if self.steps < 1 or self.restarts < 1:
             raise InputError(
                 "at least one step and one start", (self.steps, self.restarts), "write PGD(ball, steps=20)"

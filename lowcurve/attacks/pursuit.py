@@ -55,7 +55,8 @@ def strongest(
     """The adversarial inputs x': the whole attack on one batch, every walk to its end, for each image the point of highest
     value. It is the call of every attack that is a sequence of walks.
 
-    Nothing leaves early, since a training step or a loss wants the highest loss, not the first success. Walks that raise
+    Nothing leaves early, since a training step or a loss wants the highest loss, not the first success; a walk whose answer is
+    the "last" point is believed without a look there. Walks that raise
     different things (towards different targets, say) are compared by the margin at their points.
     """
     with frozen(model):
@@ -65,7 +66,8 @@ def strongest(
         alike = all(walk == walks[0][1] for _, walk in walks)
         best, highest = images.x, torch.full_like(images.radius, -torch.inf)
         for number, walk in walks:
-            found = pursue(walk, images.named(number), stop=False)
+            last_look = getattr(walk, "answer", "highest") == "highest"
+            found = pursue(walk, images.named(number), stop=False, last_look=last_look)
             value = found.value
             if not alike:
                 with torch.no_grad():

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ from lowcurve.errors import InputError
 from lowcurve.losses import LossField, require_eval
 from lowcurve.types import Field, Inputs, PerExample
 
-Differentiation = Literal["exact", "detached", "first_order", "secant"]
+Differentiation = Literal["exact", "detached", "first_order", "first_order_detached", "secant"]
+WAYS = get_args(Differentiation)
+TWICE = ("exact", "detached")
+"""The ways in which an input gradient is differentiated once more."""
 KINKED = re.compile(r"relu|maxpool|hard|threshold|clamp|^abs|^(maximum|minimum)|shrink", re.IGNORECASE)
 
 
@@ -34,6 +37,7 @@ def of_gradients(
     first_order: sum_k <c_k, d g(x_k)> with c_k = df / dg_k held constant, where <c, g(x)> is the central difference of losses
         ||c|| (l(x + t u) - l(x - t u)) / (2 t), u = c / ||c||. Nothing is differentiated in x while a graph is kept, so
         whatever bears one ordinary backward pass bears this. For smooth fields in eval mode alone.
+    first_order_detached: likewise, of the slope that detached has.
     secant: the same for fields with kinks, at a `step` t of your own: the slope of another objective, which sees the kinks
         within t and whose direction has little in common with the exact one (a cosine of 0.01 to 0.25 on a ReLU network).
 
@@ -43,7 +47,7 @@ def of_gradients(
     ResNet-20 with softplus; there, for LLR by 7e-3 and for GradAlign, a difference of directions, by 2e-2 in float32.
 
     Cost beside the shared clean forward pass, in forward passes F, the final backward pass included: exact 3 F with one
-    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F.
+    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F.
 
     Errors: InputError where first_order meets an operation with kinks or either meets a layer in training mode that acts on
     the batch or by chance. Kinks are looked for in the graph of l(x), in whatever way the network was written; not
@@ -56,12 +60,12 @@ def of_gradients(
 
     Reference: Finlay and Oberman 2021 (differences for gradient penalties, one-sided).
     """
-    if differentiation in ("exact", "detached"):
+    if differentiation in TWICE:
         clean = jet.gradient if differentiation == "exact" else jet.slope
         ends = () if moved is None else (gradient(jet.field, moved(clean.detach()), create_graph=True),)
         return function(clean, *ends)
     _require_even_passes(jet.field)
-    if differentiation == "first_order":
+    if differentiation != "secant":
         require_smooth(jet)
     points = [(jet.x.detach(), jet.values.detach(), jet.slope)]
     if moved is not None:
@@ -72,7 +76,8 @@ def of_gradients(
         value = function(*leaves)
     ones = torch.ones_like(value)
     followed = torch.zeros_like(value)
-    for (x, level, g), leaf in zip(points, leaves, strict=True):
+    followed_from = 1 if differentiation == "first_order_detached" else 0
+    for (x, level, g), leaf in list(zip(points, leaves, strict=True))[followed_from:]:
         cotangent = pullback(value, leaf, ones, retain_graph=True)
         size = difference_step(level, g) if step is None else torch.full_like(level, step)
         followed = followed + along(jet.field, x, cotangent, size)
@@ -127,7 +132,7 @@ def require_differentiation(differentiation: str, step: float | None, *ways: str
         raise InputError(f"a differentiation among {', '.join(ways)}", repr(differentiation), 'write "exact"')
     if differentiation == "secant" and step is None:
         raise InputError("the step of a secant, an l_2 length in pixel units", step, "write step=0.1")
-    if step is not None and differentiation not in ("first_order", "secant"):
+    if step is not None and differentiation in TWICE:
         raise InputError('no step beside differentiation "exact" or "detached"', step, "leave out step")
     if step is not None and not (math.isfinite(step) and step > 0):
         raise InputError("a step > 0 of central differences", step, "leave it out, or write step=1e-3")
