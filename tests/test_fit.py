@@ -1,84 +1,41 @@
-"""Training: it learns, it resumes exactly, processes agree, and what would go wrong in silence is refused."""
+"""Training: what it learns, what its history holds, which weights it keeps, and what it refuses."""
 
-import copy
 import csv
 import math
-import os
-import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import training_process as process
-from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.testing import assert_close
+from trainings import (
+    CPU,
+    FEW,
+    MEMBERS,
+    NEAR,
+    QUICK,
+    Memory,
+    Stopped,
+    difficult_network,
+    equal,
+    plain_network,
+    stopping,
+    trained,
+)
 
-from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import PGD
+from lowcurve.attacks import FGSM, PGD, Noise
 from lowcurve.data import Augmentation, Examples, digits
 from lowcurve.errors import InputError
-from lowcurve.evaluation import correct
+from lowcurve.evaluation import attack, correct
 from lowcurve.models import Network
-from lowcurve.penalties import CURE, InputGradientNorm
+from lowcurve.penalties import CURE
 from lowcurve.randomness import isolated, stream
 from lowcurve.store import Run
-from lowcurve.training import Hardware, Objective, Optimization, Schedule, Term, fabric, fit
-from lowcurve.training.hardware import refuse_what_is_silently_wrong
+from lowcurve.training import Objective, Optimization, Schedule, Term, fabric
 
-SCRIPT = Path(__file__).with_name("training_process.py")
-CPU = Hardware(accelerator="cpu")
-FEW = process.examples()
 CURVATURE = Objective(penalties={"curvature": Term(CURE(h=0.5), 1.0)})
-ATTACKED = Objective(attack=PGD(Ball(LINF, 0.05), steps=2))
-QUICK = Optimization(epochs=2, batch_size=8, learning_rate=1e-2)
-
-
-def trained(objective=None, optimization=QUICK, model=None, examples=FEW, **options):
-    model = process.plain_network() if model is None else model
-    made = options.pop("fabric", None) or fabric(CPU)
-    history = fit(model, objective or Objective(), examples, optimization, fabric=made, **options)
-    return model, history
-
-
-def child(*words: object, timeout: float = 120) -> subprocess.CompletedProcess:
-    hidden = ("MASTER_PORT", "MASTER_ADDR", "LOCAL_RANK", "WORLD_SIZE")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
-
-
-def equal(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-class Memory:
-    """A checkpoint in memory, copied as a disk would."""
-
-    def __init__(self) -> None:
-        self.states = []
-
-    def save(self, state) -> None:
-        self.states.append(copy.deepcopy(dict(state)))
-
-    def load(self):
-        return copy.deepcopy(self.states[-1]) if self.states else None
-
-
-class Stopped(Exception):
-    pass
-
-
-def stopping(before):
-    def progress(steps, _heading):
-        for step in steps:
-            if step == before:
-                raise Stopped
-            yield step
-
-    return progress
+ATTACKED = MEMBERS["PGD"]
 
 
 # --- learning
@@ -117,7 +74,7 @@ def test_the_model_ends_in_eval_mode_and_the_global_chance_is_untouched(digits_t
 def test_the_global_chance_is_untouched_by_dropout_attacks_and_augmentation():
     before = torch.get_rng_state()
     optimization = Optimization(epochs=1, batch_size=8, augmentation=Augmentation(1, True))
-    trained(ATTACKED, optimization, process.difficult_network())
+    trained(ATTACKED, optimization, difficult_network())
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -141,7 +98,7 @@ def test_every_optimizer_takes_its_own_first_step(optimizer):
         momentum=0.5, weight_decay=0.01,
     )  # fmt: skip
     model, history = trained(optimization=settings)
-    expected = process.plain_network()
+    expected = plain_network()
     by_hand = kinds[optimizer](expected.parameters())
     for _ in range(2):
         by_hand.zero_grad()
@@ -163,7 +120,7 @@ def test_the_gradient_is_clipped_to_its_length():
             epochs=1, batch_size=40, optimizer="sgd", learning_rate=1.0, weight_decay=0.0, gradient_clipping=clipping
         )
         model, _ = trained(optimization=settings)
-        pairs = zip(model.parameters(), process.plain_network().parameters(), strict=True)
+        pairs = zip(model.parameters(), plain_network().parameters(), strict=True)
         return torch.cat([(a - b).detach().flatten() for a, b in pairs]).norm().item()
 
     free = step_length(None)
@@ -195,7 +152,7 @@ def test_the_weight_and_the_scale_of_a_penalty_follow_their_schedules():
 
 def test_the_average_of_the_weights_is_the_result():
     settings = Optimization(epochs=1, batch_size=10, optimizer="sgd", learning_rate=0.3, average=0.5)
-    memory, model = Memory(), process.difficult_network()
+    memory, model = Memory(), difficult_network()
     trained(optimization=settings, model=model, checkpoint=memory, checkpoint_every=1)
     raw = [state["model"] for state in memory.states]
     expected = raw[0]
@@ -229,133 +186,128 @@ def test_augmentation_changes_what_is_seen():
 
 
 def test_a_seed_decides_everything():
-    first, _ = trained(ATTACKED, model=process.difficult_network(), seed=1)
-    second, _ = trained(ATTACKED, model=process.difficult_network(), seed=1)
-    third, _ = trained(ATTACKED, model=process.difficult_network(), seed=2)
+    first, _ = trained(ATTACKED, model=difficult_network(), seed=1)
+    second, _ = trained(ATTACKED, model=difficult_network(), seed=1)
+    third, _ = trained(ATTACKED, model=difficult_network(), seed=2)
     assert equal(first.state_dict(), second.state_dict())
     assert not equal(first.state_dict(), third.state_dict())
 
 
-def test_frozen_statistics_stay():
-    model = process.difficult_network()
+# --- fine-tuning
+
+
+@pytest.mark.parametrize("objective", MEMBERS.values(), ids=MEMBERS)
+def test_frozen_statistics_stay_whatever_is_minimized(objective):
+    """Also in the average of the weights, and in the weights that are kept."""
+    model = difficult_network()
+    model[1].running_mean.fill_(0.1)
+    before = {name: value.clone() for name, value in model[1].named_buffers()}
+    settings = replace(QUICK, average=0.7, keep="best")
+    trained(replace(objective, statistics="frozen"), settings, model, validation=FEW, validation_attack=FGSM(NEAR))
+    assert equal(dict(model[1].named_buffers()), before)
+    assert not torch.equal(model[1].weight, difficult_network()[1].weight)
+
+
+def test_other_statistics_move():
+    model = difficult_network()
     before = model[1].running_mean.clone()
-    trained(Objective(statistics="frozen"), model=model)
-    assert torch.equal(model[1].running_mean, before)
     trained(model=model)
     assert not torch.equal(model[1].running_mean, before)
 
 
-# --- going on after an end
+def test_a_warm_up_begins_at_nothing():
+    triangle = Schedule(end=0.0, warm_up=0.5)
+    _, history = trained(
+        optimization=Optimization(epochs=4, batch_size=40, learning_rate=0.1, learning_rate_schedule=triangle)
+    )
+    assert_close([row["learning rate"] for row in history], [0.0, 0.05, 0.1, 0.05])
+    assert history[1]["loss"] == pytest.approx(history[0]["loss"], rel=1e-6)  # nothing was learned from the first
 
 
-@pytest.fixture(scope="module")
-def uninterrupted():
-    model = process.difficult_network()
-    history = process.difficult_training(model)
-    return model.state_dict(), history
+# --- which weights are kept
+
+UNSTEADY = Optimization(epochs=8, batch_size=10, learning_rate=0.1, learning_rate_schedule=Schedule())
 
 
-@pytest.mark.parametrize("before", range(20))
-def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not_been(uninterrupted, before):
+def by_epoch(**options):
+    """The history of an unsteady training, and the weights after each of its epochs."""
     memory = Memory()
-    with pytest.raises(Stopped):
-        process.difficult_training(process.difficult_network(), checkpoint=memory, progress=stopping(before))
-    assert (memory.states[-1]["step"] if memory.states else 0) == before - before % 2
-    model = process.difficult_network()
-    history = process.difficult_training(model, checkpoint=memory)
-    weights, expected = uninterrupted
-    assert history == expected
-    assert equal(model.state_dict(), weights)
+    _, history = trained(optimization=UNSTEADY, checkpoint=memory, **options)
+    return history, [state["model"] for state in memory.states]
 
 
-def test_a_training_killed_again_and_again_ends_in_the_same_bits(uninterrupted, tmp_path):
-    # In the first epoch, in the middle of the third, and at the border of the last two; checkpoints at 2, 10 and 14.
-    for before, step in ((3, 2), (11, 10), (15, 14)):
-        killed = child("resume", tmp_path, before)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == step
-        assert not (tmp_path / "result.pt").exists()
-    last = child("resume", tmp_path, -1)
-    assert last.returncode == 0, last.stderr
-    found = torch.load(tmp_path / "result.pt", weights_only=True)
-    weights, history = uninterrupted
-    assert found["history"] == history
-    assert equal(found["weights"], weights)
+@pytest.mark.parametrize("against", [None, PGD(NEAR, steps=3)], ids=["clean", "robust"])
+def test_the_best_weights_are_those_of_the_highest_validation_accuracy(against):
+    options = {"validation": FEW.take(slice(15)), "validation_attack": against}
+    history, weights = by_epoch(**options)
+    scores = [row["validation accuracy" if against is None else "validation robust accuracy"] for row in history]
+    best = scores.index(max(scores))  # the first of equals
+    assert max(scores) > 0
+    assert best < 7
+    model, again = trained(optimization=replace(UNSTEADY, keep="best"), **options)
+    assert again == history
+    assert equal(model.state_dict(), weights[best])
+    assert not any(module.training for module in model.modules())
 
 
-def test_a_training_that_was_done_is_not_done_again(uninterrupted):
-    memory, model = Memory(), process.difficult_network()
-    process.difficult_training(model, checkpoint=memory)
-    model = process.difficult_network()
-    history = process.difficult_training(model, checkpoint=memory, progress=stopping(0))
-    assert history == uninterrupted[1]
-    assert equal(model.state_dict(), uninterrupted[0])
+def test_of_equally_good_epochs_the_earlier_is_kept():
+    options = {"validation": FEW.take(slice(4))}
+    history, weights = by_epoch(**options)
+    scores = [row["validation accuracy"] for row in history]
+    assert scores.count(max(scores)) > 1
+    model, _ = trained(optimization=replace(UNSTEADY, keep="best"), **options)
+    assert equal(model.state_dict(), weights[scores.index(max(scores))])
 
 
-def test_a_checkpoint_once_an_epoch_unless_told_otherwise():
-    memory = Memory()
-    trained(checkpoint=memory)
-    assert [state["step"] for state in memory.states] == [5, 10]
-    memory = Memory()
-    trained(checkpoint=memory, checkpoint_every=4)
-    assert [state["step"] for state in memory.states] == [4, 8, 10]
+def test_with_an_average_it_is_the_average_that_is_validated_and_kept():
+    memory, settings = Memory(), replace(UNSTEADY, average=0.6, keep="best")
+    options = {"validation": FEW.take(slice(15)), "validation_attack": FGSM(NEAR)}
+    model, history = trained(optimization=settings, checkpoint=memory, **options)
+    scores = [row["validation robust accuracy"] for row in history]
+    best = scores.index(max(scores))
+    assert max(scores) > scores[-1]
+    averages = memory.states[best]["average"]
+    assert equal(model.state_dict(), {name: averages[f"module.{name}"] for name in model.state_dict()})
+    assert correct(model, options["validation"]).mean() == pytest.approx(history[best]["validation accuracy"])
 
 
-# --- two processes
+def test_robust_accuracy_is_that_of_the_evaluation():
+    """The attack sees the network in eval mode, has a stream of its own, and only who is right can stand."""
+    whole = FEW.take(slice(30))
+    for against in (PGD(NEAR, steps=3), Noise(NEAR)):
+        model, history = trained(model=difficult_network(), validation=whole, validation_attack=against)
+        batches, standing = [slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 30)], 0
+        for rows in batches:
+            few = whole.take(rows)
+            few = few.take(torch.nonzero(torch.from_numpy(correct(model, few))).flatten())
+            moved = against(model, few.pixels(slice(None)), few.y, generator=stream(0, "validation attack"))
+            standing += int((model(moved).argmax(1) == few.y).sum())
+        assert history[-1]["validation robust accuracy"] == standing / 30
+        assert history[-1]["validation accuracy"] == correct(model, whole).mean()
+    strong = attack(model, whole, PGD(NEAR, steps=3), NEAR.norm).standing.mean()
+    assert strong <= history[-1]["validation accuracy"]
 
 
-def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
-    shared = child("attack", tmp_path)
-    assert shared.returncode == 0, shared.stderr[-3000:]
-    alone = process.attacked(None)
-    assert 0 < alone.standing.mean() < 1
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
-        assert found["fallen to"] == alone.fallen_to.tolist()
-        assert found["looks"].tolist() == alone.looks.tolist()
-        assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
-        for name, values in process.measured(None).items():
-            assert_close(found["measured"][name], torch.from_numpy(values))
+def test_validation_leaves_training_alone():
+    model, history = trained(ATTACKED, model=difficult_network())
+    validated, longer = trained(
+        ATTACKED, model=difficult_network(), validation=FEW, validation_attack=PGD(NEAR, steps=2)
+    )
+    assert equal(model.state_dict(), validated.state_dict())
+    extra = {"validation accuracy", "validation robust accuracy"}
+    assert [{name: row[name] for name in row if name not in extra} for row in longer] == history
+    assert all(extra < set(row) for row in longer)
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path):
-    shared = child("share", tmp_path)
-    assert shared.returncode == 0, shared.stderr[-3000:]
-    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for name, objective in process.OBJECTIVES.items():
-        model, history = process.shared_training(fabric(CPU), objective)
-        assert equal(ranks[0][name]["weights"], ranks[1][name]["weights"])
-        start = process.plain_network().state_dict()
-        for key, expected in model.state_dict().items():
-            assert_close(ranks[0][name]["weights"][key], expected, rtol=1e-5, atol=1e-6, msg=f"{name}: {key}")
-            assert float((expected - start[key]).abs().max()) > 1e-3
-        for key, value in history[0].items():
-            assert ranks[0][name]["history"][0][key] == pytest.approx(value, rel=1e-5), f"{name}: {key}"
-        assert ranks[0][name]["history"] == ranks[1][name]["history"]
-
-
-@pytest.mark.parametrize("objective", [CURVATURE, Objective(penalties={"g": Term(InputGradientNorm(L2), 1.0)})])
-def test_a_static_graph_is_refused_with_penalties_only(objective):
-    made = fabric(Hardware(accelerator="cpu", devices=2), strategy=DDPStrategy(static_graph=True))
-    with pytest.raises(InputError, match="a dynamic graph for an objective with input-gradient penalties"):
-        refuse_what_is_silently_wrong(made, objective)
-    with pytest.raises(InputError, match="static_graph=True"):
-        fit(process.plain_network(), objective, FEW, QUICK, fabric=made)
-    refuse_what_is_silently_wrong(made, Objective())
-    refuse_what_is_silently_wrong(made, ATTACKED)
-    refuse_what_is_silently_wrong(fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp")), objective)
-
-
-@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-def test_sharded_parameters_are_refused_with_penalties_only(strategy):
-    class Stand:  # a Fabric of these asks for an accelerator
-        pass
-
-    made = Stand()
-    made.strategy = strategy() if strategy is FSDPStrategy else strategy(lambda model, _mesh: model)
-    with pytest.raises(InputError, match=f"whole parameters .* received {strategy.__name__}"):
-        refuse_what_is_silently_wrong(made, CURVATURE)
-    refuse_what_is_silently_wrong(made, Objective())
+@pytest.mark.parametrize("empty", [None, FEW.take([])], ids=["none", "empty"])
+def test_nothing_to_choose_weights_by(empty):
+    message = "a validation split to choose weights by or to attack, received none; give validation="
+    with pytest.raises(InputError, match=message):
+        trained(optimization=replace(QUICK, keep="best"), validation=empty)
+    with pytest.raises(InputError, match=message):
+        trained(validation=empty, validation_attack=FGSM(NEAR))
+    _, history = trained(validation=empty)
+    assert set(history[0]) == {"epoch", "loss", "learning rate"}
 
 
 # --- what goes wrong
@@ -374,7 +326,7 @@ def test_a_penalty_that_is_no_longer_finite_is_named():
 
 
 def test_weights_that_are_not_finite_are_found_at_the_first_step():
-    model = process.plain_network()
+    model = plain_network()
     model[0].weight.data[0] = math.nan
     with pytest.raises(InputError, match=r"a finite loss in training, received nan at step 0; .*look for NaN"):
         trained(model=model)
@@ -389,23 +341,12 @@ def test_weights_that_are_not_finite_are_found_at_the_first_step():
         ({"learning_rate": math.nan}, "a learning rate of 0 or more"),
         ({"average": 1.0}, "an average's decay from 0 to below 1"),
         ({"gradient_clipping": 0.0}, "a length above 0 to clip gradients to"),
+        ({"keep": "first"}, 'the "last" or the "best" weights to keep, received \'first\''),
     ],
 )
 def test_settings_that_cannot_train(settings, message):
     with pytest.raises(InputError, match=message):
         trained(optimization=Optimization(**settings))
-
-
-@pytest.mark.parametrize("words", [{"accelerator": "abacus"}, {"precision": "12-maybe"}, {"strategy": "hope"}])
-def test_hardware_that_is_none(words):
-    with pytest.raises(InputError, match="hardware that Lightning Fabric knows"):
-        fabric(Hardware(**{"accelerator": "cpu", **words}))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here is CUDA")
-def test_hardware_that_is_not_here():
-    with pytest.raises(InputError, match=r"hardware that Lightning Fabric knows .*accelerator='cuda'"):
-        fabric(Hardware(accelerator="cuda"))
 
 
 def test_no_examples():
@@ -446,25 +387,6 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
-
-
-# --- precision
-
-
-@pytest.mark.parametrize("objective", [CURVATURE, ATTACKED], ids=["CURE", "PGD"])
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train(precision, objective):
-    made = fabric(Hardware(accelerator="cpu", precision=precision))
-    optimization = Optimization(epochs=1, batch_size=20, optimizer="sgd", learning_rate=0.1)
-    model, history = trained(objective, optimization, fabric=made, validation=FEW)
-    reference, expected = trained(objective, optimization)
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert model[0].weight.dtype == (torch.float64 if precision == "64-true" else torch.float32)
-    tolerance = 1e-3 if precision == "64-true" else 0.05
-    for name, value in expected[0].items():
-        assert history[0][name] == pytest.approx(value, rel=tolerance, abs=1e-3)
-    with torch.no_grad():
-        assert_close(model.float()(FEW.x), reference(FEW.x), rtol=10 * tolerance, atol=10 * tolerance)
 
 
 def test_points_of_the_plane_train_too():

@@ -263,7 +263,14 @@ def test_examples_are_independent():
 def test_the_world_is_left_as_it_was():
     model, x, y = convnet("softplus")
     state, before = torch.get_rng_state(), x.clone()
-    for measure in (gradient_norm, Curvature(4), SecantCurvature(0.1), FrobeniusNorm(draws=2), PowerIteration(), Profile(0.1)):
+    for measure in (
+        gradient_norm,
+        Curvature(4),
+        SecantCurvature(0.1),
+        FrobeniusNorm(draws=2),
+        PowerIteration(),
+        Profile(0.1),
+    ):
         result = measure(loss_field(model, y), x)
         for column in result.values() if isinstance(result, dict) else [result]:
             assert not column.requires_grad

@@ -1,7 +1,7 @@
-"""What the tests of training run in processes of their own: a training that kills itself, and one shared by two processes.
+"""What the tests of training run in processes of their own: a training that kills itself, and work shared by two processes.
 
 python training_process.py resume FOLDER STEP   train from FOLDER/checkpoint.pt on; SIGKILL before step STEP (-1: never)
-python training_process.py share FOLDER         train three objectives in two processes, weights to FOLDER
+python training_process.py share FOLDER         take a step of every member in two processes, gradients to FOLDER
 python training_process.py attack FOLDER        attack and measure in two processes, what was found to FOLDER
 """
 
@@ -9,74 +9,25 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
+from trainings import EAGER, MEMBERS, difficult_network, difficult_training, examples, penalized, plain_network
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import L2, Ball
+from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import PGD, Square, Suite
-from lowcurve.data import Augmentation, Examples
 from lowcurve.geometry import Curvature, Profile
-from lowcurve.penalties import CURE, InputGradientNorm
-from lowcurve.randomness import isolated, stream
+from lowcurve.penalties import ELLE
 from lowcurve.store import DiskCheckpoint
-from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
+from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, fabric, fit
 
-CPU = Hardware(accelerator="cpu")
-SHARED_STEPS = 3
-OBJECTIVES = {
-    "plain": Objective(),
-    "CURE": Objective(penalties={"curvature": Term(CURE(h=0.5), 3.0)}),
-    "gradient norm": Objective(penalties={"gradient norm": Term(InputGradientNorm(L2), 1.0)}),
-}
-
-
-def examples(count: int = 40) -> Examples:
-    """Random images whose label is written in their brightness."""
-    y = torch.randint(0, 3, (count,), generator=stream(0, "labels"))
-    x = torch.rand(count, 1, 6, 6, generator=stream(0, "images")) * 0.5 + y.view(-1, 1, 1, 1) / 6
-    return Examples(x, y, ("a", "b", "c"))
-
-
-def difficult_network() -> nn.Sequential:
-    """One with everything that makes an exact resume hard: BatchNorm's running statistics and dropout's draws."""
-    with isolated(0, "network"):
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.Softplus(),
-            nn.Dropout(0.3),
-            nn.Flatten(),
-            nn.Linear(144, 3),
-        )
-
-
-def plain_network() -> nn.Sequential:
-    with isolated(1, "network"):
-        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(144, 3))
-
-
-def difficult_training(model: nn.Module, **options) -> History:
-    """Four epochs of five steps, a checkpoint every two steps."""
-    curvature = Term(CURE(h=0.5), 2.0, scale_schedule=Schedule(start=0.2, until=0.5))
-    optimization = Optimization(
-        epochs=4,
-        batch_size=8,
-        learning_rate=1e-2,
-        average=0.8,
-        gradient_clipping=1.0,
-        augmentation=Augmentation(1, True),
-    )
-    whole = examples()
-    return fit(
-        model, Objective(penalties={"curvature": curvature}), whole, optimization, seed=5, fabric=fabric(CPU),
-        validation=whole.take(slice(10)), checkpoint_every=2, **options,
-    )  # fmt: skip
+DOUBLE = Hardware(accelerator="cpu", precision="64-true")
 
 
 def killing(before: int, steps: Iterable[int], _heading: str) -> Iterator[int]:
@@ -93,18 +44,35 @@ def resume(folder: Path, before: int) -> None:
     torch.save({"weights": model.state_dict(), "history": history}, folder / "result.pt")
 
 
-def shared_training(made: Fabric, objective: Objective) -> tuple[nn.Module, History]:
-    model = plain_network()
-    optimization = Optimization(epochs=1, batch_size=16, optimizer="sgd", learning_rate=0.5)
-    history = fit(model, objective, examples(16 * SHARED_STEPS), optimization, seed=3, fabric=made)
-    return model, history
+def gradients(made: Fabric, objective: Objective) -> dict[str, Tensor]:
+    """The gradient of one step, of every parameter: what plain descent at a learning rate of 1 takes away. That of the
+    penalties alone, if there are any."""
+    if objective.penalties:
+        objective = replace(objective, loss_weight=0.0)
+    model = plain_network().double()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    settings = Optimization(
+        epochs=1, batch_size=16, optimizer="sgd", learning_rate=1.0, learning_rate_schedule=Schedule(), momentum=0.0,
+        weight_decay=0.0,
+    )  # fmt: skip
+    fit(model, objective, examples(16), settings, seed=3, fabric=made)
+    return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def course(made: Fabric, model: nn.Module, objective: Objective) -> tuple[History, dict[str, Tensor]]:
+    """Several epochs, with an average, validated on a number of examples that two processes cannot share evenly."""
+    settings = Optimization(epochs=10, batch_size=16, learning_rate=0.03, average=0.5)
+    whole, attack = examples(41), PGD(Ball(LINF, 0.05), steps=2)
+    history = fit(model, objective, whole, settings, seed=3, fabric=made, validation=whole, validation_attack=attack)
+    return history, model.state_dict()
 
 
 def share(made: Fabric, folder: Path) -> None:
-    found = {}
-    for name, objective in OBJECTIVES.items():
-        model, history = shared_training(made, objective)
-        found[name] = {"weights": model.state_dict(), "history": history}
+    found = {
+        "gradients": {name: gradients(made, objective) for name, objective in MEMBERS.items()},
+        "course": course(made, plain_network(), penalized(ELLE(0.5), EAGER)),
+        "statistics": course(made, difficult_network(), Objective())[1],
+    }
     torch.save(found, folder / f"rank-{made.global_rank}.pt")
 
 
@@ -131,10 +99,16 @@ def attack(made: Fabric, folder: Path) -> None:
     torch.save(columns, folder / f"rank-{made.global_rank}.pt")
 
 
+def pair(precision: str) -> Fabric:
+    return fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp_spawn", precision=precision))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    folder = Path(sys.argv[2])
     if sys.argv[1] == "resume":
-        resume(Path(sys.argv[2]), int(sys.argv[3]))
+        resume(folder, int(sys.argv[3]))
+    elif sys.argv[1] == "share":
+        pair("64-true").launch(share, folder)
     else:
-        pair = fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp_spawn"))
-        pair.launch({"share": share, "attack": attack}[sys.argv[1]], Path(sys.argv[2]))
+        pair("32-true").launch(attack, folder)

@@ -67,6 +67,17 @@ def of_gradients(
     _require_even_passes(jet.field)
     if differentiation != "secant":
         require_smooth(jet)
+    return _by_differences(jet, function, moved, differentiation == "first_order_detached", step)
+
+
+def _by_differences(
+    jet: Jet,
+    function: Callable[..., PerExample],
+    moved: Callable[[Tensor], Inputs] | None,
+    held: bool,
+    step: float | None,
+) -> PerExample:
+    """The value of f, whose derivative in the parameters comes from losses beside each point, or beside x' alone (held)."""
     points = [(jet.x.detach(), jet.values.detach(), jet.slope)]
     if moved is not None:
         there = moved(points[0][2])
@@ -76,8 +87,7 @@ def of_gradients(
         value = function(*leaves)
     ones = torch.ones_like(value)
     followed = torch.zeros_like(value)
-    followed_from = 1 if differentiation == "first_order_detached" else 0
-    for (x, level, g), leaf in list(zip(points, leaves, strict=True))[followed_from:]:
+    for (x, level, g), leaf in list(zip(points, leaves, strict=True))[1 if held else 0 :]:
         cotangent = pullback(value, leaf, ones, retain_graph=True)
         size = difference_step(level, g) if step is None else torch.full_like(level, step)
         followed = followed + along(jet.field, x, cotangent, size)

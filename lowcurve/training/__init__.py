@@ -2,7 +2,7 @@
 
 from lowcurve.training.fit import Checkpoint, History, Optimization, fit
 from lowcurve.training.hardware import Hardware, fabric
-from lowcurve.training.objective import Objective, Penalty, Schedule, Term
+from lowcurve.training.objective import Objective, Part, Penalty, Schedule, Term
 
 __all__ = [
     "Checkpoint",
@@ -10,6 +10,7 @@ __all__ = [
     "History",
     "Objective",
     "Optimization",
+    "Part",
     "Penalty",
     "Schedule",
     "Term",

@@ -2,31 +2,36 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowcurve import randomness
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuffled, steps_per_epoch
 from lowcurve.errors import InputError
-from lowcurve.models.modes import mode
 from lowcurve.training.hardware import fabric as make_fabric
-from lowcurve.training.hardware import refuse_what_is_silently_wrong
+from lowcurve.training.hardware import (
+    like_weights,
+    refuse_what_is_silently_wrong,
+    refuse_what_penalties_cannot_bear,
+)
 from lowcurve.training.objective import Objective, Schedule
-from lowcurve.types import Progress, silent
-
-History = list[dict[str, float]]
+from lowcurve.training.state import State
+from lowcurve.training.validation import CLEAN, ROBUST, accuracies
+from lowcurve.types import Attack, Progress, silent
 
 
 @dataclass(frozen=True)
 class Optimization:
     """How an objective is minimized. The learning rate is `learning_rate` times its schedule at the share of steps done;
-    `average` is the decay of an exponential moving average of the weights, which then are the result."""
+    `average` is the decay of an exponential moving average of the weights, which then are the result.
+
+    keep: the weights of the "last" epoch, or of the "best": that of the highest validation accuracy, which is the robust
+    one where `fit` is given a validation attack; of equal epochs the earlier.
+    """
 
     epochs: int = 20
     batch_size: int = 128
@@ -38,6 +43,7 @@ class Optimization:
     gradient_clipping: float | None = None
     average: float | None = None
     augmentation: Augmentation = PLAIN
+    keep: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -52,6 +58,8 @@ class Optimization:
         if self.average is not None and not 0 <= self.average < 1:
             mend = "write average: 0.999, or null for none"
             raise InputError("an average's decay from 0 to below 1", self.average, mend)
+        if self.keep not in ("last", "best"):
+            raise InputError('the "last" or the "best" weights to keep', repr(self.keep), "write keep: last")
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD with momentum, Adam or AdamW over all parameters."""
@@ -62,6 +70,9 @@ class Optimization:
             kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
             return kind(model.parameters(), lr=rate, weight_decay=decay)
         raise InputError("an optimizer among sgd, adam, adamw", repr(self.optimizer), "write optimizer: adamw")
+
+
+History = list[dict[str, float]]
 
 
 class Checkpoint(Protocol):
@@ -80,177 +91,138 @@ def fit(
     *,
     seed: int = 0,
     validation: Examples | None = None,
+    validation_attack: Attack | None = None,
     fabric: Fabric | None = None,
     checkpoint: Checkpoint | None = None,
     checkpoint_every: int | None = None,
     progress: Progress[int] = silent,
     heading: str = "training",
 ) -> History:
-    """Train `model` in place and leave it in eval mode; returns each epoch's mean terms, learning rate and validation
-    accuracy.
+    """Train `model` in place and leave it in eval mode; returns each epoch's mean terms, learning rate and, where there are
+    validation examples, validation accuracy.
 
-    The last weights (or their average) are the result: nothing is selected on any data. checkpoint_every: in steps, by
-    default once an epoch; from a checkpoint training goes on as if never interrupted, bit for bit on one CPU.
-    Errors: InputError when a term is no longer finite, which names the term.
+    validation_attack: beside it each epoch has its "validation robust accuracy", an upper bound: the curve on which robust
+    overfitting is seen. What is validated and kept is the average of the weights, if there is one; the last weights are the
+    result unless `optimization` keeps the best by validation, and nothing else is selected on any data.
+    checkpoint_every: in steps, by default once an epoch; from a checkpoint training goes on as if never interrupted, bit for
+    bit on one CPU. Several processes share each batch and take the step of one, except that BatchNorm in training mode sees
+    each process's own examples (running statistics are averaged over them for validation, checkpoints and the end) and
+    that dropout draws alike in all of them.
+    Errors: InputError for what cannot be trained, before the first step, and when a term is no longer finite, by its name.
     """
-    made = fabric or make_fabric()
-    refuse_what_is_silently_wrong(made, objective)
+    if validation is not None and not len(validation):
+        validation = None
+    if validation is None and (optimization.keep == "best" or validation_attack is not None):
+        expected = "a validation split to choose weights by or to attack"
+        raise InputError(expected, "none", 'give validation=, or leave out keep="best" and validation_attack')
     per_epoch = steps_per_epoch(examples, optimization.batch_size)
     total = per_epoch * optimization.epochs
-    wrapped, optimizer = made.setup(model, optimization.optimizer_for(model))
-    state = _State(wrapped, optimizer, _average(model, optimization))
+    state = _state(model, objective, optimization, examples, fabric or make_fabric())
     state.restore(checkpoint.load() if checkpoint else None)
-    batches = _batches(examples, optimization, seed, state.step, per_epoch, made)
-    sums: dict[str, Tensor] = state.sums
+    batches = _batches(examples, optimization, seed, state, per_epoch)
     for step in progress(range(state.step, total), heading):
-        x, y = made.to_device(next(batches))
+        x, y = state.fabric.to_device(next(batches))
         with randomness.isolated(seed, "training", step):
-            terms = _step(made, wrapped, optimizer, objective, optimization, x, y, seed, step, step / total)
-        _accumulate(sums, terms, made, step)
-        state.step = step + 1
-        if state.average is not None:
-            state.average.update_parameters(model)
-        if state.step % per_epoch == 0:
-            row = _epoch_row(sums, per_epoch, state.step // per_epoch, optimizer)
-            if validation is not None and len(validation):
-                row["validation accuracy"] = _accuracy(state.result(model), validation, made)
-            state.history.append(row)
-            sums.clear()
-            made.log_dict(row, step=state.step)
-        if checkpoint and (state.step % (checkpoint_every or per_epoch) == 0 or state.step == total):
-            _save(made, checkpoint, state)
-    if state.average is not None:
-        model.load_state_dict(state.average.module.state_dict())
-    for logger in made.loggers:
+            _take_step(state, optimization, like_weights(x, state.network), y, seed, step / total)
+        ends, saves = state.step % per_epoch == 0, state.step % (checkpoint_every or per_epoch) == 0
+        if ends or (checkpoint and saves):
+            state.agree()
+        if ends:
+            _end_epoch(state, optimization, per_epoch, validation, validation_attack, seed)
+        if checkpoint and (saves or state.step == total):
+            _save(checkpoint, state)
+    state.finish()
+    for logger in state.fabric.loggers:
         logger.finalize("success")
     model.eval()
     return state.history
 
 
-class _State:
-    """What a training consists of between two steps."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None) -> None:
-        self.model, self.optimizer, self.average = model, optimizer, average
-        self.step, self.history, self.sums = 0, History(), dict[str, Tensor]()
-
-    def result(self, model: nn.Module) -> nn.Module:
-        """The network that training would give if it ended now."""
-        return model if self.average is None else self.average.module
-
-    def dump(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "history": self.history,
-            "sums": dict(self.sums),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any] | None) -> None:
-        if state is None:
-            return
-        self.step, self.history, self.sums = state["step"], list(state["history"]), dict(state["sums"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+def _state(
+    model: nn.Module, objective: Objective, optimization: Optimization, examples: Examples, fabric: Fabric
+) -> State:
+    """Everything in its place, once it is known that it can be trained."""
+    refuse_what_is_silently_wrong(fabric, objective)
+    wrapped, optimizer = fabric.setup(model, optimization.optimizer_for(model))
+    refuse_what_penalties_cannot_bear(wrapped, objective)
+    state = State(fabric, wrapped, optimizer, objective, optimization.average)
+    x, y = fabric.to_device(next(in_order(examples, 2)))
+    objective.require(getattr(state.forward, "_orig_mod", state.forward), like_weights(x, wrapped), y)
+    return state
 
 
-def _step(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    optimization: Optimization,
-    x: Tensor,
-    y: Tensor,
-    seed: int,
-    step: int,
-    progress: float,
-) -> dict[str, Tensor]:
+def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, seed: int, progress: float) -> None:
+    fabric, optimizer, objective = state.fabric, state.optimizer, state.objective
     for group in optimizer.param_groups:
         group["lr"] = optimization.learning_rate * optimization.learning_rate_schedule(progress)
     optimizer.zero_grad(set_to_none=True)
-    generator = randomness.stream(seed, "objective", progress, fabric.global_rank)
-    # Fabric's own wrapper wants every backward pass for itself, which attacks and penalties cannot give it.
-    forward: nn.Module = model._forward_module  # type: ignore[assignment]
-    x = _like_weights(x, model)
-    # Half precision ruins the small differences of gradients that penalties are made of, so those steps run in whole.
-    precision = nullcontext() if objective.differentiates_twice else fabric.autocast()
-    with precision:
-        terms = objective.terms(forward, x, y, generator=generator, progress=progress, step=step)
-        total = torch.stack(list(terms.values())).sum()
-    fabric.backward(total)
-    if optimization.gradient_clipping is not None:
-        fabric.clip_gradients(model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
-    optimizer.step()
-    # What is reported, and found to be finite or not, is the mean over all processes: every rank sees the same.
-    means = torch.as_tensor(
-        fabric.all_reduce(torch.stack([term.detach() for term in terms.values()]), reduce_op="mean")
+    # Draws are each example's own, so every process may begin with the same stream.
+    generator = randomness.stream(seed, "objective", progress)
+    parts = objective.parts(
+        state.forward, x, y, generator=generator, progress=progress, step=state.step, autocast=fabric.autocast
     )
-    return dict(zip(terms, means, strict=True))
+    fabric.backward(torch.stack([part.weight * part.mean for part in parts.values()]).sum())
+    if optimization.gradient_clipping is not None:
+        fabric.clip_gradients(state.model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
+    optimizer.step()
+    if state.average is not None:
+        state.average.update_parameters(state.network)
+    # What is reported, followed, and found to be finite or not, is the mean over all processes: every rank sees the same.
+    stacked = torch.stack([part.mean.detach() for part in parts.values()])
+    means = dict(zip(parts, torch.as_tensor(fabric.all_reduce(stacked, reduce_op="mean")), strict=True))
+    _accumulate(state, {name: part.weight * means[name] for name, part in parts.items()})
+    state.objective = objective.after(means, step=state.step)
+    state.step += 1
+
+
+def _accumulate(state: State, terms: Mapping[str, Tensor]) -> None:
+    for name, term in terms.items():
+        # A look at the value makes a GPU wait, so there it is taken now and then.
+        if (term.device.type == "cpu" or state.step % 50 == 0) and not math.isfinite(term.item()):
+            raise InputError(
+                f"a finite {name} in training",
+                f"{term.item()} at step {state.step}",
+                "lower the learning rate or the penalty's weight, or look for NaN in the initial weights",
+            )
+        state.sums[name] = state.sums.get(name, torch.zeros_like(term)) + term
+
+
+def _end_epoch(
+    state: State,
+    optimization: Optimization,
+    steps: int,
+    validation: Examples | None,
+    attack: Attack | None,
+    seed: int,
+) -> None:
+    row = state.close_epoch(steps)
+    if validation is not None:
+        row |= accuracies(state.result, validation, attack, state.fabric, optimization.batch_size, seed)
+    if optimization.keep == "best":
+        state.keep_if_best(row.get(ROBUST, row[CLEAN]))
+    state.history.append(row)
+    state.fabric.log_dict(row, step=state.step)
 
 
 def _batches(
-    examples: Examples, optimization: Optimization, seed: int, step: int, per_epoch: int, fabric: Fabric
+    examples: Examples, optimization: Optimization, seed: int, state: State, per_epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every batch of this rank from `step` on, epoch after epoch."""
-    for epoch in range(step // per_epoch, optimization.epochs):
+    """Every batch of this rank from the state's step on, epoch after epoch."""
+    first, start = divmod(state.step, per_epoch)
+    for epoch in range(first, optimization.epochs):
         yield from shuffled(
             examples,
             optimization.batch_size,
             seed=seed,
             epoch=epoch,
-            start=step % per_epoch if epoch == step // per_epoch else 0,
-            rank=fabric.global_rank,
-            ranks=fabric.world_size,
+            start=start if epoch == first else 0,
+            rank=state.fabric.global_rank,
+            ranks=state.fabric.world_size,
             augmentation=optimization.augmentation,
         )
 
 
-def _accumulate(sums: dict[str, Tensor], terms: Mapping[str, Tensor], fabric: Fabric, step: int) -> None:
-    for name, term in terms.items():
-        # A look at the value makes a GPU wait, so there it is taken now and then.
-        if (fabric.device.type == "cpu" or step % 50 == 0) and not math.isfinite(term.item()):
-            raise InputError(
-                f"a finite {name} in training",
-                f"{term.item()} at step {step}",
-                "lower the learning rate or the penalty's weight, or look for NaN in the initial weights",
-            )
-        sums[name] = sums.get(name, torch.zeros_like(term)) + term
-
-
-def _epoch_row(
-    sums: Mapping[str, Tensor], per_epoch: int, epoch: int, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
-    means = {name: (value / per_epoch).item() for name, value in sums.items()}
-    return {"epoch": float(epoch), **means, "learning rate": float(optimizer.param_groups[0]["lr"])}
-
-
-def _accuracy(model: nn.Module, examples: Examples, fabric: Fabric) -> float:
-    right = 0
-    with mode(model, training=False), torch.no_grad():
-        for batch in in_order(examples, 512):
-            x, y = fabric.to_device(batch)
-            right += int((model(_like_weights(x, model)).argmax(1) == y).sum())
-    return right / len(examples)
-
-
-def _like_weights(x: Tensor, model: nn.Module) -> Tensor:
-    """x in the precision of the weights, float64 in 64-true; under autocast that is float32, which differences need."""
-    return x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype))
-
-
-def _average(model: nn.Module, optimization: Optimization) -> AveragedModel | None:
-    if optimization.average is None:
-        return None
-    average = get_ema_multi_avg_fn(optimization.average)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
-def _save(fabric: Fabric, checkpoint: Checkpoint, state: _State) -> None:
-    if fabric.is_global_zero:
+def _save(checkpoint: Checkpoint, state: State) -> None:
+    if state.fabric.is_global_zero:
         checkpoint.save(state.dump())
-    fabric.barrier()
+    state.fabric.barrier()

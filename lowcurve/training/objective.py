@@ -1,17 +1,20 @@
 """What a training step minimizes: a loss, perhaps on attacked inputs, and weighted penalties, all in one BatchNorm mode."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
-from lowcurve.losses import cross_entropy, loss_field
+from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import mode
+from lowcurve.penalties import Surge
+from lowcurve.penalties.differentiation import TWICE, require_smooth
 from lowcurve.types import Attack, Inputs, Labels, Loss, PerExample
 
 
@@ -23,39 +26,80 @@ class Penalty(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A factor over training: from `start` to `end` while progress (0 to 1) runs from 0 to `until`, then `end`.
+    """A factor over training: from 0 to `start` while progress (0 to 1) runs from 0 to `warm_up`, from `start` to `end`
+    while it runs on to `until`, then `end`.
+
+    shape: on a line, half a cosine, or by equal ratios ("exponential", between numbers above 0). milestones: from each of
+    these shares of training on it is a tenth of that.
+
+    Errors: InputError for an unknown shape, a warm-up that does not end by `until`, an exponential course to 0, milestones
+    outside of training.
 
     Example:
         >>> ramp = Schedule(start=0.0, end=1.0, until=0.5)
         >>> ramp(0.0), ramp(0.25), ramp(0.9)
         (0.0, 0.5, 1.0)
+        >>> triangle = Schedule(end=0.0, warm_up=0.5)
+        >>> triangle(0.0), triangle(0.25), triangle(0.5), triangle(0.75)
+        (0.0, 0.5, 1.0, 0.5)
+        >>> halving, steps = Schedule(end=0.25, shape="exponential"), Schedule(milestones=(0.5, 0.75))
+        >>> halving(0.5), [round(steps(share), 4) for share in (0.4, 0.5, 0.9)]
+        (0.5, [1.0, 0.1, 0.01])
     """
 
     start: float = 1.0
     end: float = 1.0
     until: float = 1.0
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Literal["linear", "cosine", "exponential"] = "linear"
+    warm_up: float = 0.0
+    milestones: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.shape not in ("linear", "cosine"):
-            raise InputError('a schedule\'s shape "linear" or "cosine"', repr(self.shape), 'write shape="cosine"')
+        if self.shape not in ("linear", "cosine", "exponential"):
+            expected = 'a schedule\'s shape "linear", "cosine" or "exponential"'
+            raise InputError(expected, repr(self.shape), 'write shape="cosine"')
+        if self.shape == "exponential" and min(self.start, self.end) <= 0:
+            received = (self.start, self.end)
+            raise InputError("an exponential course between factors above 0", received, "write end: 0.01")
+        if not all(0 < share < 1 for share in self.milestones):
+            mend = "write milestones: [0.75, 0.875]"
+            raise InputError("milestones as shares of training between 0 and 1", self.milestones, mend)
+        if self.warm_up and not 0 < self.warm_up <= self.until:
+            expected = f"a warm-up from 0 to {self.until}, where the schedule ends"
+            raise InputError(expected, self.warm_up, "write warm_up: 0.1 for the first tenth of training")
 
     def __call__(self, progress: float) -> float:
-        share = 1.0 if self.until <= 0 else min(progress / self.until, 1.0)
+        return self._course(progress) * 0.1 ** sum(progress >= share for share in self.milestones)
+
+    def _course(self, progress: float) -> float:
+        if progress < self.warm_up:
+            return self.start * progress / self.warm_up
+        length = self.until - self.warm_up
+        share = 1.0 if length <= 0 else min((progress - self.warm_up) / length, 1.0)
         if self.shape == "cosine":
             share = (1 - math.cos(math.pi * share)) / 2
+        if self.shape == "exponential":
+            return float(self.start * (self.end / self.start) ** share)
         return self.start + (self.end - self.start) * share
+
+
+class Part(NamedTuple):
+    """A term of an objective before it is weighted: what it weighs at this step, and its mean over the batch."""
+
+    weight: float
+    mean: Tensor
 
 
 @dataclass(frozen=True)
 class Term:
     """A penalty with its weight; `weight_schedule` multiplies the weight, `scale_schedule` the penalty's own h.
 
-    every: taken at every k-th step alone, with k times the weight, so that its mean over steps is what it would be.
+    weight: a number, or a `Surge`, which follows the penalty's mean from step to step. every: taken at every k-th step
+    alone, with k times the weight, so that its mean over steps is what it would be.
     """
 
     penalty: Penalty
-    weight: float
+    weight: float | Surge
     weight_schedule: Schedule = Schedule()
     scale_schedule: Schedule = Schedule()
     every: int = 1
@@ -63,11 +107,12 @@ class Term:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError("a penalty at every step, or every second, or third", self.every, "write every=1")
-        if self.scale_schedule != Schedule() and not hasattr(self.penalty, "h"):
+        scale = self.scale_schedule
+        if scale != Schedule() and not hasattr(self.penalty, "h"):
             name = type(self.penalty).__name__
             raise InputError("a penalty with a scale h to schedule", name, "leave out scale_schedule")
-        if min(self.scale_schedule.start, self.scale_schedule.end) <= 0:
-            raise InputError("a scale that stays above 0", self.scale_schedule, "begin at 0.05 of it, not at 0")
+        if min(scale.start, scale.end) <= 0 or scale.warm_up:
+            raise InputError("a scale that stays above 0", scale, "begin at 0.05 of it, not at 0")
 
     def at(self, progress: float) -> tuple[float, Penalty]:
         """Weight and penalty at this point of training.
@@ -80,16 +125,27 @@ class Term:
         penalty, scale = self.penalty, self.scale_schedule(progress)
         if scale != 1.0:
             penalty = replace(penalty, h=penalty.h * scale)  # type: ignore[type-var, attr-defined]
-        return self.every * self.weight * self.weight_schedule(progress), penalty
+        weight = self.weight.now if isinstance(self.weight, Surge) else self.weight
+        return self.every * weight * self.weight_schedule(progress), penalty
+
+    def taken(self, progress: float, step: int) -> bool:
+        """Whether the penalty is looked at in this step: not where it weighs nothing, unless its weight follows it."""
+        return step % self.every == 0 and (isinstance(self.weight, Surge) or self.at(progress)[0] != 0)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
+    """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
 
-    attack: if given, its inputs are made in eval mode and take the place of the clean ones (adversarial training).
-    statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics); every term sees the same. In
-    batch mode every forward pass moves the running statistics, so CURE moves them twice a step, once at x + h z.
+    attack: if given, its inputs are made in eval mode and the loss is taken there (adversarial training). penalties_at:
+    beside an attack, the penalties are taken at the "clean" inputs (as FGSM with GradAlign, ELLE or CURE is published) or
+    at the "attacked" ones. loss_weight, loss_schedule: w and its factor over training; 0 leaves the penalties alone, as in
+    distillation, and "loss" is then 0 in the terms.
+
+    statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics, which stay); every term sees the
+    same, and penalties by differences of losses need frozen ones. In batch mode each forward pass but the attack's moves
+    the running statistics: one for the loss, which penalties at its point share; one more if penalties look at another
+    point, as all but ELLE do; and a penalty's own, 1 of CURE, GradAlign and TRADES, 3 of ELLE, of LLR its steps and 1.
 
     Every term is a mean over examples of a per-example number, so duplicating the batch changes nothing.
     """
@@ -98,10 +154,16 @@ class Objective:
     attack: Attack | None = None
     penalties: Mapping[str, Term] = field(default_factory=dict)
     statistics: Literal["batch", "frozen"] = "batch"
+    penalties_at: Literal["clean", "attacked"] = "clean"
+    loss_weight: float = 1.0
+    loss_schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
         if self.statistics not in ("batch", "frozen"):
             raise InputError('statistics "batch" or "frozen"', repr(self.statistics), 'write statistics="batch"')
+        if self.penalties_at not in ("clean", "attacked"):
+            received, mend = repr(self.penalties_at), 'write penalties_at="clean"'
+            raise InputError('penalties at the "clean" or at the "attacked" inputs', received, mend)
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
 
@@ -120,17 +182,96 @@ class Objective:
         progress: float = 1.0,
         step: int = 0,
     ) -> dict[str, Tensor]:
-        """The named scalars whose sum is minimized; "loss" first, and 0 for a penalty whose step this is not."""
-        taken = {name: term for name, term in self.penalties.items() if step % term.every == 0}
+        """The named scalars whose sum is minimized; "loss" first, and 0 for a penalty whose step this is not.
+
+        Example:
+            >>> from lowcurve.penalties import CURE
+            >>> objective = Objective(penalties={"curvature": Term(CURE(h=0.4), 2.0)}, loss_weight=0.5)
+            >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False)
+            >>> _ = flat[1].weight.zero_(), flat[1].bias.zero_()
+            >>> terms = objective.terms(flat, torch.zeros(3, 1, 2, 2), torch.zeros(3).long(), generator=torch.Generator())
+            >>> {name: round(term.item(), 4) for name, term in terms.items()}  # log(2) / 2, and nothing to bend
+            {'loss': 0.3466, 'curvature': 0.0}
+        """
+        parts = self.parts(model, x, y, generator=generator, progress=progress, step=step)
+        return {name: part.weight * part.mean for name, part in parts.items()}
+
+    def parts(
+        self,
+        model: nn.Module,
+        x: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator,
+        progress: float = 1.0,
+        step: int = 0,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> dict[str, Part]:
+        """The terms with their weights still beside them: what `after` wants to know.
+
+        autocast: the precision of the attack and of a loss that shares nothing with a penalty. Half precision ruins the
+        small differences that penalties are made of, so whatever a penalty sees is computed as the model's weights are.
+        A penalty that weighs nothing has a mean without a graph.
+        """
+        taken = {name: term.at(progress) for name, term in self.penalties.items() if term.taken(progress, step)}
+        here = x
         if self.attack is not None:
-            with mode(model, training=False):
-                x = self.attack(model, x, y, generator=generator)
+            with mode(model, training=False), autocast():
+                here = self.attack(model, x, y, generator=generator)
+        there = x if self.penalties_at == "clean" else here
         with mode(model, training=self.statistics == "batch"):
-            jet = Jet(loss_field(model, y, self.loss, batch_statistics=True), x)
-            # Without penalties nothing needs the input gradient, and x stays a constant.
-            values = jet.values if taken else jet.field(x)
-            terms = {"loss": values.mean()} | dict.fromkeys(self.penalties, values.new_zeros(()))
-            for name, term in taken.items():
-                weight, penalty = term.at(progress)
-                terms[name] = weight * penalty(jet, generator=generator).mean()
-        return terms
+            field = loss_field(model, y, self.loss, batch_statistics=True)
+            jet = Jet(field, there)
+            if taken and there is here:
+                values = jet.values
+            else:  # nothing needs the input gradient, and x stays a constant
+                with autocast():
+                    logits = field.logits(here)
+                values = field.of_logits(logits.to(here.dtype))
+            parts = {"loss": Part(self.loss_weight * self.loss_schedule(progress), values.mean())}
+            for name in self.penalties:
+                weight, penalty = taken.get(name, (0.0, None))
+                with nullcontext() if weight else torch.no_grad():
+                    mean = values.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
+                parts[name] = Part(weight, mean)
+        return parts
+
+    def after(self, means: Mapping[str, Tensor], *, step: int = 0) -> "Objective":
+        """The objective of the next step, given the means of this one's terms: each `Surge` has moved on.
+
+        Example:
+            >>> from lowcurve.penalties import ELLE
+            >>> calm = Objective(penalties={"chords": Term(ELLE(), Surge(errors=3, mean=1.0))})
+            >>> calm.after({"chords": torch.tensor(2.0)}).penalties["chords"].weight.now
+            4000.0
+        """
+        moved = {
+            name: replace(term, weight=term.weight.after(float(means[name])))
+            for name, term in self.penalties.items()
+            if isinstance(term.weight, Surge) and step % term.every == 0
+        }
+        return replace(self, penalties={**self.penalties, **moved}) if moved else self
+
+    def require(self, model: nn.Module, x: Inputs, y: Labels) -> None:
+        """Refuse a network on which a penalty by differences of losses cannot be had, before a step is made.
+
+        x, y: a few examples. It must be smooth as it stands in eager mode, since compiling hides its kinks, and have no layer
+        that acts on the batch or by chance unless `statistics` are frozen.
+        """
+        ways = {name: getattr(term.penalty, "differentiation", "exact") for name, term in self.penalties.items()}
+        for name, way in ways.items():
+            if way not in TWICE and self.statistics == "batch":
+                _require_alike_in_training(model, name, way)
+            if way.startswith("first_order"):
+                with mode(model, training=False):
+                    require_smooth(Jet(loss_field(model, y, self.loss), x))
+
+
+def _require_alike_in_training(model: nn.Module, name: str, way: str) -> None:
+    """Refuse a model whose forward passes in training mode differ in more than their inputs."""
+    with mode(model, training=True):
+        try:
+            require_eval(model)
+        except InputError as error:
+            mend = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
+            raise InputError(f'frozen statistics beside {name} by "{way}"', error.received, mend) from None

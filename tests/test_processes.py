@@ -1,0 +1,63 @@
+"""Two processes: they take the steps of one, see what one sees, and agree."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from training_process import DOUBLE, attacked, course, gradients, measured
+from trainings import EAGER, MEMBERS, child, equal, penalized, plain_network
+
+from lowcurve.penalties import ELLE
+from lowcurve.training import fabric
+
+
+def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
+    shared = child("attack", tmp_path)
+    assert shared.returncode == 0, shared.stderr[-3000:]
+    alone = attacked(None)
+    assert 0 < alone.standing.mean() < 1
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert found["fallen to"] == alone.fallen_to.tolist()
+        assert found["looks"].tolist() == alone.looks.tolist()
+        assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
+        for name, values in measured(None).items():
+            assert_close(found["measured"][name], torch.from_numpy(values))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two processes found; one pair does all, since starting it takes most of the time."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shared = child("share", folder)
+    assert shared.returncode == 0, shared.stderr[-3000:]
+    assert "Warning" not in shared.stderr
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_gradient_of_two_processes_is_that_of_one(ranks, name):
+    """In float64, on a network without BatchNorm, whose statistics would be each process's own. Differences of losses agree to
+    the rounding that they amplify."""
+    first, second = (rank["gradients"][name] for rank in ranks)
+    assert equal(first, second)
+    for parameter, expected in gradients(fabric(DOUBLE), MEMBERS[name]).items():
+        size = float(expected.abs().max())
+        assert size > 0 or parameter == "3.bias"  # which drops out of the gradient of a margin
+        assert_close(first[parameter], expected, rtol=0, atol=1e-6 * size, msg=f"{name}: {parameter}")
+
+
+def test_the_course_of_a_training_is_that_of_one(ranks):
+    """Its history, with validation under attack, and a weight that follows the penalty's mean over both processes."""
+    history, weights = course(fabric(DOUBLE), plain_network(), penalized(ELLE(0.5), EAGER))
+    assert any(0 < row["validation robust accuracy"] < row["validation accuracy"] for row in history)
+    for rank in ranks:
+        found, reached = rank["course"]
+        assert_close(found, history, rtol=1e-9, atol=1e-12)
+        assert_close(reached, weights, rtol=1e-9, atol=1e-12)
+    assert ranks[0]["course"][0] == ranks[1]["course"][0]
+
+
+def test_the_running_statistics_of_two_processes_become_one(ranks):
+    first, second = (rank["statistics"] for rank in ranks)
+    assert equal(first, second)
+    assert float((first["1.running_mean"]).abs().max()) > 0.01
