@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, pixels
     from lowcurve.analysis.secants import secant_hessian
     from lowcurve.analysis.spectra import lanczos
-    from lowcurve.attacks import APGD, BIM, FGSM, PGD, Square, Suite, strong
+    from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, Square, Suite, strong
     from lowcurve.data import Augmentation, DataSet, Examples, Limits, load
     from lowcurve.errors import InputError
     from lowcurve.evaluation import adversarial_loss, attack, correct, measure, smallest_radius, transfer
@@ -39,17 +39,18 @@ if TYPE_CHECKING:
         SpectralDensity,
         gradient_norm,
     )
-    from lowcurve.losses import cross_entropy, loss_field, margin, margin_loss, true_logit
+    from lowcurve.losses import Tempered, cross_entropy, loss_field, margin, margin_loss, true_logit
     from lowcurve.models import Network, Standardize
-    from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
+    from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
     from lowcurve.results import describe, proportion, summarize
     from lowcurve.training.fit import Optimization, fit
+    from lowcurve.training.hardware import Hardware, fabric
     from lowcurve.training.objective import Objective, Schedule, Term
 
 HOMES = {
     "data": ("load", "Limits", "DataSet", "Examples", "Augmentation"),
     "models": ("Network", "Standardize"),
-    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss", "true_logit"),
+    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "Tempered"),
     "geometry": (
         "gradient_norm",
         "Curvature",
@@ -68,11 +69,11 @@ HOMES = {
     "analysis.secants": ("secant_hessian",),
     "analysis.spectra": ("lanczos",),
     "analysis.norms": ("Ball", "Norm", "L1", "L2", "LINF", "pixels"),
-    "attacks": ("strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square"),
+    "attacks": ("strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square", "RSFGSM", "NFGSM"),
     "evaluation": ("measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss"),
     "evaluation.audit": ("audit",),
-    "penalties": ("CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE"),
-    "training": ("Objective", "Term", "Schedule", "Optimization", "fit"),
+    "penalties": ("CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "Surge", "TRADES", "Distillation"),
+    "training": ("Objective", "Term", "Schedule", "Optimization", "fit", "Hardware", "fabric"),
     "results": ("summarize", "proportion", "describe"),
     "errors": ("InputError",),
 }
@@ -80,15 +81,15 @@ HOMES = {
 __all__ = [
     "load", "Limits", "DataSet", "Examples", "Augmentation",
     "Network", "Standardize",
-    "loss_field", "cross_entropy", "margin", "margin_loss", "true_logit",
+    "loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "Tempered",
     "gradient_norm", "Curvature", "CurvatureParts", "SecantCurvature", "FrobeniusNorm", "Profile", "SpectralDensity",
     "DistanceBounds", "RobustnessIndicator", "GradientStability", "LinearityError", "NormalCurvatures",
     "hessian", "ways_taken", "secant_hessian", "lanczos",
     "Ball", "Norm", "L1", "L2", "LINF", "pixels",
-    "strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square",
+    "strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square", "RSFGSM", "NFGSM",
     "measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss", "audit",
-    "CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE",
-    "Objective", "Term", "Schedule", "Optimization", "fit",
+    "CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "Surge", "TRADES", "Distillation",
+    "Objective", "Term", "Schedule", "Optimization", "fit", "Hardware", "fabric",
     "summarize", "proportion", "describe",
     "InputError",
 ]  # fmt: skip

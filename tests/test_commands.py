@@ -52,7 +52,7 @@ def test_help_comes_at_once_and_without_torch():
         out, _ = child.communicate()
         times.append(time.perf_counter() - started)
         assert child.returncode == 0
-        assert all(command in out for command in ("study", "train", "measure", "attack", "report"))
+        assert all(command in out for command in ("study", "train", "measure", "attack", "report", "recipes"))
     assert min(times) < 1
 
 
@@ -67,7 +67,9 @@ def test_the_version(capsys):
 
 
 def test_an_unknown_command(capsys):
-    assert "a command among study, train, measure, attack, report, received 'stduy'" in refused(capsys, "stduy")
+    assert "a command among study, train, measure, attack, report, recipes, received 'stduy'" in refused(
+        capsys, "stduy"
+    )
 
 
 @pytest.mark.parametrize("command", ["study", "train", "measure", "attack", "report"])
@@ -216,6 +218,16 @@ def test_a_study_of_an_image_folder_and_of_parquet(tmp_path):
         words = ("--scale", "smoke", "--methods", "[standard]", "--training.batch_size", "8")
         assert done("study", "--data", path, *words, "--out", folder) == 0
         assert list(cells(results(folder), "clean")) == ["standard"]
+
+
+@pytest.mark.parametrize(("suite", "steps"), [("moosavi2019cure", 20), ("srinivas2022lcnn", 10)])
+def test_a_suite_that_begins_with_the_studys_own_attack_has_it_once(suite, steps, tmp_path):
+    folder = tmp_path / "run"
+    assert done("train", *SMOKE, "--methods", "[standard]", "--out", folder) == 0
+    assert done("attack", folder, "--suite", suite, "--evaluation.steps", steps, "--evaluation.audited", 0) == 0
+    found = results(folder)
+    assert [column["heading"] for column in found["attacks"]["columns"]] == ["network", "clean", f"then PGD-{steps}"]
+    assert cells(found, suite) == cells(found, f"PGD-{steps}")
 
 
 # --- one's own model

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--radius", "nan"], "a finite radius of at least 0"),
         (["--radius", "0.6", "--evaluation.radii", "[0.0,2.0]"], "a radius within the pixel range"),
         (["--scale", "tiny"], "a scale among smoke, laptop, paper"),
-        (["--methods", "[standard,magic]"], "methods among standard, CURE, gradient-norm, PGD"),
+        (["--methods", "[standard,magic]"], "methods among standard, CURE, gradient-norm, FGSM, RS-FGSM"),
         (["--methods", "[]"], "at least one method"),
         (["--network", "vgg"], "a network among mlp, small-convnet"),
         (["--nonlinearity", "tanh"], "a nonlinearity among relu, softplus"),
@@ -48,6 +48,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--cure.form", "other"], "other"),
         (["--training_attack.steps", "0"], "at least one step"),
         (["--evaluation.steps", "0"], "at least one step"),
+        (["--validation-steps", "-1"], "validation_steps of 0 or more"),
         (["--evaluation.effort.steps", "0"], "at least one step"),
         (
             ["--suite", "weak"],

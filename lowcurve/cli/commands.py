@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowcurve.cli import recipes
+from lowcurve.cli.processes import followed, follows, leading
 from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
 from lowcurve.cli.words import Request, parse
 from lowcurve.errors import InputError
@@ -27,6 +29,7 @@ COMMANDS = {
     "measure": "measure the curvature of a run's networks, or of your own",
     "attack": "attack a run's networks, or your own",
     "report": "write a run's study.json and report.html again",
+    "recipes": "list the papers' settings that lowcurve train takes by name, or show one",
 }
 USAGE = """usage: lowcurve [--version] [--help] COMMAND [RUN] [options]
 
@@ -54,7 +57,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise InputError(f"a command among {', '.join(COMMANDS)}", repr(words[0]), "write lowcurve --help")
-        return _run(words[0], words[1:])
+        return recipes.shown(words[1:]) if words[0] == "recipes" else _run(words[0], words[1:])
     except InputError as error:
         print(f"lowcurve: {error}", file=sys.stderr)
         return 2
@@ -68,6 +71,8 @@ def _run(command: str, words: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.path.insert(0, os.getcwd())  # for --model package.module:factory
     request = parse(command, COMMANDS[command], words)
+    if follows():
+        return _follow(command, request)
     from lowcurve.experiments import study as steps
     from lowcurve.store import Run
 
@@ -82,7 +87,8 @@ def _run(command: str, words: list[str]) -> int:
         assert place is not None
         run = Run.create(place)
         run.write_settings(study)
-    with logged(run):
+        recipes.keep(request.recipe, run)
+    with leading(run), logged(run):
         log.info("lowcurve %s in %s", command, run.folder)
         try:
             if data is not None:
@@ -97,6 +103,20 @@ def _run(command: str, words: list[str]) -> int:
         except InputError as error:
             log.error("%s", error)
             raise
+    return 0
+
+
+def _follow(command: str, request: Request) -> int:
+    """Share in the work that another process leads; it alone writes."""
+    if command not in ("study", "train", "measure", "attack"):
+        return 0
+    from lowcurve.experiments import study as steps
+
+    run = followed(request)
+    data = steps.read(request.study)
+    for step in ("train", "measure", "attack"):
+        if command in ("study", step):
+            getattr(steps, step)(request.study, data, run)
     return 0
 
 
@@ -119,6 +139,8 @@ def _steps(command: str, study: "Study", data: "DataSet", run: "Run", given: "nn
     from lowcurve.experiments import study as steps
 
     started = time.monotonic()
+    if command == "train":
+        recipes.announce(recipes.kept(run))
     sizes = f"{len(data.train)} to train on, {len(data.validation)} for validation, {len(data.test)} to test"
     log.info("%s: %s. %s", data.name, sizes, data.note)
     if given is not None:
@@ -163,8 +185,9 @@ def _report(study: "Study", run: "Run") -> None:
     from lowcurve.results import Table, dump
     from lowcurve.store import NUMBERS, PAGE
 
-    results = compare(run.parts(), run.networks())
-    facts = _facts(study, run)
+    recipe = recipes.kept(run)
+    results = recipes.beside(recipe, run, compare(run.parts(), run.networks()))
+    facts = _facts(study, run) | recipes.facts(recipe)
     run.write_json(
         NUMBERS, {"facts": facts, "settings": run.read_settings(), "results": {k: dump(v) for k, v in results.items()}}
     )
@@ -186,6 +209,8 @@ def _report(study: "Study", run: "Run") -> None:
         console.print(table(headline))
         for line in verdicts(headline):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in recipes.lines(results):
+        console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
     console.print(f"report: {written}", soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
+    from lowcurve.experiments.recipes import Recipe
     from lowcurve.experiments.settings import Study
     from lowcurve.store import Run
 
@@ -18,27 +19,33 @@ CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius", "suite"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: on which earlier run, or into which new directory, and with which settings."""
+    """What was asked for: on which earlier run, or into which new directory, with which settings, after which recipe."""
 
     run: "Run | None"
     out: str | None
     study: "Study"
+    recipe: "Recipe | None" = None
 
 
 def parse(command: str, summary: str, words: list[str]) -> Request:
     """The request that the words make. `--data-dir` and `--data_dir` are the same option.
 
-    A new run begins from the preset of its data and scale; what is asked of an earlier run begins from that run's own
-    settings, of which only the evaluation may change.
+    A new run begins from the preset of its data and scale, or from the recipe whose key stands in a run's place; what is asked
+    of an earlier run begins from that run's own settings, of which only the evaluation may change.
     """
-    from lowcurve.experiments.settings import preset
+    from lowcurve.experiments.presets import preset
     from lowcurve.store import Run
 
     words = [_underscored(word) for word in words]
-    found = _parsed(command, summary, words, asdict(preset(*_data_and_scale(words))))
+    data, scale = _data_and_scale(words)
+    recipe = _recipe(command, words)
+    begun = preset(data or "digits", scale or "laptop") if recipe is None else recipe.study(scale or "paper")
+    found = _parsed(command, summary, words, asdict(begun))
     place = getattr(found, "run", None) or found.resume
-    if place is None:
-        return Request(None, found.out, _study(found).resolved())
+    if place is None or recipe is not None:
+        return Request(None, found.out, _study(found).resolved(), recipe)
+    if command == "train" and place != found.resume and not Path(place).exists():
+        _no_recipe(place)
     if found.out is not None:
         raise InputError("a run to go on with, or a new one", "both", "leave out --out")
     run = Run.open(place)
@@ -53,6 +60,30 @@ def parse(command: str, summary: str, words: list[str]) -> Request:
     return Request(run, None, study)
 
 
+def _recipe(command: str, words: list[str]) -> "Recipe | None":
+    """The recipe whose key stands where the directory of a run may stand, unless there is such a directory."""
+    if command != "train":
+        return None
+    from lowcurve.experiments.recipes import keys, recipe
+
+    for before, word in zip(["", *words], words, strict=False):
+        value = before.startswith("--") and "=" not in before and before != "--print_config"
+        if word in keys() and not value and not Path(word).is_dir():
+            return recipe(word)
+    return None
+
+
+def _no_recipe(place: str) -> None:
+    """Say what a word is not that is neither a run's directory nor a recipe's key."""
+    from lowcurve.experiments.recipes import recipe
+
+    try:
+        recipe(place)
+    except InputError as error:
+        expected = f"an existing run directory, or {error.expected}"
+        raise InputError(expected, error.received, error.mend) from None
+
+
 def _check_settings(run: "Run") -> None:
     """Refuse a settings.yaml that is not whole: what is missing would silently come from a preset."""
     from jsonargparse import ArgumentParser
@@ -65,7 +96,7 @@ def _check_settings(run: "Run") -> None:
     reason = ""
     try:
         parser.parse_object(stored)
-        missing = dict(_flat("", asdict(Study()))).keys() - dict(_flat("", stored)).keys()
+        missing = dict(flat("", asdict(Study()))).keys() - dict(flat("", stored)).keys()
         reason = f"no {sorted(missing)[0]}" if missing else ""
     except (argparse.ArgumentError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -76,7 +107,8 @@ def _check_settings(run: "Run") -> None:
 def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, Any]) -> Any:
     from jsonargparse import ArgumentParser
 
-    from lowcurve.experiments.settings import SCALES, Study
+    from lowcurve.experiments.presets import SCALES
+    from lowcurve.experiments.settings import Study
 
     parser = ArgumentParser(
         prog=f"lowcurve {command}",
@@ -87,14 +119,15 @@ def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, An
         allow_abbrev=False,
     )
     if command != "study":
-        parser.add_argument("run", nargs="?", help="the directory of an earlier run")
+        also = ", or the key of a recipe (lowcurve recipes)" if command == "train" else ""
+        parser.add_argument("run", nargs="?", help=f"the directory of an earlier run{also}")
     parser.add_argument("--out", type=str | None, default=None, help="a new run directory (default: one under runs/)")
     parser.add_argument("--resume", type=str | None, default=None, help="go on with this run, with its own settings")
     parser.add_argument("--scale", type=str, default="laptop", help=f"presets: {', '.join(SCALES)}")
     parser.add_argument("--config", action="config", help="read settings from this YAML file")
     parser.add_class_arguments(Study, as_group=False)
     try:
-        parser.set_defaults(dict(_flat("", defaults)))
+        parser.set_defaults(dict(flat("", defaults)))
         return parser.instantiate(parser.parse_args(words))
     except (argparse.ArgumentError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -112,7 +145,7 @@ def _underscored(word: str) -> str:
     return name[:2] + name[2:].replace("-", "_") + sign + value if word.startswith("--") else word
 
 
-def _data_and_scale(words: list[str]) -> tuple[str, str]:
+def _data_and_scale(words: list[str]) -> tuple[str | None, str | None]:
     """What decides the preset: said in words, or in the file that the words name, or left open."""
     import yaml
 
@@ -137,12 +170,13 @@ def _data_and_scale(words: list[str]) -> tuple[str, str]:
             raise InputError(
                 "a YAML file of settings", f"{found.config}: {type(content).__name__}", "see --print_config"
             )
-    return found.data or content.get("data") or "digits", found.scale or content.get("scale") or "laptop"
+    return found.data or content.get("data"), found.scale or content.get("scale")
 
 
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values of nested settings under their dotted names."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else key, inner)
+            yield from flat(f"{prefix}.{key}" if prefix else key, inner)
     else:
         yield prefix, value

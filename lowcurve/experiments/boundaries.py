@@ -13,7 +13,7 @@ from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
 from lowcurve.experiments.pictures import NETWORK
 from lowcurve.experiments.settings import Study
-from lowcurve.experiments.subject import spread
+from lowcurve.experiments.subject import processes, spread
 from lowcurve.geometry import (
     DistanceBounds,
     NormalCurvatures,
@@ -78,7 +78,8 @@ def boundary_table(study: Study, name: str, model: nn.Module, examples: Examples
         return Table("The decision boundary", headings, ((name, *[None] * (len(headings) - 1)),), conditions=conditions)
     measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
     heading = f"boundary of {name}"
-    promised = evaluation.measure(model, kept, measures, loss=margin_loss, progress=progress, heading=heading)
+    shared = {"progress": progress, "heading": heading, "fabric": processes(study.hardware)}
+    promised = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
     found, ends = _found(model, kept, h, steps)
     crossed = np.isfinite(found["distance along the way"])
     reached = (

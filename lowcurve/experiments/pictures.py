@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lowcurve.experiments.settings import METHODS, Study
+from lowcurve.experiments.methods import METHODS
+from lowcurve.experiments.settings import Study
 from lowcurve.results import Column, Curves, Line, Result, Scatter, Table, join, merge
 from lowcurve.training import History
 

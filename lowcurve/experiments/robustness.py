@@ -14,6 +14,7 @@ from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.experiments.pictures import NETWORK, UNRELIABLE
 from lowcurve.experiments.settings import Study
+from lowcurve.experiments.subject import processes
 from lowcurve.geometry import Curvature
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
 from lowcurve.types import Measure, Progress
@@ -41,8 +42,10 @@ def attack_results(
     the audit, accuracy against radius, examples of perturbed images."""
     settings, ball = study.evaluation, study.ball()
     examples = data.test.take(slice(settings.examples))
-    plain = PGD(ball, steps=settings.steps)
-    suite = Suite(((f"PGD-{settings.steps}", plain), *suite_of(study).members))
+    first, members = f"PGD-{settings.steps}", suite_of(study).members
+    if first not in dict(members):  # one of the papers' suites has it itself
+        members = ((first, PGD(ball, steps=settings.steps)), *members)
+    suite = Suite(members)
     ledger = shelf.ledger(name, describe((suite, study.data, study.limits, study.seed, settings.examples)))
     left = evaluation.attack(
         model,
@@ -53,6 +56,7 @@ def attack_results(
         progress=progress,
         heading=f"attacking {name}",
         ledger=ledger,
+        fabric=processes(study.hardware),
     )
     verdict = None
     if settings.audited:
@@ -147,7 +151,7 @@ def _against_radius(
     attack = PGD(largest, steps=study.evaluation.steps)
     found = evaluation.smallest_radius(
         model, examples, attack, largest.norm, largest=largest.radius, seed=study.seed,
-        progress=progress, heading=f"attacking {name} at every radius",
+        progress=progress, heading=f"attacking {name} at every radius", fabric=processes(study.hardware),
     )  # fmt: skip
     shares = [proportion(int(row.sum()), len(row)) for row in found.standing_at(radii)]
     band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
@@ -166,7 +170,8 @@ def _against_radius(
         conditions=conditions,
     )
     measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
-    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=f"measuring {name}")
+    heading, made = f"measuring {name}", processes(study.hardware)
+    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=made)
     # Who is wrong without an attack has no radius, and who stood at the largest has none that was found.
     known = np.isfinite(found.radius) & (found.radius > 0)
     scatter = Scatter(

@@ -2,22 +2,25 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from lowcurve import evaluation
-from lowcurve.data import DataSet, load
+from lowcurve.data import DataSet, Examples, load
 from lowcurve.errors import InputError
+from lowcurve.experiments.adversarial_set import adversarial_set, mixed
 from lowcurve.experiments.geometry import curvature_results
+from lowcurve.experiments.methods import METHODS, method_of, objective_of
 from lowcurve.experiments.pictures import in_reading_order, training_results
 from lowcurve.experiments.robustness import attack_results, transfer_results
-from lowcurve.experiments.settings import METHODS, Study
+from lowcurve.experiments.settings import Study
+from lowcurve.experiments.subject import processes
 from lowcurve.models import Factory, Network
 from lowcurve.models.modes import mode
 from lowcurve.results import Result, describe
-from lowcurve.training import Checkpoint, Hardware, Objective, Optimization, fabric, fit
+from lowcurve.training import Checkpoint, Objective, Optimization, fabric, fit
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
@@ -61,15 +64,15 @@ def read(study: Study) -> DataSet:
 
 def rehearse(study: Study, data: DataSet, *, training: bool) -> None:
     """Build everything once and train nothing, so that what cannot work is said before a run is begun."""
-    fabric(Hardware(accelerator=study.accelerator, precision=study.precision))
+    fabric(study.hardware)
     if not training:
         return
     for optimization in (study.training, study.fine_tuning):
         if optimization.augmentation.active and len(data.shape) != 3:
             raise InputError("images to augment", f"inputs of shape {data.shape}", "leave the augmentation out")
     _, std = data.statistics()
-    for method in study.methods:
-        study.objective(method, std)
+    for name in needed(study):
+        objective_of(name, study, std)
     try_network(source_of(study, data).build(study.seed), data)
 
 
@@ -90,26 +93,42 @@ def try_network(model: nn.Module, data: DataSet) -> None:
 
 
 def train(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
-    """Make every network of `study.methods` that the keeper does not have yet as these settings would make it."""
+    """Make every network of `study.methods`, and those that they need, which the keeper does not have yet as these settings
+    would make it. Several processes may share the work; one of them keeps it."""
+    keeper = _shared(study, keeper)
     source = source_of(study, data)
     _, std = data.statistics()
-    # CURE starts from the standard network, so that comes first, wherever it is needed; a given one takes its place.
-    base = GIVEN if study.weights is not None else "standard"
-    methods = [m for m in METHODS if m in study.methods or (m == "standard" and "CURE" in study.methods)]
-    for method in methods:
-        if method == "standard" and base == GIVEN:
+    for name in needed(study):
+        method, before, start = method_of(name, study), None, ""
+        if method.before:
+            base = GIVEN if study.weights is not None and method.before == "standard" else method.before
+            before, start = keeper.load_network(base), keeper.made_by(base) or ""
+        optimization = study.fine_tuning if method.starts else study.training
+        attack, extra = study.validation_attack, study.others.per_class if name == "adversarial-set" else 0
+        named = (objective_of(name, study, std), optimization, attack, study.precision, study.compile, extra)
+        key = describe((source, study.data, study.limits, study.seed, *named, start))
+        if keeper.made_by(name) == key:
+            log.info("%s: already trained", name)
             continue
-        objective, optimization, start = study.objective(method, std), study.training, ""
-        if method == "CURE":
-            optimization, start = study.fine_tuning, keeper.made_by(base) or ""
-        key = describe((source, study.data, study.limits, study.seed, objective, optimization, study.precision, start))
-        if keeper.made_by(method) == key:
-            log.info("%s: already trained", method)
-            continue
-        model = keeper.load_network(base) if method == "CURE" else source.build(study.seed)
-        _train_one(study, method, model, objective, optimization, data, keeper, key, progress)
-        keeper.save_network(method, source, model, key)
-        keeper.checkpoint(method, key).remove()
+        model = before if method.starts and before is not None else source.build(study.seed)
+        examples = data.train
+        if extra and before is not None:
+            moved = adversarial_set(before, examples, per_class=extra, seed=study.seed, progress=progress)
+            log.info("%s: %d adversarial images beside %d clean ones", name, len(moved), len(examples))
+            examples = mixed(examples, moved)
+        work = _Work(name, objective_of(name, study, std, before), optimization, examples, key)
+        _train_one(study, work, model, data, keeper, progress)
+        keeper.save_network(name, source, model, key)
+        keeper.checkpoint(name, key).remove()
+        processes(study.hardware).barrier()
+
+
+def needed(study: Study) -> list[str]:
+    """The methods of the study and those whose networks they start from or learn from, each after what it needs."""
+    wanted = {*study.methods, *(method_of(name, study).before for name in study.methods)}
+    if study.weights is not None:
+        wanted.discard("standard")
+    return [name for name in METHODS if name in wanted]
 
 
 def keep_given(study: Study, keeper: Keeper, given: nn.Module) -> None:
@@ -130,12 +149,14 @@ def source_of(study: Study, data: DataSet) -> Network | Factory:
 
 def measure(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
     """The geometry of every network that is kept: part `curvature-NAME`."""
+    keeper = _shared(study, keeper)
     settings = (study.evaluation, study.radius, study.norm)
     _for_each(study, "curvature", keeper, settings, data, progress, curvature_results)
 
 
 def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
     """The robustness of every network that is kept: part `attack-NAME`."""
+    keeper = _shared(study, keeper)
 
     def results_of(
         study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
@@ -147,7 +168,7 @@ def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] 
     names = in_reading_order(keeper.networks())
     key = describe(("transfer", study.data, study.limits, study.seed, settings, [keeper.made_by(n) for n in names]))
     if len(names) > 1 and keeper.load_part("transfer", key) is None:
-        models = {name: keeper.load_network(name).to(_device(study)) for name in names}
+        models = {name: keeper.load_network(name).to(processes(study.hardware).device) for name in names}
         keeper.save_part("transfer", key, transfer_results(study, data, models, progress))
     for name in keeper.networks():
         keeper.ledger(name, "").remove()  # what it kept is in the part now
@@ -165,40 +186,71 @@ def _for_each(
         if keeper.load_part(f"{step}-{name}", key) is not None:
             log.info("%s: %s already done", name, step)
             continue
-        model = keeper.load_network(name).to(_device(study))
+        model = keeper.load_network(name).to(processes(study.hardware).device)
         keeper.save_part(f"{step}-{name}", key, results_of(study, data, name, model, progress))
+        processes(study.hardware).barrier()
         log.info("%s: %s done", name, step)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """One training, of that name and key."""
+
+    name: str
+    objective: Objective
+    optimization: Optimization
+    examples: Examples
+    key: str
+
+
+def _shared(study: Study, keeper: Keeper) -> Keeper:
+    """The keeper, once all processes run; those that do not lead read from it and keep nothing."""
+    return keeper if processes(study.hardware).is_global_zero else _Reader(keeper)
+
+
+class _Reader:
+    """The keeper of a process that keeps nothing: another one does."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("save"):
+            return lambda *_: None
+        return getattr(self.keeper, name)
+
+    def loggers(self, name: str) -> list[Any]:  # noqa: ARG002 (the signature of Keeper)
+        """None."""
+        return []
+
+    def ledger(self, name: str, key: str) -> Any:  # noqa: ARG002 (the signature of Keeper)
+        """One that is forgotten."""
+        return _Forgotten()
+
+
+class _Forgotten(dict[str, Any]):
+    def remove(self) -> None:
+        """There is nothing to forget."""
+
+
 def _train_one(
-    study: Study,
-    method: str,
-    model: nn.Module,
-    objective: Objective,
-    optimization: Optimization,
-    data: DataSet,
-    keeper: Keeper,
-    key: str,
-    progress: Progress[int],
+    study: Study, work: _Work, model: nn.Module, data: DataSet, keeper: Keeper, progress: Progress[int]
 ) -> None:
-    made = fabric(Hardware(accelerator=study.accelerator, precision=study.precision), loggers=keeper.loggers(method))
+    made = fabric(study.hardware, loggers=keeper.loggers(work.name))
+    made.launch()
     history = fit(
         model,
-        objective,
-        data.train,
-        optimization,
+        work.objective,
+        work.examples,
+        work.optimization,
         seed=study.seed,
         validation=data.validation,
+        validation_attack=study.validation_attack,
         fabric=made,
-        checkpoint=keeper.checkpoint(method, key),
+        checkpoint=keeper.checkpoint(work.name, work.key),
         progress=progress,
-        heading=f"training {method}",
+        heading=f"training {work.name}",
     )
     last = history[-1]
-    log.info("%s: %s", method, ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
-    keeper.save_part(f"training-{method}", key, training_results(study, method, history))
-
-
-def _device(study: Study) -> torch.device:
-    device: torch.device = fabric(Hardware(accelerator=study.accelerator)).device
-    return device
+    log.info("%s: %s", work.name, ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
+    keeper.save_part(f"training-{work.name}", work.key, training_results(study, work.name, history))

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
+from lightning_fabric import Fabric
 from torch import nn
 
 from lowcurve import evaluation
@@ -11,6 +13,7 @@ from lowcurve.data import Examples
 from lowcurve.experiments.settings import Study
 from lowcurve.losses import cross_entropy
 from lowcurve.results import Cell, Line, summarize
+from lowcurve.training import Hardware, fabric
 from lowcurve.types import Loss, Measure, Progress
 
 CELLS = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
@@ -30,8 +33,9 @@ class Subject:
     def columns(self, measures: Mapping[str, Measure], loss: Loss = cross_entropy) -> evaluation.Columns:
         """The measures of all its examples."""
         heading = f"measuring {self.name}"
+        made = processes(self.study.hardware)
         return evaluation.measure(
-            self.model, self.examples, measures, loss=loss, progress=self.progress, heading=heading
+            self.model, self.examples, measures, loss=loss, progress=self.progress, heading=heading, fabric=made
         )
 
     def few(self, count: int) -> "Subject":
@@ -43,6 +47,14 @@ class Subject:
     def reach(self) -> float:
         """The l_2 length of the study's largest perturbation."""
         return self.study.scale(int(np.prod(self.examples.shape)))
+
+
+@cache
+def processes(hardware: Hardware) -> Fabric:
+    """The processes that share an evaluation, running; one alone unless the hardware says more."""
+    made = fabric(hardware)
+    made.launch()
+    return made
 
 
 def counted(examples: Examples, part: str) -> dict[str, str]:

@@ -1,0 +1,237 @@
+"""A training step of every method, in plain steps: time, floating-point operations and memory.
+
+    python benchmarks/training_step.py [--quick] [--json FILE] [--device cuda --width 64]
+
+The network is ResNet-18 for 32 x 32 images, its ReLUs made softplus (beta = 10) so that first-order differences are right, at
+initialization, on random images. Every method sees the same weights, batch and BatchNorm mode (frozen statistics, the one
+that all of them bear), in float32; the ways run interleaved, the best round of each counts. A step is everything from the
+batch to the parameters' gradients, with the optimizer's move. Operations are counted by torch; memory is the rise of the peak
+over what is resident, in a process of its own.
+
+"public CURE code" has the passes of the code that was released with moosavi2019cure, as a yardstick: the loss in one forward
+pass; two more for the direction z, of which one is thrown away, with a backward pass into the weights as well; the two ends
+of the difference in a forward pass each, both differentiated twice. Its statistics are frozen here as everything else's.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: spinning threads cost a factor of 60 on a busy machine
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from peaks import raised_by  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils.flop_counter import flop_registry  # noqa: E402
+
+from lowcurve.analysis.norms import L1, LINF, Ball, pixels  # noqa: E402
+from lowcurve.attacks import NFGSM, PGD  # noqa: E402
+from lowcurve.losses import cross_entropy, margin  # noqa: E402
+from lowcurve.models import Network  # noqa: E402
+from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
+from lowcurve.randomness import stream, uniform  # noqa: E402
+from lowcurve.training import Objective, Penalty, Term  # noqa: E402
+
+Step = Callable[[], object]
+Row = dict[str, object]
+BALL = Ball(LINF, pixels(8))
+SCALE = 0.6
+"""The h of CURE: the released setting on [0, 1]."""
+YARDSTICK = "public CURE code"
+
+
+def with_penalty(penalty: Penalty, every: int = 1) -> Objective:
+    """Cross-entropy and one penalty."""
+    return Objective(penalties={"penalty": Term(penalty, 1.0, every=every)}, statistics="frozen")
+
+
+def objectives() -> dict[str, Objective]:
+    """Every method by name, the plain step first."""
+    plain = Objective(statistics="frozen")
+    cure = CURE(SCALE, squared=False)
+    return {
+        "plain": plain,
+        "gradient norm, exact": with_penalty(InputGradientNorm()),
+        "gradient norm, l_1, exact": with_penalty(InputGradientNorm(L1, squared=False)),
+        "gradient norm, first order": with_penalty(InputGradientNorm(differentiation="first_order")),
+        "Jacobian of the margin, exact": with_penalty(InputGradientNorm(L1, squared=False, of=margin)),
+        "CURE, exact": with_penalty(cure),
+        "CURE, first order": with_penalty(replace(cure, differentiation="first_order")),
+        "CURE, first order, detached": with_penalty(replace(cure, differentiation="first_order_detached")),
+        "CURE, detached": with_penalty(replace(cure, differentiation="detached")),
+        "CURE, exact, every 4th step": with_penalty(cure, every=4),
+        "GradAlign": with_penalty(GradAlign()),
+        "GradAlign, detached": with_penalty(GradAlign(differentiation="detached")),
+        "LLR, 2 steps": with_penalty(LLR(steps=2)),
+        "ELLE": with_penalty(ELLE()),
+        "N-FGSM": replace(plain, attack=NFGSM(BALL)),
+        "PGD-7": replace(plain, attack=PGD(BALL, steps=7, answer="last")),
+        "TRADES, 7 steps": with_penalty(TRADES(BALL, steps=7)),
+    }
+
+
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations; torch's own counter follows modules too, which gradients in the input break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.count += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class Trainer:
+    """A network, a batch and an optimizer, and a step of any objective on them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        spec = Network("resnet18", (3, 32, 32), 10, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), "softplus", args.width)
+        self.model = spec.build(seed=0).to(args.device).eval()
+        x = uniform(torch.zeros(args.batch, 3, 32, 32), 0.0, 1.0, generator=stream(0, "images"))
+        self.x, self.y = x.to(args.device), (torch.arange(args.batch) % 10).to(args.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
+
+    def step(self, objective: Objective, number: int = 0) -> None:
+        """One step of an objective."""
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = objective.terms(self.model, self.x, self.y, generator=stream(0, number), step=number)
+        torch.stack(list(terms.values())).sum().backward()
+        self.optimizer.step()
+
+    def public_cure(self) -> None:
+        """The passes of the released code: see the module's first words."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(self.model(self.x), self.y).mean()
+        x = self.x.clone().requires_grad_()
+        self.model(x)
+        found = cross_entropy(self.model(x), self.y).sum()
+        wanted = [x, *self.model.parameters()]
+        sign = torch.autograd.grad(found, wanted)[0].sign()
+        z = SCALE * (sign + 1e-7) / (sign.flatten(1).norm(dim=1)[:, None, None, None] + 1e-7)
+        ends = [cross_entropy(self.model(point), self.y) for point in (x + z, x)]
+        change = torch.autograd.grad((ends[0] - ends[1]).sum(), x, create_graph=True)[0]
+        (loss + change.flatten(1).norm(dim=1).mean()).backward()
+        self.optimizer.step()
+
+
+def ways(trainer: Trainer, *names: str) -> dict[str, Step]:
+    """A step of each method; a lazy one takes a round of its steps, and is divided by their number."""
+    found: dict[str, Step] = {}
+    for name, objective in objectives().items():
+        rounds = longest(objective)
+        found[name] = lambda o=objective, r=rounds: [trainer.step(o, k) for k in range(r)]  # type: ignore[misc]
+    found[YARDSTICK] = trainer.public_cure
+    return {name: way for name, way in found.items() if not names or name in names}
+
+
+def longest(objective: Objective | None) -> int:
+    """After so many steps an objective does the same again."""
+    return 1 if objective is None else max((term.every for term in objective.penalties.values()), default=1)
+
+
+def measured(args: argparse.Namespace) -> list[Row]:
+    """Time and operations of every method, in plain steps."""
+    trainer = Trainer(args)
+    steps = ways(trainer)
+    lengths = {name: longest(objectives().get(name)) for name in steps}
+    operations = {}
+    for name, step in steps.items():
+        with Operations() as counter:
+            step()
+        operations[name] = counter.count / lengths[name]
+    seconds = dict.fromkeys(steps, float("inf"))
+    for _ in range(args.rounds):
+        for name, step in steps.items():
+            gc.collect()
+            began = time.perf_counter()
+            step()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            seconds[name] = min(seconds[name], (time.perf_counter() - began) / lengths[name])
+    rows: list[Row] = []
+    for name in steps:
+        row: Row = {
+            "method": name, "ms": 1e3 * seconds[name], "time": seconds[name] / seconds["plain"],
+            "operations": operations[name] / operations["plain"],
+        }  # fmt: skip
+        rows.append(row)
+    if not args.quick:
+        for row in rows:
+            row["MB"] = memory(args, str(row["method"]))
+    return rows
+
+
+def memory(args: argparse.Namespace, name: str) -> float:
+    """How far one step raises the peak, in a process of its own."""
+    if args.device == "cuda":
+        trainer = Trainer(args)
+        ways(trainer, name)[name]()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        ways(trainer, name)[name]()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    words = [sys.executable, __file__, "--batch", str(args.batch), "--width", str(args.width), "--peak", name]
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def peak(args: argparse.Namespace) -> None:
+    """In a process of its own."""
+    trainer = Trainer(args)
+    few = Trainer(argparse.Namespace(**{**vars(args), "batch": 1}))
+    ways(few, "plain")["plain"]()  # what a first step loads is not the method's
+    print(raised_by(ways(trainer, args.peak)[args.peak]))
+
+
+def main() -> None:
+    """Measure, print, and write the numbers."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 7; quick 2)")
+    words.add_argument("--batch", type=int, default=None, help="images a step (default 32; quick 8)")
+    words.add_argument("--width", type=int, default=16, help="of the network's first stage")
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--device", default="cpu")
+    words.add_argument("--quick", action="store_true", help="under a minute: fewer rounds and images, no memory")
+    words.add_argument("--json", type=Path, help="write the numbers here")
+    words.add_argument("--peak", help=argparse.SUPPRESS)
+    args = words.parse_args()
+    args.rounds = args.rounds or (2 if args.quick else 7)
+    args.batch = args.batch or (8 if args.quick else 32)
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        peak(args)
+        return
+    settings = {
+        "network": f"ResNet-18, width {args.width}, softplus", "batch": args.batch, "threads": args.threads,
+        "rounds": args.rounds, "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
+        "precision": "float32", "BatchNorm": "frozen", "torch": torch.__version__, "Python": platform.python_version(),
+        "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+    }  # fmt: skip
+    print(", ".join(f"{name}: {value}" for name, value in settings.items()))
+    print(f"\n{'method':32}{'ms':>9}{'time':>8}{'operations':>12}{'MB':>8}")
+    rows = measured(args)
+    for row in rows:
+        held = f"{row['MB']:8.0f}" if "MB" in row else ""
+        print(f"{row['method']:32}{row['ms']:9.1f}{row['time']:8.2f}{row['operations']:12.2f}{held}")
+    times = {str(row["method"]): float(row["ms"]) for row in rows}  # type: ignore[arg-type]
+    print(f"\n{YARDSTICK} takes {times[YARDSTICK] / times['CURE, exact']:.2f} times as long as CURE, exact")
+    if args.json:
+        args.json.write_text(json.dumps({"settings": settings, "steps": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

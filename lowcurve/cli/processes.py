@@ -1,0 +1,50 @@
+"""Several processes of one command: one leads and keeps the run, the others share its training and keep nothing."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from lowcurve.cli.words import Request
+    from lowcurve.store import Run
+
+PLACE = "LOWCURVE_RUN"
+"""The environment variable in which the leader tells the processes that it begins where its run is."""
+PATIENCE = 600.0
+"""So many seconds a follower waits for the run; data may have to be fetched first."""
+
+
+def follows() -> bool:
+    """Whether another process leads: by torchrun's, SLURM's or Fabric's word."""
+    return any(os.environ.get(name, "0") not in ("", "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+
+
+@contextmanager
+def leading(run: "Run") -> Iterator[None]:
+    """Inside, those who are begun to follow are told where the run is."""
+    os.environ[PLACE] = str(run.folder.absolute())
+    try:
+        yield
+    finally:
+        del os.environ[PLACE]
+
+
+def followed(request: "Request") -> "Run":
+    """The leader's run, as soon as it is there."""
+    from lowcurve.store import SETTINGS, Run
+
+    if request.run is not None:
+        return request.run
+    place = request.out or os.environ.get(PLACE)
+    if place is None:
+        expected, mend = "a directory that all processes know", "write --out DIRECTORY beside torchrun or srun"
+        raise InputError(expected, "none", mend)
+    ends = time.monotonic() + PATIENCE
+    while not (Path(place) / SETTINGS).is_file() and time.monotonic() < ends:
+        time.sleep(0.05)
+    return Run.open(place)

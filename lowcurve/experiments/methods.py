@@ -1,0 +1,220 @@
+"""The training methods by name: what each starts from, what it is trained on and what it minimizes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lowcurve.analysis.norms import Ball, Norm, parse_radius
+from lowcurve.attacks import NFGSM, PGD, RSFGSM, DeepFool, OneStep
+from lowcurve.losses import Tempered, log_odds, margin, margin_loss
+from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
+from lowcurve.penalties.cure import released
+from lowcurve.penalties.differentiation import Differentiation
+from lowcurve.training import Objective, Schedule, Term
+from lowcurve.types import Attack, Classifier, Inputs, Logits
+
+if TYPE_CHECKING:
+    from lowcurve.experiments.settings import Study
+
+
+@dataclass(frozen=True)
+class Cure:
+    """`weight` (gamma) times the penalty at scale h, reached after the share `ramp` of training. form: published (squared
+    norm, pixel units) or released (the norm, in standardized inputs). differentiation, step: exact, detached, first_order,
+    first_order_detached, or secant at a step. every: taken at every k-th step, with k times the weight. from_scratch: trained
+    as the standard network is, in place of fine-tuning that one."""
+
+    weight: float = 0.03
+    h: float = 1.0
+    ramp: float = 0.25
+    form: Literal["published", "released"] = "published"
+    direction: Literal["sign", "gradient"] = "sign"
+    differentiation: Differentiation = "exact"
+    step: float | None = None
+    every: int = 1
+    from_scratch: bool = False
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """`weight` times the norm of the input gradient of the loss, or of the margin: squared or not, reached after the share
+    `ramp` of training."""
+
+    weight: float = 1.0
+    norm: Literal["l_1", "l_2", "l_inf"] = "l_2"
+    squared: bool = True
+    of: Literal["loss", "margin"] = "loss"
+    ramp: float = 0.0
+    differentiation: Differentiation = "exact"
+    step: float | None = None
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingAttack:
+    """The attack of adversarial training and the ball of what is trained within one; norm and radius are those of the study
+    unless they are given. steps: of PGD, TRADES and LLR. step_size: of PGD, 2.5 radius / steps unless it is given."""
+
+    steps: int = 7
+    norm: Literal["l_inf", "l_2"] | None = None
+    radius: str | None = None
+    step_size: float | None = None
+    loss: Literal["cross-entropy", "margin"] = "cross-entropy"
+
+
+@dataclass(frozen=True)
+class Others:
+    """What the other methods are set to: the weights of TRADES (1 / lambda), LLR, GradAlign and ELLE-A; the temperature of
+    distillation; the images of each class in the adversarial set."""
+
+    trades: float = 6.0
+    llr: float = 1.0
+    alignment: float = 0.2
+    elle: float = 4000.0
+    temperature: float = 20.0
+    per_class: int = 50
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which network must be there `before`, whether training starts from its weights (and is fine-tuning then), and what is
+    minimized: study, deviations of the pixels, the network before -> objective."""
+
+    objective: Callable[["Study", tuple[float, ...], Classifier], Objective]
+    before: str = ""
+    starts: bool = False
+
+
+def method_of(name: str, study: "Study") -> Method:
+    """The method of that name as the study wants it: CURE starts from the standard network, or from nothing.
+
+    Example:
+        >>> from lowcurve.experiments.settings import Study
+        >>> method_of("CURE", Study()).before, method_of("CURE", Study(cure=Cure(from_scratch=True))).before
+        ('standard', '')
+    """
+    method = METHODS[name]
+    return replace(method, before="", starts=False) if name == "CURE" and study.cure.from_scratch else method
+
+
+def objective_of(name: str, study: "Study", std: tuple[float, ...], before: Classifier | None = None) -> Objective:
+    """What the method of that name minimizes. before: the network that it needs; left out, the objective is one to describe
+    or to rehearse and not to train with."""
+    return METHODS[name].objective(study, std, before or the_network_before)
+
+
+def the_network_before(x: Inputs) -> Logits:
+    """Stands for a network that is not there yet."""
+    raise NotImplementedError
+
+
+def ball_of(study: "Study") -> Ball:
+    """The ball of training."""
+    against = study.training_attack
+    return Ball(Norm(against.norm or study.norm), parse_radius(against.radius or study.radius))
+
+
+def _attacked(study: "Study", attack: Attack, **penalties: Term) -> Objective:
+    return Objective(attack=attack, penalties=penalties, statistics=study.statistics)
+
+
+def _penalized(study: "Study", **penalties: Term) -> Objective:
+    return Objective(penalties=penalties, statistics=study.statistics)
+
+
+def _standard(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    return _penalized(study)
+
+
+def _cure(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    ours = study.cure
+    form = released(std, ours.h) if ours.form == "released" else CURE(ours.h)
+    penalty = CURE(form.h, form.squared, ours.direction, form.scale, ours.differentiation, ours.step)
+    ramp = Schedule(start=0.05, until=ours.ramp)
+    return _penalized(study, curvature=Term(penalty, ours.weight, scale_schedule=ramp, every=ours.every))
+
+
+def _gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    ours = study.gradient
+    of = margin if ours.of == "margin" else None
+    penalty = InputGradientNorm(Norm(ours.norm), ours.squared, of, ours.differentiation, ours.step)
+    ramp = Schedule(start=0.0, until=ours.ramp) if ours.ramp else Schedule()
+    return _penalized(study, gradient=Term(penalty, ours.weight, weight_schedule=ramp, every=ours.every))
+
+
+def _one_step(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    return _attacked(study, OneStep(ball_of(study)))
+
+
+def _random_start(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    return _attacked(study, RSFGSM(ball_of(study)))
+
+
+def _noisy(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    return _attacked(study, NFGSM(ball_of(study)))
+
+
+def _pgd(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    against = study.training_attack
+    loss = {"cross-entropy": log_odds, "margin": margin_loss}[against.loss]
+    attack = PGD(ball_of(study), steps=against.steps, step_size=against.step_size, loss=loss, answer="last")
+    return _attacked(study, attack)
+
+
+def _gradient_norm_and_pgd(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
+    return replace(_gradient_norm(study, std, before), attack=_pgd(study, std, before).attack)
+
+
+def _trades(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    penalty = TRADES(ball_of(study), study.training_attack.steps)
+    return _penalized(study, divergence=Term(penalty, study.others.trades))
+
+
+def _llr(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    penalty = LLR(ball_of(study), study.training_attack.steps)
+    return _penalized(study, linearity=Term(penalty, study.others.llr))
+
+
+def _alignment(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    ball = ball_of(study)
+    return _attacked(study, OneStep(ball), alignment=Term(GradAlign(ball.radius), study.others.alignment))
+
+
+def _elle(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    ball = ball_of(study)
+    return _attacked(study, OneStep(ball), chords=Term(ELLE(ball.radius), Surge(study.others.elle)))
+
+
+def _deepfool(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    return _attacked(study, DeepFool(ball_of(study).norm))
+
+
+def _teacher(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    return Objective(loss=Tempered(study.others.temperature), statistics=study.statistics)
+
+
+def _distillation(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    term = Term(Distillation(before, study.others.temperature), 1.0)
+    return Objective(penalties={"distillation": term}, statistics=study.statistics, loss_weight=0.0)
+
+
+METHODS = {
+    "standard": Method(_standard),
+    "CURE": Method(_cure, "standard", starts=True),
+    "gradient-norm": Method(_gradient_norm),
+    "FGSM": Method(_one_step),
+    "RS-FGSM": Method(_random_start),
+    "N-FGSM": Method(_noisy),
+    "PGD": Method(_pgd),
+    "gradient-norm+PGD": Method(_gradient_norm_and_pgd),
+    "TRADES": Method(_trades),
+    "LLR": Method(_llr),
+    "GradAlign": Method(_alignment),
+    "ELLE-A": Method(_elle),
+    "DeepFool": Method(_deepfool, "standard", starts=True),
+    "adversarial-set": Method(_standard, "standard", starts=True),
+    "teacher": Method(_teacher),
+    "distillation": Method(_distillation, "teacher"),
+}
+"""In the order in which they are trained and read; what a method needs comes before it."""
+USUAL = ("standard", "CURE", "gradient-norm", "PGD")
