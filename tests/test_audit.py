@@ -19,6 +19,7 @@ from lowcurve.attacks import PGD, Effort, strong
 from lowcurve.data import Examples, Limits, digits, load
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
+from lowcurve.evaluation.audit.attacks import monotone
 from lowcurve.evaluation.audit.queries import Smoothed
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import isolated, stream
@@ -246,6 +247,35 @@ def test_a_reference_under_which_fewer_stand_is_the_headline(standard, few):
     assert finding(nobody, 19).outcome == "fail"
     assert finding(nobody, 19).measured == pytest.approx(here.mean())
     assert not nobody.reliable
+
+
+def test_logits_that_are_close_saturate_nothing(robust, few):
+    """Divided by a thousand they leave cross-entropy weaker than the margin, which is no masking: at most a flag."""
+    said = finding(audit(faulty.Scaled(robust, 1e-3), few, BALL, budget=SMALL), 6)
+    assert said.outcome in ("passed", "flag")
+    assert said.measured == 0
+
+
+@pytest.mark.parametrize(("back", "outcome"), [(0, "passed"), (1, "flag"), (2, "fail")])
+def test_one_example_that_stands_again_at_a_larger_radius_may_be_luck_and_two_are_not(back, outcome):
+    class Looked:
+        ball, right = BALL, np.arange(100)
+
+        def __len__(self):
+            return 100
+
+        def widest(self):
+            return 1.0
+
+        def points(self, which):
+            return which.mean()
+
+        def fell_at(self, radius):
+            fallen = np.arange(100) < 30 + 100 * radius
+            fallen[100 - back :] |= radius == BALL.radius / 2
+            return fallen
+
+    assert monotone(Looked()).outcome == outcome
 
 
 # --- the library's own attacks
