@@ -40,7 +40,17 @@ if TYPE_CHECKING:
         gradient_norm,
     )
     from lowcurve.losses import Tempered, cross_entropy, loss_field, margin, margin_loss, true_logit
-    from lowcurve.models import Network, Standardize
+    from lowcurve.models import (
+        LCNN,
+        Lipschitz,
+        Minimal,
+        Network,
+        Standardize,
+        convert,
+        fold,
+        inspect_layers,
+        load_original,
+    )
     from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
     from lowcurve.results import describe, proportion, summarize
     from lowcurve.training.fit import Optimization, fit
@@ -49,7 +59,17 @@ if TYPE_CHECKING:
 
 HOMES = {
     "data": ("load", "Limits", "DataSet", "Examples", "Augmentation"),
-    "models": ("Network", "Standardize"),
+    "models": (
+        "Network",
+        "Standardize",
+        "inspect_layers",
+        "convert",
+        "load_original",
+        "fold",
+        "Minimal",
+        "LCNN",
+        "Lipschitz",
+    ),
     "losses": ("loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "Tempered"),
     "geometry": (
         "gradient_norm",
@@ -80,7 +100,7 @@ HOMES = {
 
 __all__ = [
     "load", "Limits", "DataSet", "Examples", "Augmentation",
-    "Network", "Standardize",
+    "Network", "Standardize", "inspect_layers", "convert", "load_original", "fold", "Minimal", "LCNN", "Lipschitz",
     "loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "Tempered",
     "gradient_norm", "Curvature", "CurvatureParts", "SecantCurvature", "FrobeniusNorm", "Profile", "SpectralDensity",
     "DistanceBounds", "RobustnessIndicator", "GradientStability", "LinearityError", "NormalCurvatures",

@@ -17,7 +17,8 @@ from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
 from lowcurve.geometry.curvature import hessian_matrices
 from lowcurve.losses import cross_entropy, loss_field, margin
-from lowcurve.models import Network
+from lowcurve.models import CenteredSoftplus, Network
+from lowcurve.models.lipschitz import LipschitzBatchNorm2d, LipschitzConv2d, prepare_norms
 from lowcurve.randomness import stream
 
 CLASSES, LEVELS = 5, (10.0, 1.0, 1e-2, 1e-4, 1e-6, 1e-8)
@@ -45,6 +46,15 @@ def head(features: int) -> nn.Sequential:
 
 def plain(act: nn.Module) -> nn.Module:
     return nn.Sequential(conv(2, 4), act, conv(4, 4, stride=2), act, head(36))
+
+
+def clipped(a: nn.Module) -> nn.Module:
+    b = LipschitzConv2d(4, 4, 3)
+    model = nn.Sequential(
+        a, LipschitzBatchNorm2d(a, gamma=1.0, affine=False), CenteredSoftplus(), b, CenteredSoftplus(), head(64)
+    )
+    prepare_norms(model, torch.zeros(1, 2, 6, 6))
+    return model
 
 
 def squeeze_excite(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
@@ -111,6 +121,8 @@ NETWORKS = {
     "average pool": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), head(4)),
     "BatchNorm": lambda: nn.Sequential(conv(2, 4), nn.BatchNorm2d(4), nn.Tanh(), nn.BatchNorm2d(4, affine=False), head(144)),
     "dropout": lambda: nn.Sequential(conv(2, 4), nn.Dropout(), nn.Softplus(), nn.Dropout2d(), head(144)),
+    "centered softplus": lambda: plain(CenteredSoftplus(4)),
+    "clipped": lambda: clipped(conv(2, 4)),
     "residual": lambda: Called(residual, a=conv(2, 4, stride=2), b=conv(4, 4), norm=nn.BatchNorm2d(4), top=head(4)),
     "squeeze and excite": lambda: Called(squeeze_excite, a=conv(2, 4), b=nn.Conv2d(4, 4, 1), top=head(144)),
     "dense block": lambda: Called(dense_block, a=conv(2, 3), b=conv(6, 2), top=nn.Linear(72, CLASSES)),

@@ -1,11 +1,12 @@
 """Architectures: shapes, sizes, seeds, one module for each nonlinearity, and twice-differentiability."""
 
+import math
 import operator
 
 import pytest
 import torch
 from torch import nn
-from torch.fx import symbolic_trace
+from torch.fx import Tracer
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -28,6 +29,9 @@ SHAPES = {
     "resnet18": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
     "resnet20": (4, (MNIST, CIFAR, TINY, ODD)),
     "wide-resnet28-10": (4, (MNIST, CIFAR, TINY, ODD)),
+    "lcnn-resnet18": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "lcnn-resnet18-plain": (4, (MNIST, CIFAR, ODD)),
+    "lcnn-vgg11": (4, (MNIST, CIFAR, TINY, ODD)),
 }
 # name: how many nonlinearities it has
 PLACES = {
@@ -38,6 +42,9 @@ PLACES = {
     "resnet18": 17,
     "resnet20": 19,
     "wide-resnet28-10": 25,
+    "lcnn-resnet18": 17,
+    "lcnn-resnet18-plain": 17,
+    "lcnn-vgg11": 10,
 }
 CASES = [(name, shape) for name, (_, shapes) in SHAPES.items() for shape in shapes]
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -66,6 +73,14 @@ def test_one_row_of_logits_an_example(name, shape):
     assert_close(model(images(shape)[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
 
 
+class Layers(Tracer):
+    """Takes the house's own layers as one call, as torch's are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = type(m).__module__ in ("lowcurve.models.layers", "lowcurve.models.lipschitz")
+        return own or super().is_leaf_module(m, module_qualified_name)
+
+
 @every_architecture
 @pytest.mark.parametrize("act", NONLINEARITIES)
 def test_every_nonlinearity_is_a_module_of_its_own(name, act):
@@ -74,12 +89,12 @@ def test_every_nonlinearity_is_a_module_of_its_own(name, act):
     standardize, body = spec(name, shape, act).build(seed=0)
     assert isinstance(standardize, Standardize)
     kind = type(nonlinearity(act))
-    graph = symbolic_trace(body).graph
+    graph = Layers().trace(body)
     sites = [n.target for n in graph.nodes if n.op == "call_module" and isinstance(body.get_submodule(n.target), kind)]
     assert len(sites) == len(set(sites)) == PLACES[name]
     assert len([m for m in body.modules() if isinstance(m, kind)]) == PLACES[name]
     functions = {n.target for n in graph.nodes if n.op == "call_function"}
-    assert functions <= {operator.add, operator.getitem, F.pad}
+    assert functions <= {operator.add, operator.mul, operator.getitem, F.pad}
     assert [n.target for n in graph.nodes if n.op == "call_method"] == []
 
 
@@ -144,9 +159,11 @@ def test_standardize(shape):
 def test_the_nonlinearities_are_what_they_are_called():
     x = torch.linspace(-3, 3, 13, dtype=torch.float64)
     expected = {"relu": x.clamp(min=0), "softplus": (10 * x).exp().log1p() / 10, "silu": x * x.sigmoid()}
+    expected["softplus-1000"] = x.relu() + (x == 0) * math.log(2) / 1000
+    expected["centered-softplus"] = ((1 + (5 * x).exp()) / 2).log() / 5
     expected["gelu"] = x * torch.special.ndtr(x)
     for name in NONLINEARITIES:
-        assert_close(nonlinearity(name)(x), expected[name], rtol=1e-6, atol=1e-9)
+        assert_close(nonlinearity(name)(x).detach(), expected[name], rtol=1e-6, atol=1e-9)
         assert nonlinearity(name) is not nonlinearity(name)
 
 
@@ -181,7 +198,7 @@ def number() -> int:
         (lambda: spec_of("resnet18", shape=(2,)), r"images for resnet18, received inputs of shape \(2,\); write mlp"),
         (
             lambda: spec_of("mlp", act="tanh").build(0),
-            "a nonlinearity among relu, softplus, gelu, silu, received 'tanh'",
+            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, received 'tanh'",
         ),
         (lambda: Standardize((0.5,), (0.5, 0.5)), "as many positive deviations as means"),
         (lambda: Standardize((), ()), "as many positive deviations as means"),

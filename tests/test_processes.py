@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from training_process import DOUBLE, attacked, course, gradients, measured
-from trainings import EAGER, MEMBERS, child, equal, penalized, plain_network
+from trainings import EAGER, LOW_CURVATURE, MEMBERS, child, equal, low_curvature_network, penalized, plain_network
 
 from lowcurve.penalties import ELLE
 from lowcurve.training import fabric
@@ -55,6 +55,17 @@ def test_the_course_of_a_training_is_that_of_one(ranks):
         assert_close(found, history, rtol=1e-9, atol=1e-12)
         assert_close(reached, weights, rtol=1e-9, atol=1e-12)
     assert ranks[0]["course"][0] == ranks[1]["course"][0]
+
+
+@pytest.mark.parametrize("name", LOW_CURVATURE)
+def test_two_processes_follow_the_same_norms_as_one(ranks, name):
+    """The penalty is of the network alone and the norms of the weights alone, so nothing of them is any process's own."""
+    history, weights = course(fabric(DOUBLE), low_curvature_network(batchnorm=False), LOW_CURVATURE[name])
+    for rank in ranks:
+        found, reached = rank["low curvature"][name]
+        assert_close(found, history, rtol=1e-9, atol=1e-12)
+        assert_close(reached, weights, rtol=1e-8, atol=1e-10)
+    assert equal(ranks[0]["low curvature"][name][1], ranks[1]["low curvature"][name][1])
 
 
 def test_the_running_statistics_of_two_processes_become_one(ranks):

@@ -17,7 +17,17 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from trainings import EAGER, MEMBERS, difficult_network, difficult_training, examples, penalized, plain_network
+from trainings import (
+    EAGER,
+    LOW_CURVATURE,
+    MEMBERS,
+    difficult_network,
+    difficult_training,
+    examples,
+    low_curvature_network,
+    penalized,
+    plain_network,
+)
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
@@ -71,6 +81,10 @@ def share(made: Fabric, folder: Path) -> None:
     found = {
         "gradients": {name: gradients(made, objective) for name, objective in MEMBERS.items()},
         "course": course(made, plain_network(), penalized(ELLE(0.5), EAGER)),
+        "low curvature": {
+            name: course(made, low_curvature_network(batchnorm=False), objective)
+            for name, objective in LOW_CURVATURE.items()
+        },
         "statistics": course(made, difficult_network(), Objective())[1],
     }
     torch.save(found, folder / f"rank-{made.global_rank}.pt")

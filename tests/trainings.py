@@ -15,7 +15,9 @@ from lowcurve.analysis.norms import L1, LINF, Ball
 from lowcurve.attacks import FGSM, PGD
 from lowcurve.data import Augmentation, Examples
 from lowcurve.losses import margin
-from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
+from lowcurve.models import CenteredSoftplus
+from lowcurve.models.lipschitz import LipschitzBatchNorm2d, LipschitzConv2d, LipschitzLinear, prepare_norms
+from lowcurve.penalties import CURE, ELLE, LCNN, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
 from lowcurve.randomness import isolated, stream
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
 
@@ -47,6 +49,17 @@ def difficult_network() -> nn.Sequential:
 def plain_network(seed: int = 1) -> nn.Sequential:
     with isolated(seed, "network"):
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def low_curvature_network(batchnorm: bool = True) -> nn.Sequential:
+    """One of LCNN's layers, each of which clips; without BatchNorm several processes take the steps of one."""
+    with isolated(3, "network"):
+        conv, last = nn.Conv2d(1, 4, 3, padding=1), LipschitzConv2d(4, 4, 3, gamma=1.1, learn=True)
+        first = [conv, LipschitzBatchNorm2d(conv, gamma=1.1)] if batchnorm else [LipschitzConv2d.of(conv, learn=True)]
+        head = LipschitzLinear(64, 3, clips=False)
+        model = nn.Sequential(*first, CenteredSoftplus(), last, CenteredSoftplus(2.0), nn.Flatten(), head)
+    prepare_norms(model, torch.zeros(1, 1, 6, 6))
+    return model
 
 
 def teacher(x: torch.Tensor) -> torch.Tensor:
@@ -96,6 +109,15 @@ MEMBERS = {
         },
         loss_schedule=Schedule(start=0.5),
     ),
+}
+
+# What needs a network of its own.
+LOW_CURVATURE = {
+    "LCNN": penalized(LCNN(0.03, 0.01)),
+    "LCNN, gradient norm": Objective(
+        penalties={"it": Term(LCNN(0.03, 0.01), 1.0), "slope": Term(InputGradientNorm(), 0.5)}
+    ),
+    "PGD, LCNN": penalized(LCNN(0.03, 0.01), attack=PGD(NEAR, steps=2)),
 }
 
 FEW = examples()

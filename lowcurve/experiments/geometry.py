@@ -8,7 +8,7 @@ from torch import nn
 from lowcurve import evaluation
 from lowcurve.analysis.hessians import ways_taken
 from lowcurve.data import DataSet
-from lowcurve.experiments.boundaries import boundary_table
+from lowcurve.experiments.boundaries import boundary_results
 from lowcurve.experiments.linearity import linearity, stability, train_against_test
 from lowcurve.experiments.pictures import NETWORK
 from lowcurve.experiments.settings import Study
@@ -58,7 +58,7 @@ def curvature_results(
         "stability": stability(subject),
         "linearity": linearity(exact, extremes),
         "density": _density(subject.few(settings.density_examples)),
-        "boundary": boundary_table(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
+        **boundary_results(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
         "indicator": _indicator(subject.few(max(settings.profile_examples, settings.density_examples))),
         "discrepancy": train_against_test(exact, extremes, data.train.take(slice(len(examples)))),
     }

@@ -22,6 +22,7 @@ READING_ORDER = (
     "geometry",
     "spectrum",
     "boundary",
+    "certified",
     "linearity",
     "indicator",
     "discrepancy",

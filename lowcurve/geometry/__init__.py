@@ -18,6 +18,7 @@ from lowcurve.geometry.bounds import (
     decision_change_bound,
     distance_bounds,
 )
+from lowcurve.geometry.certificates import CertifiedRadius
 from lowcurve.geometry.curvature import (
     Curvature,
     CurvatureParts,
@@ -41,6 +42,7 @@ from lowcurve.geometry.stability import (
 __all__ = [
     "Boundary", "boundary_between", "boundary_distances", "mean_hessian", "normal_curvature", "NormalCurvatures", "pairwise",
     "PrincipalCurvatures", "tangents",
+    "CertifiedRadius",
     "decision_change_bound", "DecisionChange", "distance_bounds", "DistanceBounds", "RobustnessIndicator",
     "Curvature", "CurvatureParts", "FrobeniusNorm", "gradient_norm", "PowerIteration", "Profile", "SecantCurvature",
     "SpectralDensity",

@@ -1,7 +1,31 @@
-"""Networks: architectures by name, and the layers they are made of."""
+"""Networks: architectures by name, the layers they are made of, and the norms of these."""
 
 from lowcurve.models.architectures import ARCHITECTURES, Network
 from lowcurve.models.factories import Factory
-from lowcurve.models.layers import NONLINEARITIES, Standardize, nonlinearity
+from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Standardize, nonlinearity
+from lowcurve.models.lipschitz import prepare_norms, update_norms
+from lowcurve.models.spectral import Interval, norm_interval
+from lowcurve.models.summary import summary
+from lowcurve.models.surgery import LCNN, Lipschitz, Minimal, convert, fold, inspect_layers, load_original
 
-__all__ = ["ARCHITECTURES", "Factory", "NONLINEARITIES", "Network", "Standardize", "nonlinearity"]
+__all__ = [
+    "ARCHITECTURES",
+    "CenteredSoftplus",
+    "Factory",
+    "Interval",
+    "LCNN",
+    "Lipschitz",
+    "Minimal",
+    "NONLINEARITIES",
+    "Network",
+    "Standardize",
+    "convert",
+    "fold",
+    "inspect_layers",
+    "load_original",
+    "nonlinearity",
+    "norm_interval",
+    "prepare_norms",
+    "summary",
+    "update_norms",
+]

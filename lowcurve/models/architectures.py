@@ -7,7 +7,7 @@ from torch import nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.models import convolutional, residual
+from lowcurve.models import convolutional, lcnn, residual
 from lowcurve.models.layers import Standardize
 
 ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
@@ -18,6 +18,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
     "resnet18": residual.resnet18,
     "resnet20": residual.resnet20,
     "wide-resnet28-10": residual.wide_resnet28,
+    "lcnn-resnet18": lcnn.lcnn_resnet18,
+    "lcnn-resnet18-plain": lcnn.lcnn_resnet18_plain,
+    "lcnn-vgg11": lcnn.lcnn_vgg11,
 }
 
 

@@ -1,9 +1,12 @@
-"""Layers of the house's own: standardization inside the classifier, and the choice of nonlinearity."""
+"""Layers of the house's own: standardization inside the classifier, centered softplus, and the choice of nonlinearity."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from lowcurve.errors import InputError
 from lowcurve.types import Inputs
@@ -32,16 +35,108 @@ class Standardize(nn.Module):
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
 
+class CenteredSoftplus(nn.Module):
+    """s0(x) = log((1 + exp(beta x)) / 2) / beta = x/2 + log cosh(beta x/2) / beta, with beta learned: x/2 at beta = 0, ReLU at
+    infinity.
+
+    s0(0) = 0, 0 < s0' < 1, 0 <= s0'' <= beta/4 and s0''/s0' <= beta. beta = floor + exp(log_beta); where it is not to `learn`,
+    log_beta is a buffer. Value and both derivatives are right to rounding for every beta x, of either sign and size; half
+    precision is computed in single.
+
+    Errors: InputError for a beta that is not above its floor, or a floor below 0.
+
+    Example:
+        >>> act = CenteredSoftplus(beta=2.0)
+        >>> [round(v, 4) for v in act(torch.tensor([-100.0, 0.0, 100.0])).tolist()]  # -log(2)/2, 0, 100 - log(2)/2
+        [-0.3466, 0.0, 99.6534]
+
+    Reference: srinivas2022lcnn, Eq. (4).
+    """
+
+    log_beta: Tensor
+
+    def __init__(self, beta: float = 5.0, *, learn: bool = True, floor: float = 1e-3) -> None:
+        super().__init__()
+        if not 0 <= floor < beta < math.inf:
+            raise InputError("a beta above its floor, which is at least 0", (beta, floor), "write beta=5.0, floor=1e-3")
+        self.floor = floor
+        log_beta = torch.tensor(math.log(beta - floor))
+        if learn:
+            self.log_beta = nn.Parameter(log_beta)
+        else:
+            self.register_buffer("log_beta", log_beta)
+
+    @property
+    def beta(self) -> Tensor:
+        """The sharpness, a number attached to log_beta: the largest s0''/s0'."""
+        return self.log_beta.exp() + self.floor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return centered_softplus(x, self.beta)
+
+    def extra_repr(self) -> str:
+        learned = "" if isinstance(self.log_beta, nn.Parameter) else ", learn=False"
+        return f"beta={float(self.beta.detach()):.4g}{learned}"
+
+
+def centered_softplus(x: Tensor, beta: Tensor) -> Tensor:
+    """log((1 + exp(beta x)) / 2) / beta. To whoever records calls of torch functions it is one of them.
+
+    Example:
+        >>> centered_softplus(torch.tensor([0.0]), torch.tensor(3.0)).item()
+        0.0
+    """
+    if has_torch_function((x, beta)):
+        return handle_torch_function(centered_softplus, (x, beta), x, beta)
+    wide = widened(x)
+    beta = beta.to(wide.dtype)
+    return (_Centered.apply(wide * beta) / beta).to(x.dtype)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as single; whatever else as it is.
+
+    Example:
+        >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _Centered(torch.autograd.Function):
+    """z -> log((1 + exp z) / 2) = max(z, 0) - log(1 + tanh(|z|/2)), in which nothing cancels; its slope is sigmoid(z).
+
+    Without a rule for forward mode, since torch compiles no Function that has one.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return z.relu().sub_(z.abs().mul_(0.5).tanh_().log1p_())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004 (torch names them)
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * torch.sigmoid(ctx.saved_tensors[0])
+
+
 NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "softplus": lambda: nn.Softplus(beta=10),
+    "softplus-1000": lambda: nn.Softplus(beta=1000),
+    "centered-softplus": CenteredSoftplus,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
 
 
 def nonlinearity(name: str) -> nn.Module:
-    """A new nonlinearity: relu, softplus (beta = 10, the sharpness of LCNN's fixed baseline), gelu or silu.
+    """A new nonlinearity: relu, softplus (beta = 10, the sharpness of LCNN's fixed baseline), softplus-1000 (that of its
+    standard one), centered-softplus (beta = 5 and learned), gelu or silu.
 
     One module for each place in a network, never shared, so that a place can be measured or replaced by itself.
 

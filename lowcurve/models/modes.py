@@ -38,3 +38,13 @@ def frozen(model: Classifier) -> Iterator[None]:
         finally:
             for parameter in wanting:
                 parameter.requires_grad_()
+
+
+def like(new: nn.Module, old: nn.Module) -> nn.Module:
+    """The new layer in the mode of the one whose place it takes.
+
+    Example:
+        >>> like(nn.ReLU(), nn.GELU().eval()).training
+        False
+    """
+    return new.train(old.training)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuffled, steps_per_epoch
 from lowcurve.errors import InputError
+from lowcurve.models.lipschitz import update_norms
 from lowcurve.training.hardware import fabric as make_fabric
 from lowcurve.training.hardware import (
     like_weights,
@@ -23,12 +24,16 @@ from lowcurve.training.state import State
 from lowcurve.training.validation import CLEAN, ROBUST, accuracies
 from lowcurve.types import Attack, Progress, silent
 
+CURVATURE = ("log_beta", "log_gamma")
+"""How the names of betas and gammas end."""
+
 
 @dataclass(frozen=True)
 class Optimization:
     """How an objective is minimized. The learning rate is `learning_rate` times its schedule at the share of steps done;
     `average` is the decay of an exponential moving average of the weights, which then are the result.
 
+    curvature_decay: the weight decay of log_beta and log_gamma, in the place of the other parameters' one.
     keep: the weights of the "last" epoch, or of the "best": that of the highest validation accuracy, which is the robust
     one where `fit` is given a validation attack; of equal epochs the earlier.
     """
@@ -40,6 +45,7 @@ class Optimization:
     learning_rate_schedule: Schedule = field(default_factory=lambda: Schedule(end=0.0, shape="cosine"))
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    curvature_decay: float = 0.0
     gradient_clipping: float | None = None
     average: float | None = None
     augmentation: Augmentation = PLAIN
@@ -62,13 +68,19 @@ class Optimization:
             raise InputError('the "last" or the "best" weights to keep', repr(self.keep), "write keep: last")
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD with momentum, Adam or AdamW over all parameters."""
+        """SGD with momentum, Adam or AdamW over all parameters, log_beta and log_gamma in a group of their own."""
         rate, decay = self.learning_rate, self.weight_decay
+        apart = [p for name, p in model.named_parameters() if name.endswith(CURVATURE)]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for n, p in model.named_parameters() if not n.endswith(CURVATURE)]}
+        ]
+        if apart:
+            groups.append({"params": apart, "weight_decay": self.curvature_decay})
         if self.optimizer == "sgd":
-            return torch.optim.SGD(model.parameters(), lr=rate, momentum=self.momentum, weight_decay=decay)
+            return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, weight_decay=decay)
         if self.optimizer in ("adam", "adamw"):
             kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-            return kind(model.parameters(), lr=rate, weight_decay=decay)
+            return kind(groups, lr=rate, weight_decay=decay)
         raise InputError("an optimizer among sgd, adam, adamw", repr(self.optimizer), "write optimizer: adamw")
 
 
@@ -145,6 +157,7 @@ def _state(
     refuse_what_is_silently_wrong(fabric, objective)
     wrapped, optimizer = fabric.setup(model, optimization.optimizer_for(model))
     refuse_what_penalties_cannot_bear(wrapped, objective)
+    update_norms(wrapped, steps=0)  # which refuses layers that were not prepared
     state = State(fabric, wrapped, optimizer, objective, optimization.average)
     x, y = fabric.to_device(next(in_order(examples, 2)))
     objective.require(getattr(state.forward, "_orig_mod", state.forward), like_weights(x, wrapped), y)
@@ -165,8 +178,10 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
     if optimization.gradient_clipping is not None:
         fabric.clip_gradients(state.model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
     optimizer.step()
+    update_norms(state.network)
     if state.average is not None:
         state.average.update_parameters(state.network)
+        update_norms(state.average)
     # What is reported, followed, and found to be finite or not, is the mean over all processes: every rank sees the same.
     stacked = torch.stack([part.mean.detach() for part in parts.values()])
     means = dict(zip(parts, torch.as_tensor(fabric.all_reduce(stacked, reduce_op="mean")), strict=True))

@@ -19,7 +19,10 @@ from lowcurve.types import Attack, Inputs, Labels, Loss, PerExample
 
 
 class Penalty(Protocol):
-    """A field's jet at the training inputs -> one number per example, attached to the parameters."""
+    """A field's jet at the training inputs -> one number per example, attached to the parameters.
+
+    One that says `data_free = True` looks at the field's model and at nothing else of the jet, and gives one number for all.
+    """
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample: ...
 
@@ -147,7 +150,8 @@ class Objective:
     the running statistics: one for the loss, which penalties at its point share; one more if penalties look at another
     point, as all but ELLE do; and a penalty's own, 1 of CURE, GradAlign and TRADES, 3 of ELLE, of LLR its steps and 1.
 
-    Every term is a mean over examples of a per-example number, so duplicating the batch changes nothing.
+    Every term is a mean over examples of a per-example number, or one of the network alone, so duplicating the batch changes
+    nothing.
     """
 
     loss: Loss = cross_entropy
@@ -222,7 +226,8 @@ class Objective:
         with mode(model, training=self.statistics == "batch"):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, there)
-            if taken and there is here:
+            looked = any(not getattr(penalty, "data_free", False) for _, penalty in taken.values())
+            if looked and there is here:
                 values = jet.values
             else:  # nothing needs the input gradient, and x stays a constant
                 with autocast():

@@ -12,7 +12,7 @@ ELEMENTWISE = names(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid logsigmoid log_sigmoid hardtanh "
     "hardswish hardsigmoid tanh tanhshrink softsign softshrink hardshrink threshold prelu clamp clamp_min "
     "clamp_max clip abs absolute exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square pow reciprocal rdiv "
-    "rtruediv sin cos tan atan arctan asinh sinh cosh erf erfc maximum minimum"
+    "rtruediv sin cos tan atan arctan asinh sinh cosh erf erfc maximum minimum centered_softplus"
 )
 
 
@@ -46,7 +46,14 @@ def _softplus(call: Call) -> tuple[Tensor, Tensor]:
     return slope, torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
 
 
-CLOSED_FORMS = {"relu": _relu, "softplus": _softplus}
+def _centered_softplus(call: Call) -> tuple[Tensor, Tensor]:
+    """The same without a threshold, beta being the network's own; a constant that centers it has no slope."""
+    beta = _constant(call.argument(1, "beta"))
+    slope = torch.sigmoid(call.inputs[0].detach() * beta)
+    return slope, torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
+
+
+CLOSED_FORMS = {"relu": _relu, "softplus": _softplus, "centered_softplus": _centered_softplus}
 """Where automatic differentiation would take twice the time, for the nonlinearities of nearly every network."""
 
 

@@ -1,0 +1,70 @@
+"""LCNN's penalty: the betas and gammas of a network, whatever its inputs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve.analysis.calculus import Jet
+from lowcurve.errors import InputError
+from lowcurve.losses import require_loss_field
+from lowcurve.models.layers import CenteredSoftplus
+from lowcurve.models.lipschitz import Lipschitz
+
+
+@dataclass(frozen=True)
+class LCNN:
+    """beta * sum_i beta_i + gamma * sum_j log gamma_j over a network's centered softplus and Lipschitz layers: one number for
+    all examples, which looks at none of them.
+
+    beta, gamma: the two weights lambda; a term's own weight multiplies both. size: |log gamma_j|, as the released code has it,
+    which matters where gammas may fall below 1. Gammas and betas that are not learned are left out. `PUBLISHED` and
+    `RELEASED` are the pairs of the code's two versions; the paper does not say which it used.
+
+    Cost: nothing.
+
+    Errors: InputError for a network without what is to be penalized.
+
+    Example:
+        >>> from lowcurve.losses import loss_field
+        >>> network = nn.Sequential(nn.Flatten(), CenteredSoftplus(beta=4.0))
+        >>> jet = Jet(loss_field(network.eval(), torch.tensor([0])), torch.zeros(1, 2))
+        >>> round(LCNN(beta=0.5, gamma=0.0)(jet, generator=torch.Generator()).item(), 4)
+        2.0
+
+    Reference: srinivas2022lcnn, Eq. (5).
+    """
+
+    beta: float = 1e-3
+    gamma: float = 1e-3
+    size: bool = False
+    data_free = True
+    differentiates_twice = False
+
+    def __post_init__(self) -> None:
+        if not (min(self.beta, self.gamma) >= 0 and self.beta + self.gamma > 0):
+            raise InputError(
+                "weights of at least 0, not both 0", (self.beta, self.gamma), "write LCNN(beta=1e-3, gamma=1e-3)"
+            )
+
+    def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
+        """One number for all, of shape ()."""
+        model = require_loss_field(jet.field).model
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        betas = [m.beta for m in modules if isinstance(m, CenteredSoftplus) and m.log_beta.requires_grad]
+        gammas = [m.log_of_gamma for m in modules if isinstance(m, Lipschitz) and m.log_gamma.requires_grad]
+        total = jet.x.new_zeros(())
+        for weight, found, what in ((self.beta, betas, "betas"), (self.gamma, gammas, "gammas")):
+            if weight and not found:
+                mend = 'write nonlinearity="centered-softplus" and an lcnn network, convert yours, or give it no weight'
+                raise InputError(f"a network with {what} to penalize", "none that is learned", mend)
+            if found:
+                stacked = torch.stack(found)
+                total = total + weight * (stacked.abs() if self.size else stacked).sum()
+        return total
+
+
+PUBLISHED = LCNN(1e-3, 1e-3, size=True)
+"""The weights of the code's first version, of October 2022."""
+RELEASED = LCNN(1e-2, 1e-2, size=True)
+"""Those of its last version, of March 2023."""
