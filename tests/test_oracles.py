@@ -145,7 +145,7 @@ def test_the_papers_suites_are_what_the_papers_say():
     suites = {name: make(ball, Effort(7, 2, 30)) for name, make in SUITES.items()}
     members = {name: [member for member, _ in suite.members] for name, suite in suites.items()}
     assert members == {
-        "strong": ["APGD-CE", "APGD-M", "APGD-T", "Square"],
+        "strong": ["APGD-CE", "APGD-M", "APGD-T", "Square", "relay"],
         "moosavi2019cure": ["PGD-20"],
         "srinivas2022lcnn": ["PGD-10"],
         "yu2018-mnist": ["FGSM", "BIM", "C&W"],
