@@ -53,7 +53,7 @@ class Replayed:
             change = self.program(leaf, bent=self.part != "Gauss-Newton")
         seed = torch.zeros_like(change)
         if self.outer is not None and self.part != "network":
-            seed = torch.einsum("bij,kbj->kbi", self.outer, each(change.detach(), len(self.outer))).flatten(0, 1)
+            seed = _times(self.outer, each(change.detach(), len(self.outer))).flatten(0, 1)
         return pullback(change, leaf, seed).reshape(vectors.shape)
 
     def take(self, rows: Tensor) -> "Replayed":
@@ -66,7 +66,7 @@ class Replayed:
         if self.outer is None:
             raise InputError("a field that shows its logits", "one that is a whole", "write loss_field(model, y)")
         rows = jacobians.flatten(2)
-        return rows.transpose(1, 2) @ self.outer @ rows
+        return rows.transpose(1, 2) @ _times(self.outer, rows.permute(2, 0, 1)).permute(1, 2, 0)
 
     def only(self, part: Part) -> "Replayed":
         """H = Gauss-Newton part J^T (d^2 l / dz^2) J, the curvature of the loss, + network part, that of the logits."""
@@ -245,6 +245,23 @@ def _outer(field: Halves, logits: Tensor) -> tuple[Tensor, Tensor]:
         slope = pullback(values, leaf, torch.ones_like(values), create_graph=True)
         rows = [pullback(column, leaf, torch.ones_like(column), retain_graph=True) for column in slope.unbind(1)]
     return slope.detach(), torch.stack(rows, 1)
+
+
+def _times(outer: Tensor, change: Tensor) -> Tensor:
+    """A t for the Hessian A of the loss in the logits, shape (batch, classes, classes), and changes t of the logits, shape
+    (vectors, batch, classes).
+
+    Where a shift of all logits changes nothing, A 1 = 0, as with every loss of differences, t is taken against its entry
+    at the most curved class, and the sum of A t is 0 but for the rounding of A t itself. Otherwise both keep the rounding
+    of the whole t, and where all logits move alike J^T makes of it more than the product.
+    """
+    tolerance = 8 * outer.shape[1] * torch.finfo(outer.dtype).eps * outer.abs().sum(2)
+    level = (outer.sum(2).abs() <= tolerance).all(1)
+    top = outer.diagonal(dim1=1, dim2=2).abs().argmax(1).expand(len(change), -1)[..., None]
+    from_top = change - change.gather(2, top) * level[:, None]
+    found = torch.einsum("bij,kbj->kbi", outer, from_top)
+    others = found.scatter(2, top, 0.0).sum(2, keepdim=True)
+    return torch.where(level[:, None], found.scatter(2, top, -others), found)
 
 
 def _laid_out(x: Tensor) -> Tensor:
