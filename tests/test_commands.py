@@ -30,6 +30,7 @@ from command import (
 )
 from PIL import Image
 
+from lowcurve.models import summary
 from lowcurve.store import Run
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -265,6 +266,38 @@ def test_ones_own_network_without_weights_is_trained():
     assert done("study", *words, "--out", "study") == 0
     assert Path("study/parts/training-standard.json").exists()
     assert list(cells(results(Path("study")), "clean")) == ["standard"]
+
+
+BENT = """
+from torch import nn
+from torch.nn import functional as F
+class Bent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(144, 10)
+    def forward(self, x):
+        return self.head(F.relu(self.norm(self.conv(x))).flatten(1))
+"""
+
+
+def test_low_curvature_by_construction_from_ones_own_network(tmp_path, monkeypatch):
+    """The networks of LCNN and of its minimal recipe are ours, converted, with the course of what they learn."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bent.py").write_text(BENT)
+    methods = ("LCNN", "LCNN+gradient-norm", "minimal")
+    words = ("--model", "bent:Bent", "--methods", f"[{','.join(methods)}]", "--low_curvature.beta", "3.0")
+    assert done("study", *SMOKE, *words, "--out", "run") == 0
+    found, run = results(Path("run")), Run(Path("run"))
+    assert [row[0] for row in found["comparison"]["rows"]] == list(methods)
+    rows = {(row[0], row[2]) for row in found["layers"]["rows"]}
+    assert rows >= {("LCNN", "LipschitzLinear"), ("minimal", "CenteredSoftplus")}
+    assert ("minimal", "LipschitzLinear") not in rows
+    assert found["training LCNN of β"]["lines"].keys() == found["training minimal of β"]["lines"].keys()
+    assert "training minimal of γ" not in found
+    for name in methods:
+        betas = [row.beta for row in summary(run.load_network(name)) if row.beta is not None]
+        assert betas
+        assert all(2.5 < beta < 3.5 and beta != 3.0 for beta in betas)
 
 
 # --- the report in a browser

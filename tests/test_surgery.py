@@ -429,7 +429,7 @@ def test_the_networks_of_the_house_are_converted(name):
 
 def test_what_was_done_is_logged(caplog):
     model, x = network("mlp")
-    with caplog.at_level(logging.INFO, logger="lowcurve"):
+    with caplog.at_level(logging.DEBUG, logger="lowcurve"):
         result = lc.convert(model, example=x)
     assert caplog.messages == [f"Minimal: 2 layers replaced, logits changed by {result.conversion.change:.2g} at most"]
 

@@ -25,7 +25,8 @@ from lowcurve.geometry import (
     SpectralDensity,
 )
 from lowcurve.losses import margin, true_logit
-from lowcurve.results import Column, Curves, Line, Result, Table, summarize
+from lowcurve.models import summary
+from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
 from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
 
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
@@ -61,12 +62,39 @@ def curvature_results(
         **boundary_results(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
         "indicator": _indicator(subject.few(max(settings.profile_examples, settings.density_examples))),
         "discrepancy": train_against_test(exact, extremes, data.train.take(slice(len(examples)))),
+        **layers(name, model),
     }
     if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
         few = subject.few(settings.profile_examples)
         results["profile"] = _profile(few, None)
         results["profile at scale"] = _profile(few, few.reach)
     return results
+
+
+def layers(name: str, model: nn.Module) -> dict[str, Result]:
+    """LCNN's betas, gammas and norms, layer by layer, where the network has any."""
+    rows = summary(model)
+    if not rows:
+        return {}
+    headings = (
+        NETWORK,
+        Column("layer"),
+        Column("kind"),
+        Column("β", "Sharpness of the nonlinearity, its largest s″/s′."),
+        Column("γ", "The most by which the block may lengthen."),
+        Column("σ, at least", "Norm of the block before it is clipped, by power iteration."),
+        Column("σ, at most", "The same by Gram iteration, which holds for every input."),
+        Column("clipped", "Whether it is: where σ is above γ."),
+    )
+    cells: list[tuple[Cell, ...]] = [
+        (
+            *(name, row.name, row.kind, row.beta, row.gamma),
+            *((None, None) if row.norm is None else (row.norm.lower, row.norm.upper)),
+            {True: "yes", False: "no", None: None}[row.clipped],
+        )
+        for row in rows
+    ]
+    return {"layers": Table("Sharpness and norms, layer by layer", headings, tuple(cells))}
 
 
 def _geometry(subject: Subject, extremes: evaluation.Columns) -> Table:

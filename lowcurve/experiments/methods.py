@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 from lowcurve.analysis.norms import Ball, Norm, parse_radius
 from lowcurve.attacks import NFGSM, PGD, RSFGSM, DeepFool, OneStep
 from lowcurve.losses import Tempered, log_odds, margin, margin_loss
+from lowcurve.models import LCNN, Minimal
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
+from lowcurve.penalties import LCNN as SharpnessAndNorms
 from lowcurve.penalties.cure import released
 from lowcurve.penalties.differentiation import Differentiation
 from lowcurve.training import Objective, Schedule, Term
@@ -76,13 +78,27 @@ class Others:
 
 
 @dataclass(frozen=True)
+class LowCurvature:
+    """Of the methods LCNN and minimal, which change the network: beta and gamma of each layer at the start, the weights of
+    their penalties (LCNN), and the weight decay of log beta (minimal)."""
+
+    beta: float = 5.0
+    gamma: float = 10.0
+    weight_of_beta: float = 1e-3
+    weight_of_gamma: float = 1e-3
+    decay: float = 0.1
+
+
+@dataclass(frozen=True)
 class Method:
-    """Which network must be there `before`, whether training starts from its weights (and is fine-tuning then), and what is
-    minimized: study, deviations of the pixels, the network before -> objective."""
+    """Which network must be there `before`, whether training starts from its weights (and is fine-tuning then), what is
+    minimized: study, deviations of the pixels, the network before -> objective; and under which recipe its network is
+    converted first, if under one."""
 
     objective: Callable[["Study", tuple[float, ...], Classifier], Objective]
     before: str = ""
     starts: bool = False
+    recipe: Callable[["Study"], LCNN | Minimal] | None = None
 
 
 def method_of(name: str, study: "Study") -> Method:
@@ -140,6 +156,25 @@ def _gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -
     penalty = InputGradientNorm(Norm(ours.norm), ours.squared, of, ours.differentiation, ours.step)
     ramp = Schedule(start=0.0, until=ours.ramp) if ours.ramp else Schedule()
     return _penalized(study, gradient=Term(penalty, ours.weight, weight_schedule=ramp, every=ours.every))
+
+
+def _low_curvature(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    ours = study.low_curvature
+    penalty = SharpnessAndNorms(ours.weight_of_beta, ours.weight_of_gamma)
+    return _penalized(study, sharpness=Term(penalty, 1.0))
+
+
+def _low_curvature_and_gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
+    both = _gradient_norm(study, std, before).penalties, _low_curvature(study, std, before).penalties
+    return _penalized(study, **both[0], **both[1])
+
+
+def _lcnn(study: "Study") -> LCNN:
+    return LCNN(study.low_curvature.beta, study.low_curvature.gamma)
+
+
+def _minimal(study: "Study") -> Minimal:
+    return Minimal(study.low_curvature.beta)
 
 
 def _one_step(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
@@ -213,6 +248,9 @@ METHODS = {
     "ELLE-A": Method(_elle),
     "DeepFool": Method(_deepfool, "standard", starts=True),
     "adversarial-set": Method(_standard, "standard", starts=True),
+    "LCNN": Method(_low_curvature, recipe=_lcnn),
+    "LCNN+gradient-norm": Method(_low_curvature_and_gradient_norm, recipe=_lcnn),
+    "minimal": Method(_gradient_norm, recipe=_minimal),
     "teacher": Method(_teacher),
     "distillation": Method(_distillation, "teacher"),
 }

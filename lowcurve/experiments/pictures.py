@@ -26,20 +26,45 @@ READING_ORDER = (
     "linearity",
     "indicator",
     "discrepancy",
+    "layers",
     "audit",
 )
+LEVELS = ("β ", "γ ", "σ ")
+COURSES = {
+    "course": ("", "", "mean over the epoch", ""),
+    "course of β": (
+        "β ",
+        ": the sharpness of each nonlinearity",
+        "β, the largest s″/s′",
+        "ReLU has infinity, x/2 has 0.",
+    ),
+    "course of γ": ("γ ", ": the bound of each block", "γ", "The most by which a block may lengthen."),
+    "course of σ": (
+        "σ ",
+        ": the norm of each block before it is clipped",
+        "σ, by power iteration",
+        "Where it is above γ the block is divided by as much as brings it there.",
+    ),
+}
+"""Kind of result: how the names of its lines begin in a history, title, label, caption."""
 UNRELIABLE = "upper bound, evaluation unreliable"
 """What a failed audit's verdict begins with."""
 
 
 def training_results(study: Study, method: str, history: History) -> dict[str, Result]:
-    """The course of training."""
+    """The course of training, and of what LCNN's layers learn beside their weights."""
     epochs = tuple(row["epoch"] for row in history)
-    terms = [name for name in history[0] if name not in ("epoch", "learning rate")]
-    lines = {name: Line(tuple(row[name] for row in history)) for name in terms}
     conditions = {"seed": str(study.seed), "data": study.data}
-    title = f"Training {method}"
-    return {"course": Curves(title, "epoch", "mean over the epoch", epochs, lines, conditions=conditions)}
+    found: dict[str, Result] = {}
+    for kind, (sign, what, label, caption) in COURSES.items():
+        names = [name for name in history[0] if name.startswith(sign) and name not in ("epoch", "learning rate")]
+        if kind == "course":
+            names = [name for name in names if not name.startswith(LEVELS)]
+        lines = {name.removeprefix(sign): Line(tuple(row[name] for row in history)) for name in names}
+        if lines:
+            title = f"Training {method}{what}"
+            found[kind] = Curves(title, "epoch", label, epochs, lines, caption, conditions)
+    return found
 
 
 def unreliable(robustness: Table) -> dict[str, str]:
@@ -94,5 +119,9 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
     if isinstance(robustness := merged.get("robustness"), Table):
         figures = {kind: _with_warning(result, unreliable(robustness)) for kind, result in figures.items()}
     figures |= parts.get("transfer", {})
-    courses = {f"training {n}": parts[f"training-{n}"]["course"] for n in order if f"training-{n}" in parts}
+    courses = {
+        f"training {n}{kind.removeprefix('course')}": result
+        for n in order
+        for kind, result in parts.get(f"training-{n}", {}).items()
+    }
     return {**compared, **figures, **courses}

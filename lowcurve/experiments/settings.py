@@ -7,7 +7,7 @@ from lowcurve.analysis.norms import LINF, Ball, Norm, parse_radius
 from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Limits
 from lowcurve.errors import InputError
-from lowcurve.experiments.methods import METHODS, USUAL, Cure, GradientNorm, Others, TrainingAttack
+from lowcurve.experiments.methods import METHODS, USUAL, Cure, GradientNorm, LowCurvature, Others, TrainingAttack
 from lowcurve.training import Hardware, Optimization
 
 EVERYTHING = Limits()
@@ -60,7 +60,7 @@ class Study:
     model: package.module:factory, your own network in place of `network`; weights: its state dict, from which fine-tuning
     then starts instead of training a standard network. methods: which networks to make, of standard, CURE, gradient-norm,
     FGSM, RS-FGSM, N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, teacher,
-    distillation.
+    LCNN, LCNN+gradient-norm, minimal (these three convert the network), distillation.
     suite: the attacks that robustness is judged by, of strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist and
     yu2018-cifar10. radius: of the attacks, written 8/255, 0.1 or pixels:8, in pixel units.
     training: of networks from scratch; fine_tuning: of those that start from the standard one (CURE, DeepFool,
@@ -87,6 +87,7 @@ class Study:
     statistics: Literal["batch", "frozen"] = "batch"
     cure: Cure = field(default_factory=Cure)
     gradient: GradientNorm = field(default_factory=GradientNorm)
+    low_curvature: LowCurvature = field(default_factory=LowCurvature)
     training_attack: TrainingAttack = field(default_factory=TrainingAttack)
     others: Others = field(default_factory=Others)
     validation_steps: int = 0

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ from lowcurve.errors import InputError
 from lowcurve.experiments.adversarial_set import adversarial_set, mixed
 from lowcurve.experiments.geometry import curvature_results
 from lowcurve.experiments.methods import METHODS, method_of, objective_of
-from lowcurve.experiments.pictures import in_reading_order, training_results
+from lowcurve.experiments.pictures import LEVELS, in_reading_order, training_results
 from lowcurve.experiments.robustness import attack_results, transfer_results
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.subject import processes
-from lowcurve.models import Factory, Network
+from lowcurve.models import Converted, Factory, Network, Source
 from lowcurve.models.modes import mode
 from lowcurve.results import Result, describe
 from lowcurve.training import Checkpoint, Objective, Optimization, fabric, fit
@@ -42,7 +42,7 @@ class Keeper(Protocol):
 
     def load_network(self, name: str) -> nn.Module: ...
 
-    def save_network(self, name: str, source: Network | Factory, model: nn.Module, key: str = "") -> None: ...
+    def save_network(self, name: str, source: Source | Converted, model: nn.Module, key: str = "") -> None: ...
 
     def load_part(self, name: str, key: str) -> dict[str, Result] | None: ...
 
@@ -73,7 +73,8 @@ def rehearse(study: Study, data: DataSet, *, training: bool) -> None:
     _, std = data.statistics()
     for name in needed(study):
         objective_of(name, study, std)
-    try_network(source_of(study, data).build(study.seed), data)
+    for source in {source_of(study, data, name): name for name in needed(study)}:
+        try_network(source.build(study.seed), data)
 
 
 def try_network(model: nn.Module, data: DataSet) -> None:
@@ -96,14 +97,14 @@ def train(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] =
     """Make every network of `study.methods`, and those that they need, which the keeper does not have yet as these settings
     would make it. Several processes may share the work; one of them keeps it."""
     keeper = _shared(study, keeper)
-    source = source_of(study, data)
     _, std = data.statistics()
     for name in needed(study):
+        source = source_of(study, data, name)
         method, before, start = method_of(name, study), None, ""
         if method.before:
             base = GIVEN if study.weights is not None and method.before == "standard" else method.before
             before, start = keeper.load_network(base), keeper.made_by(base) or ""
-        optimization = study.fine_tuning if method.starts else study.training
+        optimization = optimization_of(name, study)
         attack, extra = study.validation_attack, study.others.per_class if name == "adversarial-set" else 0
         named = (objective_of(name, study, std), optimization, attack, study.precision, study.compile, extra)
         key = describe((source, study.data, study.limits, study.seed, *named, start))
@@ -123,6 +124,13 @@ def train(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] =
         processes(study.hardware).barrier()
 
 
+def optimization_of(name: str, study: Study) -> Optimization:
+    """How the method of that name is trained."""
+    if method_of(name, study).starts:
+        return study.fine_tuning
+    return replace(study.training, curvature_decay=study.low_curvature.decay) if name == "minimal" else study.training
+
+
 def needed(study: Study) -> list[str]:
     """The methods of the study and those whose networks they start from or learn from, each after what it needs."""
     wanted = {*study.methods, *(method_of(name, study).before for name in study.methods)}
@@ -137,8 +145,13 @@ def keep_given(study: Study, keeper: Keeper, given: nn.Module) -> None:
     keeper.save_network(GIVEN, source, given, describe((source, study.weights, "given")))
 
 
-def source_of(study: Study, data: DataSet) -> Network | Factory:
-    """How a new network of this study is built."""
+def source_of(study: Study, data: DataSet, name: str = "standard") -> Source | Converted:
+    """How a new network of this study is built for the method of that name."""
+    recipe = METHODS[name].recipe
+    if recipe is not None:
+        plain = source_of(study, data)
+        assert not isinstance(plain, Converted)
+        return Converted(plain, recipe(study), data.shape)
     if study.model is not None:
         return Factory(study.model)
     mean, std = data.statistics()
@@ -252,5 +265,5 @@ def _train_one(
         heading=f"training {work.name}",
     )
     last = history[-1]
-    log.info("%s: %s", work.name, ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
+    log.info("%s: %s", work.name, ", ".join(f"{k} {v:.4g}" for k, v in last.items() if not k.startswith(LEVELS)))
     keeper.save_part(f"training-{work.name}", work.key, training_results(study, work.name, history))

@@ -6,11 +6,22 @@ from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Standardize
 from lowcurve.models.lipschitz import prepare_norms, update_norms
 from lowcurve.models.spectral import Interval, norm_interval
 from lowcurve.models.summary import summary
-from lowcurve.models.surgery import LCNN, Lipschitz, Minimal, convert, fold, inspect_layers, load_original
+from lowcurve.models.surgery import (
+    LCNN,
+    Converted,
+    Lipschitz,
+    Minimal,
+    Source,
+    convert,
+    fold,
+    inspect_layers,
+    load_original,
+)
 
 __all__ = [
     "ARCHITECTURES",
     "CenteredSoftplus",
+    "Converted",
     "Factory",
     "Interval",
     "LCNN",
@@ -18,6 +29,7 @@ __all__ = [
     "Minimal",
     "NONLINEARITIES",
     "Network",
+    "Source",
     "Standardize",
     "convert",
     "fold",

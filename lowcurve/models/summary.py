@@ -43,6 +43,24 @@ def summary(model: nn.Module, steps: int = 100) -> list[Row]:
     return rows
 
 
+@torch.no_grad()
+def levels(model: nn.Module) -> dict[str, float]:
+    """What of `summary` costs nothing: "β LAYER", "γ LAYER" and "σ LAYER", the norm as power iteration has it, before it is
+    clipped.
+
+    Example:
+        >>> levels(nn.Sequential(nn.Linear(2, 2), CenteredSoftplus(4.0)))
+        {'β 1': 4.0}
+    """
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, CenteredSoftplus):
+            found[f"β {name}"] = round(float(layer.beta), 6)
+        elif isinstance(layer, Lipschitz):
+            found |= {f"γ {name}": float(layer.gamma), f"σ {name}": float(layer.sigma)}
+    return found
+
+
 def _interval(layer: Lipschitz, steps: int) -> Interval:
     """The norm of the linear part before its factor; in the published form that of the bound which is clipped."""
     if not isinstance(layer, LipschitzBatchNorm):

@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import nn
 
 from lowcurve.errors import InputError
-from lowcurve.models import Factory, Network
+from lowcurve.models import Converted, Source
+from lowcurve.models.surgery import read, written
 from lowcurve.results import Result, dump, load
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import write_bytes, writing
@@ -113,12 +114,12 @@ class Run:
             path, mend = self.folder / f"parts/{name}.json", "delete it and run the step again"
             raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", mend) from None
 
-    def save_network(self, name: str, source: Network | Factory, model: nn.Module, key: str = "") -> None:
+    def save_network(self, name: str, source: Source | Converted, model: nn.Module, key: str = "") -> None:
         """Weights as safetensors, with what is needed to build the network again."""
         tensors = {
             k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()
         }
-        metadata = {type(source).__name__: json.dumps(asdict(source)), "made by": key}
+        metadata = {name: json.dumps(content) for name, content in written(source).items()} | {"made by": key}
         write_bytes(self.folder / "networks" / f"{name}.safetensors", save(tensors, metadata))
 
     def networks(self) -> tuple[str, ...]:
@@ -134,16 +135,12 @@ class Run:
         """The network of that name in eval mode."""
         path = self.folder / "networks" / f"{name}.safetensors"
         metadata = metadata_of(path)
-        if "Factory" in metadata:
-            model = Factory(**json.loads(metadata["Factory"])).build(seed=0)
-        elif "Network" in metadata:
-            content: dict[str, Any] = json.loads(metadata["Network"])
-            content |= {k: tuple(v) for k, v in content.items() if isinstance(v, list)}
-            model = Network(**content).build(seed=0)
-        else:
+        source = read({name: json.loads(content) for name, content in metadata.items() if name != "made by"})
+        if source is None:
             raise InputError(
                 f"a network of lowcurve in {path}", "safetensors of another kind", "delete it and train it again"
             )
+        model = source.build(seed=0)
         load_weights(model, path)
         return model.eval()
 

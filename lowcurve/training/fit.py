@@ -13,6 +13,7 @@ from lowcurve import randomness
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuffled, steps_per_epoch
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
+from lowcurve.models.summary import levels
 from lowcurve.training.hardware import fabric as make_fabric
 from lowcurve.training.hardware import (
     like_weights,
@@ -111,7 +112,7 @@ def fit(
     heading: str = "training",
 ) -> History:
     """Train `model` in place and leave it in eval mode; returns each epoch's mean terms, learning rate and, where there are
-    validation examples, validation accuracy.
+    validation examples, validation accuracy, and the betas, gammas and norms of its layers, where they have any.
 
     validation_attack: beside it each epoch has its "validation robust accuracy", an upper bound: the curve on which robust
     overfitting is seen. What is validated and kept is the average of the weights, if there is one; the last weights are the
@@ -213,6 +214,7 @@ def _end_epoch(
     row = state.close_epoch(steps)
     if validation is not None:
         row |= accuracies(state.result, validation, attack, state.fabric, optimization.batch_size, seed)
+    row |= levels(state.result)
     if optimization.keep == "best":
         state.keep_if_best(row.get(ROBUST, row[CLEAN]))
     state.history.append(row)

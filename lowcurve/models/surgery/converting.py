@@ -102,7 +102,7 @@ def convert(
             _started(new, recipe.gamma)
     replaced = {call.name: str(copied.get_submodule(call.name)) for call in wanted}
     change = float((record(copied, example).output - before.output).abs().max())
-    log.info("%s: %d layers replaced, logits changed by %.2g at most", type(recipe).__name__, len(replaced), change)
+    log.debug("%s: %d layers replaced, logits changed by %.2g at most", type(recipe).__name__, len(replaced), change)
     copied.conversion = Conversion(recipe, change, per_call, replaced, left)  # type: ignore[assignment]
     return copied
 
