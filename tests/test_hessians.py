@@ -425,7 +425,9 @@ def test_logits_that_move_alike_leave_the_curvature_its_digits(part):
     operator = hessian(field, x).only(part)
     found = operator.many(torch.eye(6)[:, None])[:, 0].double()
     assert float((found - exact).norm()) < 1e-3 * float(exact.norm())
-    assert_close(operator.gauss_newton_matrices(weight[None])[0].double(), exact, rtol=0, atol=1e-3 * float(exact.norm()))
+    assert_close(
+        operator.gauss_newton_matrices(weight[None])[0].double(), exact, rtol=0, atol=1e-3 * float(exact.norm())
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

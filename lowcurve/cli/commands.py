@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
 from lowcurve.cli.processes import followed, follows, leading
+from lowcurve.cli.reproduce import reproduced
 from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
 from lowcurve.cli.words import Request, parse
 from lowcurve.errors import InputError
@@ -30,7 +31,10 @@ COMMANDS = {
     "attack": "attack a run's networks, or your own",
     "report": "write a run's study.json and report.html again",
     "recipes": "list the papers' settings that lowcurve train takes by name, or show one",
+    "reproduce": "make a paper's table or figure, its numbers beside ours",
 }
+APART = {"recipes": recipes.shown, "reproduce": reproduced}
+"""Commands that are no step of a study."""
 USAGE = """usage: lowcurve [--version] [--help] COMMAND [RUN] [options]
 
 Measures, trains and shows image classifiers of low curvature in input space, and how robust that makes them.
@@ -57,7 +61,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise InputError(f"a command among {', '.join(COMMANDS)}", repr(words[0]), "write lowcurve --help")
-        return recipes.shown(words[1:]) if words[0] == "recipes" else _run(words[0], words[1:])
+        return APART[words[0]](words[1:]) if words[0] in APART else _run(words[0], words[1:])
     except InputError as error:
         print(f"lowcurve: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,19 @@ AUDIT = "audit"
 log = logging.getLogger("lowcurve")
 
 
+def claims(table: Any) -> Any:
+    """A paper's numbers beside ours as the terminal shows them: sentences, which wrap."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        shown.add_column(column.heading)
+    for row in table.rows:
+        shown.add_row(*map(str, row))
+    return shown
+
+
 def table(table: Any) -> Any:
     """A result's table as the terminal shows it: without the intervals of shares and without sentences (`verdicts`)."""
     from rich.box import SIMPLE_HEAD

@@ -92,7 +92,7 @@ def boundary_results(
     shared = {"progress": progress, "heading": heading, "fabric": processes(study.hardware)}
     promised = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
     found, ends = _found(model, kept, h, steps)
-    radii, proof = _certified(model, kept, shared)
+    radii, proof = certified_radii(model, kept, **shared)
     crossed = np.isfinite(found["distance along the way"])
     reached = (
         "distance along the way",
@@ -113,15 +113,16 @@ def boundary_results(
     return results
 
 
-def _certified(model: nn.Module, kept: Examples, shared: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
-    """Each image's certified radius, and by what; or none, and why."""
+def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple[np.ndarray | None, str]:
+    """Each image's certified l_2 radius, 0 for one that is classified wrongly, and by what; or none, and why. words: of
+    `evaluation.measure`."""
     try:
-        bounds = smoothness(model, kept.pixels(slice(0, 1)))
+        bounds = smoothness(model, examples.pixels(slice(0, 1)))
     except InputError as error:
         return None, f"none: {error}"
-    columns = evaluation.measure(model, kept, {"certified": CertifiedRadius(bounds)}, **shared)
+    columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
     bent = "and curvature bounds" if bool(torch.isfinite(bounds.curvature).all()) else "bounds (it has kinks)"
-    return columns["certified radius"], f"Lipschitz {bent} that hold everywhere; {len(kept)} images"
+    return columns["certified radius"], f"Lipschitz {bent} that hold everywhere; {len(examples)} images"
 
 
 def _beside(

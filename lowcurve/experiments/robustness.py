@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import evaluation
+from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import PGD, SUITES, Suite
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit, audit
+from lowcurve.experiments.boundaries import certified_radii
 from lowcurve.experiments.pictures import NETWORK, UNRELIABLE
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.subject import processes
@@ -61,7 +63,9 @@ def attack_results(
     verdict = None
     if settings.audited:
         few = examples.take(slice(settings.audited))
-        verdict = audit(model, few, ball, seed=study.seed, progress=progress, heading=f"auditing {name}")
+        heading = f"auditing {name}"
+        proved = _proved(study, model, few)
+        verdict = audit(model, few, ball, seed=study.seed, certified=proved, progress=progress, heading=heading)
     if settings.save_inputs:
         stands = torch.from_numpy(left.standing)
         shelf.save_inputs(name, {"inputs": left.inputs, "labels": examples.y, "standing": stands})
@@ -82,6 +86,13 @@ def attack_results(
     if len(data.shape) == 3 and settings.gallery:
         results |= _galleries(study, data, name, model)
     return results
+
+
+def _proved(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
+    """Each image's certified radius in the study's norm, where the network has Lipschitz bounds."""
+    radii, _ = certified_radii(model, examples, fabric=processes(study.hardware))
+    longest = np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0  # in l_2, of l_inf length 1
+    return None if radii is None else radii / longest
 
 
 def _robustness_row(

@@ -4,6 +4,7 @@ A result holds everything that its picture needs and the conditions under which 
 carry it through JSON without loss.
 """
 
+from lowcurve.results.claims import Claim, beside, holds
 from lowcurve.results.comparison import join, merge
 from lowcurve.results.exchange import dump, load
 from lowcurve.results.kinds import (
@@ -25,6 +26,7 @@ from lowcurve.results.statistics import Proportion, Summary, proportion, summari
 
 __all__ = [
     "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Plot", "Points", "Result", "Scatter", "Table",
+    "Claim", "beside", "holds",
     "Proportion", "Summary", "proportion", "summarize",
     "describe", "dump", "load", "join", "merge",
 ]  # fmt: skip

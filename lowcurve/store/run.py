@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -168,9 +169,16 @@ class Run:
                 TensorBoardLogger(root, name=name, version=part),
             ]
 
+    def within(self, name: str, settings: Any) -> "Run":
+        """A run of its own inside this one, runs/VERSION/NAME, with these settings."""
+        run = Run(self.folder / "runs" / version("lowcurve") / name)
+        run.write_settings(settings)
+        return run
+
     def log(self) -> TextIO:
         """The log, open at its end."""
         with writing(self.folder / LOG):
+            self.folder.mkdir(parents=True, exist_ok=True)
             return (self.folder / LOG).open("a", buffering=1)
 
 

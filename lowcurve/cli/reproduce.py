@@ -1,0 +1,130 @@
+"""The command `lowcurve reproduce`: an item of a paper made at a scale, the paper's numbers beside ours."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lowcurve.cli.terminal import claims, logged, progress_bars
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from lowcurve.experiments.reproduction import Found, Item, Workshop
+    from lowcurve.store import Run
+
+log = logging.getLogger("lowcurve")
+DESCRIPTION = """Makes a table, figure or number of a paper, with the paper's numbers beside ours.
+
+Networks and parts that are finished are kept in --out and taken up again, by other items of the paper, too; what was made by
+another version or with other settings is made anew."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError("options of lowcurve reproduce", message, "write lowcurve reproduce --help")
+
+
+def reproduced(words: list[str]) -> int:
+    """The command."""
+    parser = Parser(
+        prog="lowcurve reproduce", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("key", nargs="?", help="PAPER/ITEM, as --list has it")
+    parser.add_argument("--list", action="store_true", help="list the items")
+    parser.add_argument(
+        "--scale", default="smoke", help="smoke (seconds), laptop (two cores), paper (its own setting, a GPU)"
+    )
+    parser.add_argument("--data", help="another data set than the scale's")
+    parser.add_argument("--data-dir", help="a folder of parquet files")
+    parser.add_argument("--seeds", type=int, default=2, help="networks of each kind (default: 2)")
+    parser.add_argument("--rows", default="", help='some models of a table alone: "standard,LCNN + gradient norm"')
+    parser.add_argument("--out", help="where it is kept (default: runs/reproduce-PAPER-SCALE-DATA)")
+    found = parser.parse_args([word.replace("data_dir", "data-dir") for word in words])
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    if found.list or not found.key:
+        return _listed()
+    from lowcurve.experiments.papers import item
+    from lowcurve.experiments.reproduction import Workshop
+    from lowcurve.store import Run
+
+    wanted = item(found.key)
+    data = wanted.data_at(found.scale, found.data)
+    if found.seeds < 1:
+        raise InputError("at least one seed", found.seeds, "write --seeds 2")
+    paper = wanted.key.split("/")[0]
+    run = Run(Path(found.out or f"runs/reproduce-{paper}-{found.scale}-{data}"))
+    try:
+        with logged(run), progress_bars() as progress:
+            rows = tuple(row.strip() for row in found.rows.split(",") if row.strip())
+            workshop = Workshop(found.scale, data, run, found.data_dir, found.seeds, rows, progress)
+            return _made(wanted, workshop, run)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {run.folder} is whole. Go on with the same command", file=sys.stderr)
+        return 130
+
+
+def _listed() -> int:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from lowcurve.experiments.papers import ITEMS
+
+    listed = Table(title="Items", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("item", "what it is", "where", "on a laptop", "in the paper"):
+        listed.add_column(heading, no_wrap=heading == "item")
+    for one in ITEMS.values():
+        listed.add_row(one.key, one.title, one.where, ", ".join(one.data), one.paper_data)
+    Console().print(listed)
+    return 0
+
+
+def _made(item: "Item", workshop: "Workshop", run: "Run") -> int:
+    from rich.console import Console
+
+    from lowcurve.report import page
+    from lowcurve.results import dump
+
+    log.info("%s at scale %s on %s, in %s", item.key, workshop.scale, workshop.data, run.folder)
+    began = time.monotonic()
+    found = item.make(workshop)
+    beside = item.table(found, workshop)
+    results = {"beside the paper": beside, **found.results}
+    facts = _facts(item, workshop, found)
+    name = item.key.split("/")[1]
+    run.write_json(f"{name}.json", {"facts": facts, "results": {key: dump(value) for key, value in results.items()}})
+    title = f"{item.title}: {item.where} of {item.key.split('/')[0]}"
+    lead = f"Made at the scale {workshop.scale} on {workshop.data}, with the paper's numbers beside ours."
+    written = run.write(f"{name}.html", page(title, lead, list(results.values()), facts, []))
+    log.info("%s took %.0f s", item.key, time.monotonic() - began)
+    console = Console()
+    console.print(claims(beside))
+    for line in found.differs:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {written}", soft_wrap=True)
+    return 0
+
+
+def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]:
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    return {
+        "item": item.key,
+        "scale": workshop.scale,
+        "data": workshop.data,
+        "seeds": str(workshop.seeds),
+        "differs": " ".join(found.differs),
+        "lowcurve": version("lowcurve"),
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+    }

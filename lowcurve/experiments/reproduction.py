@@ -1,0 +1,106 @@
+"""What every reproduced item shares: how it is asked for, the networks that it needs, and where they are kept."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from torch import nn
+
+from lowcurve.data import DataSet, Limits, load
+from lowcurve.errors import InputError
+from lowcurve.experiments import study as steps
+from lowcurve.experiments.presets import SCALES
+from lowcurve.experiments.settings import Study
+from lowcurve.experiments.study import Keeper
+from lowcurve.results import Claim, Result, beside, describe
+from lowcurve.types import Progress, silent
+
+
+class Room(Keeper, Protocol):
+    """A keeper that has others within it; `store.Run` is one."""
+
+    def within(self, name: str, settings: Any) -> Keeper: ...
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where items are made: at a scale, on a data set, with as many seeds, keeping what is finished. rows: which models of a
+    table; all by default.
+
+    What was kept is taken up again only if it was made by this version of the package with the same settings.
+    """
+
+    scale: str
+    data: str
+    room: Room
+    data_dir: str | None = None
+    seeds: int = 2
+    rows: tuple[str, ...] = ()
+    progress: Progress[int] = silent
+
+    def asked(self, wanted: Mapping[str, Study]) -> Mapping[str, Study]:
+        """The rows that were asked for; all, unless some were."""
+        if unknown := [row for row in self.rows if row not in wanted]:
+            raise InputError(f"rows among {', '.join(wanted)}", repr(unknown[0]), "leave out --rows for all")
+        return {row: study for row, study in wanted.items() if row in self.rows or not self.rows}
+
+    def networks(self, name: str, study: Study, seed: int = 0) -> tuple[Study, DataSet, dict[str, nn.Module]]:
+        """The networks of a study by their methods, trained now or before, with the study as it was made, and its data."""
+        made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolved()
+        keeper = self.room.within(f"{name}-{seed}", made)
+        data = _data(made.data, made.data_dir, made.limits, made.seed)
+        steps.train(made, data, keeper, self.progress)
+        return made, data, {method: keeper.load_network(method) for method in made.methods}
+
+    def part(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
+        """The results of a step, made now or before; what: everything that decides them."""
+        key = describe((version("lowcurve"), self.scale, self.data, what))
+        kept = self.room.load_part(name, key)
+        if kept is None:
+            kept = dict(make())
+            self.room.save_part(name, key, kept)
+        return kept
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an item came to: its results by name, and the paper's numbers beside ours."""
+
+    results: Mapping[str, Result]
+    claims: Sequence[Claim]
+    differs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table, figure or number of a paper, and how it is made. data: what it may be made on, the first at a laptop's scale by
+    default; at the scale of the paper it is `paper_data`."""
+
+    key: str
+    title: str
+    where: str
+    make: Callable[[Workshop], Found] = field(repr=False)
+    data: tuple[str, ...] = ("cifar10", "mnist", "digits")
+    paper_data: str = "cifar10"
+
+    def data_at(self, scale: str, asked: str | None) -> str:
+        """The data set that is used at a scale, unless another is asked for."""
+        if scale not in SCALES:
+            raise InputError(f"a scale among {', '.join(SCALES)}", repr(scale), "write --scale laptop")
+        known = (*self.data, self.paper_data)
+        if asked is not None and asked not in known:
+            raise InputError(f"data of {self.key} among {', '.join(dict.fromkeys(known))}", repr(asked), "leave it out")
+        return asked or {"smoke": self.data[-1], "laptop": self.data[0], "paper": self.paper_data}[scale]
+
+    def table(self, found: Found, workshop: Workshop) -> Result:
+        """The paper's numbers beside ours."""
+        caption = " ".join(found.differs)
+        conditions = {"item": self.key, "paper": self.where, "scale": workshop.scale, "data": workshop.data}
+        return beside("Beside the paper", found.claims, caption, conditions)
+
+
+@lru_cache(maxsize=4)
+def _data(name: str, data_dir: str | None, limits: Limits, seed: int) -> DataSet:
+    return load(name, data_dir=data_dir, limits=limits, seed=seed)

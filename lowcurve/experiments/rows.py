@@ -1,0 +1,169 @@
+"""Several networks' rows over several seeds: geometry and robustness in numbers, for every paper that compares models."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2, Ball
+from lowcurve.attacks import PGD
+from lowcurve.data import DataSet
+from lowcurve.experiments.boundaries import boundary_results
+from lowcurve.experiments.linearity import stability, train_against_test
+from lowcurve.experiments.reproduction import Workshop
+from lowcurve.experiments.robustness import suite_of
+from lowcurve.experiments.settings import Study
+from lowcurve.experiments.subject import Subject, counted
+from lowcurve.geometry import Curvature, PowerIteration
+from lowcurve.results import Cell, Claim, Column, Conditions, Result, Table, holds, merge
+from lowcurve.types import Measure
+
+POWER_STEPS = 10
+
+
+def numbers(workshop: Workshop, wanted: Mapping[str, Study], radii: Sequence[float]) -> Table:
+    """Each model's numbers: means over the seeds, between one standard deviation less and more."""
+    lines: list[tuple[Cell, ...]] = []
+    columns: tuple[Column, ...] = ()
+    conditions: Conditions = {}
+    for row, study in workshop.asked(wanted).items():
+        found = []
+        for seed in range(workshop.seeds):
+            made, data, models = workshop.networks(file_of(row), study, seed)
+            (model,) = models.values()
+            make = partial(_numbers, made, data, row, model, radii, workshop)
+            table = workshop.part(f"numbers-{file_of(row)}-{seed}", ("numbers", made, tuple(radii)), make)["numbers"]
+            assert isinstance(table, Table)
+            columns, conditions = table.columns, {**table.conditions, "seeds": str(workshop.seeds)}
+            found.append([value_of(cell) for cell in table.rows[0][1:]])
+        lines.append((row, *_spreads(np.array(found))))
+    return Table("Geometry and robustness", columns, tuple(lines), "In brackets one standard deviation.", conditions)
+
+
+def extras(workshop: Workshop, wanted: Mapping[str, Study], kinds: Sequence[str]) -> dict[str, Result]:
+    """Results of other kinds (stability, discrepancy, boundary, certified), of the first seed's networks."""
+    found: dict[str, list[Result]] = {}
+    for row, study in workshop.asked(wanted).items():
+        made, data, models = workshop.networks(file_of(row), study)
+        (model,) = models.values()
+        for kind in kinds:
+            make = partial(_extra, kind, made, data, row, model, workshop)
+            for name, result in workshop.part(f"{kind}-{file_of(row)}", (kind, made), make).items():
+                found.setdefault(name, []).append(result)
+    return {name: merge(results) for name, results in found.items()}
+
+
+def file_of(row: str) -> str:
+    """A row's name as a file's.
+
+    Example:
+        >>> file_of("LCNN + gradient norm")
+        'lcnn-gradient-norm'
+    """
+    return row.replace(" + ", "-").replace(" ", "-").lower()
+
+
+def value_of(cell: Cell) -> float:
+    """A cell's number without its spread; NaN where there is none.
+
+    Example:
+        >>> value_of((0.5, 0.4, 0.6))
+        0.5
+    """
+    number = cell[0] if isinstance(cell, tuple) else cell
+    return float("nan") if number is None else float(number)
+
+
+def cells_of(table: Table) -> dict[str, dict[str, Cell]]:
+    """The cells of a table by row and heading.
+
+    Example:
+        >>> cells_of(Table("t", (Column("network"), Column("C")), (("CURE", 2.0),)))["CURE"]["C"]
+        2.0
+    """
+    headings = [column.heading for column in table.columns]
+    return {str(row[0]): dict(zip(headings, row, strict=True)) for row in table.rows}
+
+
+def rising(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[str], where: str) -> Claim:
+    """Whether a number rises along these models; not run where one of them was not.
+
+    Example:
+        >>> rising({"CURE": {"C": 2.0}, "standard": {"C": 9.0}}, "C", ("CURE", "standard"), "Table 1").shown
+        'holds (2, 9)'
+    """
+    name = f"{kind}: {' < '.join(models)}"
+    if not found.keys() >= set(models):
+        return holds(name, where, None)
+    values = [value_of(found[model][kind]) for model in models]
+    evidence = ", ".join(f"{value:.3g}" for value in values)
+    return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence)
+
+
+def _numbers(
+    study: Study, data: DataSet, row: str, model: nn.Module, radii: Sequence[float], workshop: Workshop
+) -> dict[str, Result]:
+    settings = study.evaluation
+    few = data.test.take(slice(settings.curvature_examples))
+    attacked = data.test.take(slice(settings.examples))
+    subject = Subject(study, row, model, few, workshop.progress, {})
+    measures: dict[str, Measure] = {"all": Curvature(settings.lanczos_steps), "power": PowerIteration(POWER_STEPS)}
+    columns = subject.columns(measures)
+    cells: list[tuple[Column, float]] = [
+        (Column("‖g‖", "Mean over images."), float(columns["gradient norm"].mean())),
+        (Column("‖H‖", "Mean over images, by Lanczos."), float(columns["Hessian norm"].mean())),
+        (Column("‖H‖, power", f"By {POWER_STEPS} steps of power iteration."), float(columns["power"].mean())),
+        (Column("C", "Mean of ‖H‖ / ‖g‖."), float(columns["normalized curvature"].mean())),
+        (Column("C median", "Its median."), float(np.median(columns["normalized curvature"]))),
+        (Column("clean", "", ".1%"), float(evaluation.correct(model, data.test).mean())),
+    ]
+    for radius in radii:
+        ball = Ball(L2, radius)
+        left = evaluation.attack(
+            model,
+            attacked,
+            PGD(ball, steps=20),
+            L2,
+            seed=study.seed,
+            progress=workshop.progress,
+            heading=f"PGD on {row}",
+        )
+        cells.append((Column(f"PGD at {radius:g}", "20 steps in l_2, true label.", ".1%"), float(left.standing.mean())))
+    suite, ball = suite_of(study), study.ball()
+    heading = f"strong on {row}"
+    left = evaluation.attack(model, attacked, suite, L2, seed=study.seed, progress=workshop.progress, heading=heading)
+    cells.append((Column(f"strong at {ball.radius:g}", "The suite strong.", ".1%"), float(left.standing.mean())))
+    conditions = {
+        "curvature": f"{len(few)} of the test set",
+        "attacks": f"{len(attacked)} of the test set, l_2 in pixel units",
+        "clean": f"{len(data.test)} of the test set",
+        "BatchNorm": "eval mode",
+        "network": f"{study.network}, width {study.width}, {study.training.epochs} epochs on {len(data.train)} images",
+    }
+    headings = (Column("network"), *(column for column, _ in cells))
+    row_of_cells: tuple[Cell, ...] = (row, *(value for _, value in cells))
+    return {"numbers": Table("numbers", headings, (row_of_cells,), conditions=conditions)}
+
+
+def _extra(kind: str, study: Study, data: DataSet, row: str, model: nn.Module, workshop: Workshop) -> dict[str, Result]:
+    settings = study.evaluation
+    few = data.test.take(slice(settings.curvature_examples))
+    subject = Subject(study, row, model, few, workshop.progress, {"BatchNorm": "eval mode", **counted(few, "test")})
+    if kind == "stability":
+        return {kind: stability(subject)}
+    if kind == "discrepancy":
+        columns = subject.columns({"all": Curvature(settings.lanczos_steps)})
+        return {kind: train_against_test(subject, columns, data.train.take(slice(len(few))))}
+    few = data.test.take(slice(settings.boundary_examples))
+    found = boundary_results(study, row, model, few, workshop.progress)
+    return {name: result for name, result in found.items() if name == kind}
+
+
+def _spreads(values: np.ndarray) -> list[Cell]:
+    """(seeds, numbers) -> each number's mean between one standard deviation less and more; alone where there is one seed."""
+    if len(values) == 1:
+        return [float(v) for v in values[0]]
+    means, deviations = values.mean(0), values.std(0, ddof=1)
+    return [(float(m), float(m - d), float(m + d)) for m, d in zip(means, deviations, strict=True)]

@@ -1,0 +1,122 @@
+"""The papers' items: each runs at its smallest scale, keeps what is finished, and says what the paper has."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command import done, refused
+
+from lowcurve.experiments.papers import ITEMS, item
+from lowcurve.experiments.rows import rising
+from lowcurve.results import Claim, Column, Table, beside, holds, load
+from lowcurve.store import Run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Where all items of these tests are made, so that they share their networks."""
+    return tmp_path_factory.mktemp("reproduced")
+
+
+def made(place: Path, key: str, *words: str) -> dict:
+    paper, name = key.split("/")
+    assert done("reproduce", key, "--scale", "smoke", "--seeds", "1", "--out", place / paper, *words) == 0
+    return json.loads((place / paper / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("key", ITEMS)
+def test_every_item_runs_at_its_smallest_scale(key, place):
+    content = made(place, key)
+    claims = load(content["results"]["beside the paper"])
+    assert claims.rows
+    assert all(ours != "not run" for _, _, ours, _ in claims.rows)
+    assert content["facts"]["item"] == key
+    assert (place / key.split("/")[0] / f"{key.split('/')[1]}.html").read_text().startswith("<!doctype html>")
+
+
+def test_what_is_finished_is_not_made_again(place):
+    made(place, "srinivas2022lcnn/table-1")
+    files = {path: path.stat().st_mtime_ns for path in (place / "srinivas2022lcnn").rglob("*.safetensors")}
+    parts = {path: path.stat().st_mtime_ns for path in (place / "srinivas2022lcnn" / "parts").glob("*.json")}
+    assert len(files) >= 7
+    made(place, "srinivas2022lcnn/table-1")
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+def test_what_another_version_made_is_made_again(place, monkeypatch):
+    made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
+    part = place / "srinivas2022lcnn" / "parts" / "numbers-standard-0.json"
+    before = json.loads(part.read_text())
+    for module in ("lowcurve.experiments.reproduction", "lowcurve.store.run"):
+        monkeypatch.setattr(f"{module}.version", lambda name: "9.9.9")  # noqa: ARG005
+    made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
+    after = json.loads(part.read_text())
+    assert before["key"] != after["key"]
+    assert before["results"] == after["results"]
+    assert (place / "srinivas2022lcnn" / "runs" / "9.9.9" / "standard-0" / "networks").is_dir()
+
+
+def test_some_rows_alone_leave_the_others_not_run(place):
+    content = made(place, "srinivas2022lcnn/table-1", "--rows", "standard,LCNN + gradient norm")
+    rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
+    assert rows["standard: mean C"] != "not run"
+    assert rows["CURE: mean C"] == rows["C: LCNN + gradient norm < CURE"] == "not run"
+
+
+def test_a_run_within_a_run_can_be_reported_by_itself(place):
+    made(place, "srinivas2022lcnn/table-1", "--rows", "LCNN")
+    (folder,) = (place / "srinivas2022lcnn" / "runs").glob("0*/lcnn-0")
+    assert Run.open(folder).networks() == ("LCNN",)
+    assert done("report", folder) == 0
+
+
+def test_the_list_names_every_item(capsys):
+    assert done("reproduce", "--list") == 0
+    shown = capsys.readouterr().out
+    assert all(key in shown for key in ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("srinivas2022lcnn/table-9",), "the key of an item, received .*; write srinivas2022lcnn/table-"),
+        (("nothing",), "the key of an item, received 'nothing'; see lowcurve reproduce --list"),
+        (("srinivas2022lcnn/table-1", "--scale", "huge"), "a scale among smoke, laptop, paper"),
+        (
+            ("srinivas2022lcnn/table-1", "--data", "svhn"),
+            "data of srinivas2022lcnn/table-1 among cifar10, mnist, digits",
+        ),
+        (("srinivas2022lcnn/table-1", "--seeds", "0"), "at least one seed, received 0"),
+        (("srinivas2022lcnn/table-1", "--seed", "x", "--what"), "options of lowcurve reproduce"),
+        (("srinivas2022lcnn/table-1", "--rows", "LCMM"), "rows among standard, LCNN, .*; leave out --rows for all"),
+    ],
+)
+def test_what_cannot_be_reproduced(words, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(sentence, refused(capsys, "reproduce", *words))
+
+
+def test_a_claim_is_shown_as_it_is_printed_and_ours_with_its_spread():
+    assert Claim("LCNN: C", "25.30", "Table 1", (20.0, 18.0, 22.0)).shown == "20 [18, 22]"
+    assert holds("a < b", "Table 1", False, "3, 2").shown == "does not hold (3, 2)"
+    table = beside("t", [Claim("clean", "81.2", "Table 2")], "caption", {"scale": "smoke"})
+    assert table.rows == (("clean", "81.2", "not run", "Table 2"),)
+    assert table.conditions == {"scale": "smoke"}
+
+
+def test_an_order_of_models_holds_or_not():
+    found = {name: {"C": (c, c, c)} for name, c in (("a", 1.0), ("b", 2.0), ("c", float("nan")))}
+    assert rising(found, "C", ("a", "b"), "T").ours == "holds (1, 2)"
+    assert rising(found, "C", ("b", "a"), "T").ours == "does not hold (2, 1)"
+    assert rising(found, "C", ("a", "c"), "T").ours == "does not hold (1, nan)"
+    assert rising(found, "C", ("a", "d"), "T").ours is None
+
+
+def test_data_is_that_of_the_scale_unless_another_is_asked_for():
+    table = item("srinivas2022lcnn/table-1")
+    assert [table.data_at(scale, None) for scale in ("smoke", "laptop", "paper")] == ["digits", "cifar10", "cifar100"]
+    assert table.data_at("laptop", "mnist") == "mnist"
+    assert isinstance(beside("t", []), Table)
+    assert beside("t", []).columns[0] == Column("number", "What it is of.")
