@@ -7,7 +7,7 @@ from dataclasses import replace
 from lowcurve.data import Limits
 from lowcurve.experiments.methods import Cure, GradientNorm, TrainingAttack
 from lowcurve.experiments.moons import curves_of_softplus, two_moons
-from lowcurve.experiments.presets import preset, shortened
+from lowcurve.experiments.presets import ON_A_LAPTOP, preset, shortened
 from lowcurve.experiments.recipes import recipe
 from lowcurve.experiments.reproduction import Found, Item, Workshop
 from lowcurve.experiments.rows import cells_of, extras, numbers, rising, value_of
@@ -56,6 +56,7 @@ def base(workshop: Workshop) -> Study:
         radius=str(radius),
         cure=replace(study.cure, from_scratch=True, form="published"),
         training_attack=TrainingAttack(steps=3, norm="l_2", step_size=0.5 * radius),
+        evaluation=replace(study.evaluation, effort=ON_A_LAPTOP, examples=200),
     )
     if workshop.data == "cifar10":
         training = replace(

@@ -29,6 +29,18 @@ from lowcurve.geometry.curvature import (
     SpectralDensity,
     gradient_norm,
 )
+from lowcurve.geometry.fragments import class_pieces, class_shares
+from lowcurve.geometry.parameters import filter_normalized, parameter_surface
+from lowcurve.geometry.sections import CrossSection, cross_section, crossing_distance, heights
+from lowcurve.geometry.slices import (
+    Plane,
+    Projection,
+    box_excess,
+    gradient_direction,
+    random_directions,
+    span,
+    surface,
+)
 from lowcurve.geometry.stability import (
     GradientStability,
     LinearityError,
@@ -48,4 +60,7 @@ __all__ = [
     "SpectralDensity",
     "discrepancy", "gradient_change_bounds", "GradientStability", "linearity_error", "linearity_error_bounds",
     "LinearityError", "value_change_bounds",
+    "box_excess", "class_pieces", "class_shares", "cross_section", "crossing_distance", "CrossSection", "gradient_direction",
+    "heights", "Plane", "Projection", "random_directions", "span", "surface",
+    "filter_normalized", "parameter_surface",
 ]  # fmt: skip
