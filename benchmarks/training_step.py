@@ -8,6 +8,9 @@ that all of them bear), in float32; the ways run interleaved, the best round of 
 batch to the parameters' gradients, with the optimizer's move. Operations are counted by torch; memory is the rise of the peak
 over what is resident, in a process of its own.
 
+LCNN's steps are of that network converted, power iteration and all; below the table stands what it costs in inference once it
+is folded, in passes of the plain network.
+
 "public CURE code" has the passes of the code that was released with moosavi2019cure, as a yardstick: the loss in one forward
 pass; two more for the direction z, of which one is thrown away, with a backward pass into the weights as well; the two ends
 of the difference in a forward pass each, both differentiated twice. Its statistics are frozen here as everything else's.
@@ -39,8 +42,9 @@ from torch.utils.flop_counter import flop_registry  # noqa: E402
 from lowcurve.analysis.norms import L1, LINF, Ball, pixels  # noqa: E402
 from lowcurve.attacks import NFGSM, PGD  # noqa: E402
 from lowcurve.losses import cross_entropy, margin  # noqa: E402
-from lowcurve.models import Network  # noqa: E402
+from lowcurve.models import LCNN, Converted, Network, fold, update_norms  # noqa: E402
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
+from lowcurve.penalties.lcnn import PUBLISHED  # noqa: E402
 from lowcurve.randomness import stream, uniform  # noqa: E402
 from lowcurve.training import Objective, Penalty, Term  # noqa: E402
 
@@ -82,6 +86,16 @@ def objectives() -> dict[str, Objective]:
     }
 
 
+def of_converted() -> dict[str, Objective]:
+    """Those of a network that is converted."""
+    penalty = Term(PUBLISHED, 1.0)
+    both = {"low curvature": penalty, "gradient": Term(InputGradientNorm(), 1.0)}
+    return {
+        "LCNN": Objective(penalties={"low curvature": penalty}, statistics="frozen"),
+        "LCNN + gradient norm": Objective(penalties=both, statistics="frozen"),
+    }
+
+
 class Operations(TorchDispatchMode):
     """Counts floating-point operations; torch's own counter follows modules too, which gradients in the input break."""
 
@@ -99,9 +113,10 @@ class Operations(TorchDispatchMode):
 class Trainer:
     """A network, a batch and an optimizer, and a step of any objective on them."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, *, converted: bool = False) -> None:
         spec = Network("resnet18", (3, 32, 32), 10, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), "softplus", args.width)
-        self.model = spec.build(seed=0).to(args.device).eval()
+        source = Converted(spec, LCNN(), spec.shape) if converted else spec
+        self.model = source.build(seed=0).to(args.device).eval()
         x = uniform(torch.zeros(args.batch, 3, 32, 32), 0.0, 1.0, generator=stream(0, "images"))
         self.x, self.y = x.to(args.device), (torch.arange(args.batch) % 10).to(args.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
@@ -112,6 +127,7 @@ class Trainer:
         terms = objective.terms(self.model, self.x, self.y, generator=stream(0, number), step=number)
         torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
+        update_norms(self.model)  # of a converted network
 
     def public_cure(self) -> None:
         """The passes of the released code: see the module's first words."""
@@ -129,12 +145,14 @@ class Trainer:
         self.optimizer.step()
 
 
-def ways(trainer: Trainer, *names: str) -> dict[str, Step]:
-    """A step of each method; a lazy one takes a round of its steps, and is divided by their number."""
+def ways(trainer: Trainer, low: Trainer, *names: str) -> dict[str, Step]:
+    """A step of each method; a lazy one takes a round of its steps, and is divided by their number. low: on the network that
+    is converted."""
     found: dict[str, Step] = {}
-    for name, objective in objectives().items():
-        rounds = longest(objective)
-        found[name] = lambda o=objective, r=rounds: [trainer.step(o, k) for k in range(r)]  # type: ignore[misc]
+    for by, group in ((trainer, objectives()), (low, of_converted())):
+        for name, objective in group.items():
+            rounds = longest(objective)
+            found[name] = lambda t=by, o=objective, r=rounds: [t.step(o, k) for k in range(r)]  # type: ignore[misc]
     found[YARDSTICK] = trainer.public_cure
     return {name: way for name, way in found.items() if not names or name in names}
 
@@ -146,25 +164,15 @@ def longest(objective: Objective | None) -> int:
 
 def measured(args: argparse.Namespace) -> list[Row]:
     """Time and operations of every method, in plain steps."""
-    trainer = Trainer(args)
-    steps = ways(trainer)
+    trainer, low = Trainer(args), Trainer(args, converted=True)
+    steps = ways(trainer, low)
     lengths = {name: longest(objectives().get(name)) for name in steps}
     operations = {}
     for name, step in steps.items():
         with Operations() as counter:
             step()
         operations[name] = counter.count / lengths[name]
-    # Of this process where it works alone on one thread: what else the machine does is nobody's.
-    clock = time.process_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
-    seconds = dict.fromkeys(steps, float("inf"))
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            gc.collect()
-            began = clock()
-            step()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            seconds[name] = min(seconds[name], (clock() - began) / lengths[name])
+    seconds = {name: found / lengths[name] for name, found in timed(steps, args).items()}
     rows: list[Row] = []
     for name in steps:
         row: Row = {
@@ -178,14 +186,40 @@ def measured(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
+    """The best seconds of each, interleaved."""
+    # Of this process where it works alone on one thread: what else the machine does is nobody's.
+    clock = time.process_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
+    seconds = dict.fromkeys(steps, float("inf"))
+    for _ in range(args.rounds):
+        for name, step in steps.items():
+            gc.collect()
+            began = clock()
+            step()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            seconds[name] = min(seconds[name], clock() - began)
+    return seconds
+
+
+@torch.no_grad()
+def inference(args: argparse.Namespace) -> dict[str, float]:
+    """Time of a forward pass of the converted network and of the folded one, in passes of the plain one."""
+    plain, low = Trainer(args), Trainer(args, converted=True)
+    folded = fold(low.model, example=low.x[:2]).eval()
+    networks = {"plain": plain.model, "converted": low.model, "folded": folded}
+    seconds = timed({name: lambda m=model: m(plain.x) for name, model in networks.items()}, args)  # type: ignore[misc]
+    return {name: found / seconds["plain"] for name, found in seconds.items()}
+
+
 def memory(args: argparse.Namespace, name: str) -> float:
     """How far one step raises the peak, in a process of its own."""
     if args.device == "cuda":
-        trainer = Trainer(args)
-        ways(trainer, name)[name]()
+        step = ways(Trainer(args), Trainer(args, converted=True), name)[name]
+        step()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        ways(trainer, name)[name]()
+        step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     words = [sys.executable, __file__, "--batch", str(args.batch), "--width", str(args.width), "--peak", name]
     return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
@@ -193,10 +227,10 @@ def memory(args: argparse.Namespace, name: str) -> float:
 
 def peak(args: argparse.Namespace) -> None:
     """In a process of its own."""
-    trainer = Trainer(args)
+    trainer = Trainer(args, converted=args.peak in of_converted())
     few = Trainer(argparse.Namespace(**{**vars(args), "batch": 1}))
-    ways(few, "plain")["plain"]()  # what a first step loads is not the method's
-    print(raised_by(ways(trainer, args.peak)[args.peak]))
+    ways(few, few, "plain")["plain"]()  # what a first step loads is not the method's
+    print(raised_by(ways(trainer, trainer, args.peak)[args.peak]))
 
 
 def main() -> None:
@@ -231,8 +265,13 @@ def main() -> None:
         print(f"{row['method']:32}{row['ms']:9.1f}{row['time']:8.2f}{row['operations']:12.2f}{held}")
     times = {str(row["method"]): float(row["ms"]) for row in rows}  # type: ignore[arg-type]
     print(f"\n{YARDSTICK} takes {times[YARDSTICK] / times['CURE, exact']:.2f} times as long as CURE, exact")
+    passes = inference(args)
+    print(
+        f"in inference the converted network takes {passes['converted']:.2f} plain passes, folded {passes['folded']:.3f}"
+    )
     if args.json:
-        args.json.write_text(json.dumps({"settings": settings, "steps": rows}, indent=1) + "\n")
+        content = {"settings": settings, "steps": rows, "inference": passes}
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

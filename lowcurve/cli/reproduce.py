@@ -121,7 +121,7 @@ def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]
         "scale": workshop.scale,
         "data": workshop.data,
         "seeds": str(workshop.seeds),
-        "differs": " ".join(found.differs),
+        **({"differs": " ".join(found.differs)} if found.differs else {}),
         "lowcurve": version("lowcurve"),
         "torch": torch.__version__,
         "Python": platform.python_version(),
