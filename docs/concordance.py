@@ -11,6 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "lowcurve"
 TITLES = {
+    "bardusco_report": "Bardusco: Robustness and curvature in deep learning",
     "moosavi2019cure": "Moosavi-Dezfooli, Fawzi, Uesato, Frossard: Robustness via curvature regularization, and vice versa",
     "srinivas2022lcnn": "Srinivas, Matoba, Lakkaraju, Fleuret: Efficient training of low-curvature neural networks",
     "yu2018interpreting": "Yu et al.: Interpreting adversarial robustness, a view from decision surface in input space",
@@ -20,7 +21,7 @@ HEAD = """# Concordance
 Paper, place in it, function of `lowcurve`. Written by `python docs/concordance.py` from the `Reference:` lines of the
 docstrings; change those, not this page.
 """
-KEY = re.compile(r"\b[a-z]+\d{4}[a-z]+\b")
+KEY = re.compile(r"\b(?:[a-z]+\d{4}[a-z]+|bardusco_report)\b")
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 
 

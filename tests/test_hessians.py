@@ -395,6 +395,28 @@ def test_the_central_secant_is_right_to_second_order():
     assert_close(two, torch.full_like(x, 3.0))
 
 
+def test_a_network_that_views_its_images_as_rows_is_replayed():
+    """Which it cannot do of channels that stand last."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(nn.functional.softplus(self.conv(x)).view(len(x), -1))
+
+    with randomness.isolated(0, "weights"):
+        model = Viewing().double().eval()
+    x = randomness.uniform(torch.zeros(2, 3, 4, 4, dtype=torch.float64), 0, 1, generator=stream(0, "inputs"))
+    field = loss_field(model, torch.tensor([0, 2]))
+    v = randomness.normal(torch.zeros_like(x), generator=stream(0, "directions"))
+    operator = hessian(field, x)
+    assert operator.way == REPLAYED
+    assert_close(operator(v), hessian(field, x, replay=False)(v))
+    assert_close(operator.take(torch.tensor([1]))(v[1:]), operator(v)[1:])
+
+
 def random_network(seed: int) -> nn.Module:
     """A small network of random width, depth and nonlinearity, with weights a few times their usual size."""
     draw = randomness.integers((4,), 0, 6, generator=stream(seed, "shape")).tolist()

@@ -20,8 +20,8 @@ from lowcurve.losses import loss_field
 from lowcurve.models import (
     ARCHITECTURES,
     CenteredSoftplus,
+    Interval,
     Network,
-    norm_interval,
     prepare_norms,
     summary,
     update_norms,
@@ -292,6 +292,25 @@ def test_without_batchnorm_the_weights_have_the_derivative_of_the_norm():
         layer.weight.detach()
     )
     assert_close(found, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batchnorm_alone_is_as_steep_as_its_steepest_channel():
+    """max |a| / std = 3 / 2, clipped to gamma = 1.2; without weights 1 / std, not clipped."""
+    plain = nn.BatchNorm2d(2, eps=0.0).double().eval()
+    plain.weight.data = torch.tensor([3.0, -1.0], dtype=torch.float64)
+    plain.running_var = torch.tensor([4.0, 1.0], dtype=torch.float64)
+    layer = LipschitzBatchNorm2d.of(None, plain, gamma=1.2)
+    model = nn.Sequential(layer).double().eval()
+    prepare_norms(model, torch.zeros(1, 2, 1, 1, dtype=torch.float64))
+    (row,) = summary(model)
+    assert (row.norm, row.clipped) == (Interval(1.5, 1.5), True)
+    x = torch.ones(1, 2, 1, 1, dtype=torch.float64)
+    assert_close((model(x) - model(0 * x)).flatten(), torch.tensor([1.2, -0.8], dtype=torch.float64), rtol=1e-6, atol=0)
+    bare = nn.BatchNorm2d(2, eps=0.0, affine=False).eval()
+    bare.running_var = torch.tensor([4.0, 1.0])
+    alone = LipschitzBatchNorm2d.of(None, bare, gamma=1.2)
+    update_norms(alone)
+    assert float(alone.sigma) == float(alone.factor) == 1.0
 
 
 def test_one_step_of_power_iteration_a_step_follows_moving_weights():

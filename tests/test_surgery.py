@@ -158,9 +158,7 @@ def test_what_is_not_supported_has_a_name_and_a_reason():
     assert "5 not supported" in str(found)
     loose = lc.inspect_layers(*network("resnet"), lc.Lipschitz())
     assert loose.unsupported == {"maxpool": "its windows overlap, Lipschitz constant sqrt(4)"}
-    assert lc.inspect_layers(*network("densenet"), lc.LCNN()).unsupported.keys() == {
-        "features.1.norm", "features.2.norm", "features.4",
-    }  # fmt: skip
+    assert not lc.inspect_layers(*network("densenet"), lc.LCNN()).unsupported
 
 
 @pytest.mark.parametrize(

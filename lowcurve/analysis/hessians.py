@@ -37,6 +37,8 @@ class Replayed:
     gradient: Tensor
     part: Part = "whole"
     way: str = REPLAYED
+    last: bool = True
+    """Whether images go with their channels last, where that is faster."""
 
     @property
     def curved(self) -> bool:
@@ -48,7 +50,7 @@ class Replayed:
 
     def many(self, vectors: Tensor) -> Tensor:
         """H v for several vectors an example, shape (vectors, batch, ...), in one pass."""
-        leaf = _laid_out(vectors.detach().flatten(0, 1)).requires_grad_()
+        leaf = _laid_out(vectors.detach().flatten(0, 1), self.last).requires_grad_()
         with torch.enable_grad():
             change = self.program(leaf, bent=self.part != "Gauss-Newton")
         seed = torch.zeros_like(change)
@@ -217,11 +219,16 @@ def ways_taken() -> Iterator[set[str]]:
         _ways.reset(token)
 
 
-def _replayed(field: Field, x: Inputs) -> Replayed | str:
+def _replayed(field: Field, x: Inputs, last: bool = True) -> Replayed | str:
     """The recorded operator, or why there is none."""
-    leaf = _laid_out(x.detach()).requires_grad_()
-    with Recorder(leaf) as recorder, torch.enable_grad():
-        result = field.logits(leaf) if isinstance(field, Halves) else field(leaf)
+    leaf = _laid_out(x.detach(), last).requires_grad_()
+    try:
+        with Recorder(leaf) as recorder, torch.enable_grad():
+            result = field.logits(leaf) if isinstance(field, Halves) else field(leaf)
+    except RuntimeError as error:
+        if last and "view size is not compatible" in str(error):  # a network's own view of what it takes for rows
+            return _replayed(field, x, last=False)
+        raise
     outcome = recorder.program(result)
     if recorder.mixes:
         law = "a field whose examples are independent and that does not act by chance"
@@ -233,7 +240,7 @@ def _replayed(field: Field, x: Inputs) -> Replayed | str:
     else:
         _require_one_number_each(result, x)
         seed, outer = torch.ones_like(result), None
-    return Replayed(outcome, outer, pullback(result, leaf, seed))
+    return Replayed(outcome, outer, pullback(result, leaf, seed), last=last)
 
 
 def _outer(field: Halves, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,11 +271,11 @@ def _times(outer: Tensor, change: Tensor) -> Tensor:
     return torch.where(level[:, None], found.scatter(2, top, -others), found)
 
 
-def _laid_out(x: Tensor) -> Tensor:
+def _laid_out(x: Tensor, last: bool) -> Tensor:
     """Images with their channels last, as convolutions on a CPU are fastest."""
-    if x.ndim == 4 and x.device.type == "cpu":
+    if last and x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
-    return x
+    return x.contiguous()
 
 
 def _require_one_number_each(values: Tensor, x: Tensor) -> None:

@@ -29,8 +29,25 @@ from lowcurve.geometry.curvature import (
     SpectralDensity,
     gradient_norm,
 )
+from lowcurve.geometry.endpoints import (
+    NOWHERE,
+    Endpoints,
+    Points,
+    adversarial_adversarial,
+    natural_adversarial,
+    natural_natural,
+    natural_noise,
+    paired,
+    partners,
+)
 from lowcurve.geometry.fragments import class_pieces, class_shares
+from lowcurve.geometry.meshes import LoopFilling, Meshes
 from lowcurve.geometry.parameters import filter_normalized, parameter_surface
+from lowcurve.geometry.path_measures import Components, path_measures, principal_components, resampled, straight_line
+from lowcurve.geometry.path_statistics import Interval, PairedTest, bootstrap_interval, paired_test
+from lowcurve.geometry.paths import Paths, PathSearch
+from lowcurve.geometry.persistence import Persistence, fragmentation, persistence
+from lowcurve.geometry.regions import IntoRegion, inner_margin
 from lowcurve.geometry.sections import CrossSection, cross_section, crossing_distance, heights
 from lowcurve.geometry.slices import (
     Plane,
@@ -63,4 +80,11 @@ __all__ = [
     "box_excess", "class_pieces", "class_shares", "cross_section", "crossing_distance", "CrossSection", "gradient_direction",
     "heights", "Plane", "Projection", "random_directions", "span", "surface",
     "filter_normalized", "parameter_surface",
+    "adversarial_adversarial", "Endpoints", "natural_adversarial", "natural_natural", "natural_noise", "NOWHERE", "paired",
+    "partners", "Points",
+    "inner_margin", "IntoRegion", "Paths", "PathSearch",
+    "Components", "path_measures", "principal_components", "resampled", "straight_line",
+    "bootstrap_interval", "Interval", "paired_test", "PairedTest",
+    "LoopFilling", "Meshes",
+    "fragmentation", "Persistence", "persistence",
 ]  # fmt: skip

@@ -32,7 +32,7 @@ class Lipschitz(nn.Module):
             mend = "write gamma=10.0, or at_least_one=False for any above 0"
             raise InputError("a gamma of at least 1, or above 0 where not at_least_one", gamma, mend)
         self.at_least_one, self.clips = at_least_one, clips
-        like = self.linear.weight.new_zeros((), dtype=torch.float32)
+        like = (next(self.buffers()) if self.alone else self.linear.weight).new_zeros((), dtype=torch.float32)
         if learn:
             self.log_gamma = nn.Parameter(like + math.log(gamma))
         else:
@@ -44,6 +44,11 @@ class Lipschitz(nn.Module):
     def linear(self) -> Weighted:
         """The linear layer whose norm it is."""
         raise NotImplementedError
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is none: a BatchNorm with no layer before it, whose norm needs no power iteration."""
+        return False
 
     @property
     def log_of_gamma(self) -> Tensor:
@@ -122,7 +127,8 @@ def prepare_norms(model: nn.Module, x: Tensor, steps: int = 30) -> None:
     layers = dict(lipschitz_layers(model))
     sizes: dict[nn.Module, torch.Size] = {}
     hooks = [
-        linear.register_forward_pre_hook(partial(_note_size, sizes)) for linear in {x.linear for x in layers.values()}
+        linear.register_forward_pre_hook(partial(_note_size, sizes))
+        for linear in {x.linear for x in layers.values() if not x.alone}
     ]
     try:
         with mode(model, training=False):
@@ -131,7 +137,7 @@ def prepare_norms(model: nn.Module, x: Tensor, steps: int = 30) -> None:
         for hook in hooks:
             hook.remove()
     for name, layer in layers.items():
-        if layer.linear in sizes:
+        if not layer.alone and layer.linear in sizes:
             like = layer.sigma.new_zeros(1, *sizes[layer.linear][1:])
             layer.vector = randomness.normal(like, generator=randomness.stream(0, "norms", name))
     update_norms(model, steps)

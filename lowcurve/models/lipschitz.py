@@ -107,7 +107,8 @@ class LipschitzConv3d(LipschitzWeight, nn.Conv3d):
 
 
 class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
-    """BatchNorm times `factor`, with sigma = ||diag(a / std) W|| for the running deviations and the layer W `before`.
+    """BatchNorm times `factor`, with sigma = ||diag(a / std) W|| for the running deviations and the layer W `before`; max(|a| /
+    std) where it is `alone`, with no layer before it.
 
     gamma is learned from 10 on. Running deviations and W are held constant in sigma, as running statistics are.
     published: sigma is the bound max(|a| / std) ||W|| of it, as in the paper, and more is clipped. `of(before, norm)` shares
@@ -121,7 +122,7 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    before: tuple[Weighted]
+    before: tuple[Weighted, ...]
 
     def __init__(
         self,
@@ -138,8 +139,8 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
         self._follow(before, published, gamma=gamma, learn=learn, at_least_one=at_least_one, clips=clips)
 
     @classmethod
-    def of(cls, before: Weighted, norm: nn.Module, *, published: bool = False, **settings: Any) -> Self:
-        """The BatchNorm with a bound, its tensors shared, behind the layer `before`."""
+    def of(cls, before: Weighted | None, norm: nn.Module, *, published: bool = False, **settings: Any) -> Self:
+        """The BatchNorm with a bound, its tensors shared, behind the layer `before`, or alone."""
         made = _like(cls, norm)
         made._follow(before, published, **{"gamma": 10.0} | settings)
         return made
@@ -147,6 +148,16 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
     @property
     def linear(self) -> Weighted:
         return self.before[0]
+
+    @property
+    def alone(self) -> bool:
+        return not self.before
+
+    def update(self, steps: int = 1) -> None:
+        if self.alone:
+            self.sigma.copy_(self.scale.abs().max())
+        else:
+            super().update(steps)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
@@ -158,10 +169,11 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         return F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, self.training, share, self.eps)
 
-    def _follow(self, before: Weighted, published: bool, **settings: Any) -> None:
+    def _follow(self, before: Weighted | None, published: bool, **settings: Any) -> None:
         if self.running_var is None:
             raise InputError("a BatchNorm with running statistics", "none", "write track_running_stats=True")
-        self.before, self.published = (before,), published  # in a tuple it is no part of this module's state
+        # In a tuple it is no part of this module's state.
+        self.before, self.published = () if before is None else (before,), published
         self._begin(**settings)
 
     @property

@@ -63,6 +63,9 @@ def levels(model: nn.Module) -> dict[str, float]:
 
 def _interval(layer: Lipschitz, steps: int) -> Interval:
     """The norm of the linear part before its factor; in the published form that of the bound which is clipped."""
+    if isinstance(layer, LipschitzBatchNorm) and layer.alone:
+        exact = float(layer.scale.abs().max())
+        return Interval(exact, exact)
     if not isinstance(layer, LipschitzBatchNorm):
         return norm_interval(layer.linear, layer.vector.shape[2:], steps=steps)
     if not layer.published:

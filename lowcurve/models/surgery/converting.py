@@ -206,8 +206,8 @@ def _bounded(
     for call in {call.module: call for call in wanted if call.kind != kinds.NONLINEARITY}.values():
         form: Any = call.form
         name = str(call.module)
-        if name in behind:
-            before: Any = copied.get_submodule(behind[name])
+        if type(form) in NORMS:
+            before: Any = copied.get_submodule(behind[name]) if name in behind else None
             new: LipschitzLayer = NORMS[type(form)].of(before, form, gamma=gamma, learn=learn)
         else:
             new = WEIGHTS[type(form)].of(form, gamma=gamma, learn=learn)

@@ -118,12 +118,7 @@ def _bounded(call: Call, behind: Mapping[str, str]) -> Fate:
     if type(call.form) in NORMS and isinstance(call.form, BatchNorm):
         if call.form.running_var is None:
             return Fate(trouble=f"{call.what} without running statistics")
-        known = call.module in behind
-        return (
-            Fate(NORMS[type(call.form)].__name__)
-            if known
-            else Fate(trouble=f"{call.what} with no layer right before it")
-        )
+        return Fate(NORMS[type(call.form)].__name__)
     return Fate(trouble=f"no Lipschitz form of {call.what}")
 
 

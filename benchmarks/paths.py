@@ -1,0 +1,158 @@
+"""Paths within the regions of a small network: what 200 pairs cost, and what the anchors count.
+
+    python benchmarks/paths.py --data-dir DIR --weights-dir DIR [--pairs 200] [--spacing 0.01] [--quick] [--json FILE]
+
+The network is the public LeNet-5 of MNIST, standard training, on test images. Three families of pairs: two natural images of
+one class; a natural and an adversarial image (targeted DeepFool), with the same starts and as near the same distances as there
+are; two adversarial images in a third class. Each is searched with the projection as published (a few per cent of overshoot)
+and with one that goes well beyond the boundary. "images" are forward images of any kind, validation and projection together,
+and "over the least" is their count over that of one pass along the straight lines. "hidden" is the share of paths found that a
+check at a tenth of their spacing finds to leave the region.
+
+DIR of the data: parquet files of mnist; of the weights: mnist_lenet5_clntrained.pt.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: spinning threads cost a factor of 60 on a busy machine
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from examples.public_networks import lenet5  # noqa: E402
+from lowcurve.attacks import DeepFool  # noqa: E402
+from lowcurve.data import Limits, load  # noqa: E402
+from lowcurve.geometry.endpoints import (  # noqa: E402
+    Endpoints,
+    Points,
+    adversarial_adversarial,
+    natural_adversarial,
+    natural_natural,
+)
+from lowcurve.geometry.path_measures import path_measures  # noqa: E402
+from lowcurve.geometry.path_statistics import bootstrap_interval  # noqa: E402
+from lowcurve.geometry.paths import PathSearch  # noqa: E402
+from lowcurve.geometry.regions import IntoRegion, inner_margins  # noqa: E402
+from lowcurve.geometry.segments import sampled  # noqa: E402
+from lowcurve.randomness import stream  # noqa: E402
+from lowcurve.store import load_weights  # noqa: E402
+
+PROJECTIONS = {
+    "as published": IntoRegion(DeepFool(bisections=0), beyond=0.0),
+    "beyond": IntoRegion(DeepFool(), beyond=1.5),
+}
+Row = dict[str, object]
+
+
+def network(args: argparse.Namespace) -> nn.Module:
+    """The trained LeNet-5, its weights frozen."""
+    model = lenet5()
+    load_weights(model, args.weights_dir / "mnist_lenet5_clntrained.pt")
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def predicted(model: nn.Module, x: Tensor) -> Tensor:
+    """What the network says."""
+    with torch.no_grad():
+        return torch.cat([model(part).argmax(1) for part in x.split(256)])
+
+
+def families(args: argparse.Namespace, model: nn.Module) -> dict[str, Endpoints]:
+    """As many pairs of each family."""
+    test = load("mnist", data_dir=str(args.data_dir), limits=Limits(train=1, validation=1)).test
+    x = test.pixels(slice(4 * args.pairs))
+    said, number = predicted(model, x), torch.arange(len(x))
+    natural = natural_natural(Points(x, said, number), generator=stream(0, "natural"))
+    starts = Points(natural.start, natural.y, natural.start_index).take(torch.arange(args.pairs))
+    target = (said + 3) % 10
+    led = PROJECTIONS["as published"](model, x, target, generator=stream(0, "adversarial"))
+    there = torch.nonzero(inner_margins(model, led, target, 256) > 0).flatten()
+    adversarial = Points(led[there], target[there], number[there])
+    third = adversarial_adversarial(adversarial, said[there], generator=stream(0, "third"))
+    matched = natural.distance[: args.pairs]
+    mixed = natural_adversarial(starts, adversarial, generator=stream(0, "mixed"), distance=matched)
+    found = {"natural, natural": natural, "natural, adversarial": mixed, "adversarial, adversarial": third}
+    return {name: first(ends, args.pairs) for name, ends in found.items()}
+
+
+def first(ends: Endpoints, count: int) -> Endpoints:
+    """The first of them."""
+    return Endpoints(*(getattr(ends, name)[:count] for name in ends.__dataclass_fields__))
+
+
+def searched(args: argparse.Namespace, model: nn.Module, ends: Endpoints, projection: str) -> Row:
+    """One family by one projection."""
+    images = [0]
+    counting = model.register_forward_hook(lambda _, given, __: images.__setitem__(0, images[0] + len(given[0])))
+    search = PathSearch(PROJECTIONS[projection], spacing=args.spacing)
+    began, worked = time.perf_counter(), time.process_time()
+    paths = search(model, ends.start, ends.end, ends.y, generator=stream(0, "paths"))
+    seconds, work = time.perf_counter() - began, time.process_time() - worked
+    counting.remove()
+    columns = path_measures(paths)
+    segments, pair = paths.segments()
+    again = sampled(model, segments, torch.full((len(segments),), args.spacing / 10)) if args.verify else None
+    hidden = len(torch.unique(pair[~again.clear])) / max(1, int(paths.found.sum())) if again is not None else None
+    anchors = bootstrap_interval(columns["anchors"][paths.found], generator=stream(0, "bootstrap"))
+    return {
+        "what": projection, "s": seconds, "s of all cores": work, "pairs": len(ends), "found": int(paths.found.sum()),
+        "straight": int((paths.counts == 2).sum()), "distance": float(ends.distance.mean()),
+        "anchors": anchors.value, "anchors, low": anchors.low, "anchors, high": anchors.high,
+        "maximal deviation": float(columns["maximal deviation"].nanmean()),
+        "images": images[0], "over the least": images[0] / float((ends.distance / args.spacing).sum()), "hidden": hidden,
+    }  # fmt: skip
+
+
+def show(title: str, rows: list[Row]) -> None:
+    """A table as lines of text."""
+    print(f"\n{title}")
+    for row in rows:
+        facts = ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in row.items()
+            if name != "what" and value is not None
+        )
+        print(f"  {row['what']:<14} {facts}", flush=True)
+
+
+def main() -> None:
+    """Measure, print, and write the numbers."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--data-dir", type=Path, required=True)
+    words.add_argument("--weights-dir", type=Path, required=True)
+    words.add_argument("--pairs", type=int, default=200)
+    words.add_argument("--spacing", type=float, default=0.01, help="l_2, in pixel units")
+    words.add_argument("--threads", type=int, default=2)
+    words.add_argument("--verify", action="store_true", help="the column `hidden`: ten times as many images again")
+    words.add_argument("--quick", action="store_true", help="20 pairs at spacing 0.1, verified")
+    words.add_argument("--json", type=Path, help="write the numbers here")
+    args = words.parse_args()
+    if args.quick:
+        args.pairs, args.spacing, args.verify = 20, 0.1, True
+    torch.set_num_threads(args.threads)
+    content: dict[str, object] = {
+        "threads": args.threads, "pairs": args.pairs, "spacing": args.spacing, "torch": torch.__version__,
+        "Python": platform.python_version(), "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"),
+        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+    }  # fmt: skip
+    print(", ".join(f"{name}: {value}" for name, value in content.items()))
+    model = network(args)
+    for name, ends in families(args, model).items():
+        content[name] = rows = [searched(args, model, ends, projection) for projection in PROJECTIONS]
+        show(name, rows)
+    if args.json:
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

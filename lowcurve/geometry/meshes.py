@@ -1,0 +1,224 @@
+"""Loops within a classification region, filled: a mesh of triangles in the region, whose edge is the loop.
+
+Where every loop of a region can be filled, the region is simply connected; a mesh shows it of one loop, at one spacing.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lowcurve import randomness
+from lowcurve.analysis.chunks import in_chunks
+from lowcurve.analysis.norms import L2, per_example
+from lowcurve.errors import InputError
+from lowcurve.geometry.path_measures import resampled
+from lowcurve.geometry.paths import Paths, PathSearch
+from lowcurve.geometry.regions import inner_margin, inner_margins
+from lowcurve.models.modes import frozen
+from lowcurve.types import Classifier, Inputs, Labels, PerExample
+
+
+@dataclass(frozen=True)
+class Meshes:
+    """One mesh a loop, as far as it came.
+
+    vertices: (loops, n + 1, n + 1, ...), the four anchors in its corners; every square is cut into two triangles. sides: the
+    paths between the anchors, four for each loop. filled: no vertex and no sample of a triangle, at `spacing`, lies outside;
+    where not, "not filled" within these doublings, which never means that it cannot be. vertices_inside,
+    triangles_clear: shares; nan where a side was not found. deviation: the largest distance of a vertex from the Coons
+    patch of its sides, over the length of the loop. looks: forward images spent on vertices and triangles.
+    """
+
+    vertices: Tensor
+    sides: Paths
+    filled: Tensor
+    spacing: float
+    vertices_inside: PerExample
+    triangles_clear: PerExample
+    deviation: PerExample
+    looks: Tensor
+
+    def statements(self) -> tuple[str, ...]:
+        """What is known of each loop, in words."""
+        sides = self.sides.found.view(-1, 4).all(1).tolist()
+        known = []
+        for filled, loop, share in zip(self.filled.tolist(), sides, self.triangles_clear.tolist(), strict=True):
+            partly = f"not filled ({share:.0%} of the triangles clear)" if loop else "no loop found"
+            known.append(f"filled: no violation at spacing {self.spacing:.3g}" if filled else partly)
+        return tuple(known)
+
+
+@dataclass(frozen=True)
+class LoopFilling:
+    """Fills the loop a - b - c - d - a of paths within one region with a mesh within it.
+
+    The sides are paths by `search`. The first mesh, of `cells` by `cells` squares, is the Coons patch of the sides; vertices
+    outside the region are led into it by the search's projection. Where a triangle has a sample outside, all squares are cut
+    into four, up to `doublings` times: new vertices are middles of old ones (on the edge, points of the sides), projected if
+    outside. A mesh that is clear stays the surface that it is. The edge of the mesh is a polygon on the sides, of as many
+    chords as there are squares. The projection should go well inside, as `IntoRegion` does by default: between vertices that
+    lie on the boundary, where it bends into the mesh, there is a triangle outside at every size.
+
+    spacing: of the samples of each triangle, l_2 in pixel units; it may be coarser than that of the paths, since areas take
+    many. Between samples there may be anything.
+    Called: corners, (loops, 4, ...) in the order of the loop, and y, one class a loop.
+    Cost: the paths; about twice the mesh's area over spacing^2 forward images a doubling; the projections.
+
+    Example:
+        >>> from lowcurve.attacks import DeepFool
+        >>> from lowcurve.geometry.regions import IntoRegion
+        >>> fill = LoopFilling(PathSearch(IntoRegion(DeepFool())))
+        >>> corners = torch.tensor([[[0.6, 0.1], [0.9, 0.1], [0.9, 0.4], [0.6, 0.4]]])  # where the first coordinate leads
+        >>> fill(torch.nn.Identity(), corners, torch.tensor([0]), generator=randomness.stream(0)).statements()
+        ('filled: no violation at spacing 0.05',)
+
+    Reference: Swaminathan and Akgün 2026 (arXiv 2605.06380), quad-mesh filling.
+    """
+
+    search: PathSearch
+    spacing: float = 0.05
+    cells: int = 4
+    doublings: int = 3
+
+    def __post_init__(self) -> None:
+        if self.cells < 1 or self.doublings < 0 or not (math.isfinite(self.spacing) and self.spacing > 0):
+            found = (self.cells, self.doublings, self.spacing)
+            raise InputError("a cell, no fewer than 0 doublings, a spacing above 0", found, "write LoopFilling(search)")
+
+    def __call__(self, model: Classifier, corners: Inputs, y: Labels, *, generator: torch.Generator) -> Meshes:
+        if corners.ndim < 3 or corners.shape[1] != 4:
+            found = f"shape {tuple(corners.shape)}"
+            raise InputError("four anchors a loop, (loops, 4, ...)", found, "stack them along the second axis")
+        seed = int(randomness.integers((), 0, 2**62, generator=generator))
+        start, end = corners.flatten(0, 1), corners.roll(-1, 1).flatten(0, 1)
+        sides = self.search(model, start, end, y.repeat_interleave(4), generator=randomness.stream(seed, "sides"))
+        loops = sides.found.view(-1, 4).all(1)
+        with frozen(model):
+            mesh = self._begun(sides, corners, loops)
+            for doubling in range(self.doublings + 1):
+                stream = randomness.stream(seed, "vertices", doubling)
+                open_ = torch.nonzero(loops & ~mesh.filled).flatten()
+                if not len(open_):
+                    break
+                mesh = self._looked_at(model, mesh if not doubling else _doubled(mesh), y, open_, stream)
+        return mesh
+
+    def _begun(self, sides: Paths, corners: Inputs, loops: Tensor) -> Meshes:
+        """The Coons patches of the sides."""
+        nothing = torch.full((len(corners),), torch.nan, dtype=corners.dtype, device=corners.device)
+        none = torch.zeros_like(loops)
+        patch = coons(sides, self.cells)
+        return Meshes(patch, sides, none, self.spacing, nothing, nothing.clone(), nothing.clone(), none.long())
+
+    def _looked_at(self, model: Classifier, mesh: Meshes, y: Labels, rows: Tensor, stream: torch.Generator) -> Meshes:
+        """The meshes of these loops with their outer vertices led inside, and what is known of them."""
+        vertices = mesh.vertices.clone()
+        side = vertices.shape[1]
+        flat = vertices[rows].flatten(0, 2)
+        labels, chunk = y[rows].repeat_interleave(side * side), self.search.chunk
+        seen = inner_margins(model, flat, labels, chunk)
+        out = torch.nonzero(~(seen > 0)).flatten()
+        if len(out):
+            flat[out] = self.search.projection(model, flat[out], labels[out], generator=stream).detach()
+            seen[out] = inner_margins(model, flat[out], labels[out], chunk)
+        vertices[rows] = flat.view(len(rows), *vertices.shape[1:])
+        clear, spent = clear_triangles(model, vertices[rows], y[rows], self.spacing, chunk=chunk)
+        inside = (seen > 0).view(len(rows), -1).to(vertices).mean(1)
+        spent = spent + side * side + torch.bincount(out // (side * side), minlength=len(rows))
+        around = self._around(mesh.sides, side - 1, vertices)
+        return replace(
+            mesh,
+            vertices=vertices,
+            filled=mesh.filled.index_put((rows,), (clear == 1) & (inside == 1)),
+            vertices_inside=mesh.vertices_inside.index_put((rows,), inside),
+            triangles_clear=mesh.triangles_clear.index_put((rows,), clear),
+            deviation=mesh.deviation.index_put((rows,), around[rows]),
+            looks=mesh.looks.index_add(0, rows, spent),
+        )
+
+    def _around(self, sides: Paths, cells: int, vertices: Tensor) -> PerExample:
+        """The largest distance of a vertex from the Coons patch, over the length of the loop."""
+        apart = L2.length((vertices - coons(sides, cells)).flatten(0, 2)).view(len(vertices), -1).amax(1)
+        steps = sides.anchors[:, 1:] - sides.anchors[:, :-1]
+        return apart / L2.length(steps.flatten(0, 1)).view(len(vertices), -1).sum(1)
+
+
+def coons(sides: Paths, cells: int) -> Tensor:
+    """The bilinearly blended patch of four sides, (loops, cells + 1, cells + 1, ...): its edge lies on them, at equal steps.
+
+    With u along a - b and d - c, v along a - d and b - c: (1 - v) ab(u) + v dc(u) + (1 - u) ad(v) + u bc(v), less the
+    bilinear interpolation of the corners, which that counts twice.
+
+    Example:
+        >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+        >>> sides = Paths.through(torch.stack([square, square.roll(-1, 0)], 1), torch.zeros(4, dtype=torch.long))
+        >>> coons(sides, 2)[0, 1, 1]
+        tensor([0.5000, 0.5000])
+
+    Reference: Coons 1967.
+    """
+    points = resampled(sides, cells + 1)
+    ab, bc, cd, da = points.view(-1, 4, *points.shape[1:]).unbind(1)
+    dc, ad = cd.flip(1), da.flip(1)
+    share = torch.linspace(0, 1, cells + 1, dtype=points.dtype, device=points.device)
+    u = share.view(1, 1, -1, *[1] * (ab.ndim - 2))
+    v = share.view(1, -1, 1, *[1] * (ab.ndim - 2))
+    ruled = (1 - v) * ab[:, None] + v * dc[:, None] + (1 - u) * ad[:, :, None] + u * bc[:, :, None]
+    a, b, c, d = (corner[:, None, None] for corner in (ab[:, 0], ab[:, -1], dc[:, -1], dc[:, 0]))
+    twice = (1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)
+    return (ruled - twice).to(sides.anchors)
+
+
+def _doubled(mesh: Meshes) -> Meshes:
+    """Every square cut into four, which leaves the surface as it is; then the edges of those not filled on their sides."""
+    old = mesh.vertices
+    fine = _middles(_middles(old, 1), 2)
+    fine[:, 1::2, 1::2] = (old[:, :-1, :-1] + old[:, 1:, 1:]) / 2  # on the cut between the two triangles
+    patch = coons(mesh.sides, fine.shape[1] - 1)
+    patch[:, 1:-1, 1:-1] = fine[:, 1:-1, 1:-1]
+    return replace(mesh, vertices=torch.where(per_example(mesh.filled, fine), fine, patch))
+
+
+def _middles(points: Tensor, axis: int) -> Tensor:
+    """The points along that axis with the middle of each two neighbors between them."""
+    count = points.shape[axis]
+    before, after = points.narrow(axis, 0, count - 1), points.narrow(axis, 1, count - 1)
+    woven = torch.stack([before, (before + after) / 2], axis + 1).flatten(axis, axis + 1)
+    return torch.cat([woven, points.narrow(axis, count - 1, 1)], axis)
+
+
+def clear_triangles(
+    model: Classifier, vertices: Tensor, y: Labels, spacing: float, *, chunk: int = 256
+) -> tuple[PerExample, Tensor]:
+    """The share of each mesh's triangles without a sample outside, and the forward images spent.
+
+    A triangle whose longest edge is l is sampled on its lattice of ceil(l / spacing) parts an edge, corners included.
+    """
+    a, b, c, d = vertices[:, :-1, :-1], vertices[:, :-1, 1:], vertices[:, 1:, 1:], vertices[:, 1:, :-1]
+    corners = [torch.stack(pair, 1).flatten(0, 3) for pair in ((a, a), (b, c), (c, d))]
+    triangles = len(corners[0]) // max(1, len(vertices))
+    edges = [L2.length(corners[k] - corners[k - 1]) for k in range(3)]
+    parts = torch.ceil(torch.stack(edges).amax(0).double() / spacing).long()
+    parts = torch.where(parts == 0, 1, parts)
+    counts = (parts + 1) * (parts + 2) // 2
+    ends = counts.cumsum(0)
+    least = torch.full_like(edges[0], torch.inf)
+    labels = y.repeat_interleave(triangles)
+
+    def look(part: slice) -> None:
+        number = torch.arange(part.start, part.stop, device=ends.device)
+        rows = torch.searchsorted(ends, number, right=True)
+        place = number - (ends - counts)[rows]
+        across = ((8 * place.double() + 1).sqrt() / 2 - 0.5).floor().long()
+        along = place - across * (across + 1) // 2
+        weights = [(parts[rows] - across) / parts[rows], (across - along) / parts[rows], along / parts[rows]]
+        x = torch.stack(
+            [per_example(w.to(corner), corner) * corner[rows] for w, corner in zip(weights, corners, strict=True)]
+        )
+        seen = inner_margin(model, x.sum(0), labels[rows])
+        least.scatter_reduce_(0, rows, seen.nan_to_num(-torch.inf).to(least), "amin")
+
+    in_chunks(look, int(counts.sum()), chunk)
+    return (least > 0).view(len(vertices), -1).to(vertices).mean(1), counts.view(len(vertices), -1).sum(1)

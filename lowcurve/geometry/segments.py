@@ -1,0 +1,146 @@
+"""Whether straight segments stay within classification regions: sampled coarse to fine, or covered by certified balls.
+
+Lengths are l_2, in pixel units.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.chunks import in_chunks
+from lowcurve.analysis.norms import L2, per_example
+from lowcurve.geometry.regions import inner_margin
+from lowcurve.losses import loss_field
+from lowcurve.types import Classifier, Inputs, Labels, Measure, PerExample
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Straight ways from start to end, one an example, each asked whether it stays in the region of its y."""
+
+    start: Inputs
+    end: Inputs
+    y: Labels
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, rows: Tensor) -> "Segments":
+        """Some of them."""
+        return Segments(self.start[rows], self.end[rows], self.y[rows])
+
+    def at(self, rows: Tensor, share: Tensor) -> Inputs:
+        """One point for each of the rows, that share of the way from start to end."""
+        start = self.start[rows]
+        return start + per_example(share.to(start), start) * (self.end[rows] - start)
+
+    @property
+    def length(self) -> PerExample:
+        """||end - start||."""
+        return L2.length(self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What sampling saw. clear: no sample outside; clearance: the smallest inner margin seen (of some of the samples only
+    where one was outside); looks: forward images spent."""
+
+    clear: Tensor
+    clearance: PerExample
+    looks: Tensor
+
+
+def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk: int = 256) -> Sampling:
+    """No point of {start + j (end - start) / n, 0 < j < n} lies outside the region, n = ceil(length / spacing).
+
+    From coarse to fine, in the order of halving, and no further than the level at which a segment was found outside. The ends
+    are not looked at. All segments share full batches of `chunk` points.
+    Cost: n - 1 forward images for a clear segment; often a few for one that is not.
+
+    Example:
+        >>> ways = Segments(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+        >>> found = sampled(torch.nn.Identity(), ways, torch.tensor([0.1]))
+        >>> found.clear, found.looks  # the first sample, 8/15 of the way, lies in the other region
+        (tensor([False]), tensor([1]))
+    """
+    parts = torch.ceil(segments.length.double() / spacing.double()).long()
+    levels = torch.ceil((parts + (parts == 0)).double().log2()).long()
+    least = torch.full_like(segments.length, torch.inf)
+    looks = torch.zeros_like(parts)
+    for level in range(1, int(levels.max()) + 1 if len(parts) else 1):
+        open_ = torch.nonzero((least > 0) & (levels >= level)).flatten()
+        stride = 2 ** (levels[open_] - level)
+        counts = ((parts[open_] - 1) // stride + 1) // 2  # odd multiples of the stride below the count of parts
+        ends = counts.cumsum(0)
+        first = ends - counts
+
+        def look(
+            part: slice, open_: Tensor = open_, stride: Tensor = stride, ends: Tensor = ends, first: Tensor = first
+        ) -> None:
+            number = torch.arange(part.start, part.stop, device=ends.device)
+            row = torch.searchsorted(ends, number, right=True)
+            place = (2 * (number - first[row]) + 1) * stride[row]
+            rows = open_[row]
+            seen = inner_margin(model, segments.at(rows, place.double() / parts[rows]), segments.y[rows])
+            least.scatter_reduce_(0, rows, seen.nan_to_num(-torch.inf).to(least), "amin")
+
+        in_chunks(look, int(counts.sum()), chunk)
+        looks[open_] += counts
+    return Sampling(least > 0, least, looks)
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What certified balls showed. certified: they cover the segment, so that every point of it lies in the region, a proof;
+    outside: one of their centers lies outside; looks: centers, each with the gradients that a certificate takes."""
+
+    certified: Tensor
+    outside: Tensor
+    looks: Tensor
+
+
+def covered(
+    model: Classifier, segments: Segments, certificate: Measure, *, most: int = 1000, chunk: int = 256
+) -> Cover:
+    """Whether balls of certified radius around points of the segment cover it: each in the middle of what is still bare.
+
+    certificate: a measure with the column "certified radius", such as `CertifiedRadius`, which must hold for the model. Each
+    radius counts less what rounding may have moved its center. A segment on which `most` looks do not suffice, or where a
+    radius is 0, is not certified, which does not mean that it leaves the region.
+    Cost: about length / (2 radius) looks, with the gradients of the certificate; all segments share full batches.
+    """
+    length = segments.length.double()
+    rounding = (
+        4 * torch.finfo(segments.start.dtype).eps * (L2.length(segments.start) + L2.length(segments.end)).double()
+    )
+    row = torch.arange(len(segments), device=length.device)
+    low, high = torch.zeros_like(length), length.clone()
+    outside, given_up = torch.zeros_like(row, dtype=torch.bool), torch.zeros_like(row, dtype=torch.bool)
+    looks = torch.zeros_like(row)
+    while len(row):
+        middle, half = (low + high) / 2, (high - low) / 2
+        share = torch.where(length[row] > 0, middle / length[row], 0)
+
+        def look(part: slice, row: Tensor = row, share: Tensor = share) -> tuple[Tensor, Tensor]:
+            rows = row[part]
+            x, y = segments.at(rows, share[part]), segments.y[rows]
+            return inner_margin(model, x, y), certified_radius(certificate, model, x, y).double()
+
+        seen, radii = (torch.cat(parts) for parts in zip(*in_chunks(look, len(row), chunk), strict=True))
+        looks.index_add_(0, row, torch.ones_like(row))
+        outside[row[~(seen > 0)]] = True
+        reach = radii * (1 - 1e-6) - rounding[row]
+        given_up[row[~(reach > 0)]] = True
+        bare = ~(reach >= half)
+        given_up[row[bare & (looks >= most)[row]]] = True
+        left = bare & ~(outside | given_up)[row]
+        row = torch.cat([row[left], row[left]])
+        low, high = torch.cat([low[left], (middle + reach)[left]]), torch.cat([(middle - reach)[left], high[left]])
+    return Cover(~(outside | given_up), outside, looks)
+
+
+def certified_radius(certificate: Measure, model: Classifier, x: Inputs, y: Labels) -> PerExample:
+    """The column "certified radius" of the certificate."""
+    found = certificate(loss_field(model, y), x)
+    return found if isinstance(found, Tensor) else found["certified radius"]

@@ -1,0 +1,279 @@
+"""Planes through input space, one an example, and what a function is on a grid of each.
+
+x(a, b) = origin + a first + b second with orthonormal directions (l_2, over all pixels), so coordinates are l_2 lengths in
+pixel units. A step of t along a direction v moves some pixel by t ||v||_inf: a grid in steps of so many grey levels is
+`pixels(levels) / LINF.length(v)[:, None]`, exact in every pixel where v is a sign of a gradient. Points outside the pixel box
+are evaluated as they are, as the papers draw them; `box_excess` says which they are and by how much.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve import randomness
+from lowcurve.analysis.calculus import gradient, require_inputs
+from lowcurve.analysis.chunks import in_chunks
+from lowcurve.analysis.norms import L2, LINF, Norm, dot, per_example
+from lowcurve.errors import InputError
+from lowcurve.losses import require_eval
+from lowcurve.types import Divisible, Field, Inputs, PerExample, Progress, Vectors, silent
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where points fall on their planes. coordinates: (steps, batch, 2), the pairs (a, b); distance: (steps, batch), how far
+    each point is from its plane (l_2)."""
+
+    coordinates: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class Plane:
+    """x(a, b) = origin + a first + b second: a plane an example, with orthonormal directions; `span` makes them so.
+
+    All three have the shape (batch, ...). Coordinates are given once for all planes, shape (n,), or a row a plane, shape
+    (batch, n), where each has a window of its own. Points have the origin's precision and memory layout.
+
+    Example:
+        >>> plane = span(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[3.0, 4.0, 0.0]]))
+        >>> plane.points(torch.tensor([0.5]), torch.tensor([0.0, 2.0]))
+        tensor([[[[1.5000, 1.0000, 1.0000],
+                  [1.5000, 3.0000, 1.0000]]]])
+
+    Reference: yu2018interpreting, Eq. (1).
+    """
+
+    origin: Inputs
+    first: Inputs
+    second: Inputs
+
+    def __post_init__(self) -> None:
+        if not self.origin.shape == self.first.shape == self.second.shape:
+            shapes = ", ".join(str(tuple(v.shape)) for v in (self.origin, self.first, self.second))
+            raise InputError("an origin and two directions of one shape", shapes, "give one direction for each example")
+
+    def __len__(self) -> int:
+        return len(self.origin)
+
+    def take(self, rows: Tensor) -> "Plane":
+        """The planes of some of the examples, by their numbers."""
+        return Plane(self.origin[rows], self.first[rows], self.second[rows])
+
+    def grid(self, coordinates: Tensor) -> Tensor:
+        """Coordinates as (batch, n), in the planes' precision and place."""
+        if coordinates.ndim == 1 or coordinates.shape[:-1] == (len(self),):
+            return coordinates.to(self.origin).expand(len(self), -1)
+        expected = f"coordinates of shape (n,) or ({len(self)}, n)"
+        raise InputError(expected, tuple(coordinates.shape), "write torch.linspace(-1, 1, 101)")
+
+    def at(self, rows: Tensor, a: Tensor, b: Tensor) -> Inputs:
+        """One point for each of the rows, with its own coordinates."""
+        points = self.origin[rows]
+        for coordinate, direction in ((a, self.first), (b, self.second)):
+            points = points.addcmul(per_example(coordinate.to(points), points), direction[rows])
+        return points
+
+    def points(self, a: Tensor, b: Tensor) -> Tensor:
+        """Every point of the grid, shape (batch, len(a), len(b), ...), all in memory at once."""
+        row, i, j = _places(torch.arange(len(self) * a.shape[-1] * b.shape[-1], device=self.origin.device), a, b)
+        found = self.at(row, self.grid(a)[row, i], self.grid(b)[row, j])
+        return found.reshape(len(self), a.shape[-1], b.shape[-1], *found.shape[1:])
+
+    def project(self, points: Tensor) -> Projection:
+        """The nearest points of the planes to a sequence of points an example, shape (steps, batch, ...): a trajectory.
+
+        A trajectory that is far from its plane is not shown by its projection: look at the distance.
+
+        Example:
+            >>> plane = Plane(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]]))
+            >>> plane.project(torch.tensor([[[2.0, 3.0, 4.0]]]))
+            Projection(coordinates=tensor([[[2., 3.]]]), distance=tensor([[4.]]))
+        """
+        if points.shape[1:] != self.origin.shape:
+            expected = f"points of shape (steps, {', '.join(map(str, self.origin.shape))})"
+            raise InputError(expected, tuple(points.shape), "stack the steps, and write points[None] for one")
+        way = points.to(self.origin) - self.origin
+        coordinates = []
+        for v in (self.first, self.second):
+            coordinates.append((way * v).flatten(2).sum(2))
+            way = way - coordinates[-1].view(*points.shape[:2], *[1] * (points.ndim - 2)) * v
+        return Projection(torch.stack(coordinates, dim=-1), L2.length(way.flatten(0, 1)).view(points.shape[:2]))
+
+
+def span(origin: Inputs, first: Inputs, second: Inputs) -> Plane:
+    """The planes through `origin` along two directions of any length: first keeps its direction, second is orthogonalized.
+
+    Through three points x, y, z: span(x, y - x, z - x). Sign directions do not stay signs when they are second.
+    Errors: InputError where a direction has no length or the second is along the first, with the examples' numbers.
+
+    Example:
+        >>> span(torch.zeros(1, 2), torch.tensor([[3.0, 0.0]]), torch.tensor([[5.0, 5.0]])).second
+        tensor([[0., 1.]])
+    """
+    require_inputs(origin)
+    require_direction(first, "first direction")
+    require_direction(second, "second direction")
+    along = L2.unit(first)
+    aside = _without(L2.unit(second), [along])
+    parallel = L2.length(aside) == 0
+    if bool(parallel.any()):
+        raise InputError(
+            "two directions that span a plane", f"parallel ones at {_which(parallel)}", "choose another one"
+        )
+    return Plane(origin, along, L2.unit(aside))
+
+
+def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to: Sequence[Inputs] = ()) -> Vectors:
+    """`count` orthonormal vectors an example, uniform among those orthogonal to the given ones; shape (count, batch, ...).
+
+    Drawn from each example's own stream, known by its pixels: the same for every network, whatever else is in the batch.
+    For a random plane: span(x, *random_directions(x)).
+
+    Example:
+        >>> u, v = random_directions(torch.zeros(1, 3), orthogonal_to=[torch.tensor([[0.0, 0.0, 2.0]])])
+        >>> L2.length(u), dot(u, v).abs() < 1e-6, u[0, 2].abs() < 1e-6
+        (tensor([1.]), tensor([True]), tensor(True))
+
+    Reference: bardusco_report, Fig. 3; moosavi2019cure, Fig. 1 (v).
+    """
+    require_inputs(x)
+    if not 1 <= count <= x.shape[1:].numel() - len(orthogonal_to):
+        found = f"{count} of them and {len(orthogonal_to)} others in {x.shape[1:].numel()} dimensions"
+        raise InputError("no more orthogonal directions than dimensions, one at least", found, "ask for fewer")
+    basis: list[Tensor] = []
+    for v in orthogonal_to:
+        basis.append(L2.unit(_without(L2.unit(v), basis)))
+    nobody = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    streams = randomness.of_examples(randomness.stream(seed, "slice directions"), x, nobody)
+    for number in range(count):
+        basis.append(L2.unit(_without(L2.unit(streams.at(number).normal(x)), basis)))
+    return torch.stack(basis[len(orthogonal_to) :])
+
+
+def gradient_direction(field: Field, x: Inputs, norm: Norm = LINF) -> Inputs:
+    """The unit l_2 vector along sign(grad l(x)), in which the field rises; with L2 along grad l(x) itself; 0 where that is.
+
+    The paper's three are those of `loss_field(model, y, log_odds)`, of `loss_field(model, y, margin_loss)` and, with a minus
+    sign, of `loss_field(model, least_likely(model(x)), log_odds)`: all towards the other side (as printed the first, y_t log
+    softmax, falls in it). log_odds has cross-entropy's direction and does not underflow on confident examples.
+    Cost: one input gradient.
+
+    Example:
+        >>> gradient_direction(lambda x: x[:, 0] + 5 * x[:, 1], torch.zeros(1, 2))
+        tensor([[0.7071, 0.7071]])
+
+    Reference: yu2018interpreting, Eq. (3).
+    """
+    return L2.unit(norm.steepest(gradient(field, x)))
+
+
+def surface(
+    function: Callable[[Tensor], Tensor],
+    plane: Plane,
+    a: Tensor,
+    b: Tensor,
+    *,
+    chunk: int = 64,
+    progress: Progress[int] = silent,
+    heading: str = "slices",
+) -> Tensor:
+    """function(origin + a_i first + b_j second) for every plane, shape (batch, len(a), len(b), ...), without a graph.
+
+    function: a field or a classifier, of a batch of any size; one with labels must be divisible, as `loss_field` and
+    `pairwise` are. Predicted classes: lambda x: model(x).argmax(1). A module must be in eval mode. a, b: (n,) or (batch, n).
+    All points of all planes share batches of `chunk`; 32 to 64 small images are best on a CPU, hundreds on a GPU. On a CPU
+    images with their channels last may be faster: give such an origin. Say with the numbers: directions, units, spacing, loss.
+    Cost: one forward pass a point. Errors: InputError for no points, or where the function does not give one row a point.
+
+    Example:
+        >>> plane = span(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+        >>> surface(lambda x: x[:, 0] + 10 * x[:, 1], plane, torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]))
+        tensor([[[ 1., 31.],
+                 [ 2., 32.]]])
+
+    Reference: bardusco_report, Fig. 3; moosavi2019cure, Fig. 1; yu2018interpreting, Eq. (1), Figs. 3, 4, 6, 7.
+    """
+    if isinstance(function, nn.Module):
+        require_eval(function)
+    first, second = plane.grid(a), plane.grid(b)
+    count = len(plane) * a.shape[-1] * b.shape[-1]
+    if not count:
+        sizes = (len(plane), a.shape[-1], b.shape[-1])
+        raise InputError("a plane and coordinates along both directions, one at least", sizes, "write torch.zeros(1)")
+
+    def part(numbers: slice) -> Tensor:
+        row, i, j = _places(torch.arange(numbers.start, numbers.stop, device=first.device), a, b)
+        values = of_rows(function, row)(plane.at(row, first[row, i], second[row, j]))
+        if values.shape[:1] != row.shape:
+            expected = f"{len(row)} values, one a point"
+            raise InputError(expected, tuple(values.shape), "do not reduce over examples")
+        return values
+
+    with torch.no_grad():
+        found = torch.cat(in_chunks(part, count, chunk, progress=progress, heading=heading))
+    return found.reshape(len(plane), a.shape[-1], b.shape[-1], *found.shape[1:])
+
+
+def of_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function for these examples, each perhaps several times; what cannot be divided takes any batch.
+
+    Example:
+        >>> from lowcurve.losses import loss_field
+        >>> of_rows(loss_field(nn.Identity(), torch.tensor([0, 1])), torch.tensor([1, 1])).y
+        tensor([1, 1])
+    """
+    return function.take(rows) if isinstance(function, Divisible) else function
+
+
+def box_excess(
+    plane: Plane, a: Tensor, b: Tensor, *, box: tuple[float, float] = (0.0, 1.0), chunk: int = 1024
+) -> Tensor:
+    """How far the furthest pixel of each grid point is outside the pixel box, shape (batch, len(a), len(b)): 0 inside.
+
+    Share of the plane inside: (box_excess(...) == 0).double().mean((1, 2)). Black or white pixels leave the box at once along
+    a random direction, so that share is near 0 for digits and says less than the excess.
+
+    Example:
+        >>> plane = span(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+        >>> box_excess(plane, torch.tensor([-0.25, 0.5]), torch.tensor([1.0]))
+        tensor([[[0.2500],
+                 [0.0000]]])
+    """
+    low, high = box
+
+    def beyond(x: Tensor) -> PerExample:
+        over = torch.maximum(x - high, low - x).flatten(1).amax(1)
+        return torch.where(over < 0, 0, over)
+
+    return surface(beyond, plane, a, b, chunk=chunk)
+
+
+def require_direction(v: Inputs, name: str = "direction") -> None:
+    """Refuse vectors that are 0 or not finite, by the examples' numbers."""
+    length = L2.length(v)
+    wrong = ~((length > 0) & torch.isfinite(length))
+    if bool(wrong.any()):
+        mend = "leave these examples out, or take the direction of log_odds, whose gradient does not underflow"
+        raise InputError(f"a {name} of finite length above 0", f"none at {_which(wrong)}", mend)
+
+
+def _places(numbers: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Plane, place along a, place along b of the points of these numbers."""
+    return numbers // (a.shape[-1] * b.shape[-1]), numbers // b.shape[-1] % a.shape[-1], numbers % b.shape[-1]
+
+
+def _without(v: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """A unit v less its parts along orthonormal others, and 0 where only rounding is left."""
+    rest = v
+    for _ in range(2):  # once leaves rounding along the others, which counts where the rest is short
+        for u in others:
+            rest = rest - per_example(dot(u, rest), rest) * u
+    return rest * per_example(L2.length(rest) > 10 * torch.finfo(v.dtype).eps, rest)
+
+
+def _which(wrong: Tensor) -> str:
+    rows = torch.nonzero(wrong).flatten().tolist()
+    return "examples " + ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
