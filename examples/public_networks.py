@@ -13,37 +13,39 @@ weights with softplus in place of ReLU.
 A model of your own needs no more than this: a function without arguments that returns a torch.nn.Module.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+Bend = Callable[[Tensor], Tensor]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class LeNet5(nn.Module):
     """Two 3x3 convolutions with max-pooling, two linear layers; no standardization."""
 
-    def __init__(self) -> None:
+    def __init__(self, bend: Bend = torch.relu) -> None:
         super().__init__()
+        self.bend = bend
         self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.linear1 = nn.Linear(64 * 7 * 7, 200)
         self.linear2 = nn.Linear(200, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(self.conv1(x).relu(), 2)
-        x = F.max_pool2d(self.conv2(x).relu(), 2)
-        return self.linear2(self.linear1(x.flatten(1)).relu())
+        x = F.max_pool2d(self.bend(self.conv1(x)), 2)
+        x = F.max_pool2d(self.bend(self.conv2(x)), 2)
+        return self.linear2(self.bend(self.linear1(x.flatten(1))))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without weights: every second pixel, new channels zero (option A)."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, bend: Bend) -> None:
         super().__init__()
+        self.bend = bend
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
@@ -52,8 +54,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        x = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(x)) + shortcut).relu()
+        x = self.bend(self.bn1(self.conv1(x)))
+        return self.bend(self.bn2(self.conv2(x)) + shortcut)
 
 
 class ResNet20(nn.Module):
@@ -62,47 +64,28 @@ class ResNet20(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bend: Bend = torch.relu) -> None:
         super().__init__()
+        self.bend = bend
         # Not in the state dict, since the public weights know nothing of it, and yet on the model's device.
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, stride=1)
-        self.layer2 = _stage(16, 32, stride=2)
-        self.layer3 = _stage(32, 64, stride=2)
+        self.layer1 = _stage(16, 16, 1, bend)
+        self.layer2 = _stage(16, 32, 2, bend)
+        self.layer3 = _stage(32, 64, 2, bend)
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1((x - self.mean) / self.std)).relu()
+        x = self.bend(self.bn1(self.conv1((x - self.mean) / self.std)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
 
 
-class Softplus(TorchFunctionMode):
-    """While it is on, every ReLU is softplus(beta a) / beta with beta = 10, which is at most 0.07 away."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "relu":
-            return F.softplus(args[0], 10)
-        return func(*args, **(kwargs or {}))
-
-
-class SoftLeNet5(LeNet5):
-    """The same weights with smooth nonlinearities, so that logits and boundary curve too."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with Softplus():
-            return super().forward(x)
-
-
-class SoftResNet20(ResNet20):
-    """The same weights with smooth nonlinearities."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with Softplus():
-            return super().forward(x)
+def softplus(x: Tensor) -> Tensor:
+    """ReLU made smooth: log(1 + exp(beta x)) / beta with beta = 10, which is at most 0.07 away."""
+    return F.softplus(x, 10)
 
 
 def lenet5() -> nn.Module:
@@ -117,13 +100,18 @@ def resnet20() -> nn.Module:
 
 def soft_lenet5() -> nn.Module:
     """A new LeNet5 with softplus in place of ReLU."""
-    return SoftLeNet5()
+    return LeNet5(softplus)
 
 
 def soft_resnet20() -> nn.Module:
     """A new ResNet-20 with softplus in place of ReLU."""
-    return SoftResNet20()
+    return ResNet20(softplus)
 
 
-def _stage(before: int, after: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(before, after, stride), BasicBlock(after, after, 1), BasicBlock(after, after, 1))
+def _stage(before: int, after: int, stride: int, bend: Bend) -> nn.Sequential:
+    blocks = (
+        BasicBlock(before, after, stride, bend),
+        BasicBlock(after, after, 1, bend),
+        BasicBlock(after, after, 1, bend),
+    )
+    return nn.Sequential(*blocks)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from lowcurve import evaluation, randomness
@@ -280,6 +281,45 @@ def test_what_cannot_be_bounded_is_named(model, message):
             model.eval(),
             torch.zeros(1, 1, 4) if isinstance(next(model.children(), None), nn.Conv1d) else torch.zeros(1, 4),
         )
+
+
+class Moody(nn.Module):
+    """A ReLU network that is something else while a mode is on, which torch.fx does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        class Doubled(TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                return func(*args, **(kwargs or {})) * (2 if getattr(func, "__name__", "") == "relu" else 1)
+
+        with Doubled():
+            return self.last(self.first(x).relu())
+
+
+def test_a_network_that_computes_otherwise_than_it_looks_is_refused():
+    with randomness.isolated(0, "weights"):
+        model = Moody().eval()
+    with pytest.raises(
+        InputError, match=r"a network that computes what torch\.fx sees of it, received logits that differ by"
+    ):
+        smoothness(model, torch.ones(1, 4))
+
+
+def test_softplus_as_a_function_bends_by_its_beta():
+    class Written(nn.Sequential):
+        def forward(self, x):
+            return self[1](F.softplus(self[0](x), beta=8))
+
+    with randomness.isolated(0, "weights"):
+        layers = nn.Linear(4, 4), nn.Linear(4, 3)
+    written = smoothness(Written(*layers).eval(), torch.ones(1, 4))
+    module = smoothness(nn.Sequential(layers[0], nn.Softplus(8), layers[1]).eval(), torch.ones(1, 4))
+    assert_close(written.lipschitz, module.lipschitz)
+    assert_close(written.curvature, module.curvature)
+    assert bool(written.curvature.isfinite().all())
 
 
 def test_an_example_of_another_shape_is_refused():

@@ -167,6 +167,9 @@ def _of_function(node: fx.Node, before: torch.Size, after: torch.Size) -> Step |
         return Step(share**0.5, share, share)
     if node.target is F.pad and "constant" not in (*node.args[2:3], node.kwargs.get("mode", "constant")):
         return None
+    if node.target is F.softplus:
+        beta = node.kwargs.get("beta", node.args[1] if len(node.args) > 1 else 1.0)
+        return same(1.0, float(beta) / 4) if isinstance(beta, int | float) else None
     return FUNCTIONS.get(node.target)
 
 

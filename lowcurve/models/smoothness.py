@@ -80,6 +80,7 @@ def smoothness(model: nn.Module, example: Tensor) -> Smoothness:
     with frozen(model), torch.no_grad():
         traced = _traced(model)
         values = _values(traced, example)
+        _require_same(model, traced, example[:1])
         return _carried(traced.graph, layers_of(traced, values), values)
 
 
@@ -117,6 +118,17 @@ def _values(graph: fx.GraphModule, example: Tensor) -> dict[fx.Node, Tensor]:
         received = f"{tuple(example.shape)} ({str(error).splitlines()[0][:80]})"
         raise InputError("one example of the network's inputs", received, "write example=x[:1]") from None
     return found
+
+
+def _require_same(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> None:
+    """Refuse a network that computes otherwise than its operations say: torch function modes are not seen by torch.fx."""
+    like = next(model.parameters(), x)
+    x = x.to(like)
+    found, expected = traced(x), model(x)
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
+        change = f"logits that differ by {float((found - expected).abs().max()):.2g}"
+        mend = "write its nonlinearities as modules or functions of their own"
+        raise InputError("a network that computes what torch.fx sees of it", change, mend)
 
 
 def _carried(graph: fx.Graph, layers: list[Layer], values: dict[fx.Node, Tensor]) -> Smoothness:
