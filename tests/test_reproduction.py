@@ -110,7 +110,9 @@ def test_an_order_of_models_holds_or_not():
     found = {name: {"C": (c, c, c)} for name, c in (("a", 1.0), ("b", 2.0), ("c", float("nan")))}
     assert rising(found, "C", ("a", "b"), "T").ours == "holds (1, 2)"
     assert rising(found, "C", ("b", "a"), "T").ours == "does not hold (2, 1)"
-    assert rising(found, "C", ("a", "c"), "T").ours == "does not hold (1, nan)"
+    close = {"a": {"C": (1.0, 0.5, 1.5)}, "b": {"C": (1.2, 0.7, 1.7)}}
+    assert rising(close, "C", ("a", "b"), "T").ours == "holds (1, 1.2; neighbors within the seeds' spread)"
+    assert rising(found, "C", ("a", "c"), "T").ours == "does not hold (1, nan; neighbors within the seeds' spread)"
     assert rising(found, "C", ("a", "d"), "T").ours is None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from torch import nn
@@ -88,7 +89,8 @@ def cells_of(table: Table) -> dict[str, dict[str, Cell]]:
 
 
 def rising(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[str], where: str) -> Claim:
-    """Whether a number rises along these models; not run where one of them was not.
+    """Whether a number rises along these models, and whether by more than the seeds' spreads; not run where one of them was
+    not.
 
     Example:
         >>> rising({"CURE": {"C": 2.0}, "standard": {"C": 9.0}}, "C", ("CURE", "standard"), "Table 1").shown
@@ -99,7 +101,10 @@ def rising(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[
         return holds(name, where, None)
     values = [value_of(found[model][kind]) for model in models]
     evidence = ", ".join(f"{value:.3g}" for value in values)
-    return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence)
+    spans = [_span(found[model][kind]) for model in models]
+    apart = all(a[1] < b[0] or b[1] < a[0] for a, b in pairwise(spans))
+    near = "" if apart else "; neighbors within the seeds' spread"
+    return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + near)
 
 
 def _numbers(
@@ -159,6 +164,11 @@ def _extra(kind: str, study: Study, data: DataSet, row: str, model: nn.Module, w
     few = data.test.take(slice(settings.boundary_examples))
     found = boundary_results(study, row, model, few, workshop.progress)
     return {name: result for name, result in found.items() if name == kind}
+
+
+def _span(cell: Cell) -> tuple[float, float]:
+    """From one end of its spread to the other."""
+    return (cell[1], cell[2]) if isinstance(cell, tuple) else (value_of(cell), value_of(cell))
 
 
 def _spreads(values: np.ndarray) -> list[Cell]:
