@@ -3,10 +3,10 @@
 import difflib
 
 from lowcurve.errors import InputError
-from lowcurve.experiments import srinivas2022lcnn
+from lowcurve.experiments import bardusco_report, srinivas2022lcnn
 from lowcurve.experiments.reproduction import Item
 
-ITEMS: dict[str, Item] = {item.key: item for item in srinivas2022lcnn.ITEMS}
+ITEMS: dict[str, Item] = {item.key: item for paper in (bardusco_report, srinivas2022lcnn) for item in paper.ITEMS}
 
 
 def item(key: str) -> Item:
