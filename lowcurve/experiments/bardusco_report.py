@@ -18,7 +18,7 @@ DIFFERS = (
     "The report has 18 natural and 30 adversarial pairs of one network on Tiny ImageNet; here each family has as many pairs as "
     "its count says, of one network trained by the study's settings.",
     "Its number of points is that of a projection which goes just across the boundary ('as published'). Both halves are then "
-    "left outside until they are shorter than the spacing, so the number follows the spacing; 'beyond' goes on into the region.",
+    "left outside until they are shorter than the spacing, so the number follows the spacing; 'beyond' goes on inwards.",
 )
 
 
