@@ -40,7 +40,7 @@ from lowcurve.experiments.settings import Study  # noqa: E402
 from lowcurve.experiments.study import source_of  # noqa: E402
 from lowcurve.losses import margin_loss  # noqa: E402
 from lowcurve.randomness import stream  # noqa: E402
-from lowcurve.results import proportion  # noqa: E402
+from lowcurve.results import Column, Table, dump, proportion  # noqa: E402
 from lowcurve.store import Run  # noqa: E402
 from lowcurve.training import Objective, Optimization, Schedule, fit  # noqa: E402
 
@@ -56,6 +56,7 @@ METHODS = {
     "standard, softplus": ("standard", "softplus"),
 }
 """Name: the method, the nonlinearity."""
+ACCURACIES = ("clean", "PGD-20", "margin-PGD-20")
 FINE_TUNED = ("CURE", "gradient-norm")
 Row = dict[str, object]
 
@@ -173,10 +174,22 @@ def main() -> None:
         model, seconds = trained(name, plan[name], data, run, args)
         row: Row = {"method": name, **plan[name], "seconds": seconds, **judged(model.eval(), data, args)}
         rows.append(row)
-        accuracies = "  ".join(f"{key} {row[key][0]:6.1%}" for key in ("clean", "PGD-20", "margin-PGD-20"))  # type: ignore[index]
+        accuracies = "  ".join(f"{key} {row[key][0]:6.1%}" for key in ACCURACIES)  # type: ignore[index]
         print(f"{name:30} {row['steps']:5} steps {seconds:6.0f} s  {accuracies}", flush=True)
         if args.json:
-            args.json.write_text(json.dumps({"settings": settings, "methods": rows}, indent=1) + "\n")
+            content = {"settings": settings, "methods": rows, "results": {"comparison": dump(table_of(rows))}}
+            args.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table_of(rows: list[Row]) -> Table:
+    """The rows as a reader sees them."""
+    columns = (
+        Column("method"), Column("steps", "Of the method itself.", "d"), Column("first", "Steps of standard training.", "d"),
+        Column("seconds", "Of training.", ".0f"), *(Column(name, form=".1%") for name in ACCURACIES),
+    )  # fmt: skip
+    keys = ("method", "steps", "first half", "seconds")
+    cells = [(*(row[key] for key in keys), *(tuple(row[key]) for key in ACCURACIES)) for row in rows]  # type: ignore[arg-type]
+    return Table("Methods at equal wall-clock", columns, tuple(cells))  # type: ignore[arg-type]
 
 
 def planned(seconds: dict[str, float], args: argparse.Namespace) -> dict[str, Row]:

@@ -1,7 +1,7 @@
 """Writes the tables of README.md from the committed results: python docs/readme_tables.py
 
-Between `<!-- table: FILE -->` and `<!-- end of table -->` stands the comparison of that result, as the run wrote it; no
-number is typed by hand. tests/test_readme.py holds README.md against it.
+Between `<!-- table: FILE -->` and `<!-- end of table -->` stands the comparison of that result, or with `FILE#NAME` its table
+of that name, as the run wrote it; no number is typed by hand. tests/test_readme.py holds README.md against it.
 """
 
 import json
@@ -17,22 +17,28 @@ PLACE = re.compile(r"<!-- table: (\S+) -->\n(?:(?:(?!<!-- table: ).)*?<!-- end o
 
 def markdown(table: Table) -> str:
     """The table in Markdown; of a share with its interval only the share."""
-    head = "| " + " | ".join(column.heading for column in table.columns) + " |"
+    head = "| " + " | ".join(_cell(column.heading) for column in table.columns) + " |"
     rule = "|---|" + "---:|" * (len(table.columns) - 1)
     rows = [
         "| "
-        + " | ".join(c.write(v[0] if isinstance(v, tuple) else v) for c, v in zip(table.columns, row, strict=True))
+        + " | ".join(_cell(c.write(v[0] if isinstance(v, tuple) else v)) for c, v in zip(table.columns, row, strict=True))
         + " |"
         for row in table.rows
     ]
     return "\n".join([head, rule, *rows])
 
 
-def comparison(path: Path) -> Table:
-    """The headline table of a run's study.json."""
-    table = load(json.loads(path.read_text())["results"]["comparison"])
+def _cell(text: str) -> str:
+    """A bar within a cell would end it."""
+    return text.replace("|", "\\|")
+
+
+def named(place: str) -> Table:
+    """The table of a result's file: the headline, or the one after #."""
+    file, _, name = place.partition("#")
+    table = load(json.loads((ROOT / file).read_text())["results"][name or "comparison"])
     if not isinstance(table, Table):
-        raise TypeError(f"the comparison in {path} is no table")
+        raise TypeError(f"{place} is no table")
     return table
 
 
@@ -40,7 +46,7 @@ def written(readme: str) -> str:
     """README.md with every table as the results have it."""
 
     def fill(found: re.Match[str]) -> str:
-        table = markdown(comparison(ROOT / found[1]))
+        table = markdown(named(found[1]))
         return f"<!-- table: {found[1]} -->\n{table}\n<!-- end of table -->\n"
 
     return PLACE.sub(fill, readme)

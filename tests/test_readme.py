@@ -1,5 +1,6 @@
 """README.md is true: its tables are those of the committed results, its Python runs, its commands are understood."""
 
+import importlib
 import importlib.util
 import json
 import re
@@ -25,14 +26,14 @@ def tables():
 
 
 def cells(name: str) -> dict[str, dict[str, float]]:
-    table = tables().comparison(ROOT / "docs" / "results" / f"study-{name}.json")
+    table = tables().named(f"docs/results/study-{name}.json")
     values = [[v[0] if isinstance(v, tuple) else v for v in row] for row in table.rows]
     return {row[0]: dict(zip((c.heading for c in table.columns), row, strict=True)) for row in values}
 
 
 def test_the_tables_are_those_of_the_committed_results():
     assert tables().written(README) == README
-    assert README.count("<!-- end of table -->") == len(RESULTS) + 1  # and the audited network
+    assert README.count("<!-- end of table -->") == len(RESULTS) + 2  # and the audited network, and equal budgets
 
 
 def test_an_empty_place_is_filled_without_touching_what_follows():
@@ -98,3 +99,10 @@ def test_the_commands_are_understood():
 def test_every_link_and_picture_is_there():
     for path in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(docs/[^`]+\.md)`", README):
         assert (ROOT / path).is_file(), path
+
+
+def test_the_page_of_what_was_made_again_is_that_of_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = importlib.import_module("reproduction").page()
+    assert page == (ROOT / "docs" / "reproduction.md").read_text()
+    assert "does not hold" in page

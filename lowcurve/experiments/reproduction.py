@@ -52,7 +52,8 @@ class Workshop:
         keeper = self.room.within(f"{name}-{seed}", made)
         data = _data(made.data, made.data_dir, made.limits, made.seed)
         steps.train(made, data, keeper, self.progress)
-        return made, data, {method: keeper.load_network(method) for method in made.methods}
+        # Where the data lie is no setting of what is made of them.
+        return replace(made, data_dir=None), data, {method: keeper.load_network(method) for method in made.methods}
 
     def part(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
         """The results of a step, made now or before; what: everything that decides them."""
