@@ -21,7 +21,9 @@ def markdown(table: Table) -> str:
     rule = "|---|" + "---:|" * (len(table.columns) - 1)
     rows = [
         "| "
-        + " | ".join(_cell(c.write(v[0] if isinstance(v, tuple) else v)) for c, v in zip(table.columns, row, strict=True))
+        + " | ".join(
+            _cell(c.write(v[0] if isinstance(v, tuple) else v)) for c, v in zip(table.columns, row, strict=True)
+        )
         + " |"
         for row in table.rows
     ]

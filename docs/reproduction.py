@@ -16,9 +16,9 @@ from lowcurve.results import Table, load
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
 
-Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, which `lowcurve reproduce` wrote; nothing is typed by hand.
-A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are named: smaller networks,
-fewer images and shorter training than the paper's, so numbers differ where the paper's are those of another data set.
+Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, which `lowcurve reproduce` wrote; nothing is typed
+by hand. A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are named:
+smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of other data.
 """
 SHOWN = ("numbers", "discrepancy", "boundary", "paths", "families")
 
@@ -50,7 +50,10 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
         table = results.get(name)
         if isinstance(table, Table) and table.rows:
             yield markdown(table) + "\n"
-            said = [table.caption, "; ".join(f"{k}: {v}" for k, v in table.conditions.items() if k not in ("item", "paper"))]
+            said = [
+                table.caption,
+                "; ".join(f"{k}: {v}" for k, v in table.conditions.items() if k not in ("item", "paper")),
+            ]
             yield "\n\n".join(filter(None, said)) + ("\n" if any(said) else "")
 
 

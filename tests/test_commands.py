@@ -68,8 +68,9 @@ def test_the_version(capsys):
 
 
 def test_an_unknown_command(capsys):
-    assert "a command among study, train, measure, attack, report, recipes, received 'stduy'" in refused(
-        capsys, "stduy"
+    assert (
+        "a command among study, train, measure, attack, report, recipes, reproduce, draw, received 'stduy'"
+        in refused(capsys, "stduy")
     )
 
 

@@ -4,13 +4,16 @@ import importlib
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from lowcurve.cli.commands import COMMANDS
+from lowcurve.cli.reproduce import asked
 from lowcurve.cli.words import parse
+from lowcurve.experiments.papers import ITEMS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -88,8 +91,12 @@ def test_the_commands_are_understood():
     lines = [line.split("#")[0].split(">")[0].strip() for line in README.splitlines() if line.startswith("lowcurve ")]
     assert len(lines) >= 10
     for line in lines:
-        command, *words = line.split()[1:]
+        command, *words = shlex.split(line)[1:]
         assert command in COMMANDS
+        if command == "reproduce":
+            found = asked(words)
+            assert found.list or found.key in ITEMS
+            continue
         if "runs/mine" in words or "mine.yaml" in words or "--print_config" in words:
             continue  # these need what an earlier line leaves
         request = parse(command, COMMANDS[command], words)

@@ -1,5 +1,6 @@
 """Results carry their numbers through JSON, name their settings exactly and refuse what does not fit."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -14,9 +15,11 @@ from lowcurve.results import (
     Curves,
     Gallery,
     Line,
+    Panel,
     Points,
     Result,
     Scatter,
+    Surface,
     Table,
     describe,
     dump,
@@ -59,13 +62,35 @@ IMAGES = Scatter(
     diagonal=True,
 )
 DIGITS = Gallery("digits", ("a", "b"), ("x",), np.full((2, 1, 1, 2, 3), 0.25), (("one",), ("two",)), "", {"seed": "0"})
+PLANE = Surface(
+    "plane",
+    "v (l_2)",
+    "r (l_2)",
+    (0.0, 0.5, 1.0),
+    (-1.0, 1.0),
+    {
+        "CURE": Panel(
+            np.array([[1e-7, -2.0, 3.123456], [0.0, 1.0, math.nan]]),
+            {"PGD": Points((0.0, 0.5), (0.0, None))},
+            {"image": (0.5, 0.0)},
+            "a note",
+        )
+    },
+    "margin",
+    level=0.0,
+    caption="A caption.",
+    conditions={"seed": "0"},
+)
+REGIONS = Surface(
+    "r", "x", "y", (0.0, 1.0), (0.0, 1.0), {"a": Panel(np.array([[0, 1], [1, 1]]))}, classes=("cat", "dog")
+)
 
 
 def through_json(result: Result) -> Result:
     return load(json.loads(json.dumps(dump(result), allow_nan=False)))
 
 
-@pytest.mark.parametrize("result", [NETWORKS, SCALES, IMAGES, DIGITS], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("result", [NETWORKS, SCALES, IMAGES, DIGITS, PLANE, REGIONS], ids=lambda r: type(r).__name__)
 def test_dump_and_load_keep_everything(result):
     assert through_json(result) == result
 
@@ -90,6 +115,16 @@ def test_numbers_that_are_not_finite_become_null_and_are_written_as_a_dash_befor
 def test_galleries_differ_by_a_pixel():
     other = Gallery(DIGITS.title, DIGITS.row_labels, DIGITS.column_labels, DIGITS.pixels + 0.1, DIGITS.notes)
     assert other != DIGITS
+
+
+def test_a_surface_keeps_five_digits_of_every_value_and_gaps():
+    values = dump(PLANE)["panels"]["CURE"]["values"]
+    assert values == [[1e-7, -2.0, 3.1235], [0.0, 1.0, None]]
+    moved = Panel(PLANE.panels["CURE"].values * 1.001)
+    assert PLANE.panels["CURE"] != moved
+    assert Panel(moved.values, note="a") != moved
+    assert Panel(moved.values[:, :2]) != moved
+    assert REGIONS.panels["a"] != Panel(np.array([[0, 1], [1, 0]]))
 
 
 def test_cells_are_written_in_their_column_s_form():
@@ -202,6 +237,42 @@ REFUSED = {
         lambda: Gallery("g", ("a",), ("x", "y"), IMAGE, (("one",),)),
         "expected 2 notes in each of 1 rows, received (1,); one note an image, or none at all",
     ),
+    "axis": (
+        lambda: Surface("s", "x", "y", (0.0, 1.0), (1.0, 1.0), {}, "margin"),
+        "expected rising numbers along both axes, two at least, received others; write (0.0, 0.5, 1.0)",
+    ),
+    "one coordinate": (
+        lambda: Surface("s", "x", "y", (0.0,), (0.0, 1.0), {}, "margin"),
+        "expected rising numbers along both axes, two at least, received others; write (0.0, 0.5, 1.0)",
+    ),
+    "unnamed values": (
+        lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {}),
+        "expected a label of the values, or the names of classes, received neither; give value_label or classes",
+    ),
+    "numbers and classes": (
+        lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {}, "margin", ("cat",)),
+        "expected a label of the values, or the names of classes, received both; give value_label or classes",
+    ),
+    "a level of classes": (
+        lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {}, classes=("cat",), level=0.0),
+        "expected no level of classes, received 0.0; leave it out: every class has its own color",
+    ),
+    "panel": (
+        lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0, 2.0), {"a": Panel(np.zeros((2, 3)))}, "margin"),
+        "expected values of shape (3, 2) in panel 'a', received (2, 3); a row for each y, a column for each x",
+    ),
+    "line over a panel": (
+        lambda: dataclasses.replace(PLANE, panels={"a": Panel(np.zeros((2, 3)), {"PGD": Points((0.0,), ())})}),
+        "expected 1 numbers y of line 'PGD', received 0; one for each x",
+    ),
+    "class": (
+        lambda: dataclasses.replace(REGIONS, panels={"a": Panel(np.array([[0, 1], [2, 1]]))}),
+        "expected places of classes, 0 to 1, received 2; name every class in classes",
+    ),
+    "half a class": (
+        lambda: dataclasses.replace(REGIONS, panels={"a": Panel(np.array([[0, 0.5], [1, 1]]))}),
+        "expected places of classes, 0 to 1, received 0.5; name every class in classes",
+    ),
     "no numbers": (
         lambda: summarize([]),
         "expected at least one number, received none; measure at least one example",
@@ -216,7 +287,8 @@ REFUSED = {
     ),
     "unknown kind": (
         lambda: load({"kind": "chart"}),
-        "expected a result of kind table, curves, scatter, gallery, received 'chart'; write it with lowcurve.results.dump",
+        "expected a result of kind table, curves, scatter, gallery, surface, received 'chart'; "
+        "write it with lowcurve.results.dump",
     ),
 }
 
@@ -248,7 +320,12 @@ def test_merging_puts_networks_below_one_another_and_into_one_figure():
     galleries = [Gallery("g", (name,), ("c",), np.zeros((1, 1, 1, 2, 2)), (("n",),)) for name in "ab"]
     assert merge(galleries).pixels.shape == (2, 1, 1, 2, 2)
     assert merge(galleries).row_labels == ("a", "b")
+    surfaces = [dataclasses.replace(REGIONS, panels={name: REGIONS.panels["a"]}) for name in "ba"]
+    assert list(merge(surfaces).panels) == ["b", "a"]
     for unlike in (
+        [surfaces[0], galleries[0]],
+        [surfaces[0], dataclasses.replace(REGIONS, x=(0.0, 2.0))],
+        [surfaces[0], dataclasses.replace(REGIONS, classes=("cat", "cow"))],
         [tables[0], curves[0]],
         [curves[0], scatters[0]],
         [curves[0], Curves("c", "x", "y", (1.0,), {})],

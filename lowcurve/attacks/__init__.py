@@ -1,12 +1,19 @@
-"""Adversarial attacks, one file a family: (model, x, y) -> x' inside a ball. Success is measured in `evaluation`."""
+"""Adversarial attacks, one file a family: (model, x, y) -> x' in a ball or a family; success is measured in `evaluation`."""
 
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
+from lowcurve.attacks.changes import Along, along
+from lowcurve.attacks.color import ColorBox, ColorRanges, color_change
+from lowcurve.attacks.color_spaces import color_difference, lab
+from lowcurve.attacks.corruptions import CORRUPTIONS, corrupt
 from lowcurve.attacks.deepfool import DeepFool, RunnerUp
+from lowcurve.attacks.hue import HueCircle, HueShift, hue_logits, hue_shift
+from lowcurve.attacks.hue_measures import HueFloor, PepperTest
 from lowcurve.attacks.minimal import MinimalNorm
 from lowcurve.attacks.noise import Noise
 from lowcurve.attacks.one_step import NFGSM, RSFGSM, OneStep
 from lowcurve.attacks.pgd import BIM, FGSM, PGD
+from lowcurve.attacks.recoloring import Recoloring
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.attacks.square import Square
@@ -16,4 +23,6 @@ __all__ = [
     "APGD", "AutoAttack", "BIM", "DeepFool", "FGSM", "FULL", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay",
     "RSFGSM", "RunnerUp", "SPSA", "SUITES", "Effort", "Square", "Suite", "moosavi2019cure", "srinivas2022lcnn", "strong",
     "yu2018",
+    "along", "Along", "color_change", "color_difference", "ColorBox", "ColorRanges", "corrupt", "CORRUPTIONS", "hue_logits",
+    "hue_shift", "HueCircle", "HueFloor", "HueShift", "lab", "PepperTest", "Recoloring",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
+from lowcurve.cli.draw import drawn
 from lowcurve.cli.processes import followed, follows, leading
 from lowcurve.cli.reproduce import reproduced
 from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
@@ -32,8 +33,9 @@ COMMANDS = {
     "report": "write a run's study.json and report.html again",
     "recipes": "list the papers' settings that lowcurve train takes by name, or show one",
     "reproduce": "make a paper's table or figure, its numbers beside ours",
+    "draw": "draw a run's networks: boundaries, surfaces, input gradients",
 }
-APART = {"recipes": recipes.shown, "reproduce": reproduced}
+APART = {"recipes": recipes.shown, "reproduce": reproduced, "draw": drawn}
 """Commands that are no step of a study."""
 USAGE = """usage: lowcurve [--version] [--help] COMMAND [RUN] [options]
 

@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
         raise InputError("options of lowcurve reproduce", message, "write lowcurve reproduce --help")
 
 
-def reproduced(words: list[str]) -> int:
-    """The command."""
+def asked(words: list[str]) -> argparse.Namespace:
+    """What the words say."""
     parser = Parser(
         prog="lowcurve reproduce", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,7 +44,12 @@ def reproduced(words: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=2, help="networks of each kind (default: 2)")
     parser.add_argument("--rows", default="", help='some models of a table alone: "standard,LCNN + gradient norm"')
     parser.add_argument("--out", help="where it is kept (default: runs/reproduce-PAPER-SCALE-DATA)")
-    found = parser.parse_args([word.replace("data_dir", "data-dir") for word in words])
+    return parser.parse_args([word.replace("data_dir", "data-dir") for word in words])
+
+
+def reproduced(words: list[str]) -> int:
+    """The command."""
+    found = asked(words)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
     if found.list or not found.key:
         return _listed()

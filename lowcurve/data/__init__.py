@@ -9,11 +9,13 @@ from lowcurve.data.batches import (
     shuffled,
     steps_per_epoch,
 )
+from lowcurve.data.corrupted import corrupted
 from lowcurve.data.sources import NAMES, Limits, load
 from lowcurve.data.toys import digits, two_moons
 
 __all__ = [
     "load",
+    "corrupted",
     "Limits",
     "NAMES",
     "DataSet",

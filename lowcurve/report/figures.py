@@ -1,6 +1,7 @@
 """One drawing function per kind of result: numbers in, a fragment of HTML out.
 
-Whatever comes from outside (names, labels, notes) is escaped where it enters the page: here, in `tables` and in `plots`.
+Whatever comes from outside (names, labels, notes) is escaped where it enters the page: here, in
+`tables`, `plots` and `surfaces`.
 """
 
 import base64
@@ -14,8 +15,9 @@ from PIL import Image
 from lowcurve.errors import InputError
 from lowcurve.report.palette import Style
 from lowcurve.report.plots import draw_curves, draw_scatter
+from lowcurve.report.surfaces import draw_surface
 from lowcurve.report.tables import draw_name, draw_table
-from lowcurve.results import Curves, Gallery, Result, Scatter, Table
+from lowcurve.results import Curves, Gallery, Result, Scatter, Surface, Table
 
 IMAGE_SIDE = 112
 
@@ -26,6 +28,8 @@ def draw(result: Result, look: Mapping[str, Style]) -> str:
         return draw_table(result, look)
     if isinstance(result, Curves):
         return draw_curves(result, look)
+    if isinstance(result, Surface):
+        return draw_surface(result, look)
     return draw_scatter(result, look) if isinstance(result, Scatter) else draw_gallery(result, look)
 
 

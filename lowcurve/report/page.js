@@ -17,6 +17,11 @@
       [`${axis}.tickcolor`, color("--muted")],
       [`${axis}.tickfont.color`, color("--muted")],
     ])),
+    ...Object.fromEntries((plot.layout.scene ? ["xaxis", "yaxis", "zaxis"] : []).flatMap((axis) => [
+      [`scene.${axis}.color`, color("--muted")],
+      [`scene.${axis}.gridcolor`, color("--rule")],
+      [`scene.${axis}.zerolinecolor`, color("--rule")],
+    ])),
     ...Object.fromEntries((plot.layout.shapes ?? []).map((_, i) => [`shapes[${i}].line.color`, color("--muted")])),
   });
 
@@ -44,22 +49,103 @@
   // No tool bar: one of its buttons uploads the data to cloud.plotly.com. A drag enlarges, a double click goes back.
   const config = { responsive: true, displayModeBar: false, plotlyServerURL: "" };
 
-  const toggle = (plot) => (event) => {
+  // One legend serves all plots of its section.
+  const toggle = (list) => (event) => {
     const button = event.target.closest("button");
     if (!button) return;
     const shown = button.getAttribute("aria-pressed") !== "true";
-    const members = plot.data.flatMap((trace, i) => (trace.legendgroup === button.dataset.line ? [i] : []));
     button.setAttribute("aria-pressed", String(shown));
-    Plotly.restyle(plot, { visible: shown }, members);
+    list.closest("section").querySelectorAll(".drawing").forEach((plot) => {
+      const members = plot.data.flatMap((trace, i) => (trace.legendgroup === button.dataset.line ? [i] : []));
+      if (members.length) Plotly.restyle(plot, { visible: shown }, members);
+    });
   };
+
+  // The same numbers in space: what lies over the map lies on the surface.
+  const solid = (lift) => (trace) => {
+    if (trace.z) {
+      const level = trace.contours?.start;
+      // Plotly adds lines of its own where both ends are one number.
+      const reach = trace.zmax - trace.zmin;
+      const line = { show: level !== undefined, start: level, end: level + reach / 1e4, size: reach, color: "#111111", width: 4 };
+      const { x, y, z, colorscale } = trace;
+      return [{ type: "surface", x, y, z, colorscale, cmin: trace.zmin, cmax: trace.zmax, showscale: false,
+        contours: { z: line }, hovertemplate: trace.hovertemplate }];
+    }
+    if (trace.meta === "halo") return [];
+    // A little above it, or the surface would swallow half of it.
+    const raised = trace.customdata.map((z) => (z === null ? null : z + lift));
+    const { customdata, line, marker, hovertemplate, ...rest } = trace;
+    const stroke = marker ? {} : { line: { ...line, width: 5 } };
+    // Space knows no triangles, and draws crosses by halves.
+    const symbol = marker?.symbol === "circle" ? "circle" : "diamond";
+    const point = marker ? { marker: { ...marker, size: 5, symbol } } : {};
+    return [{ ...rest, ...stroke, ...point, type: "scatter3d", z: raised, hovertemplate }];
+  };
+
+  const scene = (axes) => ({
+    // From where an attack goes, which is upwards on the flat map.
+    camera: { eye: { x: 1.3, y: 1.75, z: 0.95 }, center: { x: 0, y: 0, z: -0.12 } }, aspectmode: "cube",
+    ...Object.fromEntries(["xaxis", "yaxis", "zaxis"].map((name) => [name, {
+      showspikes: false, tickfont: { size: 10 }, nticks: 5, ...axes[name], title: { ...axes[name].title, font: { size: 11 } },
+    }])),
+  });
+
+  const given = new Map(plots.map((plot) => [plot, JSON.parse(plot.nextElementSibling.textContent)]));
+  // The text under the pointer is made here: ten thousand names would weigh more than the map.
+  given.forEach(({ data, classes }) => {
+    if (classes) data[0].text = data[0].z.map((row) => row.map((k) => classes[k]));
+  });
+
+  const flat = (plot) => Plotly.newPlot(plot, given.get(plot).data, layout(given.get(plot).layout), config)
+    .then(() => Plotly.relayout(plot, scheme(plot)));
+
+  const spatial = (plot) => {
+    const { data, layout: wanted } = given.get(plot);
+    const drawn = { ...layout({}), margin: { l: 0, r: 0, t: 0, b: 0 }, hovermode: "closest", scene: scene(wanted.scene) };
+    const [low, high] = wanted.scene.zaxis.range;
+    const traces = data.flatMap(solid((high - low) / 80));
+    return Plotly.newPlot(plot, traces, { ...drawn, dragmode: "turntable" }, config)
+      .then(() => Plotly.relayout(plot, scheme(plot)));
+  };
+
+  const pressed = (button) => button.getAttribute("aria-pressed") === "true";
+  const shown = (button, space) => {
+    button.setAttribute("aria-pressed", String(space));
+    button.textContent = space ? "Show as flat maps" : "Show as surfaces to turn";
+    const section = button.closest("section");
+    section.classList.toggle("spatial", space);
+    const together = [...section.querySelectorAll(".drawing")];
+    section.querySelectorAll(".names button").forEach((entry) => entry.setAttribute("aria-pressed", "true"));
+    together.forEach((plot) => {
+      Plotly.purge(plot);
+      (space ? spatial : flat)(plot).then(() => {
+        if (!space) return;
+        // All panels are seen from where one of them is.
+        plot.on("plotly_relayout", (change) => {
+          const camera = change["scene.camera"];
+          if (!camera || plot.following) return;
+          together.filter((other) => other !== plot).forEach((other) => {
+            other.following = true;
+            Plotly.relayout(other, { "scene.camera": camera }).then(() => { other.following = false; });
+          });
+        });
+      });
+    });
+  };
+
+  const turns = [...document.querySelectorAll("button.turn")];
+  turns.forEach((button) => button.addEventListener("click", () => {
+    const space = !pressed(button);
+    // A browser has room for a few drawings in space: one section at a time.
+    turns.filter((other) => other !== button && pressed(other)).forEach((other) => shown(other, false));
+    shown(button, space);
+  }));
 
   const recolor = () => plots.forEach((plot) => Plotly.relayout(plot, scheme(plot)));
 
-  plots.forEach((plot) => {
-    const given = JSON.parse(plot.nextElementSibling.textContent);
-    Plotly.newPlot(plot, given.data, layout(given.layout), config);
-    plot.closest("section").querySelector(".names").addEventListener("click", toggle(plot));
-  });
+  plots.forEach((plot) => Plotly.newPlot(plot, given.get(plot).data, layout(given.get(plot).layout), config));
+  document.querySelectorAll(".names").forEach((list) => list.addEventListener("click", toggle(list)));
   recolor();
   dark.addEventListener("change", recolor);
   // Paper is light and narrower than most windows; the style sheet says how wide.

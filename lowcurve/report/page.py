@@ -9,7 +9,8 @@ from plotly.offline import get_plotlyjs
 from lowcurve.report.figures import draw
 from lowcurve.report.palette import Style, styles
 from lowcurve.report.plots import draw_numbers
-from lowcurve.results import Plot, Result, Table
+from lowcurve.report.surfaces import draw_values
+from lowcurve.results import Plot, Result, Surface, Table
 
 # The page's own promise to the browser: whatever a later hand adds, nothing is fetched.
 POLICY = (
@@ -24,9 +25,9 @@ def page(
 ) -> str:
     """A whole HTML document: title, lead, warnings and the first table; then plots, galleries, further tables, facts.
 
-    Everything is inside: style, script, images. A name has one color, marker and dash on the whole page. Plots follow
-    the reader's light or dark scheme and have their numbers as a table below. About 5 MB where there are plots
-    (plotly's script, once), a few kB where there are none. Writes no file: `lowcurve.store` does.
+    Everything is inside: style, script, images. A name has one color, marker and dash on the whole page, a class one
+    color. Plots follow the reader's light or dark scheme and have their numbers as a table below. About 5 MB where there
+    are plots (plotly's script, once), a few kB where there are none. Writes no file: `lowcurve.store` does.
 
     Example:
         >>> from lowcurve.results import Column
@@ -47,7 +48,7 @@ def page(
         *sections[opening:],
         _facts(facts),
     ]
-    return _document(title, "\n".join(filter(None, body)), plots=any(isinstance(r, Plot) for r in ordered))
+    return _document(title, "\n".join(filter(None, body)), plots=any(isinstance(r, Plot | Surface) for r in ordered))
 
 
 def _reading_order(results: Sequence[Result]) -> list[Result]:
@@ -63,6 +64,8 @@ def _section(number: int, result: Result, look: Mapping[str, Style]) -> str:
     kind = type(result).__name__.lower()
     heading = f"<h2>{escape(result.title)}</h2>"
     numbers = draw_numbers(result, look) if isinstance(result, Plot) else ""
+    if isinstance(result, Surface):
+        numbers = draw_values(result, look)
     content = heading + draw(result, look) + caption + measured + numbers
     return f"<section id='result-{number}' class='{kind}'>{content}</section>"
 

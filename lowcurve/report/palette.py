@@ -1,9 +1,11 @@
-"""Which color, marker and dash a network bears, the same in every figure of a page."""
+"""Which color, marker and dash a network bears, and which color a class or a number, the same in every figure of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lowcurve.results import Curves, Gallery, Plot, Result, Table
+import numpy as np
+
+from lowcurve.results import Curves, Gallery, Plot, Result, Surface, Table
 
 # Okabe and Ito's palette in an order of falling contrast on white, without yellow (unreadable there) and with gray
 # for black (unreadable on a dark page).
@@ -15,6 +17,21 @@ MARKERS = {
     "diamond": "M11 1.2l3.8 3.8l-3.8 3.8l-3.8 -3.8z",
     "triangle-up": "M11 1.5l3.6 6.4h-7.2z",
     "triangle-down": "M11 8.5l3.6 -6.4h-7.2z",
+}
+
+# Tol's muted scheme, which no color blindness confuses; in a second and third round lighter and darker.
+CLASSES = (
+    "#332288", "#ddcc77", "#44aa99", "#cc6677", "#88ccee", "#882255", "#117733", "#bbbbbb", "#aa4499", "#999933",
+)  # fmt: skip
+# Viridis in nine steps, for numbers that have no middle; and blue above, orange below a level that is nearly white.
+RISING = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+PARTED = ("#6e2f00", "#b44e00", "#e08a4f", "#f5c6a5", "#f7f7f7", "#b3d4e8", "#5ba3cf", "#0072b2", "#013d66")
+OVERLAYS = (("#a3005f", "dash"), ("#111111", "dot"), ("#00694b", "solid"), ("#111111", "longdash"))
+"""Color and dash of the lines over a map."""
+MARK_SYMBOLS = ("circle", "x", "diamond", "triangle-up", "square")
+MARK_PATHS = {
+    **MARKERS,
+    "x": "M8 3.2l1.8 1.8l-1.8 1.8l1.2 1.2l1.8 -1.8l1.8 1.8l1.2 -1.2l-1.8 -1.8l1.8 -1.8l-1.2 -1.2l-1.8 1.8l-1.8 -1.8z",
 }
 
 
@@ -65,4 +82,66 @@ def _names(result: Result) -> tuple[str, ...]:
         return tuple(row[0] for row in result.rows if row and isinstance(row[0], str))
     if isinstance(result, Gallery):
         return result.row_labels
+    if isinstance(result, Surface):
+        return tuple(result.panels)
     return tuple(result.lines if isinstance(result, Curves) else result.points)
+
+
+def class_color(number: int) -> str:
+    """The color of a class by its place among the classes, so that it is the same on every page of a data set.
+
+    Example:
+        >>> class_color(0), class_color(10), class_color(20)
+        ('#332288', '#857ab8', '#1f1452')
+    """
+    rounds, place = divmod(number, len(CLASSES))
+    towards, share = (("#000000", 0.0), ("#ffffff", 0.4), ("#000000", 0.4))[rounds % 3]
+    pairs = ((int(c[i : i + 2], 16) for c in (CLASSES[place], towards)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * own + share * other):02x}" for own, other in pairs)
+
+
+def scale(surface: Surface) -> tuple[str, ...]:
+    """The colors of a surface's numbers, from its lowest to its highest in equal steps."""
+    return RISING if surface.level is None else PARTED
+
+
+def span_of(surface: Surface, *, whole: bool = False) -> tuple[float, float]:
+    """The numbers of the first and of the last color, the same for all panels; with a level as far below it as above.
+
+    whole: from the smallest to the largest value, as an axis shows them.
+    """
+    values = np.concatenate([panel.values.ravel() for panel in surface.panels.values()] or [np.zeros(1)])
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    if surface.level is not None and not whole:
+        reach = max(surface.level - low, high - surface.level)
+        low, high = surface.level - reach, surface.level + reach
+    return (low, high) if low < high else (low - 1.0, high + 1.0)
+
+
+def overlay_swatch(number: int | None) -> str:
+    """A line over a map in small, by its number; None for the line of the level."""
+    color, dash = ("#111111", "solid") if number is None else OVERLAYS[number % len(OVERLAYS)]
+    return _small(
+        f'<path d="M1 5h20" stroke="{color}" stroke-width="2" stroke-dasharray="{DASHES[dash]}" fill="none"/>'
+    )
+
+
+def mark_swatch(number: int) -> str:
+    """A mark over a map in small, by its number."""
+    shape = MARK_PATHS[MARK_SYMBOLS[number % len(MARK_SYMBOLS)]]
+    return _small(f'<path d="{shape}" fill="#ffffff" stroke="#111111"/>')
+
+
+def patch(color: str) -> str:
+    """A class's color in small."""
+    return (
+        '<svg class="swatch" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
+        f'<rect width="14" height="14" rx="2" fill="{color}"/></svg>'
+    )
+
+
+def _small(drawn: str) -> str:
+    # On a light ground as on the map, also where the page is dark.
+    ground = '<rect width="22" height="10" rx="2" fill="#dfe5ea"/>'
+    return f'<svg class="swatch" viewBox="0 0 22 10" width="22" height="10" aria-hidden="true">{ground}{drawn}</svg>'

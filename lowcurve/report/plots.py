@@ -80,7 +80,7 @@ def _plot(
     return (
         f'<ul class="names" aria-label="{members}, shown or hidden">{entries}</ul>'
         f'<p class="label">{escape(plot.y_label)}</p><div class="drawing" role="group" aria-label="{label}"></div>'
-        f'<script type="application/json">{_json(figure)}</script>'
+        f'<script type="application/json">{as_json(figure)}</script>'
         f'<p class="label under">{escape(plot.x_label)}</p>'
         + "".join(f'<p class="note">{note}</p>' for note in notes if note)
     )
@@ -116,7 +116,7 @@ def _point(line: Line, i: int) -> Cell:
     return y if low is None or high is None else (y, low, high)
 
 
-def _plotted(text: str) -> str:
+def plotted(text: str) -> str:
     """Plotly reads a little HTML in names and titles; escaped, they are shown as they are written."""
     return escape(text, quote=False)
 
@@ -192,7 +192,7 @@ def _outline(
 
 def _trace(number: int, name: str) -> dict[str, Any]:
     """What every trace of a name has; the legend finds it by its number."""
-    return {"type": "scatter", "name": _plotted(name), "legendgroup": str(number)}
+    return {"type": "scatter", "name": plotted(name), "legendgroup": str(number)}
 
 
 def _cloud(scatter: Scatter, number: int, name: str, points: Points, style: Style) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _undrawn(plot: Plot, pairs: Iterable[tuple[float | None, float | None]]) -> 
     return f"{_counted(lost)} at or below zero cannot stand on a logarithmic axis; see the numbers." if lost else ""
 
 
-def _json(content: Any) -> str:
+def as_json(content: Any) -> str:
     """JSON in which no text can end the script that holds it."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -15,17 +15,20 @@ from lowcurve.results.kinds import (
     Curves,
     Gallery,
     Line,
+    Panel,
     Plot,
     Points,
     Result,
     Scatter,
+    Surface,
     Table,
 )
 from lowcurve.results.naming import describe
 from lowcurve.results.statistics import Proportion, Summary, proportion, summarize
 
 __all__ = [
-    "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Plot", "Points", "Result", "Scatter", "Table",
+    "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Panel", "Plot", "Points",
+    "Result", "Scatter", "Surface", "Table",
     "Claim", "beside", "holds",
     "Proportion", "Summary", "proportion", "summarize",
     "describe", "dump", "load", "join", "merge",

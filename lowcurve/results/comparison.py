@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from lowcurve.errors import InputError
-from lowcurve.results.kinds import Cell, Column, Curves, Gallery, Result, Scatter, Table
+from lowcurve.results.kinds import Cell, Column, Curves, Gallery, Result, Scatter, Surface, Table
 
 
 def merge(parts: Sequence[Result]) -> Result:
-    """One result from those of several networks: rows below one another, lines and points into one figure.
+    """One result from those of several networks: rows below one another, lines, points and panels into one figure.
 
     Title, caption, columns and axes must be the same; conditions that all share are kept.
 
@@ -25,6 +25,7 @@ def merge(parts: Sequence[Result]) -> Result:
     curves = [p for p in parts if isinstance(p, Curves)]
     scatters = [p for p in parts if isinstance(p, Scatter)]
     galleries = [p for p in parts if isinstance(p, Gallery)]
+    surfaces = [p for p in parts if isinstance(p, Surface)]
     if isinstance(first, Table) and len(tables) == len(parts) and len({t.columns for t in tables}) == 1:
         return dataclasses.replace(first, rows=tuple(row for t in tables for row in t.rows), conditions=shared)
     if isinstance(first, Curves) and len(curves) == len(parts) and len({c.x for c in curves}) == 1:
@@ -41,12 +42,20 @@ def merge(parts: Sequence[Result]) -> Result:
             notes=tuple(row for g in galleries for row in g.notes),
             conditions=shared,
         )
+    if isinstance(first, Surface) and len(surfaces) == len(parts) and len(set(map(_grid, surfaces))) == 1:
+        panels = {name: panel for s in surfaces for name, panel in s.panels.items()}
+        return dataclasses.replace(first, panels=panels, conditions=shared)
     kinds = ", ".join(sorted({type(p).__name__ for p in parts}))
     raise InputError("results of one kind with the same columns or axis", kinds, "run the step again for all networks")
 
 
 def _axes(scatter: Scatter) -> tuple[str | bool, ...]:
     return scatter.x_label, scatter.y_label, scatter.x_logarithmic, scatter.y_logarithmic, scatter.diagonal
+
+
+def _grid(surface: Surface) -> tuple[object, ...]:
+    labels = surface.x_label, surface.y_label, surface.value_label
+    return *labels, surface.x, surface.y, surface.classes, surface.level
 
 
 def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: str = "") -> Table:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from lowcurve.errors import InputError
-from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Points, Result, Scatter, Table
+from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Panel, Points, Result, Scatter, Surface, Table
 
 
 def dump(result: Result) -> dict[str, Any]:
-    """The result as plain JSON values; arrays as nested lists of four decimals, numbers that are not finite as null."""
+    """The result as plain JSON values; arrays as nested lists of four decimals, numbers that are not finite as null.
+
+    The values of a surface keep five digits, however small they are.
+    """
     kind = next(name for name, cls in KINDS.items() if isinstance(result, cls))
     content = {f.name: _plain(getattr(result, f.name)) for f in dataclasses.fields(result)}
     return {"kind": kind, **content}
@@ -36,10 +39,26 @@ def load(content: Mapping[str, Any]) -> Result:
         return Scatter(**{**fields, "points": {name: Points(**points) for name, points in fields["points"].items()}})
     if kind == "gallery":
         return Gallery(**{**fields, "pixels": np.asarray(fields["pixels"], dtype=np.float64)})
+    if kind == "surface":
+        return Surface(**{**fields, "panels": {name: _panel(panel) for name, panel in fields["panels"].items()}})
     raise InputError(f"a result of kind {', '.join(KINDS)}", repr(kind), "write it with lowcurve.results.dump")
 
 
+def _panel(content: Mapping[str, Any]) -> Panel:
+    values = np.asarray(content["values"], dtype=np.float64)  # null becomes NaN
+    return Panel(
+        values, {name: Points(**line) for name, line in content["lines"].items()}, content["marks"], content["note"]
+    )
+
+
+def _digits(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, Panel):
+        values = [[_digits(v) for v in row] for row in value.values.tolist()]
+        return {"values": values, "lines": _plain(value.lines), "marks": _plain(value.marks), "note": value.note}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -1,5 +1,6 @@
 """The kinds of result: numbers, and the conditions under which they hold."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Points:
-    """One network's points, one an example: what was found for example i is (x[i], y[i])."""
+    """One network's points, one an example: what was found for example i is (x[i], y[i]); or the corners of a line."""
 
     x: tuple[float | None, ...]
     y: tuple[float | None, ...]
@@ -160,7 +161,88 @@ class Gallery:
     __hash__ = None  # type: ignore[assignment]  # an array has no hash
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One network's values on the grid of its `Surface`: values[i, j] at (x[j], y[i]), not a number where there is none.
+
+    lines: drawn over them, by name, such as an attack's steps. marks: points (x, y), by name. note: what is said below.
+    """
+
+    values: np.ndarray
+    lines: Mapping[str, Points] = field(default_factory=dict)
+    marks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        """The same but for the digits that `dump` leaves out."""
+        if not isinstance(other, Panel) or self.values.shape != other.values.shape:
+            return False
+        alike = (self.lines, self.marks, self.note) == (other.lines, other.marks, other.note)
+        return alike and np.allclose(self.values, other.values, rtol=1e-4, atol=0, equal_nan=True)
+
+    __hash__ = None  # type: ignore[assignment]  # an array has no hash
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Values on a grid over two axes, a panel a network, with one scale for all panels.
+
+    Either a number with its `value_label`, or with `classes` the place k of the class in them. level: of numbers, is drawn as a
+    line, and colors part there. `dump` keeps five digits of a value.
+
+    Example:
+        >>> panel = Panel(np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 2.0]]), marks={"image": (0.5, 0.0)})
+        >>> Surface("Margin", "v (l_2)", "r (l_2)", (0.0, 0.5, 1.0), (0.0, 1.0), {"CURE": panel}, "margin", level=0.0).level
+        0.0
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    panels: Mapping[str, Panel]
+    value_label: str = ""
+    classes: tuple[str, ...] = ()
+    level: float | None = None
+    caption: str = ""
+    conditions: Conditions = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for axis in (self.x, self.y):
+            if len(axis) < 2 or not all(a < b for a, b in itertools.pairwise(axis)):
+                raise InputError("rising numbers along both axes, two at least", "others", "write (0.0, 0.5, 1.0)")
+        if bool(self.value_label) == bool(self.classes):
+            found = "both" if self.classes else "neither"
+            raise InputError("a label of the values, or the names of classes", found, "give value_label or classes")
+        if self.classes and self.level is not None:
+            raise InputError("no level of classes", self.level, "leave it out: every class has its own color")
+        for name, panel in self.panels.items():
+            self._check(name, panel)
+
+    def _check(self, name: str, panel: Panel) -> None:
+        expected = (len(self.y), len(self.x))
+        if panel.values.shape != expected:
+            shape = panel.values.shape
+            raise InputError(
+                f"values of shape {expected} in panel {name!r}", shape, "a row for each y, a column for each x"
+            )
+        for heading, line in panel.lines.items():
+            if len(line.x) != len(line.y):
+                raise InputError(f"{len(line.x)} numbers y of line {heading!r}", len(line.y), "one for each x")
+        numbers = set(np.unique(panel.values).tolist()) if self.classes else set()
+        if strange := numbers - set(range(len(self.classes))):
+            wrong = next(iter(strange))
+            raise InputError(f"places of classes, 0 to {len(self.classes) - 1}", wrong, "name every class in classes")
+
+
 Plot = Curves | Scatter
 """What is drawn over two axes and has its numbers as a table below."""
-Result = Table | Plot | Gallery
-KINDS: dict[str, type[Result]] = {"table": Table, "curves": Curves, "scatter": Scatter, "gallery": Gallery}
+Result = Table | Plot | Gallery | Surface
+KINDS: dict[str, type[Result]] = {
+    "table": Table,
+    "curves": Curves,
+    "scatter": Scatter,
+    "gallery": Gallery,
+    "surface": Surface,
+}

@@ -1,0 +1,178 @@
+"""The command `lowcurve draw`: pictures of a run's networks, side by side at the same images."""
+
+import argparse
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from lowcurve.cli.terminal import progress_bars
+from lowcurve.cli.words import parse
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from lowcurve.experiments.slices import Sitting
+    from lowcurve.results import Result
+    from lowcurve.store import Run
+    from lowcurve.types import Progress
+
+log = logging.getLogger("lowcurve")
+KINDS = {
+    "cross-section": "the decision boundary in the plane of DeepFool's way and a random direction, with its curvature",
+    "surface": "margin and loss around an image, along attacks' directions, and the classes far around it",
+    "jacobian": "input gradients of margin and loss, adversarial images and what was added",
+}
+TITLES = {
+    "cross-section": "Cross-sections of the decision boundary",
+    "surface": "Decision and loss surfaces",
+    "jacobian": "Input gradients",
+}
+FORMS = ("pdf", "png", "svg")
+EXAMPLES = {"cross-section": 3, "surface": 1, "jacobian": 5}
+"""How many images a kind draws where nothing else is said."""
+DESCRIPTION = """Draws the networks of a run side by side, at the first test images that all of them classify rightly.
+
+kinds:
+{kinds}
+
+Writes KIND.json and KIND.html (a page that opens offline) into RUN/drawn or --out, and with --static a file for each figure."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError("options of lowcurve draw", message, "write lowcurve draw --help")
+
+
+def drawn(words: list[str]) -> int:
+    """The command."""
+    found = _parser().parse_args([word.replace("data_dir", "data-dir") for word in words])
+    if found.kind not in KINDS:
+        raise InputError(f"a kind among {', '.join(KINDS)}", repr(found.kind), "write lowcurve draw surface RUN")
+    if found.static is not None and found.static not in FORMS:
+        raise InputError(f"a form among {', '.join(FORMS)}", repr(found.static), "write --static pdf")
+    if found.run is None:
+        raise InputError("the run to draw", "none", f"write lowcurve draw {found.kind} RUN")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    from lowcurve.store import Run, write_bytes
+
+    with progress_bars() as progress:
+        sitting = _sitting(found, progress)
+        results = _kinds()[found.kind](sitting)
+    place = Run(Path(found.out) if found.out else Path(found.run) / "drawn")
+    _write(found.kind, results, sitting, place, found.static, write_bytes)
+    return 0
+
+
+def _parser() -> Parser:
+    kinds = "\n".join(f"  {name:<15}{line}" for name, line in KINDS.items())
+    parser = Parser(
+        prog="lowcurve draw",
+        description=DESCRIPTION.format(kinds=kinds),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("kind", help="what to draw")
+    parser.add_argument("run", nargs="?", help="the directory of a run with trained networks")
+    parser.add_argument("--networks", default="", help='some of its networks, in this order: "standard,CURE"')
+    parser.add_argument(
+        "--examples",
+        type=int,
+        help=f"how many images (default: {', '.join(f'{n} for {k}' for k, n in EXAMPLES.items())})",
+    )
+    parser.add_argument("--points", type=int, default=101, help="along a side of a plane (default: 101)")
+    parser.add_argument("--seed", type=int, help="of the random directions (default: the run's)")
+    parser.add_argument("--out", help="where it is written (default: RUN/drawn)")
+    parser.add_argument("--static", help=f"also a file for each figure: {', '.join(FORMS)}")
+    parser.add_argument("--data-dir", help="a folder of parquet files")
+    return parser
+
+
+def _kinds() -> "Mapping[str, Callable[[Sitting], Mapping[str, Result]]]":
+    from lowcurve.experiments.jacobians import jacobians
+    from lowcurve.experiments.landscapes import surfaces
+    from lowcurve.experiments.slices import cross_sections
+
+    return {"cross-section": cross_sections, "surface": surfaces, "jacobian": jacobians}
+
+
+def _sitting(found: argparse.Namespace, progress: "Progress[int]") -> "Sitting":
+    """The run's networks that are asked for, at the images they are drawn at."""
+    from dataclasses import replace
+
+    from lowcurve.experiments.slices import sit
+    from lowcurve.experiments.study import read
+    from lowcurve.experiments.subject import processes
+
+    request = parse("draw", KINDS[found.kind], [found.run])
+    run, study = request.run, request.study
+    assert run is not None
+    names = _chosen(run, found.networks)
+    study = replace(study, seed=study.seed if found.seed is None else found.seed)
+    data = read(replace(request.study, data_dir=found.data_dir or study.data_dir))
+    device = processes(study.hardware).device
+    models = {name: run.load_network(name).to(device) for name in names}
+    count = EXAMPLES[found.kind] if found.examples is None else found.examples
+    return sit(study, data, models, count, found.points, progress)
+
+
+def _chosen(run: "Run", words: str) -> list[str]:
+    from lowcurve.experiments.pictures import in_reading_order
+
+    kept = in_reading_order(run.networks())
+    if not kept:
+        raise InputError("a run with at least one network", f"none in {run.folder}", "run lowcurve train first")
+    names = [word.strip() for word in words.split(",") if word.strip()] or kept
+    if strangers := [name for name in names if name not in kept]:
+        raise InputError(f"networks among {', '.join(kept)}", repr(strangers[0]), "leave out --networks for all")
+    return list(dict.fromkeys(names))
+
+
+def _write(
+    kind: str,
+    results: "Mapping[str, Result]",
+    sitting: "Sitting",
+    place: "Run",
+    form: str | None,
+    keep: Callable[[Path, bytes], Path],
+) -> None:
+    from rich.console import Console
+
+    from lowcurve.report import page, static_figure, styles
+    from lowcurve.results import Table, dump
+
+    facts = _facts(sitting)
+    place.write_json(f"{kind}.json", {"facts": facts, "results": {key: dump(value) for key, value in results.items()}})
+    title = f"{TITLES[kind]} on {Path(sitting.study.data).name}"
+    count = len(sitting.models)
+    lead = f"{count} network{'' if count == 1 else 's'}: {KINDS[kind]}."
+    ordered = list(results.values())
+    written = [place.write(f"{kind}.html", page(title, lead, ordered, facts))]
+    if form is not None:
+        look = styles(ordered)
+        for key, result in results.items():
+            if not isinstance(result, Table):
+                name = f"{kind}-{re.sub('[^a-z0-9]+', '-', key.lower())}.{form}"
+                written.append(keep(place.folder / name, static_figure(result, form, look)))
+    for path in written:
+        Console().print(f"written: {path}", soft_wrap=True, highlight=False)
+
+
+def _facts(sitting: "Sitting") -> dict[str, str]:
+    from importlib.metadata import version
+
+    import torch
+
+    return {
+        "data": sitting.study.data,
+        "networks": ", ".join(sitting.models),
+        "images": ", ".join(sitting.image(i) for i in range(len(sitting.numbers))),
+        "which": "the first test images that all of these networks classify rightly",
+        "lowcurve": version("lowcurve"),
+        "torch": torch.__version__,
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+    }
