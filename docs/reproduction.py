@@ -16,9 +16,10 @@ from lowcurve.results import Table, load
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
 
-Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, which `lowcurve reproduce` wrote; nothing is typed
-by hand. A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are named:
-smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of other data.
+Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, which `lowcurve reproduce` wrote; nothing is
+typed by hand. A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are
+named: smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of
+other data.
 """
 SHOWN = ("numbers", "discrepancy", "boundary", "paths", "families")
 
