@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from closed_surfaces import RADIUS, SIZE, cylinder, hyperplane, quartic, sphere
 from torch import nn
 from torch.testing import assert_close
 
@@ -29,32 +30,12 @@ from lowcurve.models import Network
 from lowcurve.randomness import stream
 from lowcurve.results import describe
 
-SIZE, RADIUS = 6, 2.0
 ENDS = NormalCurvatures(steps=SIZE, tolerance=1e-12)
 LARGEST, SMALLEST, MEAN = "largest principal curvature", "smallest principal curvature", "mean curvature"
 
 
 def normal(*shape: int, name: str) -> torch.Tensor:
     return randomness.normal(torch.zeros(shape, dtype=torch.float64), generator=stream(0, "boundary", name))
-
-
-def sphere(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1).square().sum(1) - RADIUS**2
-
-
-def cylinder(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1)[:, :2].square().sum(1) - RADIUS**2
-
-
-def plane(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1) @ torch.arange(1.0, SIZE + 1, dtype=x.dtype) - 3
-
-
-def quartic(x: torch.Tensor) -> torch.Tensor:
-    """A surface without symmetry."""
-    flat = x.flatten(1)
-    weights = torch.arange(1.0, SIZE + 1, dtype=x.dtype)
-    return flat.pow(4) @ weights + flat @ weights.flip(0).cos() + flat[:, 0] * flat[:, 1] - 1
 
 
 X = normal(4, SIZE, name="x")
@@ -79,7 +60,11 @@ def test_the_cylinder_bends_one_way_and_the_plane_none():
     columns = ENDS(cylinder, x)
     assert_close(columns[LARGEST], expected[-1].expand(4))
     assert_close(columns[SMALLEST], torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-12)
-    for column in [PrincipalCurvatures()(plane, X), *ENDS(plane, X).values(), normal_curvature(plane, X, X)]:
+    for column in [
+        PrincipalCurvatures()(hyperplane, X),
+        *ENDS(hyperplane, X).values(),
+        normal_curvature(hyperplane, X, X),
+    ]:
         assert_close(column, torch.zeros_like(column))
 
 
@@ -208,9 +193,9 @@ def test_the_osculating_circle_gives_the_distance_to_spheres_and_planes_wherever
         assert bool((columns["distance along the way"] > columns["distance to the osculating circle"] + 1e-3).all())
     weights = torch.arange(1.0, SIZE + 1, dtype=torch.float64)
     far = X + weights
-    columns = boundary_distances(plane, X - weights, boundary_between(plane, X - weights, far))
+    columns = boundary_distances(hyperplane, X - weights, boundary_between(hyperplane, X - weights, far))
     for name in ("distance to the tangent plane", "distance to the osculating circle"):
-        assert_close(columns[name], plane(X - weights).abs() / weights.norm())
+        assert_close(columns[name], hyperplane(X - weights).abs() / weights.norm())
 
 
 def test_along_the_normal_the_three_lengths_agree():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from closed_surfaces import RADIUS, SIZE, cylinder, hyperplane, quartic, sphere
 from scipy import ndimage
 from torch import nn
 from torch.testing import assert_close
@@ -33,30 +34,9 @@ from lowcurve.geometry import (
 from lowcurve.losses import cross_entropy, least_likely, log_odds, loss_field, margin, margin_loss
 from lowcurve.randomness import stream
 
-SIZE, RADIUS = 6, 2.0
-
 
 def normal(*shape: int, name: str) -> torch.Tensor:
     return randomness.normal(torch.zeros(shape, dtype=torch.float64), generator=stream(0, "slices", name))
-
-
-def sphere(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1).square().sum(1) - RADIUS**2
-
-
-def cylinder(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1)[:, :2].square().sum(1) - RADIUS**2
-
-
-def hyperplane(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1) @ torch.arange(1.0, SIZE + 1, dtype=x.dtype) - 3
-
-
-def quartic(x: torch.Tensor) -> torch.Tensor:
-    """A surface without symmetry."""
-    flat = x.flatten(1)
-    weights = torch.arange(1.0, SIZE + 1, dtype=x.dtype)
-    return flat.pow(4) @ weights + flat @ weights.flip(0).cos() + flat[:, 0] * flat[:, 1] - 1
 
 
 X = normal(4, SIZE, name="x")
