@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from peaks import raised_by  # noqa: E402
+from rows import Row, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from examples.public_networks import resnet20, soft_resnet20  # noqa: E402
@@ -44,7 +45,6 @@ from lowcurve.randomness import normal, stream  # noqa: E402
 from lowcurve.store import load_weights  # noqa: E402
 
 Ways = dict[str, Callable[[], Any]]
-Row = dict[str, object]
 
 
 def network(args: argparse.Namespace, *, soft: bool = True) -> nn.Module:
@@ -243,18 +243,6 @@ def peak(args: argparse.Namespace) -> None:
         lambda: hessian(loss_field(model, y), x)(v),
     ):
         print(raised_by(run))
-
-
-def show(title: str, rows: list[Row]) -> None:
-    """A table as lines of text."""
-    print(f"\n{title}")
-    for row in rows:
-        facts = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in row.items()
-            if name != "what" and value is not None
-        )
-        print(f"  {row['what']:<50} {facts}", flush=True)
 
 
 def main() -> None:

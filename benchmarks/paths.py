@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from rows import Row, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from examples.public_networks import lenet5  # noqa: E402
@@ -51,7 +52,6 @@ PROJECTIONS = {
     "as published": IntoRegion(DeepFool(bisections=0), beyond=0.0),
     "beyond": IntoRegion(DeepFool(), beyond=1.5),
 }
-Row = dict[str, object]
 
 
 def network(args: argparse.Namespace) -> nn.Module:
@@ -113,18 +113,6 @@ def searched(args: argparse.Namespace, model: nn.Module, ends: Endpoints, projec
     }  # fmt: skip
 
 
-def show(title: str, rows: list[Row]) -> None:
-    """A table as lines of text."""
-    print(f"\n{title}")
-    for row in rows:
-        facts = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in row.items()
-            if name != "what" and value is not None
-        )
-        print(f"  {row['what']:<14} {facts}", flush=True)
-
-
 def main() -> None:
     """Measure, print, and write the numbers."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,7 +137,7 @@ def main() -> None:
     model = network(args)
     for name, ends in families(args, model).items():
         content[name] = rows = [searched(args, model, ends, projection) for projection in PROJECTIONS]
-        show(name, rows)
+        show(name, rows, width=14)
     if args.json:
         args.json.write_text(json.dumps(content, indent=1) + "\n")
 
