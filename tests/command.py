@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,12 @@ def process(*words: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "lowcurve", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+
+    def heard() -> None:
+        """Ctrl-C reaches it, also where the tests were begun in the background of a shell, which makes it unheard."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heard, **options)
 
 
 def results(folder: Path) -> dict:
