@@ -45,11 +45,13 @@ def refused(capsys, *words: object) -> str:
 def process(*words: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "lowcurve", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
+    pipe, first = subprocess.PIPE, options.pop("preexec_fn", None)
 
     def heard() -> None:
         """Ctrl-C reaches it, also where the tests were begun in the background of a shell, which makes it unheard."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if first is not None:
+            first()
 
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heard, **options)
 
