@@ -49,11 +49,15 @@ class Workshop:
     def networks(self, name: str, study: Study, seed: int = 0) -> tuple[Study, DataSet, dict[str, nn.Module]]:
         """The networks of a study by their methods, trained now or before, with the study as it was made, and its data."""
         made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolved()
-        keeper = self.room.within(f"{name}-{seed}", made)
+        keeper = self.keeper(name, made)
         data = _data(made.data, made.data_dir, made.limits, made.seed)
         steps.train(made, data, keeper, self.progress)
         # Where the data lie is no setting of what is made of them.
         return replace(made, data_dir=None), data, {method: keeper.load_network(method) for method in made.methods}
+
+    def keeper(self, name: str, made: Study) -> Keeper:
+        """Where the networks of a study are kept."""
+        return self.room.within(f"{name}-{made.seed}", replace(made, data_dir=self.data_dir))
 
     def part(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
         """The results of a step, made now or before; what: everything that decides them."""

@@ -1,8 +1,10 @@
 """Several networks' rows over several seeds: geometry and robustness in numbers, for every paper that compares models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -18,40 +20,71 @@ from lowcurve.experiments.robustness import suite_of
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.subject import Subject, counted
 from lowcurve.geometry import Curvature, PowerIteration
-from lowcurve.results import Cell, Claim, Column, Conditions, Result, Table, holds, merge
-from lowcurve.types import Measure
+from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
+from lowcurve.types import Measure, Progress
 
 POWER_STEPS = 10
 
 
-def numbers(workshop: Workshop, wanted: Mapping[str, Study], radii: Sequence[float]) -> Table:
-    """Each model's numbers: means over the seeds, between one standard deviation less and more."""
+@dataclass(frozen=True)
+class Trained:
+    """A row's network with the study that it was made by and its data."""
+
+    study: Study
+    data: DataSet
+    row: str
+    model: nn.Module
+    progress: Progress[int]
+
+
+def trained(workshop: Workshop, row: str, study: Study, seed: int = 0) -> Trained:
+    """The network of a row whose study has one method."""
+    made, data, models = workshop.networks(file_of(row), study, seed)
+    (name,) = study.methods
+    return Trained(made, data, row, models[name], workshop.progress)
+
+
+def over_seeds(
+    workshop: Workshop,
+    wanted: Mapping[str, Study],
+    kind: str,
+    what: Callable[[Study], Any],
+    make: Callable[[Trained], Table],
+) -> Table:
+    """Each model's numbers: means over the seeds, between one standard deviation less and more.
+
+    kind: how the parts are called; what: what decides them beside the study, of which it is made; make: a network's table of
+    one row, of its name and then numbers alone.
+    """
     lines: list[tuple[Cell, ...]] = []
-    columns: tuple[Column, ...] = ()
-    conditions: Conditions = {}
+    shown = Table("", (), ())
     for row, study in workshop.asked(wanted).items():
         found = []
         for seed in range(workshop.seeds):
-            made, data, models = workshop.networks(file_of(row), study, seed)
-            (model,) = models.values()
-            make = partial(_numbers, made, data, row, model, radii, workshop)
-            table = workshop.part(f"numbers-{file_of(row)}-{seed}", ("numbers", made, tuple(radii)), make)["numbers"]
+            one = trained(workshop, row, study, seed)
+            key = (kind, one.study, what(one.study))
+            table = workshop.part(f"{kind}-{file_of(row)}-{seed}", key, lambda one=one: {kind: make(one)})[kind]  # type: ignore[misc]
             assert isinstance(table, Table)
-            columns, conditions = table.columns, {**table.conditions, "seeds": str(workshop.seeds)}
+            shown = table
             found.append([value_of(cell) for cell in table.rows[0][1:]])
         lines.append((row, *_spreads(np.array(found))))
-    return Table("Geometry and robustness", columns, tuple(lines), "In brackets one standard deviation.", conditions)
+    conditions = {**shown.conditions, "seeds": str(workshop.seeds)}
+    return replace(shown, rows=tuple(lines), caption="In brackets one standard deviation.", conditions=conditions)
+
+
+def numbers(workshop: Workshop, wanted: Mapping[str, Study], radii: Sequence[float]) -> Table:
+    """Geometry and robustness in l_2, over the seeds."""
+    return over_seeds(workshop, wanted, "numbers", lambda _: tuple(radii), partial(_numbers, radii=radii))
 
 
 def extras(workshop: Workshop, wanted: Mapping[str, Study], kinds: Sequence[str]) -> dict[str, Result]:
     """Results of other kinds (stability, discrepancy, boundary, certified), of the first seed's networks."""
     found: dict[str, list[Result]] = {}
     for row, study in workshop.asked(wanted).items():
-        made, data, models = workshop.networks(file_of(row), study)
-        (model,) = models.values()
+        one = trained(workshop, row, study)
         for kind in kinds:
-            make = partial(_extra, kind, made, data, row, model, workshop)
-            for name, result in workshop.part(f"{kind}-{file_of(row)}", (kind, made), make).items():
+            make = partial(_extra, kind, one)
+            for name, result in workshop.part(f"{kind}-{file_of(row)}", (kind, one.study), make).items():
                 found.setdefault(name, []).append(result)
     return {name: merge(results) for name, results in found.items()}
 
@@ -107,13 +140,11 @@ def rising(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[
     return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + near)
 
 
-def _numbers(
-    study: Study, data: DataSet, row: str, model: nn.Module, radii: Sequence[float], workshop: Workshop
-) -> dict[str, Result]:
-    settings = study.evaluation
+def _numbers(one: Trained, radii: Sequence[float]) -> Table:
+    study, data, model, settings = one.study, one.data, one.model, one.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     attacked = data.test.take(slice(settings.examples))
-    subject = Subject(study, row, model, few, workshop.progress, {})
+    subject = Subject(study, one.row, model, few, one.progress, {})
     measures: dict[str, Measure] = {"all": Curvature(settings.lanczos_steps), "power": PowerIteration(POWER_STEPS)}
     columns = subject.columns(measures)
     cells: list[tuple[Column, float]] = [
@@ -125,44 +156,53 @@ def _numbers(
         (Column("clean", "", ".1%"), float(evaluation.correct(model, data.test).mean())),
     ]
     for radius in radii:
-        ball = Ball(L2, radius)
         left = evaluation.attack(
-            model,
-            attacked,
-            PGD(ball, steps=20),
-            L2,
-            seed=study.seed,
-            progress=workshop.progress,
-            heading=f"PGD on {row}",
-        )
+            model, attacked, PGD(Ball(L2, radius), steps=20), L2, seed=study.seed, progress=one.progress,
+            heading=f"PGD on {one.row}",
+        )  # fmt: skip
         cells.append((Column(f"PGD at {radius:g}", "20 steps in l_2, true label.", ".1%"), float(left.standing.mean())))
-    suite, ball = suite_of(study), study.ball()
-    heading = f"strong on {row}"
-    left = evaluation.attack(model, attacked, suite, L2, seed=study.seed, progress=workshop.progress, heading=heading)
-    cells.append((Column(f"strong at {ball.radius:g}", "The suite strong.", ".1%"), float(left.standing.mean())))
+    heading = f"strong on {one.row}"
+    left = evaluation.attack(
+        model, attacked, suite_of(study), L2, seed=study.seed, progress=one.progress, heading=heading
+    )
+    strongest = Column(f"strong at {study.ball().radius:g}", "The suite strong.", ".1%")
+    cells.append((strongest, float(left.standing.mean())))
     conditions = {
         "curvature": f"{len(few)} of the test set",
         "attacks": f"{len(attacked)} of the test set, l_2 in pixel units",
-        "clean": f"{len(data.test)} of the test set",
-        "BatchNorm": "eval mode",
-        "network": f"{study.network}, width {study.width}, {study.training.epochs} epochs on {len(data.train)} images",
+        **trained_as(one),
     }
+    return table_of("Geometry and robustness", one, cells, conditions)
+
+
+def trained_as(one: Trained) -> dict[str, str]:
+    """What holds for each table of rows: the test set, the mode, and how the network was made."""
+    study = one.study
+    return {
+        "clean": f"{len(one.data.test)} of the test set",
+        "BatchNorm": "eval mode",
+        "network": f"{study.network}, width {study.width}, {study.training.epochs} epochs on {len(one.data.train)} images",
+    }
+
+
+def table_of(title: str, one: Trained, cells: Sequence[tuple[Column, float]], conditions: Mapping[str, str]) -> Table:
+    """A network's numbers under their headings."""
     headings = (Column("network"), *(column for column, _ in cells))
-    row_of_cells: tuple[Cell, ...] = (row, *(value for _, value in cells))
-    return {"numbers": Table("numbers", headings, (row_of_cells,), conditions=conditions)}
+    return Table(title, headings, ((one.row, *(value for _, value in cells)),), conditions=dict(conditions))
 
 
-def _extra(kind: str, study: Study, data: DataSet, row: str, model: nn.Module, workshop: Workshop) -> dict[str, Result]:
-    settings = study.evaluation
+def _extra(kind: str, one: Trained) -> dict[str, Result]:
+    study, data, settings = one.study, one.data, one.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
-    subject = Subject(study, row, model, few, workshop.progress, {"BatchNorm": "eval mode", **counted(few, "test")})
+    conditions = {"BatchNorm": "eval mode", **counted(few, "test")}
+    subject = Subject(study, one.row, one.model, few, one.progress, conditions)
     if kind == "stability":
         return {kind: stability(subject)}
     if kind == "discrepancy":
         columns = subject.columns({"all": Curvature(settings.lanczos_steps)})
         return {kind: train_against_test(subject, columns, data.train.take(slice(len(few))))}
     few = data.test.take(slice(settings.boundary_examples))
-    found = boundary_results(study, row, model, few, workshop.progress)
+    found = boundary_results(study, one.row, one.model, few, one.progress)
     return {name: result for name, result in found.items() if name == kind}
 
 
