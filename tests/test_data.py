@@ -1,5 +1,6 @@
 """Toys and sources: real slices of MNIST, CIFAR-10 and Tiny ImageNet where they are at hand, small files elsewhere."""
 
+import colorsys
 import io
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lowcurve.data import Limits, digits, load, two_moons
+from lowcurve.data import Limits, colored_digits, digits, load, two_moons
 from lowcurve.errors import InputError
 
 REAL = Path(os.environ.get("LOWCURVE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -92,6 +93,18 @@ def test_digits_are_real_stratified_and_the_same_for_every_seed():
     assert data.train.x.max() == 1
 
 
+def test_colored_digits_have_the_hue_of_their_class():
+    data, plain = colored_digits(), digits()
+    torch.testing.assert_close(data.test.x.amax(1, keepdim=True), plain.test.x)
+    bright = data.train.x.flatten(2).amax(2)  # a color an image
+    torch.testing.assert_close(bright.amin(1), 0.2 * bright.amax(1))  # the saturation
+    hues = torch.tensor([colorsys.rgb_to_hsv(*color)[0] * 360 for color in bright.tolist()])
+    away = (hues - 36 * data.train.y + 180) % 360 - 180
+    assert away.abs().max() <= 12.01
+    assert away.abs().max() > 11
+    assert not torch.equal(data.train.x, load("colored-digits", seed=1).train.x)
+
+
 def test_two_moons_differ_by_seed_and_fill_the_square():
     data, again, other = two_moons(0), load("two-moons"), load("two-moons", seed=1)
     assert (len(data.train), len(data.validation), len(data.test)) == (1300, 200, 500)
@@ -105,6 +118,7 @@ def test_two_moons_differ_by_seed_and_fill_the_square():
 def test_toys_leave_the_global_random_state_of_numpy_alone():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     digits()
+    colored_digits()
     two_moons()
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
@@ -276,7 +290,9 @@ def test_one_channel_only_if_every_image_is_grey(tmp_path, modes, channels):
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(InputError, match=r"one of digits, two-moons, mnist.*received 'cifar-10'; write 'cifar10'"):
+    with pytest.raises(
+        InputError, match=r"one of digits, colored-digits, two-moons, mnist.*received 'cifar-10'; write 'cifar10'"
+    ):
         load("cifar-10")
     with pytest.raises(InputError, match="received '/no/such/folder'; check the spelling of the name or path"):
         load("/no/such/folder")

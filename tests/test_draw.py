@@ -13,8 +13,10 @@ from torch.testing import assert_close
 
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
+from lowcurve.experiments.colors import colors
 from lowcurve.experiments.jacobians import jacobians
 from lowcurve.experiments.landscapes import surfaces
+from lowcurve.experiments.path_pictures import path_pictures
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.slices import Sitting, cross_sections, sit
 from lowcurve.losses import cross_entropy
@@ -163,12 +165,14 @@ def test_gradients_are_drawn_around_gray_at_their_own_scale():
         ("cross-section", {"cross-sections": "table", "section 1": "surface", "heights 1": "curves"}),
         ("surface", {"distances": "table", "margin 1": "surface", "loss 1": "surface", "classes 1": "surface"}),
         ("jacobian", {"margin": "gallery", "loss": "gallery", "adversarial": "gallery"}),
+        ("path", {"paths": "table", "components": "curves", "images": "gallery"}),
     ],
 )
 def test_a_run_is_drawn(kind, held, smoke, tmp_path):
     pytest.importorskip("matplotlib")
     before = files(smoke)
-    words = ("--networks", "CURE,standard", "--examples", 1, "--points", 9, "--out", tmp_path, "--static", "svg")
+    count = 20 if kind == "path" else 1
+    words = ("--networks", "CURE,standard", "--examples", count, "--points", 9, "--out", tmp_path, "--static", "svg")
     assert done("draw", kind, smoke, *words) == 0
     assert files(smoke) == before
     content = json.loads((tmp_path / f"{kind}.json").read_text())
@@ -188,6 +192,73 @@ def test_pictures_stand_in_the_run_unless_they_are_wanted_elsewhere(smoke, tmp_p
     assert files(run) - files(smoke) == {"drawn/jacobian.html", "drawn/jacobian.json"}
     content = json.loads((run / "drawn" / "jacobian.json").read_text())
     assert content["facts"]["networks"] == "standard, CURE, gradient-norm, PGD"
+
+
+def two_half_spaces() -> Sitting:
+    """Gray of 0.3 to 0.7, a cat where the sum is above 0.5: regions are convex and every path is straight."""
+    x = torch.linspace(0.2, 0.8, 12).view(12, 1, 1, 1).expand(-1, *SHAPE)
+    y = (x.flatten(1).sum(1) <= 3).long()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.ones(6), -torch.ones(6)]))
+        model[1].bias.copy_(torch.tensor([-3.0, 3.0]))
+    sets = Examples(x, y, ("cat", "dog"))
+    return sit(STUDY, DataSet("gray", sets, sets, sets, ""), {"sum": model.eval()}, 12)
+
+
+def test_paths_in_a_half_space_are_straight_and_nothing_bends():
+    results = path_pictures(two_half_spaces())
+    for row in rows(results["paths"]):
+        assert (row["network"], row["found"], row["straight"]) == ("sum", 1.0, 1.0)
+        assert row["anchors"][0] == 2
+    assert not [key for key in results if "component " in key]
+    gallery = results["images"]
+    assert gallery.column_labels[0] == "0% of the way"
+    ends = torch.tensor(gallery.pixels[0])
+    assert_close(ends[2], (ends[0] + ends[4]) / 2, rtol=0, atol=1e-6)
+
+
+def test_no_path_without_two_images_of_a_class():
+    first = sit(STUDY, data(), MODELS, 1)
+    with pytest.raises(InputError, match="two images of one class at least, received 1 images; write --examples 40"):
+        path_pictures(first)
+
+
+def brightest_channel() -> Sitting:
+    """One red image and a network that sees which channel is brightest on the average."""
+    x = torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
+
+    class Means(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.scale * x.mean((2, 3))
+
+    sets = Examples(x, torch.tensor([0]), ("red", "green", "blue"))
+    return sit(STUDY, DataSet("red", sets, sets, sets, ""), {"means": Means().eval()}, 1)
+
+
+def test_colors_of_a_network_that_sees_the_mean_color():
+    """Red turns yellow at 60 degrees and magenta at -60; at its worst it is green or blue and the margin -0.8."""
+    results = colors(brightest_channel())
+    (row,) = rows(results["colors"])
+    assert (row["clean"][0], row["hue"][0], row["pepper test"][0], row["no hue between"][0]) == (1.0, 0.0, 1.0, 0.0)
+    assert row["hue range"][0] == pytest.approx(120, abs=0.2)
+    assert row["|m″| along hue"][0] == 0
+    curves = results["hues 1"]
+    margins = dict(zip(curves.x, curves.lines["means"].y, strict=True))
+    assert margins[0.0] == pytest.approx(0.8)
+    assert margins[60.0] == margins[-60.0] == pytest.approx(0, abs=1e-6)
+    assert margins[120.0] == pytest.approx(-0.8)
+    seen = dict(zip(results["recolored"].row_labels, results["recolored"].notes, strict=True))
+    assert seen["means, hue"][0] in ("seen as green", "seen as blue")
+
+
+def test_gray_images_have_no_color_to_change():
+    with pytest.raises(InputError, match="expected color images of shape .* received .*; attack greyscale images with PGD"):
+        colors(sitting())
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,18 @@ KINDS = {
     "cross-section": "the decision boundary in the plane of DeepFool's way and a random direction, with its curvature",
     "surface": "margin and loss around an image, along attacks' directions, and the classes far around it",
     "jacobian": "input gradients of margin and loss, adversarial images and what was added",
+    "path": "paths within the region of a class between images, natural, adversarial and noise",
+    "color": "the margin around the hue circle, and what the most damaging colors are",
 }
 TITLES = {
     "cross-section": "Cross-sections of the decision boundary",
     "surface": "Decision and loss surfaces",
     "jacobian": "Input gradients",
+    "path": "Paths within regions",
+    "color": "Changes of color",
 }
 FORMS = ("pdf", "png", "svg")
-EXAMPLES = {"cross-section": 3, "surface": 1, "jacobian": 5}
+EXAMPLES = {"cross-section": 3, "surface": 1, "jacobian": 5, "path": 40, "color": 3}
 """How many images a kind draws where nothing else is said."""
 DESCRIPTION = """Draws the networks of a run side by side, at the first test images that all of them classify rightly.
 
@@ -93,11 +97,19 @@ def _parser() -> Parser:
 
 
 def _kinds() -> "Mapping[str, Callable[[Sitting], Mapping[str, Result]]]":
+    from lowcurve.experiments.colors import colors
     from lowcurve.experiments.jacobians import jacobians
     from lowcurve.experiments.landscapes import surfaces
+    from lowcurve.experiments.path_pictures import path_pictures
     from lowcurve.experiments.slices import cross_sections
 
-    return {"cross-section": cross_sections, "surface": surfaces, "jacobian": jacobians}
+    return {
+        "cross-section": cross_sections,
+        "surface": surfaces,
+        "jacobian": jacobians,
+        "path": path_pictures,
+        "color": colors,
+    }
 
 
 def _sitting(found: argparse.Namespace, progress: "Progress[int]") -> "Sitting":

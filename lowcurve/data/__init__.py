@@ -11,7 +11,7 @@ from lowcurve.data.batches import (
 )
 from lowcurve.data.corrupted import corrupted
 from lowcurve.data.sources import NAMES, Limits, load
-from lowcurve.data.toys import digits, two_moons
+from lowcurve.data.toys import colored_digits, digits, two_moons
 
 __all__ = [
     "load",
@@ -20,6 +20,7 @@ __all__ = [
     "NAMES",
     "DataSet",
     "Examples",
+    "colored_digits",
     "digits",
     "two_moons",
     "in_order",

@@ -28,7 +28,7 @@ from lowcurve.data.tables import (
     parquet_tables,
     rows_of,
 )
-from lowcurve.data.toys import digits, two_moons
+from lowcurve.data.toys import colored_digits, digits, two_moons
 from lowcurve.errors import InputError
 from lowcurve.randomness import permutation, stream
 
@@ -92,7 +92,11 @@ SOURCES: Mapping[str, Source] = {
     "svhn": Source("ufldl-stanford/svhn", "cropped_digits", "image", "label", _USUAL, (3, 32, 32), 10, last_rows),
     "tiny-imagenet": Source(_TINY, None, "image", "label", ("train", "valid"), (3, 64, 64), 200, every_tenth),
 }
-TOYS: Mapping[str, Callable[[int], DataSet]] = {"digits": digits, "two-moons": two_moons}
+TOYS: Mapping[str, Callable[[int], DataSet]] = {
+    "digits": digits,
+    "colored-digits": colored_digits,
+    "two-moons": two_moons,
+}
 NAMES = (*TOYS, *SOURCES)
 Part = TypeVar("Part", Examples, Rows)
 

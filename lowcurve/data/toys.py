@@ -1,11 +1,11 @@
-"""Two data sets that need no download: small real images, and points of the plane."""
+"""Data sets that need no download: small real images, the same in colors, and points of the plane."""
 
 import numpy as np
 import torch
 
 from lowcurve.data.batches import DataSet, Examples
 from lowcurve.errors import InputError
-from lowcurve.randomness import integers, stream
+from lowcurve.randomness import integers, stream, uniform
 
 
 def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other source; the split must not depend on it)
@@ -35,6 +35,32 @@ def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other s
     note = "Handwritten digits of scikit-learn (8x8, real), split by class once and for all: 1,257 / 180 / 360."
     parts = [whole.take(torch.from_numpy(np.sort(part))) for part in (train, validation, test)]
     return DataSet("digits", parts[0], parts[1], parts[2], note)
+
+
+def colored_digits(seed: int = 0) -> DataSet:
+    """The digits, each lit in a hue of its class: 36 degrees times the digit, give or take 12, at a saturation of 0.8.
+
+    A network may read the digit or the color, and a change of color tells which. Each seed draws new hues.
+
+    Example:
+        >>> data = colored_digits()
+        >>> data.shape, len(data.train)
+        ((3, 8, 8), 1257)
+        >>> torch.equal(data.test.x.amax(1, keepdim=True), digits().test.x)  # hue and saturation keep the value
+        True
+    """
+    gray = digits()
+
+    def colored(part: Examples, name: str) -> Examples:
+        turns = uniform(part.x[:, :, :1, :1], -12, 12, generator=stream(seed, "colored digits", name))
+        sextant = (36 * part.y.view(-1, 1, 1, 1) + turns) / 60
+        place = (torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + sextant) % 6
+        color = 1 - 0.8 * torch.minimum(place, 4 - place).clamp(0, 1)
+        return Examples(part.x * color, part.y, part.classes)
+
+    note = f"{gray.note} Each class has a hue of its own, drawn around it from seed {seed}."
+    train, validation, test = (colored(getattr(gray, name), name) for name in ("train", "validation", "test"))
+    return DataSet("colored-digits", train, validation, test, note)
 
 
 def two_moons(seed: int = 0, count: int = 2000, noise: float = 0.1) -> DataSet:

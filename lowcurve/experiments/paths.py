@@ -58,6 +58,10 @@ class Family:
     columns: Mapping[str, PerExample]
 
 
+Families = Mapping[tuple[str, str], "Family"]
+"""By the kind of pairs and the projection."""
+
+
 def path_results(
     model: nn.Module, test: Examples, pairs: int, *, share: float, seed: int, progress: Progress[int]
 ) -> dict[str, Result]:
@@ -65,12 +69,24 @@ def path_results(
 
     pairs: of each family. share: the spacing of the samples over the distance of the ends.
     """
+    return in_numbers(families(model, test, pairs, share=share, seed=seed, progress=progress), share, seed)
+
+
+def families(
+    model: nn.Module, test: Examples, pairs: int, *, share: float, seed: int, progress: Progress[int]
+) -> Families:
+    """The paths of every family under every projection."""
     ends = endpoints(model, test, pairs, seed)
     wanted = [(name, how) for name in ends for how in PROJECTIONS]
     found = {}
     for number in progress(range(len(wanted)), "paths"):
         name, how = wanted[number]
         found[name, how] = _family(model, ends[name], PROJECTIONS[how], share, seed)
+    return found
+
+
+def in_numbers(found: Families, share: float, seed: int) -> dict[str, Result]:
+    """Tables and figure of one network's families."""
     conditions = {
         "lengths": "l_2, pixel units",
         "spacing": f"{share:g} of the distance of the ends: no violation at any sample of a path",
@@ -134,7 +150,7 @@ def _family(model: nn.Module, ends: Endpoints, projection: IntoRegion, share: fl
     return Family(paths, path_measures(paths) | straight_line(model, paths))
 
 
-def _table(found: Mapping[tuple[str, str], Family], conditions: Mapping[str, str], seed: int) -> Table:
+def _table(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
     headings = (
         Column("pairs", "The family of the ends."),
         Column("projection", "How a middle outside is led into the region."),
@@ -149,17 +165,22 @@ def _table(found: Mapping[tuple[str, str], Family], conditions: Mapping[str, str
     for (name, how), family in found.items():
         there, columns = family.paths.found, family.columns
         straight = (family.paths.counts[there] == 2).double().mean()
-        spread = [columns[key][there].double().std() for key in ("anchors", "maximal deviation")]
+        spread = [_deviation(columns[key][there]) for key in ("anchors", "maximal deviation")]
         rows.append(
             (
                 *(name, how, len(there), float(there.double().mean()), float(straight)),
                 *(_mean(columns[key], there if key not in ("distance", "share outside", "barrier") else None, seed)
                   for key in MEASURES),
-                *map(float, spread),
+                *spread,
             )
         )  # fmt: skip
     caption = "Each mean stands before its 95 % bootstrap interval."
     return Table("Paths within the region of a class", headings, tuple(rows), caption, conditions)
+
+
+def _deviation(values: PerExample) -> float | None:
+    """Standard deviation; none of fewer than two."""
+    return float(values.double().std()) if len(values) > 1 else None
 
 
 def _mean(values: PerExample, rows: Tensor | None, seed: int) -> Cell:
@@ -170,7 +191,7 @@ def _mean(values: PerExample, rows: Tensor | None, seed: int) -> Cell:
     return (found.value, found.low, found.high)
 
 
-def _tests(found: Mapping[tuple[str, str], Family], conditions: Mapping[str, str], seed: int) -> Table:
+def _tests(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
     """Each mixed family against the natural one, pair by pair from the same start."""
     headings = (
         Column(
@@ -201,7 +222,7 @@ def _shared(first: Paths, second: Paths) -> Tensor:
     return torch.nonzero(same & first.found[:, None] & second.found[None])
 
 
-def _components(found: Mapping[tuple[str, str], Family], conditions: Mapping[str, str]) -> Curves:
+def _components(found: Families, conditions: Mapping[str, str]) -> Curves:
     """Mean share of the variance of a bent path's points in each of its principal components."""
     lines = {}
     for (name, how), family in found.items():

@@ -31,7 +31,7 @@ def preset(data: str, scale: str = "laptop") -> Study:
 
 
 def _at_laptop(data: str) -> Study:
-    if data == "digits":
+    if data in ("digits", "colored-digits"):
         return Study()
     if data == "two-moons":
         quick = Optimization(epochs=40, batch_size=64, learning_rate=5e-3)
@@ -68,7 +68,7 @@ def _at_laptop(data: str) -> Study:
 
 
 def _at_paper(study: Study) -> Study:
-    if study.data in ("digits", "two-moons"):
+    if study.data in ("digits", "colored-digits", "two-moons"):
         return study
     if study.data == "mnist":
         long = replace(study.training, epochs=30)

@@ -54,7 +54,8 @@ class Evaluation:
 class Study:
     """A comparison of training methods on one data set, from pixels to a report.
 
-    data: digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an image folder or parquet.
+    data: digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an image folder or
+    of parquet files.
     data_dir: a folder of parquet files in the hub's layout, for work without network (also LOWCURVE_DATA).
     network: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, mlp.
     model: package.module:factory, your own network in place of `network`; weights: its state dict, from which fine-tuning
