@@ -6,6 +6,7 @@ Colors, markers and dashes are those of the page. Titles, captions and condition
 import importlib
 import io
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,8 @@ def _gallery(figure: Any, gallery: Gallery) -> None:
 def _surface(figure: Any, surface: Surface) -> None:
     across = min(ACROSS, max(1, len(surface.panels)))
     down = -(-len(surface.panels) // across) or 1
-    figure.set_size_inches(2.3 * across + 0.9, 2.5 * down + 0.2)
+    lines = max((_title_of(name, panel).count("\n") for name, panel in surface.panels.items()), default=0)
+    figure.set_size_inches(2.3 * across + 0.9, (2.4 + 0.12 * lines) * down + 0.2)
     cells = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for axes in cells.flat[len(surface.panels) :]:
         axes.set_visible(False)
@@ -143,7 +145,7 @@ def _surface(figure: Any, surface: Surface) -> None:
         if number + across >= len(surface.panels):
             axes.tick_params(labelbottom=True)
     figure.supxlabel(_said(surface.x_label), fontsize=9)
-    figure.supylabel(_said(surface.y_label), fontsize=9)
+    figure.supylabel(_said(fill(surface.y_label, 32 * down)), fontsize=9)
     named = {label: part for axes in cells.flat for part, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if surface.classes:
         patches = _imported("matplotlib.patches")
@@ -180,8 +182,13 @@ def _panel(axes: Any, surface: Surface, name: str, panel: Panel) -> Any:
         axes.plot([x], [y], color="#ffffff", markeredgecolor="#111111", label=_said(heading), **shaped)
     same = np.isclose(surface.x[-1] - surface.x[0], surface.y[-1] - surface.y[0])
     axes.set(xlim=(surface.x[0], surface.x[-1]), ylim=(surface.y[0], surface.y[-1]), aspect="equal" if same else "auto")
-    axes.set_title(_said(f"{name}\n{panel.note}" if panel.note else name), fontsize=8 if panel.note else 9)
+    axes.set_title(_said(_title_of(name, panel)), fontsize=8 if panel.note else 9)
     return drawn
+
+
+def _title_of(name: str, panel: Panel) -> str:
+    """What stands above a panel, in lines that are no wider than it."""
+    return "\n".join(fill(text, 36) for text in (name, panel.note) if text)
 
 
 def _legend(figure: Any, named: Mapping[str, Any]) -> None:
