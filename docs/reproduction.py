@@ -1,17 +1,21 @@
-"""Writes docs/reproduction.md from docs/results/reproduce-*.json: python docs/reproduction.py
+"""Writes docs/reproduction.md and .html from docs/results/reproduce-*.json: python docs/reproduction.py
 
 Each of these files is the JSON that `lowcurve reproduce` wrote for one item. tests/test_readme.py holds the page against them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from readme_tables import markdown
 
-from lowcurve.experiments.papers import ITEMS
-from lowcurve.results import Table, load
+from lowcurve.experiments.papers.items import ITEMS
+from lowcurve.experiments.papers.units import glossary
+from lowcurve.report import page as html
+from lowcurve.results import Cell, Column, Table, load
 
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
@@ -19,25 +23,71 @@ HEAD = """# The papers, made again
 Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, which `lowcurve reproduce` wrote; nothing is
 typed by hand. A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are
 named: smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of
-other data.
+other data, and only conclusions are counted as agreeing or differing. `docs/reproduction.html` has the same tables as one page.
 """
-SHOWN = ("numbers", "discrepancy", "boundary", "paths", "families")
+SHOWN = ("numbers", "discrepancy", "boundary", "paths", "families", "colors", "robustness", "wide", "cross-sections")
+MOST = 12
+"""Rows of a table that is not the claims'; longer ones stand in the page that the command writes."""
+SCALE = "laptop"
+
+
+def found() -> dict[str, list[dict[str, Any]]]:
+    """What was made of every item."""
+    made: dict[str, list[dict[str, Any]]] = {key: [] for key in ITEMS}
+    for path in sorted((HERE / "results").glob("reproduce-*.json")):
+        content = json.loads(path.read_text())
+        made[content["facts"]["item"]].append(content)
+    return made
 
 
 def page() -> str:
-    """The page as Markdown: what was made of every item, paper by paper, then what was not."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((HERE / "results").glob("reproduce-*.json")):
-        content = json.loads(path.read_text())
-        found.setdefault(content["facts"]["item"], []).append(content)
-    parts = [HEAD]
-    for key, item in ITEMS.items():
+    """The page as Markdown: a summary of all items, the units, then what was made of every item, paper by paper."""
+    parts = [HEAD, "## All items\n", markdown(summary()) + "\n", "## Units\n", markdown(glossary()) + "\n"]
+    for key, contents in found().items():
+        item = ITEMS[key]
         parts.append(f"## {key}: {item.title} ({item.where})\n")
-        if key not in found:
-            parts.append(f"Not run at a laptop's scale yet: `lowcurve reproduce {key} --scale laptop`\n")
-        for content in found.get(key, ()):
+        if not contents:
+            parts.append(f"Not run yet: `lowcurve reproduce {key} --scale {SCALE}`\n")
+        for content in contents:
             parts += section(key, content)
     return "\n".join(parts)
+
+
+def summary() -> Table:
+    """Every item with what was made of it: conclusions that hold, that do not, numbers beside the paper's."""
+    headings = ("item", "where", "scale", "data", "agrees", "differs", "numbers", "not run")
+    rows: list[tuple[Cell, ...]] = []
+    for key, contents in found().items():
+        if not contents:
+            rows.append((key, ITEMS[key].where, "not run", *[None] * 5))
+        for content in contents:
+            table = load(content["results"]["beside the paper"])
+            assert isinstance(table, Table)
+            kinds = Counter(verdict(*row) for row in table.rows)
+            counts = (kinds[name] for name in headings[4:])
+            rows.append((key, ITEMS[key].where, content["facts"]["scale"], content["facts"]["data"], *counts))
+    return Table("Items", tuple(Column(name, form="d") for name in headings), tuple(rows))
+
+
+def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: ARG001 (a row of the table)
+    """What a claim came to."""
+    if ours == "not run":
+        return "not run"
+    if paper != "holds":
+        return "numbers"
+    return "agrees" if str(ours).startswith("holds") else "differs"
+
+
+def web_page() -> str:
+    """The summary, the units and every item's claims as one page that opens offline."""
+    results = [summary(), glossary()]
+    for key, contents in found().items():
+        for content in contents:
+            table = load(content["results"]["beside the paper"])
+            assert isinstance(table, Table)
+            title = f"{key} on {content['facts']['data']}"
+            results.append(replace(table, title=title))
+    return html("The papers, made again", "Every number beside the paper's, with its conditions.", results, {})
 
 
 def section(key: str, content: dict[str, Any]) -> Iterator[str]:
@@ -49,7 +99,7 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
         yield f"{facts['differs']}\n"
     for name in ("beside the paper", *SHOWN):
         table = results.get(name)
-        if isinstance(table, Table) and table.rows:
+        if isinstance(table, Table) and table.rows and (name == "beside the paper" or len(table.rows) <= MOST):
             yield markdown(table) + "\n"
             said = [
                 table.caption,
@@ -60,3 +110,4 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
 
 if __name__ == "__main__":
     (HERE / "reproduction.md").write_text(page())
+    (HERE / "reproduction.html").write_text(web_page())

@@ -13,12 +13,12 @@ from torch.testing import assert_close
 
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
-from lowcurve.experiments.colors import colors
-from lowcurve.experiments.jacobians import jacobians
-from lowcurve.experiments.landscapes import surfaces
-from lowcurve.experiments.path_pictures import path_pictures
 from lowcurve.experiments.settings import Study
-from lowcurve.experiments.slices import Sitting, cross_sections, sit
+from lowcurve.experiments.views.colors import colors
+from lowcurve.experiments.views.jacobians import jacobians
+from lowcurve.experiments.views.landscapes import surfaces
+from lowcurve.experiments.views.path_pictures import path_pictures
+from lowcurve.experiments.views.slices import Sitting, cross_sections, sit
 from lowcurve.losses import cross_entropy
 from lowcurve.results import Surface, Table, load
 from lowcurve.store import Run
@@ -257,7 +257,9 @@ def test_colors_of_a_network_that_sees_the_mean_color():
 
 
 def test_gray_images_have_no_color_to_change():
-    with pytest.raises(InputError, match="expected color images of shape .* received .*; attack greyscale images with PGD"):
+    with pytest.raises(
+        InputError, match=r"expected color images of shape .* received .*; attack greyscale images with PGD"
+    ):
         colors(sitting())
 
 

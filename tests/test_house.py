@@ -140,7 +140,7 @@ RULES = {
         named(r".*\.(clamp|clip|clamp_|clip_|clamp_min|clamp_max)"),
         ("analysis/norms.py",),
         {
-            "data/toys.py": "points of the plane are moved into the square where they are drawn",
+            "data/toys.py": "points of the plane are moved into the square where they are drawn, and colors are made of hues",
             "data/batches.py": "a variance that rounding made negative",
             "report/figures.py": "numbers become the grey levels of a picture",
         },

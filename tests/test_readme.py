@@ -13,7 +13,7 @@ import torch
 from lowcurve.cli.commands import COMMANDS
 from lowcurve.cli.reproduce import asked
 from lowcurve.cli.words import parse
-from lowcurve.experiments.papers import ITEMS
+from lowcurve.experiments.papers.items import ITEMS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command import done, refused
 
-from lowcurve.experiments.papers import ITEMS, item
-from lowcurve.experiments.rows import rising
+from lowcurve.experiments.papers.items import ITEMS, item
+from lowcurve.experiments.papers.rows import rising
 from lowcurve.results import Claim, Column, Table, beside, holds, load
 from lowcurve.store import Run
 
@@ -49,7 +49,7 @@ def test_what_another_version_made_is_made_again(place, monkeypatch):
     made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
     part = place / "srinivas2022lcnn" / "parts" / "numbers-standard-0.json"
     before = json.loads(part.read_text())
-    for module in ("lowcurve.experiments.reproduction", "lowcurve.store.run"):
+    for module in ("lowcurve.experiments.papers.reproduction", "lowcurve.store.run"):
         monkeypatch.setattr(f"{module}.version", lambda name: "9.9.9")  # noqa: ARG005
     made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
     after = json.loads(part.read_text())

@@ -14,7 +14,7 @@ from lowcurve.cli.words import parse
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcurve.experiments.slices import Sitting
+    from lowcurve.experiments.views.slices import Sitting
     from lowcurve.results import Result
     from lowcurve.store import Run
     from lowcurve.types import Progress
@@ -97,11 +97,11 @@ def _parser() -> Parser:
 
 
 def _kinds() -> "Mapping[str, Callable[[Sitting], Mapping[str, Result]]]":
-    from lowcurve.experiments.colors import colors
-    from lowcurve.experiments.jacobians import jacobians
-    from lowcurve.experiments.landscapes import surfaces
-    from lowcurve.experiments.path_pictures import path_pictures
-    from lowcurve.experiments.slices import cross_sections
+    from lowcurve.experiments.views.colors import colors
+    from lowcurve.experiments.views.jacobians import jacobians
+    from lowcurve.experiments.views.landscapes import surfaces
+    from lowcurve.experiments.views.path_pictures import path_pictures
+    from lowcurve.experiments.views.slices import cross_sections
 
     return {
         "cross-section": cross_sections,
@@ -116,9 +116,9 @@ def _sitting(found: argparse.Namespace, progress: "Progress[int]") -> "Sitting":
     """The run's networks that are asked for, at the images they are drawn at."""
     from dataclasses import replace
 
-    from lowcurve.experiments.slices import sit
     from lowcurve.experiments.study import read
     from lowcurve.experiments.subject import processes
+    from lowcurve.experiments.views.slices import sit
 
     request = parse("draw", KINDS[found.kind], [found.run])
     run, study = request.run, request.study

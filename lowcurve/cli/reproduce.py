@@ -12,7 +12,7 @@ from lowcurve.cli.terminal import claims, logged, progress_bars
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcurve.experiments.reproduction import Found, Item, Workshop
+    from lowcurve.experiments.papers.reproduction import Found, Item, Workshop
     from lowcurve.store import Run
 
 log = logging.getLogger("lowcurve")
@@ -53,8 +53,8 @@ def reproduced(words: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
     if found.list or not found.key:
         return _listed()
-    from lowcurve.experiments.papers import item
-    from lowcurve.experiments.reproduction import Workshop
+    from lowcurve.experiments.papers.items import item
+    from lowcurve.experiments.papers.reproduction import Workshop
     from lowcurve.store import Run
 
     wanted = item(found.key)
@@ -78,7 +78,7 @@ def _listed() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from lowcurve.experiments.papers import ITEMS
+    from lowcurve.experiments.papers.items import ITEMS
 
     listed = Table(title="Items", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("item", "what it is", "where", "on a laptop", "in the paper"):

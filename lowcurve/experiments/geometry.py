@@ -66,8 +66,8 @@ def curvature_results(
     }
     if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
         few = subject.few(settings.profile_examples)
-        results["profile"] = _profile(few, None)
-        results["profile at scale"] = _profile(few, few.reach)
+        results["profile"] = profile(few, None)
+        results["profile at scale"] = profile(few, few.reach)
     return results
 
 
@@ -234,7 +234,8 @@ def _value(field: Field, x: Inputs) -> PerExample:
     return field(x)
 
 
-def _profile(subject: Subject, h: float | None) -> Curves:
+def profile(subject: Subject, h: float | None) -> Curves:
+    """All eigenvalues of the loss's Hessian, sorted and averaged over the images: exact, or at the scale h."""
     mean = subject.columns({"profile": Profile(h)})["profile"].astype(np.float64).mean(0)
     exact = h is None
     title = (

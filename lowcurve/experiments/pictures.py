@@ -118,7 +118,7 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
     figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged}
     if isinstance(robustness := merged.get("robustness"), Table):
         figures = {kind: _with_warning(result, unreliable(robustness)) for kind, result in figures.items()}
-    figures |= parts.get("transfer", {})
+    figures |= {**parts.get("transfer", {}), **parts.get("drawn", {})}
     courses = {
         f"training {n}{kind.removeprefix('course')}": result
         for n in order

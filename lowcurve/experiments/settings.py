@@ -20,7 +20,8 @@ class Evaluation:
     """How many test examples each step sees, and how long it looks. `radii` are multiples of the study's radius.
 
     examples: of the attacks; steps: of PGD. effort: of the suite strong. audited: how many of them the tests for gradient
-    masking see, 0 for no audit. save_inputs: keep the inputs that the attacks found.
+    masking see, 0 for no audit. save_inputs: keep the inputs that the attacks found. drawn: at how many images boundaries and
+    surfaces are drawn, 0 for no pictures; drawn_points: along a side of a plane.
     """
 
     examples: int = 360
@@ -38,6 +39,8 @@ class Evaluation:
     profile_examples: int = 32
     largest_profile: int = 1024
     gallery: int = 5
+    drawn: int = 1
+    drawn_points: int = 41
 
     def __post_init__(self) -> None:
         if min(self.steps, self.effort.steps, self.lanczos_steps) < 1:

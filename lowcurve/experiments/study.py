@@ -11,6 +11,7 @@ from lowcurve import evaluation
 from lowcurve.data import DataSet, Examples, load
 from lowcurve.errors import InputError
 from lowcurve.experiments.adversarial_set import adversarial_set, mixed
+from lowcurve.experiments.drawing import drawn
 from lowcurve.experiments.geometry import curvature_results
 from lowcurve.experiments.methods import METHODS, method_of, objective_of
 from lowcurve.experiments.pictures import LEVELS, in_reading_order, training_results
@@ -161,10 +162,12 @@ def source_of(study: Study, data: DataSet, name: str = "standard") -> Source | C
 
 
 def measure(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
-    """The geometry of every network that is kept: part `curvature-NAME`."""
+    """The geometry of every network that is kept: part `curvature-NAME`; pictures of all: part `drawn`."""
     keeper = _shared(study, keeper)
     settings = (study.evaluation, study.radius, study.norm)
     _for_each(study, "curvature", keeper, settings, data, progress, curvature_results)
+    if study.evaluation.drawn:
+        _together(study, "drawn", keeper, settings, data, progress, drawn)
 
 
 def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] = silent) -> None:
@@ -178,11 +181,8 @@ def attack(study: Study, data: DataSet, keeper: Keeper, progress: Progress[int] 
 
     settings = (study.evaluation, study.suite, study.radius, study.norm)
     _for_each(study, "attack", keeper, settings, data, progress, results_of)
-    names = in_reading_order(keeper.networks())
-    key = describe(("transfer", study.data, study.limits, study.seed, settings, [keeper.made_by(n) for n in names]))
-    if len(names) > 1 and keeper.load_part("transfer", key) is None:
-        models = {name: keeper.load_network(name).to(processes(study.hardware).device) for name in names}
-        keeper.save_part("transfer", key, transfer_results(study, data, models, progress))
+    if len(keeper.networks()) > 1:
+        _together(study, "transfer", keeper, settings, data, progress, transfer_results)
     for name in keeper.networks():
         keeper.ledger(name, "").remove()  # what it kept is in the part now
 
@@ -203,6 +203,16 @@ def _for_each(
         keeper.save_part(f"{step}-{name}", key, results_of(study, data, name, model, progress))
         processes(study.hardware).barrier()
         log.info("%s: %s done", name, step)
+
+
+def _together(
+    study: Study, step: str, keeper: Keeper, settings: Any, data: DataSet, progress: Progress[int], results_of: Any
+) -> None:
+    names = in_reading_order(keeper.networks())
+    key = describe((step, study.data, study.limits, study.seed, settings, [keeper.made_by(n) for n in names]))
+    if keeper.load_part(step, key) is None:
+        models = {name: keeper.load_network(name).to(processes(study.hardware).device) for name in names}
+        keeper.save_part(step, key, results_of(study, data, models, progress))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 from lowcurve.analysis.calculus import gradient
 from lowcurve.attacks import PGD
 from lowcurve.errors import InputError
-from lowcurve.experiments.slices import Sitting
+from lowcurve.experiments.views.slices import Sitting
 from lowcurve.losses import cross_entropy, loss_field, margin
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import stream

@@ -15,7 +15,7 @@ from lowcurve.attacks import PGD
 from lowcurve.data import DataSet
 from lowcurve.experiments.boundaries import boundary_results
 from lowcurve.experiments.linearity import stability, train_against_test
-from lowcurve.experiments.reproduction import Workshop
+from lowcurve.experiments.papers.reproduction import Workshop
 from lowcurve.experiments.robustness import suite_of
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.subject import Subject, counted

@@ -11,8 +11,8 @@ from lowcurve.analysis.norms import L2
 from lowcurve.attacks import ColorBox, HueCircle, HueFloor, HueShift, PepperTest, Recoloring, hue_logits
 from lowcurve.data import Examples
 from lowcurve.experiments.pictures import NETWORK
-from lowcurve.experiments.slices import Sitting
 from lowcurve.experiments.subject import CELLS, counted, spread
+from lowcurve.experiments.views.slices import Sitting
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import stream

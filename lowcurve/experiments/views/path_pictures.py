@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from lowcurve.errors import InputError
-from lowcurve.experiments.paths import families, in_numbers
 from lowcurve.experiments.pictures import NETWORK
-from lowcurve.experiments.slices import Sitting
+from lowcurve.experiments.views.paths import families, in_numbers
+from lowcurve.experiments.views.slices import Sitting
 from lowcurve.geometry import Paths, principal_components, resampled
 from lowcurve.results import Curves, Gallery, Points, Result, Scatter, Table, merge
 

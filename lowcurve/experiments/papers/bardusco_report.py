@@ -9,21 +9,21 @@ import numpy as np
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import L2
+from lowcurve.analysis.norms import L2, pixels
 from lowcurve.attacks import DeepFool
 from lowcurve.data import DataSet, Examples
 from lowcurve.experiments.adversarial_set import adversarial_set
-from lowcurve.experiments.colors import color_table, colors
 from lowcurve.experiments.methods import Cure
-from lowcurve.experiments.path_pictures import path_pictures
-from lowcurve.experiments.paths import ADVERSARIAL, NATURAL, path_results
+from lowcurve.experiments.papers.reproduction import Found, Item, Workshop
+from lowcurve.experiments.papers.rows import cells_of, value_of
 from lowcurve.experiments.presets import preset, shortened
 from lowcurve.experiments.recipes import recipe
-from lowcurve.experiments.regions import wide_sections
-from lowcurve.experiments.reproduction import Found, Item, Workshop
-from lowcurve.experiments.rows import cells_of, value_of
 from lowcurve.experiments.settings import Study
-from lowcurve.experiments.slices import Sitting, cross_sections, sit
+from lowcurve.experiments.views.colors import color_table, colors
+from lowcurve.experiments.views.path_pictures import path_pictures
+from lowcurve.experiments.views.paths import ADVERSARIAL, NATURAL, path_results
+from lowcurve.experiments.views.regions import wide_sections
+from lowcurve.experiments.views.slices import Sitting, cross_sections, sit
 from lowcurve.geometry import Curvature, FrobeniusNorm
 from lowcurve.results import Claim, Column, Curves, Result, Table, holds, merge
 from lowcurve.types import Measure
@@ -139,18 +139,18 @@ def _numbers(workshop: Workshop, those: Networks, name: str, model: nn.Module, c
     moved = evaluation.attack(
         model, few, DeepFool(L2), L2, seed=study.seed, progress=made, heading=f"DeepFool on {name}"
     )
-    right = evaluation.correct(model, few)
-    far = moved.distance[right & ~moved.standing]
+    far = moved.distance[evaluation.correct(model, few) & ~moved.standing]
     base = those.models[BASE]
     fooling = adversarial_set(base, those.data.train, per_class=study.others.per_class, seed=study.seed, progress=made)
-    rounded = Examples((fooling.pixels(slice(None)) * 255).round() / 255, fooling.y, fooling.classes)
+    level = pixels(1)
+    rounded = Examples((fooling.pixels(slice(None)) / level).round() * level, fooling.y, fooling.classes)
     cells = (
         (Column("‖H‖_F²", "Mean over images, by 100 draws."), float((found["Frobenius norm"] ** 2).mean())),
         (Column("perturbation", "Mean l_2 length of DeepFool's, of images that are right."), _mean(far)),
         (Column("C", "Mean of ‖H‖ / ‖g‖."), float(found["normalized curvature"].mean())),
         (Column("clean", "On the whole test set.", ".1%"), float(evaluation.correct(model, those.data.test).mean())),
         (Column("adversarial set", "On the base network's adversarial set.", ".1%"), _right(model, fooling)),
-        (Column("rounded", "On that set in grey levels of 1/255.", ".1%"), _right(model, rounded)),
+        (Column("rounded", "On that set in whole grey levels.", ".1%"), _right(model, rounded)),
     )
     conditions = {"images": f"{count} of the test set", "units": "pixel range [0, 1]", "BatchNorm": "eval mode",
                   "adversarial set": f"{len(fooling)} training images"}  # fmt: skip

@@ -6,10 +6,10 @@ from functools import partial
 from types import MappingProxyType
 
 from lowcurve import evaluation
+from lowcurve.experiments.papers.reproduction import Workshop
+from lowcurve.experiments.papers.rows import Trained, cells_of, file_of, over_seeds, table_of, trained, trained_as
 from lowcurve.experiments.recipes import Recipe
-from lowcurve.experiments.reproduction import Workshop
 from lowcurve.experiments.robustness import attack_results
-from lowcurve.experiments.rows import Trained, cells_of, file_of, over_seeds, table_of, trained, trained_as
 from lowcurve.experiments.settings import Study
 from lowcurve.results import Claim, Column, Result, Table, merge
 from lowcurve.types import Attack

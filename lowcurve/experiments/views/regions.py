@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.experiments.pictures import NETWORK
-from lowcurve.experiments.slices import IMAGE, Sitting, share_inside
+from lowcurve.experiments.views.slices import IMAGE, Sitting, share_inside
 from lowcurve.geometry import Plane, box_excess, class_pieces, class_shares, random_directions, span, surface
 from lowcurve.models.modes import frozen
 from lowcurve.results import Cell, Column, Panel, Result, Surface, Table

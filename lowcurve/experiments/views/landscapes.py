@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import L2, LINF, pixels
 from lowcurve.attacks import PGD
 from lowcurve.experiments.pictures import NETWORK
-from lowcurve.experiments.regions import grid_conditions, look_at, wide_sections
-from lowcurve.experiments.slices import ASIDE, IMAGE, Sitting, crossings_of, share_inside, windows_of
+from lowcurve.experiments.views.regions import grid_conditions, look_at, wide_sections
+from lowcurve.experiments.views.slices import ASIDE, IMAGE, Sitting, crossings_of, share_inside, windows_of
 from lowcurve.geometry import (
     Plane,
     crossing_distance,
@@ -38,7 +39,23 @@ def surfaces(sitting: Sitting) -> dict[str, Result]:
 
     Reference: yu2018interpreting, Eq. (3), Figs. 3, 4, 6, 7; bardusco_report, Figs. 3 and 4.
     """
-    return {**_distances(sitting), **_along_the_way(sitting), **_along_directions(sitting), **wide_sections(sitting)}
+    return {**_distances(sitting), **along_the_way(sitting), **_along_directions(sitting), **wide_sections(sitting)}
+
+
+def unevenness(values: np.ndarray) -> float:
+    """The share of the variance over a grid that no plane explains: 0 for a linear function.
+
+    Example:
+        >>> row, column = np.mgrid[-1:1:5j, -1:1:5j]
+        >>> round(unevenness(3 * row - column), 6), round(unevenness(row**2), 6)
+        (0.0, 1.0)
+    """
+    rows, columns = (np.linspace(-1, 1, count) for count in values.shape)
+    centered = values - values.mean()
+    up = (centered * rows[:, None]).sum() / (rows**2).sum() / len(columns) * rows[:, None]
+    along = (centered * columns).sum() / (columns**2).sum() / len(rows) * columns
+    whole = float((centered**2).sum())
+    return float(((centered - up - along) ** 2).sum()) / whole if whole > 0 else 0.0
 
 
 def _usable(direction: Inputs) -> Tensor:
@@ -47,7 +64,8 @@ def _usable(direction: Inputs) -> Tensor:
     return torch.nonzero((length > 0) & torch.isfinite(length)).flatten()
 
 
-def _along_the_way(sitting: Sitting) -> dict[str, Result]:
+def along_the_way(sitting: Sitting) -> dict[str, Result]:
+    """Margin and cross-entropy over the plane of DeepFool's way r and a random v, image by image, a panel a network."""
     crossings = crossings_of(sitting)
     windows = windows_of(crossings, 2.0, sitting)
     panels: dict[str, list[dict[str, Panel]]] = {kind: [{} for _ in sitting.numbers] for kind in ("margin", "loss")}
@@ -93,7 +111,7 @@ def _against_random(sitting: Sitting, x: Inputs, direction: Inputs) -> Plane:
     return span(x, direction, random_directions(x, 1, seed=sitting.study.seed, orthogonal_to=[direction])[0])
 
 
-def _directions(model: nn.Module, x: Inputs, y: Labels) -> dict[str, Inputs]:
+def attack_directions(model: nn.Module, x: Inputs, y: Labels) -> dict[str, Inputs]:
     """The three of Eq. (3), all towards the other side."""
     with frozen(model):
         with torch.no_grad():
@@ -114,7 +132,7 @@ def _along_directions(sitting: Sitting) -> dict[str, Result]:
         panels: list[dict[str, Panel]] = [{} for _ in sitting.numbers]
         for name, model in sitting.models.items():
             x = sitting.x(model)
-            way = _directions(model, x, sitting.y.to(x.device))[direction]
+            way = attack_directions(model, x, sitting.y.to(x.device))[direction]
             rows = _usable(way)
             if not len(rows):
                 continue
@@ -189,7 +207,7 @@ def _distances(sitting: Sitting) -> dict[str, Result]:
     for name, model in sitting.models.items():
         x = sitting.x(model)
         y = sitting.y.to(x.device)
-        ways = _directions(model, x, y) | {"random": random_directions(x, 1, seed=sitting.study.seed)[0]}
+        ways = attack_directions(model, x, y) | {"random": random_directions(x, 1, seed=sitting.study.seed)[0]}
         found = {key: torch.full((len(x),), torch.nan) for key in ways}
         for key, way in ways.items():
             if len(some := _usable(way)):

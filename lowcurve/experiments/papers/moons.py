@@ -12,9 +12,9 @@ from lowcurve.analysis.norms import L2
 from lowcurve.attacks import DeepFool
 from lowcurve.data import DataSet, Examples
 from lowcurve.experiments.methods import LowCurvature
+from lowcurve.experiments.papers.reproduction import Workshop
 from lowcurve.experiments.pictures import NETWORK
 from lowcurve.experiments.presets import preset, shortened
-from lowcurve.experiments.reproduction import Workshop
 from lowcurve.geometry import Curvature, NormalCurvatures, boundary_between, pairwise
 from lowcurve.models import CenteredSoftplus
 from lowcurve.models.modes import frozen

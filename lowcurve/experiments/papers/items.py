@@ -3,10 +3,20 @@
 import difflib
 
 from lowcurve.errors import InputError
-from lowcurve.experiments import bardusco_report, srinivas2022lcnn
-from lowcurve.experiments.reproduction import Item
+from lowcurve.experiments.papers import (
+    bardusco_report,
+    fawzi2018topology,
+    moosavi2019cure,
+    srinivas2022lcnn,
+    yu2018interpreting,
+)
+from lowcurve.experiments.papers.reproduction import Item
 
-ITEMS: dict[str, Item] = {item.key: item for paper in (bardusco_report, srinivas2022lcnn) for item in paper.ITEMS}
+ITEMS: dict[str, Item] = {
+    item.key: item
+    for paper in (bardusco_report, fawzi2018topology, moosavi2019cure, srinivas2022lcnn, yu2018interpreting)
+    for item in paper.ITEMS
+}
 
 
 def item(key: str) -> Item:
