@@ -25,7 +25,10 @@ typed by hand. A claim that "holds" is one of the paper's conclusions, of our ne
 named: smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of
 other data, and only conclusions are counted as agreeing or differing. `docs/reproduction.html` has the same tables as one page.
 """
-SHOWN = ("numbers", "discrepancy", "boundary", "paths", "families", "colors", "robustness", "wide", "cross-sections")
+SHOWN = (
+    "numbers", "discrepancy", "boundary", "paths", "families", "colors", "robustness", "wide", "cross-sections", "attacked",
+    "distances", "bounds", "accuracy",
+)  # fmt: skip
 MOST = 12
 """Rows of a table that is not the claims'; longer ones stand in the page that the command writes."""
 SCALE = "laptop"
@@ -55,11 +58,11 @@ def page() -> str:
 
 def summary() -> Table:
     """Every item with what was made of it: conclusions that hold, that do not, numbers beside the paper's."""
-    headings = ("item", "where", "scale", "data", "agrees", "differs", "numbers", "not run")
+    headings = ("item", "where", "scale", "data", "agrees", "differs", "numbers", "beyond the paper", "not run")
     rows: list[tuple[Cell, ...]] = []
     for key, contents in found().items():
         if not contents:
-            rows.append((key, ITEMS[key].where, "not run", *[None] * 5))
+            rows.append((key, ITEMS[key].where, "not run", *[None] * 6))
         for content in contents:
             table = load(content["results"]["beside the paper"])
             assert isinstance(table, Table)
@@ -73,6 +76,8 @@ def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: A
     """What a claim came to."""
     if ours == "not run":
         return "not run"
+    if str(where).startswith("not in the"):
+        return "beyond the paper"
     if paper != "holds":
         return "numbers"
     return "agrees" if str(ours).startswith("holds") else "differs"

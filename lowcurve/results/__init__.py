@@ -4,7 +4,7 @@ A result holds everything that its picture needs and the conditions under which 
 carry it through JSON without loss.
 """
 
-from lowcurve.results.claims import Claim, beside, holds
+from lowcurve.results.claims import UNSAID, Claim, beside, holds
 from lowcurve.results.comparison import join, merge
 from lowcurve.results.exchange import dump, load
 from lowcurve.results.kinds import (
@@ -29,7 +29,7 @@ from lowcurve.results.statistics import Proportion, Summary, proportion, summari
 __all__ = [
     "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Panel", "Plot", "Points",
     "Result", "Scatter", "Surface", "Table",
-    "Claim", "beside", "holds",
+    "Claim", "UNSAID", "beside", "holds",
     "Proportion", "Summary", "proportion", "summarize",
     "describe", "dump", "load", "join", "merge",
 ]  # fmt: skip

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from lowcurve.results.kinds import Cell, Column, Conditions, Table
 
+UNSAID = "not in the paper"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -33,12 +35,14 @@ class Claim:
 def holds(name: str, where: str, found: bool | None, evidence: str = "") -> Claim:
     """A sentence of a paper as a claim: whether it holds of ours, and the numbers that say so.
 
+    where: `UNSAID` for a sentence of which the paper says nothing; its column is a dash then.
+
     Example:
         >>> holds("LCNN curves less than standard", "Table 1", True, "C 20 and 90").shown
         'holds (C 20 and 90)'
     """
     said = None if found is None else f"{'holds' if found else 'does not hold'}{f' ({evidence})' if evidence else ''}"
-    return Claim(name, "holds", where, said)
+    return Claim(name, "–" if where == UNSAID else "holds", where, said)
 
 
 def beside(title: str, claims: Sequence[Claim], caption: str = "", conditions: Conditions | None = None) -> Table:

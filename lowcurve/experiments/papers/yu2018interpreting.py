@@ -19,12 +19,11 @@ from lowcurve.experiments.papers.yu2018rows import (
     NATURAL,
     OURS,
     RADII,
-    UNTRIED,
     attacks_of,
     recipes_of,
     rows,
 )
-from lowcurve.results import Cell, Claim, Result, Table, holds
+from lowcurve.results import UNSAID, Cell, Claim, Result, Table, holds
 
 JUDGED_AT = 200
 """Images that the suite `strong` is tried on, which costs a hundred times an attack of the paper's."""
@@ -125,7 +124,7 @@ def _judged(
     study = rows(workshop, table)[OURS]
     if OURS not in found:
         name = f"ours: under the suite strong at {radius}"
-        return {}, [Claim(name, "not tried", UNTRIED), holds("ours: robust under the suite strong", UNTRIED, None)]
+        return {}, [Claim(name, "not tried", UNSAID), holds("ours: robust under the suite strong", UNSAID, None)]
     settings = replace(study.evaluation, examples=min(study.evaluation.examples, JUDGED_AT))
     if workshop.scale == "paper":
         settings = study.evaluation
@@ -136,9 +135,9 @@ def _judged(
     (cells,) = cells_of(robustness).values()
     strong, worst = value_of(cells["strong"]), _worst(found[OURS], radius)
     claims = [
-        Claim(f"ours: under the suite strong at {radius}", "not tried", UNTRIED, cells["strong"], ".1%"),
+        Claim(f"ours: under the suite strong at {radius}", "not tried", UNSAID, cells["strong"], ".1%"),
         holds(
-            f"ours: what stands under the paper's attacks at {radius} stands under strong ones (within 5 points)", UNTRIED,
+            f"ours: what stands under the paper's attacks at {radius} stands under strong ones (within 5 points)", UNSAID,
             worst - strong <= 0.05, f"{_percents(worst, strong)}; audit: {cells['audit']}",
         ),
     ]  # fmt: skip

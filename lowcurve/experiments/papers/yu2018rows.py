@@ -26,7 +26,6 @@ FILES: Mapping[str, Mapping[str, str]] = {
 """The rows of each table by their recipes' files, in the paper's order."""
 RADII = {"table-1": ("0.1", "0.2", "0.3"), "table-2": ("3", "6", "9")}
 """As the tables have them: of 1, and of 255 grey levels."""
-UNTRIED = "not in the paper"
 EPOCHS = {
     "table-1": {NATURAL: 4, "AdvTrain": 8, CROSS_ENTROPY: 6, OURS: 6, MINMAX: 8},
     "table-2": {NATURAL: 8, "AdvTrain": 4, CROSS_ENTROPY: 4, OURS: 4, "ours + AdvTrain": 3, MINMAX: 4},
