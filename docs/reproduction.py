@@ -107,7 +107,7 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
         if isinstance(table, Table) and table.rows and (name == "beside the paper" or len(table.rows) <= MOST):
             yield markdown(table) + "\n"
             said = [
-                table.caption,
+                "" if table.caption == facts.get("differs") else table.caption,
                 "; ".join(f"{k}: {v}" for k, v in table.conditions.items() if k not in ("item", "paper")),
             ]
             yield "\n\n".join(filter(None, said)) + ("\n" if any(said) else "")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,31 @@ def test_some_rows_alone_leave_the_others_not_run(place):
     assert rows["CURE: mean C"] == rows["C: LCNN + gradient norm < CURE"] == "not run"
 
 
+def test_rows_that_were_made_elsewhere_are_taken_up_once_their_folders_are_copied(tmp_path):
+    for name, row in (("here", "standard"), ("there", "LCNN")):
+        made(tmp_path / name, "srinivas2022lcnn/table-1", "--rows", row)
+    here, there = (tmp_path / name / "srinivas2022lcnn" for name in ("here", "there"))
+    for folder in ("runs", "parts"):
+        shutil.copytree(there / folder, here / folder, dirs_exist_ok=True)
+    kept = {path: path.stat().st_mtime_ns for path in here.rglob("*.safetensors")}
+    assert len(kept) == 2
+    content = made(tmp_path / "here", "srinivas2022lcnn/table-1", "--rows", "standard,LCNN")
+    rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*.safetensors")} == kept
+    assert "not run" not in (rows["standard: mean C"], rows["LCNN: mean C"])
+
+
+def test_it_stops_by_itself_and_goes_on_where_it_was(tmp_path):
+    """In pieces, as a shared machine wants it: what the first piece finished is not done again."""
+    words = ("reproduce", "srinivas2022lcnn/table-1", "--scale", "smoke", "--seeds", "1", "--out", tmp_path)
+    assert done(*words, "--minutes", 0.02) == 130
+    assert not (tmp_path / "table-1.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("*.json")}
+    assert done(*words) == 0
+    assert (tmp_path / "table-1.json").exists()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 def test_a_run_within_a_run_can_be_reported_by_itself(place):
     made(place, "srinivas2022lcnn/table-1", "--rows", "LCNN")
     (folder,) = (place / "srinivas2022lcnn" / "runs").glob("0*/lcnn-0")
@@ -89,6 +115,10 @@ def test_the_list_names_every_item(capsys):
             "data of srinivas2022lcnn/table-1 among cifar10, mnist, digits",
         ),
         (("srinivas2022lcnn/table-1", "--seeds", "0"), "at least one seed, received 0"),
+        (
+            ("srinivas2022lcnn/table-1", "--minutes", "0"),
+            "a number of minutes above 0, received 0.0; write --minutes 8",
+        ),
         (("srinivas2022lcnn/table-1", "--seed", "x", "--what"), "options of lowcurve reproduce"),
         (("srinivas2022lcnn/table-1", "--rows", "LCMM"), "rows among standard, LCNN, .*; leave out --rows for all"),
     ],

@@ -3,8 +3,11 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +22,8 @@ log = logging.getLogger("lowcurve")
 DESCRIPTION = """Makes a table, figure or number of a paper, with the paper's numbers beside ours.
 
 Networks and parts that are finished are kept in --out and taken up again, by other items of the paper, too; what was made by
-another version or with other settings is made anew."""
+another version or with other settings is made anew. Rows that were made elsewhere are taken up, too, once runs/ and parts/ of
+their --out are copied into this one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +47,9 @@ def asked(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", help="a folder of parquet files")
     parser.add_argument("--seeds", type=int, default=2, help="networks of each kind (default: 2)")
     parser.add_argument("--rows", default="", help='some models of a table alone: "standard,LCNN + gradient norm"')
+    parser.add_argument(
+        "--minutes", type=float, help="stop after so many, as after Ctrl-C: the same command goes on where it was"
+    )
     parser.add_argument("--out", help="where it is kept (default: runs/reproduce-PAPER-SCALE-DATA)")
     return parser.parse_args([word.replace("data_dir", "data-dir") for word in words])
 
@@ -61,16 +68,33 @@ def reproduced(words: list[str]) -> int:
     data = wanted.data_at(found.scale, found.data)
     if found.seeds < 1:
         raise InputError("at least one seed", found.seeds, "write --seeds 2")
+    if found.minutes is not None and not 0 < found.minutes < 1e6:
+        raise InputError("a number of minutes above 0", found.minutes, "write --minutes 8, or leave it out")
     paper = wanted.key.split("/")[0]
     run = Run(Path(found.out or f"runs/reproduce-{paper}-{found.scale}-{data}"))
     try:
-        with logged(run), progress_bars() as progress:
+        with logged(run), _for_minutes(found.minutes), progress_bars() as progress:
             rows = tuple(row.strip() for row in found.rows.split(",") if row.strip())
             workshop = Workshop(found.scale, data, run, found.data_dir, found.seeds, rows, progress)
             return _made(wanted, workshop, run)
     except KeyboardInterrupt:
         print(f"\ninterrupted; {run.folder} is whole. Go on with the same command", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _for_minutes(minutes: float | None) -> Iterator[None]:
+    """Inside, Ctrl-C comes by itself after so many minutes."""
+    if minutes is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _listed() -> int:
