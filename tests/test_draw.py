@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
+from lowcurve.experiments.drawing import drawn
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.views.colors import colors
 from lowcurve.experiments.views.jacobians import jacobians
@@ -22,6 +23,7 @@ from lowcurve.experiments.views.slices import Sitting, cross_sections, sit
 from lowcurve.losses import cross_entropy
 from lowcurve.results import Surface, Table, load
 from lowcurve.store import Run
+from lowcurve.types import silent
 
 SHAPE = (1, 2, 3)
 STUDY = Study(norm="l_2", radius="0.5")
@@ -254,6 +256,20 @@ def test_colors_of_a_network_that_sees_the_mean_color():
     assert margins[120.0] == pytest.approx(-0.8)
     seen = dict(zip(results["recolored"].row_labels, results["recolored"].notes, strict=True))
     assert seen["means, hue"][0] in ("seen as green", "seen as blue")
+
+
+def test_a_report_draws_what_there_is_to_draw():
+    """Of one red image neither paths nor anything else than itself; of images that nobody knows, nothing."""
+    seen = brightest_channel()
+    found = drawn(seen.study, DataSet("red", *[seen.examples] * 3, ""), seen.models, silent)
+    assert {"cross-sections", "margin 1", "classes 1", "margin gradients", "colors", "hues 1"} <= found.keys()
+    assert "paths" not in found
+    gray = two_half_spaces()
+    found = drawn(gray.study, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
+    assert {"margin 1", "paths", "images"} <= found.keys()
+    assert "colors" not in found
+    wrong = Examples(gray.examples.x, 1 - gray.examples.y, gray.examples.classes)
+    assert drawn(gray.study, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent) == {}
 
 
 def test_gray_images_have_no_color_to_change():

@@ -110,6 +110,7 @@ def test_every_link_and_picture_is_there():
 
 def test_the_page_of_what_was_made_again_is_that_of_the_committed_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
-    page = importlib.import_module("reproduction").page()
-    assert page == (ROOT / "docs" / "reproduction.md").read_text()
-    assert "does not hold" in page
+    module = importlib.import_module("reproduction")
+    assert module.page() == (ROOT / "docs" / "reproduction.md").read_text()
+    assert module.web_page() == (ROOT / "docs" / "reproduction.html").read_text()
+    assert "does not hold" in module.page()

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import nn
 
 from lowcurve.data import DataSet
 from lowcurve.errors import InputError
 from lowcurve.experiments.settings import Study
+from lowcurve.experiments.views.colors import colors
 from lowcurve.experiments.views.jacobians import jacobians
 from lowcurve.experiments.views.landscapes import surfaces
-from lowcurve.experiments.views.slices import cross_sections, sit
+from lowcurve.experiments.views.path_pictures import path_pictures
+from lowcurve.experiments.views.slices import Sitting, cross_sections, sit
 from lowcurve.results import Result
 from lowcurve.types import Progress
 
@@ -21,20 +22,33 @@ PICTURES = 5
 
 
 def drawn(study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]) -> dict[str, Result]:
-    """Cross-sections of the boundary, margin and loss around images, and input gradients, as `lowcurve draw` has them.
+    """What `lowcurve draw` has of each kind: cross-sections of the boundary, margin and loss around images, input gradients,
+    paths within regions and, of color images, the hue circle.
 
     Nothing where no test image is classified rightly by all of the networks: of networks that have learned little.
     """
-    settings = study.evaluation
+    settings, color = study.evaluation, data.shape[0] == 3 and len(data.shape) == 3
+    most = max(PICTURES, settings.drawn, settings.drawn_paths)
     try:
-        sitting = sit(study, data, models, PICTURES, settings.drawn_points, progress)
+        sitting = sit(study, data, models, most, settings.drawn_points, progress)
     except InputError as error:
         log.info("nothing is drawn: %s", error)
         return {}
-    few = replace(
-        sitting, examples=sitting.examples.take(slice(settings.drawn)), numbers=sitting.numbers[: settings.drawn]
-    )
-    found = {**cross_sections(few), **surfaces(few)}
+    found = {**cross_sections(sitting.few(settings.drawn)), **surfaces(sitting.few(settings.drawn))}
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
-        found |= {f"{kind} gradients": result for kind, result in jacobians(sitting).items() if kind != "adversarial"}
+        pictures = jacobians(sitting.few(PICTURES))
+        found |= {f"{kind} gradients": result for kind, result in pictures.items() if kind != "adversarial"}
+    if color:
+        found |= colors(sitting.few(settings.drawn))
+    if settings.drawn_paths:
+        found |= _paths(sitting.few(settings.drawn_paths))
     return found
+
+
+def _paths(sitting: Sitting) -> dict[str, Result]:
+    """Nothing where no two images have one class."""
+    try:
+        return path_pictures(sitting)
+    except InputError as error:
+        log.info("no path is drawn: %s", error)
+        return {}

@@ -105,7 +105,7 @@ def shortened(study: Study) -> Study:
     evaluation = Evaluation(
         examples=32, steps=3, effort=Effort(3, 1, 20, 1), audited=8, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
         density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
-        drawn_points=9,
+        drawn_points=9, drawn_paths=0,
     )  # fmt: skip
     return replace(
         study,

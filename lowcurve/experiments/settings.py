@@ -21,7 +21,8 @@ class Evaluation:
 
     examples: of the attacks; steps: of PGD. effort: of the suite strong. audited: how many of them the tests for gradient
     masking see, 0 for no audit. save_inputs: keep the inputs that the attacks found. drawn: at how many images boundaries and
-    surfaces are drawn, 0 for no pictures; drawn_points: along a side of a plane.
+    surfaces are drawn, 0 for no pictures; drawn_points: along a side of a plane; drawn_paths: between how many images paths
+    are looked for, 0 for none.
     """
 
     examples: int = 360
@@ -41,6 +42,7 @@ class Evaluation:
     gallery: int = 5
     drawn: int = 1
     drawn_points: int = 41
+    drawn_paths: int = 30
 
     def __post_init__(self) -> None:
         if min(self.steps, self.effort.steps, self.lanczos_steps) < 1:

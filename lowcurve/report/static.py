@@ -133,7 +133,7 @@ def _surface(figure: Any, surface: Surface) -> None:
     across = min(ACROSS, max(1, len(surface.panels)))
     down = -(-len(surface.panels) // across) or 1
     lines = max((_title_of(name, panel).count("\n") for name, panel in surface.panels.items()), default=0)
-    figure.set_size_inches(2.3 * across + 0.9, (2.4 + 0.12 * lines) * down + 0.2)
+    figure.set_size_inches(2.3 * across + 0.9, (2.6 + 0.12 * lines) * down + 0.3)
     cells = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for axes in cells.flat[len(surface.panels) :]:
         axes.set_visible(False)

@@ -19,7 +19,6 @@ from lowcurve.experiments.papers.yu2018rows import (
     OURS,
     chosen,
     count_of,
-    first_of,
     rows,
     sitting_of,
     table_in,
@@ -53,7 +52,7 @@ def figures_1_to_3(workshop: Workshop) -> Found:
             points=5 if workshop.scale == "smoke" else 15,
             progress=workshop.progress,
         )
-        shown = projections(first_of(sitting, 1), 2 * radius, (RANDOM, "margin"), ("loss",))
+        shown = projections(sitting.few(1), 2 * radius, (RANDOM, "margin"), ("loss",))
         return {
             "parameters": around,
             **shown,
@@ -91,7 +90,7 @@ def figure_4(workshop: Workshop) -> Found:
 
     def make() -> dict[str, Result]:
         sitting = sitting_of(workshop, wanted, count_of(workshop, 50))
-        return {**projections(first_of(sitting, 2), 2 * radius), **distances(sitting, 4 * radius)}
+        return {**projections(sitting.few(2), 2 * radius), **distances(sitting, 4 * radius)}
 
     results = workshop.part("figure-4", ("projections", wanted), make)
     found = {str(row[1]): row for row in table_in(results, "distances").rows}
@@ -151,7 +150,7 @@ def _side_by_side(workshop: Workshop, wanted: Mapping[str, Study], radius: float
 
     def make() -> dict[str, Result]:
         sitting = sitting_of(workshop, wanted, count_of(workshop, 50))
-        shown = projections(first_of(sitting, 2), 1.5 * radius, (RANDOM, *DIRECTIONS[::2]))
+        shown = projections(sitting.few(2), 1.5 * radius, (RANDOM, *DIRECTIONS[::2]))
         return {**shown, "numbers": plateaus(sitting, radius), **distances(sitting, 4 * radius)}
 
     results = workshop.part(part, (part, wanted, radius), make)

@@ -18,7 +18,6 @@ from lowcurve.experiments.papers.yu2018rows import (
     OURS,
     chosen,
     count_of,
-    first_of,
     rows,
     sitting_of,
     table_in,
@@ -102,7 +101,7 @@ def figure_10(workshop: Workshop) -> Found:
             "of": "the margin's Jacobian",
         }
         table = Table("Correlation of |J| with local contrast", columns, aligned, conditions=conditions)
-        return {"jacobians": jacobians(first_of(sitting, 6))["margin"], "numbers": table}
+        return {"jacobians": jacobians(sitting.few(6))["margin"], "numbers": table}
 
     results = workshop.part("figure-10", ("jacobians", wanted), make)
     found = cells_of(table_in(results, "numbers"))

@@ -109,11 +109,6 @@ def sitting_of(workshop: Workshop, wanted: Mapping[str, Study], count: int, poin
     return sit(ones[0].study, ones[0].data, models, count, points, workshop.progress)
 
 
-def first_of(sitting: Sitting, count: int) -> Sitting:
-    """The same networks at the first few images."""
-    return replace(sitting, examples=sitting.examples.take(slice(count)), numbers=sitting.numbers[:count])
-
-
 def count_of(workshop: Workshop, count: int) -> int:
     """So many images, or four to see that it runs."""
     return min(count, 4) if workshop.scale == "smoke" else count

@@ -1,7 +1,7 @@
 """Networks side by side at the same images: who sits, where DeepFool crosses their boundaries, and cross-sections of these."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,6 +68,10 @@ class Sitting:
     def short(self, number: int) -> str:
         """The same for a table's cell."""
         return f"{self.examples.classes[int(self.y[number])]}, no. {self.numbers[number]}"
+
+    def few(self, count: int) -> "Sitting":
+        """The same networks at the first images alone."""
+        return replace(self, examples=self.examples.take(slice(count)), numbers=self.numbers[:count])
 
     @property
     def conditions(self) -> dict[str, str]:
