@@ -7,9 +7,11 @@ from torch import nn
 from lowcurve.data import DataSet, Examples
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.views.boundary_shape import detection, profile, sensitivity
+from lowcurve.experiments.views.loops import loop_results
 from lowcurve.experiments.views.slices import Sitting, sit
 from lowcurve.randomness import stream, uniform
 from lowcurve.results import Table
+from lowcurve.types import silent
 
 SHAPE = (1, 2, 3)
 RADIUS = 0.25
@@ -76,6 +78,16 @@ def test_a_sphere_tells_who_is_inside_by_the_sign_of_its_curvature():
     inside, outside = numbers["κ, natural"], numbers["κ, perturbed"]
     assert inside[0] == pytest.approx(-1 / RADIUS, rel=1e-2)
     assert outside[0] == pytest.approx(1 / RADIUS, rel=1e-2)
+
+
+def test_loops_in_half_spaces_are_filled_by_what_lies_between_their_corners():
+    model = Quadratic(0.0, torch.ones(6), torch.zeros(6, 6)).eval()
+    x = uniform(torch.empty(24, *SHAPE), 0, 1, generator=stream(0, "points"))
+    sets = Examples(x, (x.flatten(1).sum(1) > 3).long(), ("below", "above"))
+    found = row(loop_results(model, sets, 2, seed=0, progress=silent)["numbers"])
+    assert (found["corners"], found["loops"], found["closed"][0], found["filled"][0]) == ("natural", 2, 1.0, 1.0)
+    assert (found["clear"], found["squares"]) == (1.0, 4)
+    assert found["deviation"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_hyperplane_tells_nothing():

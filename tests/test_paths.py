@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -543,6 +544,31 @@ def outside_mesh(model, mesh, y: int, points: int = 400) -> int:
         for corners in (torch.stack([a, b, c]), torch.stack([a, c, d])):
             bad += int((model(weights @ corners.flatten(1)).argmax(1) != y).sum())
     return bad
+
+
+def test_a_mesh_stays_in_the_pixel_box_though_the_patch_of_its_sides_leaves_it():
+    """Four sides that dip to the edge of the box: their Coons patch is at -0.55 in the middle."""
+    corners = torch.tensor([[0.0, 0.5], [1.0, 0.5], [1.0, 0.6], [0.0, 0.6]])
+    ends = corners.roll(-1, 0)
+    dip = torch.stack([(corners + ends)[:, 0] / 2, torch.zeros(4)], 1)
+    sides = Paths.through(torch.stack([corners, dip, ends], 1), torch.zeros(4, dtype=torch.long))
+    assert coons(sides, 4)[..., 1].min() < -0.4
+
+    @dataclass(frozen=True)
+    class Given:
+        chunk: int = 64
+        projection: None = None
+
+        def __call__(self, *_, **__) -> Paths:
+            return replace(sides, found=torch.ones(4, dtype=torch.bool))
+
+    def everything(x):
+        return torch.stack([torch.ones(len(x)), torch.zeros(len(x))], dim=1)
+
+    found = LoopFilling(Given())(everything, corners[None], torch.tensor([0]), generator=stream(0))
+    assert found.filled.all()
+    assert found.vertices.min() == 0
+    assert found.vertices.max() == 1
 
 
 def test_a_loop_in_a_half_space_is_filled_by_its_coons_patch():

@@ -106,6 +106,10 @@ def test_the_commands_are_understood():
 def test_every_link_and_picture_is_there():
     for path in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(docs/[^`]+\.md)`", README):
         assert (ROOT / path).is_file(), path
+    gallery = (ROOT / "docs" / "gallery.md").read_text()
+    shown = re.findall(r"\]\(([^)#:]+)\)", gallery)
+    assert shown
+    assert not [path for path in shown if not (ROOT / "docs" / path).is_file()]
 
 
 def test_the_page_of_what_was_made_again_is_that_of_the_committed_results(monkeypatch):

@@ -61,6 +61,8 @@ class LoopFilling:
     chords as there are squares. The projection should go well inside, as `IntoRegion` does by default: between vertices that
     lie on the boundary, where it bends into the mesh, there is a triangle outside at every size.
 
+    Vertices stay, entry by entry, within the range of the loop, and so in the pixel box.
+
     spacing: of the samples of each triangle, l_2 in pixel units; it may be coarser than that of the paths, since areas take
     many. Between samples there may be anything.
     Called: corners, (loops, 4, ...) in the order of the loop, and y, one class a loop.
@@ -109,7 +111,7 @@ class LoopFilling:
         """The Coons patches of the sides."""
         nothing = torch.full((len(corners),), torch.nan, dtype=corners.dtype, device=corners.device)
         none = torch.zeros_like(loops)
-        patch = coons(sides, self.cells)
+        patch = _within(coons(sides, self.cells), sides)
         return Meshes(patch, sides, none, self.spacing, nothing, nothing.clone(), nothing.clone(), none.long())
 
     def _looked_at(self, model: Classifier, mesh: Meshes, y: Labels, rows: Tensor, stream: torch.Generator) -> Meshes:
@@ -171,12 +173,20 @@ def coons(sides: Paths, cells: int) -> Tensor:
     return (ruled - twice).to(sides.anchors)
 
 
+def _within(patch: Tensor, sides: Paths) -> Tensor:
+    """The patch with each entry between the lowest and the highest of its loop: that of bent sides may leave the pixel box,
+    where the loop lies, and by rounding any does."""
+    points = sides.anchors.reshape(len(patch), -1, *sides.anchors.shape[2:])
+    low, high = points.amin(1)[:, None, None], points.amax(1)[:, None, None]
+    return torch.minimum(torch.maximum(patch, low), high)
+
+
 def _doubled(mesh: Meshes) -> Meshes:
     """Every square cut into four, which leaves the surface as it is; then the edges of those not filled on their sides."""
     old = mesh.vertices
     fine = _middles(_middles(old, 1), 2)
     fine[:, 1::2, 1::2] = (old[:, :-1, :-1] + old[:, 1:, 1:]) / 2  # on the cut between the two triangles
-    patch = coons(mesh.sides, fine.shape[1] - 1)
+    patch = _within(coons(mesh.sides, fine.shape[1] - 1), mesh.sides)
     patch[:, 1:-1, 1:-1] = fine[:, 1:-1, 1:-1]
     return replace(mesh, vertices=torch.where(per_example(mesh.filled, fine), fine, patch))
 

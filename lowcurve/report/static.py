@@ -188,7 +188,7 @@ def _panel(axes: Any, surface: Surface, name: str, panel: Panel) -> Any:
 
 def _title_of(name: str, panel: Panel) -> str:
     """What stands above a panel, in lines that are no wider than it."""
-    return "\n".join(fill(text, 36) for text in (name, panel.note) if text)
+    return "\n".join(fill(text, 32) for text in (name, panel.note) if text)
 
 
 def _legend(figure: Any, named: Mapping[str, Any]) -> None:

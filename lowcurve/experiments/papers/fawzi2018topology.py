@@ -9,9 +9,10 @@ from lowcurve.experiments.papers.rows import value_of
 from lowcurve.experiments.presets import preset, shortened
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.views.boundary_shape import FLAT, detection, profile, sensitivity
+from lowcurve.experiments.views.loops import loop_results
 from lowcurve.experiments.views.paths import MIXED, NATURAL, NOISE, path_results
 from lowcurve.experiments.views.slices import Sitting, sit
-from lowcurve.results import Cell, Result, Table, holds
+from lowcurve.results import UNSAID, Cell, Result, Table, holds
 
 SHARE = 1e-3
 """The spacing over the distance of the ends; the paper's is about 1e-4, ten times the work."""
@@ -88,6 +89,21 @@ def perturbed(workshop: Workshop) -> Found:
     return Found(results, [holds(said, "abstract", found, f"area under the curve {value_of(area):.3f}")], DIFFERS)
 
 
+def filled(workshop: Workshop) -> Found:
+    """Whether loops of four images can be filled within their region: simple connectivity, beyond the paper's paths."""
+    made, data, models = workshop.networks(NAME, study_of(workshop))
+    loops = {"smoke": 2, "laptop": 20}.get(workshop.scale, 100)
+    make = lambda: loop_results(models[NAME], data.test, loops, seed=made.seed, progress=workshop.progress)  # noqa: E731
+    results = workshop.part("filled", ("filled", made, loops), make)
+    table = results["numbers"]
+    assert isinstance(table, Table)
+    claims = [
+        holds(f"{name}: every loop that closes can be filled", UNSAID, 0 < closed == share, f"{share:.1%} of {count}")
+        for name, count, closed, share in ((row[0], row[1], value_of(row[2]), value_of(row[3])) for row in table.rows)
+    ]
+    return Found(results, claims, DIFFERS[:1])
+
+
 def _at_images(
     workshop: Workshop, name: str, measure: Callable[[Sitting], dict[str, Result]], counts: Mapping[str, int]
 ) -> tuple[Mapping[str, Result], tuple[Cell, ...]]:
@@ -109,5 +125,6 @@ ITEMS = tuple(
         ("flatness", "Principal curvatures of the boundary", "section 4", flatness),
         ("vulnerability", "Curved directions and random ones", "section 4", vulnerability),
         ("perturbed", "Telling perturbed images by curvature", "section 5", perturbed),
+        ("filled", "Loops of images, filled (arXiv 2605.06380)", UNSAID, filled),
     )
 )

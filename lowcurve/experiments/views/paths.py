@@ -110,11 +110,11 @@ def endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> dict[s
     natural = Points(x, y, rows)
     classes = len(test.classes)
     others = (y + 1 + integers(y.shape, 0, classes - 1, generator=stream(seed, "others")).to(y)) % classes
-    led = _led(model, x, others, seed)
-    kept = _said(model, led) == others
-    adversarial, origin = Points(led[kept], others[kept], rows[kept]), y[kept]
-    noise = _led(model, uniform(x, 0, 1, generator=stream(seed, "noise")), y, seed)
-    there = _said(model, noise) == y
+    moved = led(model, x, others, seed)
+    kept = said(model, moved) == others
+    adversarial, origin = Points(moved[kept], others[kept], rows[kept]), y[kept]
+    noise = led(model, uniform(x, 0, 1, generator=stream(seed, "noise")), y, seed)
+    there = said(model, noise) == y
     nowhere = torch.full_like(rows[there], NOWHERE)
     plain = _first(natural_natural(natural, generator=stream(seed, NATURAL)), pairs)
     starts = Points(plain.start, plain.y, natural.source[plain.start_index])
@@ -129,13 +129,14 @@ def endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> dict[s
     return {name: _first(found, pairs) for name, found in families.items() if len(found)}
 
 
-def _led(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+def led(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
     """Just across the boundary of class y, where it was found."""
     with frozen(model):
         return PROJECTIONS["as published"](model, x, y, generator=stream(seed, "led"))
 
 
-def _said(model: nn.Module, x: Tensor) -> Tensor:
+def said(model: nn.Module, x: Tensor) -> Tensor:
+    """The classes that the network gives."""
     with frozen(model), torch.no_grad():
         return torch.cat([model(x[at : at + 256]).argmax(1) for at in range(0, len(x), 256)])
 
