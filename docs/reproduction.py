@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from readme_tables import markdown
 
 from lowcurve.experiments.papers.items import ITEMS
@@ -45,12 +46,15 @@ def found() -> dict[str, list[dict[str, Any]]]:
 
 def page() -> str:
     """The page as Markdown: a summary of all items, the units, then what was made of every item, paper by paper."""
+    why = yaml.safe_load((HERE / "why.yaml").read_text())
     parts = [HEAD, "## All items\n", markdown(summary()) + "\n", "## Units\n", markdown(glossary()) + "\n"]
     for key, contents in found().items():
         item = ITEMS[key]
         parts.append(f"## {key}: {item.title} ({item.where})\n")
         if not contents:
             parts.append(f"Not run yet: `lowcurve reproduce {key} --scale {SCALE}`\n")
+        if contents and key in why:
+            parts.append(f"Why it differs: {why[key]}\n")
         for content in contents:
             parts += section(key, content)
     return "\n".join(parts)

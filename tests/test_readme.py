@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lowcurve.cli.commands import COMMANDS
 from lowcurve.cli.reproduce import asked
@@ -118,3 +119,10 @@ def test_the_page_of_what_was_made_again_is_that_of_the_committed_results(monkey
     assert module.page() == (ROOT / "docs" / "reproduction.md").read_text()
     assert module.web_page() == (ROOT / "docs" / "reproduction.html").read_text()
     assert "does not hold" in module.page()
+    reasons = yaml.safe_load((ROOT / "docs" / "why.yaml").read_text())
+    assert set(reasons) <= set(module.ITEMS)
+    assert not [
+        key
+        for key, reason in reasons.items()
+        if re.search(r"\d", re.sub(r"(Figures?|Eq\.|Table) \S+( and \d+)?", "", reason))
+    ]
