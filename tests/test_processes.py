@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from training_process import DOUBLE, attacked, course, gradients, measured
+from training_process import DOUBLE, attacked, course, gradients, measured, transferred
 from trainings import EAGER, LOW_CURVATURE, MEMBERS, child, equal, low_curvature_network, penalized, plain_network
 
 from lowcurve.penalties import ELLE
@@ -15,11 +15,14 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
     assert shared.returncode == 0, shared.stderr[-3000:]
     alone = attacked(None)
     assert 0 < alone.standing.mean() < 1
+    assert transferred(None).any(axis=2).all()
+    assert not transferred(None).all(axis=2).any()
     for rank in (0, 1):
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         assert found["fallen to"] == alone.fallen_to.tolist()
         assert found["looks"].tolist() == alone.looks.tolist()
         assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
+        assert_close(found["transferred"], torch.from_numpy(transferred(None)))
         for name, values in measured(None).items():
             assert_close(found["measured"][name], torch.from_numpy(values))
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -102,12 +103,19 @@ def measured(made: Fabric | None) -> dict[str, Any]:
     return evaluation.measure(plain_network().double().eval(), examples(41), measures, batch_size=16, fabric=made)
 
 
+def transferred(made: Fabric | None) -> np.ndarray:
+    """What PGD on each of two networks does to both."""
+    models = {str(seed): plain_network(seed).double().eval() for seed in (0, 1)}
+    return evaluation.transfer(models, examples(41), PGD(Ball(L2, 0.3), steps=3), fabric=made)
+
+
 def attack(made: Fabric, folder: Path) -> None:
     found = attacked(made)
     columns = {
         "inputs": found.inputs,
         "looks": torch.from_numpy(found.looks),
         "fallen to": list(map(str, found.fallen_to)),
+        "transferred": torch.from_numpy(transferred(made)),
         "measured": {name: torch.from_numpy(values) for name, values in measured(made).items()},
     }
     torch.save(columns, folder / f"rank-{made.global_rank}.pt")

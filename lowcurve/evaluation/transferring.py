@@ -1,6 +1,7 @@
 """What an attack on one network does to others, and how high it drives the loss."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from lowcurve import randomness
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.measuring import logits_of, require_examples
+from lowcurve.evaluation.sharing import gathered
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Loss, Progress, silent
@@ -23,12 +25,14 @@ def transfer(
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress[int] = silent,
+    fabric: Any = None,
 ) -> np.ndarray:
     """standing[s, t, i]: whether network t is right about example i as the attack on network s has changed it.
 
     Shape (networks, networks, examples), in the order of `models`; the diagonal is the attack on the network itself. An
     example that network t gets wrong without an attack counts as fallen. The attack goes to its end on every example,
-    since what only just fools the source seldom fools another.
+    since what only just fools the source seldom fools another. fabric: the examples are shared out over its processes, and
+    each has the answer of all.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF, Ball
@@ -43,13 +47,31 @@ def transfer(
     """
     if not models:
         raise InputError("at least one network", "none", "write transfer({'name': model}, examples, attack)")
+    mine = torch.arange(len(examples))
+    if fabric is not None and fabric.world_size <= len(examples):
+        mine = mine[fabric.global_rank :: fabric.world_size]
+    standing = _standing(models, examples.take(mine), method, seed, batch_size, progress)
+    if len(mine) < len(examples):
+        standing = gathered({"standing": standing}, mine)["standing"]
+    return np.asarray(standing.numpy()).transpose(1, 2, 0)
+
+
+def _standing(
+    models: Mapping[str, nn.Module],
+    examples: Examples,
+    method: Attack,
+    seed: int,
+    batch_size: int,
+    progress: Progress[int],
+) -> Tensor:
+    """The answer with the examples first."""
     clean = [_right(model, examples, examples.pixels(slice(None)), batch_size) for model in models.values()]
     rows = []
     for name, source in models.items():
         found, _ = _to_the_end(source, examples, method, seed, batch_size, progress, f"attacking {name}")
         right = [_right(model, examples, found, batch_size) for model in models.values()]
         rows.append(np.stack([a & b for a, b in zip(clean, right, strict=True)]))
-    return np.stack(rows)
+    return torch.from_numpy(np.stack(rows)).movedim(2, 0)
 
 
 def adversarial_loss(

@@ -238,7 +238,8 @@ def transfer_results(
     """Who is right about the images that were made for whom: a row a source, a column a target."""
     examples = data.test.take(slice(study.evaluation.examples))
     attack = PGD(study.ball(), steps=study.evaluation.steps)
-    standing = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress)
+    made = processes(study.hardware)
+    standing = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress, fabric=made)
     headings = [Column(f"seen by {name}", f"Accuracy of {name} on those images.", ".1%") for name in models]
     rows: list[tuple[Cell, ...]] = []
     for name, row in zip(models, standing, strict=True):
