@@ -90,7 +90,10 @@ def test_a_study_writes_a_whole_run(smoke):
     parts = {f"parts/{step}-{name}.json" for step in ("training", "curvature", "attack") for name in FOUR}
     found = {f"adversarial/{name}.safetensors" for name in FOUR}
     expected = (
-        {"settings.yaml", "study.json", "report.html", "log.txt", "parts/transfer.json"} | networks | parts | found
+        {"settings.yaml", "study.json", "report.html", "log.txt", "parts/transfer.json", "parts/drawn.json"}
+        | networks
+        | parts
+        | found
     )
     assert {name for name in files(smoke) if not name.startswith("logs/")} == expected
     assert all((smoke / "logs" / name / "part-1" / "metrics.csv").stat().st_size for name in FOUR)
@@ -109,6 +112,7 @@ def test_the_numbers_of_a_study_are_json_and_all_of_the_report(smoke):
     assert [c["heading"] for c in found["comparison"]["columns"]][:4] == ["network", "clean", "PGD-3", "strong"]
     expected = {"against radius", "against scale", "stability", "profile", "profile at scale", "density", "gallery"}
     expected |= {"curvature and robustness", "geometry", "spectrum", "boundary", "indicator", "discrepancy"}
+    expected |= {"section 1", "margin 1", "along cross-entropy 1", "classes 1", "margin gradients"}
     assert expected <= set(found)
     assert {f"training {name}" for name in FOUR} <= set(found)
     page = (smoke / "report.html").read_text()
