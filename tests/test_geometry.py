@@ -298,7 +298,7 @@ def test_measuring_under_no_grad_is_measuring():
         (gradient_norm, "lowcurve.geometry.curvature.gradient_norm"),
         (Curvature(), "Curvature(steps=12, tolerance=0.001)"),
         (SecantCurvature(0.1), "SecantCurvature(h=0.1)"),
-        (FrobeniusNorm(draws=7), "FrobeniusNorm(draws=7, deflated=10, seed=0)"),
+        (FrobeniusNorm(draws=7), "FrobeniusNorm(draws=7, deflated=10, seed=0, h=None)"),
         (Profile(), "Profile(h=None)"),
     ],
 )
