@@ -14,6 +14,8 @@ from lowcurve.data import digits, shuffled
 from lowcurve.errors import InputError
 from lowcurve.evaluation import correct
 from lowcurve.evaluation.audit import Audit, Budget, audit
+from lowcurve.experiments.methods import objective_of
+from lowcurve.experiments.settings import Study
 from lowcurve.losses import Tempered, loss_field
 from lowcurve.models import Network
 from lowcurve.penalties import Distillation
@@ -143,3 +145,12 @@ def test_distillation_at_temperature_one_is_not():
     _, outcomes = audited(distilled(1.0))
     assert outcomes[5] in ("passed", "flag")
     assert outcomes[6] == "passed"
+
+
+def test_an_objective_to_describe_is_none_to_train_with():
+    objective = objective_of("distillation", Study(), (1.0,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(
+        InputError, match=r"the network that this method learns from, received none; write objective_of"
+    ):
+        objective.terms(model, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0]), generator=stream(0))

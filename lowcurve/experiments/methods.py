@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lowcurve.analysis.norms import Ball, Norm, parse_radius
 from lowcurve.attacks import NFGSM, PGD, RSFGSM, DeepFool, OneStep
+from lowcurve.errors import InputError
 from lowcurve.losses import Tempered, log_odds, margin, margin_loss
 from lowcurve.models import LCNN, Minimal
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
@@ -119,9 +120,9 @@ def objective_of(name: str, study: "Study", std: tuple[float, ...], before: Clas
     return METHODS[name].objective(study, std, before or the_network_before)
 
 
-def the_network_before(x: Inputs) -> Logits:
-    """Stands for a network that is not there yet."""
-    raise NotImplementedError
+def the_network_before(x: Inputs) -> Logits:  # noqa: ARG001 (the signature of Classifier)
+    """Stands for a network that is not there yet, and says so where it is asked."""
+    raise InputError("the network that this method learns from", "none", "write objective_of(..., before=model)")
 
 
 def ball_of(study: "Study") -> Ball:

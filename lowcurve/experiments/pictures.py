@@ -97,6 +97,14 @@ def in_reading_order(networks: Sequence[str]) -> list[str]:
     return sorted(networks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
+def merged_by_kind(found: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
+    """Several networks' results, kind by kind; the clean images, which are the same for all, once above the perturbed ones."""
+    kinds = dict(found)
+    if clean := kinds.pop("clean images", None):
+        kinds["gallery"] = [clean[0], *kinds["gallery"]]
+    return {kind: merge(results) for kind, results in kinds.items()}
+
+
 def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) -> dict[str, Result]:
     """The report's results from the parts of a run: one headline table, then each figure with all networks in it."""
     order = in_reading_order(networks)
@@ -105,9 +113,7 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
         for network in order:
             for kind, result in parts.get(f"{step}-{network}", {}).items():
                 grouped.setdefault(kind, []).append(result)
-    if clean := grouped.pop("clean images", None):
-        grouped["gallery"] = [clean[0], *grouped["gallery"]]
-    merged = {kind: merge(results) for kind, results in grouped.items()}
+    merged = merged_by_kind(grouped)
     tables = [table for kind in ("robustness", "geometry") if isinstance(table := merged.get(kind), Table)]
     compared: dict[str, Result] = {}
     if tables:

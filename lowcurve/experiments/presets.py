@@ -102,8 +102,9 @@ def _at_paper(study: Study) -> Study:
     )
 
 
-def shortened(study: Study) -> Study:
-    """The study on a few images and for an epoch, to see in seconds that it runs."""
+def shortened(study: Study, epochs: int = 1) -> Study:
+    """The study on a few images and for an epoch, to see in seconds that it runs. epochs: of training from new weights, more
+    where a network of chance has nothing to show."""
     evaluation = Evaluation(
         examples=32, steps=3, effort=Effort(3, 1, 20, 1), audited=8, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
         density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
@@ -113,7 +114,7 @@ def shortened(study: Study) -> Study:
         study,
         limits=Limits(train=256, validation=64, test=64),
         width=8,
-        training=replace(study.training, epochs=1),
+        training=replace(study.training, epochs=epochs),
         fine_tuning=replace(study.fine_tuning, epochs=1),
         training_attack=replace(study.training_attack, steps=2),
         others=replace(study.others, per_class=4),

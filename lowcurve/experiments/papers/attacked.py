@@ -8,10 +8,11 @@ from types import MappingProxyType
 from lowcurve import evaluation
 from lowcurve.experiments.papers.reproduction import Workshop
 from lowcurve.experiments.papers.rows import Trained, cells_of, file_of, over_seeds, table_of, trained, trained_as
+from lowcurve.experiments.pictures import merged_by_kind
 from lowcurve.experiments.recipes import Recipe
 from lowcurve.experiments.robustness import attack_results
 from lowcurve.experiments.settings import Study
-from lowcurve.results import Claim, Column, Result, Table, merge
+from lowcurve.results import Claim, Column, Result, Table
 from lowcurve.types import Attack
 
 Attacks = Callable[[Study], Mapping[str, Attack]]
@@ -52,9 +53,7 @@ def judged(workshop: Workshop, wanted: Mapping[str, Study]) -> dict[str, Result]
         )
         for name, result in results.items():
             found.setdefault(name, []).append(result)
-    if clean := found.pop("clean images", None):
-        found["gallery"] = [clean[0], *found["gallery"]]
-    return {name: merge(results) for name, results in found.items()}
+    return merged_by_kind(found)
 
 
 def _attacked(one: Trained, attacks: Attacks) -> Table:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.modes import mode
 from lowcurve.randomness import stream
 from lowcurve.results import Column, Table
@@ -33,7 +34,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def steps_compared(steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, y: Tensor, rounds: int) -> Table:
-    """A step of each network under its objective, from the batch to the parameters' gradients.
+    """A step of each network under its objective, from the batch to the parameters' gradients, power iterations of LCNN's
+    layers included; without the optimizer.
 
     Forward passes, operations and time; the first is the plain step that the others are counted in. Every round takes a step of
     each, and the best round of each counts. Copies take it, in training mode; the networks stay as they are.
@@ -80,5 +82,6 @@ def steps_compared(steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, 
 def _step(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> None:
     model.zero_grad(set_to_none=True)
     with mode(model, training=True):
+        update_norms(model)  # as `fit` does at every step
         terms = objective.terms(model, x, y, generator=stream(0, "costs"))
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

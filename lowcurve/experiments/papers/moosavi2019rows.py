@@ -46,10 +46,7 @@ def base(workshop: Workshop) -> Study:
             fine_tuning=tuning, cure=Cure(weight=4.0, h=3.0, form="released"),
         )  # fmt: skip
     study = replace(study, training_attack=TrainingAttack(steps=7), evaluation=settings)
-    if workshop.scale != "smoke":
-        return study
-    quick = shortened(study)
-    return replace(quick, training=replace(quick.training, epochs=10))  # a network of chance has nothing to show
+    return shortened(study, epochs=10) if workshop.scale == "smoke" else study
 
 
 def rows(workshop: Workshop) -> dict[str, Study]:
