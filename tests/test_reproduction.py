@@ -46,17 +46,17 @@ def test_what_is_finished_is_not_made_again(place):
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
 
 
-def test_what_another_version_made_is_made_again(place, monkeypatch):
+def test_what_other_code_made_is_made_again(place, monkeypatch):
     made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
     part = place / "srinivas2022lcnn" / "parts" / "numbers-standard-0.json"
     before = json.loads(part.read_text())
-    for module in ("lowcurve.experiments.papers.reproduction", "lowcurve.store.run"):
-        monkeypatch.setattr(f"{module}.version", lambda name: "9.9.9")  # noqa: ARG005
+    monkeypatch.setattr("lowcurve.experiments.papers.reproduction.code_version", lambda: "0.1.0+edited")
+    monkeypatch.setattr("lowcurve.store.run.training_version", lambda: "0.1.0+edited")
     made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
     after = json.loads(part.read_text())
     assert before["key"] != after["key"]
     assert before["results"] == after["results"]
-    assert (place / "srinivas2022lcnn" / "runs" / "9.9.9" / "standard-0" / "networks").is_dir()
+    assert (place / "srinivas2022lcnn" / "runs" / "0.1.0+edited" / "standard-0" / "networks").is_dir()
 
 
 def test_some_rows_alone_leave_the_others_not_run(place):

@@ -4,11 +4,16 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import lowcurve
 from lowcurve.errors import InputError
 from lowcurve.results import (
     Column,
@@ -21,6 +26,7 @@ from lowcurve.results import (
     Scatter,
     Surface,
     Table,
+    code_version,
     describe,
     dump,
     join,
@@ -28,7 +34,9 @@ from lowcurve.results import (
     merge,
     proportion,
     summarize,
+    training_version,
 )
+from lowcurve.results.versions import MEASURES, SHOWS, fingerprint
 
 NETWORKS = Table(
     "networks",
@@ -347,3 +355,37 @@ def test_joining_matches_rows_by_their_name_and_says_conditions_that_differ_with
     assert [column.heading for column in both.columns] == ["network", "C", "clean"]
     assert both.rows == (("a", None, 0.9), ("b", 2.0, 0.8))
     assert both.conditions == {"n (robustness)": "500", "n (curvature)": "200", "seed": "0"}
+
+
+def test_any_change_of_what_computes_is_another_code_and_none_of_what_shows_is(tmp_path):
+    shutil.copytree(Path(lowcurve.__file__).parent, tmp_path / "package")
+
+    def versions() -> tuple[str, str]:
+        return fingerprint(tmp_path / "package", SHOWS), fingerprint(tmp_path / "package", MEASURES)
+
+    def edit(name: str) -> None:
+        with (tmp_path / "package" / name).open("a") as file:
+            file.write("# edited\n")
+
+    both = versions()
+    assert code_version().endswith(both[0])
+    assert training_version().endswith(both[1])
+    for shown in ("report/figures.py", "cli/draw.py", "report/report.css"):
+        edit(shown)
+    assert versions() == both
+    edit("geometry/curvature.py")
+    measuring = versions()
+    assert measuring[0] != both[0]
+    assert measuring[1] == both[1]
+    edit("penalties/cure.py")
+    assert all(after != before for after, before in zip(versions(), measuring, strict=True))
+
+
+def test_no_training_goes_through_the_rooms_that_its_version_leaves_out():
+    rooms = [f"lowcurve.{room.replace('/', '.')}" for room in MEASURES]
+    program = (
+        "import sys, lowcurve.training, lowcurve.experiments.methods, lowcurve.experiments.adversarial_set\n"
+        f"sys.exit(str([name for name in sys.modules if name.startswith({tuple(rooms)})]).strip('[]'))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() == ""

@@ -22,7 +22,7 @@ log = logging.getLogger("lowcurve")
 DESCRIPTION = """Makes a table, figure or number of a paper, with the paper's numbers beside ours.
 
 Networks and parts that are finished are kept in --out and taken up again, by other items of the paper, too; what was made by
-another version or with other settings is made anew. Rows that were made elsewhere are taken up, too, once runs/ and parts/ of
+other code or with other settings is made anew. Rows that were made elsewhere are taken up, too, once runs/ and parts/ of
 their --out are copied into this one."""
 
 
@@ -141,9 +141,10 @@ def _made(item: "Item", workshop: "Workshop", run: "Run") -> int:
 
 def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]:
     import platform
-    from importlib.metadata import version
 
     import torch
+
+    from lowcurve.results import code_version
 
     return {
         "item": item.key,
@@ -151,7 +152,7 @@ def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]
         "data": workshop.data,
         "seeds": str(workshop.seeds),
         **({"differs": " ".join(found.differs)} if found.differs else {}),
-        "lowcurve": version("lowcurve"),
+        "lowcurve": code_version(),
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",

@@ -25,6 +25,7 @@ from lowcurve.results.kinds import (
 )
 from lowcurve.results.naming import describe
 from lowcurve.results.statistics import Proportion, Summary, proportion, summarize
+from lowcurve.results.versions import code_version, training_version
 
 __all__ = [
     "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Panel", "Plot", "Points",
@@ -32,4 +33,5 @@ __all__ = [
     "Claim", "UNSAID", "beside", "holds",
     "Proportion", "Summary", "proportion", "summarize",
     "describe", "dump", "load", "join", "merge",
+    "code_version", "training_version",
 ]  # fmt: skip

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +17,7 @@ from torch import nn
 from lowcurve.errors import InputError
 from lowcurve.models import Converted, Source
 from lowcurve.models.surgery import read, written
-from lowcurve.results import Result, dump, load
+from lowcurve.results import Result, dump, load, training_version
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import write_bytes, writing
 from lowcurve.store.ledgers import DiskLedger
@@ -170,8 +169,8 @@ class Run:
             ]
 
     def within(self, name: str, settings: Any) -> "Run":
-        """A run of its own inside this one, runs/VERSION/NAME, with these settings."""
-        run = Run(self.folder / "runs" / version("lowcurve") / name)
+        """A run of its own inside this one, runs/CODE/NAME, with these settings and of this version of the training code."""
+        run = Run(self.folder / "runs" / training_version() / name)
         run.write_settings(settings)
         return run
 

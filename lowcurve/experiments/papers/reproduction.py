@@ -3,18 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any, Protocol
 
 from torch import nn
 
-from lowcurve.data import DataSet, Limits, load
+from lowcurve.data import DataSet, Examples, Limits, load
 from lowcurve.errors import InputError
 from lowcurve.experiments import study as steps
 from lowcurve.experiments.presets import SCALES
 from lowcurve.experiments.settings import Study
 from lowcurve.experiments.study import Keeper
-from lowcurve.results import Claim, Result, beside, describe
+from lowcurve.results import Claim, Result, beside, code_version, describe
 from lowcurve.types import Progress, silent
 
 
@@ -29,7 +28,8 @@ class Workshop:
     """Where items are made: at a scale, on a data set, with as many seeds, keeping what is finished. rows: which models of a
     table; all by default.
 
-    What was kept is taken up again only if it was made by this version of the package with the same settings.
+    What was kept is taken up again only if it was made with the same settings by the same code, whatever its version is called:
+    networks by that which trains, results by all that computes.
     """
 
     scale: str
@@ -55,13 +55,17 @@ class Workshop:
         # Where the data lie is no setting of what is made of them.
         return replace(made, data_dir=None), data, {method: keeper.load_network(method) for method in made.methods}
 
+    def tested(self, made: Study, count: int) -> Examples:
+        """So many test images, whatever the limit of the networks' study: its own are the first of them."""
+        return _data(made.data, self.data_dir, replace(made.limits, test=count), made.seed).test
+
     def keeper(self, name: str, made: Study) -> Keeper:
         """Where the networks of a study are kept."""
         return self.room.within(f"{name}-{made.seed}", replace(made, data_dir=self.data_dir))
 
     def part(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
         """The results of a step, made now or before; what: everything that decides them."""
-        key = describe((version("lowcurve"), self.scale, self.data, what))
+        key = describe((code_version(), self.scale, self.data, what))
         kept = self.room.load_part(name, key)
         if kept is None:
             kept = dict(make())
