@@ -70,6 +70,16 @@ class Products(Protocol):
 
 
 @runtime_checkable
+class Strips(Products, Protocol):
+    """A symmetric operator on images of which the rows of half a matrix cost less than whole products."""
+
+    def strip(self, vectors: Tensor, first: int) -> Tensor:
+        """Of H v the image rows from `first` on, shape (vectors, batch, channels, height - first, width), for vectors that are
+        zero but in some rows from `first` on, which alone are given: (vectors, batch, channels, rows, width)."""
+        ...
+
+
+@runtime_checkable
 class Attack(Protocol):
     """x -> x' with x' inside a ball around x; returns inputs and nothing else."""
 

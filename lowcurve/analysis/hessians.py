@@ -4,7 +4,7 @@
 cannot record it differentiates twice. Which way it went, and why, stands in `way`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -13,9 +13,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lowcurve.analysis.calculus import Jet, jacobian, pullback, require_inputs
-from lowcurve.analysis.replay import Program, Recorder, each
+from lowcurve.analysis.replay import Line, Program, Recorder, along, each, strip
 from lowcurve.errors import InputError
 from lowcurve.types import Divisible, Field, Halves, Inputs
 
@@ -26,11 +27,10 @@ _ways: ContextVar[set[str] | None] = ContextVar("ways", default=None)
 
 @dataclass(frozen=True)
 class Replayed:
-    """v -> H v by the recorded steps, about 0.7 of a gradient each.
+    """v -> H v by the recorded steps, about 0.6 of a gradient each.
 
-    outer: the Hessian of the loss in the logits, shape (batch, classes, classes); None for a field recorded as a whole.
-    gradient: grad l(x), which came with the recording. way: how, and if not so, why not.
-    """
+    outer: the loss's Hessian in the logits, (batch, classes, classes); None for a field recorded as a whole. gradient: grad
+    l(x), from the recording. way: how, and if not so, why not. last: images go with their channels last."""
 
     program: Program
     outer: Tensor | None
@@ -38,7 +38,6 @@ class Replayed:
     part: Part = "whole"
     way: str = REPLAYED
     last: bool = True
-    """Whether images go with their channels last, where that is faster."""
 
     @property
     def curved(self) -> bool:
@@ -50,13 +49,22 @@ class Replayed:
 
     def many(self, vectors: Tensor) -> Tensor:
         """H v for several vectors an example, shape (vectors, batch, ...), in one pass."""
-        leaf = _laid_out(vectors.detach().flatten(0, 1), self.last).requires_grad_()
-        with torch.enable_grad():
-            change = self.program(leaf, bent=self.part != "Gauss-Newton")
-        seed = torch.zeros_like(change)
+        return self._product(self.program.steps, vectors).reshape(vectors.shape)
+
+    def strip(self, vectors: Tensor, first: int) -> Tensor:
+        """H v from image row `first` on, of vectors in rows from there on (`types.Strips`)."""
+        narrow = strip(self.program, first, end := first + vectors.shape[3])
+        if narrow is None:
+            return self.many(F.pad(vectors, (0, 0, first, self.gradient.shape[2] - end)))[..., first:, :]
+        return self._product(narrow, vectors)
+
+    def _product(self, steps: Sequence[Line], vectors: Tensor) -> Tensor:
+        rows = _laid_out(vectors.detach().flatten(0, 1), self.last)
+        way = along(steps, rows, bent=self.part != "Gauss-Newton")
+        seed = torch.zeros_like(way.change)
         if self.outer is not None and self.part != "network":
-            seed = _times(self.outer, each(change.detach(), len(self.outer))).flatten(0, 1)
-        return pullback(change, leaf, seed).reshape(vectors.shape)
+            seed = _times(self.outer, each(way.change, len(self.outer))).flatten(0, 1)
+        return each(way.back(seed), vectors.shape[1])
 
     def take(self, rows: Tensor) -> "Replayed":
         """The operator of these examples alone."""
@@ -150,7 +158,7 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> Replayed | Diffe
     """v -> H v with the exact Hessian at x, one matrix an example; also `.gradient`, and `.way`: how, and why.
 
     A field of convolutions, linear layers, BatchNorm in eval mode, pooling, sums, reshaping and elementwise functions is
-    replayed: 1.3 gradients once, 0.7 for each product (on ResNet-20). Any other is differentiated twice, 2.2 gradients for
+    replayed: 1.3 gradients once, 0.6 for each product (on ResNet-20). Any other is differentiated twice, 2.2 gradients for
     each product. Both are exact; `replay=False` takes the second way. For a ReLU network this is the Hessian almost
     everywhere, of rank <= classes - 1; what lies in its kinks shows only in `secant_hessian`.
 

@@ -15,7 +15,7 @@ from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.krylov import Krylov, krylov, several
 from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
-from lowcurve.types import Operator, PerExample, Products, Progress, silent
+from lowcurve.types import Operator, PerExample, Products, Progress, Strips, silent
 
 MIXED = 0.3
 """So long is the random direction beside the unit start of Lanczos."""
@@ -157,6 +157,9 @@ def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> Po
     return Power(L2.length(image), dot(vector, image).abs(), vector)
 
 
+COLUMNS = "Hessian columns"
+
+
 def dense(
     operator: Operator, like: Tensor, *, chunk: int = 128, limit: int = 4 * 2**30, progress: Progress[int] = silent
 ) -> Tensor:
@@ -187,8 +190,34 @@ def dense(
         images = several(operator, vectors[:, None].expand(-1, batch, -1).reshape(width, *like.shape))
         result[:, :, part] = images.detach().reshape(width, batch, d).permute(1, 2, 0)
 
-    in_chunks(fill, d, max(chunk // max(batch, 1), 1), progress=progress, heading="Hessian columns")
+    size = max(chunk // max(batch, 1), 1)
+    if isinstance(operator, Strips) and like.ndim == 4:
+        _fill_in_strips(operator, result, like.shape, size, progress)
+    else:
+        in_chunks(fill, d, size, progress=progress, heading=COLUMNS)
     return result
+
+
+def _fill_in_strips(operator: Strips, result: Tensor, shape: torch.Size, size: int, progress: Progress[int]) -> None:
+    """Both halves of symmetric matrices, from the columns of one image row after the other, each from this row on."""
+    batch, channels, height, width = shape
+    rows = result.view(batch, channels, height, width, -1)
+    columns = result.view(batch, -1, channels, height, width)
+    places = torch.arange(channels * height * width).view(channels, height, width).transpose(0, 1).flatten()
+    row = channels * width
+
+    def fill(part: slice) -> None:
+        first, end = part.start // row, (part.stop - 1) // row + 1
+        few = slice(part.start - first * row, part.stop - first * row)
+        units = torch.eye((end - first) * row)[few].view(-1, 1, end - first, channels, width).transpose(2, 3)
+        images = operator.strip(units.to(result).expand(-1, batch, -1, -1, -1), first)
+        here = places[part].to(result.device)
+        rows[:, :, first:, :, here] = images.permute(1, 2, 3, 4, 0)
+        columns[:, here, :, first:] = images.transpose(0, 1)
+
+    # Whole rows where there is room for one, else equal parts of one.
+    size = size - size % row if size >= row else -(-row // -(-row // size))
+    in_chunks(fill, channels * height * width, size, progress=progress, heading=COLUMNS)
 
 
 def spectrum(matrices: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from lowcurve.analysis.replay.calls import Call, Mixing, Unrecorded
 from lowcurve.analysis.replay.rules import step_of
-from lowcurve.analysis.replay.tangents import Elementwise, Product, Program, Step, program
+from lowcurve.analysis.replay.steps import Elementwise, Product, Step
+from lowcurve.analysis.replay.tangents import Program, program
 
 
 class Recorder(TorchFunctionMode):
@@ -31,7 +32,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         self.x = x
-        self.slots = {id(x): 0}
+        self.slots, self.shapes = {id(x): 0}, {0: x.shape[1:]}
         self.kept = [x]  # an id means a tensor only as long as the tensor lives
         self.steps: list[tuple[int, Step, tuple[int, ...]]] = []
         self.reason, self.mixes = "", False
@@ -62,11 +63,14 @@ class Recorder(TorchFunctionMode):
         return result
 
     def program(self, result: Tensor) -> Program | str:
-        """The steps from x to the result, or why there are none."""
+        """The steps from x to the result, or why there are none. Once: what was seen is given up."""
         self._require_seen([result])
         if not self.reason and id(result) not in self.slots:
             self.reason = "the result does not depend on the input"
-        return self.reason or program(self.steps, self.slots[id(result)])
+        made = self.reason or program(self.steps, self.shapes, self.slots[id(result)])
+        self.kept.clear()  # the pass itself is autograd's from here on, which lets go of it as it goes back
+        self.slots.clear()
+        return made
 
     def _note(self, call: Call, slots: tuple[int, ...]) -> None:
         if self.reason:
@@ -82,6 +86,7 @@ class Recorder(TorchFunctionMode):
             call.result.register_hook(step.receive)  # type: ignore[no-untyped-call]
         self.slots[id(call.result)] = slot = len(self.steps) + 1
         self.steps.append((slot, step, slots))
+        self.shapes[slot] = call.shape
         self.kept.append(call.result)
 
     def _copied(self, tensor: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lowcurve.analysis.replay.calls import Call, Mixing, Unrecorded, names
 from lowcurve.analysis.replay.slopes import ELEMENTWISE, elementwise
-from lowcurve.analysis.replay.tangents import Gathered, Linear, Masked, Product, Scaled, Step, Weighted
+from lowcurve.analysis.replay.steps import Gathered, Indexed, Linear, Masked, Product, Same, Scaled, Step, Sum, Weighted
 
 
 def step_of(call: Call) -> Step:
@@ -27,29 +27,53 @@ def step_of(call: Call) -> Step:
 def _again(call: Call) -> Step:
     """Linear in the first argument and blind to the number of rows."""
     _require_only_first(call)
-    rest, kwargs = call.args[1:], call.kwargs
-    return Linear(lambda t: call.func(t, *rest, **kwargs))
+    func, rest, kwargs = call.func, call.args[1:], call.kwargs  # a closure that held the call would hold the whole pass
+    return Linear(lambda t: func(t, *rest, **kwargs))
 
 
 def _weighted(call: Call) -> Step:
     _require_only_first(call)
-    weight, others = call.argument(1, "weight"), call.args[3:]
-    if call.name != "linear" and call.inputs[0].ndim != weight.ndim:
+    weight = call.argument(1, "weight").detach()
+    if call.name == "linear":
+        return Weighted(call.func, weight, {})
+    if call.inputs[0].ndim != weight.ndim:
         raise Unrecorded(f"{call.name} of an input without a batch axis")
-    kwargs = {k: v for k, v in call.kwargs.items() if k not in ("weight", "bias", "input")}
-    return Weighted(call.func, weight.detach(), others, kwargs)
+    others, kwargs = call.args[3:], {k: v for k, v in call.kwargs.items() if k not in ("weight", "bias", "input")}
+    lengths = weight.shape[2:]
+    stride, padding, dilation = (
+        _each_axis(call.argument(place, name, default), len(lengths))
+        for place, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    )
+    if padding in ("valid", "same"):
+        around = [d * (k - 1) * (padding == "same") for k, d in zip(lengths, dilation, strict=True)]
+        padding = None if any(n % 2 for n in around) else tuple(n // 2 for n in around)
+    if "transpose" in call.name or padding is None:
+        func = call.func
+        return Linear(lambda t: func(t, weight, None, *others, **kwargs))
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": call.argument(6, "groups", 1)}
+    return Weighted(call.func, weight, geometry)
+
+
+def _each_axis(value: Any, axes: int) -> Any:
+    """One number for each axis; a word stays."""
+    if isinstance(value, str):
+        return value
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
 
 
 def _reshaped(call: Call) -> Step:
     _require_only_first(call)
-    return Linear(lambda t: t.reshape(len(t), *call.shape))
+    shape = call.shape
+    return Linear(lambda t: t.reshape(len(t), *shape))
 
 
 def _expanded(call: Call) -> Step:
     _require_only_first(call)
     if call.inputs[0].ndim != call.result.ndim:
         raise Unrecorded("expand adds axes in front of the axis of examples")
-    return Linear(lambda t: t.expand(len(t), *call.shape))
+    shape = call.shape
+    return Linear(lambda t: t.expand(len(t), *shape))
 
 
 def _along_axes(call: Call) -> Step:
@@ -77,6 +101,12 @@ def _indexed(call: Call) -> Step:
     keeps = keeps or (index[0] is Ellipsis and len(index) <= call.inputs[0].ndim)
     if not keeps or any(isinstance(i, Tensor) and i.requires_grad for i in index):
         raise Unrecorded("indexing along the axis of examples")
+    if all(i is Ellipsis or isinstance(i, slice | int) for i in index):
+        x = call.inputs[0]
+        if x.shape == call.result.shape:  # slices of nothing but everything
+            return Same()
+        images = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        return Indexed(index, x.shape[1:], torch.channels_last if images else torch.contiguous_format)
     return _again(call)
 
 
@@ -85,25 +115,27 @@ def _padded(call: Call) -> Step:
     widths, kind = call.argument(1, "pad"), call.argument(2, "mode", "constant")
     if len(widths) // 2 >= call.result.ndim:
         raise Unrecorded("pad along the axis of examples")
-    return Linear(lambda t: F.pad(t, widths, kind, 0.0 if kind == "constant" else None))
+    if not any(widths):
+        return Same()
+    row_by_row = not any(widths[2:4])
+    return Linear(lambda t: F.pad(t, widths, kind, 0.0 if kind == "constant" else None), row_by_row)
 
 
 def _added(call: Call) -> Step:
     """a + alpha b, a - alpha b, b - a: the constants of it are gone, its broadcasting is not."""
     alpha = call.kwargs.get("alpha", 1)
-    first, second = call.args[0], call.argument(1, "other")
+    first = call.args[0]
     signs = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[call.name]
     if call.name == "rsub" and alpha != 1:
         raise Unrecorded("rsub with alpha")
-    signs = tuple(s for s, a in zip(signs, (first, second), strict=True) if _among(a, call.inputs))
     _require_axes(call)
-
-    def added(*tangents: Tensor) -> Tensor:
-        terms = [t if sign == 1 else sign * t for sign, t in zip(signs, tangents, strict=True)]
-        total = terms[0] if len(terms) == 1 else terms[0] + terms[1]
-        return total if total.shape[1:] == call.shape else total.expand(len(total), *call.shape)
-
-    return Linear(added)
+    if len(call.inputs) == 2:
+        return Sum(signs)
+    sign = signs[0] if _among(first, call.inputs) else signs[1]
+    if sign == 1 and call.inputs[0].shape == call.result.shape:
+        return Same()
+    shape = call.shape
+    return Linear(lambda t: (sign * t).expand(len(t), *shape))
 
 
 def _multiplied(call: Call) -> Step:
@@ -155,14 +187,11 @@ def _joined(call: Call) -> Step:
     """cat: the tangent of a constant is zero."""
     _require_other_axes(call, call.argument(1, "dim", 0))
     dim = call.argument(1, "dim", 0)
-    pieces = list(call.args[0])
+    constants = [None if _among(piece, call.inputs) else piece.shape[1:] for piece in call.args[0]]
 
     def joined(*tangents: Tensor) -> Tensor:
-        given = iter(tangents)
-        like = tangents[0]
-        return torch.cat(
-            [next(given) if _among(p, call.inputs) else like.new_zeros(len(like), *p.shape[1:]) for p in pieces], dim
-        )
+        given, like = iter(tangents), tangents[0]
+        return torch.cat([next(given) if one is None else like.new_zeros(len(like), *one) for one in constants], dim)
 
     return Linear(joined)
 
@@ -177,7 +206,8 @@ def _multiplied_by_matrix(call: Call) -> Step:
 
 def _in_precision(call: Call) -> Step:
     _require_only_first(call)
-    return Linear(lambda t: t.to(call.result.dtype))
+    dtype = call.result.dtype
+    return Linear(lambda t: t.to(dtype))
 
 
 def _silent(call: Call) -> Step:
@@ -185,7 +215,7 @@ def _silent(call: Call) -> Step:
     _require_only_first(call)
     if call.argument(2, "training", True) and call.argument(1, "p", 0.5) > 0:
         raise Mixing(f"{call.name} in training mode acts by chance")
-    return Linear(lambda t: t)
+    return Same()
 
 
 def _aligned(factor: Any, call: Call) -> Any:

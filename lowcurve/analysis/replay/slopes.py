@@ -1,12 +1,13 @@
 """The slope sigma'(a) of elementwise functions and how it changes, sigma''(a), at the point where they were called."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowcurve.analysis.replay.calls import Call, Unrecorded, names
-from lowcurve.analysis.replay.tangents import Elementwise
+from lowcurve.analysis.replay.steps import Elementwise
 
 ELEMENTWISE = names(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid logsigmoid log_sigmoid hardtanh "
@@ -31,26 +32,29 @@ def elementwise(call: Call) -> Elementwise:
         second = None
         if slope.requires_grad:
             (second,) = torch.autograd.grad(slope.sum(), leaf, materialize_grads=True)
-    return Elementwise(slope.detach(), second if second is not None and bool(second.any()) else None)
+    if second is None or not bool(second.any()):
+        return Elementwise(slope.detach(), None)
+    known: Tensor = second
+    return Elementwise(slope.detach(), lambda: known)
 
 
 def _relu(call: Call) -> tuple[Tensor, None]:
     return (call.inputs[0].detach() > 0).to(call.result.dtype), None
 
 
-def _softplus(call: Call) -> tuple[Tensor, Tensor]:
+def _softplus(call: Call) -> tuple[Tensor, Callable[[], Tensor]]:
     """sigma = 1 / (1 + exp(-beta a)) and beta sigma (1 - sigma); beyond the threshold torch's softplus is linear."""
     beta, threshold = call.argument(1, "beta", 1), call.argument(2, "threshold", 20)
     scaled = call.inputs[0].detach() * beta
     slope = torch.sigmoid(scaled).masked_fill_(scaled > threshold, 1)
-    return slope, torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
+    return slope, lambda: torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
 
 
-def _centered_softplus(call: Call) -> tuple[Tensor, Tensor]:
+def _centered_softplus(call: Call) -> tuple[Tensor, Callable[[], Tensor]]:
     """The same without a threshold, beta being the network's own; a constant that centers it has no slope."""
     beta = _constant(call.argument(1, "beta"))
     slope = torch.sigmoid(call.inputs[0].detach() * beta)
-    return slope, torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
+    return slope, lambda: torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
 
 
 CLOSED_FORMS = {"relu": _relu, "softplus": _softplus, "centered_softplus": _centered_softplus}

@@ -1,0 +1,133 @@
+"""Small networks of every kind of operation that is replayed, for images of 2 channels and 6 x 6 pixels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowcurve import randomness
+from lowcurve.models import CenteredSoftplus
+from lowcurve.models.lipschitz import LipschitzBatchNorm2d, LipschitzConv2d, prepare_norms
+
+CLASSES = 5
+
+
+class Called(nn.Module):
+    """A network written as a function of its input and its layers."""
+
+    def __init__(self, function, **layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, **self.layers)
+
+
+def conv(before: int, after: int, **settings) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, **{"padding": 1} | settings)
+
+
+def head(features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, CLASSES))
+
+
+def plain(act: nn.Module) -> nn.Module:
+    return nn.Sequential(conv(2, 4), act, conv(4, 4, stride=2), act, head(36))
+
+
+def clipped(a: nn.Module) -> nn.Module:
+    b = LipschitzConv2d(4, 4, 3)
+    model = nn.Sequential(
+        a, LipschitzBatchNorm2d(a, gamma=1.0, affine=False), CenteredSoftplus(), b, CenteredSoftplus(), head(64)
+    )
+    prepare_norms(model, torch.zeros(1, 2, 6, 6))
+    return model
+
+
+def squeeze_excite(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
+    x = F.softplus(a(x), 3)
+    return top(x * torch.sigmoid(b(x.mean((2, 3), keepdim=True))))
+
+
+def residual(x: Tensor, a: nn.Module, b: nn.Module, norm: nn.Module, top: nn.Module) -> Tensor:
+    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+    x = F.softplus(norm(a(x)), 5)
+    x = b(x)
+    x += shortcut
+    return top(F.relu(x, inplace=True).mean((2, 3)))
+
+
+def dense_block(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
+    y = torch.cat([x, F.gelu(a(x)), torch.ones_like(x[:, :1])], 1)
+    return top(torch.flatten(b(y).tanh(), 1))
+
+
+def halves(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    one, two = a(x).chunk(2, 1)
+    gated = torch.where(one > 0, one, 0.1 * one) - F.silu(two)
+    return top((3 - gated.transpose(2, 3) / 2).reshape(len(x), -1))
+
+
+def in_place(x: Tensor, a: nn.Module, b: nn.Module, top: nn.Module) -> Tensor:
+    x = a(x)
+    x.mul_(2).sub_(0.1)
+    x = torch.relu_(x)
+    return top(F.elu(b(x), inplace=True))
+
+
+def sum_in_place(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    y = F.softplus(a(x), 3)
+    y += x
+    y *= y.new_tensor(2.0)
+    return top(y.flatten(1))
+
+
+def odd_ends(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    assert x.shape[1] == 2
+    x = F.pad(x, (1, 1, 1, 1), mode="reflect") @ torch.eye(8, dtype=x.dtype)
+    x = F.interpolate(F.hardtanh(a(x.clone().contiguous())), scale_factor=0.5, mode="bilinear")
+    x = x.permute(0, 2, 3, 1).flatten(1).unsqueeze(1).expand(-1, 2, -1)
+    return top(torch.exp(-(x - x.detach()[:, :, :1]).square()).squeeze(1)[:, 1, ...])
+
+
+NETWORKS = {
+    "softplus": lambda: plain(nn.Softplus(4)),
+    "GELU": lambda: plain(nn.GELU()),
+    "tanh GELU": lambda: plain(nn.GELU("tanh")),
+    "ReLU": lambda: plain(nn.ReLU()),
+    "leaky ReLU": lambda: plain(nn.LeakyReLU()),
+    "SiLU": lambda: plain(nn.SiLU(inplace=True)),
+    "PReLU": lambda: plain(nn.PReLU()),
+    "Mish": lambda: plain(nn.Mish()),
+    "grouped": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), conv(4, 8, groups=4), nn.Tanh(), head(288)),
+    "dilated, strided": lambda: nn.Sequential(conv(2, 4, dilation=2, stride=2, padding=2), nn.Sigmoid(), head(36)),
+    "circular": lambda: nn.Sequential(conv(2, 4, padding_mode="circular"), nn.Softplus(), head(144)),
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(2, 4, 2, stride=2), nn.Softplus(), head(576)),
+    "max-pool": lambda: nn.Sequential(conv(2, 4), nn.MaxPool2d(2), nn.Softplus(), nn.AdaptiveMaxPool2d(2), head(16)),
+    "overlapping max-pool": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), nn.MaxPool2d(3, 1, 1), head(144)),
+    "average pool": lambda: nn.Sequential(conv(2, 4), nn.Softplus(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), head(4)),
+    "BatchNorm": lambda: nn.Sequential(conv(2, 4), nn.BatchNorm2d(4), nn.Tanh(), nn.BatchNorm2d(4, affine=False), head(144)),
+    "dropout": lambda: nn.Sequential(conv(2, 4), nn.Dropout(), nn.Softplus(), nn.Dropout2d(), head(144)),
+    "centered softplus": lambda: plain(CenteredSoftplus(4)),
+    "clipped": lambda: clipped(conv(2, 4)),
+    "residual": lambda: Called(residual, a=conv(2, 4, stride=2), b=conv(4, 4), norm=nn.BatchNorm2d(4), top=head(4)),
+    "squeeze and excite": lambda: Called(squeeze_excite, a=conv(2, 4), b=nn.Conv2d(4, 4, 1), top=head(144)),
+    "dense block": lambda: Called(dense_block, a=conv(2, 3), b=conv(6, 2), top=nn.Linear(72, CLASSES)),
+    "halves": lambda: Called(halves, a=conv(2, 4), top=nn.Linear(72, CLASSES)),
+    "in place": lambda: Called(in_place, a=conv(2, 4), b=conv(4, 2), top=head(72)),
+    "sum in place": lambda: Called(sum_in_place, a=conv(2, 2), top=nn.Linear(72, CLASSES)),
+    "odd ends": lambda: Called(odd_ends, a=conv(2, 2), top=nn.Linear(32, CLASSES)),
+}  # fmt: skip
+
+
+def made(build, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The network with weights, and BatchNorm statistics, that follow from nothing but its shape."""
+    with randomness.isolated(0, "network"):
+        model = build()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+                if module.affine:
+                    nn.init.uniform_(module.weight, -1, 1)
+    return model.to(dtype).eval()
