@@ -122,6 +122,14 @@ def test_every_surface_has_the_image_in_its_middle():
     shares = torch.tensor([(results[f"classes {i}"].panels["a"].values == 0).mean() for i in (1, 2)])
     assert_close(torch.tensor([row["own class"] for row in wide if row["network"] == "a"]), shares.float())
     assert all(row["pieces"] == row["classes"] for row in wide)  # half-planes
+    assert all(row["separation"] == row["weight of lesser pieces"] == 0 for row in wide)
+
+
+def test_without_gudhi_a_wide_plane_has_no_graded_numbers(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
+    wide = rows(surfaces(sitting())["wide"])
+    assert all(row["separation"] is row["weight of lesser pieces"] is None for row in wide)
+    assert all(row["pieces"] > 0 for row in wide)
 
 
 def test_an_attack_s_first_step_lies_in_the_plane_of_its_direction():

@@ -1,5 +1,6 @@
 """A network's logits over planes, and which classes it predicts far around an image."""
 
+import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -7,13 +8,39 @@ from torch import Tensor
 
 from lowcurve.experiments.pictures import NETWORK
 from lowcurve.experiments.views.slices import IMAGE, Sitting, share_inside
-from lowcurve.geometry import Plane, box_excess, class_pieces, class_shares, random_directions, span, surface
+from lowcurve.geometry import (
+    Plane,
+    box_excess,
+    class_pieces,
+    class_shares,
+    fragmentation,
+    random_directions,
+    span,
+    surface,
+)
+from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
 from lowcurve.results import Cell, Column, Panel, Result, Surface, Table
 from lowcurve.types import Labels, Loss
 
 WIDE = 0.5
 """How far a wide section reaches to each side, as the root mean square of the change of a pixel."""
+
+GRADED = {
+    "separation": "How far the own class's margin falls below 0 before its last piece has joined another.",
+    "weight of lesser pieces": "Sum of how high its pieces but the first rise above 0: near 0 for specks.",
+}
+COLUMNS = (
+    NETWORK,
+    IMAGE,
+    Column("classes", "How many are predicted somewhere in the window.", "d"),
+    Column("pieces", "Connected pieces of all of them together: the fragmentation.", "d"),
+    Column("own class", "Share of the window that has the image's class.", ".1%"),
+    Column("largest class", "Share of the class that has most of the window.", ".1%"),
+    Column("inside", "Share of the window whose points lie in the pixel box.", ".1%"),
+    Column("outside by", "How far the furthest pixel of a point is outside it, the median over the window."),
+    *(Column(name, f"{meaning} By persistence; none without gudhi.") for name, meaning in GRADED.items()),
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +77,17 @@ def look_at(sitting: Sitting, name: str, plane: Plane, a: Tensor, b: Tensor, row
     return Look(plane, logits, sitting.y.to(logits.device)[rows])
 
 
+def _graded(margins: Tensor) -> list[tuple[Cell, ...]]:
+    """Each grid's numbers of how fragmented the own class is, whatever the spacing makes of specks."""
+    if importlib.util.find_spec("gudhi") is None:
+        return [(None,) * len(GRADED)] * len(margins)
+    found = fragmentation(margins)
+    return [tuple(float(found[name][i]) for name in GRADED) for i in range(len(margins))]
+
+
 def wide_sections(sitting: Sitting) -> dict[str, Result]:
-    """Classes over a plane of two random directions, far around each image: a table of shares and pieces, and the regions.
+    """Classes over a plane of two random directions, far around each image: a table of shares, pieces and how far apart they
+    are, and the regions.
 
     The directions are each image's own, the same for every network.
 
@@ -68,6 +104,7 @@ def wide_sections(sitting: Sitting) -> dict[str, Result]:
         look = look_at(sitting, name, plane, axis.to(x), axis.to(x), torch.arange(count))
         decisions = look.logits.argmax(3)
         shares, pieces = (f(decisions, look.logits.shape[3]) for f in (class_shares, class_pieces))
+        graded = _graded(look.values(margin))
         inside, excess = share_inside(plane, axis.to(x), axis.to(x)), box_excess(plane, axis.to(x), axis.to(x))
         for i in range(count):
             own = int(sitting.y[i])
@@ -80,19 +117,9 @@ def wide_sections(sitting: Sitting) -> dict[str, Result]:
                 inside[i],
                 excess[i].median(),
             )
-            rows.append((name, sitting.short(i), *(v.item() for v in seen)))
-    columns = (
-        NETWORK,
-        IMAGE,
-        Column("classes", "How many are predicted somewhere in the window.", "d"),
-        Column("pieces", "Connected pieces of all of them together: the fragmentation.", "d"),
-        Column("own class", "Share of the window that has the image's class.", ".1%"),
-        Column("largest class", "Share of the class that has most of the window.", ".1%"),
-        Column("inside", "Share of the window whose points lie in the pixel box.", ".1%"),
-        Column("outside by", "How far the furthest pixel of a point is outside it, the median over the window."),
-    )
+            rows.append((name, sitting.short(i), *(v.item() for v in seen), *graded[i]))
     conditions = grid_conditions(sitting, ("directions", "two random orthonormal ones, the same for every network"))
-    table = Table("Classes over a wide plane", columns, tuple(rows), conditions=conditions)
+    table = Table("Classes over a wide plane", COLUMNS, tuple(rows), conditions=conditions)
     ends = tuple(axis.tolist())
     figures: dict[str, Result] = {
         f"classes {i + 1}": Surface(
