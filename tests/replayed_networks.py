@@ -125,7 +125,7 @@ def made(build, dtype: torch.dtype = torch.float64) -> nn.Module:
     with randomness.isolated(0, "network"):
         model = build()
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 nn.init.uniform_(module.running_mean)
                 nn.init.uniform_(module.running_var, 0.5, 2)
                 if module.affine:

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowcurve.analysis.calculus import Jet, jacobian, pullback, require_inputs
+from lowcurve.analysis.calculus import jacobian, pullback, require_inputs
+from lowcurve.analysis.differentiated import Differentiated, require_one_number_each
 from lowcurve.analysis.replay import Line, Program, Recorder, along, each, strip
 from lowcurve.errors import InputError
-from lowcurve.types import Divisible, Field, Halves, Inputs
+from lowcurve.types import Field, Halves, Inputs
 
 REPLAYED = "replayed tangents"
 Part = Literal["whole", "Gauss-Newton", "network"]
@@ -85,80 +85,11 @@ class Replayed:
         return replace(self, part=part)
 
 
-@dataclass(frozen=True)
-class Differentiated:
-    """v -> H v by differentiating <grad l(x), v> with the graph of the gradient kept: about 2.2 gradients each."""
-
-    field: Field
-    x: Inputs
-    way: str
-    curved = True
-
-    @cached_property
-    def _repeated(self) -> dict[int, "Differentiated | _Within"]:
-        """The operator with each example several times: one, since it holds a graph."""
-        return {}
-
-    @cached_property
-    def _jet(self) -> Jet:
-        jet = Jet(self.field, self.x)
-        _require_one_number_each(jet.values, self.x)
-        return jet
-
-    @property
-    def gradient(self) -> Tensor:
-        """grad l(x)."""
-        return self._jet.gradient.detach()
-
-    def __call__(self, v: Tensor) -> Tensor:
-        return pullback(self._jet.gradient, self._jet.x, v, retain_graph=True)
-
-    def many(self, vectors: Tensor) -> Tensor:
-        """H v for several vectors an example, shape (vectors, batch, ...): one batch if the field can be divided."""
-        count, batch = vectors.shape[:2]
-        if count == 1 or not isinstance(self.field, Divisible):
-            return torch.stack([self(v) for v in vectors])
-        if count not in self._repeated:
-            self._repeated.clear()
-            self._repeated[count] = self.take(torch.arange(batch, device=vectors.device).repeat(count))
-        return self._repeated[count](vectors.flatten(0, 1)).view(vectors.shape)
-
-    def only(self, part: Part) -> Replayed:
-        """No parts are known of what was not recorded."""
-        raise InputError(
-            "a field whose operations can be replayed, to split its Hessian", self.way, f"leave out {part}"
-        )
-
-    def take(self, rows: Tensor) -> "Differentiated | _Within":
-        """The operator of these examples alone; where the field cannot be divided, at the cost of all."""
-        if isinstance(self.field, Divisible):
-            return Differentiated(self.field.take(rows), self.x[rows], self.way)
-        return _Within(self, rows)
-
-
-@dataclass(frozen=True)
-class _Within:
-    """Some examples of an operator that only knows all of them."""
-
-    whole: Differentiated
-    rows: Tensor
-
-    def __call__(self, v: Tensor) -> Tensor:
-        everywhere = v.new_zeros(len(self.whole.x), *v.shape[1:])
-        return self.whole(everywhere.index_copy(0, self.rows, v))[self.rows]
-
-    def many(self, vectors: Tensor) -> Tensor:
-        return torch.stack([self(v) for v in vectors])
-
-    def take(self, rows: Tensor) -> "_Within":
-        return _Within(self.whole, self.rows[rows])
-
-
 def hessian(field: Field, x: Inputs, *, replay: bool = True) -> Replayed | Differentiated:
     """v -> H v with the exact Hessian at x, one matrix an example; also `.gradient`, and `.way`: how, and why.
 
     A field of convolutions, linear layers, BatchNorm in eval mode, pooling, sums, reshaping and elementwise functions is
-    replayed: 1.3 gradients once, 0.6 for each product (on ResNet-20). Any other is differentiated twice, 2.2 gradients for
+    replayed: 1.3 gradients once, 0.6 for each product (on ResNet-20). Any other is differentiated twice, 2 gradients for
     each product. Both are exact; `replay=False` takes the second way. For a ReLU network this is the Hessian almost
     everywhere, of rank <= classes - 1; what lies in its kinks shows only in `secant_hessian`.
 
@@ -246,7 +177,7 @@ def _replayed(field: Field, x: Inputs, last: bool = True) -> Replayed | str:
     if isinstance(field, Halves):
         seed, outer = _outer(field, result)
     else:
-        _require_one_number_each(result, x)
+        require_one_number_each(result, x)
         seed, outer = torch.ones_like(result), None
     return Replayed(outcome, outer, pullback(result, leaf, seed), last=last)
 
@@ -256,7 +187,7 @@ def _outer(field: Halves, logits: Tensor) -> tuple[Tensor, Tensor]:
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
         values = field.of_logits(leaf)
-        _require_one_number_each(values, leaf)
+        require_one_number_each(values, leaf)
         slope = pullback(values, leaf, torch.ones_like(values), create_graph=True)
         rows = [pullback(column, leaf, torch.ones_like(column), retain_graph=True) for column in slope.unbind(1)]
     return slope.detach(), torch.stack(rows, 1)
@@ -284,15 +215,6 @@ def _laid_out(x: Tensor, last: bool) -> Tensor:
     if last and x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
-
-
-def _require_one_number_each(values: Tensor, x: Tensor) -> None:
-    if values.shape != (len(x),):
-        raise InputError(
-            f"one number an example from the field, shape ({len(x)},)",
-            tuple(values.shape),
-            "do not reduce the loss, and give the inputs an axis of examples",
-        )
 
 
 def _require_finite(values: Tensor, name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowcurve.analysis.normalization import channel_factor
 from lowcurve.analysis.replay.calls import Call, Mixing, Unrecorded, names
 from lowcurve.analysis.replay.slopes import ELEMENTWISE, elementwise
 from lowcurve.analysis.replay.steps import Gathered, Indexed, Linear, Masked, Product, Same, Scaled, Step, Sum, Weighted
@@ -160,10 +161,8 @@ def _normalized(call: Call) -> Step:
     _require_only_first(call)
     if call.argument(5, "training", False) or call.args[1] is None:
         raise Mixing("BatchNorm in training mode mixes examples")
-    variance, weight = call.argument(2, "running_var"), call.argument(3, "weight")
-    factor = (variance + call.argument(7, "eps", 1e-5)).rsqrt()
-    factor = factor if weight is None else factor * weight
-    return Scaled(factor.detach().view(1, -1, *[1] * (call.result.ndim - 2)))
+    factor = channel_factor(call.argument(2, "running_var"), call.argument(3, "weight"), call.argument(7, "eps", 1e-5))
+    return Scaled(factor.view(1, -1, *[1] * (call.result.ndim - 2)))
 
 
 def _pooled(call: Call) -> Step:
