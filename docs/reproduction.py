@@ -94,7 +94,7 @@ def web_page() -> str:
         for content in contents:
             table = load(content["results"]["beside the paper"])
             assert isinstance(table, Table)
-            title = f"{key} on {content['facts']['data']}"
+            title = f"{key} on {content['facts']['data']}, at the scale {content['facts']['scale']}"
             results.append(replace(table, title=title))
     return html("The papers, made again", "Every number beside the paper's, with its conditions.", results, {})
 
@@ -103,7 +103,8 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
     """One item on one data set."""
     facts, results = content["facts"], {name: load(value) for name, value in content["results"].items()}
     yield f"### On {facts['data']}, at the scale {facts['scale']}\n"
-    yield f"`lowcurve reproduce {key} --scale {facts['scale']} --data {facts['data']} --seeds {facts['seeds']}`\n"
+    rows = f' --rows "{facts["rows"]}"' if "rows" in facts else ""
+    yield f"`lowcurve reproduce {key} --scale {facts['scale']} --data {facts['data']} --seeds {facts['seeds']}{rows}`\n"
     if "differs" in facts:
         yield f"{facts['differs']}\n"
     for name in ("beside the paper", *SHOWN):

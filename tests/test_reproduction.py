@@ -63,6 +63,7 @@ def test_some_rows_alone_leave_the_others_not_run(place):
     content = made(place, "srinivas2022lcnn/table-1", "--rows", "standard,LCNN + gradient norm")
     rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
     assert rows["standard: mean C"] != "not run"
+    assert content["facts"]["rows"] == "standard,LCNN + gradient norm"
     assert rows["CURE: mean C"] == rows["C: LCNN + gradient norm < CURE"] == "not run"
 
 

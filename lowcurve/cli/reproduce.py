@@ -151,6 +151,7 @@ def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]
         "scale": workshop.scale,
         "data": workshop.data,
         "seeds": str(workshop.seeds),
+        **({"rows": ",".join(workshop.rows)} if workshop.rows else {}),
         **({"differs": " ".join(found.differs)} if found.differs else {}),
         "lowcurve": code_version(),
         "torch": torch.__version__,
