@@ -133,7 +133,7 @@ def _made(item: "Item", workshop: "Workshop", run: "Run") -> int:
     log.info("%s took %.0f s", item.key, time.monotonic() - began)
     console = Console()
     console.print(claims(beside))
-    for line in found.differs:
+    for line in found.differs_at(workshop.scale):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {written}", soft_wrap=True)
     return 0
@@ -146,13 +146,14 @@ def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]
 
     from lowcurve.results import code_version
 
+    differs = found.differs_at(workshop.scale)
     return {
         "item": item.key,
         "scale": workshop.scale,
         "data": workshop.data,
         "seeds": str(workshop.seeds),
         **({"rows": ",".join(workshop.rows)} if workshop.rows else {}),
-        **({"differs": " ".join(found.differs)} if found.differs else {}),
+        **({"differs": " ".join(differs)} if differs else {}),
         "lowcurve": code_version(),
         "torch": torch.__version__,
         "Python": platform.python_version(),

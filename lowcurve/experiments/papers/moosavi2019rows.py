@@ -7,7 +7,7 @@ from lowcurve.analysis.norms import Ball
 from lowcurve.attacks import SPSA
 from lowcurve.data import Limits
 from lowcurve.experiments.methods import Cure, TrainingAttack
-from lowcurve.experiments.papers.reproduction import Workshop
+from lowcurve.experiments.papers.reproduction import Reduction, Workshop
 from lowcurve.experiments.presets import ON_A_LAPTOP, preset, shortened
 from lowcurve.experiments.recipes import Recipe, recipe
 from lowcurve.experiments.settings import Evaluation, Study
@@ -19,9 +19,11 @@ COUNTS = {"smoke": (2, 2, 16, 8, 4), "laptop": (100, 6, 100, 100, 10), "paper": 
 """Images of the exact profile, of that at scale, of Figure 7; draws of Figure 10; rounds of the cost."""
 IMAGES = ("cifar10", "svhn", "mnist", "digits")
 DIFFERS = (
-    "On a laptop a small convolutional network without BatchNorm stands for ResNet-18: ReLU as there, 20,000 images of "
-    "CIFAR-10, 5 epochs of fine-tuning with a tenfold learning rate, 3 on DeepFool's images; MNIST and digits have the "
-    "settings of their presets and the squared penalty.",
+    Reduction(
+        "On a laptop a small convolutional network without BatchNorm stands for ResNet-18: ReLU as there, 20,000 images of "
+        "CIFAR-10, 5 epochs of fine-tuning with a tenfold learning rate, 3 on DeepFool's images; MNIST and digits have the "
+        "settings of their presets and the squared penalty."
+    ),
     "PGD has steps of 2.5 radius / steps from a random start; the paper states neither.",
 )
 

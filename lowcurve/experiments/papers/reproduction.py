@@ -73,13 +73,26 @@ class Workshop:
         return kept
 
 
+class Reduction(str):
+    """A sentence on how the paper's setting is cut short at smaller scales, which is said at these alone."""
+
+
 @dataclass(frozen=True)
 class Found:
-    """What an item came to: its results by name, and the paper's numbers beside ours."""
+    """What an item came to: its results by name, the paper's numbers beside ours, and what differs from the paper."""
 
     results: Mapping[str, Result]
     claims: Sequence[Claim]
     differs: Sequence[str] = ()
+
+    def differs_at(self, scale: str) -> list[str]:
+        """What differs at a scale.
+
+        Example:
+            >>> Found({}, [], (Reduction("Fewer epochs."), "Another optimizer.")).differs_at("paper")
+            ['Another optimizer.']
+        """
+        return [str(line) for line in self.differs if scale != "paper" or not isinstance(line, Reduction)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ class Item:
 
     def table(self, found: Found, workshop: Workshop) -> Result:
         """The paper's numbers beside ours."""
-        caption = " ".join(found.differs)
+        caption = " ".join(found.differs_at(workshop.scale))
         conditions = {"item": self.key, "paper": self.where, "scale": workshop.scale, "data": workshop.data}
         return beside("Beside the paper", found.claims, caption, conditions)
 

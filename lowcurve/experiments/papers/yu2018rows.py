@@ -7,7 +7,7 @@ from lowcurve.analysis.norms import Ball, parse_radius, pixels
 from lowcurve.attacks.suites import yu2018
 from lowcurve.data import Augmentation, Limits
 from lowcurve.experiments.methods import TrainingAttack
-from lowcurve.experiments.papers.reproduction import Workshop
+from lowcurve.experiments.papers.reproduction import Reduction, Workshop
 from lowcurve.experiments.papers.rows import trained
 from lowcurve.experiments.presets import ON_A_LAPTOP, shortened
 from lowcurve.experiments.recipes import Recipe, recipe
@@ -32,9 +32,12 @@ EPOCHS = {
 }
 """At a laptop's scale."""
 DIFFERS = (
-    "At a laptop's scale networks see 10,000 training images of MNIST for 4 to 8 epochs (batches of 64) and 20,000 of CIFAR-10 "
-    "for 3 to 8 (batches of 32, not augmented) with AdamW from 3e-3 and 4e-3 after a warm-up; adversarial training takes two "
-    "long steps in place of ten short ones, and the network on CIFAR-10 is a quarter as wide as the recipe's.",
+    Reduction(
+        "At a laptop's scale networks see 10,000 training images of MNIST for 4 to 8 epochs (batches of 64) and 20,000 of "
+        "CIFAR-10 for 3 to 8 (batches of 32, not augmented) with AdamW from 3e-3 and 4e-3 after a warm-up; adversarial "
+        "training takes two long steps in place of ten short ones, and the network on CIFAR-10 is a quarter as wide as the "
+        "recipe's."
+    ),
     "The paper states neither the norm of its penalty nor how images are averaged; the recipes say how c = 500 was read.",
 )
 
