@@ -89,7 +89,7 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> Replayed | Diffe
     """v -> H v with the exact Hessian at x, one matrix an example; also `.gradient`, and `.way`: how, and why.
 
     A field of convolutions, linear layers, BatchNorm in eval mode, pooling, sums, reshaping and elementwise functions is
-    replayed: 1.3 gradients once, 0.6 for each product (on ResNet-20). Any other is differentiated twice, 2 gradients for
+    replayed: 1.4 gradients once, 0.6 to 0.7 for each product (ResNet-20). Any other is differentiated twice, 2 gradients for
     each product. Both are exact; `replay=False` takes the second way. For a ReLU network this is the Hessian almost
     everywhere, of rank <= classes - 1; what lies in its kinks shows only in `secant_hessian`.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lowcurve.analysis.calculus import pullback
 from lowcurve.analysis.replay.rows import each, times
-from lowcurve.analysis.replay.steps import Indexed, Pass, Weighted
+from lowcurve.analysis.replay.steps import Elementwise, Indexed, Pass, Weighted
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,20 @@ class ConvolvedRows:
 
 @dataclass
 class BentRows:
-    """A nonlinearity of a strip."""
+    """A nonlinearity: as it is in the rows that are reached, and its slope in all those of the way back."""
 
-    slope: Tensor
+    reached: Elementwise
     below: Tensor
-    bend: Tensor | None
     makes: ClassVar[bool] = True
     returns: ClassVar[bool] = True
 
     def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:
-        kept = tangents[0] if bent and self.bend is not None else None
-        return times(tangents[0], self.slope, over=spare[0] and kept is None), kept
+        return self.reached.push(tangents, spare, bent)
 
     def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:
-        result = times(g, self.below, over=spare)
-        if kept is not None:
-            assert self.bend is not None
-            reached = each(result, len(self.bend))[..., : kept.shape[2], :]
-            reached.addcmul_(each(kept, len(self.bend)), self.bend)
+        result, bend = times(g, self.below, over=spare), self.reached.bend
+        if kept is not None and bend is not None:
+            each(result, len(bend))[..., : kept.shape[2], :].addcmul_(each(kept, len(bend)), bend)
         return (result,)
 
 
@@ -214,7 +210,6 @@ class RowByRow:
 
     function: Callable[[Tensor], Tensor]
     shape: torch.Size
-    rows: Rows
     makes: ClassVar[bool] = False
     returns: ClassVar[bool] = False
 

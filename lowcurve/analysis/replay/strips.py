@@ -61,7 +61,7 @@ def _narrowed(step: Pass, rows: tuple[Rows | None, ...], shapes: list[torch.Size
         return _convolution(step, r, shapes[0], shape[1])
     if isinstance(step, Elementwise):
         bend = None if step.bend is None else r.part(step.bend)
-        return BentRows(r.part(step.slope), r.below(step.slope), bend), r
+        return BentRows(Elementwise(r.part(step.slope), None, bend), r.below(step.slope)), r
     if isinstance(step, Sum) and same:
         to = Rows(min(one.first for one in around), max(one.end for one in around), r.height)
         return SummedRows(step.signs, (around[0], around[1]), to), to
@@ -70,9 +70,9 @@ def _narrowed(step: Pass, rows: tuple[Rows | None, ...], shapes: list[torch.Size
     if isinstance(step, Indexed) and len(step.index) == 4 and all(isinstance(i, slice) for i in step.index):
         return _chosen(step, r, shape[1])
     if isinstance(step, Linear) and step.row_by_row:
-        return RowByRow(step.function, shapes[0], r), r
+        return RowByRow(step.function, shapes[0]), r
     if isinstance(step, Scaled) and same and not (isinstance(step.factor, Tensor) and step.factor.shape[-2] > 1):
-        return RowByRow(lambda t: times(t, step.factor), shapes[0], r), r
+        return RowByRow(lambda t: times(t, step.factor), shapes[0]), r
     return None
 
 
