@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from lowcurve.results import describe, proportion, summarize
     from lowcurve.training.fit import Optimization, fit
     from lowcurve.training.hardware import Hardware, fabric
-    from lowcurve.training.objective import Objective, Schedule, Term
+    from lowcurve.training.objective import Objective, Term
+    from lowcurve.training.schedule import Schedule
 
 HOMES = {
     "data": ("load", "Limits", "DataSet", "Examples", "Augmentation"),

@@ -15,7 +15,6 @@ from examples.public_networks import lenet5, resnet20, soft_lenet5
 from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient, jacobian
 from lowcurve.analysis.hessians import REPLAYED, gauss_newton_spectrum, hessian, ways_taken
-from lowcurve.analysis.normalization import AffineNorms
 from lowcurve.analysis.secants import secant_hessian
 from lowcurve.analysis.spectra import lanczos, spectrum
 from lowcurve.data import Limits, load
@@ -262,21 +261,6 @@ def test_a_layer_in_training_mode_is_no_field(layer):
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(72, CLASSES)).double().train()
     with pytest.raises(InputError, match=r"independent and that does not act by chance, received .* in training mode"):
         hessian(lambda x: model(x).square().sum(1), X)
-
-
-@pytest.mark.parametrize("build", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
-@pytest.mark.parametrize("settings", [{}, {"affine": False}, {"eps": 0.1}, {"track_running_stats": False}])
-def test_frozen_batch_normalization_is_an_affine_map_and_live_one_is_left_alone(build, settings):
-    axes = {nn.BatchNorm1d: (), nn.BatchNorm2d: (2, 3), nn.BatchNorm3d: (2, 1, 3)}[build]
-    x = randomness.uniform(torch.zeros(5, 3, *axes, dtype=torch.float64), -1, 1, generator=stream(0, "x"))
-    x.requires_grad_()
-    for training in (False, True):
-        layers = [made(lambda: nn.Sequential(build(3, **settings))).train(training) for _ in range(2)]
-        with AffineNorms():
-            found = layers[0](x)
-        assert_close(found, layers[1](x), rtol=1e-12, atol=1e-12)
-        live = training or "track_running_stats" in settings
-        assert ("Addcmul" in found.grad_fn.name()) != live
 
 
 def test_a_secant_in_one_batch_or_in_many():

@@ -4,13 +4,14 @@ Every function backpropagates the sum over examples. That is right because examp
 d l_i / d x_j = 0 for i != j; `losses.loss_field` guards that law.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from lowcurve.errors import InputError
@@ -67,6 +68,38 @@ class Jet:
         if "gradient" in self.__dict__:
             return self.gradient.detach()
         return _gradient(self.values, self.x, retain_graph=True)
+
+    def mean_with_slope(self, parameters: Sequence[Tensor]) -> Tensor:
+        """mean_i l_i(x), attached to these parameters and to nothing else, its derivative being known: it comes from the
+        backward pass that gives `slope`. `gradient` cannot be had afterwards, for the graph is spent.
+
+        Cost: the loss's own backward pass, and none for `slope`.
+
+        Example:
+            >>> w = torch.tensor([2.0], requires_grad=True)
+            >>> jet = Jet(lambda x: (w * x).square().sum(1), torch.tensor([[3.0]]))
+            >>> (torch.autograd.grad(jet.mean_with_slope([w]), w)[0].item(), jet.slope.item())  # 2 w x^2, 2 w^2 x
+            (36.0, 24.0)
+        """
+        values, count = self.values, len(self.values)
+        self.__dict__["slope"], *found = _gradients(values, [self.x, *parameters])
+        pairs = [(p, g / count) for p, g in zip(parameters, found, strict=True) if g is not None]
+        mean = values.detach().mean()
+        return _Known.apply(mean, [g for _, g in pairs], *(p for p, _ in pairs))  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Known(torch.autograd.Function):
+    """A number with the derivatives that are given."""
+
+    @staticmethod
+    def forward(ctx: Any, number: Tensor, slopes: list[Tensor], *parameters: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.slopes = slopes
+        return number.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(g * slope for slope in ctx.slopes)
 
 
 def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -> tuple[PerExample, Tensor]:
@@ -197,16 +230,26 @@ def require_inputs(x: Inputs) -> None:
 
 
 def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
-    result = None
+    result = _gradients(values, [x], create_graph=create_graph, retain_graph=retain_graph)[0]
+    assert result is not None
+    return result
+
+
+def _gradients(
+    values: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+) -> list[Tensor | None]:
+    """The derivatives of sum_i l_i; InputError where there is none in the first leaf, the input."""
+    found: list[Tensor | None] = [None]
     if values.requires_grad:
         keep = retain_graph or create_graph
-        (result,) = torch.autograd.grad(
-            values, x, torch.ones_like(values), create_graph=create_graph, retain_graph=keep, allow_unused=True
+        ones = torch.ones_like(values)
+        found = list(
+            torch.autograd.grad(values, leaves, ones, create_graph=create_graph, retain_graph=keep, allow_unused=True)
         )
-    if result is None:
+    if found[0] is None:
         raise InputError(
             "a field that is differentiable in its input",
             "values without a graph that leads there",
             "remove detach(), rounding or numpy from the model",
         )
-    return result
+    return found

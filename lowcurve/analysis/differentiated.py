@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import Jet, pullback
-from lowcurve.analysis.normalization import AffineNorms
+from lowcurve.analysis.twice import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.types import Divisible, Field, Inputs, PerExample
 
@@ -30,7 +30,7 @@ class Differentiated:
     @cached_property
     def _jet(self) -> Jet:
         def field(x: Inputs) -> PerExample:
-            with AffineNorms():
+            with TwiceDifferentiable(weights=False):
                 return self.field(x)
 
         jet = Jet(field, self.x)

@@ -109,8 +109,8 @@ def lipschitz_layers(model: nn.Module) -> Iterator[tuple[str, Lipschitz]]:
 def update_norms(model: nn.Module, steps: int = 1) -> None:
     """Steps of power iteration for every layer with a bound, from where the last ones ended; a model without any is left alone.
 
-    One after each step of the optimizer is enough while weights move little. Cost: `steps` + 1 forward passes of one image
-    and `steps` backward; nothing waits for a GPU.
+    One after each step of the optimizer is enough while weights move little. Cost: `steps` forward and backward passes of one
+    image; nothing waits for a GPU.
 
     Errors: InputError for layers that were not prepared.
     """

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import pullback
-from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -96,34 +95,51 @@ def norm_interval(
 
 @dataclass(frozen=True)
 class Singular:
-    """||A v|| at a unit vector v: at most the norm of A, and near it once v is near its first right singular vector."""
+    """A length that some unit vector has after A or its transpose, so at most the norm of A; and a unit vector that nears the
+    first right singular one."""
 
     length: Tensor
     direction: Tensor
 
 
 def power_iteration(operator: Callable[[Tensor], Tensor], v: Tensor, steps: int = 1) -> Singular:
-    """v <- A^T A v / ||A^T A v||, `steps` times from where v stands; 0 steps measure ||A v|| alone.
+    """v <- A^T A v / ||A^T A v||, `steps` times from where v stands, and ||A^T A v|| / ||A v|| before the last of them, which
+    is ||A^T u|| at the unit vector u along A v and no less than ||A v||; 0 steps measure ||A v|| / ||v||.
 
     The adjoint is the operator's own backward pass, so its shapes are right for any stride, padding or grouping. A v that
     becomes 0 stays as it was. No value is looked at, so a GPU does not wait.
 
-    v: shape (1, ...). Cost: `steps` + 1 forward and `steps` backward passes.
+    v: shape (1, ...). Cost: `steps` forward and backward passes, or one forward pass.
 
     Example:
         >>> found = power_iteration(lambda v: v * torch.tensor([1.0, 2.0]), torch.ones(1, 2), steps=20)
         >>> round(found.length.item(), 4)
         2.0
     """
-    v = L2.unit(v.detach())
+    v = v.detach()
+    v = _divided(v, _length(v), v)
+    if not steps:
+        with torch.no_grad():
+            return Singular(_length(operator(v)).to(v.dtype), v)
     for _ in range(steps):
         leaf = v.requires_grad_()
         with torch.enable_grad():
             image = operator(leaf)
-        moved = L2.unit(pullback(image, leaf, image.detach()).detach())
-        v = torch.where(moved.any(), moved, v.detach())
-    with torch.no_grad():
-        return Singular(L2.length(operator(v))[0], v)
+        moved = pullback(image, leaf, image.detach())
+        longer = _length(moved)
+        v = _divided(moved, longer, leaf.detach())
+    reached = _length(image.detach())
+    return Singular(_divided(longer, reached, reached).to(v.dtype), v)
+
+
+def _length(v: Tensor) -> Tensor:
+    """||v|| in double precision, whose squares do not underflow: one pass, where `L2` takes a dozen."""
+    return torch.linalg.vector_norm(v, dtype=torch.float64)
+
+
+def _divided(v: Tensor, length: Tensor, otherwise: Tensor) -> Tensor:
+    """v / length, and otherwise that, where the length is 0."""
+    return torch.where(length > 0, v / length, otherwise)
 
 
 def linear_part(layer: Weighted, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

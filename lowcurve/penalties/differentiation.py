@@ -47,7 +47,8 @@ def of_gradients(
     ResNet-20 with softplus; there, for LLR by 7e-3 and for GradAlign, a difference of directions, by 2e-2 in float32.
 
     Cost beside the shared clean forward pass, in forward passes F, the final backward pass included: exact 3 F with one
-    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F.
+    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F. All but exact need
+    1 F less where the loss's own backward pass brings g(x) (`Jet.mean_with_slope`).
 
     Errors: InputError where first_order meets an operation with kinks or either meets a layer in training mode that acts on
     the batch or by chance. Kinks are looked for in the graph of l(x), in whatever way the network was written; not

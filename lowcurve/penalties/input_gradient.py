@@ -48,6 +48,11 @@ class InputGradientNorm:
         """Whether the parameters' gradient is that of an input gradient."""
         return self.differentiation == "exact"
 
+    @property
+    def wants_slope_alone(self) -> bool:
+        """Whether the clean gradient is held constant."""
+        return self.differentiation != "exact" and self.of is None
+
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """One number per example, at least 0."""
 

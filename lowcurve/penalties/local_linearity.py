@@ -109,6 +109,11 @@ class GradAlign:
         """Whether the parameters' gradient is that of an input gradient."""
         return self.differentiation in TWICE
 
+    @property
+    def wants_slope_alone(self) -> bool:
+        """Whether the clean gradient is held constant."""
+        return self.differentiation != "exact"
+
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
         """One number per example, from 0 to 2."""
         x = jet.x.detach()

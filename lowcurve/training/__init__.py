@@ -2,7 +2,8 @@
 
 from lowcurve.training.fit import Checkpoint, History, Optimization, fit
 from lowcurve.training.hardware import Hardware, fabric
-from lowcurve.training.objective import Objective, Part, Penalty, Schedule, Term
+from lowcurve.training.objective import Objective, Part, Penalty, Term
+from lowcurve.training.schedule import Schedule
 
 __all__ = [
     "Checkpoint",

@@ -20,7 +20,8 @@ from lowcurve.training.hardware import (
     refuse_what_is_silently_wrong,
     refuse_what_penalties_cannot_bear,
 )
-from lowcurve.training.objective import Objective, Schedule
+from lowcurve.training.objective import Objective
+from lowcurve.training.schedule import Schedule
 from lowcurve.training.state import State
 from lowcurve.training.validation import CLEAN, ROBUST, accuracies
 from lowcurve.types import Attack, Progress, silent

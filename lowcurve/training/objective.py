@@ -1,6 +1,5 @@
 """What a training step minimizes: a loss, perhaps on attacked inputs, and weighted penalties, all in one BatchNorm mode."""
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
+from lowcurve.analysis.twice import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import mode
 from lowcurve.penalties import Surge
 from lowcurve.penalties.differentiation import TWICE, require_smooth
+from lowcurve.training.schedule import Schedule
 from lowcurve.types import Attack, Inputs, Labels, Loss, PerExample
 
 
@@ -25,65 +26,6 @@ class Penalty(Protocol):
     """
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample: ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A factor over training: from 0 to `start` while progress (0 to 1) runs from 0 to `warm_up`, from `start` to `end`
-    while it runs on to `until`, then `end`.
-
-    shape: on a line, half a cosine, or by equal ratios ("exponential", between numbers above 0). milestones: from each of
-    these shares of training on it is a tenth of that.
-
-    Errors: InputError for an unknown shape, a warm-up that does not end by `until`, an exponential course to 0, milestones
-    outside of training.
-
-    Example:
-        >>> ramp = Schedule(start=0.0, end=1.0, until=0.5)
-        >>> ramp(0.0), ramp(0.25), ramp(0.9)
-        (0.0, 0.5, 1.0)
-        >>> triangle = Schedule(end=0.0, warm_up=0.5)
-        >>> triangle(0.0), triangle(0.25), triangle(0.5), triangle(0.75)
-        (0.0, 0.5, 1.0, 0.5)
-        >>> halving, steps = Schedule(end=0.25, shape="exponential"), Schedule(milestones=(0.5, 0.75))
-        >>> halving(0.5), [round(steps(share), 4) for share in (0.4, 0.5, 0.9)]
-        (0.5, [1.0, 0.1, 0.01])
-    """
-
-    start: float = 1.0
-    end: float = 1.0
-    until: float = 1.0
-    shape: Literal["linear", "cosine", "exponential"] = "linear"
-    warm_up: float = 0.0
-    milestones: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.shape not in ("linear", "cosine", "exponential"):
-            expected = 'a schedule\'s shape "linear", "cosine" or "exponential"'
-            raise InputError(expected, repr(self.shape), 'write shape="cosine"')
-        if self.shape == "exponential" and min(self.start, self.end) <= 0:
-            received = (self.start, self.end)
-            raise InputError("an exponential course between factors above 0", received, "write end: 0.01")
-        if not all(0 < share < 1 for share in self.milestones):
-            mend = "write milestones: [0.75, 0.875]"
-            raise InputError("milestones as shares of training between 0 and 1", self.milestones, mend)
-        if self.warm_up and not 0 < self.warm_up <= self.until:
-            expected = f"a warm-up from 0 to {self.until}, where the schedule ends"
-            raise InputError(expected, self.warm_up, "write warm_up: 0.1 for the first tenth of training")
-
-    def __call__(self, progress: float) -> float:
-        return self._course(progress) * 0.1 ** sum(progress >= share for share in self.milestones)
-
-    def _course(self, progress: float) -> float:
-        if progress < self.warm_up:
-            return self.start * progress / self.warm_up
-        length = self.until - self.warm_up
-        share = 1.0 if length <= 0 else min((progress - self.warm_up) / length, 1.0)
-        if self.shape == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
-        if self.shape == "exponential":
-            return float(self.start * (self.end / self.start) ** share)
-        return self.start + (self.end - self.start) * share
 
 
 class Part(NamedTuple):
@@ -149,6 +91,9 @@ class Objective:
     same, and penalties by differences of losses need frozen ones. In batch mode each forward pass but the attack's moves
     the running statistics: one for the loss, which penalties at its point share; one more if penalties look at another
     point, as all but ELLE do; and a penalty's own, 1 of CURE, GradAlign and TRADES, 3 of ELLE, of LLR its steps and 1.
+
+    Where no penalty follows the clean gradient into the parameters, it comes with the loss's own backward pass, which is then
+    made at once. Penalties that differentiate it go through `TwiceDifferentiable` layers.
 
     Every term is a mean over examples of a per-example number, or one of the network alone, so duplicating the batch changes
     nothing.
@@ -223,21 +168,28 @@ class Objective:
             with mode(model, training=False), autocast():
                 here = self.attack(model, x, y, generator=generator)
         there = x if self.penalties_at == "clean" else here
+        apart = all(map(_wants_slope_alone, taken.values()))
+        twice = any(getattr(penalty, "differentiates_twice", True) for _, penalty in taken.values())
+        own = TwiceDifferentiable() if twice else nullcontext()
         with mode(model, training=self.statistics == "batch"):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, there)
             looked = any(not getattr(penalty, "data_free", False) for _, penalty in taken.values())
-            if looked and there is here:
-                values = jet.values
-            else:  # nothing needs the input gradient, and x stays a constant
+            factor = self.loss_weight * self.loss_schedule(progress)
+            if not (looked and there is here):  # nothing needs the input gradient, and x stays a constant
                 with autocast():
                     logits = field.logits(here)
-                values = field.of_logits(logits.to(here.dtype))
-            parts = {"loss": Part(self.loss_weight * self.loss_schedule(progress), values.mean())}
+                loss = field.of_logits(logits.to(here.dtype)).mean()
+            elif apart and factor:
+                loss = jet.mean_with_slope([p for p in model.parameters() if p.requires_grad])
+            else:
+                with own:
+                    loss = jet.values.mean()
+            parts = {"loss": Part(factor, loss)}
             for name in self.penalties:
                 weight, penalty = taken.get(name, (0.0, None))
-                with nullcontext() if weight else torch.no_grad():
-                    mean = values.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
+                with own, nullcontext() if weight else torch.no_grad():
+                    mean = loss.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
                 parts[name] = Part(weight, mean)
         return parts
 
@@ -270,6 +222,11 @@ class Objective:
             if way.startswith("first_order"):
                 with mode(model, training=False):
                     require_smooth(Jet(loss_field(model, y, self.loss), x))
+
+
+def _wants_slope_alone(taken: tuple[float, Penalty]) -> bool:
+    """Whether a penalty holds the clean gradient constant, so that the loss's backward pass may be made with it."""
+    return getattr(taken[1], "wants_slope_alone", False) or getattr(taken[1], "data_free", False)
 
 
 def _require_alike_in_training(model: nn.Module, name: str, way: str) -> None:

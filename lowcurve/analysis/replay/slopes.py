@@ -1,11 +1,11 @@
 """The slope sigma'(a) of elementwise functions and how it changes, sigma''(a), at the point where they were called."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowcurve.analysis.nonlinearities import bent
 from lowcurve.analysis.replay.calls import Call, Unrecorded, names
 from lowcurve.analysis.replay.steps import Elementwise
 
@@ -21,8 +21,15 @@ def elementwise(call: Call) -> Elementwise:
     """sigma' and sigma'' at the recorded point, by automatic differentiation of this one call."""
     if len(call.inputs) != 1 or call.inputs[0].shape != call.result.shape:
         raise Unrecorded(f"{call.name} of several parts of the network")
-    if call.name in CLOSED_FORMS and call.args[0] is call.inputs[0]:
-        return Elementwise(*CLOSED_FORMS[call.name](call))
+    if call.args and call.args[0] is call.inputs[0]:
+        a = call.inputs[0].detach()
+        if call.name == "relu":
+            return Elementwise((a > 0).to(call.result.dtype), None)
+        form = bent(call.name, tuple(_constant(more) for more in call.args[1:]), call.kwargs)
+        if form is not None:  # automatic differentiation would take twice the time
+            known = form.slope(a)
+            kept = known if form.by_slope else a
+            return Elementwise(known, lambda: form.second(kept, known))
     with torch.enable_grad():
         leaf = call.inputs[0].detach().requires_grad_()
         args = [leaf.clone() if a is call.inputs[0] else _constant(a) for a in call.args]
@@ -34,31 +41,8 @@ def elementwise(call: Call) -> Elementwise:
             (second,) = torch.autograd.grad(slope.sum(), leaf, materialize_grads=True)
     if second is None or not bool(second.any()):
         return Elementwise(slope.detach(), None)
-    known: Tensor = second
-    return Elementwise(slope.detach(), lambda: known)
-
-
-def _relu(call: Call) -> tuple[Tensor, None]:
-    return (call.inputs[0].detach() > 0).to(call.result.dtype), None
-
-
-def _softplus(call: Call) -> tuple[Tensor, Callable[[], Tensor]]:
-    """sigma = 1 / (1 + exp(-beta a)) and beta sigma (1 - sigma); beyond the threshold torch's softplus is linear."""
-    beta, threshold = call.argument(1, "beta", 1), call.argument(2, "threshold", 20)
-    scaled = call.inputs[0].detach() * beta
-    slope = torch.sigmoid(scaled).masked_fill_(scaled > threshold, 1)
-    return slope, lambda: torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
-
-
-def _centered_softplus(call: Call) -> tuple[Tensor, Callable[[], Tensor]]:
-    """The same without a threshold, beta being the network's own; a constant that centers it has no slope."""
-    beta = _constant(call.argument(1, "beta"))
-    slope = torch.sigmoid(call.inputs[0].detach() * beta)
-    return slope, lambda: torch.addcmul(slope, slope, slope, value=-1).mul_(beta)
-
-
-CLOSED_FORMS = {"relu": _relu, "softplus": _softplus, "centered_softplus": _centered_softplus}
-"""Where automatic differentiation would take twice the time, for the nonlinearities of nearly every network."""
+    found: Tensor = second
+    return Elementwise(slope.detach(), lambda: found)
 
 
 def _constant(value: Any) -> Any:
