@@ -36,6 +36,13 @@ CALLS = {
     "gelu, by tanh": lambda x, _: nn.GELU("tanh")(x),
     "tanh": lambda x, _: torch.tanh(x),
     "batch_norm": lambda x, b: F.batch_norm(x, *STATISTICS, b.expand(3), b.expand(3)),
+    "batch_norm, live": lambda x, b: F.batch_norm(x.sin(), None, None, b.expand(3), b.expand(3), training=True).tanh(),
+    "batch_norm, live without weights": lambda x, b: (
+        b * F.batch_norm(x.sin(), None, None, training=True, eps=0.1).tanh()
+    ),
+    "conv2d and batch_norm, live": lambda x, b: F.batch_norm(
+        F.conv2d(x, WEIGHT[:3] * b, padding=1).sin(), None, None, b.expand(3) + X[0, :, 0, 0], training=True
+    ).tanh(),
     "conv2d": lambda x, b: F.conv2d(x, WEIGHT * b, b.expand(4)),
     "conv2d, strided": lambda x, b: F.conv2d(x, WEIGHT * b, None, 2, (1, 2), dilation=1),
     "conv2d, dilated": lambda x, b: F.conv2d(x, WEIGHT * b, bias=b.expand(4), padding=3, dilation=[2, 3]),
@@ -84,7 +91,7 @@ def test_the_functions_are_torchs_with_their_derivatives(call, held):
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("build", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
 @pytest.mark.parametrize("settings", [{}, {"affine": False}, {"eps": 0.1}, {"track_running_stats": False}])
-def test_frozen_batch_normalization_by_a_factor_and_live_one_left_alone(build, settings, weights):
+def test_batch_normalization_frozen_and_live(build, settings, weights):
     axes = {nn.BatchNorm1d: (), nn.BatchNorm2d: (2, 3), nn.BatchNorm3d: (2, 1, 3)}[build]
     x = randomness.uniform(torch.zeros(5, 3, *axes, dtype=torch.float64), -1, 1, generator=stream(0, "x"))
     x.requires_grad_()
@@ -98,17 +105,18 @@ def test_frozen_batch_normalization_by_a_factor_and_live_one_left_alone(build, s
         others = (x, *(layers[1].parameters() if weights else ()))
         slopes = [torch.autograd.grad(y.sin().sum(), at) for y, at in ((found, leaves), (expected, others))]
         assert_close(*slopes, rtol=1e-12, atol=1e-12)
+        assert_close(layers[0].state_dict(), layers[1].state_dict())  # the running statistics move as they do
         live = training or "track_running_stats" in settings
-        assert (found.grad_fn.name() == expected.grad_fn.name()) == live
+        assert (found.grad_fn.name() == expected.grad_fn.name()) == (live and not weights)
 
 
-@pytest.mark.parametrize("call", ["softplus", "centered softplus"])
-def test_third_derivatives_of_nonlinearities_are_refused(call):
+@pytest.mark.parametrize("call", ["softplus", "centered softplus", "batch_norm, live"])
+def test_third_derivatives_are_refused(call):
     x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
     with TwiceDifferentiable():
         value = CALLS[call](x, b).square().sum()
     (slope,) = torch.autograd.grad(value, x, create_graph=True)
-    message = "at most two derivatives of a nonlinearity, received a third; write "
+    message = "at most two derivatives of a (nonlinearity|normalization by the batch), received a third; write the derivatives"
     with pytest.raises(InputError, match=message):
         torch.autograd.grad(slope.sum(), x, create_graph=True)
 
@@ -154,7 +162,7 @@ class Passes(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize("call", ["batch_norm", "conv2d and batch_norm"])
+@pytest.mark.parametrize("call", ["batch_norm", "conv2d and batch_norm", "batch_norm, live without weights"])
 def test_second_derivatives_take_fewer_passes_than_torchs(call):
     def passes(*, own: bool) -> int:
         x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=True)

@@ -134,7 +134,8 @@ def power_iteration(operator: Callable[[Tensor], Tensor], v: Tensor, steps: int 
 
 def _length(v: Tensor) -> Tensor:
     """||v|| in double precision, whose squares do not underflow: one pass, where `L2` takes a dozen."""
-    return torch.linalg.vector_norm(v, dtype=torch.float64)
+    found: Tensor = torch.linalg.vector_norm(v, dtype=torch.float64)
+    return found
 
 
 def _divided(v: Tensor, length: Tensor, otherwise: Tensor) -> Tensor:

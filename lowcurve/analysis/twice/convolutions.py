@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lowcurve.analysis.twice.joined import Joined
+
 NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -55,7 +57,7 @@ class Convolution:
         if not (self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)):
             return found
         own = _Weighing.apply(self.weight, self.bias, self, found.shape)  # type: ignore[no-untyped-call]
-        joined: Tensor = _Joined.apply(found, own)  # type: ignore[no-untyped-call]
+        joined: Tensor = Joined.apply(found, own)  # type: ignore[no-untyped-call]
         return joined
 
 
@@ -102,8 +104,7 @@ class _ConvolvedSlope(torch.autograd.Function):
 
 
 class _Weighing(torch.autograd.Function):
-    """0, as large as the convolution, with the derivatives of that in weight and bias. On a node of its own, which a gradient
-    in the input passes by: a function of Python's is not told which of its derivatives are asked for."""
+    """0, as large as the convolution, with the derivatives of that in weight and bias."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, call: Convolution, shape: torch.Size) -> Tensor:  # noqa: ARG004
@@ -116,19 +117,6 @@ class _Weighing(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         _, in_weight, in_bias = _backward(g, ctx.x, weight, ctx.geometry, (False, *ctx.needs_input_grad[:2]))
         return in_weight, in_bias, None, None
-
-
-class _Joined(torch.autograd.Function):
-    """The first, on which the second hangs, too."""
-
-    @staticmethod
-    def forward(ctx: Any, found: Tensor, own: Tensor) -> Tensor:  # noqa: ARG004
-        ctx.mark_dirty(found)  # or it would be a view, which cannot be written over
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
-        return g, g
 
 
 def _backward(

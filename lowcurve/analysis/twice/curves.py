@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.nonlinearities import Bent
-from lowcurve.errors import InputError
+from lowcurve.analysis.twice.joined import refuse_third
 
 
 def curved(x: Tensor, form: Bent, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -53,9 +53,7 @@ class _CurvedSlope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            mend = "write the derivatives without TwiceDifferentiable"
-            raise InputError("at most two derivatives of a nonlinearity", "a third", mend)
+        refuse_third("a nonlinearity")
         g, x, sharpness, slope = ctx.saved_tensors
         in_x = ctx.form.second(x, slope).mul_(g).mul_(v)
         # sigma' = s(b x): what moves b moves x alike.

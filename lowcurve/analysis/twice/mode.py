@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from lowcurve.analysis.nonlinearities import BENT, bent
 from lowcurve.analysis.twice.convolutions import Convolution
 from lowcurve.analysis.twice.curves import curved
+from lowcurve.analysis.twice.live import live
 from lowcurve.analysis.twice.normalization import Normalization
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -18,14 +19,16 @@ OWN = {*CONVOLUTIONS, "batch_norm", *BENT}
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """While it is on, convolutions, batch normalization with running statistics and the smooth nonlinearities are functions of
-    the house's own: the same values, and the same first and second derivatives but for rounding, in less time.
+    """While it is on, convolutions, batch normalization and smooth nonlinearities are functions of the house's own: the same
+    values, and the same first and second derivatives but for rounding, in less time.
 
     Torch has the derivative of an input gradient in the weights as a convolution with kernels as large as images, and goes
-    over the input of a normalization a dozen times; here it is a weight gradient like any other, and twice, or not at all
-    behind a convolution, whose weights it then scales. weights: whether parameters receive derivatives.
+    over the input of a normalization dozens of times; here it is a weight gradient like any other, and a dozen, or none
+    where the statistics are the running ones and a convolution stands before, whose weights are then scaled.
 
-    Errors: InputError for a third derivative of a nonlinearity.
+    weights: whether parameters receive derivatives.
+
+    Errors: InputError for a third derivative of a nonlinearity or of a normalization by the batch.
 
     Example:
         >>> x = torch.tensor([0.3], requires_grad=True)
@@ -62,7 +65,9 @@ class TwiceDifferentiable(TorchFunctionMode):
             return self._convolved(Convolution.of(func, args, kwargs))
         if name == "batch_norm":
             norm = Normalization.of(args, kwargs)
-            return None if norm is None else self._normalized(norm if self.weights else norm.held(), x)
+            if norm is None or (norm.live and not self.weights):
+                return None
+            return live(norm, x) if norm.live else self._normalized(norm if self.weights else norm.held(), x)
         form = bent(name, args[1:], kwargs)
         return None if form is None else curved(x, form, lambda x: func(x, *args[1:], **kwargs))
 

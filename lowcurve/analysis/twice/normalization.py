@@ -19,22 +19,25 @@ def channel_factor(variance: Tensor, weight: Tensor | None, eps: float) -> Tenso
 
 @dataclass(frozen=True)
 class Normalization:
-    """One call of batch normalization with statistics that are held."""
+    """One call of batch normalization; live: by the statistics of the batch, which move the running ones if there are any."""
 
-    mean: Tensor
-    variance: Tensor
+    mean: Tensor | None
+    variance: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    live: bool
+    momentum: float
     eps: float
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Normalization | None":
-        """None where the statistics are those of the batch."""
+        """None where a channel has one number alone, which torch refuses."""
         given = dict(zip(NAMES, args, strict=False)) | dict(kwargs)
-        mean, variance, weight, bias = (given.get(name) for name in NAMES[1:5])
-        if given.get("training") or mean is None or variance is None:
+        x, mean, variance, weight, bias = (given.get(name) for name in NAMES[:5])
+        live = bool(given.get("training")) or mean is None or variance is None
+        if x is None or (live and x.numel() <= x.shape[1]):
             return None
-        return cls(mean, variance, weight, bias, given.get("eps", 1e-5))
+        return cls(mean, variance, weight, bias, live, given.get("momentum", 0.1), given.get("eps", 1e-5))
 
     def held(self) -> "Normalization":
         """The same with parameters that receive no derivatives."""
@@ -44,11 +47,13 @@ class Normalization:
     @property
     def factor(self) -> Tensor:
         """Of each channel, attached to the weight."""
+        assert self.variance is not None
         return channel_factor(self.variance, self.weight, self.eps)
 
     @property
     def shift(self) -> Tensor:
         """What is added to each channel afterwards."""
+        assert self.mean is not None
         moved = -self.mean * self.factor
         return moved if self.bias is None else moved + self.bias
 
@@ -74,14 +79,16 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, factor = ctx.saved_tensors
-        in_factor = _by_channel(g * x) if ctx.needs_input_grad[1] else None
-        in_shift = _by_channel(g) if ctx.needs_input_grad[2] else None
-        return g * _along_channels(factor, g), in_factor, in_shift, None
+        in_factor = by_channel(g * x) if ctx.needs_input_grad[1] else None
+        in_shift = by_channel(g) if ctx.needs_input_grad[2] else None
+        return g * along_channels(factor, g), in_factor, in_shift, None
 
 
-def _along_channels(factor: Tensor, x: Tensor) -> Tensor:
+def along_channels(factor: Tensor, x: Tensor) -> Tensor:
+    """One number a channel, shaped so that it multiplies x."""
     return factor.view(1, -1, *[1] * (x.ndim - 2))
 
 
-def _by_channel(x: Tensor) -> Tensor:
+def by_channel(x: Tensor) -> Tensor:
+    """The sum over each channel."""
     return x.sum([0, *range(2, x.ndim)])
