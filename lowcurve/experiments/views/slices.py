@@ -238,7 +238,8 @@ def _section_figures(
             "F = z_y − z_j",
             level=0.0,
             caption="Blue is the image's side. The parabola has the boundary's slope and normal curvature at the crossing, "
-            "at the scale h; where the two part, the boundary bends otherwise farther away.",
+            "at the scale h; where the two part, the boundary bends otherwise farther away. A ReLU network bends in kinks "
+            "alone, to either side: of the few within h more is left than of the many along the window.",
             conditions=dict(conditions),
         )
         results[f"heights {i + 1}"] = Curves(
