@@ -1,8 +1,7 @@
-"""Centered softplus and layers with a bound: their laws, what they are to torch, and the networks made of them."""
+"""Layers with a bound: their laws and what they are to torch."""
 
 import copy
 import io
-import itertools
 import math
 import pickle
 import re
@@ -10,154 +9,26 @@ import re
 import pytest
 import safetensors.torch
 import torch
+from bounded_layers import KINDS, jacobian_norm, made
 from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lowcurve.analysis.hessians import REPLAYED, hessian
-from lowcurve.errors import InputError
-from lowcurve.losses import loss_field
 from lowcurve.models import (
-    ARCHITECTURES,
     CenteredSoftplus,
     Interval,
-    Network,
     prepare_norms,
     summary,
     update_norms,
 )
-from lowcurve.models.composition import curvature_summands
-from lowcurve.models.layers import centered_softplus
-from lowcurve.models.lcnn import ScaledBlock
 from lowcurve.models.lipschitz import (
-    LipschitzBatchNorm1d,
     LipschitzBatchNorm2d,
-    LipschitzBatchNorm3d,
-    LipschitzConv1d,
     LipschitzConv2d,
-    LipschitzConv3d,
     LipschitzLinear,
 )
 from lowcurve.randomness import isolated, normal, stream
 
-BETAS = (1e-3, 0.1, 1.0, 10.0, 1e4)
-
-
-def points(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Numbers of all sizes and both signs, and zero."""
-    sizes = torch.logspace(-8, 2, 41, dtype=torch.float64)
-    return torch.cat([sizes, -sizes, torch.zeros(1, dtype=torch.float64)]).to(dtype)
-
-
-def derivatives(x: torch.Tensor, beta: float) -> list[torch.Tensor]:
-    """s0, s0' and s0'' as torch differentiates them."""
-    leaf = x.clone().requires_grad_()
-    value = centered_softplus(leaf, torch.tensor(beta, dtype=torch.float64))
-    slope = torch.autograd.grad(value.sum(), leaf, create_graph=True)[0]
-    return [value.detach(), slope.detach(), torch.autograd.grad(slope.sum(), leaf)[0]]
-
-
-def expected(x: torch.Tensor, beta: float) -> list[torch.Tensor]:
-    """The same in closed form, s0 from log cosh by its series where it would cancel."""
-    x = x.double()
-    half = beta * x / 2
-    series = half.square() / 2 - half**4 / 12
-    log_cosh = torch.where(half.abs() < 1e-3, series, half.abs() + (-2 * half.abs()).exp().log1p() - math.log(2))
-    s = torch.sigmoid(beta * x)
-    return [x / 2 + log_cosh / beta, s, beta * s * torch.sigmoid(-beta * x)]
-
-
-@pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize(
-    ("dtype", "digits"), [(torch.float64, 1e-12), (torch.float32, 3e-7), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
-)
-def test_centered_softplus_and_both_derivatives_in_every_precision(beta, dtype, digits):
-    x = points(dtype)
-    for found, true, size in zip(derivatives(x, beta), expected(x, beta), (x.double().abs(), 1, beta), strict=True):
-        assert found.dtype == dtype
-        tiny = torch.finfo(dtype).smallest_normal
-        assert bool(((found.double() - true).abs() <= digits * size + tiny).all())
-
-
-@pytest.mark.parametrize("beta", BETAS)
-def test_the_laws_of_centered_softplus(beta):
-    x = points()
-    value, slope, bend = derivatives(x, beta)
-    assert value[-1] == 0
-    assert bool((slope >= 0).all())
-    assert bool((slope <= 1).all())
-    assert bool((bend >= 0).all())
-    assert bool((bend <= beta / 4 * (1 + 1e-12)).all())
-    assert bool((bend <= beta * slope * (1 + 1e-12)).all())
-    assert bool((value >= x / 2).all())
-
-
-def test_its_ends_are_half_the_identity_and_relu():
-    x = points()
-    assert_close(centered_softplus(x, torch.tensor(1e-12, dtype=torch.float64)), x / 2, rtol=1e-9, atol=0)
-    assert_close(centered_softplus(x, torch.tensor(1e12, dtype=torch.float64)), x.relu(), rtol=0, atol=1e-12)
-
-
-def test_beta_is_learned_by_its_true_derivative():
-    act, x = CenteredSoftplus(3.0, floor=0.5).double(), points()[20:60]
-    assert_close(act.beta.item(), 3.0, rtol=1e-6, atol=0)
-    act(x).sum().backward()
-    step = 1e-5
-    with torch.no_grad():
-        ends = [centered_softplus(x, (act.log_beta + s).exp() + 0.5).sum() for s in (step, -step)]
-    assert_close(act.log_beta.grad, (ends[0] - ends[1]) / (2 * step), rtol=1e-7, atol=1e-9)
-    assert [name for name, _ in CenteredSoftplus(learn=False).named_buffers()] == ["log_beta"]
-    assert list(CenteredSoftplus(learn=False).parameters()) == []
-    assert repr(CenteredSoftplus()) == "CenteredSoftplus(beta=5)"
-    assert repr(CenteredSoftplus(learn=False)) == "CenteredSoftplus(beta=5, learn=False)"
-
-
-def test_torch_differentiates_it_in_every_way():
-    x, beta = points()[10:30], torch.tensor(2.0, dtype=torch.float64)
-    mapped = torch.func.vmap(torch.func.grad(lambda x: centered_softplus(x, beta)))(x)
-    twice = torch.func.jacrev(torch.func.jacrev(lambda x: centered_softplus(x, beta).sum()))(x).diagonal()
-    assert_close([mapped, twice], [torch.sigmoid(2 * x), 2 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)])
-    assert torch.autograd.gradgradcheck(centered_softplus, (x.clone().requires_grad_(), beta.clone().requires_grad_()))
-
-
-# A small layer of each kind behind which stands what makes logits of it, and the shape of its inputs.
-KINDS = {
-    "linear": (lambda: LipschitzLinear(6, 5, gamma=1.0), (6,)),
-    "conv1d": (lambda: LipschitzConv1d(2, 4, 3, stride=2, gamma=1.0), (2, 9)),
-    "conv2d": (lambda: LipschitzConv2d(2, 4, 3, padding=1, groups=2, gamma=1.0), (2, 5, 6)),
-    "conv3d": (lambda: LipschitzConv3d(2, 3, 2, gamma=1.0), (2, 4, 3, 3)),
-    "learned": (lambda: LipschitzConv2d(2, 4, 3, gamma=1.5, learn=True), (2, 5, 6)),
-    "always divided": (lambda: LipschitzLinear(6, 5, gamma=2.0, clips=False), (6,)),
-    "bn1d": (lambda: behind(nn.Linear(6, 5), LipschitzBatchNorm1d), (6,)),
-    "bn2d": (lambda: behind(nn.Conv2d(2, 4, 3), LipschitzBatchNorm2d), (2, 5, 6)),
-    "bn3d": (lambda: behind(nn.Conv3d(2, 3, 2), LipschitzBatchNorm3d), (2, 4, 3, 3)),
-    "bn2d without weights": (lambda: behind(nn.Conv2d(2, 4, 3), LipschitzBatchNorm2d, affine=False), (2, 5, 6)),
-    "bn2d, published": (lambda: behind(nn.Conv2d(2, 4, 3), LipschitzBatchNorm2d, published=True), (2, 5, 6)),
-}
 every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def behind(before: nn.Module, kind: type, gamma: float = 1.2, **settings) -> nn.Sequential:
-    return nn.Sequential(before, kind(before, gamma=gamma, **settings))
-
-
-def made(kind: str, scale: float = 3.0) -> tuple[nn.Module, torch.Tensor]:
-    """The layer, its weights so large that it clips, in eval mode, and a batch of inputs."""
-    build, shape = KINDS[kind]
-    with isolated(0, kind):
-        layer = build()
-        for module in layer.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                nn.init.uniform_(module.running_var, 0.1, 1)
-                nn.init.uniform_(module.running_mean)
-                if module.affine:
-                    nn.init.uniform_(module.weight, -1.5, 1.5)
-                    nn.init.uniform_(module.bias)
-            elif hasattr(module, "weight"):
-                module.weight.data *= scale
-    x = normal(torch.zeros(3, *shape), generator=stream(0, "inputs", kind))
-    prepare_norms(layer, x, steps=200)
-    return layer.eval(), x
 
 
 def bounded(layer: nn.Module) -> nn.Module:
@@ -183,11 +54,6 @@ def plain(layer: nn.Module) -> nn.Module:
         twin._parameters.pop(name, None)
         twin._buffers.pop(name, None)
     return twin
-
-
-def jacobian_norm(layer: nn.Module, x: torch.Tensor) -> float:
-    matrix = torch.func.jacrev(lambda x: layer(x[None])[0].flatten())(x[0]).flatten(1).detach()
-    return float(torch.linalg.matrix_norm(matrix.double(), 2))
 
 
 @every_kind
@@ -403,143 +269,3 @@ def test_what_is_compiled_is_one_graph():
 
 
 # Networks
-
-
-def network(name: str, act: str = "centered-softplus", shape: tuple[int, ...] = (3, 16, 16)) -> nn.Sequential:
-    return Network(name, shape, 5, (0.5,) * shape[0], (0.25,) * shape[0], act, 4).build(seed=0)
-
-
-@pytest.mark.parametrize(
-    ("name", "act", "count", "betas", "gammas"),
-    [
-        ("lcnn-resnet18", "centered-softplus", 11_210_569, 17, 20),
-        ("lcnn-resnet18", "softplus-1000", 11_210_552, 0, 20),
-        ("lcnn-resnet18-plain", "softplus-1000", 11_210_532, 0, 0),  # the paper's has 20 gammas that it does not use
-        ("lcnn-vgg11", "centered-softplus", 9_456_312, 10, 10),
-    ],
-)
-def test_parameters_at_full_width(name, act, count, betas, gammas):
-    with torch.device("meta"):
-        model = ARCHITECTURES[name]((3, 32, 32), 100, act)
-    names = [name for name, _ in model.named_parameters()]
-    assert sum(p.numel() for p in model.parameters()) == count
-    assert [sum(n.endswith(end) for n in names) for end in ("log_beta", "log_gamma")] == [betas, gammas]
-
-
-@pytest.mark.parametrize("name", ["lcnn-resnet18", "lcnn-resnet18-plain", "lcnn-vgg11"])
-def test_hessians_of_these_networks_are_replayed(name):
-    model = network(name).double().eval()
-    for module in model.modules():
-        if hasattr(module, "log_gamma"):
-            module.log_gamma.data.fill_(0.0)
-    x, y = torch.rand(2, 3, 16, 16, generator=stream(0)).double(), torch.tensor([0, 3])
-    field = loss_field(model, y)
-    operator = hessian(field, x)
-    assert operator.way == REPLAYED
-    v = normal(x, generator=stream(1))
-    leaf = x.clone().requires_grad_()
-    slope = torch.autograd.grad(field(leaf).sum(), leaf, create_graph=True)[0]
-    assert_close(operator(v), torch.autograd.grad((slope * v).sum(), leaf)[0], rtol=1e-9, atol=1e-15)
-    assert float(operator(v).abs().max()) > 0
-
-
-def test_a_network_whose_gammas_are_high_is_one_without_them():
-    clipped, without = network("lcnn-resnet18"), network("lcnn-resnet18-plain")
-    missing = without.load_state_dict(clipped.state_dict(), strict=False)
-    assert missing.missing_keys == []
-    x = torch.rand(4, 3, 16, 16, generator=stream(0))
-    for training in (True, False):
-        assert_close(clipped.train(training)(x), without.train(training)(x), rtol=1e-4, atol=1e-5)
-
-
-def test_the_mean_of_two_arms_does_not_lengthen():
-    block = ScaledBlock(4, 4, 1, "centered-softplus", clipped=True)
-    for layer in (block.norm1, block.norm2):
-        layer.log_gamma.data.fill_(0.0)
-        layer.running_var.fill_(1e-4)
-    x = torch.rand(2, 4, 5, 5, generator=stream(0))
-    prepare_norms(block, x, steps=300)
-    assert 0.1 < jacobian_norm(block.eval(), x) <= 1 + 1e-4
-
-
-def test_a_summary_has_a_row_for_every_beta_and_gamma():
-    model = network("lcnn-resnet18")
-    rows = summary(model)
-    assert [sum(row.beta is not None for row in rows), sum(row.gamma is not None for row in rows)] == [17, 21]
-    assert {row.beta for row in rows} == {None, 5.0}
-    assert [row.name for row in rows if row.clipped] == ["1.13"]  # the head, whose norm is always one
-    own = {name: module for name, module in model.named_modules() if hasattr(module, "sigma")}
-    for row in rows:
-        if row.norm is not None:
-            assert row.norm.lower * 0.9 < float(own[row.name].sigma) <= row.norm.upper
-    published, _ = made("bn2d, published")
-    (row,) = summary(published)
-    assert row.clipped
-    assert row.norm.lower <= float(published[1].sigma) * 1.001 <= row.norm.upper * 1.002
-
-
-def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity():
-    """On a network with one output, whose normalized curvature is known; and the network of the paper can be asked."""
-    with isolated(0, "weights"):
-        model = nn.Sequential(
-            nn.Linear(3, 4), CenteredSoftplus(2.0), LipschitzLinear(4, 3), nn.Softplus(3), nn.Linear(3, 1)
-        )
-    prepare_norms(model, torch.zeros(1, 3))
-    bound = sum(one.value for one in curvature_summands(model, torch.zeros(1, 3)))
-    for x in normal(torch.zeros(20, 3), generator=stream(0)):
-        slope = torch.func.grad(lambda x: model(x)[0])(x).detach()
-        bend = torch.autograd.functional.hessian(lambda x: model(x)[0], x)
-        assert float(torch.linalg.matrix_norm(bend, 2) / slope.norm()) <= bound
-    found = curvature_summands(network("lcnn-resnet18"), torch.zeros(1, 3, 16, 16))
-    assert len(found) == 17
-    assert [one.width for one in found[:3]] == [4 * 256, 8 * 256, 4 * 256]
-    assert all(one.curvature == pytest.approx(5) for one in found)
-    assert all(0 < b.reach / a.reach < 3 for a, b in itertools.pairwise(found))
-    kinks = curvature_summands(network("lcnn-vgg11", "relu"), torch.zeros(1, 3, 16, 16))
-    assert {one.curvature for one in kinks} == {math.inf}
-
-
-def test_the_maps_of_the_bound():
-    folded = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0), CenteredSoftplus(1.0))
-    folded[0].weight.data.fill_(3.0)
-    folded[1].running_var.fill_(4.0)
-    folded[1].weight.data.fill_(5.0)
-    alone = nn.Sequential(nn.AvgPool2d(2), copy.deepcopy(folded[1]), nn.Identity(), nn.Softplus(2))
-    x = torch.zeros(1, 1, 4, 4)
-    assert [(one.width, round(one.value, 3)) for one in curvature_summands(folded, x)] == [(16, 16 * 7.5)]
-    assert [(one.width, round(one.value, 3)) for one in curvature_summands(alone, x)] == [(4, 4 * 2 * 2.5 / 2)]
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: CenteredSoftplus(0.0), r"a beta above its floor, which is at least 0, received \(0.0, 0.001\)"),
-        (lambda: CenteredSoftplus(math.nan), "a beta above its floor"),
-        (
-            lambda: LipschitzLinear(2, 2, gamma=0.5),
-            "a gamma of at least 1, or above 0 where not at_least_one, received 0.5",
-        ),
-        (lambda: LipschitzLinear(2, 2, gamma=0.0, at_least_one=False), "a gamma of at least 1, or above 0"),
-        (
-            lambda: update_norms(LipschitzConv2d(1, 1, 1)),
-            "a layer that knows the size of its input, received LipschitzConv2d",
-        ),
-        (
-            lambda: LipschitzBatchNorm2d(nn.Conv2d(1, 1, 1), track_running_stats=False),
-            "a BatchNorm with running statistics, received none; write track_running_stats=True",
-        ),
-        (
-            lambda: curvature_summands(
-                nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), torch.zeros(1, 2, 3)
-            ),
-            "a BatchNorm with running statistics",
-        ),
-        (
-            lambda: curvature_summands(nn.Sequential(nn.Tanh()), torch.zeros(1, 2)),
-            "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks, received Tanh",
-        ),
-    ],
-)
-def test_errors_name_the_mend(make, message):
-    with pytest.raises(InputError, match=message):
-        make()

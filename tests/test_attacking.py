@@ -1,0 +1,328 @@
+"""What attacks leave standing: closed forms of linear networks, the cost, suites, radii, transfer."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from known_margins import CLASSES, EXAMPLES, UNIFORM, inner, linear, perceptron
+from torch import nn
+from torch.testing import assert_close
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2, LINF, Ball
+from lowcurve.attacks import FGSM, PGD, Effort, Suite, strong
+from lowcurve.data import Examples
+from lowcurve.errors import InputError
+from lowcurve.evaluation import attacking
+from lowcurve.losses import margin, margin_loss
+from lowcurve.randomness import isolated, stream
+
+
+def boundary_distance(model: nn.Sequential, examples: Examples, norm) -> np.ndarray:
+    """min_k (z_y - z_k) / ||w_y - w_k||_dual, negative where wrong: exact for a linear network inside the box."""
+    weight = model[1].weight.detach()
+    logits = model(examples.x).detach()
+    gaps = logits.gather(1, examples.y[:, None]) - logits
+    slopes = weight[examples.y][:, None] - weight[None]
+    lengths = norm.dual.length(slopes.flatten(0, 1)).view(len(examples), 3)
+    return torch.where(lengths > 0, gaps / lengths, math.inf).amin(1).numpy()
+
+
+# --- measure
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_what_stands_is_what_is_farther_from_the_boundary_than_the_radius(norm):
+    distance = boundary_distance(linear(), EXAMPLES, norm)
+    radius = float(np.quantile(distance[distance > 0], 0.5))
+    method = PGD(Ball(norm, radius), steps=100, loss=margin_loss, restarts=2)
+    found = evaluation.attack(linear(), EXAMPLES, method, norm, batch_size=16)
+    clear = np.abs(distance / radius - 1) > 0.02
+    assert clear.sum() > 40
+    assert (found.standing == (distance > radius))[clear].all()
+    assert 0.2 < found.standing.mean() < 0.8
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_distances_are_measured_on_the_inputs_that_were_found(norm):
+    found = evaluation.attack(linear(), EXAMPLES, PGD(Ball(norm, 0.05), steps=5), norm)
+    assert_close(torch.from_numpy(found.distance), norm.length(found.inputs - EXAMPLES.x))
+    assert found.distance.max() <= 0.05 * (1 + 1e-5)
+    wrong = ~evaluation.correct(linear(), EXAMPLES)
+    assert (found.distance[wrong] == 0).all()  # who is wrong already is not attacked
+    assert found.distance[~wrong].min() > 0.02
+    assert found.inputs.shape == EXAMPLES.x.shape
+    after = linear()(found.inputs).argmax(1) == EXAMPLES.y
+    assert (found.standing == (after.numpy() & evaluation.correct(linear(), EXAMPLES))).all()
+
+
+def test_a_seed_decides_an_attack():
+    method = PGD(Ball(LINF, 0.05), steps=1, step_size=0.01)
+    first, again = (evaluation.attack(perceptron(), UNIFORM, method, LINF, seed=3) for _ in range(2))
+    other = evaluation.attack(perceptron(), UNIFORM, method, LINF, seed=4)
+    assert torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+
+
+def test_the_global_chance_is_untouched():
+    before = torch.get_rng_state()
+    evaluation.attack(perceptron(), UNIFORM, PGD(Ball(L2, 0.05), steps=1), L2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_who_was_wrong_does_not_stand_even_if_the_attack_mends_it():
+    found = evaluation.attack(linear(), EXAMPLES, lambda _model, x, _y, **_: x.flip(0), LINF)
+    assert not found.standing[::10].any()
+
+
+# --- the active set
+
+
+class Counting(nn.Module):
+    """Counts the rows that it is shown."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.rows, self.largest = inner, 0, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows += len(x)
+        self.largest = max(self.largest, len(x))
+        return self.inner(x)
+
+
+SUITE = Suite((("weak", PGD(Ball(LINF, 0.02), steps=3)), ("PGD", PGD(Ball(LINF, 0.1), steps=40, restarts=2))))
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 256])
+def test_neither_batch_size_nor_order_changes_what_stands(size):
+    model = perceptron().double()
+    whole = evaluation.attack(model, EXAMPLES, SUITE, LINF)
+    order = torch.randperm(50, generator=stream(0, "order"))
+    turned = evaluation.attack(model, EXAMPLES.take(order), SUITE, LINF, batch_size=size)
+    assert (turned.standing == whole.standing[order.numpy()]).all()
+    assert (turned.fallen_to == whole.fallen_to[order.numpy()]).all()
+    assert (turned.looks == whole.looks[order.numpy()]).all()
+    assert_close(turned.inputs, whole.inputs[order], rtol=0, atol=1e-9)
+    assert 0 < whole.standing.mean() < 1
+
+
+def test_the_cost_follows_the_examples_that_are_hard():
+    """Each is looked at until it falls, once more at the end of a walk, and twice to be counted."""
+    model = Counting(linear())
+    found = evaluation.attack(model, EXAMPLES, SUITE, LINF, batch_size=16)
+    right = found.fallen_to != "clean"
+    spent = found.looks.sum() + right.sum() * 2 + (found.fallen_to != "weak").sum() * 3
+    assert model.rows <= spent
+    assert model.rows >= found.looks.sum()
+    assert model.largest <= 16
+    everybody = (3 + 1 + 2 * 41) * 50
+    assert model.rows < 0.6 * everybody
+
+
+def test_free_places_are_taken_by_those_who_wait():
+    """Half of the examples fall at the first look, and yet the batches stay full until nobody waits."""
+    sizes = []
+
+    class Watched(Counting):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    many = inner(400)
+    evaluation.attack(Watched(linear()), many, PGD(Ball(LINF, 0.05), steps=30), LINF, batch_size=40)
+    steps = sizes[sizes.index(40) :]
+    assert np.mean(steps) > 25
+    assert max(sizes) == 40
+
+
+def test_a_suite_says_to_which_attack_each_fell():
+    found = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    weak = evaluation.attack(linear(), EXAMPLES, SUITE.members[0][1], LINF)
+    assert set(found.fallen_to) == {"clean", "weak", "PGD", ""}
+    assert (found.after() == evaluation.correct(linear(), EXAMPLES)).all()
+    assert found.after("weak").sum() == weak.standing.sum()
+    assert (found.after("weak", "PGD") == found.standing).all()
+    assert (found.looks[found.fallen_to == ""] == 1 + 4 + 2 * 41).all()
+    assert (found.looks[found.fallen_to == "clean"] == 1).all()
+
+
+def test_an_attack_of_ones_own_is_a_member_like_any_other():
+    def inverted(model, x, y, *, generator):  # noqa: ARG001
+        return 1 - x
+
+    suite = Suite((("inverted", inverted), ("PGD", PGD(Ball(LINF, 0.1)))))
+    found = evaluation.attack(linear(), EXAMPLES, suite, LINF, batch_size=7)
+    assert (found.fallen_to == "inverted").any()
+    own = linear()(inverted(None, EXAMPLES.x, None, generator=None)).argmax(1) == EXAMPLES.y
+    assert (found.after("inverted") == (own.numpy() & found.after())).all()
+    x, y = EXAMPLES.x, EXAMPLES.y
+    worst = margin(linear()(suite(linear(), x, y, generator=stream(0))), y)
+    assert bool((worst <= margin(linear()(inverted(None, x, y, generator=None)), y)).all())
+
+
+def test_a_model_in_training_mode_is_attacked_in_eval_mode_and_given_back():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    model.load_state_dict(model.eval().state_dict())
+    there = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)), LINF)
+    model.train()
+    model[3].weight.requires_grad_(False)
+    again = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)), LINF)
+    assert_close(again.inputs, there.inputs)
+    assert all(module.training for module in model.modules())
+    assert [p.requires_grad for p in model.parameters()] == [True, True, True, True, False, True]
+
+
+def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.inner, self.scale = perceptron().double(), scale
+
+        def forward(self, x):
+            return self.inner(x) * self.scale
+
+    suite = strong(Ball(LINF, 0.04), Effort(30, 2, 200))
+    labels = perceptron()(UNIFORM.x).argmax(1)
+    examples = Examples(UNIFORM.x, labels, CLASSES)
+    plain, hundred = (evaluation.attack(Scaled(scale), examples, suite, LINF) for scale in (1, 100))
+    assert 0.2 < plain.standing.mean() < 0.8
+    assert (plain.standing == hundred.standing).all()
+
+
+def test_probabilities_in_place_of_logits_are_said(caplog):
+    model = nn.Sequential(linear(), nn.Softmax(1))
+    evaluation.attack(model, EXAMPLES, FGSM(Ball(LINF, 0.1)), LINF)
+    assert "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax" in caplog.text
+    caplog.clear()
+    evaluation.attack(linear(), EXAMPLES, FGSM(Ball(LINF, 0.1)), LINF)
+    assert caplog.text == ""
+
+
+class Power(Exception):
+    """What a power cut is to a test."""
+
+
+def test_an_attack_that_is_interrupted_keeps_what_it_has():
+    whole = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    ledger, left = {}, [300]
+
+    class Cut(Counting):
+        def forward(self, x):
+            left[0] -= len(x)
+            if left[0] < 0:
+                raise Power
+            return super().forward(x)
+
+    with pytest.raises(Power):
+        evaluation.attack(Cut(linear()), EXAMPLES, SUITE, LINF, ledger=ledger)
+    assert [kept["tried"] for kept in ledger.values()] == [1]  # the weak one
+    model = Counting(linear())
+    rest = evaluation.attack(model, EXAMPLES, SUITE, LINF, ledger=ledger)
+    assert (rest.fallen_to == whole.fallen_to).all()
+    assert_close(rest.inputs, whole.inputs, rtol=0, atol=0)
+    assert [kept["tried"] for kept in ledger.values()] == [2]
+    again = Counting(linear())
+    evaluation.attack(again, EXAMPLES, SUITE, LINF, ledger=ledger)
+    assert again.rows == 50  # the clean inputs, and nothing else
+
+
+def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
+    whole = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    monkeypatch.setattr(attacking, "CHUNK", 16)
+    ledger, headings = {}, []
+
+    def progress(ticks, heading):
+        headings.append((heading, len(ticks)))
+        yield from ticks
+
+    parts = evaluation.attack(linear(), EXAMPLES, SUITE, LINF, ledger=ledger, progress=progress)
+    assert (parts.fallen_to == whole.fallen_to).all()
+    assert_close(parts.inputs, whole.inputs, rtol=0, atol=0)
+    assert [(key, kept["tried"]) for key, kept in ledger.items()] == [
+        ("rows 0 to 15", 2), ("rows 16 to 31", 2), ("rows 32 to 47", 2), ("rows 48 to 49", 2),
+    ]  # fmt: skip
+    assert headings == [(f"attacking, {k} of 4", 200) for k in (1, 2, 3, 4)]
+
+
+def test_shares_of_two_processes_make_the_whole(monkeypatch):
+    """What each rank computes is what the single process computes for its rows; the gathering is torch's own."""
+    whole = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    given = []
+    monkeypatch.setattr(attacking, "gathered", lambda columns, mine: given.append((columns, mine)) or columns)
+    for rank in (0, 1):
+        fabric = SimpleNamespace(global_rank=rank, world_size=2)
+        part = evaluation.attack(linear(), EXAMPLES, SUITE, LINF, fabric=fabric)
+        assert (part.fallen_to == whole.fallen_to[rank::2]).all()
+        assert_close(part.inputs, whole.inputs[rank::2], rtol=0, atol=0)
+    assert [mine.tolist() for _, mine in given] == [list(range(0, 50, 2)), list(range(1, 50, 2))]
+
+
+# --- against the radius
+
+
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary(norm):
+    distance = boundary_distance(linear(), EXAMPLES, norm)
+    largest = float(np.quantile(distance[distance > 0], 0.7))
+    method = PGD(Ball(norm, largest), steps=60, loss=margin_loss)
+    found = evaluation.smallest_radius(linear(), EXAMPLES, method, norm, largest=largest, rounds=9, batch_size=16)
+    right = evaluation.correct(linear(), EXAMPLES)
+    assert (found.radius[~right] == 0).all()
+    far = distance > largest * 1.02
+    assert np.isinf(found.radius[far]).all()
+    near = right & (distance < largest * 0.98)
+    assert near.sum() > 20
+    assert (found.radius[near] >= distance[near] * (1 - 1e-5)).all()
+    assert (found.radius[near] <= distance[near] * 1.02 + largest / 2**8).all()
+    assert_close(norm.length(found.inputs - EXAMPLES.x)[near], torch.from_numpy(found.radius[near]).float())
+    radii = np.linspace(0, largest, 20)
+    standing = found.standing_at(radii)
+    assert (standing[0] == right).all()
+    assert (standing[1:] <= standing[:-1]).all()
+    clear = np.abs(distance[None] - radii[:, None]) > 0.02 * largest
+    assert (standing == ((distance[None] > radii[:, None]) & right))[clear].all()
+
+
+def test_what_cannot_be_swept():
+    method = PGD(Ball(LINF, 0.1))
+    with pytest.raises(InputError, match="an attack that takes a radius an example, received function"):
+        evaluation.smallest_radius(linear(), EXAMPLES, lambda _model, x, _y, **_: x, LINF, largest=0.1)
+    for largest, rounds in ((0.0, 3), (math.inf, 3), (0.1, -1)):
+        with pytest.raises(InputError, match="a largest radius above 0 and rounds of at least 0"):
+            evaluation.smallest_radius(linear(), EXAMPLES, method, LINF, largest=largest, rounds=rounds)
+
+
+# --- from one network to another
+
+
+def test_transfer_is_a_matrix_whose_diagonal_is_the_attack_itself():
+    models = {"linear": linear(), "perceptron": perceptron()}
+    method = PGD(Ball(LINF, 0.1), steps=5)
+    standing = evaluation.transfer(models, EXAMPLES, method, batch_size=16)
+    assert standing.shape == (2, 2, 50)
+    for k, model in enumerate(models.values()):
+        found = method(model, EXAMPLES.x, EXAMPLES.y, generator=stream(0, "attack", "PGD"))
+        for t, other in enumerate(models.values()):
+            right = evaluation.correct(other, EXAMPLES) & (other(found).argmax(1) == EXAMPLES.y).numpy()
+            assert (standing[k, t] == right).mean() > 0.97
+    assert standing[0, 0].sum() < standing[1, 0].sum()
+    with pytest.raises(InputError, match="at least one network, received none"):
+        evaluation.transfer({}, EXAMPLES, method)
+
+
+def test_the_adversarial_loss_of_a_linear_network():
+    """With two classes the margin falls by radius * ||w_0 - w_1||_1, and cross-entropy is softplus of minus the margin."""
+    with isolated(0, "two"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    y = EXAMPLES.y % 2
+    examples = Examples(EXAMPLES.x, y, ("a", "b"))
+    found = evaluation.adversarial_loss(model, examples, PGD(Ball(LINF, 0.1)), batch_size=16)
+    fall = 0.1 * (model[1].weight[0] - model[1].weight[1]).abs().sum()
+    expected = nn.functional.softplus(fall - margin(model(EXAMPLES.x), y)).detach()
+    assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+# --- what cannot be evaluated

@@ -1,0 +1,134 @@
+"""Evaluation of what cannot be evaluated, and of public networks as they are known."""
+
+import math
+
+import numpy as np
+import pytest
+from known_margins import UNIFORM, linear
+from torch import nn
+from trained import public
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.attacks import FGSM, PGD
+from lowcurve.data import Limits, load
+from lowcurve.errors import InputError
+from lowcurve.geometry import Curvature, gradient_norm
+
+MODED = {
+    "measure": lambda model, data: evaluation.measure(model, data, {"g": gradient_norm}),
+    "correct": evaluation.correct,
+}
+
+
+ACTS = {
+    **MODED,
+    "attack": lambda model, data: evaluation.attack(model, data, FGSM(Ball(LINF, 0.1)), LINF),
+}
+
+
+act = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+
+
+class Through(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.inner, self.function = linear(), function
+
+    def forward(self, x):
+        return self.function(self.inner(x))
+
+
+@pytest.mark.parametrize("act", MODED.values(), ids=MODED)
+def test_a_model_in_training_mode(act):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+    with pytest.raises(InputError, match=r"eval mode.* received Dropout '1' in training mode; write model.eval\(\)"):
+        act(model, UNIFORM)
+
+
+@act
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_named(act, value):
+    model = linear()
+    model[1].bias.data[1] = value
+    with pytest.raises(InputError, match=r"finite weights, received NaN or infinity in '1\.bias'"):
+        act(model, UNIFORM)
+
+
+@act
+def test_logits_that_are_not_finite(act):
+    with pytest.raises(InputError, match="finite logits, received NaN or infinity"):
+        act(Through(lambda z: z / 0).eval(), UNIFORM)
+
+
+@act
+@pytest.mark.parametrize(
+    "function",
+    [lambda z: z.sum(1), lambda z: z[:, :, None], lambda z: z[:-1], lambda z: z.unbind(1), lambda z: z[:, :1]],
+    ids=["a number an example", "a map", "too few rows", "a tuple", "one class"],
+)
+def test_logits_of_the_wrong_shape(act, function):
+    with pytest.raises(InputError, match=r"logits of shape \(20, classes\)"):
+        act(Through(function).eval(), UNIFORM)
+
+
+@act
+def test_fewer_logits_than_labels(act):
+    with pytest.raises(InputError, match="labels from 0 to 1"):
+        act(Through(lambda z: z[:, :2]).eval(), UNIFORM)
+
+
+@act
+def test_no_examples(act):
+    with pytest.raises(InputError, match="at least one example, received none"):
+        act(linear(), UNIFORM.take([]))
+
+
+def test_a_measure_that_is_not_finite_is_named():
+    with pytest.raises(InputError, match="numbers for slope, received NaN"):
+        evaluation.measure(linear(), UNIFORM, {"slope": lambda field, x: field(x) * math.nan})
+
+
+# --- public networks on real images
+
+
+@pytest.fixture(scope="module")
+def mnist(data_dir):
+    return load("mnist", data_dir=data_dir, limits=Limits(train=1, validation=1, test=500)).test
+
+
+def test_the_public_lenet5_is_as_accurate_as_it_is_known(networks, mnist, weights_dir):
+    for kind, known in (("cln", 0.989), ("adv", 0.986)):
+        model = public(networks.lenet5, weights_dir / f"mnist_lenet5_{kind}trained.pt")
+        accuracy = evaluation.correct(model, mnist).mean()
+        assert abs(accuracy - known) < 3 * math.sqrt(known * (1 - known) / 500)
+
+
+def test_the_public_lenet5_falls_and_the_adversarially_trained_one_stands(networks, mnist, weights_dir):
+    few = mnist.take(slice(200))
+
+    def robust(kind):
+        model = public(networks.lenet5, weights_dir / f"mnist_lenet5_{kind}trained.pt")
+        return evaluation.attack(model, few, PGD(Ball(LINF, 0.3), steps=20), LINF).standing.mean()
+
+    assert robust("cln") < 0.02
+    assert 0.85 < robust("adv") < 0.98
+
+
+def test_the_adversarially_trained_lenet5_is_the_flatter_one(networks, mnist, weights_dir):
+    few = mnist.take(slice(50))
+    columns = [
+        evaluation.measure(
+            public(networks.lenet5, weights_dir / f"mnist_lenet5_{kind}trained.pt"), few, {"all": Curvature(6)}
+        )
+        for kind in ("cln", "adv")
+    ]
+    standard, robust = (np.median(c["normalized curvature"]) for c in columns)
+    assert robust < standard
+
+
+def test_the_public_resnet20_is_as_accurate_as_it_is_known(networks, data_dir, weights_dir):
+    data = load("cifar10", data_dir=data_dir, limits=Limits(train=1, validation=1, test=200))
+    model = public(networks.resnet20, weights_dir / "resnet20-12fca82f.th")
+    accuracy = evaluation.correct(model, data.test).mean()
+    assert abs(accuracy - 0.915) < 3 * math.sqrt(0.915 * 0.085 / 200)

@@ -1,0 +1,171 @@
+"""The networks made of layers with a bound, their summary and the bound of Theorem 1."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from bounded_layers import jacobian_norm, made
+from torch import nn
+from torch.testing import assert_close
+
+from lowcurve.analysis.hessians import REPLAYED, hessian
+from lowcurve.errors import InputError
+from lowcurve.losses import loss_field
+from lowcurve.models import (
+    ARCHITECTURES,
+    CenteredSoftplus,
+    Network,
+    prepare_norms,
+    summary,
+    update_norms,
+)
+from lowcurve.models.composition import curvature_summands
+from lowcurve.models.lcnn import ScaledBlock
+from lowcurve.models.lipschitz import (
+    LipschitzBatchNorm2d,
+    LipschitzConv2d,
+    LipschitzLinear,
+)
+from lowcurve.randomness import isolated, normal, stream
+
+
+def network(name: str, act: str = "centered-softplus", shape: tuple[int, ...] = (3, 16, 16)) -> nn.Sequential:
+    return Network(name, shape, 5, (0.5,) * shape[0], (0.25,) * shape[0], act, 4).build(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "count", "betas", "gammas"),
+    [
+        ("lcnn-resnet18", "centered-softplus", 11_210_569, 17, 20),
+        ("lcnn-resnet18", "softplus-1000", 11_210_552, 0, 20),
+        ("lcnn-resnet18-plain", "softplus-1000", 11_210_532, 0, 0),  # the paper's has 20 gammas that it does not use
+        ("lcnn-vgg11", "centered-softplus", 9_456_312, 10, 10),
+    ],
+)
+def test_parameters_at_full_width(name, act, count, betas, gammas):
+    with torch.device("meta"):
+        model = ARCHITECTURES[name]((3, 32, 32), 100, act)
+    names = [name for name, _ in model.named_parameters()]
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert [sum(n.endswith(end) for n in names) for end in ("log_beta", "log_gamma")] == [betas, gammas]
+
+
+@pytest.mark.parametrize("name", ["lcnn-resnet18", "lcnn-resnet18-plain", "lcnn-vgg11"])
+def test_hessians_of_these_networks_are_replayed(name):
+    model = network(name).double().eval()
+    for module in model.modules():
+        if hasattr(module, "log_gamma"):
+            module.log_gamma.data.fill_(0.0)
+    x, y = torch.rand(2, 3, 16, 16, generator=stream(0)).double(), torch.tensor([0, 3])
+    field = loss_field(model, y)
+    operator = hessian(field, x)
+    assert operator.way == REPLAYED
+    v = normal(x, generator=stream(1))
+    leaf = x.clone().requires_grad_()
+    slope = torch.autograd.grad(field(leaf).sum(), leaf, create_graph=True)[0]
+    assert_close(operator(v), torch.autograd.grad((slope * v).sum(), leaf)[0], rtol=1e-9, atol=1e-15)
+    assert float(operator(v).abs().max()) > 0
+
+
+def test_a_network_whose_gammas_are_high_is_one_without_them():
+    clipped, without = network("lcnn-resnet18"), network("lcnn-resnet18-plain")
+    missing = without.load_state_dict(clipped.state_dict(), strict=False)
+    assert missing.missing_keys == []
+    x = torch.rand(4, 3, 16, 16, generator=stream(0))
+    for training in (True, False):
+        assert_close(clipped.train(training)(x), without.train(training)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_mean_of_two_arms_does_not_lengthen():
+    block = ScaledBlock(4, 4, 1, "centered-softplus", clipped=True)
+    for layer in (block.norm1, block.norm2):
+        layer.log_gamma.data.fill_(0.0)
+        layer.running_var.fill_(1e-4)
+    x = torch.rand(2, 4, 5, 5, generator=stream(0))
+    prepare_norms(block, x, steps=300)
+    assert 0.1 < jacobian_norm(block.eval(), x) <= 1 + 1e-4
+
+
+def test_a_summary_has_a_row_for_every_beta_and_gamma():
+    model = network("lcnn-resnet18")
+    rows = summary(model)
+    assert [sum(row.beta is not None for row in rows), sum(row.gamma is not None for row in rows)] == [17, 21]
+    assert {row.beta for row in rows} == {None, 5.0}
+    assert [row.name for row in rows if row.clipped] == ["1.13"]  # the head, whose norm is always one
+    own = {name: module for name, module in model.named_modules() if hasattr(module, "sigma")}
+    for row in rows:
+        if row.norm is not None:
+            assert row.norm.lower * 0.9 < float(own[row.name].sigma) <= row.norm.upper
+    published, _ = made("bn2d, published")
+    (row,) = summary(published)
+    assert row.clipped
+    assert row.norm.lower <= float(published[1].sigma) * 1.001 <= row.norm.upper * 1.002
+
+
+def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity():
+    """On a network with one output, whose normalized curvature is known; and the network of the paper can be asked."""
+    with isolated(0, "weights"):
+        model = nn.Sequential(
+            nn.Linear(3, 4), CenteredSoftplus(2.0), LipschitzLinear(4, 3), nn.Softplus(3), nn.Linear(3, 1)
+        )
+    prepare_norms(model, torch.zeros(1, 3))
+    bound = sum(one.value for one in curvature_summands(model, torch.zeros(1, 3)))
+    for x in normal(torch.zeros(20, 3), generator=stream(0)):
+        slope = torch.func.grad(lambda x: model(x)[0])(x).detach()
+        bend = torch.autograd.functional.hessian(lambda x: model(x)[0], x)
+        assert float(torch.linalg.matrix_norm(bend, 2) / slope.norm()) <= bound
+    found = curvature_summands(network("lcnn-resnet18"), torch.zeros(1, 3, 16, 16))
+    assert len(found) == 17
+    assert [one.width for one in found[:3]] == [4 * 256, 8 * 256, 4 * 256]
+    assert all(one.curvature == pytest.approx(5) for one in found)
+    assert all(0 < b.reach / a.reach < 3 for a, b in itertools.pairwise(found))
+    kinks = curvature_summands(network("lcnn-vgg11", "relu"), torch.zeros(1, 3, 16, 16))
+    assert {one.curvature for one in kinks} == {math.inf}
+
+
+def test_the_maps_of_the_bound():
+    folded = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0), CenteredSoftplus(1.0))
+    folded[0].weight.data.fill_(3.0)
+    folded[1].running_var.fill_(4.0)
+    folded[1].weight.data.fill_(5.0)
+    alone = nn.Sequential(nn.AvgPool2d(2), copy.deepcopy(folded[1]), nn.Identity(), nn.Softplus(2))
+    x = torch.zeros(1, 1, 4, 4)
+    assert [(one.width, round(one.value, 3)) for one in curvature_summands(folded, x)] == [(16, 16 * 7.5)]
+    assert [(one.width, round(one.value, 3)) for one in curvature_summands(alone, x)] == [(4, 4 * 2 * 2.5 / 2)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CenteredSoftplus(0.0), r"a beta above its floor, which is at least 0, received \(0.0, 0.001\)"),
+        (lambda: CenteredSoftplus(math.nan), "a beta above its floor"),
+        (
+            lambda: LipschitzLinear(2, 2, gamma=0.5),
+            "a gamma of at least 1, or above 0 where not at_least_one, received 0.5",
+        ),
+        (lambda: LipschitzLinear(2, 2, gamma=0.0, at_least_one=False), "a gamma of at least 1, or above 0"),
+        (
+            lambda: update_norms(LipschitzConv2d(1, 1, 1)),
+            "a layer that knows the size of its input, received LipschitzConv2d",
+        ),
+        (
+            lambda: LipschitzBatchNorm2d(nn.Conv2d(1, 1, 1), track_running_stats=False),
+            "a BatchNorm with running statistics, received none; write track_running_stats=True",
+        ),
+        (
+            lambda: curvature_summands(
+                nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), torch.zeros(1, 2, 3)
+            ),
+            "a BatchNorm with running statistics",
+        ),
+        (
+            lambda: curvature_summands(nn.Sequential(nn.Tanh()), torch.zeros(1, 2)),
+            "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks, received Tanh",
+        ),
+    ],
+)
+def test_errors_name_the_mend(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
