@@ -46,6 +46,7 @@ from lowcurve.models import LCNN, Converted, Network, fold, update_norms  # noqa
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
 from lowcurve.penalties.lcnn import PUBLISHED  # noqa: E402
 from lowcurve.randomness import stream, uniform  # noqa: E402
+from lowcurve.results import Column, Table, dump  # noqa: E402
 from lowcurve.training import Objective, Penalty, Term  # noqa: E402
 
 Step = Callable[[], object]
@@ -202,6 +203,16 @@ def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
     return seconds
 
 
+def table_of(rows: list[Row]) -> Table:
+    """The rows as a reader sees them."""
+    columns = (
+        Column("a step of"), Column("time", "In plain steps.", ".2f"), Column("operations", "In plain steps.", ".2f"),
+        Column("MB", "How far it raises the peak of memory.", ".0f"),
+    )  # fmt: skip
+    cells = tuple(tuple(row.get(key) for key in ("method", "time", "operations", "MB")) for row in rows)
+    return Table("Training steps, in plain steps", columns, cells)  # type: ignore[arg-type]
+
+
 @torch.no_grad()
 def inference(args: argparse.Namespace) -> dict[str, float]:
     """Time of a forward pass of the converted network and of the folded one, in passes of the plain one."""
@@ -270,7 +281,8 @@ def main() -> None:
         f"in inference the converted network takes {passes['converted']:.2f} plain passes, folded {passes['folded']:.3f}"
     )
     if args.json:
-        content = {"settings": settings, "steps": rows, "inference": passes}
+        results = {"comparison": dump(table_of(rows))}
+        content = {"settings": settings, "steps": rows, "inference": passes, "results": results}
         args.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
