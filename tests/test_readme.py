@@ -37,7 +37,8 @@ def cells(name: str) -> dict[str, dict[str, float]]:
 
 def test_the_tables_are_those_of_the_committed_results():
     assert tables().written(README) == README
-    assert README.count("<!-- end of table -->") == len(RESULTS) + 3  # and the audited network, training steps, equal budgets
+    # Beside the studies: the audited network, training steps, equal costs.
+    assert README.count("<!-- end of table -->") == len(RESULTS) + 3
 
 
 def test_an_empty_place_is_filled_without_touching_what_follows():
