@@ -15,8 +15,10 @@ from lowcurve.types import Divisible, Field, Inputs, PerExample
 
 @dataclass(frozen=True)
 class Differentiated:
-    """v -> H v by differentiating <grad l(x), v> with the graph of the gradient kept: 0.9 of a gradient each on a ResNet-20, and
-    2 of layers that are left to torch."""
+    """v -> H v by differentiating <grad l(x), v> with the graph of the gradient kept.
+
+    0.9 of a gradient each on a ResNet-20, and 2 where layers are left to torch.
+    """
 
     field: Field
     x: Inputs
