@@ -162,7 +162,7 @@ def _normalized(call: Call) -> Step:
     if call.argument(5, "training", False) or call.args[1] is None:
         raise Mixing("BatchNorm in training mode mixes examples")
     factor = channel_factor(call.argument(2, "running_var"), call.argument(3, "weight"), call.argument(7, "eps", 1e-5))
-    return Scaled(factor.view(1, -1, *[1] * (call.result.ndim - 2)))
+    return Scaled(factor.detach().view(1, -1, *[1] * (call.result.ndim - 2)))
 
 
 def _pooled(call: Call) -> Step:

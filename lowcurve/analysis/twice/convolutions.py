@@ -82,7 +82,7 @@ class _Convolved(torch.autograd.Function):
 
 class _ConvolvedSlope(torch.autograd.Function):
     """(g, weight) -> what g is at the input; linear in both, so that its derivative is a convolution with the weights and a
-    weight gradient. (Torch's own takes the second as a convolution with kernels as large as images, at three times the time.)
+    weight gradient. (Torch's own takes the second as a convolution with kernels as large as images, in twice the time.)
     """
 
     @staticmethod

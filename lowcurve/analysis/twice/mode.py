@@ -23,7 +23,7 @@ class TwiceDifferentiable(TorchFunctionMode):
     values, and the same first and second derivatives but for rounding, in less time.
 
     Torch has the derivative of an input gradient in the weights as a convolution with kernels as large as images, and goes
-    over the input of a normalization dozens of times; here it is a weight gradient like any other, and a dozen, or none
+    over the input of a normalization some thirty times; here it is a weight gradient like any other, and half of that, or none
     where the statistics are the running ones and a convolution stands before, whose weights are then scaled.
 
     weights: whether parameters receive derivatives.
