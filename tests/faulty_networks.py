@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +18,9 @@ from lowcurve.losses import log_odds, loss_field
 from lowcurve.models import Network
 from lowcurve.models.modes import frozen
 from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
+
+OVERFITTED = Path(__file__).with_name("overfitted.safetensors")
+"""Written by `python tests/faulty_networks.py`."""
 
 
 class Around(nn.Module):
@@ -146,12 +151,16 @@ class OneStep:
 
 def fitted(*trainings: tuple[Objective, int, float], width: int = 8) -> nn.Module:
     """A small network trained on the digits: objectives one after the other, each for so many epochs at its rate."""
-    data = digits()
-    model = Network("small-convnet", data.shape, 10, *data.statistics(), width=width).build(seed=0)
+    model, train = _untrained(width), digits().train
     for objective, epochs, rate in trainings:
         settings = Optimization(epochs=epochs, batch_size=32, learning_rate=rate)
-        fit(model, objective, data.train, settings, fabric=fabric(Hardware(accelerator="cpu")))
+        fit(model, objective, train, settings, fabric=fabric(Hardware(accelerator="cpu")))
     return model
+
+
+def _untrained(width: int) -> nn.Module:
+    data = digits()
+    return Network("small-convnet", data.shape, 10, *data.statistics(), width=width).build(seed=0)
 
 
 def standard() -> nn.Module:
@@ -165,5 +174,17 @@ def robust() -> nn.Module:
 
 
 def overfitted() -> nn.Module:
-    """Trained against one step of 0.35 until that step led nowhere: two thirds of the images stand under it, none under PGD."""
-    return fitted((Objective(), 6, 5e-3), (Objective(attack=OneStep(Ball(LINF, 0.35))), 25, 1e-2), width=16)
+    """Trained against one step of 0.35 until that step led nowhere: most images stand under it, none under PGD. The training
+    is chaotic, so that rounding on another processor makes another network of it: its weights are kept."""
+    model = _untrained(16)
+    model.load_state_dict(load_file(OVERFITTED))
+    return model.eval()
+
+
+def overfit() -> nn.Module:
+    """As `overfitted` was made."""
+    return fitted((Objective(), 6, 5e-3), (Objective(attack=OneStep(Ball(LINF, 0.35))), 100, 1e-2), width=16)
+
+
+if __name__ == "__main__":
+    save_file(overfit().state_dict(), OVERFITTED)

@@ -1,0 +1,140 @@
+"""A network without its BatchNorm, lent: gone into the layers before it inside a `with`, and afterwards as it was."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+
+from lowcurve import randomness
+from lowcurve.errors import InputError
+from lowcurve.models.modes import mode
+from lowcurve.models.surgery.blocks import BatchNorm, blocks
+from lowcurve.models.surgery.folding import taken_in
+from lowcurve.models.surgery.recording import record
+from lowcurve.types import Classifier, Inputs
+
+NEAR = 1e-3
+"""Logits that differ by less than this share of the largest are the same but for rounding."""
+
+
+@contextmanager
+def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
+    """Inside, BatchNorm in eval mode costs nothing: each has gone into the convolution or linear layer before it, as `fold` has
+    it; afterwards every layer is as it was. Logits and input gradients are the same but for rounding.
+
+    For many passes over one network whose parameters receive nothing, such as an attack's: they receive nothing inside. Weights
+    are taken as they are when it begins.
+
+    x: inputs such as will come. The first time that a network is seen, or one of other layers, it is run on two of them, to learn
+    which layers belong together, and whether it computes the same without; where it does not, or is compiled, or is no module,
+    nothing is folded. Layers with hooks stay as they are.
+
+    Cost: a pass over the weights; the first time, six forward passes of two images.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+        >>> model[1].running_mean.fill_(3.0)
+        tensor([3., 3.])
+        >>> x, seen = torch.zeros(2, 2), []
+        >>> before = model(x)
+        >>> with norms_folded(model, x):
+        ...     seen.append(model[0](x))  # BatchNorm's part already
+        >>> torch.allclose(seen[0], before), torch.equal(model(x), before)
+        (True, True)
+    """
+    pairs = _pairs_of(model, x) if isinstance(model, nn.Module) else {}
+    with ExitStack() as stack:
+        for norm, layer in pairs.items():
+            stack.enter_context(_folded(layer, norm))
+        yield
+
+
+@contextmanager
+def _folded(layer: nn.Module, norm: nn.Module) -> Iterator[None]:
+    # An attribute of the object's own hides the parameter and the method of its name, and neither is touched.
+    with torch.no_grad():
+        weight, bias = taken_in(layer, norm)
+    vars(layer).update(weight=weight, bias=bias)
+    vars(norm).update(forward=_same)
+    try:
+        yield
+    finally:
+        del vars(layer)["weight"], vars(layer)["bias"], vars(norm)["forward"]
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+Pairs = Mapping[nn.Module, nn.Module]
+"""BatchNorm -> the layer before it."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was found of a network when its modules were these and its inputs so large."""
+
+    modules: tuple[weakref.ref[nn.Module], ...]
+    sizes: torch.Size
+    names: Mapping[str, str]
+
+    def holds(self, model: nn.Module, x: Inputs) -> bool:
+        """Whether it is still so."""
+        now = tuple(model.modules())
+        return (
+            self.sizes == x.shape[1:]
+            and len(now) == len(self.modules)
+            and all(a() is b for a, b in zip(self.modules, now, strict=True))
+        )
+
+
+_SEEN: "weakref.WeakKeyDictionary[nn.Module, _Seen]" = weakref.WeakKeyDictionary()
+
+
+def _pairs_of(model: nn.Module, x: Inputs) -> Pairs:
+    """What may be folded now: hooks come and go."""
+    seen = _SEEN.get(model)
+    if seen is None or not seen.holds(model, x):
+        modules = tuple(map(weakref.ref, model.modules()))
+        seen = _SEEN[model] = _Seen(modules, x.shape[1:], _found(model, x[:2]) if len(x) else {})
+    pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in seen.names.items()}
+    return {norm: layer for norm, layer in pairs.items() if not _touched(norm) and not _touched(layer)}
+
+
+def _touched(layer: nn.Module) -> bool:
+    """Whether somebody looks at what goes in and out, or has written another forward pass for this one layer."""
+    own = vars(layer)
+    return any(own[name] for name in ("_forward_hooks", "_forward_pre_hooks")) or "forward" in own
+
+
+def _found(model: nn.Module, x: Inputs) -> Mapping[str, str]:
+    """BatchNorm -> the layer before it, by their names; none where that is not all that becomes of the layer's results."""
+    norms = [part for part in model.modules() if isinstance(part, BatchNorm) and part.running_var is not None]
+    if not norms or any(isinstance(part, OptimizedModule) or part._compiled_call_impl for part in model.modules()):
+        return {}
+    with mode(model, training=False), torch.autocast(x.device.type, enabled=False):
+        try:
+            names = blocks(record(model, x))
+        except InputError:  # a network that cannot be looked at as it is, which an attack may bear
+            return {}
+        names = {norm: layer for norm, layer in names.items() if model.get_submodule(norm) in norms}
+        return names if _is_the_same(model, x, names) else {}
+
+
+def _is_the_same(model: nn.Module, x: Inputs, names: Mapping[str, str]) -> bool:
+    """Whether folding keeps the logits, for other running statistics than the network's, which may be such that BatchNorm does
+    nothing."""
+    pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
+    with ExitStack() as stack, torch.no_grad(), randomness.isolated(0, "folding"):
+        for number, norm in enumerate(pairs):
+            stack.enter_context(_drawn(norm, number))
+        plain = model(x)
+        for norm, layer in pairs.items():
+            stack.enter_context(_folded(layer, norm))
+        folded = model(x)
+    return bool((plain - folded).abs().max() <= NEAR * plain.abs().max())
