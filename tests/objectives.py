@@ -8,6 +8,7 @@ from lowcurve import randomness
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import PGD
 from lowcurve.losses import margin_loss
+from lowcurve.models.surgery import norms_folded
 from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Term
@@ -84,6 +85,8 @@ class Watched:
 
     def __init__(self, model: nn.Module) -> None:
         self.modes: list[bool] = []
+        with norms_folded(model, X):
+            pass  # which asks a network that it has not seen yet
 
         def look(*_: object) -> None:
             everywhere = {m.training for m in model.modules()}

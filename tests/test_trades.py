@@ -13,6 +13,7 @@ from lowcurve.analysis.calculus import Jet, derivatives_watched, gradient
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
+from lowcurve.models.surgery import norms_folded
 from lowcurve.penalties import LLR, TRADES
 from lowcurve.penalties.trades import divergence
 from lowcurve.randomness import stream
@@ -105,6 +106,8 @@ def network() -> nn.Module:
         layers = (nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
         net = nn.Sequential(nn.Flatten(), *layers).double()
     net[2].running_mean.fill_(0.1)
+    with norms_folded(net, X):
+        pass  # which asks a network that it has not seen yet
     return net
 
 

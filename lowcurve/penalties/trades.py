@@ -9,6 +9,7 @@ from lowcurve.analysis.calculus import Jet, gradient
 from lowcurve.analysis.norms import LINF, Ball, pixels
 from lowcurve.losses import LossField, require_loss_field
 from lowcurve.models.modes import frozen
+from lowcurve.models.surgery import norms_folded
 from lowcurve.penalties.search import farthest, require_search, streams_of
 from lowcurve.types import Inputs, Logits, PerExample
 
@@ -57,7 +58,7 @@ class TRADES:
     def _farthest(self, field: LossField, x: Inputs, generator: torch.Generator) -> Inputs:
         """Where in the ball the prediction is farthest from that at x, as far as the ascent finds it."""
         start = self.ball.project(x + START * streams_of(x, generator).normal(x), x)
-        with frozen(field.model):
+        with frozen(field.model), norms_folded(field.model, x):
             with torch.no_grad():
                 clean = field.logits(x)
 

@@ -13,6 +13,7 @@ from lowcurve.analysis.twice import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import mode
+from lowcurve.models.surgery import norms_folded
 from lowcurve.penalties import Surge
 from lowcurve.penalties.differentiation import TWICE, require_smooth
 from lowcurve.training.schedule import Schedule
@@ -82,7 +83,8 @@ class Term:
 class Objective:
     """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
 
-    attack: if given, its inputs are made in eval mode and the loss is taken there (adversarial training). penalties_at:
+    attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`norms_folded`), and the loss is taken there
+    (adversarial training). penalties_at:
     beside an attack, the penalties are taken at the "clean" inputs (as FGSM with GradAlign, ELLE or CURE is published) or
     at the "attacked" ones. loss_weight, loss_schedule: w and its factor over training; 0 leaves the penalties alone, as in
     distillation, and "loss" is then 0 in the terms.
@@ -165,7 +167,7 @@ class Objective:
         taken = {name: term.at(progress) for name, term in self.penalties.items() if term.taken(progress, step)}
         here = x
         if self.attack is not None:
-            with mode(model, training=False), autocast():
+            with mode(model, training=False), norms_folded(model, x), autocast():
                 here = self.attack(model, x, y, generator=generator)
         there = x if self.penalties_at == "clean" else here
         apart = all(map(_wants_slope_alone, taken.values()))

@@ -1,13 +1,14 @@
 """Surgery on any network: what it is made of (`inspect_layers`), one of low curvature from it (`convert`), and plain layers
-again for inference (`fold`)."""
+again for inference (`fold`), or for a while (`norms_folded`)."""
 
 from lowcurve.models.surgery.converted import Converted, Source, read, written
 from lowcurve.models.surgery.converting import Conversion, convert, load_original
 from lowcurve.models.surgery.folding import Folding, fold
 from lowcurve.models.surgery.inspecting import Inspection, inspect_layers
+from lowcurve.models.surgery.lending import norms_folded
 from lowcurve.models.surgery.recipes import LCNN, Lipschitz, Minimal
 
 __all__ = [
     "LCNN", "Conversion", "Converted", "Folding", "Inspection", "Lipschitz", "Minimal", "Source",
-    "convert", "fold", "inspect_layers", "load_original", "read", "written",
+    "convert", "fold", "inspect_layers", "load_original", "norms_folded", "read", "written",
 ]  # fmt: skip

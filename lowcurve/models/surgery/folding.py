@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lowcurve.errors import InputError
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
+from lowcurve.models.spectral import scaled
 from lowcurve.models.surgery.blocks import NORMS, WEIGHTS, BatchNorm, blocks
 from lowcurve.models.surgery.kinds import POOLING
 from lowcurve.models.surgery.placing import put
@@ -88,7 +89,9 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
             if isinstance(layer, LipschitzWeight):
                 put(folded, name, _plain_weight(layer))
         for name, before in pairs.items():
-            _into(folded.get_submodule(before), folded.get_submodule(name))
+            layer = folded.get_submodule(before)
+            weight, bias = taken_in(layer, folded.get_submodule(name))
+            layer.weight, layer.bias = (_like(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
             put(folded, name, nn.Identity())
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzBatchNorm):
@@ -136,8 +139,16 @@ def _bare(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return new
 
 
-def _into(layer: nn.Module, norm: nn.Module) -> None:
-    """BatchNorm(W x + b) = (a / std) W x + a (b - mean) / std + shift, a with the bound's factor."""
+def taken_in(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer with BatchNorm in it: BatchNorm(W x + b) = (a / std) W x + a (b - mean) / std + shift, a
+    with the bound's factor.
+
+    Example:
+        >>> layer, norm = nn.Linear(1, 1), nn.BatchNorm1d(1, eps=0.0)
+        >>> _ = layer.weight.data.fill_(2.0), layer.bias.data.fill_(1.0), norm.running_var.fill_(4.0)
+        >>> [value.item() for value in taken_in(layer, norm)]
+        [1.0, 0.5]
+    """
     assert isinstance(norm, BatchNorm)
     assert norm.running_var is not None
     assert norm.running_mean is not None
@@ -147,8 +158,8 @@ def _into(layer: nn.Module, norm: nn.Module) -> None:
     scale = scale if norm.weight is None else scale * norm.weight.double()
     scale = scale * norm.factor.double() if isinstance(norm, LipschitzBatchNorm) else scale
     moved = scale * ((0.0 if bias is None else bias.double()) - norm.running_mean.double())
-    layer.weight = _like(weight.double() * scale.view(-1, *[1] * (weight.ndim - 1)), weight)
-    layer.bias = _like(moved if norm.bias is None else moved + norm.bias.double(), weight)
+    moved = moved if norm.bias is None else moved + norm.bias.double()
+    return scaled(weight.double(), scale).to(weight.dtype), moved.to(weight.dtype)
 
 
 def _smooth(folded: nn.Module, recording: Recording) -> int:

@@ -1,7 +1,7 @@
 """A network without its BatchNorm, lent: gone into the layers before it inside a `with`, and afterwards as it was."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from torch._dynamo import OptimizedModule
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.modes import mode
-from lowcurve.models.surgery.blocks import BatchNorm, blocks
+from lowcurve.models.surgery.blocks import WEIGHTS, BatchNorm, blocks
 from lowcurve.models.surgery.folding import taken_in
 from lowcurve.models.surgery.recording import record
 from lowcurve.types import Classifier, Inputs
@@ -24,17 +24,17 @@ NEAR = 1e-3
 
 @contextmanager
 def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
-    """Inside, BatchNorm in eval mode costs nothing: each has gone into the convolution or linear layer before it, as `fold` has
-    it; afterwards every layer is as it was. Logits and input gradients are the same but for rounding.
+    """Inside, BatchNorm in eval mode costs nothing: each has gone into the convolution or linear layer before it, as `fold`
+    has it; afterwards every layer is as it was. Logits and input gradients are the same but for rounding.
 
-    For many passes over one network whose parameters receive nothing, such as an attack's: they receive nothing inside. Weights
+    For many passes over one network whose parameters receive nothing, such as an attack's: inside they receive nothing, and
     are taken as they are when it begins.
 
-    x: inputs such as will come. The first time that a network is seen, or one of other layers, it is run on two of them, to learn
-    which layers belong together, and whether it computes the same without; where it does not, or is compiled, or is no module,
-    nothing is folded. Layers with hooks stay as they are.
+    x: inputs such as will come. The first time that a network is seen, or one of other layers, it is run on two of them, to
+    learn which layers belong together and whether it computes the same without BatchNorm; where it does not, or is compiled,
+    or is no module, nothing is folded. Layers with hooks stay as they are.
 
-    Cost: a pass over the weights; the first time, six forward passes of two images.
+    Cost: a pass over the weights; the first time, three forward passes of two images.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
@@ -47,7 +47,7 @@ def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
         >>> torch.allclose(seen[0], before), torch.equal(model(x), before)
         (True, True)
     """
-    pairs = _pairs_of(model, x) if isinstance(model, nn.Module) else {}
+    pairs = _pairs_of(model, x) if isinstance(model, nn.Module) and len(x) else {}
     with ExitStack() as stack:
         for norm, layer in pairs.items():
             stack.enter_context(_folded(layer, norm))
@@ -56,15 +56,21 @@ def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
 
 @contextmanager
 def _folded(layer: nn.Module, norm: nn.Module) -> Iterator[None]:
-    # An attribute of the object's own hides the parameter and the method of its name, and neither is touched.
     with torch.no_grad():
         weight, bias = taken_in(layer, norm)
-    vars(layer).update(weight=weight, bias=bias)
-    vars(norm).update(forward=_same)
+    with _hidden(layer, weight=weight, bias=bias), _hidden(norm, forward=_same):
+        yield
+
+
+@contextmanager
+def _hidden(module: nn.Module, **behind: Any) -> Iterator[None]:
+    """Attributes of the object's own hide its parameters, buffers and methods of those names, which nobody touches."""
+    vars(module).update(behind)
     try:
         yield
     finally:
-        del vars(layer)["weight"], vars(layer)["bias"], vars(norm)["forward"]
+        for name in behind:
+            del vars(module)[name]
 
 
 def _same(x: Tensor) -> Tensor:
@@ -101,15 +107,21 @@ def _pairs_of(model: nn.Module, x: Inputs) -> Pairs:
     seen = _SEEN.get(model)
     if seen is None or not seen.holds(model, x):
         modules = tuple(map(weakref.ref, model.modules()))
-        seen = _SEEN[model] = _Seen(modules, x.shape[1:], _found(model, x[:2]) if len(x) else {})
-    pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in seen.names.items()}
-    return {norm: layer for norm, layer in pairs.items() if not _touched(norm) and not _touched(layer)}
+        seen = _SEEN[model] = _Seen(modules, x.shape[1:], _found(model, x[:2]))
+    return {a: b for a, b in _plain(model, seen.names).items() if not _touched(a) and not _touched(b)}
+
+
+def _plain(model: nn.Module, names: Mapping[str, str]) -> Pairs:
+    """Those of these names whose layer is a plain one: one with a bound of its own has a factor that hangs on its weight, and
+    a parametrized one has no weight."""
+    pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
+    return {norm: layer for norm, layer in pairs.items() if type(layer) in WEIGHTS}
 
 
 def _touched(layer: nn.Module) -> bool:
-    """Whether somebody looks at what goes in and out, or has written another forward pass for this one layer."""
+    """Whether it is in training mode, somebody looks at what goes in and out, or it has a forward pass of its own."""
     own = vars(layer)
-    return any(own[name] for name in ("_forward_hooks", "_forward_pre_hooks")) or "forward" in own
+    return layer.training or "forward" in own or any(own[name] for name in ("_forward_hooks", "_forward_pre_hooks"))
 
 
 def _found(model: nn.Module, x: Inputs) -> Mapping[str, str]:
@@ -129,10 +141,13 @@ def _found(model: nn.Module, x: Inputs) -> Mapping[str, str]:
 def _is_the_same(model: nn.Module, x: Inputs, names: Mapping[str, str]) -> bool:
     """Whether folding keeps the logits, for other running statistics than the network's, which may be such that BatchNorm does
     nothing."""
-    pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
+    pairs = _plain(model, names)
     with ExitStack() as stack, torch.no_grad(), randomness.isolated(0, "folding"):
-        for number, norm in enumerate(pairs):
-            stack.enter_context(_drawn(norm, number))
+        generator = randomness.stream(0, "statistics")
+        for norm in pairs:
+            mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]
+            variance = randomness.uniform(norm.running_var, 0.5, 1.5, generator=generator)  # type: ignore[arg-type]
+            stack.enter_context(_hidden(norm, running_mean=mean, running_var=variance))
         plain = model(x)
         for norm, layer in pairs.items():
             stack.enter_context(_folded(layer, norm))
