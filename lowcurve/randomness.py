@@ -110,7 +110,7 @@ class Streams:
 
     def uniform(self, like: Tensor, low: float, high: float) -> Tensor:
         """One draw from U(low, high) per entry of `like` (examples, ...), on its device and in its precision."""
-        return (low + (high - low) * self._unit(like, 0)).to(like.dtype)
+        return self._unit(like, 0).mul_(high - low).add_(low).to(like.dtype)
 
     def normal(self, like: Tensor) -> Tensor:
         """One draw from N(0, 1) per entry of `like` (examples, ...), by Box and Muller."""
@@ -126,7 +126,7 @@ class Streams:
         count = like[:1].numel() if len(like) else 0
         places = torch.arange(count, device=self.keys.device) * 2 + which
         bits = _mixed(self.keys[:, None] + (places + 1) * _ODD)
-        return (_shifted(bits, 11).double() * 2.0**-53).reshape(like.shape)
+        return _shifted(bits, 11).double().mul_(2.0**-53).reshape(like.shape)
 
 
 def of_examples(generator: torch.Generator, x: Tensor, y: Tensor) -> Streams:
@@ -146,14 +146,14 @@ _ODD = -7046029254386353131  # 0x9e3779b97f4a7c15, the golden ratio's fraction, 
 
 def _mixed(z: Tensor) -> Tensor:
     """SplitMix64's mixing function on signed 64-bit integers, which wrap around."""
-    z = (z ^ _shifted(z, 30)) * -4658895280553007687  # 0xbf58476d1ce4e5b9
-    z = (z ^ _shifted(z, 27)) * -7723592293110705685  # 0x94d049bb133111eb
-    return z ^ _shifted(z, 31)
+    z = _shifted(z, 30).bitwise_xor_(z).mul_(-4658895280553007687)  # 0xbf58476d1ce4e5b9
+    z = _shifted(z, 27).bitwise_xor_(z).mul_(-7723592293110705685)  # 0x94d049bb133111eb
+    return _shifted(z, 31).bitwise_xor_(z)
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """The bits moved right, with zeros from the left also where the sign bit is set."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    """The bits moved right, with zeros from the left also where the sign bit is set, in memory of its own."""
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _state(seed: int, path: tuple[object, ...]) -> int:

@@ -162,8 +162,8 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         # Of its own memory: torch's BatchNorm reads a stretched number as a whole vector where channels stand last.
-        ones = torch.ones_like(self.running_var) if self.weight is None else self.weight
-        weight = ones * self.factor
+        factor = self.factor
+        weight = factor.repeat(self.num_features) if self.weight is None else self.weight * factor
         if self.training:
             self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

@@ -50,7 +50,7 @@ class ShiftedSoftplus(nn.Module):
         if self.beta >= FLAT:
             return F.softplus(x, self.beta, EXACT) - math.log(2) / self.beta
         z = x * self.beta
-        return (z.relu() - z.abs().mul(0.5).tanh().log1p()) / self.beta
+        return (z.relu() + z.abs().neg().expm1().mul(0.5).log1p()) / self.beta
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:.4g}"
@@ -159,7 +159,8 @@ def taken_in(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     scale = scale * norm.factor.double() if isinstance(norm, LipschitzBatchNorm) else scale
     moved = scale * ((0.0 if bias is None else bias.double()) - norm.running_mean.double())
     moved = moved if norm.bias is None else moved + norm.bias.double()
-    return scaled(weight.double(), scale).to(weight.dtype), moved.to(weight.dtype)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return scaled(weight, scale.to(wide)).to(weight.dtype), moved.to(weight.dtype)
 
 
 def _smooth(folded: nn.Module, recording: Recording) -> int:
