@@ -12,12 +12,14 @@ from lowcurve.types import Classifier
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Inside, every layer is in training or in eval mode; afterwards each is as it was."""
     before = [(module, module.training) for module in model.modules()]
-    model.train(training)
+    if any(was != training for _, was in before):
+        model.train(training)
     try:
         yield
     finally:
         for module, was in before:
-            module.training = was
+            if module.training != was:  # a module takes its time to be written to
+                module.training = was
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from lowcurve.types import Classifier, Inputs
 
 NEAR = 1e-3
 """Logits that differ by less than this share of the largest are the same but for rounding."""
+Pairs = Mapping[nn.Module, nn.Module]
+"""BatchNorm -> the layer before it."""
 
 
 @contextmanager
@@ -47,38 +49,35 @@ def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
         >>> torch.allclose(seen[0], before), torch.equal(model(x), before)
         (True, True)
     """
-    pairs = _pairs_of(model, x) if isinstance(model, nn.Module) and len(x) else {}
-    with ExitStack() as stack:
-        for norm, layer in pairs.items():
-            stack.enter_context(_folded(layer, norm))
+    with _folded(_pairs_of(model, x) if isinstance(model, nn.Module) and len(x) else {}):
         yield
 
 
-@contextmanager
-def _folded(layer: nn.Module, norm: nn.Module) -> Iterator[None]:
+def _folded(pairs: Pairs) -> AbstractContextManager[None]:
+    """Every BatchNorm in the layer before it."""
+    behind: dict[nn.Module, dict[str, Any]] = {}
     with torch.no_grad():
-        weight, bias = taken_in(layer, norm)
-    with _hidden(layer, weight=weight, bias=bias), _hidden(norm, forward=_same):
-        yield
+        for norm, layer in pairs.items():
+            weight, bias = taken_in(layer, norm)
+            behind |= {layer: {"weight": weight, "bias": bias}, norm: {"forward": _same}}
+    return _hidden(behind)
 
 
 @contextmanager
-def _hidden(module: nn.Module, **behind: Any) -> Iterator[None]:
+def _hidden(behind: Mapping[nn.Module, Mapping[str, Any]]) -> Iterator[None]:
     """Attributes of the object's own hide its parameters, buffers and methods of those names, which nobody touches."""
-    vars(module).update(behind)
+    for module, attributes in behind.items():
+        vars(module).update(attributes)
     try:
         yield
     finally:
-        for name in behind:
-            del vars(module)[name]
+        for module, attributes in behind.items():
+            for name in attributes:
+                del vars(module)[name]
 
 
 def _same(x: Tensor) -> Tensor:
     return x
-
-
-Pairs = Mapping[nn.Module, nn.Module]
-"""BatchNorm -> the layer before it."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,13 @@ def _is_the_same(model: nn.Module, x: Inputs, names: Mapping[str, str]) -> bool:
     """Whether folding keeps the logits, for other running statistics than the network's, which may be such that BatchNorm does
     nothing."""
     pairs = _plain(model, names)
-    with ExitStack() as stack, torch.no_grad(), randomness.isolated(0, "folding"):
-        generator = randomness.stream(0, "statistics")
-        for norm in pairs:
-            mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]
-            variance = randomness.uniform(norm.running_var, 0.5, 1.5, generator=generator)  # type: ignore[arg-type]
-            stack.enter_context(_hidden(norm, running_mean=mean, running_var=variance))
+    generator, drawn = randomness.stream(0, "statistics"), {}
+    for norm in pairs:
+        mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]
+        variance = randomness.uniform(norm.running_var, 0.5, 1.5, generator=generator)  # type: ignore[arg-type]
+        drawn[norm] = {"running_mean": mean, "running_var": variance}
+    with torch.no_grad(), randomness.isolated(0, "folding"), _hidden(drawn):
         plain = model(x)
-        for norm, layer in pairs.items():
-            stack.enter_context(_folded(layer, norm))
-        folded = model(x)
+        with _folded(pairs):
+            folded = model(x)
     return bool((plain - folded).abs().max() <= NEAR * plain.abs().max())
