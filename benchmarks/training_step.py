@@ -4,9 +4,9 @@
 
 The network is ResNet-18 for 32 x 32 images, its ReLUs made softplus (beta = 10) so that first-order differences are right, at
 initialization, on random images. Every method sees the same weights, batch and BatchNorm mode (frozen statistics, the one
-that all of them bear), in float32; the ways run interleaved, the best round of each counts. A step is everything from the
-batch to the parameters' gradients, with the optimizer's move. Operations are counted by torch; memory is the rise of the peak
-over what is resident, in a process of its own.
+that all of them bear), in float32; the ways run interleaved, in another order each round, and the best round of each counts. A
+step is everything from the batch to the parameters' gradients, with the optimizer's move. Operations are counted by torch;
+memory is the rise of the peak over what is resident, in a process of its own.
 
 LCNN's steps are of that network converted, power iteration and all; below the table stands what it costs in inference once it
 is folded, in passes of the plain network.
@@ -45,7 +45,7 @@ from lowcurve.losses import cross_entropy, margin  # noqa: E402
 from lowcurve.models import LCNN, Converted, Network, fold, update_norms  # noqa: E402
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
 from lowcurve.penalties.lcnn import PUBLISHED  # noqa: E402
-from lowcurve.randomness import stream, uniform  # noqa: E402
+from lowcurve.randomness import permutation, stream, uniform  # noqa: E402
 from lowcurve.results import Column, Table, dump  # noqa: E402
 from lowcurve.training import Objective, Penalty, Term  # noqa: E402
 
@@ -189,15 +189,17 @@ def measured(args: argparse.Namespace) -> list[Row]:
 
 
 def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
-    """The best seconds of each, interleaved."""
+    """The best seconds of each, interleaved, in another order each round: what came before leaves memory as it used it."""
     # Of this process where it works alone on one thread: what else the machine does is nobody's.
     clock = time.process_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
     seconds = dict.fromkeys(steps, float("inf"))
-    for _ in range(args.rounds):
-        for name, step in steps.items():
+    names = list(steps)
+    for number in range(args.rounds):
+        for place in permutation(len(names), generator=stream(0, "order", number)).tolist():
+            name = names[place]
             gc.collect()
             began = clock()
-            step()
+            steps[name]()
             if args.device == "cuda":
                 torch.cuda.synchronize()
             seconds[name] = min(seconds[name], clock() - began)
