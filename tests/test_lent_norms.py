@@ -16,7 +16,7 @@ from lowcurve.models import Network
 from lowcurve.models.surgery import norms_folded
 from lowcurve.penalties import TRADES
 from lowcurve.randomness import stream
-from lowcurve.training import Objective, Term
+from lowcurve.training import Hardware, Objective, Term, fabric
 
 
 class Norms(TorchFunctionMode):
@@ -86,6 +86,18 @@ def test_the_papers_own_network_has_none_left():
     x = torch.rand(4, 3, 16, 16)
     with norms_folded(model, x):
         assert norms_of(model, x) == 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_a_network_that_fabric_has_wrapped_is_folded_too(precision):
+    model, x = network("resnet", torch.float64 if precision == "64-true" else torch.float32)
+    wrapped = fabric(Hardware(accelerator="cpu", precision=precision)).setup(model)
+    with unchanged(model, x):
+        before = wrapped(x)
+        with norms_folded(wrapped, x):
+            assert norms_of(wrapped, x) == 0
+            rtol = 0.1 if precision == "bf16-mixed" else 1e-4
+            assert_close(wrapped(x), before, rtol=rtol, atol=rtol)
 
 
 def test_weights_are_those_of_the_moment():
@@ -174,7 +186,17 @@ def wrapped(model):
     return torch.compile(model, backend="eager")
 
 
+def compiled_inside():
+    """As `Hardware(compile=True)` has it."""
+    model = fabric(Hardware(accelerator="cpu")).setup(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    )
+    model._forward_module = wrapped(model._forward_module)
+    return model
+
+
 LEFT = {
+    "compiled in a wrapper": lambda: compiled_inside().eval(),
     "forked": lambda: Forked().eval(),
     "a hook on the layer": lambda: hooked(0).eval(),
     "a hook on the norm": lambda: hooked(1).eval(),

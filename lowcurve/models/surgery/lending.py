@@ -107,7 +107,13 @@ def _pairs_of(model: nn.Module, x: Inputs) -> Pairs:
     if seen is None or not seen.holds(model, x):
         modules = tuple(map(weakref.ref, model.modules()))
         seen = _SEEN[model] = _Seen(modules, x.shape[1:], _found(model, x[:2]))
-    return {a: b for a, b in _plain(model, seen.names).items() if not _touched(a) and not _touched(b)}
+    return {a: b for a, b in _plain(_unwrapped(model), seen.names).items() if not _touched(a) and not _touched(b)}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """What DDP or Fabric has wrapped, which computes in its own precision and not in theirs."""
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def _plain(model: nn.Module, names: Mapping[str, str]) -> Pairs:
@@ -128,6 +134,7 @@ def _found(model: nn.Module, x: Inputs) -> Mapping[str, str]:
     norms = [part for part in model.modules() if isinstance(part, BatchNorm) and part.running_var is not None]
     if not norms or any(isinstance(part, OptimizedModule) or part._compiled_call_impl for part in model.modules()):
         return {}
+    model = _unwrapped(model)
     with mode(model, training=False), torch.autocast(x.device.type, enabled=False):
         try:
             names = blocks(record(model, x))
