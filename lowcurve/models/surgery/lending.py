@@ -86,7 +86,7 @@ class _Seen:
 
     modules: tuple[weakref.ref[nn.Module], ...]
     sizes: torch.Size
-    names: Mapping[str, str]
+    pairs: tuple[tuple[weakref.ref[nn.Module], weakref.ref[nn.Module]], ...]
 
     def holds(self, model: nn.Module, x: Inputs) -> bool:
         """Whether it is still so."""
@@ -106,8 +106,10 @@ def _pairs_of(model: nn.Module, x: Inputs) -> Pairs:
     seen = _SEEN.get(model)
     if seen is None or not seen.holds(model, x):
         modules = tuple(map(weakref.ref, model.modules()))
-        seen = _SEEN[model] = _Seen(modules, x.shape[1:], _found(model, x[:2]))
-    return {a: b for a, b in _plain(_unwrapped(model), seen.names).items() if not _touched(a) and not _touched(b)}
+        found = tuple((weakref.ref(norm), weakref.ref(layer)) for norm, layer in _found(model, x[:2]).items())
+        seen = _SEEN[model] = _Seen(modules, x.shape[1:], found)
+    pairs = [(norm(), layer()) for norm, layer in seen.pairs]  # all are there, or the modules would not be the same
+    return {a: b for a, b in pairs if a is not None and b is not None and _free(a) and _free(b)}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -116,21 +118,17 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _plain(model: nn.Module, names: Mapping[str, str]) -> Pairs:
-    """Those of these names whose layer is a plain one: one with a bound of its own has a factor that hangs on its weight, and
-    a parametrized one has no weight."""
-    pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
-    return {norm: layer for norm, layer in pairs.items() if type(layer) in WEIGHTS}
+def _free(part: nn.Module) -> bool:
+    """Whether it is in eval mode, nobody looks at what goes in and out, and its forward pass is that of its kind: a layer with
+    a bound of its own has a factor that hangs on its weight, and a parametrized one has no weight."""
+    own = vars(part)
+    if part.training or "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
+        return False
+    return isinstance(part, BatchNorm) or type(part) in WEIGHTS
 
 
-def _touched(layer: nn.Module) -> bool:
-    """Whether it is in training mode, somebody looks at what goes in and out, or it has a forward pass of its own."""
-    own = vars(layer)
-    return layer.training or "forward" in own or any(own[name] for name in ("_forward_hooks", "_forward_pre_hooks"))
-
-
-def _found(model: nn.Module, x: Inputs) -> Mapping[str, str]:
-    """BatchNorm -> the layer before it, by their names; none where that is not all that becomes of the layer's results."""
+def _found(model: nn.Module, x: Inputs) -> Pairs:
+    """None where that is not all that becomes of a layer's results."""
     norms = [part for part in model.modules() if isinstance(part, BatchNorm) and part.running_var is not None]
     if not norms or any(isinstance(part, OptimizedModule) or part._compiled_call_impl for part in model.modules()):
         return {}
@@ -140,14 +138,14 @@ def _found(model: nn.Module, x: Inputs) -> Mapping[str, str]:
             names = blocks(record(model, x))
         except InputError:  # a network that cannot be looked at as it is, which an attack may bear
             return {}
-        names = {norm: layer for norm, layer in names.items() if model.get_submodule(norm) in norms}
-        return names if _is_the_same(model, x, names) else {}
+        pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
+        pairs = {norm: layer for norm, layer in pairs.items() if norm in norms and type(layer) in WEIGHTS}
+        return pairs if _is_the_same(model, x, pairs) else {}
 
 
-def _is_the_same(model: nn.Module, x: Inputs, names: Mapping[str, str]) -> bool:
+def _is_the_same(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
     """Whether folding keeps the logits, for other running statistics than the network's, which may be such that BatchNorm does
     nothing."""
-    pairs = _plain(model, names)
     generator, drawn = randomness.stream(0, "statistics"), {}
     for norm in pairs:
         mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]
