@@ -83,11 +83,10 @@ class Term:
 class Objective:
     """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
 
-    attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`norms_folded`), and the loss is taken there
-    (adversarial training). penalties_at:
-    beside an attack, the penalties are taken at the "clean" inputs (as FGSM with GradAlign, ELLE or CURE is published) or
-    at the "attacked" ones. loss_weight, loss_schedule: w and its factor over training; 0 leaves the penalties alone, as in
-    distillation, and "loss" is then 0 in the terms.
+    attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`norms_folded`), and the loss is taken
+    there (adversarial training). penalties_at: beside an attack, the penalties are taken at the "clean" inputs (as FGSM with
+    GradAlign, ELLE or CURE is published) or at the "attacked" ones. loss_weight, loss_schedule: w and its factor over
+    training; 0 leaves the penalties alone, as in distillation, and "loss" is then 0 in the terms.
 
     statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics, which stay); every term sees the
     same, and penalties by differences of losses need frozen ones. In batch mode each forward pass but the attack's moves
