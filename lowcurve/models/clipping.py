@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
@@ -56,7 +55,7 @@ class Lipschitz(nn.Module):
         """log gamma, attached to log_gamma: what LCNN's penalty adds up."""
         if not self.at_least_one:
             return self.log_gamma
-        return F.leaky_relu(self.log_gamma, -1.0)  # |.| has no slope at 0
+        return torch.where(self.log_gamma < 0, -self.log_gamma, self.log_gamma)
 
     @property
     def gamma(self) -> Tensor:
