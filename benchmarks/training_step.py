@@ -42,6 +42,7 @@ from torch.utils.flop_counter import flop_registry  # noqa: E402
 from lowcurve.analysis.norms import L1, LINF, Ball, pixels  # noqa: E402
 from lowcurve.attacks import NFGSM, PGD  # noqa: E402
 from lowcurve.losses import cross_entropy, margin  # noqa: E402
+from lowcurve.memory import keep_freed_memory  # noqa: E402
 from lowcurve.models import LCNN, Converted, Network, fold, update_norms  # noqa: E402
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
 from lowcurve.penalties.lcnn import PUBLISHED  # noqa: E402
@@ -262,6 +263,7 @@ def main() -> None:
     args.rounds = args.rounds or (2 if args.quick else 7)
     args.batch = args.batch or (8 if args.quick else 32)
     torch.set_num_threads(args.threads)
+    kept = keep_freed_memory()  # as the commands do
     if args.peak:
         peak(args)
         return
@@ -270,6 +272,7 @@ def main() -> None:
         "rounds": args.rounds, "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
         "precision": "float32", "BatchNorm": "frozen", "torch": torch.__version__, "Python": platform.python_version(),
         "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+        "freed memory": "kept" if kept else "as the system has it",
     }  # fmt: skip
     print(", ".join(f"{name}: {value}" for name, value in settings.items()))
     print(f"\n{'method':32}{'ms':>9}{'time':>8}{'operations':>12}{'MB':>8}")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         gradient_norm,
     )
     from lowcurve.losses import Tempered, cross_entropy, loss_field, margin, margin_loss, true_logit
+    from lowcurve.memory import keep_freed_memory
     from lowcurve.models import (
         LCNN,
         Lipschitz,
@@ -96,6 +97,7 @@ HOMES = {
     "penalties": ("CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "Surge", "TRADES", "Distillation"),
     "training": ("Objective", "Term", "Schedule", "Optimization", "fit", "Hardware", "fabric"),
     "results": ("summarize", "proportion", "describe"),
+    "memory": ("keep_freed_memory",),
     "errors": ("InputError",),
 }
 
@@ -112,7 +114,7 @@ __all__ = [
     "CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "Surge", "TRADES", "Distillation",
     "Objective", "Term", "Schedule", "Optimization", "fit", "Hardware", "fabric",
     "summarize", "proportion", "describe",
-    "InputError",
+    "keep_freed_memory", "InputError",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
 from lowcurve.cli.draw import drawn
-from lowcurve.cli.processes import followed, follows, leading
+from lowcurve.cli.processes import followed, follows, leading, settle
 from lowcurve.cli.reproduce import reproduced
 from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
 from lowcurve.cli.words import Request, parse
@@ -73,8 +73,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _run(command: str, words: list[str]) -> int:
-    # Threads that spin while they wait make small tensors on a busy machine 10 to 60 times slower. Before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
     sys.path.insert(0, os.getcwd())  # for --model package.module:factory
     request = parse(command, COMMANDS[command], words)
     if follows():

@@ -2,13 +2,13 @@
 
 import argparse
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from lowcurve.cli.processes import settle
 from lowcurve.cli.terminal import progress_bars
 from lowcurve.cli.words import parse
 from lowcurve.errors import InputError
@@ -61,7 +61,7 @@ def drawn(words: list[str]) -> int:
         raise InputError(f"a form among {', '.join(FORMS)}", repr(found.static), "write --static pdf")
     if found.run is None:
         raise InputError("the run to draw", "none", f"write lowcurve draw {found.kind} RUN")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    settle()
     from lowcurve.store import Run, write_bytes
 
     with progress_bars() as progress:

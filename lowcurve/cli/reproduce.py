@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lowcurve.cli.processes import settle
 from lowcurve.cli.terminal import claims, logged, progress_bars
 from lowcurve.errors import InputError
 
@@ -57,7 +57,7 @@ def asked(words: list[str]) -> argparse.Namespace:
 def reproduced(words: list[str]) -> int:
     """The command."""
     found = asked(words)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    settle()
     if found.list or not found.key:
         return _listed()
     from lowcurve.experiments.papers.items import item
