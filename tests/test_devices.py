@@ -1,4 +1,4 @@
-"""`lowcurve` in several processes, begun by itself and by torchrun: the networks and the numbers of one."""
+"""`lowcurve` in several processes, begun by itself, by torchrun, and as SLURM begins them: the networks and numbers of one."""
 
 import os
 import subprocess
@@ -16,12 +16,28 @@ WORDS = ["study", "--scale", "smoke", "--accelerator", "cpu", "--methods", "[CUR
 TWO = ["--devices", "2", "--strategy", "ddp"]
 
 
-def run(*words: str) -> str:
-    """What a command of its own says; it must succeed."""
+def of_slurm(task: int) -> dict[str, str]:
+    """What srun tells a task of two on one node."""
+    return {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "lowcurve", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0",
+        "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task),
+        "SLURM_STEP_NUM_TASKS": "2", "MASTER_ADDR": "127.0.0.1",
+    }  # fmt: skip
+
+
+def run(*words: str, tasks: int = 1) -> str:
+    """What a command of its own says, or several at once as SLURM begins them; all must succeed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    begun = [
+        subprocess.Popen(
+            [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment | (of_slurm(task) if tasks > 1 else {}),
+        )
+        for task in range(tasks)
+    ]  # fmt: skip
+    said = [one.communicate(timeout=240) for one in begun]
+    assert [one.returncode for one in begun] == [0] * tasks, said
+    return said[0][0]
 
 
 def numbers(result: object) -> list[float]:
@@ -42,11 +58,17 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "launcher", [("-m", "lowcurve"), ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowcurve")]
+    ("launcher", "tasks"),
+    [
+        (("-m", "lowcurve"), 1),
+        (("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowcurve"), 1),
+        (("-m", "lowcurve"), 2),
+    ],
+    ids=["itself", "torchrun", "slurm"],
 )
-def test_two_processes_make_the_networks_of_one_and_one_of_them_keeps_the_run(launcher, alone, tmp_path):
+def test_two_processes_make_the_networks_of_one_and_one_of_them_keeps_the_run(launcher, tasks, alone, tmp_path):
     folder = tmp_path / "run"
-    said = run(*launcher, *WORDS, *TWO, "--out", str(folder))
+    said = run(*launcher, *WORDS, *TWO, "--out", str(folder), tasks=tasks)
     for name in ("standard", "CURE", "ELLE-A"):
         ours, theirs = (load_file(place / "networks" / f"{name}.safetensors") for place in (alone, folder))
         assert_close(theirs, ours, rtol=0, atol=1e-6)
@@ -76,3 +98,26 @@ def test_a_process_that_follows_evaluates_nothing(monkeypatch, alone):
     before = {path: path.stat().st_mtime_ns for path in alone.rglob("*")}
     assert main(["report", str(alone)]) == 0
     assert {path: path.stat().st_mtime_ns for path in alone.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("told", "mend"),
+    [
+        (
+            {"SLURM_STEP_NUM_TASKS": "4"},
+            "received SLURM_STEP_NUM_TASKS=4; write srun --nodes 1 --ntasks-per-node 2, or",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "SLURM_STEP_NUM_TASKS": "2"},
+            "received WORLD_SIZE=3; write torchrun --nnodes 1 --nproc-per-node 2, or",
+        ),
+    ],
+)
+def test_another_number_of_processes_than_was_asked_for_is_refused(told, mend, monkeypatch, capsys, tmp_path):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert main([*WORDS, *TWO, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "expected as many processes as --devices 2 --nodes 1 asks for" in said
+    assert mend in said
+    assert not (tmp_path / "run").exists()

@@ -25,6 +25,9 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
         assert_close(found["transferred"], torch.from_numpy(transferred(None)))
         for name, values in measured(None).items():
             assert_close(found["measured"][name], torch.from_numpy(values))
+        assert found["one image"].tolist() == attacked(None, 1).looks.tolist()  # fewer than processes
+        assert_close(found["one image's curvature"], torch.from_numpy(measured(None, 1)["Hessian norm"]))
+        assert found["validated on one"][0]["validation accuracy"] in (0.0, 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ from lowcurve.store import DiskCheckpoint
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, fabric, fit
 
 DOUBLE = Hardware(accelerator="cpu", precision="64-true")
+ONE_EPOCH = Optimization(epochs=1, batch_size=16)
 
 
 def killing(before: int, steps: Iterable[int], _heading: str) -> Iterator[int]:
@@ -91,16 +92,16 @@ def share(made: Fabric, folder: Path) -> None:
     torch.save(found, folder / f"rank-{made.global_rank}.pt")
 
 
-def attacked(made: Fabric | None) -> evaluation.Attacked:
+def attacked(made: Fabric | None, count: int = 41) -> evaluation.Attacked:
     """A suite over a number of examples that two processes cannot share evenly."""
     few = Suite((("PGD", PGD(Ball(L2, 0.3), steps=5)), ("Square", Square(Ball(L2, 0.3), queries=20))))
-    return evaluation.attack(plain_network().double().eval(), examples(41), few, L2, fabric=made)
+    return evaluation.attack(plain_network().double().eval(), examples(count), few, L2, fabric=made)
 
 
-def measured(made: Fabric | None) -> dict[str, Any]:
+def measured(made: Fabric | None, count: int = 41) -> dict[str, Any]:
     """A measure with two axes and one of several columns, over a number of examples that cannot be shared evenly."""
     measures = {"profile": Profile(), "curvature": Curvature()}
-    return evaluation.measure(plain_network().double().eval(), examples(41), measures, batch_size=16, fabric=made)
+    return evaluation.measure(plain_network().double().eval(), examples(count), measures, batch_size=16, fabric=made)
 
 
 def transferred(made: Fabric | None) -> np.ndarray:
@@ -117,6 +118,11 @@ def attack(made: Fabric, folder: Path) -> None:
         "fallen to": list(map(str, found.fallen_to)),
         "transferred": torch.from_numpy(transferred(made)),
         "measured": {name: torch.from_numpy(values) for name, values in measured(made).items()},
+        "one image": torch.from_numpy(attacked(made, 1).looks),
+        "one image's curvature": torch.from_numpy(measured(made, 1)["Hessian norm"]),
+        "validated on one": fit(
+            plain_network(), Objective(), examples(16), ONE_EPOCH, fabric=made, validation=examples(1)
+        ),
     }
     torch.save(columns, folder / f"rank-{made.global_rank}.pt")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
 from lowcurve.cli.draw import drawn
-from lowcurve.cli.processes import followed, follows, leading, settle
+from lowcurve.cli.processes import followed, follows, leading, require_processes, settle
 from lowcurve.cli.reproduce import reproduced
 from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
 from lowcurve.cli.words import Request, parse
@@ -35,6 +35,8 @@ COMMANDS = {
     "reproduce": "make a paper's table or figure, its numbers beside ours",
     "draw": "draw a run's networks: boundaries, surfaces, input gradients",
 }
+SHARED = ("study", "train", "measure", "attack")
+"""What several processes do together."""
 APART = {"recipes": recipes.shown, "reproduce": reproduced, "draw": drawn}
 """Commands that are no step of a study."""
 USAGE = """usage: lowcurve [--version] [--help] COMMAND [RUN] [options]
@@ -76,6 +78,8 @@ def _run(command: str, words: list[str]) -> int:
     settle()
     sys.path.insert(0, os.getcwd())  # for --model package.module:factory
     request = parse(command, COMMANDS[command], words)
+    if command in SHARED:
+        require_processes(request.study.devices, request.study.nodes)
     if follows():
         return _follow(command, request)
     from lowcurve.experiments import study as steps
@@ -113,7 +117,7 @@ def _run(command: str, words: list[str]) -> int:
 
 def _follow(command: str, request: Request) -> int:
     """Share in the work that another process leads; it alone writes."""
-    if command not in ("study", "train", "measure", "attack"):
+    if command not in SHARED:
         return 0
     from lowcurve.experiments import study as steps
 

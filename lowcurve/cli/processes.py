@@ -33,6 +33,22 @@ def follows() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
+def require_processes(devices: int, nodes: int) -> None:
+    """Refuse what torchrun or SLURM has begun if it is not the number of processes that was asked for: those too many would
+    work for nothing, those too few wait for ever."""
+    begun = {
+        "WORLD_SIZE": f"torchrun --nnodes {nodes} --nproc-per-node {devices}"
+        if "TORCHELASTIC_RUN_ID" in os.environ
+        else "",
+        "SLURM_STEP_NUM_TASKS": f"srun --nodes {nodes} --ntasks-per-node {devices}",  # which a batch script itself has not
+    }
+    name = next((name for name, by in begun.items() if by and name in os.environ), None)
+    if name is not None and os.environ[name] != str(devices * nodes):
+        expected = f"as many processes as --devices {devices} --nodes {nodes} asks for"
+        mend = f"write {begun[name]}, or as many --devices and --nodes as there are"
+        raise InputError(expected, f"{name}={os.environ[name]}", mend)
+
+
 @contextmanager
 def leading(run: "Run") -> Iterator[None]:
     """Inside, those who are begun to follow are told where the run is."""

@@ -18,7 +18,7 @@ from lowcurve.attacks.pursuit import pursue
 from lowcurve.attacks.relay import Relay
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
-from lowcurve.evaluation.sharing import Ticker, gathered
+from lowcurve.evaluation.sharing import Ticker, gathered, share_of
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Progress, silent
@@ -100,9 +100,7 @@ def attack(
         (array([False,  True]), ['PGD', ''])
     """
     require_examples(model, examples)
-    mine = torch.arange(len(examples))
-    if fabric is not None:
-        mine = mine[fabric.global_rank :: fabric.world_size]
+    mine = share_of(fabric, len(examples))
     members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
     chunks = torch.split(mine, CHUNK)
     parts = []
@@ -115,7 +113,7 @@ def attack(
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
             parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
     columns = {name: torch.cat([part[name] for part in parts]) for name in ("inputs", "fallen to", "looks", "distance")}
-    if fabric is not None and fabric.world_size > 1:
+    if len(mine) < len(examples):
         columns = gathered(columns, mine)
     names = np.array([*(name for name, _ in members), WRONG, ""])
     fallen_to = names[columns["fallen to"].numpy()]

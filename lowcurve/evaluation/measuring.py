@@ -12,7 +12,7 @@ from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.images import require_logits
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
-from lowcurve.evaluation.sharing import Ticker, gathered
+from lowcurve.evaluation.sharing import Ticker, gathered, share_of
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import frozen
 from lowcurve.types import Loss, Measure, Progress, silent
@@ -47,9 +47,7 @@ def measure(
     """
     require_eval(model)
     require_examples(model, examples)
-    mine = torch.arange(len(examples))
-    if fabric is not None:
-        mine = mine[fabric.global_rank :: fabric.world_size]
+    mine = share_of(fabric, len(examples))
     columns: dict[str, Tensor] = {}
     ticker = Ticker(progress, heading, len(mine) * len(measures))
 
@@ -65,7 +63,7 @@ def measure(
             part = _Part(model, examples, mine, name, one, loss)
             found = in_chunks(part, len(mine), size, progress=ticking)
             columns |= {column: torch.cat([values[column] for values in found]) for column in found[0]}
-    if fabric is not None and fabric.world_size > 1:
+    if len(mine) < len(examples):
         columns = gathered(columns, mine)
     return {column: values.numpy() for column, values in columns.items()}
 

@@ -1,6 +1,7 @@
 """How far a long evaluation is, and the shares of several processes put together."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,17 @@ class Ticker:
     def reach(self, amount: int) -> None:
         """So much is done altogether, at least."""
         self.advance(max(amount - self.done, 0))
+
+
+def share_of(fabric: Any, count: int) -> Tensor:
+    """The numbers of this process's examples: every so manyth; all of them where there are fewer than processes, or one alone.
+
+    Example:
+        >>> share_of(None, 3)
+        tensor([0, 1, 2])
+    """
+    rows = torch.arange(count)
+    return rows if fabric is None or fabric.world_size > count else rows[fabric.global_rank :: fabric.world_size]
 
 
 def gathered(columns: dict[str, Tensor], mine: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from lowcurve import randomness
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.measuring import logits_of, require_examples
-from lowcurve.evaluation.sharing import gathered
+from lowcurve.evaluation.sharing import gathered, share_of
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Loss, Progress, silent
@@ -47,9 +47,7 @@ def transfer(
     """
     if not models:
         raise InputError("at least one network", "none", "write transfer({'name': model}, examples, attack)")
-    mine = torch.arange(len(examples))
-    if fabric is not None and fabric.world_size <= len(examples):
-        mine = mine[fabric.global_rank :: fabric.world_size]
+    mine = share_of(fabric, len(examples))
     standing = _standing(models, examples.take(mine), method, seed, batch_size, progress)
     if len(mine) < len(examples):
         standing = gathered({"standing": standing}, mine)["standing"]
