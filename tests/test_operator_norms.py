@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from lowcurve.errors import InputError
 from lowcurve.models import spectral
-from lowcurve.models.spectral import Interval, columns, linear_part, norm_interval, power_iteration
+from lowcurve.models.spectral import Interval, LinearMap, columns, linear_part, norm_interval, power_iteration
 from lowcurve.randomness import integers, isolated, stream
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -139,11 +139,12 @@ def test_many_channels_are_squared_in_parts(monkeypatch):
 def test_power_iteration_only_rises_and_a_vector_that_vanishes_stays():
     matrix = torch.tensor([[2.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     start = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
-    lengths = [float(power_iteration(lambda v: v @ matrix.T, start, steps).length) for steps in (0, 1, 2, 5, 50)]
+    of = LinearMap(lambda v: v @ matrix.T, lambda u, _: u @ matrix)
+    lengths = [float(power_iteration(of, start, steps).length) for steps in (0, 1, 2, 5, 50)]
     assert lengths == sorted(lengths)
     assert_close(lengths[-1], float(torch.linalg.matrix_norm(matrix, 2)))
-    nothing = power_iteration(lambda v: v * 0, start, 3)
-    assert_close(nothing.direction, start / start.norm())
+    nothing = power_iteration(LinearMap(lambda v: v * 0, lambda u, _: u * 0), start, 3)
+    assert_close(nothing.direction, start)
     assert nothing.length == 0
 
 

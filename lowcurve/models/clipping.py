@@ -12,7 +12,7 @@ from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.layers import widened
 from lowcurve.models.modes import mode
-from lowcurve.models.spectral import Weighted, linear_part, power_iteration
+from lowcurve.models.spectral import Weighted, linear_map, power_iteration
 
 
 class Lipschitz(nn.Module):
@@ -74,14 +74,15 @@ class Lipschitz(nn.Module):
         if not self.vector.numel():
             mend = "call prepare_norms(model, x) with an input x"
             raise InputError("a layer that knows the size of its input", type(self).__name__, mend)
-        weight = widened(self._weight().detach())
-        found = power_iteration(lambda v: linear_part(self.linear, v, weight), widened(self.vector), steps)
+        scale = self._scale()
+        of = linear_map(self.linear, widened(self.linear.weight.detach()), None if scale is None else widened(scale))
+        found = power_iteration(of, widened(self.vector), steps)
         self.vector.copy_(found.direction)
         self.sigma.copy_(found.length * self._stretch())
 
-    def _weight(self) -> Tensor:
-        """The weight of the linear map whose norm is followed."""
-        return self.linear.weight
+    def _scale(self) -> Tensor | None:
+        """By what the linear layer's results are multiplied in the map whose norm is followed, a number a channel."""
+        return None
 
     def _stretch(self) -> Tensor | float:
         """By what that norm is multiplied."""

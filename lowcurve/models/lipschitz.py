@@ -24,7 +24,7 @@ from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
 from lowcurve.models.clipping import Lipschitz, lipschitz_layers, prepare_norms, update_norms
 from lowcurve.models.layers import widened
-from lowcurve.models.spectral import Weighted, linear_part, scaled
+from lowcurve.models.spectral import Weighted, linear_part
 
 __all__ = [
     "Lipschitz",
@@ -182,8 +182,8 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
         std = (self.running_var + self.eps).sqrt()
         return (1 if self.weight is None else self.weight.detach()) / std
 
-    def _weight(self) -> Tensor:
-        return self.linear.weight if self.published else scaled(self.linear.weight, self.scale)
+    def _scale(self) -> Tensor | None:
+        return None if self.published else self.scale
 
     def _stretch(self) -> Tensor | float:
         return self.scale.abs().max() if self.published else 1.0

@@ -7,6 +7,7 @@ as a matrix, which is neither a lower nor an upper bound.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import pullback
+from lowcurve.analysis.twice import Geometry, input_gradient
 from lowcurve.errors import InputError
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -88,59 +90,93 @@ def norm_interval(
     weight = scaled(layer.weight.detach().double(), None if scale is None else scale.detach().double())
     start = torch.zeros(1, columns(layer), *shape, dtype=torch.float64, device=weight.device)
     start = randomness.normal(start, generator=randomness.stream(0, "operator norm", tuple(start.shape)))
-    found = power_iteration(lambda v: linear_part(layer, v, weight), start, steps)
+    found = power_iteration(linear_map(layer, weight), start, steps)
     lower = float(found.length) * (1 - ROUNDING)
     return Interval(lower, max(_upper(layer, weight, tuple(shape)) * (1 + ROUNDING), lower))
 
 
+class LinearMap(NamedTuple):
+    """A by its products: A v, and A^T u at a v, which says how large the result is and stays unread."""
+
+    image: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor, Tensor], Tensor]
+
+
+def linear_map(layer: Weighted, weight: Tensor, scale: Tensor | None = None) -> LinearMap:
+    """A layer with this weight and without its bias, its results multiplied by a number a channel, as BatchNorm does.
+
+    The transpose is the layer's own backward pass, so that its shapes are right for any stride, padding or grouping. Scaled
+    are results and not the weights, of which there are more.
+
+    Example:
+        >>> doubled = linear_map(nn.Linear(2, 2), torch.tensor([[0.0, 1.0], [3.0, 0.0]]), torch.tensor([2.0, 2.0]))
+        >>> v = torch.tensor([[1.0, 5.0]])
+        >>> doubled.image(v).tolist(), doubled.back(torch.tensor([[1.0, 0.0]]), v).tolist()
+        ([[10.0, 6.0]], [[0.0, 2.0]])
+    """
+    axes = weight.ndim - 2
+    factor = None if scale is None else scale.view(-1, *[1] * axes)
+
+    def image(v: Tensor) -> Tensor:
+        found = linear_part(layer, v, weight)
+        return found if factor is None else found * factor
+
+    def back(u: Tensor, v: Tensor) -> Tensor:
+        return transposed(layer, u if factor is None else u * factor, v, weight)
+
+    return LinearMap(image, back)
+
+
+def transposed(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """W^T u for the layer with this weight; v: of the size of the result."""
+    if isinstance(layer, nn.Linear):
+        return u @ weight
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        geometry = Geometry(list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
+        return input_gradient(u, v, weight, geometry)
+    with torch.enable_grad():  # what pads has a transpose of its own
+        leaf = v.detach().requires_grad_()
+        return pullback(linear_part(layer, leaf, weight), leaf, u)
+
+
 @dataclass(frozen=True)
 class Singular:
-    """A length that some unit vector has after A or its transpose, so at most the norm of A; and a unit vector that nears the
-    first right singular one."""
+    """A length that some unit vector has after A or its transpose, so at most the norm of A; and a vector that nears the first
+    right singular one, of length 1 once a step has moved it."""
 
     length: Tensor
     direction: Tensor
 
 
-def power_iteration(operator: Callable[[Tensor], Tensor], v: Tensor, steps: int = 1) -> Singular:
+@torch.no_grad()
+def power_iteration(of: LinearMap, v: Tensor, steps: int = 1) -> Singular:
     """v <- A^T A v / ||A^T A v||, `steps` times from where v stands, and ||A^T A v|| / ||A v|| before the last of them, which
-    is ||A^T u|| at the unit vector u along A v and no less than ||A v||; 0 steps measure ||A v|| / ||v||.
+    is ||A^T u|| at the unit vector u along A v and no less than ||A v|| / ||v||; 0 steps measure that.
 
-    The adjoint is the operator's own backward pass, so its shapes are right for any stride, padding or grouping. A v that
-    becomes 0 stays as it was. No value is looked at, so a GPU does not wait.
+    A v that becomes 0 stays as it was. No value is looked at, so a GPU does not wait.
 
-    v: shape (1, ...). Cost: `steps` forward and backward passes, or one forward pass.
+    v: shape (1, ...). Cost: `steps` products with A and with its transpose, or one with A.
 
     Example:
-        >>> found = power_iteration(lambda v: v * torch.tensor([1.0, 2.0]), torch.ones(1, 2), steps=20)
+        >>> stretch = torch.tensor([1.0, 2.0])
+        >>> found = power_iteration(LinearMap(lambda v: v * stretch, lambda u, v: u * stretch), torch.ones(1, 2), steps=20)
         >>> round(found.length.item(), 4)
         2.0
     """
-    v = v.detach()
-    v = _divided(v, _length(v), v)
     if not steps:
-        with torch.no_grad():
-            return Singular(_length(operator(v)).to(v.dtype), v)
+        before, after = _length(v), _length(of.image(v))
     for _ in range(steps):
-        leaf = v.requires_grad_()
-        with torch.enable_grad():
-            image = operator(leaf)
-        moved = pullback(image, leaf, image.detach())
-        longer = _length(moved)
-        v = _divided(moved, longer, leaf.detach())
-    reached = _length(image.detach())
-    return Singular(_divided(longer, reached, reached).to(v.dtype), v)
+        image = of.image(v)
+        moved = of.back(image, v)
+        before, after = _length(image), _length(moved)
+        v = torch.where(after > 0, moved / after, v)
+    return Singular(torch.where(before > 0, after / before, 0).to(v.dtype), v)
 
 
 def _length(v: Tensor) -> Tensor:
     """||v|| in double precision, whose squares do not underflow: one pass, where `L2` takes a dozen."""
     found: Tensor = torch.linalg.vector_norm(v, dtype=torch.float64)
     return found
-
-
-def _divided(v: Tensor, length: Tensor, otherwise: Tensor) -> Tensor:
-    """v / length, and otherwise that, where the length is 0."""
-    return torch.where(length > 0, v / length, otherwise)
 
 
 def linear_part(layer: Weighted, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -89,8 +89,7 @@ class _ConvolvedSlope(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
         ctx.geometry = geometry
         ctx.save_for_backward(g, weight)
-        found: Tensor = _backward(g, x, weight, geometry, (True, False, False))[0]
-        return found
+        return input_gradient(g, x, weight, geometry)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
@@ -117,6 +116,18 @@ class _Weighing(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         _, in_weight, in_bias = _backward(g, ctx.x, weight, ctx.geometry, (False, *ctx.needs_input_grad[:2]))
         return in_weight, in_bias, None, None
+
+
+def input_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """What g at a convolution's result is at its input: the transpose of it, applied to g. x: of the input's size, unread.
+
+    Example:
+        >>> weight, line = torch.tensor([[[1.0, 2.0]]]), Geometry([1], [0], [1], 1)
+        >>> input_gradient(torch.tensor([[[1.0, 10.0]]]), torch.zeros(1, 1, 3), weight, line).tolist()
+        [[[1.0, 12.0, 20.0]]]
+    """
+    found: Tensor = _backward(g, x, weight, geometry, (True, False, False))[0]
+    return found
 
 
 def _backward(
