@@ -4,9 +4,10 @@
 
 The network is ResNet-18 for 32 x 32 images, its ReLUs made softplus (beta = 10) so that first-order differences are right, at
 initialization, on random images. Every method sees the same weights, batch and BatchNorm mode (frozen statistics, the one
-that all of them bear), in float32; the ways run interleaved, in another order each round, and the best round of each counts. A
-step is everything from the batch to the parameters' gradients, with the optimizer's move. Operations are counted by torch;
-memory is the rise of the peak over what is resident, in a process of its own.
+that all of them bear), in float32; the ways run interleaved, in another order each round, each twice in a row, since in
+training a step follows one of its kind, and the best second run of each counts. A step is everything from the batch to the
+parameters' gradients, with the optimizer's move. Operations are counted by torch; memory is the rise of the peak over what
+is resident, in a process of its own.
 
 LCNN's steps are of that network converted, power iteration and all; below the table stands what it costs in inference once it
 is folded, in passes of the plain network.
@@ -190,7 +191,7 @@ def measured(args: argparse.Namespace) -> list[Row]:
 
 
 def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
-    """The best seconds of each, interleaved, in another order each round: what came before leaves memory as it used it."""
+    """The best seconds of each, interleaved, in another order each round: of two in a row, the second."""
     # Of this process where it works alone on one thread: what else the machine does is nobody's.
     clock = time.process_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
     seconds = dict.fromkeys(steps, float("inf"))
@@ -199,6 +200,7 @@ def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
         for place in permutation(len(names), generator=stream(0, "order", number)).tolist():
             name = names[place]
             gc.collect()
+            steps[name]()  # as in training, where a step follows one of its kind, and finds memory as that left it
             began = clock()
             steps[name]()
             if args.device == "cuda":

@@ -1,7 +1,7 @@
 """What every layer with a bound on how much it lengthens has: gamma, and an operator norm followed by power iteration."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,9 +53,7 @@ class Lipschitz(nn.Module):
     @property
     def log_of_gamma(self) -> Tensor:
         """log gamma, attached to log_gamma: what LCNN's penalty adds up."""
-        if not self.at_least_one:
-            return self.log_gamma
-        return torch.where(self.log_gamma < 0, -self.log_gamma, self.log_gamma)
+        return size(self.log_gamma) if self.at_least_one else self.log_gamma
 
     @property
     def gamma(self) -> Tensor:
@@ -78,15 +76,15 @@ class Lipschitz(nn.Module):
         of = linear_map(self.linear, widened(self.linear.weight.detach()), None if scale is None else widened(scale))
         found = power_iteration(of, widened(self.vector), steps)
         self.vector.copy_(found.direction)
-        self.sigma.copy_(found.length * self._stretch())
+        self.sigma.copy_(self._stretched(found.length))
 
     def _scale(self) -> Tensor | None:
         """By what the linear layer's results are multiplied in the map whose norm is followed, a number a channel."""
         return None
 
-    def _stretch(self) -> Tensor | float:
-        """By what that norm is multiplied."""
-        return 1.0
+    def _stretched(self, norm: Tensor) -> Tensor:
+        """What follows for the layer from that norm."""
+        return norm
 
     def _norm(self) -> Tensor:
         return self.sigma
@@ -99,6 +97,31 @@ class Lipschitz(nn.Module):
         if size != self.vector.shape:
             self.vector = self.vector.new_zeros(size)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def size(x: Tensor) -> Tensor:
+    """|x|, with a slope of 1 at 0, where one of 0 would hold it for ever; and by no name that looks like a kink in the network.
+
+    Example:
+        >>> size(torch.tensor([-2.0, 0.0])).tolist()
+        [2.0, 0.0]
+    """
+    return torch.where(x < 0, -x, x)
+
+
+def logs_of_gammas(layers: Sequence[Lipschitz]) -> Tensor:
+    """log gamma of each layer, attached to its log_gamma: (layers,). In few operations, whatever their number.
+
+    Example:
+        >>> layer = Lipschitz.__new__(Lipschitz)
+        >>> nn.Module.__init__(layer)
+        >>> layer.at_least_one, layer.log_gamma = True, torch.tensor(-2.0)
+        >>> logs_of_gammas([layer, layer]).tolist()
+        [2.0, 2.0]
+    """
+    if all(layer.at_least_one for layer in layers):
+        return size(torch.stack([layer.log_gamma for layer in layers]))
+    return torch.stack([layer.log_of_gamma for layer in layers])
 
 
 def lipschitz_layers(model: nn.Module) -> Iterator[tuple[str, Lipschitz]]:

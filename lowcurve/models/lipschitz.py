@@ -185,8 +185,8 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
     def _scale(self) -> Tensor | None:
         return None if self.published else self.scale
 
-    def _stretch(self) -> Tensor | float:
-        return self.scale.abs().max() if self.published else 1.0
+    def _stretched(self, norm: Tensor) -> Tensor:
+        return norm * self.scale.abs().max() if self.published else norm
 
 
 class LipschitzBatchNorm1d(LipschitzBatchNorm, nn.BatchNorm1d):

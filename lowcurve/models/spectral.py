@@ -24,6 +24,8 @@ ROUNDING = 1e-9
 GRID = 48
 """Frequencies along an axis from which on they are interpolated between and no longer those of the image."""
 SQUARINGS = 12
+TINY = 1e-300
+"""Beside a length in double precision it is nothing, and makes 0 / 0 the 0 that it should be."""
 AT_ONCE = 2**23
 """Complex numbers that are squared together."""
 
@@ -170,7 +172,7 @@ def power_iteration(of: LinearMap, v: Tensor, steps: int = 1) -> Singular:
         moved = of.back(image, v)
         before, after = _length(image), _length(moved)
         v = torch.where(after > 0, moved / after, v)
-    return Singular(torch.where(before > 0, after / before, 0).to(v.dtype), v)
+    return Singular((after / (before + TINY)).to(v.dtype), v)
 
 
 def _length(v: Tensor) -> Tensor:

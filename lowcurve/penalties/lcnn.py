@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.losses import require_loss_field
-from lowcurve.models.layers import CenteredSoftplus
-from lowcurve.models.lipschitz import Lipschitz
+from lowcurve.models.clipping import Lipschitz, logs_of_gammas
+from lowcurve.models.layers import CenteredSoftplus, betas_of
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,18 @@ class LCNN:
         """One number for all, of shape ()."""
         model = require_loss_field(jet.field).model
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
-        betas = [m.beta for m in modules if isinstance(m, CenteredSoftplus) and m.log_beta.requires_grad]
-        gammas = [m.log_of_gamma for m in modules if isinstance(m, Lipschitz) and m.log_gamma.requires_grad]
+        bends = [m for m in modules if isinstance(m, CenteredSoftplus) and m.log_beta.requires_grad]
+        bounded = [m for m in modules if isinstance(m, Lipschitz) and m.log_gamma.requires_grad]
         total = jet.x.new_zeros(())
-        for weight, found, what in ((self.beta, betas, "betas"), (self.gamma, gammas, "gammas")):
+        for weight, found, what in ((self.beta, bends, "betas"), (self.gamma, bounded, "gammas")):
             if weight and not found:
                 mend = 'write nonlinearity="centered-softplus" and an lcnn network, convert yours, or give it no weight'
                 raise InputError(f"a network with {what} to penalize", "none that is learned", mend)
-            if found:
-                stacked = torch.stack(found)
-                total = total + weight * (stacked.abs() if self.size else stacked).sum()
+        if bends:
+            total = total + self.beta * betas_of(bends).sum()
+        if bounded:
+            logs = logs_of_gammas(bounded)
+            total = total + self.gamma * (logs.abs() if self.size else logs).sum()
         return total
 
 

@@ -36,9 +36,9 @@ def training_version() -> str:
 
 
 def fingerprint(package: Path, without: Sequence[str]) -> str:
-    """Ten hexadecimal digits of a package's Python files but for those in some of its folders; the same on any machine."""
+    """Ten hexadecimal digits of a package's sources but for those in some of its folders; the same on any machine."""
     found = sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".c")):
         name = path.relative_to(package).as_posix()
         if not name.startswith(tuple(f"{room}/" for room in without)):
             found.update(f"{name}\n".encode() + path.read_bytes().replace(b"\r\n", b"\n"))

@@ -1,0 +1,103 @@
+"""Centered softplus in one pass: the same numbers as torch's nine, and only where torch's are not wanted for another reason."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lowcurve.models import CenteredSoftplus, fused
+from lowcurve.models.layers import centered_softplus
+from lowcurve.randomness import normal, stream
+
+pytestmark = pytest.mark.skipif(not fused.COMPILED, reason="the package was built without a C compiler")
+BETAS = (1e-3, 0.1, 1.0, 5.0, 30.0, 1e4)
+
+
+def points() -> torch.Tensor:
+    """Numbers of all sizes and both signs, and zeros; more than a block of the sum."""
+    sizes = torch.logspace(-8, 2, 5001)
+    return torch.cat([sizes, -sizes, torch.zeros(3)])
+
+
+def true(x: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The value and its slope in double precision."""
+    x, beta = x.double(), beta.double()
+    return x.relu() + torch.log1p(torch.expm1(-(x * beta).abs()) / 2) / beta, torch.sigmoid(x * beta)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_value_and_slopes_are_right_to_rounding(beta):
+    x, beta = points(), torch.tensor(beta)
+    value, slope = true(x, beta)
+    found = fused.values(x, beta)
+    assert bool(((found - value).abs() <= 3e-7 * value.abs()).all())
+    g = normal(x, generator=stream(0, "g"))
+    in_x, in_beta = fused.slopes(g, x, found, beta)
+    # What rounding of beta x makes of the exponential grows with beta |x|; below exp(-87) = 1.6e-38 it is no smaller.
+    allowed = (2e-7 * (1 + (x * beta).abs()) * slope + 2e-38) * g.abs()
+    assert bool(((in_x - g * slope).abs() <= allowed).all())
+    parts = g.double() * (x.double() * slope - value) / beta
+    assert abs(float(in_beta - parts.sum())) <= 1e-6 * float((g * value / beta).abs().sum())
+
+
+@pytest.mark.parametrize("learn", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layer_is_what_torch_makes_of_it(learn, layout, monkeypatch):
+    act = CenteredSoftplus(3.0, learn=learn)
+    x = normal(torch.zeros(3, 5, 4, 6), generator=stream(0)).to(memory_format=layout)
+    g = normal(torch.zeros(3, 5, 4, 6), generator=stream(1))  # laid out in its own way
+    found = []
+    for compiled in (True, False):
+        monkeypatch.setattr(fused, "COMPILED", compiled)
+        leaf = x.clone().requires_grad_()
+        assert fused.takes(leaf, act.beta) == compiled
+        act.zero_grad()
+        value = act(leaf)
+        assert value.stride() == x.stride()
+        value.backward(g)
+        found.append([value, leaf.grad, *(p.grad.clone() for p in act.parameters())])
+    assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_not_finite_stays_so():
+    x = torch.tensor([math.nan, math.inf, -math.inf, 3e38, -3e38])
+    value = centered_softplus(x, torch.tensor(2.0))
+    assert_close(value, torch.tensor([math.nan, math.inf, -math.log(2) / 2, 3e38, -math.log(2) / 2]), equal_nan=True)
+    in_x, _ = fused.slopes(torch.ones(5), x, value, torch.tensor(2.0))
+    assert_close(in_x, torch.tensor([math.nan, 1, 0, 1, 0]), equal_nan=True)
+
+
+class Looking(TorchDispatchMode):
+    """It sees what torch does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen = [*getattr(self, "seen", []), str(func)]
+        return func(*args, **(kwargs or {}))
+
+
+def test_where_torch_is_wanted():
+    x, beta = torch.zeros(2, 3, 4, 4), torch.tensor(1.0)
+    assert fused.takes(x, beta)
+    assert fused.takes(x.to(memory_format=torch.channels_last), beta)
+    assert not fused.takes(x.double(), beta.double())
+    assert not fused.takes(x[:, :, ::2], beta)
+    assert not fused.takes(x.expand(2, 3, 4, 4).to("meta"), beta)
+    seen = []
+
+    def transformed(x):
+        seen.append(fused.takes(x, beta))
+        return centered_softplus(x, beta)
+
+    torch.func.vmap(transformed)(x)
+    with Looking() as mode:
+        seen.append(fused.takes(x, beta))
+        centered_softplus(x, beta)
+    assert seen == [False, False]
+    assert any("expm1" in name for name in mode.seen)
+
+
+def test_more_threads_than_a_single_one_is_faster_than(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: fused.FEW + 1)
+    assert not fused.takes(torch.zeros(2), torch.tensor(1.0))
