@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from training_process import DOUBLE, attacked, course, gradients, measured, transferred
+from training_process import DOUBLE, attacked, audited, course, gradients, measured, transferred
 from trainings import EAGER, LOW_CURVATURE, MEMBERS, child, equal, low_curvature_network, penalized, plain_network
 
 from lowcurve.penalties import ELLE
@@ -23,11 +23,18 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
         assert found["looks"].tolist() == alone.looks.tolist()
         assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
         assert_close(found["transferred"], torch.from_numpy(transferred(None)))
+        whole, by_chance = found["audited"]
+        assert whole == audited(None)
+        assert (2, "fail") in [
+            finding[:2] for finding in by_chance
+        ]  # what drops at random is found out, and nobody waits
         for name, values in measured(None).items():
             assert_close(found["measured"][name], torch.from_numpy(values))
         assert found["one image"].tolist() == attacked(None, 1).looks.tolist()  # fewer than processes
         assert_close(found["one image's curvature"], torch.from_numpy(measured(None, 1)["Hessian norm"]))
         assert found["validated on one"][0]["validation accuracy"] in (0.0, 1.0)
+    others = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)["audited"] for rank in (0, 1)]
+    assert others[0] == others[1]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from faulty_networks import Dropped
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from trainings import (
@@ -33,6 +34,7 @@ from trainings import (
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import PGD, Square, Suite
+from lowcurve.evaluation.audit import Budget, audit
 from lowcurve.geometry import Curvature, Profile
 from lowcurve.penalties import ELLE
 from lowcurve.store import DiskCheckpoint
@@ -110,6 +112,17 @@ def transferred(made: Fabric | None) -> np.ndarray:
     return evaluation.transfer(models, examples(41), PGD(Ball(L2, 0.3), steps=3), fabric=made)
 
 
+def audited(made: Fabric | None, *, random: bool = False) -> list[tuple[int, str, str]]:
+    """What each test of the audit says of a network, or of one that drops at random."""
+    model = plain_network().double().eval()
+    budget = Budget(
+        steps=5, restarts=2, walked=10, neighbors=5, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=3, spsa_draws=4,
+        spsa_images=9, long_steps=8,
+    )  # fmt: skip
+    found = audit(Dropped(model) if random else model, examples(41), Ball(L2, 0.1), budget=budget, fabric=made)
+    return [(finding.number, finding.outcome, finding.said) for finding in found.findings]
+
+
 def attack(made: Fabric, folder: Path) -> None:
     found = attacked(made)
     columns = {
@@ -117,6 +130,7 @@ def attack(made: Fabric, folder: Path) -> None:
         "looks": torch.from_numpy(found.looks),
         "fallen to": list(map(str, found.fallen_to)),
         "transferred": torch.from_numpy(transferred(made)),
+        "audited": [audited(made), audited(made, random=True)],
         "measured": {name: torch.from_numpy(values) for name, values in measured(made).items()},
         "one image": torch.from_numpy(attacked(made, 1).looks),
         "one image's curvature": torch.from_numpy(measured(made, 1)["Hessian norm"]),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,3 +66,17 @@ def gathered(columns: dict[str, Tensor], mine: Tensor) -> dict[str, Tensor]:
     known = [part for part in parts if part is not None]
     order = torch.cat([rows for _, rows in known]).argsort()
     return {name: torch.cat([part[name] for part, _ in known])[order] for name in columns}
+
+
+def agreed(fabric: Any, column: np.ndarray) -> np.ndarray:
+    """What the first process found, where each has found it by itself: rounding may tell them apart.
+
+    Example:
+        >>> agreed(None, np.array([True, False])).tolist()
+        [True, False]
+    """
+    if fabric is None or fabric.world_size == 1:
+        return column
+    known = [column]
+    torch.distributed.broadcast_object_list(known, src=0)
+    return known[0]

@@ -65,7 +65,10 @@ def attack_results(
         few = examples.take(slice(settings.audited))
         heading = f"auditing {name}"
         proved = _proved(study, model, few)
-        verdict = audit(model, few, ball, seed=study.seed, certified=proved, progress=progress, heading=heading)
+        verdict = audit(
+            model, few, ball, seed=study.seed, certified=proved, progress=progress, heading=heading,
+            fabric=processes(study.hardware),
+        )  # fmt: skip
     if settings.save_inputs:
         stands = torch.from_numpy(left.standing)
         shelf.save_inputs(name, {"inputs": left.inputs, "labels": examples.y, "standing": stands})

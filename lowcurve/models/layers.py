@@ -104,7 +104,8 @@ def centered_softplus(x: Tensor, beta: Tensor) -> Tensor:
         return handle_torch_function(centered_softplus, (x, beta), x, beta)
     wide = widened(x)
     beta = beta.to(wide.dtype)
-    return _Centered.apply(wide, beta).to(x.dtype)  # type: ignore[no-untyped-call, no-any-return]
+    kind = _InOnePass if fused.takes(wide, beta) else _Centered
+    return kind.apply(wide, beta).to(x.dtype)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def widened(x: Tensor) -> Tensor:
@@ -123,8 +124,8 @@ LINEAR = 40
 
 class _Centered(torch.autograd.Function):
     """max(x, 0) + log(1 + (exp(-|beta x|) - 1) / 2) / beta, in which nothing cancels; its slope is sigmoid(beta x), and that in
-    beta (x sigmoid(beta x) - s0) / beta. In one pass over x and one back where `fused` takes it, else in nine and four. (With
-    the hyperbolic tangent of |beta x| / 2 torch takes six, and more time.)
+    beta (x sigmoid(beta x) - s0) / beta. As one function it takes nine passes over x, and four back. (With the hyperbolic
+    tangent of |beta x| / 2 it takes six, and more time.)
 
     Without a rule for forward mode, since torch compiles no Function that has one.
     """
@@ -133,8 +134,6 @@ class _Centered(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, beta: Tensor) -> Tensor:
-        if fused.takes(x, beta):
-            return fused.values(x, beta)
         # In place where it can be: on a CPU a new tensor costs as much as a pass over it.
         return x.abs().mul_(-beta).expm1_().mul_(0.5).log1p_().mul_(1 / beta).add_(x.relu())
 
@@ -145,13 +144,28 @@ class _Centered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
         x, beta, value = ctx.saved_tensors
-        if not torch.is_grad_enabled() and fused.takes(x, beta) and fused.takes(g, beta):
-            return fused.slopes(g, x, value, beta)
         in_x: Tensor = torch.ops.aten.softplus_backward(g, x * beta, 1, LINEAR)  # g sigmoid(beta x) in one pass
         if not ctx.needs_input_grad[1]:
             return in_x, None
         first, second = (torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in ((in_x, x), (g, value)))
         return in_x, (first - second) / beta
+
+
+class _InOnePass(torch.autograd.Function):
+    """The same by `fused`, for what it takes. Without a context apart, which torch looks up anew at every call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: Tensor) -> Tensor:
+        value = fused.values(x, beta)
+        ctx.save_for_backward(x, beta, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, beta, value = ctx.saved_tensors
+        if torch.is_grad_enabled() or not fused.takes(g, beta):
+            return _Centered.backward(ctx, g)
+        return fused.slopes(g, x, value, beta)
 
 
 NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {

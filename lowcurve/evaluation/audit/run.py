@@ -1,6 +1,7 @@
 """The audit: the 21 tests in order of cost, on one network and one ball."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -13,6 +14,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.lending import clean_logits, given_back
 from lowcurve.evaluation.audit.subject import Subject
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
+from lowcurve.evaluation.sharing import agreed
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import isolated
 from lowcurve.types import Progress, silent
@@ -60,6 +62,7 @@ def audit(
     budget: Budget | None = None,
     progress: Progress[int] = silent,
     heading: str = "auditing",
+    fabric: Any = None,
 ) -> Audit:
     """21 tests for gradient masking, in order of cost, and one verdict: 'no masking found by these tests', or 'upper bound,
     evaluation unreliable: ...' with every test that failed and its figures.
@@ -69,7 +72,8 @@ def audit(
 
     substitute: a network for the transfer test, best the same one without what was added to defend it. certified: for
     each example the radius that a verifier has proved, or whether it has proved the ball's. reference: who stands under
-    AutoAttack, if somebody has run it. budget: how much the tests may cost (`Budget`).
+    AutoAttack, if somebody has run it. budget: how much the tests may cost (`Budget`). fabric: the attacks are shared out
+    over its processes, and each of them returns the whole audit.
 
     Everything is decided by the seed, also where the network draws random numbers; the global random state is untouched.
     The network is looked at in eval mode, and once as it was given, and is given back as it came.
@@ -97,10 +101,10 @@ def audit(
         with frozen(model):
             logits = clean_logits(model, examples, batch_size)
             ball.require_inside_box(examples.pixels(slice(None)))
-            right = (logits.argmax(1) == examples.y).numpy()
+            right = agreed(fabric, (logits.argmax(1) == examples.y).numpy())
             subject = Subject(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
             subject.substitute, subject.certified, subject.reference = substitute, certified, reference
-            subject.as_given = as_given
+            subject.as_given, subject.fabric = as_given, fabric
             return _audited(subject, progress, heading)
 
 

@@ -1,7 +1,9 @@
 """The network under audit: what the tests share, so that no attack is run twice."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from lowcurve.data.batches import Examples
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.measuring import logits_of
+from lowcurve.evaluation.sharing import agreed, gathered, share_of
 from lowcurve.losses import log_odds, margin
 from lowcurve.types import Attack, Loss, PerExample
 
@@ -26,7 +29,8 @@ class Subject:
     """The network, the examples that it classifies rightly (C in the tables), and what has been found out about them.
 
     fallen: for each attack at the ball's radius who of C fell to it, and `white` the names of those that follow gradients;
-    at: who fell at which other radius. differentiable: whether gradients exist, as test 4 found.
+    at: who fell at which other radius. differentiable: whether gradients exist, as test 4 found. fabric: whose processes
+    share the attacks; what is noted is what its first one found.
     """
 
     model: nn.Module
@@ -47,6 +51,7 @@ class Subject:
     partly: set[str] = field(default_factory=set)
     silent: np.ndarray | None = None
     as_given: list[Tensor] | None = None
+    fabric: Any = None
 
     def __post_init__(self) -> None:
         self.few = self.all.take(torch.from_numpy(np.flatnonzero(self.right)))
@@ -116,7 +121,7 @@ class Subject:
 
     def note(self, name: str, fallen: np.ndarray, *, white: bool, partly: bool = False) -> None:
         """Remember who fell to an attack of this name; `partly`: it was not shown all of C."""
-        self.fallen[name] = fallen
+        self.fallen[name] = agreed(self.fabric, fallen)
         if partly:
             self.partly.add(name)
         if white:
@@ -134,10 +139,18 @@ class Subject:
     def _attacked(self, method: Attack, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
         suite = method if isinstance(method, Suite) else Suite((("PGD", method),))
         few = self.few.take(torch.from_numpy(rows))
-        found = attack(
-            model or self.model, few, suite, self.ball.norm, seed=self.seed, batch_size=self.batch_size
-        )  # fmt: skip
+        with self._shared():
+            found = attack(
+                model or self.model, few, suite, self.ball.norm, seed=self.seed, batch_size=self.batch_size,
+                fabric=self.fabric,
+            )  # fmt: skip
         return ~found.standing
+
+    def _shared(self) -> AbstractContextManager[None]:
+        """Inside, a network may draw as many random numbers as this process's share needs; afterwards all are alike again."""
+        return (
+            nullcontext() if self.fabric is None else randomness.isolated(self.seed, "audit", self.fabric.global_rank)
+        )
 
     def walked(self, method: PGD, rows: np.ndarray, *, stop: bool, watch: Watch | None = None) -> Found:
         """One walk from each of these examples, watched."""
@@ -157,7 +170,10 @@ class Subject:
             # The same stream for every batch: an example's draws depend on it alone.
             return method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
 
-        return self.each(found, self.x[there], self.y[there])
+        mine = share_of(self.fabric, len(there))
+        with self._shared():
+            ends = self.each(found, self.x[there[mine]], self.y[there[mine]])
+        return ends if len(mine) == len(there) else gathered({"ends": ends}, mine)["ends"]
 
     def plain(self) -> np.ndarray:
         """Who of C falls to PGD; and beside it, in `silent`, who was fooled on the way and is not by the answer."""
@@ -170,7 +186,7 @@ class Subject:
 
             found = self.walked(self.pgd(), np.arange(len(self)), stop=True, watch=watch)
             fallen = (self.seen(found.point).argmax(1) != self.y).numpy()
-            self.silent, self.highest = ever & ~fallen, found.value.double().numpy()
+            self.silent, self.highest = ever & ~fallen, agreed(self.fabric, found.value.double().numpy())
             self.note("PGD", fallen, white=True)
         return self.fallen["PGD"]
 
