@@ -16,7 +16,7 @@ from readme_tables import markdown
 from lowcurve.experiments.papers.items import ITEMS
 from lowcurve.experiments.papers.units import glossary
 from lowcurve.report import page as html
-from lowcurve.results import Cell, Column, Table, load
+from lowcurve.results import Cell, Column, Table, dump, load, merge
 
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
@@ -41,7 +41,36 @@ def found() -> dict[str, list[dict[str, Any]]]:
     for path in sorted((HERE / "results").glob("reproduce-*.json")):
         content = json.loads(path.read_text())
         made[content["facts"]["item"]].append(content)
-    return made
+    return {key: together(contents) for key, contents in made.items()}
+
+
+def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was made of an item, with the rows of a table that were made in runs of their own as one."""
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for content in contents:
+        kinds.setdefault(tuple(content["facts"][fact] for fact in ("scale", "data", "seeds")), []).append(content)
+    return [joined(runs) if len(runs) > 1 else runs[0] for runs in kinds.values()]
+
+
+def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs of different rows: every claim is that of the run that made it, tables stand below one another.
+
+    A conclusion that compares rows of two runs is of neither, and stays "not run".
+    """
+    rows = [row for run in runs for row in run["facts"]["rows"].split(",")]
+    assert len(rows) == len(set(rows)), f"twice among the rows of {runs[0]['facts']['item']}: {rows}"
+    loaded = [{name: load(value) for name, value in run["results"].items()} for run in runs]
+    claims = [found.pop("beside the paper") for found in loaded]
+    assert all(isinstance(table, Table) for table in claims)
+    made = [
+        next((row for row in same if row[2] != "not run"), same[0])
+        for same in zip(*(t.rows for t in claims), strict=True)
+    ]
+    results = {"beside the paper": replace(claims[0], rows=tuple(made))}
+    for name in dict.fromkeys(name for found in loaded for name in found):
+        results[name] = merge([found[name] for found in loaded if name in found])
+    facts = {**runs[0]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
+    return {"facts": facts, "results": {name: dump(result) for name, result in results.items()}}
 
 
 def page() -> str:
@@ -105,6 +134,8 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
     yield f"### On {facts['data']}, at the scale {facts['scale']}\n"
     rows = f' --rows "{facts["rows"]}"' if "rows" in facts else ""
     yield f"`lowcurve reproduce {key} --scale {facts['scale']} --data {facts['data']} --seeds {facts['seeds']}{rows}`\n"
+    if "runs" in facts:
+        yield f"Its rows are of {facts['runs']} runs, of different versions of the code.\n"
     if "differs" in facts:
         yield f"{facts['differs']}\n"
     for name in ("beside the paper", *SHOWN):
