@@ -16,7 +16,7 @@ from readme_tables import markdown
 from lowcurve.experiments.papers.items import ITEMS
 from lowcurve.experiments.papers.units import glossary
 from lowcurve.report import page as html
-from lowcurve.results import Cell, Column, Table, dump, load, merge
+from lowcurve.results import Cell, Column, Table, beside, dump, load, merge
 
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
@@ -53,24 +53,21 @@ def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs of different rows: every claim is that of the run that made it, tables stand below one another.
-
-    A conclusion that compares rows of two runs is of neither, and stays "not run".
-    """
+    """Runs of different rows: their results below one another, and what the paper says beside all of them."""
     rows = [row for run in runs for row in run["facts"]["rows"].split(",")]
     assert len(rows) == len(set(rows)), f"twice among the rows of {runs[0]['facts']['item']}: {rows}"
     loaded = [{name: load(value) for name, value in run["results"].items()} for run in runs]
-    claims = [found.pop("beside the paper") for found in loaded]
-    assert all(isinstance(table, Table) for table in claims)
-    made = [
-        next((row for row in same if row[2] != "not run"), same[0])
-        for same in zip(*(t.rows for t in claims), strict=True)
-    ]
-    results = {"beside the paper": replace(claims[0], rows=tuple(made))}
-    for name in dict.fromkeys(name for found in loaded for name in found):
-        results[name] = merge([found[name] for found in loaded if name in found])
+    said = [found.pop("beside the paper") for found in loaded]
+    names = dict.fromkeys(name for found in loaded for name in found)
+    results = {name: merge([found[name] for found in loaded if name in found]) for name in names}
     facts = {**runs[0]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
-    return {"facts": facts, "results": {name: dump(result) for name, result in results.items()}}
+    claims = ITEMS[facts["item"]].claims
+    assert claims is not None, f"{facts['item']} has no claims of rows that are put together"
+    table = beside(said[0].title, claims(results, facts["data"]), said[0].caption, said[0].conditions)
+    return {
+        "facts": facts,
+        "results": {name: dump(result) for name, result in {"beside the paper": table, **results}.items()},
+    }
 
 
 def page() -> str:

@@ -1,5 +1,6 @@
 """The papers' items: each runs at its smallest scale, keeps what is finished, and says what the paper has."""
 
+import importlib
 import json
 import re
 import shutil
@@ -65,6 +66,26 @@ def test_some_rows_alone_leave_the_others_not_run(place):
     assert rows["standard: mean C"] != "not run"
     assert content["facts"]["rows"] == "standard,LCNN + gradient norm"
     assert rows["CURE: mean C"] == rows["C: LCNN + gradient norm < CURE"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("key", "others"), [("table-1", "CURE,gradient norm"), ("table-3", "gradient norm"), ("figure-2", "CURE")]
+)
+def test_rows_of_two_runs_are_judged_together_as_those_of_one(key, others, place, monkeypatch):
+    key = f"srinivas2022lcnn/{key}"
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs")
+    page = importlib.import_module("reproduction")
+    whole = made(place, key)
+    apart = [made(place, key, "--rows", rows) for rows in ("standard,LCNN,LCNN + gradient norm", others)]
+    (put,) = page.together(apart)
+    of_both = {row[0]: row for row in load(put["results"]["beside the paper"]).rows}
+    of_one = {row[0]: row for row in load(whole["results"]["beside the paper"]).rows}
+    assert of_both.keys() == of_one.keys()
+    same = {name for name in of_one if of_both[name] == of_one[name]}
+    left_out = ("softplus", "adversarial training", "C differs less")  # not asked for, and a count of models
+    assert {name for name in of_one if not name.startswith(left_out)} <= same
+    assert put["facts"]["runs"] == "2"
+    assert page.together([whole]) == [whole]
 
 
 def test_rows_that_were_made_elsewhere_are_taken_up_once_their_folders_are_copied(tmp_path):

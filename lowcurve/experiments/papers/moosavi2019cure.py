@@ -86,7 +86,7 @@ def table_2(workshop: Workshop) -> Found:
         said = "SPSA finds no more than PGD(100) on CURE"
         claims.append(holds(said, "section 4", ours["SPSA"] >= ours["PGD(100)"], f"{ours['SPSA']:.1%}"))
     matched = _matched(workshop)
-    even = cells_of(matched["matched"])  # type: ignore[arg-type]
+    even = cells_of(matched["matched"])
     mine, theirs = (value_of(even[row]["PGD at 1 radii"]) for row in list(even)[:2])
     claims.append(holds("CURE stands more at equal clean accuracy", UNSAID, mine > theirs, f"{mine:.1%}, {theirs:.1%}"))
     said = "PGD(40), PGD(100) and SPSA are printed of the wide network; SPSA has fewer draws here than in other work."

@@ -95,10 +95,15 @@ class Found:
         return [str(line) for line in self.differs if scale != "paper" or not isinstance(line, Reduction)]
 
 
+Claims = Callable[[Mapping[str, Result], str], list[Claim]]
+"""Results by name and the data set -> the paper's numbers beside ours."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A table, figure or number of a paper, and how it is made. data: what it may be made on, the first at a laptop's scale by
-    default; at the scale of the paper it is `paper_data`."""
+    default; at the scale of the paper it is `paper_data`. claims: for tables whose rows may be made in several runs, what is
+    said once they are put together."""
 
     key: str
     title: str
@@ -106,6 +111,7 @@ class Item:
     make: Callable[[Workshop], Found] = field(repr=False)
     data: tuple[str, ...] = ("cifar10", "mnist", "digits")
     paper_data: str = "cifar10"
+    claims: Claims | None = field(default=None, repr=False)
 
     def data_at(self, scale: str, asked: str | None) -> str:
         """The data set that is used at a scale, unless another is asked for."""

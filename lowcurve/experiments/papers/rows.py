@@ -110,13 +110,14 @@ def value_of(cell: Cell) -> float:
     return float("nan") if number is None else float(number)
 
 
-def cells_of(table: Table) -> dict[str, dict[str, Cell]]:
-    """The cells of a table by row and heading.
+def cells_of(table: Result) -> dict[str, dict[str, Cell]]:
+    """The cells of a result that is a table, by row and heading.
 
     Example:
         >>> cells_of(Table("t", (Column("network"), Column("C")), (("CURE", 2.0),)))["CURE"]["C"]
         2.0
     """
+    assert isinstance(table, Table)
     headings = [column.heading for column in table.columns]
     return {str(row[0]): dict(zip(headings, row, strict=True)) for row in table.rows}
 
