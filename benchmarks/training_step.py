@@ -254,7 +254,7 @@ def main() -> None:
     """Measure, print, and write the numbers."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 7; quick 2)")
-    words.add_argument("--batch", type=int, default=None, help="images a step (default 32; quick 8)")
+    words.add_argument("--batch", type=int, default=None, help="images a step (default 32; quick 6)")
     words.add_argument("--width", type=int, default=16, help="of the network's first stage")
     words.add_argument("--threads", type=int, default=1)
     words.add_argument("--device", default="cpu")
@@ -263,7 +263,7 @@ def main() -> None:
     words.add_argument("--peak", help=argparse.SUPPRESS)
     args = words.parse_args()
     args.rounds = args.rounds or (2 if args.quick else 7)
-    args.batch = args.batch or (8 if args.quick else 32)
+    args.batch = args.batch or (6 if args.quick else 32)
     torch.set_num_threads(args.threads)
     kept = keep_freed_memory()  # as the commands do
     if args.peak:
