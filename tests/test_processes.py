@@ -37,6 +37,11 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
     assert others[0] == others[1]
 
 
+def test_one_process_alone_audits_as_none_does():
+    """Of a network that draws at random, too: its draws are those of one evaluation, in their order."""
+    assert audited(fabric(DOUBLE), random=True) == audited(None, random=True)
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two processes found; one pair does all, since starting it takes most of the time."""

@@ -1,6 +1,6 @@
 /* Centered softplus and its slope in one pass each over memory, for one thread; lowcurve/models/fused.py says when.
 
-   Eager torch needs nine passes for the value, (1) below, and three for what a gradient g becomes, (2). With a = |beta x| and
+   Eager torch needs nine passes for the value, (1) below, and four for what a gradient g becomes, (2). With a = |beta x| and
    t = exp(-a), of which exp(-a) - 1 is had without cancellation:
 
      (1)  s0(x) = max(x, 0) + log(1 + (t - 1) / 2) / beta

@@ -148,9 +148,9 @@ class Subject:
 
     def _shared(self) -> AbstractContextManager[None]:
         """Inside, a network may draw as many random numbers as this process's share needs; afterwards all are alike again."""
-        return (
-            nullcontext() if self.fabric is None else randomness.isolated(self.seed, "audit", self.fabric.global_rank)
-        )
+        if self.fabric is None or self.fabric.world_size == 1:
+            return nullcontext()
+        return randomness.isolated(self.seed, "audit", self.fabric.global_rank)
 
     def walked(self, method: PGD, rows: np.ndarray, *, stop: bool, watch: Watch | None = None) -> Found:
         """One walk from each of these examples, watched."""
