@@ -1,5 +1,6 @@
 """Architectures: shapes, sizes, seeds, one module for each nonlinearity, and twice-differentiability."""
 
+import copy
 import math
 import operator
 
@@ -17,6 +18,7 @@ from lowcurve.losses import loss_field
 from lowcurve.models import ARCHITECTURES, NONLINEARITIES, Factory, Network, Standardize, nonlinearity
 from lowcurve.penalties import CURE
 from lowcurve.randomness import stream
+from lowcurve.store import Run
 
 CIFAR, MNIST, DIGITS, TINY, ODD, POINT = (3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 64, 64), (2, 7, 9), (2,)
 
@@ -71,6 +73,33 @@ def test_one_row_of_logits_an_example(name, shape):
     assert logits.shape == (3, 5)
     assert float((logits[0] - logits[1]).detach().abs().max()) > 0
     assert_close(model(images(shape)[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", ["relu", "softplus", "centered-softplus"])
+def test_a_nonlinearity_behind_the_pooling_is_the_one_before_it(act):
+    """Which increases: the largest of four values is the same one before it and behind it."""
+    model = Network("yu2018-mnist", MNIST, 10, (0.1,), (0.3,), act).build(seed=0).eval()
+    layers = list(model[1])
+    assert [type(layer) for layer in layers[1:5:3]] == [nn.MaxPool2d] * 2
+    for place in (1, 4):
+        layers[place], layers[place + 1] = layers[place + 1], layers[place]
+    other = nn.Sequential(model[0], *layers)
+    found = []
+    for network in (model, other):
+        x = images(MNIST).requires_grad_()
+        logits = network(x)
+        found.append((logits.detach(), *torch.autograd.grad(logits[:, 3].sum(), x)))
+    assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
+
+
+def test_a_network_that_pools_has_its_channels_last_also_where_it_was_copied_or_read(tmp_path):
+    source = spec("yu2018-mnist", MNIST)
+    model, run = source.build(seed=0), Run(tmp_path)
+    run.save_network("net", source, model)
+    for network in (model, copy.deepcopy(model), run.load_network("net")):
+        assert network[1][3].weight.is_contiguous(memory_format=torch.channels_last)
+        assert not network[1][3].weight.is_contiguous()
+        assert network.eval()(images(MNIST)).is_contiguous()
 
 
 class Layers(Tracer):
