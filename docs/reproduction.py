@@ -53,7 +53,8 @@ def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs of different rows: their results below one another, and what the paper says beside all of them."""
+    """Runs of different rows: their results below one another, the first run first, and what the paper says beside them."""
+    runs = sorted(runs, key=lambda run: str(run["facts"]["written"]))
     rows = [row for run in runs for row in run["facts"]["rows"].split(",")]
     assert len(rows) == len(set(rows)), f"twice among the rows of {runs[0]['facts']['item']}: {rows}"
     loaded = [{name: load(value) for name, value in run["results"].items()} for run in runs]
