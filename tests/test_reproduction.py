@@ -10,7 +10,8 @@ import pytest
 from command import done, refused
 
 from lowcurve.experiments.papers.items import ITEMS, item
-from lowcurve.experiments.papers.rows import rising
+from lowcurve.experiments.papers.rows import cells_of, rising, value_of
+from lowcurve.experiments.papers.yu2018interpreting import JUDGED
 from lowcurve.results import Claim, Column, Table, beside, holds, load
 from lowcurve.store import Run
 
@@ -66,6 +67,21 @@ def test_some_rows_alone_leave_the_others_not_run(place):
     assert rows["standard: mean C"] != "not run"
     assert content["facts"]["rows"] == "standard,LCNN + gradient norm"
     assert rows["CURE: mean C"] == rows["C: LCNN + gradient norm < CURE"] == "not run"
+
+
+def test_every_network_of_a_table_is_tried_under_the_suite_strong_and_no_other_is_asked_for(place):
+    key, some = "yu2018interpreting/table-1", ("natural", "MinMax")
+    content = made(place, key, "--rows", ",".join(some))
+    rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
+    found = cells_of(load(content["results"]["robustness"]))
+    assert tuple(found) == some
+    for row in JUDGED["table-1"]:
+        strong = rows[f"{row}: under the suite strong at 0.2"]
+        (told,) = (ours for name, ours in rows.items() if name.startswith(f"{row}: what stands"))
+        assert (strong == "not run") == (told == "not run") == (row not in some)
+        if row in some:
+            assert value_of(found[row]["strong"]) <= value_of(found[row]["clean"])
+            assert str(found[row]["audit"]) in told
 
 
 def test_rows_of_two_runs_are_judged_together_as_those_of_one(place, monkeypatch):

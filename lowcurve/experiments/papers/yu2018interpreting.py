@@ -29,7 +29,7 @@ from lowcurve.results import UNSAID, Cell, Claim, Result, Table, holds
 
 JUDGED: Mapping[str, tuple[str, ...]] = {"table-1": tuple(EPOCHS["table-1"]), "table-2": (OURS,)}
 """The rows that are tried under the suite `strong` as well, and audited."""
-JUDGED_AT = {"smoke": 200, "laptop": 200, "paper": 1000}
+JUDGED_AT = 200
 """On so many images, since the suite costs a hundred times an attack of the paper's."""
 
 
@@ -131,10 +131,10 @@ def _made(workshop: Workshop, table: str) -> dict[str, Result]:
     """Every row under the paper's attacks, and those of `JUDGED` under the suite strong, with the audit's verdict."""
     wanted = rows(workshop, table)
     numbers = attacked(workshop, wanted, lambda study: attacks_of(study, table), f"attacked-{table}")
-    most, tried = JUDGED_AT[workshop.scale], {}
+    tried = {}
     for row, study in workshop.asked(wanted).items():
         if row in JUDGED[table]:
-            settings = replace(study.evaluation, examples=min(study.evaluation.examples, most))
+            settings = replace(study.evaluation, examples=min(study.evaluation.examples, JUDGED_AT))
             tried[row] = replace(study, evaluation=settings)
     # Whoever asked for other rows has none of these, and `judged` would refuse the names of those.
     return {"numbers": numbers, **judged(replace(workshop, rows=()), tried)}
