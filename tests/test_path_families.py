@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
+from lowcurve.experiments.views.paths import within
 from lowcurve.geometry import CertifiedRadius
 from lowcurve.geometry.endpoints import (
     NOWHERE,
@@ -161,3 +162,14 @@ def test_loss_field_and_certificate_speak_of_the_same_region():
     y = torch.arange(200) % 3
     radius = CertifiedRadius(smoothness(model, x[:1]))(loss_field(model, y), x)["certified radius"]
     assert torch.equal(radius > 0, inner_margin(model, x, y) > 0)
+
+
+def test_ends_are_chosen_by_more_than_what_a_search_allows_for_rounding():
+    """Between once and twice the allowance a batch of another size may find the point outside: there no path begins."""
+    eps = torch.finfo(torch.float32).eps
+    x = torch.tensor([[1.0, 1.0 + share * eps] for share in (0, 8, 20, 40)])
+    y = torch.ones(4, dtype=torch.long)
+    model = torch.nn.Sequential(torch.nn.Identity())
+    assert (model(x).argmax(1) == y).tolist() == [False, True, True, True]
+    assert (inner_margin(model, x, y) > 0).tolist() == [False, False, True, True]
+    assert within(model, x, y).tolist() == [False, False, False, True]

@@ -20,9 +20,10 @@ ROUNDING = 16
 """So many machine epsilons of the two logits a margin must exceed, so that a batch of another size sees the same region."""
 
 
-def inner_margin(model: Classifier, x: Inputs, y: Labels) -> PerExample:
+def inner_margin(model: Classifier, x: Inputs, y: Labels, *, times: float = 1.0) -> PerExample:
     """z_y - max_{k != y} z_k less what rounding may have added: above 0 in the region of y. Without a graph.
 
+    times: so often what is allowed for rounding; whoever chooses points that others are to find in the region allows twice.
     Cost: one forward pass.
 
     Example:
@@ -33,7 +34,8 @@ def inner_margin(model: Classifier, x: Inputs, y: Labels) -> PerExample:
         logits = model(x)
         apart = margin(logits, y)
         true = logits.gather(1, y[:, None]).squeeze(1)
-        return apart - ROUNDING * torch.finfo(logits.dtype).eps * torch.maximum(true.abs(), (true - apart).abs())
+        size = torch.maximum(true.abs(), (true - apart).abs())
+        return apart - times * ROUNDING * torch.finfo(logits.dtype).eps * size
 
 
 @dataclass(frozen=True)
