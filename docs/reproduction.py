@@ -16,7 +16,7 @@ from readme_tables import markdown
 from lowcurve.experiments.papers.items import ITEMS
 from lowcurve.experiments.papers.units import glossary
 from lowcurve.report import page as html
-from lowcurve.results import Cell, Column, Table, beside, dump, load, merge
+from lowcurve.results import Cell, Column, Result, Table, beside, dump, load, merge
 
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
@@ -60,7 +60,12 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     loaded = [{name: load(value) for name, value in run["results"].items()} for run in runs]
     said = [found.pop("beside the paper") for found in loaded]
     names = dict.fromkeys(name for found in loaded for name in found)
-    results = {name: merge([found[name] for found in loaded if name in found]) for name in names}
+    results = {
+        name: merged(
+            {run["facts"]["rows"]: found[name] for run, found in zip(runs, loaded, strict=True) if name in found}
+        )
+        for name in names
+    }
     facts = {**runs[0]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
     claims = ITEMS[facts["item"]].claims
     assert claims is not None, f"{facts['item']} has no claims of rows that are put together"
@@ -69,6 +74,17 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "facts": facts,
         "results": {name: dump(result) for name, result in {"beside the paper": table, **results}.items()},
     }
+
+
+def merged(parts: dict[str, Result]) -> Result:
+    """Results by the rows that they have, as one; of conditions that not all share it is said whose they are."""
+    result = merge(list(parts.values()))
+    apart: dict[str, list[str]] = {}
+    for rows, part in parts.items():
+        for key, value in part.conditions.items():
+            if key not in result.conditions:
+                apart.setdefault(key, []).append(f"{value} ({rows.replace(',', ', ')})")
+    return replace(result, conditions={**result.conditions, **{key: "; ".join(said) for key, said in apart.items()}})
 
 
 def page() -> str:
