@@ -134,7 +134,7 @@ def _others(good: PerExample) -> str:
     return f"{len(rows)} of {len(good)} pairs (number {int(rows[0])} is the first)"
 
 
-def inner_margins(model: Classifier, x: Inputs, y: Labels, chunk: int) -> PerExample:
+def inner_margins(model: Classifier, x: Inputs, y: Labels, chunk: int, *, times: float = 1.0) -> PerExample:
     """`inner_margin` in parts of that size."""
-    parts = in_chunks(lambda part: inner_margin(model, x[part], y[part]), len(x), chunk)
+    parts = in_chunks(lambda part: inner_margin(model, x[part], y[part], times=times), len(x), chunk)
     return torch.cat(parts) if parts else x.new_zeros(0)

@@ -45,8 +45,8 @@ def yu2018_mnist(shape: Shape, classes: int, act: str, width: int = 16) -> nn.Se
     """Two 5x5 convolutions with max-pooling and two linear layers.
 
     The nonlinearity stands behind the pooling, which with one that increases is the same function for a quarter of its
-    work; and the weights have their channels last, as the pooling is fastest: a step of PGD-10 takes a tenth to a quarter
-    less time, most of it on a busy machine.
+    work (with GELU or SiLU it is another one). The weights have their channels last, as the pooling is fastest. So a step
+    of PGD-10 takes a tenth to a quarter less time, most of it on a busy machine.
 
     Reference: yu2018interpreting, section 8.3 ("four-layer"); the paper gives no widths, these are 16, 32 and 128.
     """

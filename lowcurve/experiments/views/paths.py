@@ -18,7 +18,6 @@ from lowcurve.geometry import (
     Points,
     adversarial_adversarial,
     bootstrap_interval,
-    inner_margin,
     natural_adversarial,
     natural_natural,
     natural_noise,
@@ -27,6 +26,7 @@ from lowcurve.geometry import (
     principal_components,
     straight_line,
 )
+from lowcurve.geometry.regions import inner_margins
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import integers, stream, uniform
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table
@@ -141,8 +141,7 @@ def led(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
 def within(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the network says y of x, by so much that a search for paths finds the same in a batch of another size."""
     with frozen(model):
-        parts = zip(torch.split(x, 256), torch.split(y, 256), strict=True)
-        return torch.cat([inner_margin(model, *part, times=2) > 0 for part in parts])
+        return inner_margins(model, x, y, 256, times=2) > 0
 
 
 def _first(found: Endpoints, pairs: int) -> Endpoints:
