@@ -9,12 +9,18 @@ import torch
 from objectives import ATTACK, CURVATURE, SLOPE, Watched, X, Y, each, network, slopes, terms
 from torch.testing import assert_close
 
-from lowcurve.attacks import PGD
+from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.attacks import NFGSM, PGD, OneStep
+from lowcurve.errors import InputError
+from lowcurve.experiments.methods import TrainingAttack, objective_of
+from lowcurve.experiments.settings import Study
 from lowcurve.losses import cross_entropy, loss_field, margin_loss
 from lowcurve.models.modes import mode
 from lowcurve.penalties import CURE, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
-from lowcurve.training import Objective, Term
+from lowcurve.training import Objective, Schedule, Term
+
+LARGE = Ball(LINF, 0.3)
 
 
 @each("objective")
@@ -155,6 +161,36 @@ def test_a_penalty_at_the_clean_inputs_is_what_it_is_without_the_attack(penalty,
     ATTACK(copy.deepcopy(model).eval(), X, Y, generator=draws)  # which takes its numbers first
     assert_close(found["it"], alone.parts(copy.deepcopy(model), X, Y, generator=draws)["it"].mean * 2.0)
     assert_close(found["loss"], terms(replace(both, penalties={}), copy.deepcopy(model))["loss"])
+
+
+@pytest.mark.parametrize("attack", [PGD(LARGE, steps=3, step_size=0.1), OneStep(LARGE), NFGSM(LARGE)])
+def test_a_scheduled_radius_is_that_share_of_the_attacks_own_and_the_steps_go_with_it(attack):
+    growing = Objective(attack=attack, radius_schedule=Schedule(start=0.0, until=0.5))
+    small = replace(attack, ball=replace(LARGE, radius=LARGE.radius / 4))
+    if isinstance(attack, PGD):
+        small = replace(small, step_size=0.1 / 4)
+    for progress, there in {0.0: None, 0.125: small, 0.5: attack}.items():
+        found = growing.terms(network(), X, Y, generator=stream(0, "step"), progress=progress)
+        assert_close(found, Objective(attack=there).terms(network(), X, Y, generator=stream(0, "step")))
+
+
+def test_a_scheduled_radius_wants_an_attack_within_a_ball_and_never_exceeds_it():
+    growing = Schedule(start=0.0, until=0.5)
+    with pytest.raises(
+        InputError, match=r"an attack within a ball to schedule, received NoneType; leave out radius_schedule"
+    ):
+        Objective(radius_schedule=growing)
+    for wrong in (Schedule(start=2.0), Schedule(end=-0.1)):
+        with pytest.raises(InputError, match=r"shares of the attack's radius, from 0 to 1"):
+            Objective(attack=ATTACK, radius_schedule=wrong)
+
+
+@pytest.mark.parametrize("name", ["FGSM", "RS-FGSM", "N-FGSM", "PGD", "gradient-norm+PGD", "GradAlign", "ELLE-A"])
+def test_the_radius_of_every_method_trained_at_attacked_inputs_grows_over_the_ramp(name):
+    for ramp, shares in ((0.0, [1.0, 1.0, 1.0]), (0.2, [0.0, 0.5, 1.0])):
+        study = Study(methods=(name,), training_attack=TrainingAttack(ramp=ramp)).resolved()
+        schedule = objective_of(name, study, (1.0,)).radius_schedule
+        assert [schedule(progress) for progress in (0.0, 0.1, 0.2)] == shares
 
 
 @dataclass(frozen=True)

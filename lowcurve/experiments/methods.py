@@ -56,13 +56,15 @@ class GradientNorm:
 @dataclass(frozen=True)
 class TrainingAttack:
     """The attack of adversarial training and the ball of what is trained within one; norm and radius are those of the study
-    unless they are given. steps: of PGD, TRADES and LLR. step_size: of PGD, 2.5 radius / steps unless it is given."""
+    unless they are given. steps: of PGD, TRADES and LLR. step_size: of PGD, 2.5 radius / steps unless it is given. ramp: where
+    the loss is taken at attacked inputs, the radius (and the step with it) grows from 0 over this share of training."""
 
     steps: int = 7
     norm: Literal["l_inf", "l_2"] | None = None
     radius: str | None = None
     step_size: float | None = None
     loss: Literal["cross-entropy", "margin"] = "cross-entropy"
+    ramp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,14 @@ def ball_of(study: "Study") -> Ball:
     return Ball(Norm(against.norm or study.norm), parse_radius(against.radius or study.radius))
 
 
+def _from_nothing(share: float) -> Schedule:
+    """From 0 to 1 over that share of training, or 1 from the start."""
+    return Schedule(start=0.0, until=share) if share else Schedule()
+
+
 def _attacked(study: "Study", attack: Attack, **penalties: Term) -> Objective:
-    return Objective(attack=attack, penalties=penalties, statistics=study.statistics)
+    ramp = _from_nothing(study.training_attack.ramp)
+    return Objective(attack=attack, radius_schedule=ramp, penalties=penalties, statistics=study.statistics)
 
 
 def _penalized(study: "Study", **penalties: Term) -> Objective:
@@ -155,7 +163,7 @@ def _gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -
     ours = study.gradient
     of = margin if ours.of == "margin" else None
     penalty = InputGradientNorm(Norm(ours.norm), ours.squared, of, ours.differentiation, ours.step)
-    ramp = Schedule(start=0.0, until=ours.ramp) if ours.ramp else Schedule()
+    ramp = _from_nothing(ours.ramp)
     return _penalized(study, gradient=Term(penalty, ours.weight, weight_schedule=ramp, every=ours.every))
 
 
@@ -198,7 +206,8 @@ def _pgd(study: "Study", std: tuple[float, ...], before: Classifier) -> Objectiv
 
 
 def _gradient_norm_and_pgd(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
-    return replace(_gradient_norm(study, std, before), attack=_pgd(study, std, before).attack)
+    against = _pgd(study, std, before)
+    return replace(_gradient_norm(study, std, before), attack=against.attack, radius_schedule=against.radius_schedule)
 
 
 def _trades(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001

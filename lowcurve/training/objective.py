@@ -84,9 +84,11 @@ class Objective:
     """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
 
     attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`norms_folded`), and the loss is taken
-    there (adversarial training). penalties_at: beside an attack, the penalties are taken at the "clean" inputs (as FGSM with
-    GradAlign, ELLE or CURE is published) or at the "attacked" ones. loss_weight, loss_schedule: w and its factor over
-    training; 0 leaves the penalties alone, as in distillation, and "loss" is then 0 in the terms.
+    there (adversarial training). radius_schedule: a factor on the attack's radius over training, from 0 to 1; where the
+    radius is large from the first step on, a network may never leave chance. penalties_at: beside an attack, the penalties
+    are taken at the "clean" inputs (as FGSM with GradAlign, ELLE or CURE is published) or at the "attacked" ones.
+    loss_weight, loss_schedule: w and its factor over training; 0 leaves the penalties alone, as in distillation, and "loss"
+    is then 0 in the terms.
 
     statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics, which stay); every term sees the
     same, and penalties by differences of losses need frozen ones. In batch mode each forward pass but the attack's moves
@@ -102,6 +104,7 @@ class Objective:
 
     loss: Loss = cross_entropy
     attack: Attack | None = None
+    radius_schedule: Schedule = Schedule()
     penalties: Mapping[str, Term] = field(default_factory=dict)
     statistics: Literal["batch", "frozen"] = "batch"
     penalties_at: Literal["clean", "attacked"] = "clean"
@@ -116,6 +119,12 @@ class Objective:
             raise InputError('penalties at the "clean" or at the "attacked" inputs', received, mend)
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
+        share = self.radius_schedule
+        if share != Schedule() and not hasattr(self.attack, "ball"):
+            name = type(self.attack).__name__
+            raise InputError("an attack within a ball to schedule", name, "leave out radius_schedule")
+        if min(share.start, share.end) < 0 or max(share.start, share.end) > 1:
+            raise InputError("shares of the attack's radius, from 0 to 1", share, "give the attack its largest radius")
 
     @property
     def differentiates_twice(self) -> bool:
@@ -167,7 +176,7 @@ class Objective:
         here = x
         if self.attack is not None:
             with mode(model, training=False), norms_folded(model, x), autocast():
-                here = self.attack(model, x, y, generator=generator)
+                here = self.attack(model, x, y, generator=generator, **self._reach(x, progress))
         there = x if self.penalties_at == "clean" else here
         apart = all(map(_wants_slope_alone, taken.values()))
         twice = any(getattr(penalty, "differentiates_twice", True) for _, penalty in taken.values())
@@ -193,6 +202,11 @@ class Objective:
                     mean = loss.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
                 parts[name] = Part(weight, mean)
         return parts
+
+    def _reach(self, x: Inputs, progress: float) -> dict[str, PerExample]:
+        """The radius for an attack that is not to have its own at this point of training."""
+        share = self.radius_schedule(progress)
+        return {} if share == 1.0 else {"radius": share * self.attack.ball.radii(x)}  # type: ignore[union-attr]
 
     def after(self, means: Mapping[str, Tensor], *, step: int = 0) -> "Objective":
         """The objective of the next step, given the means of this one's terms: each `Surge` has moved on.
