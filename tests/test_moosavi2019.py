@@ -15,6 +15,7 @@ from lowcurve.data import Examples, load
 from lowcurve.errors import InputError
 from lowcurve.experiments.methods import Cure
 from lowcurve.experiments.papers import epochs, moosavi2019cure
+from lowcurve.experiments.papers import moosavi2019goals as goals
 from lowcurve.experiments.papers.brackets import bracket, random_quadratics
 from lowcurve.experiments.papers.costs import steps_compared
 from lowcurve.experiments.papers.evolution import length_of
@@ -31,6 +32,7 @@ from lowcurve.geometry.quadratics import nearest_rise
 from lowcurve.losses import loss_field
 from lowcurve.penalties import CURE
 from lowcurve.randomness import normal, stream, uniform
+from lowcurve.results import Column, Table
 from lowcurve.store import Run
 from lowcurve.training import Objective, Term
 
@@ -171,6 +173,30 @@ def test_a_step_is_one_of_itself_and_the_penalty_costs_three_more():
     assert [found[name]["forward passes"] for name in found] == [1, 1, 2]
     assert found["plain"]["operations"] == found["again"]["operations"] == 1
     assert 2 < found["CURE"]["operations"] < 7
+
+
+def test_a_penalty_of_every_fourth_step_is_spread_over_four():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.Softplus(), torch.nn.Linear(8, 3))
+    x, y = torch.rand(4, 3, 2, 2, generator=stream(0)), torch.tensor([0, 1, 2, 0])
+    now_and_then = {k: Objective(penalties={"curvature": Term(CURE(h=0.1), 1.0, every=k)}) for k in (1, 4)}
+    steps = {"plain": Objective(), **{f"every {k}": objective for k, objective in now_and_then.items()}}
+    found = cells_of(steps_compared({name: (model, one) for name, one in steps.items()}, x, y, rounds=1, period=4))
+    assert [cells["forward passes"] for cells in found.values()] == [4, 8, 5]
+    always, fourth = (float(found[f"every {k}"]["operations"]) - 1 for k in (1, 4))
+    assert fourth == pytest.approx(always / 4)
+
+
+def test_the_goals_are_told_beside_ours_and_costs_only_where_all_rows_are_of_one_run():
+    left = {"standard": 0.0, "gradient norm": 0.2, "CURE + gradient norm": 0.3, "N-FGSM": 0.41, "CURE + N-FGSM": 0.4}
+    ours = tuple((row, 0.8, share, share - 0.01) for row, share in left.items())
+    table = Table("", tuple(map(Column, ("network", "clean", "PGD-20", "strong"))), ours)
+    tables = {"attacked": table, "robustness": table}
+    told = {claim.name: claim.shown for claim in goals.claims(tables, "cifar10")}
+    assert told["CURE + gradient norm: strong"] == "29.0%"
+    assert told["PGD-20: standard < gradient norm < CURE + gradient norm"].startswith("holds")
+    assert told["strong: N-FGSM < CURE + N-FGSM"].startswith("does not hold")
+    (cost,) = (shown for name, shown in told.items() if "a step costs" in name)
+    assert cost == "not run"
 
 
 def test_the_scale_of_a_released_penalty_counts_deviations():

@@ -21,6 +21,7 @@ from lowcurve.randomness import stream
 from lowcurve.training import Objective, Schedule, Term
 
 LARGE = Ball(LINF, 0.3)
+NAMES = ("FGSM", "RS-FGSM", "N-FGSM", "CURE+N-FGSM", "PGD", "gradient-norm+PGD", "GradAlign", "ELLE-A")
 
 
 @each("objective")
@@ -185,7 +186,7 @@ def test_a_scheduled_radius_wants_an_attack_within_a_ball_and_never_exceeds_it()
             Objective(attack=ATTACK, radius_schedule=wrong)
 
 
-@pytest.mark.parametrize("name", ["FGSM", "RS-FGSM", "N-FGSM", "PGD", "gradient-norm+PGD", "GradAlign", "ELLE-A"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_radius_of_every_method_trained_at_attacked_inputs_grows_over_the_ramp(name):
     for ramp, shares in ((0.0, [1.0, 1.0, 1.0]), (0.2, [0.0, 0.5, 1.0])):
         study = Study(methods=(name,), training_attack=TrainingAttack(ramp=ramp)).resolved()

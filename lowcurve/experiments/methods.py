@@ -167,6 +167,15 @@ def _gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -
     return _penalized(study, gradient=Term(penalty, ours.weight, weight_schedule=ramp, every=ours.every))
 
 
+def _cure_and_gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
+    both = _cure(study, std, before).penalties, _gradient_norm(study, std, before).penalties
+    return _penalized(study, **both[0], **both[1])
+
+
+def _cure_and_noisy(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
+    return _attacked(study, NFGSM(ball_of(study)), **_cure(study, std, before).penalties)
+
+
 def _low_curvature(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
     ours = study.low_curvature
     penalty = SharpnessAndNorms(ours.weight_of_beta, ours.weight_of_gamma)
@@ -247,9 +256,11 @@ METHODS = {
     "standard": Method(_standard),
     "CURE": Method(_cure, "standard", starts=True),
     "gradient-norm": Method(_gradient_norm),
+    "CURE+gradient-norm": Method(_cure_and_gradient_norm),
     "FGSM": Method(_one_step),
     "RS-FGSM": Method(_random_start),
     "N-FGSM": Method(_noisy),
+    "CURE+N-FGSM": Method(_cure_and_noisy),
     "PGD": Method(_pgd),
     "gradient-norm+PGD": Method(_gradient_norm_and_pgd),
     "TRADES": Method(_trades),

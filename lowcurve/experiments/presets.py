@@ -6,6 +6,7 @@ from typing import Literal
 from lowcurve.attacks import FULL, Effort
 from lowcurve.data import Augmentation, Limits
 from lowcurve.errors import InputError
+from lowcurve.evaluation.audit import Budget
 from lowcurve.experiments.methods import Cure, GradientNorm, TrainingAttack
 from lowcurve.experiments.settings import Evaluation, Study
 from lowcurve.training import Optimization, Schedule
@@ -105,9 +106,13 @@ def _at_paper(study: Study) -> Study:
 def shortened(study: Study, epochs: int = 1) -> Study:
     """The study on a few images and for an epoch, to see in seconds that it runs. epochs: of training from new weights, more
     where a network of chance has nothing to show."""
+    budget = Budget(
+        steps=4, restarts=1, walked=4, neighbors=8, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=2, spsa_draws=2,
+        long_steps=5,
+    )  # fmt: skip
     evaluation = Evaluation(
-        examples=32, steps=3, effort=Effort(3, 1, 20, 1), audited=8, radii=(0.0, 1.0), curvature_examples=16, lanczos_steps=4,
-        density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
+        examples=32, steps=3, effort=Effort(3, 1, 20, 1), audited=8, budget=budget, radii=(0.0, 1.0), curvature_examples=16,
+        lanczos_steps=4, density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
         drawn_points=9, drawn_paths=0,
     )  # fmt: skip
     return replace(

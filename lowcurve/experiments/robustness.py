@@ -66,8 +66,8 @@ def attack_results(
         heading = f"auditing {name}"
         proved = _proved(study, model, few)
         verdict = audit(
-            model, few, ball, seed=study.seed, certified=proved, progress=progress, heading=heading,
-            fabric=processes(study.hardware),
+            model, few, ball, seed=study.seed, certified=proved, budget=settings.budget, progress=progress,
+            heading=heading, fabric=processes(study.hardware),
         )  # fmt: skip
     if settings.save_inputs:
         stands = torch.from_numpy(left.standing)

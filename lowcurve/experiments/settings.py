@@ -7,6 +7,7 @@ from lowcurve.analysis.norms import LINF, Ball, Norm, parse_radius
 from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Limits
 from lowcurve.errors import InputError
+from lowcurve.evaluation.audit import Budget
 from lowcurve.experiments.methods import METHODS, USUAL, Cure, GradientNorm, LowCurvature, Others, TrainingAttack
 from lowcurve.training import Hardware, Optimization
 
@@ -20,15 +21,16 @@ class Evaluation:
     """How many test examples each step sees, and how long it looks. `radii` are multiples of the study's radius.
 
     examples: of the attacks; steps: of PGD. effort: of the suite strong. audited: how many of them the tests for gradient
-    masking see, 0 for no audit. save_inputs: keep the inputs that the attacks found. drawn: at how many images boundaries and
-    surfaces are drawn, 0 for no pictures; drawn_points: along a side of a plane; drawn_paths: between how many images paths
-    are looked for, 0 for none.
+    masking see, 0 for no audit; budget: what these may cost for each. save_inputs: keep the inputs that the attacks found.
+    drawn: at how many images boundaries and surfaces are drawn, 0 for no pictures; drawn_points: along a side of a plane;
+    drawn_paths: between how many images paths are looked for, 0 for none.
     """
 
     examples: int = 360
     steps: int = 20
     effort: Effort = FULL
     audited: int = 120
+    budget: Budget = field(default_factory=Budget)
     save_inputs: bool = True
     radii: tuple[float, ...] = (
         0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875, 2.0,
@@ -65,8 +67,8 @@ class Study:
     network: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, mlp.
     model: package.module:factory, your own network in place of `network`; weights: its state dict, from which fine-tuning
     then starts instead of training a standard network. methods: which networks to make, of standard, CURE, gradient-norm,
-    FGSM, RS-FGSM, N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, teacher,
-    LCNN, LCNN+gradient-norm, minimal (these three convert the network), distillation.
+    CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool,
+    adversarial-set, teacher, LCNN, LCNN+gradient-norm, minimal (these three convert the network), distillation.
     suite: the attacks that robustness is judged by, of strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist and
     yu2018-cifar10. radius: of the attacks, written 8/255, 0.1 or pixels:8, in pixel units.
     training: of networks from scratch; fine_tuning: of those that start from the standard one (CURE, DeepFool,

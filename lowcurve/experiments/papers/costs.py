@@ -33,12 +33,15 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def steps_compared(steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, y: Tensor, rounds: int) -> Table:
+def steps_compared(
+    steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, y: Tensor, rounds: int, period: int = 1
+) -> Table:
     """A step of each network under its objective, from the batch to the parameters' gradients, power iterations of LCNN's
     layers included; without the optimizer.
 
     Forward passes, operations and time; the first is the plain step that the others are counted in. Every round takes a step of
-    each, and the best round of each counts. Copies take it, in training mode; the networks stay as they are.
+    each, and the best round of each counts. Copies take it, in training mode; the networks stay as they are. period: so many
+    steps in a row stand for one, where a penalty is taken at every k-th.
     """
     steps = {name: (deepcopy(model).requires_grad_(), objective) for name, (model, objective) in steps.items()}
     forwards: list[int] = []
@@ -47,15 +50,15 @@ def steps_compared(steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, 
         forwards.clear()
         seen = model.register_forward_hook(lambda *_: forwards.append(1))
         with Operations() as counter:
-            _step(model, objective, x, y)
+            _steps(model, objective, x, y, period)
         seen.remove()
         passes[name], operations[name] = len(forwards), counter.count
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (model, objective) in steps.items():
             began = time.perf_counter()
-            _step(model, objective, x, y)
-            seconds[name].append(time.perf_counter() - began)
+            _steps(model, objective, x, y, period)
+            seconds[name].append((time.perf_counter() - began) / period)
     best = {name: min(times) for name, times in seconds.items()}
     plain = next(iter(steps))
     rows = tuple(
@@ -67,7 +70,7 @@ def steps_compared(steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, 
     )  # fmt: skip
     columns = (
         Column("step"),
-        Column("forward passes", "Of the network.", "d"),
+        Column("forward passes", "Of the network." if period == 1 else f"Of the network, in {period} steps.", "d"),
         Column("operations", "In plain steps."),
         Column("time", "In plain steps: best round against best round."),
         Column("seconds", "Of the best round."),
@@ -79,9 +82,10 @@ def steps_compared(steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, 
     return Table("A training step, in plain steps", columns, rows, conditions=conditions)
 
 
-def _step(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> None:
-    model.zero_grad(set_to_none=True)
+def _steps(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, period: int) -> None:
     with mode(model, training=True):
-        update_norms(model)  # as `fit` does at every step
-        terms = objective.terms(model, x, y, generator=stream(0, "costs"))
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for step in range(period):
+            model.zero_grad(set_to_none=True)
+            update_norms(model)  # as `fit` does at every step
+            terms = objective.terms(model, x, y, generator=stream(0, "costs", step), step=step)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

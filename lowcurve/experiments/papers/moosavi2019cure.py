@@ -12,6 +12,7 @@ from lowcurve.attacks import FGSM, PGD, DeepFool
 from lowcurve.attacks.within import Within
 from lowcurve.experiments.methods import objective_of
 from lowcurve.experiments.papers import moosavi2019figures as figures
+from lowcurve.experiments.papers import moosavi2019goals as beyond
 from lowcurve.experiments.papers.attacked import attacked, judged, printed
 from lowcurve.experiments.papers.brackets import (
     bounds_against_curvature,
@@ -235,22 +236,28 @@ def cost(workshop: Workshop) -> Found:
 
 MODEL = ("quadratics",)
 DIGITS = ("mnist", "svhn", "digits")
-ITEMS = tuple(
-    Item(f"moosavi2019cure/{key}", title, where, partial(_remembered, make), data, paper_data)
-    for key, title, where, make, data, paper_data in (
-        ("figure-10", "Through fine-tuning", "Figures 10 and 14, section 4", figures.figure_10, IMAGES, "cifar10"),
-        ("table-1", "Fine-tuned on DeepFool's images", "Table 1, section 2", table_1, IMAGES, "cifar10"),
-        ("table-2", "CURE under attack", "Table 2, section 4", table_2, IMAGES, "cifar10"),
-        ("table-3", "CURE on digits under attack", "Table 3, section A.1", table_3, DIGITS, "svhn"),
-        ("figure-1", "Cross-sections of the boundary", "Figure 1, section 2", figures.figure_1, IMAGES, "cifar10"),
-        ("figure-2", "Curvature profiles", "Figures 2, 9 and 12, section 2", figures.figure_2, IMAGES, "cifar10"),
-        ("figure-3", "Surfaces of the loss", "Figures 3, 8 and 13, section 2", figures.figure_3, IMAGES, "cifar10"),
-        ("theorem-1", "Bounds of the distance", "Theorem 1, Figures 4 and 5, section 3", theorem_1, MODEL, MODEL[0]),
-        ("remark-3", "Gradient and curvature", "Remark 3, section 3", figures.remark_3, IMAGES, "cifar10"),
-        ("figure-6", "Accuracy against radius", "Figures 6 and 15, section 4", figures.figure_6, IMAGES, "cifar10"),
-        ("figure-7", "SPSA against PGD", "Figure 7, section 4", figures.figure_7, IMAGES, "cifar10"),
-        ("figure-11", "Perturbed images", "Figure 11, section 4", figures.figure_11, DIGITS, "svhn"),
-        ("footnote-5", "Along the gradient or its sign", "Footnote 5, section 4", footnote_5, IMAGES, "cifar10"),
-        ("cost", "The cost of a step", "Section 4, cost of the regularizer", cost, IMAGES, "cifar10"),
-    )
+ITEMS = (
+    *(
+        Item(f"moosavi2019cure/{key}", title, where, partial(_remembered, make), data, paper_data)
+        for key, title, where, make, data, paper_data in (
+            ("figure-10", "Through fine-tuning", "Figures 10 and 14, section 4", figures.figure_10, IMAGES, "cifar10"),
+            ("table-1", "Fine-tuned on DeepFool's images", "Table 1, section 2", table_1, IMAGES, "cifar10"),
+            ("table-2", "CURE under attack", "Table 2, section 4", table_2, IMAGES, "cifar10"),
+            ("table-3", "CURE on digits under attack", "Table 3, section A.1", table_3, DIGITS, "svhn"),
+            ("figure-1", "Cross-sections of the boundary", "Figure 1, section 2", figures.figure_1, IMAGES, "cifar10"),
+            ("figure-2", "Curvature profiles", "Figures 2, 9 and 12, section 2", figures.figure_2, IMAGES, "cifar10"),
+            ("figure-3", "Surfaces of the loss", "Figures 3, 8 and 13, section 2", figures.figure_3, IMAGES, "cifar10"),
+            ("theorem-1", "Bounds of the distance", "Theorem 1, Figures 4 and 5, section 3", theorem_1, MODEL, MODEL[0]),
+            ("remark-3", "Gradient and curvature", "Remark 3, section 3", figures.remark_3, IMAGES, "cifar10"),
+            ("figure-6", "Accuracy against radius", "Figures 6 and 15, section 4", figures.figure_6, IMAGES, "cifar10"),
+            ("figure-7", "SPSA against PGD", "Figure 7, section 4", figures.figure_7, IMAGES, "cifar10"),
+            ("figure-11", "Perturbed images", "Figure 11, section 4", figures.figure_11, DIGITS, "svhn"),
+            ("footnote-5", "Along the gradient or its sign", "Footnote 5, section 4", footnote_5, IMAGES, "cifar10"),
+            ("cost", "The cost of a step", "Section 4, cost of the regularizer", cost, IMAGES, "cifar10"),
+        )
+    ),
+    Item(
+        "moosavi2019cure/goals", "Without adversarial examples, and with one step", UNSAID, beyond.goals, IMAGES, "cifar10",
+        beyond.claims,
+    ),
 )  # fmt: skip
