@@ -57,7 +57,8 @@ def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs of different rows: their results below one another, the first run first, and what the paper says beside them."""
+    """Runs of different rows: their results below one another, the first run first, and what the paper says beside them;
+    what differs from the paper is told as by the last."""
     runs = sorted(runs, key=lambda run: str(run["facts"]["written"]))
     rows = [row for run in runs for row in run["facts"]["rows"].split(",")]
     assert len(rows) == len(set(rows)), f"twice among the rows of {runs[0]['facts']['item']}: {rows}"
@@ -70,10 +71,10 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
         )
         for name in names
     }
-    facts = {**runs[0]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
+    facts = {**runs[-1]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
     claims = ITEMS[facts["item"]].claims
     assert claims is not None, f"{facts['item']} has no claims of rows that are put together"
-    table = beside(said[0].title, claims(results, facts["data"]), said[0].caption, said[0].conditions)
+    table = beside(said[-1].title, claims(results, facts["data"]), said[-1].caption, said[-1].conditions)
     return {
         "facts": facts,
         "results": {name: dump(result) for name, result in {"beside the paper": table, **results}.items()},
