@@ -18,7 +18,8 @@ from lowcurve.experiments.settings import Study
 from lowcurve.results import UNSAID, Cell, Claim, Result, holds
 from lowcurve.types import Attack
 
-STANDARD, SLOPE, CLEAN, STEP, CURVED_STEP = "standard", "gradient norm", "CURE + gradient norm", "N-FGSM", "CURE + N-FGSM"
+STANDARD, SLOPE, CLEAN = "standard", "gradient norm", "CURE + gradient norm"
+STEP, CURVED_STEP = "N-FGSM", "CURE + N-FGSM"
 METHODS = {
     STANDARD: "standard", SLOPE: "gradient-norm", CLEAN: "CURE+gradient-norm", STEP: "N-FGSM", CURVED_STEP: "CURE+N-FGSM",
 }  # fmt: skip
