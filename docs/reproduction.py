@@ -60,15 +60,14 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Runs of different rows: their results below one another, the first run first, and what the paper says beside them;
     what differs from the paper is told as by the last."""
     runs = sorted(runs, key=lambda run: str(run["facts"]["written"]))
-    rows = [row for run in runs for row in run["facts"]["rows"].split(",")]
+    of = [rows_of(run) for run in runs]
+    rows = [row for rows in of for row in rows]
     assert len(rows) == len(set(rows)), f"twice among the rows of {runs[0]['facts']['item']}: {rows}"
     loaded = [{name: load(value) for name, value in run["results"].items()} for run in runs]
     said = [found.pop("beside the paper") for found in loaded]
     names = dict.fromkeys(name for found in loaded for name in found)
     results = {
-        name: merged(
-            {run["facts"]["rows"]: found[name] for run, found in zip(runs, loaded, strict=True) if name in found}
-        )
+        name: merged({", ".join(rows): found[name] for rows, found in zip(of, loaded, strict=True) if name in found})
         for name in names
     }
     facts = {**runs[-1]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
@@ -81,6 +80,15 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def rows_of(run: dict[str, Any]) -> list[str]:
+    """The rows that a run was asked for, or all that its table has."""
+    if "rows" in run["facts"]:
+        return str(run["facts"]["rows"]).split(",")
+    table = load(run["results"]["numbers"])
+    assert isinstance(table, Table)
+    return [str(row[0]) for row in table.rows]
+
+
 def merged(parts: dict[str, Result]) -> Result:
     """Results by the rows that they have, as one; of conditions that not all share it is said whose they are."""
     result = merge(list(parts.values()))
@@ -88,7 +96,7 @@ def merged(parts: dict[str, Result]) -> Result:
     for rows, part in parts.items():
         for key, value in part.conditions.items():
             if key not in result.conditions:
-                apart.setdefault(key, []).append(f"{value} ({rows.replace(',', ', ')})")
+                apart.setdefault(key, []).append(f"{value} ({rows})")
     return replace(result, conditions={**result.conditions, **{key: "; ".join(said) for key, said in apart.items()}})
 
 
