@@ -142,7 +142,7 @@ def not_run() -> Table:
             data = ITEMS[key].data_at(scale, None)
             if scale not in {content["facts"]["scale"] for content in contents}:
                 pieces = " --minutes 8" if scale == "paper" else ""
-                rows.append((key, scale, data, f"`lowcurve reproduce {key} --scale {scale}{pieces}`"))
+                rows.append((key, scale, data, f"lowcurve reproduce {key} --scale {scale}{pieces}"))
     columns = (Column("item"), Column("scale"), Column("data"), Column("command"))
     return Table("Not run", columns, tuple(rows), NOT_RUN)
 
