@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--radius", "nan"], "a finite radius of at least 0"),
         (["--radius", "0.6", "--evaluation.radii", "[0.0,2.0]"], "a radius within the pixel range"),
         (["--scale", "tiny"], "a scale among smoke, laptop, paper"),
-        (["--methods", "[standard,magic]"], "methods among standard, CURE, gradient-norm, FGSM, RS-FGSM"),
+        (["--methods", "[standard,magic]"], "methods among standard, CURE, gradient-norm, CURE+gradient-norm, FGSM"),
         (["--methods", "[]"], "at least one method"),
         (["--network", "vgg"], "a network among mlp, small-convnet"),
         (["--nonlinearity", "tanh"], "a nonlinearity among relu, softplus"),

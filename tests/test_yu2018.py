@@ -1,6 +1,7 @@
 """What the items of yu2018interpreting stand on: units along directions, distances, plateaus, rises, alignment with edges."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,9 +182,23 @@ def test_the_attacks_are_those_of_the_recipes_numbers(tmp_path):
         for row, recipe in recipes_of(table).items():
             attacks = attacks_of(studies[row], table)
             assert set(recipe.values) == {"natural", *attacks}
-        assert set(studies) == {*recipes_of(table), "MinMax"}
+        assert set(studies) == set(FILES["table-2"])  # both tables have its six, two of them on MNIST without a recipe
     balls = [attack.ball for attack in attacks_of(studies["ours"], "table-2").values()]
     assert balls[:3] == [Ball(balls[0].norm, pixels(n)) for n in (3, 6, 9)]
+
+
+def test_the_two_networks_that_the_paper_lacks_on_mnist_have_its_parts_and_a_radius_that_grows(tmp_path):
+    found = rows(Workshop("paper", "mnist", None, str(tmp_path)), "table-1")  # type: ignore[arg-type]
+    both, minmax, ours, theirs = (found[row] for row in ("ours + AdvTrain", "MinMax", "ours", "AdvTrain"))
+    assert both.gradient == ours.gradient
+    assert replace(both.training_attack, ramp=0.0) == theirs.training_attack
+    assert (minmax.training_attack.steps, minmax.training_attack.step_size, minmax.training_attack.radius) == (
+        40,
+        0.01,
+        "0.3",
+    )
+    assert both.training_attack.ramp == minmax.training_attack.ramp > 0
+    assert rows(Workshop("laptop", "mnist", None, str(tmp_path)), "table-1")["MinMax"].training_attack.ramp == 0  # type: ignore[arg-type]
 
 
 def test_one_slope_and_the_curvatures_of_their_names():
