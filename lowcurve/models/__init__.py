@@ -2,6 +2,7 @@
 
 from lowcurve.models.architectures import ARCHITECTURES, Network
 from lowcurve.models.factories import Factory
+from lowcurve.models.gram import norm_bound
 from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Standardize, nonlinearity
 from lowcurve.models.lipschitz import prepare_norms, update_norms
 from lowcurve.models.spectral import Interval, norm_interval
@@ -36,6 +37,7 @@ __all__ = [
     "inspect_layers",
     "load_original",
     "nonlinearity",
+    "norm_bound",
     "norm_interval",
     "prepare_norms",
     "summary",

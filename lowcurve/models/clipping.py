@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
+from lowcurve.models.gram import Weighted
 from lowcurve.models.layers import widened
 from lowcurve.models.modes import mode
-from lowcurve.models.spectral import Weighted, linear_map, power_iteration
+from lowcurve.models.spectral import linear_map, power_iteration
 
 
 class Lipschitz(nn.Module):

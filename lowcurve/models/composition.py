@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.errors import InputError
+from lowcurve.models.gram import norm_bound
 from lowcurve.models.layers import CenteredSoftplus, Standardize
 from lowcurve.models.lcnn import ScaledBlock
 from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
 from lowcurve.models.modes import mode
-from lowcurve.models.spectral import norm_interval
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     function of the network's outputs that is affine, as the theorem has it.
 
     For networks in a row, of linear layers, BatchNorm, pooling and softplus, and of LCNN's scaled blocks, whose two arms are
-    one map of the larger norm. The norms are upper ends of `norm_interval`, in eval mode. It is a statement about the method
+    one map of the larger norm. The norms are those of `norm_bound`, in eval mode. It is a statement about the method
     and no certificate: n_i, the number of outputs of the i-th map, makes it far too large for any real network, and the loss
     is not in it. `models.smoothness` bounds the curvature of margins themselves.
 
     x: one input, shape (1, ...), of which the size alone matters. The curvature of ReLU and max-pooling is infinite.
-    Cost: one forward pass and `norm_interval` of each layer.
+    Cost: one forward pass and `norm_bound` of each layer.
 
     Errors: InputError for a layer that is not among these.
 
@@ -146,7 +146,7 @@ def _of_layer(name: str, layer: nn.Module, before: nn.Module | None, sizes: Size
         return _Map(name, _norm_of_batchnorm(layer, before, sizes), width)
     if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         factor = float(layer.factor) if isinstance(layer, LipschitzWeight) else 1.0
-        return _Map(name, factor * norm_interval(layer, came[2:]).upper, width)
+        return _Map(name, factor * norm_bound(layer, came[2:]), width)
     expected = "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks"
     raise InputError(expected, type(layer).__name__, "use smoothness(model, example), which follows branches")
 
@@ -159,5 +159,5 @@ def _norm_of_batchnorm(layer: nn.modules.batchnorm._BatchNorm, before: nn.Module
     std = torch.as_tensor(layer.running_var + layer.eps).sqrt()
     scale = std.reciprocal() if layer.weight is None else layer.weight / std
     if isinstance(before, nn.Linear | nn.modules.conv._ConvNd):
-        return factor * norm_interval(before, sizes[before][0][2:], scale=scale).upper
+        return factor * norm_bound(before, sizes[before][0][2:], scale=scale)
     return factor * float(scale.abs().max())

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from lowcurve.analysis.calculus import pullback
 from lowcurve.errors import InputError
 from lowcurve.models.clipping import Lipschitz
+from lowcurve.models.gram import norm_bound
 from lowcurve.models.layers import CenteredSoftplus, Standardize
 from lowcurve.models.residual import PaddedShortcut
-from lowcurve.models.spectral import norm_interval
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _weighted(layer: nn.Linear | nn.modules.conv._ConvNd, before: torch.Size, sc
             kind = "transposed" if layer.transposed else f"padded by {layer.padding_mode}"
             mend = "bound the network without it"
             raise InputError("convolutions with zeros around the image", f"one that is {kind}", mend)
-        slope = norm_interval(layer, before[2:], scale=scale).upper
+        slope = norm_bound(layer, before[2:], scale=scale)
     groups = getattr(layer, "groups", 1)
     columns = (
         weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(2)

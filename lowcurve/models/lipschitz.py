@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
 from lowcurve.models.clipping import Lipschitz, lipschitz_layers, prepare_norms, update_norms
+from lowcurve.models.gram import Weighted
 from lowcurve.models.layers import widened
-from lowcurve.models.spectral import Weighted, linear_part
+from lowcurve.models.spectral import linear_part
 
 __all__ = [
     "Lipschitz",

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowcurve.errors import InputError
+from lowcurve.models.gram import scaled
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
-from lowcurve.models.spectral import scaled
 from lowcurve.models.surgery.blocks import NORMS, WEIGHTS, BatchNorm, blocks
 from lowcurve.models.surgery.kinds import POOLING
 from lowcurve.models.surgery.placing import put
