@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from lightning_fabric import Fabric
 from torch import nn
 
 from lowcurve import evaluation
@@ -15,6 +15,9 @@ from lowcurve.losses import cross_entropy
 from lowcurve.results import Cell, Line, summarize
 from lowcurve.training import Hardware, fabric
 from lowcurve.types import Loss, Measure, Progress
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CELLS = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
 
@@ -50,7 +53,7 @@ class Subject:
 
 
 @cache
-def processes(hardware: Hardware) -> Fabric:
+def processes(hardware: Hardware) -> "Fabric":
     """The processes that share an evaluation, running; one alone unless the hardware says more."""
     made = fabric(hardware)
     made.launch()

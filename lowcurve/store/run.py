@@ -10,7 +10,6 @@ from typing import Any, TextIO
 
 import torch
 import yaml
-from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import save
 from torch import nn
 
@@ -159,6 +158,8 @@ class Run:
 
     def loggers(self, name: str) -> list[Any]:
         """CSV and TensorBoard loggers for a training; one that is resumed gets files of its own."""
+        from lightning_fabric.loggers import CSVLogger, TensorBoardLogger  # as slow to import as torch
+
         root = self.folder / "logs"
         part = f"part-{len(list((root / name).glob('part-*'))) + 1}"
         with writing(root):

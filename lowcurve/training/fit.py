@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lowcurve import randomness
@@ -25,6 +24,9 @@ from lowcurve.training.schedule import Schedule
 from lowcurve.training.state import State
 from lowcurve.training.validation import CLEAN, ROBUST, accuracies
 from lowcurve.types import Attack, Progress, silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CURVATURE = ("log_beta", "log_gamma")
 """How the names of betas and gammas end."""
@@ -106,7 +108,7 @@ def fit(
     seed: int = 0,
     validation: Examples | None = None,
     validation_attack: Attack | None = None,
-    fabric: Fabric | None = None,
+    fabric: "Fabric | None" = None,
     checkpoint: Checkpoint | None = None,
     checkpoint_every: int | None = None,
     progress: Progress[int] = silent,
@@ -153,7 +155,7 @@ def fit(
 
 
 def _state(
-    model: nn.Module, objective: Objective, optimization: Optimization, examples: Examples, fabric: Fabric
+    model: nn.Module, objective: Objective, optimization: Optimization, examples: Examples, fabric: "Fabric"
 ) -> State:
     """Everything in its place, once it is known that it can be trained."""
     refuse_what_is_silently_wrong(fabric, objective)

@@ -3,16 +3,17 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
 from lowcurve.errors import InputError
 from lowcurve.training.objective import Objective
+
+if TYPE_CHECKING:  # Fabric takes as long to import as torch: whoever only asks for help need not wait for it
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import Strategy
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,12 @@ class Hardware:
 
 
 def fabric(
-    hardware: Hardware | None = None, *, strategy: Strategy | None = None, loggers: Sequence[Any] = ()
-) -> Fabric:
+    hardware: Hardware | None = None, *, strategy: "Strategy | None" = None, loggers: Sequence[Any] = ()
+) -> "Fabric":
     """A Fabric for this hardware; `strategy` overrides the one that the hardware names."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
     hardware = hardware or Hardware()
     chosen: Strategy | str = strategy or hardware.strategy
     if chosen in ("ddp", "ddp_spawn"):
@@ -57,12 +61,14 @@ def fabric(
         raise InputError("hardware that Lightning Fabric knows and finds here", reason, mend) from None
 
 
-def refuse_what_is_silently_wrong(made: Fabric, objective: Objective) -> None:
+def refuse_what_is_silently_wrong(made: "Fabric", objective: Objective) -> None:
     """static_graph=True and sharded parameters give wrong gradients, without an error, to twice-differentiated objectives.
 
     So it is with torch 2.13: under static_graph the ranks even disagree with one another; FSDP leaves the
     gradients empty.
     """
+    from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+
     if not objective.differentiates_twice:
         return
     strategy, mend = made.strategy, 'use strategy="ddp" without it, or an objective without penalties'
@@ -77,6 +83,8 @@ def refuse_what_is_silently_wrong(made: Fabric, objective: Objective) -> None:
 def refuse_what_penalties_cannot_bear(model: nn.Module, objective: Objective) -> None:
     """A model that Fabric has set up: compiled, where an objective differentiates it twice, or in half precision beside any
     penalty. torch does not differentiate a compiled function twice, and says so only in the first backward pass."""
+    from torch._dynamo import OptimizedModule
+
     if objective.differentiates_twice and isinstance(model._forward_module, OptimizedModule):
         mend = 'write compile: false, or penalties with differentiation="first_order"'
         raise InputError("an eager network for penalties that differentiate it twice", "a compiled one", mend)
@@ -94,5 +102,5 @@ def like_weights(x: Tensor, model: nn.Module) -> Tensor:
 class _Compiling:
     """What Fabric calls with each model that it has set up."""
 
-    def on_after_setup(self, fabric: Fabric, module: Any) -> None:  # noqa: ARG002 (Fabric names them)
+    def on_after_setup(self, fabric: "Fabric", module: Any) -> None:  # noqa: ARG002 (Fabric names them)
         module._forward_module = torch.compile(module._forward_module)

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowcurve.penalties import Surge
 from lowcurve.training.objective import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class State:
@@ -18,7 +20,7 @@ class State:
 
     def __init__(
         self,
-        fabric: Fabric,
+        fabric: "Fabric",
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         objective: Objective,

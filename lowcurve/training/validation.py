@@ -1,7 +1,8 @@
 """How well a network does on examples that it is not trained on, epoch by epoch."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lowcurve import randomness
@@ -10,11 +11,14 @@ from lowcurve.models.modes import mode
 from lowcurve.training.hardware import like_weights
 from lowcurve.types import Attack
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 CLEAN, ROBUST = "validation accuracy", "validation robust accuracy"
 
 
 def accuracies(
-    model: nn.Module, examples: Examples, attack: Attack | None, fabric: Fabric, batch_size: int, seed: int
+    model: nn.Module, examples: Examples, attack: Attack | None, fabric: "Fabric", batch_size: int, seed: int
 ) -> dict[str, float]:
     """The shares of the examples that are classified rightly, and, if there is an attack, that stand under it.
 

@@ -1,5 +1,6 @@
 """A network without its BatchNorm, lent: gone into the layers before it inside a `with`, and afterwards as it was."""
 
+import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -8,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
@@ -130,7 +130,7 @@ def _free(part: nn.Module) -> bool:
 def _found(model: nn.Module, x: Inputs) -> Pairs:
     """None where that is not all that becomes of a layer's results."""
     norms = [part for part in model.modules() if isinstance(part, BatchNorm) and part.running_var is not None]
-    if not norms or any(isinstance(part, OptimizedModule) or part._compiled_call_impl for part in model.modules()):
+    if not norms or any(_compiled(part) for part in model.modules()):
         return {}
     model = _unwrapped(model)
     with mode(model, training=False), torch.autocast(x.device.type, enabled=False):
@@ -141,6 +141,12 @@ def _found(model: nn.Module, x: Inputs) -> Pairs:
         pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
         pairs = {norm: layer for norm, layer in pairs.items() if norm in norms and type(layer) in WEIGHTS}
         return pairs if _is_the_same(model, x, pairs) else {}
+
+
+def _compiled(part: nn.Module) -> bool:
+    """Whether torch compiles it. torch._dynamo takes as long to import as torch, and has been by whoever compiled a network."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return bool(part._compiled_call_impl) or (dynamo is not None and isinstance(part, dynamo.OptimizedModule))
 
 
 def _is_the_same(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
