@@ -57,8 +57,8 @@ def margin(logits: Logits, y: Labels) -> PerExample:
     Reference: yu2018interpreting, Eq. (2).
     """
     _check(logits, y)
-    true, others = _true_and_others(logits, y)
-    return true - others.amax(1)
+    place = y[:, None]
+    return logits.gather(1, place).squeeze(1) - logits.scatter(1, place, -math.inf).amax(1)
 
 
 def margin_loss(logits: Logits, y: Labels) -> PerExample:

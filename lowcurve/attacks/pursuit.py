@@ -205,12 +205,14 @@ def _record(walk: Walk, active: _Active, logits: Logits, found: Found, stop: boo
     home = found.point.device
     numbers, fallen_there, values = active.numbers.to(home), fallen.to(home), values.to(home)
     first = fallen_there & ~found.fallen[numbers]
-    found.looks[numbers[first]] = active.rows["step"].to(home)[first] + 1
-    found.fallen[numbers[first]] = True
+    if bool(first.any()):
+        found.looks[numbers[first]] = active.rows["step"].to(home)[first] + 1
+        found.fallen[numbers[first]] = True
     better = values > found.value[numbers]
     if stop:  # the point that fools is the answer, even where an earlier one was higher
         better |= first
     rows = torch.nonzero(better).flatten()
-    found.point[numbers[rows]] = point[rows.to(point.device)].to(home)
-    found.value[numbers[rows]] = values[rows]
+    if len(rows):
+        found.point[numbers[rows]] = point[rows.to(point.device)].to(home)
+        found.value[numbers[rows]] = values[rows]
     return fallen

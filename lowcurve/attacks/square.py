@@ -1,6 +1,7 @@
 """Square: random search with square patches, which asks for no gradient and so sees through a masked one."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class Square:
         highest = torch.maximum(value, rows["highest"])
         streams = images.streams.at_each(rows["step"])
         added = _as_images(best - images.x)
-        sides = self._sides(rows["step"], added)
+        sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[rows["step"]]
         if self.ball.norm == L2:
             candidate = self._moved(images, _traded(added, sides, images.radius, streams))
         else:
@@ -104,21 +105,18 @@ class Square:
     def _moved(self, images: Images, added: Tensor) -> Tensor:
         return self.ball.project(images.x + added.reshape(images.x.shape), images.x, images.radius)
 
-    def _sides(self, step: Tensor, added: Tensor) -> Tensor:
-        """The side of each image's next patch, shape (batch, 2): the same in height and width as far as there is room."""
-        marks = torch.tensor(HALVINGS, device=step.device) * self.queries
-        halvings = (step[:, None] * 10_000 > marks).sum(1)
-        height, width = added.shape[2:]
-        area = self.share * 0.5**halvings * height * width
-        if min(height, width) == 1:
-            return torch.stack([torch.full_like(area, min(height, 1)), area.round()], 1).long().maximum(_one(step))
-        side = area.sqrt().round().long().maximum(_one(step)[:, 0])
-        most = torch.tensor([height - 1, width - 1], device=step.device)
-        return side[:, None].minimum(most)
 
-
-def _one(step: Tensor) -> Tensor:
-    return torch.ones(len(step), 2, dtype=torch.long, device=step.device)
+@lru_cache(maxsize=64)
+def _sides(queries: int, share: float, height: int, width: int, device: torch.device) -> Tensor:
+    """The sides of the patch after each query, shape (queries, 2): the same in height and width as far as there is room."""
+    marks = torch.tensor(HALVINGS) * queries
+    halvings = (torch.arange(queries)[:, None] * 10_000 > marks).sum(1)
+    area = share * 0.5**halvings * height * width
+    if min(height, width) == 1:
+        both = torch.stack([torch.full_like(area, 1), area.round()], 1)
+        return both.long().clamp(min=1).to(device)
+    side = area.sqrt().round().long().clamp(min=1)
+    return side[:, None].minimum(torch.tensor([height - 1, width - 1])).to(device)
 
 
 def _wide(values: PerExample) -> Tensor:
