@@ -194,6 +194,31 @@ def test_the_radius_of_every_method_trained_at_attacked_inputs_grows_over_the_ra
         assert [schedule(progress) for progress in (0.0, 0.1, 0.2)] == shares
 
 
+def test_a_method_whose_attack_has_no_ball_has_no_ramp():
+    study = Study(methods=("standard", "DeepFool"), training_attack=TrainingAttack(ramp=0.2)).resolved()
+    with pytest.raises(
+        InputError, match=r"whose radius can grow, received DeepFool, which has none; leave out --train"
+    ):
+        objective_of("DeepFool", study, (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("CURE+gradient-norm", {"curvature", "gradient"}),
+        ("CURE+N-FGSM", {"curvature"}),
+        ("gradient-norm+PGD", {"gradient"}),
+    ],
+)
+def test_methods_of_two_parts_have_the_attack_of_one_and_the_penalties_of_both(name, parts):
+    study = Study().resolved()
+    found, attacked = objective_of(name, study, (1.0,)), name.split("+")[1] in ("N-FGSM", "PGD")
+    assert set(found.penalties) == parts
+    assert found.attack == (objective_of(name.split("+")[1], study, (1.0,)).attack if attacked else None)
+    for part in set(name.split("+")) & {"CURE", "gradient-norm"}:
+        assert objective_of(part, study, (1.0,)).penalties.items() <= found.penalties.items()
+
+
 @dataclass(frozen=True)
 class Failing:
     """A penalty, and an attack, that fails."""

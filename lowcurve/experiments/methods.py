@@ -92,13 +92,16 @@ class LowCurvature:
     decay: float = 0.1
 
 
+Makes = Callable[["Study", tuple[float, ...], Classifier], Objective]
+"""Study, deviations of the pixels, the network before -> what is minimized."""
+
+
 @dataclass(frozen=True)
 class Method:
     """Which network must be there `before`, whether training starts from its weights (and is fine-tuning then), what is
-    minimized: study, deviations of the pixels, the network before -> objective; and under which recipe its network is
-    converted first, if under one."""
+    minimized, and under which recipe its network is converted first, if under one."""
 
-    objective: Callable[["Study", tuple[float, ...], Classifier], Objective]
+    objective: Makes
     before: str = ""
     starts: bool = False
     recipe: Callable[["Study"], LCNN | Minimal] | None = None
@@ -147,6 +150,16 @@ def _penalized(study: "Study", **penalties: Term) -> Objective:
     return Objective(penalties=penalties, statistics=study.statistics)
 
 
+def _together(first: Makes, second: Makes) -> Makes:
+    """The attack of the first, the penalties of both."""
+
+    def made(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
+        one, other = first(study, std, before), second(study, std, before)
+        return replace(one, penalties={**one.penalties, **other.penalties})
+
+    return made
+
+
 def _standard(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
     return _penalized(study)
 
@@ -167,24 +180,10 @@ def _gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -
     return _penalized(study, gradient=Term(penalty, ours.weight, weight_schedule=ramp, every=ours.every))
 
 
-def _cure_and_gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
-    both = _cure(study, std, before).penalties, _gradient_norm(study, std, before).penalties
-    return _penalized(study, **both[0], **both[1])
-
-
-def _cure_and_noisy(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
-    return _attacked(study, NFGSM(ball_of(study)), **_cure(study, std, before).penalties)
-
-
 def _low_curvature(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
     ours = study.low_curvature
     penalty = SharpnessAndNorms(ours.weight_of_beta, ours.weight_of_gamma)
     return _penalized(study, sharpness=Term(penalty, 1.0))
-
-
-def _low_curvature_and_gradient_norm(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
-    both = _gradient_norm(study, std, before).penalties, _low_curvature(study, std, before).penalties
-    return _penalized(study, **both[0], **both[1])
 
 
 def _lcnn(study: "Study") -> LCNN:
@@ -214,11 +213,6 @@ def _pgd(study: "Study", std: tuple[float, ...], before: Classifier) -> Objectiv
     return _attacked(study, attack)
 
 
-def _gradient_norm_and_pgd(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:
-    against = _pgd(study, std, before)
-    return replace(_gradient_norm(study, std, before), attack=against.attack, radius_schedule=against.radius_schedule)
-
-
 def _trades(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
     penalty = TRADES(ball_of(study), study.training_attack.steps)
     return _penalized(study, divergence=Term(penalty, study.others.trades))
@@ -240,6 +234,9 @@ def _elle(study: "Study", std: tuple[float, ...], before: Classifier) -> Objecti
 
 
 def _deepfool(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
+    if study.training_attack.ramp:
+        mend = "leave out --training_attack.ramp"
+        raise InputError("an attack within a ball, whose radius can grow", "DeepFool, which has none", mend)
     return _attacked(study, DeepFool(ball_of(study).norm))
 
 
@@ -256,13 +253,13 @@ METHODS = {
     "standard": Method(_standard),
     "CURE": Method(_cure, "standard", starts=True),
     "gradient-norm": Method(_gradient_norm),
-    "CURE+gradient-norm": Method(_cure_and_gradient_norm),
+    "CURE+gradient-norm": Method(_together(_cure, _gradient_norm)),
     "FGSM": Method(_one_step),
     "RS-FGSM": Method(_random_start),
     "N-FGSM": Method(_noisy),
-    "CURE+N-FGSM": Method(_cure_and_noisy),
+    "CURE+N-FGSM": Method(_together(_noisy, _cure)),
     "PGD": Method(_pgd),
-    "gradient-norm+PGD": Method(_gradient_norm_and_pgd),
+    "gradient-norm+PGD": Method(_together(_pgd, _gradient_norm)),
     "TRADES": Method(_trades),
     "LLR": Method(_llr),
     "GradAlign": Method(_alignment),
@@ -270,7 +267,7 @@ METHODS = {
     "DeepFool": Method(_deepfool, "standard", starts=True),
     "adversarial-set": Method(_standard, "standard", starts=True),
     "LCNN": Method(_low_curvature, recipe=_lcnn),
-    "LCNN+gradient-norm": Method(_low_curvature_and_gradient_norm, recipe=_lcnn),
+    "LCNN+gradient-norm": Method(_together(_gradient_norm, _low_curvature), recipe=_lcnn),
     "minimal": Method(_gradient_norm, recipe=_minimal),
     "teacher": Method(_teacher),
     "distillation": Method(_distillation, "teacher"),
