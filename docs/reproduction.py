@@ -71,6 +71,7 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
         for name in names
     }
     facts = {**runs[-1]["facts"], "rows": ",".join(rows), "runs": str(len(runs))}
+    facts.pop("took", None)  # that of one of them
     claims = ITEMS[facts["item"]].claims
     assert claims is not None, f"{facts['item']} has no claims of rows that are put together"
     table = beside(said[-1].title, claims(results, facts["data"]), said[-1].caption, said[-1].conditions)

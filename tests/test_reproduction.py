@@ -35,6 +35,8 @@ def test_every_item_runs_at_its_smallest_scale(key, place):
     assert claims.rows
     assert all(ours != "not run" for _, _, ours, _ in claims.rows)
     assert content["facts"]["item"] == key
+    assert {"lowcurve", "torch", "machine", "took", "written"} <= set(content["facts"])
+    assert all(used["data"] == content["facts"]["data"] for used in content["settings"].values())
     assert (place / key.split("/")[0] / f"{key.split('/')[1]}.html").read_text().startswith("<!doctype html>")
 
 
@@ -66,6 +68,8 @@ def test_some_rows_alone_leave_the_others_not_run(place):
     rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
     assert rows["standard: mean C"] != "not run"
     assert content["facts"]["rows"] == "standard,LCNN + gradient norm"
+    assert set(content["settings"]) == {"standard-0", "lcnn-gradient-norm-0"}
+    assert content["settings"]["standard-0"]["methods"] == ["standard"]
     assert rows["CURE: mean C"] == rows["C: LCNN + gradient norm < CURE"] == "not run"
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
 from lowcurve.cli.draw import drawn
-from lowcurve.cli.processes import followed, follows, leading, require_processes, settle
+from lowcurve.cli.processes import circumstances, followed, follows, leading, require_processes, settle
 from lowcurve.cli.reproduce import reproduced
 from lowcurve.cli.terminal import logged, progress_bars, table, verdicts
 from lowcurve.cli.words import Request, parse
@@ -226,8 +225,6 @@ def _report(study: "Study", run: "Run") -> None:
 def _facts(study: "Study", run: "Run") -> dict[str, str]:
     from importlib.metadata import version
 
-    import torch
-
     from lowcurve.experiments.pictures import in_reading_order
 
     return {
@@ -235,9 +232,6 @@ def _facts(study: "Study", run: "Run") -> dict[str, str]:
         "seed": str(study.seed),
         "networks": ", ".join(in_reading_order(run.networks())),
         "lowcurve": version("lowcurve"),
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "written": time.strftime("%Y-%m-%d %H:%M"),
+        **circumstances(),
         "settings": "settings.yaml beside this page; read it back with --config",
     }

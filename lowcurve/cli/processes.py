@@ -2,6 +2,7 @@
 share its training and keep nothing."""
 
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,21 @@ def settle() -> None:
     # Threads that spin while they wait make small tensors on a busy machine 10 to 60 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
+
+
+def circumstances() -> dict[str, str]:
+    """With what, where and when something is computed, for those who read of it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    parts = [platform.machine(), torch.backends.cpu.get_cpu_capability(), f"{threads} thread{'s' * (threads > 1)}"]
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return {
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "machine": ", ".join([*parts, *gpu]),
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+    }
 
 
 def follows() -> bool:

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lowcurve.cli.processes import settle
+from lowcurve.cli.processes import circumstances, settle
 from lowcurve.cli.terminal import claims, logged, progress_bars
 from lowcurve.errors import InputError
 
@@ -124,13 +125,15 @@ def _made(item: "Item", workshop: "Workshop", run: "Run") -> int:
     found = item.make(workshop)
     beside = item.table(found, workshop)
     results = {"beside the paper": beside, **found.results}
-    facts = _facts(item, workshop, found)
-    name = item.key.split("/")[1]
-    run.write_json(f"{name}.json", {"facts": facts, "results": {key: dump(value) for key, value in results.items()}})
+    seconds = time.monotonic() - began
+    facts, name = _facts(item, workshop, found, seconds), item.key.split("/")[1]
+    settings = {network: asdict(study) for network, study in workshop.used.items()}
+    dumped = {key: dump(value) for key, value in results.items()}
+    run.write_json(f"{name}.json", {"facts": facts, "settings": settings, "results": dumped})
     title = f"{item.title}: {item.where} of {item.key.split('/')[0]}"
     lead = f"Made at the scale {workshop.scale} on {workshop.data}, with the paper's numbers beside ours."
     written = run.write(f"{name}.html", page(title, lead, list(results.values()), facts, []))
-    log.info("%s took %.0f s", item.key, time.monotonic() - began)
+    log.info("%s took %.0f s", item.key, seconds)
     console = Console()
     console.print(claims(beside))
     for line in found.differs_at(workshop.scale):
@@ -139,11 +142,7 @@ def _made(item: "Item", workshop: "Workshop", run: "Run") -> int:
     return 0
 
 
-def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]:
-    import platform
-
-    import torch
-
+def _facts(item: "Item", workshop: "Workshop", found: "Found", seconds: float) -> dict[str, Any]:
     from lowcurve.results import code_version
 
     differs = found.differs_at(workshop.scale)
@@ -155,8 +154,6 @@ def _facts(item: "Item", workshop: "Workshop", found: "Found") -> dict[str, Any]
         **({"rows": ",".join(workshop.rows)} if workshop.rows else {}),
         **({"differs": " ".join(differs)} if differs else {}),
         "lowcurve": code_version(),
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "written": time.strftime("%Y-%m-%d %H:%M"),
+        **circumstances(),
+        "took": f"{seconds:.0f} s, without what was there already",
     }

@@ -26,7 +26,7 @@ class Room(Keeper, Protocol):
 @dataclass(frozen=True)
 class Workshop:
     """Where items are made: at a scale, on a data set, with as many seeds, keeping what is finished. rows: which models of a
-    table; all by default.
+    table; all by default. used: of which settings were the networks that were asked for, by the names they are kept under.
 
     What was kept is taken up again only if it was made with the same settings by the same code, whatever its version is called:
     networks by that which trains, results by all that computes.
@@ -39,6 +39,7 @@ class Workshop:
     seeds: int = 2
     rows: tuple[str, ...] = ()
     progress: Progress[int] = silent
+    used: dict[str, Study] = field(default_factory=dict, compare=False, repr=False)
 
     def asked(self, wanted: Mapping[str, Study]) -> Mapping[str, Study]:
         """The rows that were asked for; all, unless some were."""
@@ -53,7 +54,8 @@ class Workshop:
         data = _data(made.data, made.data_dir, made.limits, made.seed)
         steps.train(made, data, keeper, self.progress)
         # Where the data lie is no setting of what is made of them.
-        return replace(made, data_dir=None), data, {method: keeper.load_network(method) for method in made.methods}
+        self.used[f"{name}-{seed}"] = placeless = replace(made, data_dir=None)
+        return placeless, data, {method: keeper.load_network(method) for method in made.methods}
 
     def tested(self, made: Study, count: int) -> Examples:
         """So many test images, whatever the limit of the networks' study: its own are the first of them."""
