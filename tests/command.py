@@ -17,7 +17,7 @@ from lowcurve.cli import main
 HOUSE = Path(__file__).parents[1]
 SMOKE = ("--data", "digits", "--scale", "smoke")
 FOUR = ["standard", "CURE", "gradient-norm", "PGD"]
-LONGER = (*SMOKE, "--methods", "[standard,CURE]", "--training.epochs", "25", "--fine_tuning.epochs", "25")
+LONGER = (*SMOKE, "--methods", "[standard,CURE]", "--training.epochs", "12", "--fine_tuning.epochs", "12")
 
 
 def done(*words: object) -> int:

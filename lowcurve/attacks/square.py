@@ -111,11 +111,11 @@ def _sides(queries: int, share: float, height: int, width: int, device: torch.de
     """The sides of the patch after each query, shape (queries, 2): the same in height and width as far as there is room."""
     marks = torch.tensor(HALVINGS) * queries
     halvings = (torch.arange(queries)[:, None] * 10_000 > marks).sum(1)
-    area = share * 0.5**halvings * height * width
+    area, one = share * 0.5**halvings * height * width, torch.tensor(1)
     if min(height, width) == 1:
-        both = torch.stack([torch.full_like(area, 1), area.round()], 1)
-        return both.long().clamp(min=1).to(device)
-    side = area.sqrt().round().long().clamp(min=1)
+        both = torch.stack([torch.ones_like(area), area.round()], 1)
+        return both.long().maximum(one).to(device)
+    side = area.sqrt().round().long().maximum(one)
     return side[:, None].minimum(torch.tensor([height - 1, width - 1])).to(device)
 
 
