@@ -1,9 +1,11 @@
-"""Writes docs/reproduction.md and .html from docs/results/reproduce-*.json: python docs/reproduction.py
+"""Writes docs/reproduction.md, .html and pictures from docs/results/reproduce-*.json: python docs/reproduction.py
 
 Each of these files is the JSON that `lowcurve reproduce` wrote for one item. tests/test_readme.py holds the page against them.
 """
 
 import json
+import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +18,8 @@ from readme_tables import markdown
 from lowcurve.experiments.papers.items import ITEMS
 from lowcurve.experiments.papers.units import glossary
 from lowcurve.report import page as html
-from lowcurve.results import Cell, Column, Result, Table, beside, dump, load, merge
+from lowcurve.report import static_figure
+from lowcurve.results import Cell, Column, Curves, Result, Scatter, Table, beside, dump, load, merge
 
 HERE = Path(__file__).parent
 HEAD = """# The papers, made again
@@ -25,6 +28,7 @@ Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, w
 typed by hand. A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are
 named: smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of
 other data, and only conclusions are counted as agreeing or differing. `docs/reproduction.html` has the same tables as one page.
+Pictures bear the number of the paper's figure that they can be laid beside.
 """
 SHOWN = (
     "numbers", "discrepancy", "boundary", "paths", "families", "colors", "robustness", "wide", "cross-sections", "attacked",
@@ -32,6 +36,10 @@ SHOWN = (
 )  # fmt: skip
 MOST = 12
 """Rows of a table that is not the claims'; longer ones stand in the page that the command writes."""
+PICTURES = "reproduction"
+"""The folder of what is drawn, beside the page."""
+DRAWN = 3
+"""So many pictures of an item on one data set at most; the page that the command writes has all."""
 SCALES = ("laptop", "paper")
 NOT_RUN = (
     "At the scale of the paper these are networks of the papers' sizes on whole data sets: hours of a GPU, and none was at "
@@ -190,8 +198,34 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
                 "; ".join(f"{k}: {v}" for k, v in table.conditions.items() if k not in ("item", "paper")),
             ]
             yield "\n\n".join(filter(None, said)) + ("\n" if any(said) else "")
+    for place, plot in drawn(key, content):
+        conditions = "; ".join(f"{k}: {v}" for k, v in plot.conditions.items())
+        title = plot.title if plot.title.startswith("Figure") else f"{ITEMS[key].where}: {plot.title}"
+        yield f"![{title}]({place})\n"
+        yield f"{title}{conditions and f' ({conditions})'}.\n"
+
+
+def drawn(key: str, content: dict[str, Any]) -> Iterator[tuple[str, Curves | Scatter]]:
+    """The curves and points of an item that is a figure of its paper, and where their pictures are."""
+    facts = content["facts"]
+    loaded = {name: load(value) for name, value in content["results"].items()} if "Figure" in ITEMS[key].where else {}
+    plots = {name: plot for name, plot in loaded.items() if isinstance(plot, Curves | Scatter)}
+    for name, plot in list(plots.items())[:DRAWN]:
+        words = (key.replace("/", "-"), facts["data"], facts["scale"], re.sub(r"\W+", "-", name))
+        yield f"{PICTURES}/{'-'.join(words)}.svg", plot
+
+
+def pictures() -> dict[str, Curves | Scatter]:
+    """Everything that is drawn, by its place."""
+    return {
+        place: plot for key, contents in found().items() for content in contents for place, plot in drawn(key, content)
+    }
 
 
 if __name__ == "__main__":
     (HERE / "reproduction.md").write_text(page())
     (HERE / "reproduction.html").write_text(web_page())
+    shutil.rmtree(HERE / PICTURES, ignore_errors=True)
+    (HERE / PICTURES).mkdir()
+    for place, plot in pictures().items():
+        (HERE / place).write_bytes(static_figure(plot, "svg"))

@@ -119,6 +119,11 @@ def test_the_page_of_what_was_made_again_is_that_of_the_committed_results(monkey
     module = importlib.import_module("reproduction")
     assert module.page() == (ROOT / "docs" / "reproduction.md").read_text()
     assert module.web_page() == (ROOT / "docs" / "reproduction.html").read_text()
+    shown = re.findall(r"\]\((reproduction/[^)]+)\)", module.page())
+    assert len(shown) > 30
+    assert sorted(shown) == sorted(
+        path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("reproduction/*")
+    )
     assert "does not hold" in module.page()
     reasons = yaml.safe_load((ROOT / "docs" / "why.yaml").read_text())
     assert set(reasons) <= set(module.ITEMS)
