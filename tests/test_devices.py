@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,7 @@ from torch.testing import assert_close
 
 from lowcurve.cli.commands import main
 
-WORDS = ["study", "--scale", "smoke", "--accelerator", "cpu", "--validation-steps", "2"]
-THREE = ["--methods", "[CURE,ELLE-A]"]
-"""With the standard network, which CURE needs."""
-ONE = ["--methods", "[standard]"]
+WORDS = ["study", "--scale", "smoke", "--accelerator", "cpu", "--methods", "[CURE,ELLE-A]", "--validation-steps", "2"]
 TWO = ["--devices", "2", "--strategy", "ddp"]
 
 
@@ -56,38 +51,29 @@ def numbers(result: object) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Callable[[list[str]], Path]:
-    """What one process makes of these methods, once."""
-
-    @cache
-    def by_one(*methods: str) -> Path:
-        folder = tmp_path_factory.mktemp("alone") / "run"
-        assert main([*WORDS, *methods, "--out", str(folder)]) == 0
-        return folder
-
-    return lambda methods: by_one(*methods)
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert main([*WORDS, "--out", str(folder)]) == 0
+    return folder
 
 
 @pytest.mark.parametrize(
-    ("launcher", "tasks", "methods"),
+    ("launcher", "tasks"),
     [
-        (("-m", "lowcurve"), 1, THREE),
-        # How processes are begun is all that differs; what they train does not know by whom.
-        (("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowcurve"), 1, ONE),
-        (("-m", "lowcurve"), 2, ONE),
+        (("-m", "lowcurve"), 1),
+        (("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowcurve"), 1),
+        (("-m", "lowcurve"), 2),
     ],
     ids=["itself", "torchrun", "slurm"],
 )
-def test_two_processes_make_the_networks_of_one_and_one_of_them_keeps_the_run(launcher, tasks, methods, made, tmp_path):
-    folder, alone = tmp_path / "run", made(methods)
-    said = run(*launcher, *WORDS, *methods, *TWO, "--out", str(folder), tasks=tasks)
-    names = sorted(path.stem for path in (alone / "networks").iterdir())
-    assert names == (["CURE", "ELLE-A", "standard"] if methods == THREE else ["standard"])
-    for name in names:
+def test_two_processes_make_the_networks_of_one_and_one_of_them_keeps_the_run(launcher, tasks, alone, tmp_path):
+    folder = tmp_path / "run"
+    said = run(*launcher, *WORDS, *TWO, "--out", str(folder), tasks=tasks)
+    for name in ("standard", "CURE", "ELLE-A"):
         ours, theirs = (load_file(place / "networks" / f"{name}.safetensors") for place in (alone, folder))
         assert_close(theirs, ours, rtol=0, atol=1e-6)
     assert said.count("study took") == 1
-    assert (folder / "log.txt").read_text().count(f"{names[0]}: epoch 1") == 1
+    assert (folder / "log.txt").read_text().count("CURE: epoch 1") == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in alone.iterdir())
     one, two = ({key: numbers(result) for key, result in results(place).items()} for place in (alone, folder))
     assert one.keys() == two.keys()
@@ -107,8 +93,7 @@ def test_a_process_that_follows_must_know_where_the_run_is(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
 
 
-def test_a_process_that_follows_evaluates_nothing(monkeypatch, made):
-    alone = made(ONE)
+def test_a_process_that_follows_evaluates_nothing(monkeypatch, alone):
     monkeypatch.setenv("RANK", "1")
     before = {path: path.stat().st_mtime_ns for path in alone.rglob("*")}
     assert main(["report", str(alone)]) == 0

@@ -346,12 +346,12 @@ def test_logits_that_move_alike_leave_the_curvature_its_digits(part):
     )
 
 
-@pytest.mark.parametrize(("dtype", "every"), [(torch.float32, 1), (torch.float64, 4)])
-def test_an_eigenvalue_lies_within_the_residual_on_a_thousand_random_networks(dtype, every):
-    """Of the matrix whose products they are; in double precision, where rounding takes less of the residual, on 250 of them."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_eigenvalue_lies_within_the_residual_on_a_thousand_random_networks(dtype):
+    """Of the matrix whose products they are."""
     violated = set()
     x = randomness.uniform(torch.zeros(1000, 1, 6, dtype=dtype), 0, 1, generator=stream(0, "inputs"))
-    for seed in range(0, 1000, every):
+    for seed in range(1000):
         model, y = random_network(seed).to(dtype), torch.tensor([seed % 3])
         operator = hessian(loss_field(model, y), x[seed])
         assert operator.way == REPLAYED
