@@ -363,9 +363,9 @@ def test_any_change_of_what_computes_is_another_code_and_none_of_what_shows_is(t
     def versions() -> tuple[str, str]:
         return fingerprint(tmp_path / "package", SHOWS), fingerprint(tmp_path / "package", MEASURES)
 
-    def edit(name: str) -> None:
+    def edit(name: str, text: str = "edited = 1\n") -> None:
         with (tmp_path / "package" / name).open("a") as file:
-            file.write("# edited\n")
+            file.write(text)
 
     both = versions()
     assert code_version().endswith(both[0])
@@ -379,6 +379,22 @@ def test_any_change_of_what_computes_is_another_code_and_none_of_what_shows_is(t
     assert measuring[1] == both[1]
     edit("penalties/cure.py")
     assert all(after != before for after, before in zip(versions(), measuring, strict=True))
+
+
+def test_prose_and_moved_files_keep_the_code_version(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.py").write_text(
+        '"""Text."""\nfrom lowcurve.a import b\n\ndef f():\n    """Doc."""\n    return b\n'
+    )
+    before = fingerprint(tmp_path, ())
+    (tmp_path / "sub" / "a.py").unlink()
+    (tmp_path / "__init__.py").write_text('"""A new package."""\n')
+    (tmp_path / "b.py").write_text(
+        'from lowcurve.elsewhere import b\n# comment\ndef f():\n    """Other."""\n    return (b)\n'
+    )
+    assert fingerprint(tmp_path, ()) == before
+    (tmp_path / "b.py").write_text("from lowcurve.elsewhere import c\n\ndef f():\n    return b\n")
+    assert fingerprint(tmp_path, ()) != before
 
 
 def test_no_training_goes_through_the_rooms_that_its_version_leaves_out():
