@@ -37,11 +37,11 @@ import torch  # noqa: E402
 from peaks import raised_by  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from examples.public_networks import lenet5, resnet20  # noqa: E402
 from lowcurve import evaluation  # noqa: E402
 from lowcurve.analysis.norms import L2, LINF, Ball  # noqa: E402
 from lowcurve.attacks import FGSM, FULL, PGD, Effort, strong  # noqa: E402
 from lowcurve.data import Examples, Limits, load  # noqa: E402
+from lowcurve.examples.public_networks import lenet5, resnet20  # noqa: E402
 from lowcurve.losses import cross_entropy  # noqa: E402
 from lowcurve.randomness import stream  # noqa: E402
 from lowcurve.store import load_weights  # noqa: E402
@@ -79,7 +79,7 @@ def ways(
     for name, (attack, norm) in ours.items():
         found[name] = {
             "lowcurve": lambda attack=attack, norm=norm: torch.from_numpy(
-                evaluation.attack(model, few, attack, norm).standing
+                evaluation.attack(model, few, attack, norm).robust
             ),
             "lowcurve, no active set": lambda attack=attack: torch.cat(
                 [attack(model, a, b, generator=stream(0)) for a, b in zip(x.split(256), y.split(256), strict=True)]
@@ -119,7 +119,7 @@ def ways(
     return found
 
 
-def standing(model: nn.Module, few: Examples, inputs: Tensor) -> Tensor:
+def robust(model: nn.Module, few: Examples, inputs: Tensor) -> Tensor:
     """Who is right at the clean and at the attacked inputs: two passes, which `evaluation.attack` has made already."""
     if inputs.dtype == torch.bool:
         return inputs
@@ -140,7 +140,7 @@ def speed(args: argparse.Namespace) -> list[dict[str, object]]:
                     torch.manual_seed(0)
                     began = time.perf_counter()
                     left = run()
-                    accuracy[library] = float(standing(model, few, left).double().mean())
+                    accuracy[library] = float(robust(model, few, left).double().mean())
                     seconds[library].append(time.perf_counter() - began)
             base = statistics.median(seconds["lowcurve"])
             for library, times in seconds.items():
@@ -192,17 +192,17 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
         began = time.process_time()
         ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), LINF, seed=args.seed)
         middle = time.process_time()
-        print(f"{name}: strong leaves {int(ours.standing.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
+        print(f"{name}: strong leaves {int(ours.robust.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
         reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=args.seed)
         inputs = reference.run_standard_evaluation(x, y, batch_size=250)
         inputs = inputs[0] if isinstance(inputs, tuple) else inputs
         seconds = (middle - began, time.process_time() - middle)
-        theirs = standing(model, few, inputs).numpy()
+        theirs = robust(model, few, inputs).numpy()
         row = {
             "network": name, "seed": args.seed, "radius": radius, "examples": len(few),
-            "strong stands": int(ours.standing.sum()), "AutoAttack stands": int(theirs.sum()),
-            "only strong fools": int((theirs & ~ours.standing).sum()),
-            "only AutoAttack fools": int((~theirs & ours.standing).sum()), "strong seconds": seconds[0],
+            "strong stands": int(ours.robust.sum()), "AutoAttack stands": int(theirs.sum()),
+            "only strong fools": int((theirs & ~ours.robust).sum()),
+            "only AutoAttack fools": int((~theirs & ours.robust).sum()), "strong seconds": seconds[0],
             "AutoAttack seconds": seconds[1], "times strong": seconds[1] / seconds[0],
         }  # fmt: skip
         rows.append(row)

@@ -35,11 +35,11 @@ from peaks import raised_by  # noqa: E402
 from rows import Row, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from examples.public_networks import resnet20, soft_resnet20  # noqa: E402
 from lowcurve.analysis.calculus import Jet, gradient, pullback  # noqa: E402
 from lowcurve.analysis.hessians import gauss_newton_spectrum, hessian  # noqa: E402
 from lowcurve.analysis.spectra import dense, lanczos, spectrum  # noqa: E402
 from lowcurve.data import Examples, Limits, load  # noqa: E402
+from lowcurve.examples.public_networks import resnet20, soft_resnet20  # noqa: E402
 from lowcurve.losses import LossField, loss_field  # noqa: E402
 from lowcurve.randomness import normal, stream  # noqa: E402
 from lowcurve.store import load_weights  # noqa: E402

@@ -36,13 +36,13 @@ from lowcurve import evaluation  # noqa: E402
 from lowcurve.analysis.norms import LINF, Ball, pixels  # noqa: E402
 from lowcurve.attacks import PGD  # noqa: E402
 from lowcurve.data import Augmentation, DataSet, Limits, load, shuffled  # noqa: E402
-from lowcurve.experiments.methods import Cure, GradientNorm, objective_of  # noqa: E402
-from lowcurve.experiments.settings import Study  # noqa: E402
-from lowcurve.experiments.study import source_of  # noqa: E402
 from lowcurve.losses import margin_loss  # noqa: E402
 from lowcurve.randomness import stream  # noqa: E402
 from lowcurve.results import Column, Table, dump, proportion  # noqa: E402
 from lowcurve.store import Run  # noqa: E402
+from lowcurve.study.methods import Cure, GradientNorm, objective_of  # noqa: E402
+from lowcurve.study.pipeline import source_of  # noqa: E402
+from lowcurve.study.settings import Study  # noqa: E402
 from lowcurve.training import Objective, Optimization, Schedule, fit  # noqa: E402
 
 RADIUS = pixels(8)
@@ -139,7 +139,7 @@ def judged(model: nn.Module, data: DataSet, args: argparse.Namespace) -> Row:
     found: Row = {}
     for name, attack in attacks.items():
         left = evaluation.attack(model, data.test, attack, LINF, seed=args.seed)
-        for key, who in (("clean", left.after()), (name, left.standing)):
+        for key, who in (("clean", left.after()), (name, left.robust)):
             share = proportion(int(who.sum()), len(who))
             found[key] = [share.value, share.low, share.high]
     return found

@@ -30,9 +30,9 @@ import torch  # noqa: E402
 from rows import Row, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from examples.public_networks import lenet5  # noqa: E402
 from lowcurve.attacks import DeepFool  # noqa: E402
 from lowcurve.data import Limits, load  # noqa: E402
+from lowcurve.examples.public_networks import lenet5  # noqa: E402
 from lowcurve.geometry.endpoints import (  # noqa: E402
     Endpoints,
     Points,

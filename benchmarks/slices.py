@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from examples.public_networks import resnet20  # noqa: E402
+from lowcurve.examples.public_networks import resnet20  # noqa: E402
 from lowcurve.geometry import random_directions, span, surface  # noqa: E402
 from lowcurve.losses import loss_field, margin  # noqa: E402
 from lowcurve.randomness import stream, uniform  # noqa: E402

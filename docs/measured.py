@@ -20,10 +20,10 @@ RESULTS = {
 COMMANDS = """The networks are those of `examples/public_networks.py`, on test images, with these commands:
 
 ```
-lowcurve measure --model examples.public_networks:lenet5 --weights mnist_lenet5_clntrained.pt --data mnist {mnist}
-lowcurve measure --model examples.public_networks:lenet5 --weights mnist_lenet5_advtrained.pt --data mnist {mnist}
-lowcurve measure --model examples.public_networks:resnet20 --weights resnet20-12fca82f.th --data cifar10 {cifar}
-lowcurve measure --model examples.public_networks:soft_resnet20 --weights resnet20-12fca82f.th --data cifar10 {cifar}
+lowcurve measure --model lowcurve.examples.public_networks:lenet5 --weights mnist_lenet5_clntrained.pt --data mnist {mnist}
+lowcurve measure --model lowcurve.examples.public_networks:lenet5 --weights mnist_lenet5_advtrained.pt --data mnist {mnist}
+lowcurve measure --model lowcurve.examples.public_networks:resnet20 --weights resnet20-12fca82f.th --data cifar10 {cifar}
+lowcurve measure --model lowcurve.examples.public_networks:soft_resnet20 --weights resnet20-12fca82f.th --data cifar10 {cifar}
 ```
 """
 MNIST = "--radius 0.3 --evaluation.curvature_examples 500 --evaluation.profile_examples 100"

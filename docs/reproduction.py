@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from readme_tables import markdown
 
-from lowcurve.experiments.papers.items import ITEMS
-from lowcurve.experiments.papers.units import glossary
+from lowcurve.papers.common.units import glossary
+from lowcurve.papers.items import ITEMS
 from lowcurve.report import page as html
 from lowcurve.report import static_figure
 from lowcurve.results import Cell, Column, Curves, Result, Scatter, Table, beside, dump, load, merge

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         SpectralDensity,
         gradient_norm,
     )
-    from lowcurve.losses import Tempered, cross_entropy, loss_field, margin, margin_loss, true_logit
+    from lowcurve.losses import TemperatureCrossEntropy, cross_entropy, loss_field, margin, margin_loss, true_logit
     from lowcurve.memory import keep_freed_memory
     from lowcurve.models import (
         LCNN,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         inspect_layers,
         load_original,
     )
-    from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
+    from lowcurve.penalties import CURE, ELLE, LLR, TRADES, AdaptiveWeight, Distillation, GradAlign, InputGradientNorm
     from lowcurve.results import describe, proportion, summarize
     from lowcurve.training.fit import Optimization, fit
     from lowcurve.training.hardware import Hardware, fabric
@@ -72,7 +72,7 @@ HOMES = {
         "LCNN",
         "Lipschitz",
     ),
-    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "Tempered"),
+    "losses": ("loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "TemperatureCrossEntropy"),
     "geometry": (
         "gradient_norm",
         "Curvature",
@@ -94,7 +94,7 @@ HOMES = {
     "attacks": ("strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square", "RSFGSM", "NFGSM"),
     "evaluation": ("measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss"),
     "evaluation.audit": ("audit",),
-    "penalties": ("CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "Surge", "TRADES", "Distillation"),
+    "penalties": ("CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "AdaptiveWeight", "TRADES", "Distillation"),
     "training": ("Objective", "Term", "Schedule", "Optimization", "fit", "Hardware", "fabric"),
     "results": ("summarize", "proportion", "describe"),
     "memory": ("keep_freed_memory",),
@@ -104,14 +104,14 @@ HOMES = {
 __all__ = [
     "load", "Limits", "DataSet", "Examples", "Augmentation",
     "Network", "Standardize", "inspect_layers", "convert", "load_original", "fold", "Minimal", "LCNN", "Lipschitz",
-    "loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "Tempered",
+    "loss_field", "cross_entropy", "margin", "margin_loss", "true_logit", "TemperatureCrossEntropy",
     "gradient_norm", "Curvature", "CurvatureParts", "SecantCurvature", "FrobeniusNorm", "Profile", "SpectralDensity",
     "DistanceBounds", "RobustnessIndicator", "GradientStability", "LinearityError", "NormalCurvatures",
     "hessian", "ways_taken", "secant_hessian", "lanczos",
     "Ball", "Norm", "L1", "L2", "LINF", "pixels",
     "strong", "Suite", "PGD", "FGSM", "BIM", "APGD", "Square", "RSFGSM", "NFGSM",
     "measure", "correct", "attack", "smallest_radius", "transfer", "adversarial_loss", "audit",
-    "CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "Surge", "TRADES", "Distillation",
+    "CURE", "InputGradientNorm", "LLR", "GradAlign", "ELLE", "AdaptiveWeight", "TRADES", "Distillation",
     "Objective", "Term", "Schedule", "Optimization", "fit", "Hardware", "fabric",
     "summarize", "proportion", "describe",
     "keep_freed_memory", "InputError",

@@ -9,9 +9,9 @@ class InputError(ValueError):
         expected a radius of at most 1.0, received 8.0; write pixels(8) for 8/255
     """
 
-    def __init__(self, expected: str, received: object, mend: str) -> None:
-        self.expected, self.received, self.mend = expected, str(received), mend
-        super().__init__(f"expected {expected}, received {received}; {mend}")
+    def __init__(self, expected: str, received: object, hint: str) -> None:
+        self.expected, self.received, self.hint = expected, str(received), hint
+        super().__init__(f"expected {expected}, received {received}; {hint}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.expected, self.received, self.mend)
+        return type(self), (self.expected, self.received, self.hint)

@@ -81,14 +81,14 @@ def true_logit(logits: Logits, y: Labels) -> PerExample:
 
 
 @dataclass(frozen=True)
-class Tempered:
+class TemperatureCrossEntropy:
     """Cross-entropy of z / T: what the teacher of a defensive distillation is trained with.
 
     The same predictions take logits T times as far apart, and the slope in them is T times as flat. A network trained so and
     used as it is, at T = 1, is confident beyond single precision: the gradient of its cross-entropy underflows.
 
     Example:
-        >>> Tempered(10.0)(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
+        >>> TemperatureCrossEntropy(10.0)(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
         tensor([2.0612e-09])
 
     Reference: Papernot et al. 2016 (defensive distillation).

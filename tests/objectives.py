@@ -8,7 +8,7 @@ from lowcurve import randomness
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import PGD
 from lowcurve.losses import margin_loss
-from lowcurve.models.surgery import norms_folded
+from lowcurve.models.conversion import norms_folded
 from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Term

@@ -10,9 +10,9 @@ from lowcurve.attacks import PGD, DeepFool, RunnerUp
 from lowcurve.data import Examples, digits
 from lowcurve.errors import InputError
 from lowcurve.evaluation import correct
-from lowcurve.experiments.adversarial_set import adversarial_set, mixed
 from lowcurve.models import Network
 from lowcurve.randomness import stream
+from lowcurve.study.adversarial_set import adversarial_set, mixed
 from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
 
 CPU = fabric(Hardware(accelerator="cpu"))

@@ -41,8 +41,8 @@ def test_what_stands_is_what_is_farther_from_the_boundary_than_the_radius(norm):
     found = evaluation.attack(linear(), EXAMPLES, method, norm, batch_size=16)
     clear = np.abs(distance / radius - 1) > 0.02
     assert clear.sum() > 40
-    assert (found.standing == (distance > radius))[clear].all()
-    assert 0.2 < found.standing.mean() < 0.8
+    assert (found.robust == (distance > radius))[clear].all()
+    assert 0.2 < found.robust.mean() < 0.8
 
 
 @pytest.mark.parametrize("norm", [L2, LINF])
@@ -55,7 +55,7 @@ def test_distances_are_measured_on_the_inputs_that_were_found(norm):
     assert found.distance[~wrong].min() > 0.02
     assert found.inputs.shape == EXAMPLES.x.shape
     after = linear()(found.inputs).argmax(1) == EXAMPLES.y
-    assert (found.standing == (after.numpy() & evaluation.correct(linear(), EXAMPLES))).all()
+    assert (found.robust == (after.numpy() & evaluation.correct(linear(), EXAMPLES))).all()
 
 
 def test_a_seed_decides_an_attack():
@@ -74,7 +74,7 @@ def test_the_global_chance_is_untouched():
 
 def test_who_was_wrong_does_not_stand_even_if_the_attack_mends_it():
     found = evaluation.attack(linear(), EXAMPLES, lambda _model, x, _y, **_: x.flip(0), LINF)
-    assert not found.standing[::10].any()
+    assert not found.robust[::10].any()
 
 
 # --- the active set
@@ -102,11 +102,11 @@ def test_neither_batch_size_nor_order_changes_what_stands(size):
     whole = evaluation.attack(model, EXAMPLES, SUITE, LINF)
     order = torch.randperm(50, generator=stream(0, "order"))
     turned = evaluation.attack(model, EXAMPLES.take(order), SUITE, LINF, batch_size=size)
-    assert (turned.standing == whole.standing[order.numpy()]).all()
+    assert (turned.robust == whole.robust[order.numpy()]).all()
     assert (turned.fallen_to == whole.fallen_to[order.numpy()]).all()
-    assert (turned.looks == whole.looks[order.numpy()]).all()
+    assert (turned.forward_passes == whole.forward_passes[order.numpy()]).all()
     assert_close(turned.inputs, whole.inputs[order], rtol=0, atol=1e-9)
-    assert 0 < whole.standing.mean() < 1
+    assert 0 < whole.robust.mean() < 1
 
 
 def test_the_cost_follows_the_examples_that_are_hard():
@@ -114,9 +114,9 @@ def test_the_cost_follows_the_examples_that_are_hard():
     model = Counting(linear())
     found = evaluation.attack(model, EXAMPLES, SUITE, LINF, batch_size=16)
     right = found.fallen_to != "clean"
-    spent = found.looks.sum() + right.sum() * 2 + (found.fallen_to != "weak").sum() * 3
+    spent = found.forward_passes.sum() + right.sum() * 2 + (found.fallen_to != "weak").sum() * 3
     assert model.rows <= spent
-    assert model.rows >= found.looks.sum()
+    assert model.rows >= found.forward_passes.sum()
     assert model.largest <= 16
     everybody = (3 + 1 + 2 * 41) * 50
     assert model.rows < 0.6 * everybody
@@ -143,10 +143,10 @@ def test_a_suite_says_to_which_attack_each_fell():
     weak = evaluation.attack(linear(), EXAMPLES, SUITE.members[0][1], LINF)
     assert set(found.fallen_to) == {"clean", "weak", "PGD", ""}
     assert (found.after() == evaluation.correct(linear(), EXAMPLES)).all()
-    assert found.after("weak").sum() == weak.standing.sum()
-    assert (found.after("weak", "PGD") == found.standing).all()
-    assert (found.looks[found.fallen_to == ""] == 1 + 4 + 2 * 41).all()
-    assert (found.looks[found.fallen_to == "clean"] == 1).all()
+    assert found.after("weak").sum() == weak.robust.sum()
+    assert (found.after("weak", "PGD") == found.robust).all()
+    assert (found.forward_passes[found.fallen_to == ""] == 1 + 4 + 2 * 41).all()
+    assert (found.forward_passes[found.fallen_to == "clean"] == 1).all()
 
 
 def test_an_attack_of_ones_own_is_a_member_like_any_other():
@@ -188,8 +188,8 @@ def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
     labels = perceptron()(UNIFORM.x).argmax(1)
     examples = Examples(UNIFORM.x, labels, CLASSES)
     plain, hundred = (evaluation.attack(Scaled(scale), examples, suite, LINF) for scale in (1, 100))
-    assert 0.2 < plain.standing.mean() < 0.8
-    assert (plain.standing == hundred.standing).all()
+    assert 0.2 < plain.robust.mean() < 0.8
+    assert (plain.robust == hundred.robust).all()
 
 
 def test_probabilities_in_place_of_logits_are_said(caplog):
@@ -279,11 +279,11 @@ def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary
     assert (found.radius[near] <= distance[near] * 1.02 + largest / 2**8).all()
     assert_close(norm.length(found.inputs - EXAMPLES.x)[near], torch.from_numpy(found.radius[near]).float())
     radii = np.linspace(0, largest, 20)
-    standing = found.standing_at(radii)
-    assert (standing[0] == right).all()
-    assert (standing[1:] <= standing[:-1]).all()
+    robust = found.robust_at(radii)
+    assert (robust[0] == right).all()
+    assert (robust[1:] <= robust[:-1]).all()
     clear = np.abs(distance[None] - radii[:, None]) > 0.02 * largest
-    assert (standing == ((distance[None] > radii[:, None]) & right))[clear].all()
+    assert (robust == ((distance[None] > radii[:, None]) & right))[clear].all()
 
 
 def test_what_cannot_be_swept():
@@ -301,14 +301,14 @@ def test_what_cannot_be_swept():
 def test_transfer_is_a_matrix_whose_diagonal_is_the_attack_itself():
     models = {"linear": linear(), "perceptron": perceptron()}
     method = PGD(Ball(LINF, 0.1), steps=5)
-    standing = evaluation.transfer(models, EXAMPLES, method, batch_size=16)
-    assert standing.shape == (2, 2, 50)
+    robust = evaluation.transfer(models, EXAMPLES, method, batch_size=16)
+    assert robust.shape == (2, 2, 50)
     for k, model in enumerate(models.values()):
         found = method(model, EXAMPLES.x, EXAMPLES.y, generator=stream(0, "attack", "PGD"))
         for t, other in enumerate(models.values()):
             right = evaluation.correct(other, EXAMPLES) & (other(found).argmax(1) == EXAMPLES.y).numpy()
-            assert (standing[k, t] == right).mean() > 0.97
-    assert standing[0, 0].sum() < standing[1, 0].sum()
+            assert (robust[k, t] == right).mean() > 0.97
+    assert robust[0, 0].sum() < robust[1, 0].sum()
     with pytest.raises(InputError, match="at least one network, received none"):
         evaluation.transfer({}, EXAMPLES, method)
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, OneStep, Relay, Square, Suite
-from lowcurve.attacks.images import usable_walks
+from lowcurve.attacks.state import usable_walks
 from lowcurve.attacks.targets import target_of
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
@@ -239,7 +239,7 @@ def usual_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def standing(scale: float, loss, *, random_start: bool = False) -> tuple[list[bool], torch.Tensor]:
+def robust(scale: float, loss, *, random_start: bool = False) -> tuple[list[bool], torch.Tensor]:
     """Which examples, all of them confident and right, still are right under PGD; and their losses before."""
     model = Scaled(scale)
     x = randomness.uniform(torch.zeros(400, 6), 0.2, 0.8, generator=stream(0, "confident"))
@@ -258,8 +258,8 @@ def standing(scale: float, loss, *, random_start: bool = False) -> tuple[list[bo
 @pytest.mark.parametrize("random_start", [False, True])
 def test_scaling_the_logits_leaves_robust_accuracy_unchanged(loss, scale, random_start):
     """Each loss rises with the margin's fall, so the path is the same however confident the network is made."""
-    plain, _ = standing(1.0, loss, random_start=random_start)
-    scaled, losses = standing(scale, loss, random_start=random_start)
+    plain, _ = robust(1.0, loss, random_start=random_start)
+    scaled, losses = robust(scale, loss, random_start=random_start)
     assert scaled == plain
     assert 0.2 < sum(plain) / len(plain) < 0.8
     assert float(losses.max()) < 1e-8
@@ -267,15 +267,15 @@ def test_scaling_the_logits_leaves_robust_accuracy_unchanged(loss, scale, random
 
 def test_the_usual_cross_entropy_would_have_been_led_astray():
     """Its rounding loses the true class's part of the gradient, and examples seem to stand that do not."""
-    misled, _ = standing(100.0, usual_cross_entropy)
-    honest, _ = standing(100.0, cross_entropy)
+    misled, _ = robust(100.0, usual_cross_entropy)
+    honest, _ = robust(100.0, cross_entropy)
     assert sum(misled) > sum(honest) + 30
 
 
 def test_cross_entropy_itself_underflows_where_its_log_odds_do_not():
     """Why PGD ascends the log-odds: at ten thousand times the confidence the gradient of cross-entropy is exactly 0."""
-    misled, _ = standing(1e4, cross_entropy)
-    honest, _ = standing(1e4, log_odds)
+    misled, _ = robust(1e4, cross_entropy)
+    honest, _ = robust(1e4, log_odds)
     assert all(misled)
     assert 0.2 < sum(honest) / len(honest) < 0.8
 

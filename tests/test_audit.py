@@ -97,7 +97,7 @@ def test_training_against_one_step_is_noticed_by_the_gradients_that_point_nowher
     found = audit(model, few, ball, budget=SMALL)
     assert finding(found, 18).outcome == "fail"
     assert finding(found, 18).measured < 0.2
-    assert found.standing["FGSM"].mean() > found.standing["PGD"].mean() + 0.5
+    assert found.robust["FGSM"].mean() > found.robust["PGD"].mean() + 0.5
     assert not found.reliable
 
 
@@ -112,11 +112,11 @@ def test_smoothing_shows_what_shattering_hides(standard):
     patterns = torch.rand(8, 1, 8, 8, generator=stream(0, "patterns")) * 0.1 - 0.05
     attack = PGD(BALL, loss=margin_loss)
 
-    def standing(source):
+    def robust(source):
         point = attack(source, images.x, images.y, generator=stream(0, "attack"))
         return float((model(point).argmax(1) == images.y).double().mean())
 
-    assert standing(Smoothed(model, patterns)) < standing(model) - 0.1
+    assert robust(Smoothed(model, patterns)) < robust(model) - 0.1
 
 
 def test_an_attack_that_has_not_arrived_is_noticed(standard):
@@ -163,8 +163,8 @@ def test_a_broken_graph_leaves_the_attacks_without_gradients(standard, few):
 def test_a_twin_attacks_what_has_no_gradients(standard, few):
     found = audit(faulty.ByNumpy(standard), few, BALL, budget=SMALL, substitute=standard)
     assert finding(found, 14).outcome == "fail"
-    there = evaluation.attack(standard, few, PGD(BALL), LINF).standing
-    assert abs(found.standing["worst case"].mean() - there.mean()) < 0.1
+    there = evaluation.attack(standard, few, PGD(BALL), LINF).robust
+    assert abs(found.robust["worst case"].mean() - there.mean()) < 0.1
 
 
 # --- honest networks
@@ -186,7 +186,7 @@ def test_the_public_resnet20_has_no_test_that_fails(networks, data_dir, weights_
     found = audit(model, images, Ball(LINF, pixels(8)), budget=PUBLIC)
     assert found.verdict == "no masking found by these tests"
     assert 18 in outcomes(found, "flag")  # 0.37: a gradient reaches 8/255 badly in a network trained without attacks
-    assert found.standing["worst case"].mean() == 0
+    assert found.robust["worst case"].mean() == 0
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
     model = public(networks.lenet5, weights_dir / "mnist_lenet5_clntrained.pt")
     found = audit(model, mnist.take(slice(30)), BALL, budget=PUBLIC)
     assert found.verdict == "no masking found by these tests"
-    assert 0.3 < found.standing["worst case"].mean() < 0.9
+    assert 0.3 < found.robust["worst case"].mean() < 0.9
 
 
 def test_what_square_finds_beyond_gradients_on_the_adversarially_trained_lenet5_is_said(networks, mnist, weights_dir):
@@ -241,7 +241,7 @@ def test_certificates_of_a_linear_network_hold_and_larger_ones_do_not():
 
 def test_a_reference_under_which_fewer_stand_is_the_headline(standard, few):
     found = audit(standard, few, BALL, budget=SMALL)
-    here = found.standing["worst case"]
+    here = found.robust["worst case"]
     assert finding(audit(standard, few, BALL, budget=SMALL, reference=here), 19).outcome == "passed"
     nobody = audit(standard, few, BALL, budget=SMALL, reference=np.zeros(40, dtype=bool))
     assert finding(nobody, 19).outcome == "fail"
@@ -283,7 +283,7 @@ def test_one_example_that_stands_again_at_a_larger_radius_may_be_luck_and_two_ar
 
 def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(robust, few):
     found = [
-        evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100)), LINF).standing.mean()
+        evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100)), LINF).robust.mean()
         for model in (robust, faulty.Scaled(robust, 100))
     ]
     assert abs(found[0] - found[1]) < 1.5 / len(few)
@@ -314,8 +314,8 @@ def test_the_batch_size_changes_no_outcome(standard, few):
     found = [audit(standard, few, BALL, budget=SMALL, batch_size=size) for size in (7, 256)]
     first, second = ([(f.number, f.outcome) for f in one.findings] for one in found)
     assert first == second
-    for name in found[0].standing:
-        assert (found[0].standing[name] == found[1].standing[name]).mean() > 0.94
+    for name in found[0].robust:
+        assert (found[0].robust[name] == found[1].robust[name]).mean() > 0.94
 
 
 def test_the_model_is_given_back_as_it_came(standard, few):
@@ -378,8 +378,8 @@ def test_the_findings_stand_in_order_of_cost_and_say_what_they_mean(standard, fe
     for earlier, later in (({1, 2, 3, 4, 5, 17, 18}, {6, 7, 8, 9, 10, 11, 12}), ({6, 7, 8, 12}, {13, 14, 15, 16})):
         assert max(map(order.index, earlier)) < min(map(order.index, later))
     for one in found.findings:
-        assert len({one.name, one.raised_if, one.means, one.mend, one.said}) == 5
-        assert all(text for text in (one.raised_if, one.means, one.mend, one.said))
+        assert len({one.name, one.raised_if, one.means, one.hint, one.said}) == 5
+        assert all(text for text in (one.raised_if, one.means, one.hint, one.said))
         assert (one.measured is None) == (one.threshold is None)
 
 
@@ -389,11 +389,11 @@ def test_the_conditions_hold_what_is_needed_to_measure_again(standard, few):
     assert found.examples == 40
     assert found.conditions["seed"] == "3"
     assert found.conditions["clean accuracy"] == f"{int(evaluation.correct(standard, few).sum())} of 40"
-    assert found.conditions["worst case"] == f"{int(found.standing['worst case'].sum())} of 40"
+    assert found.conditions["worst case"] == f"{int(found.robust['worst case'].sum())} of 40"
     assert "fixed attacks are not adaptive ones" in found.conditions["meaning"]
     assert all(isinstance(value, str) for value in found.conditions.values())
-    assert all((found.standing["worst case"] <= column).all() for column in found.standing.values())
-    assert all(column.shape == (40,) for column in found.standing.values())
+    assert all((found.robust["worst case"] <= column).all() for column in found.robust.values())
+    assert all(column.shape == (40,) for column in found.robust.values())
 
 
 # --- who asks for a derivative
@@ -475,4 +475,4 @@ def test_where_nobody_is_right_nothing_can_stand(standard, few):
     assert outcomes(found, "passed", "flag") == {1, 2, 3, 21}
     assert "no example is classified rightly" in finding(found, 13).said
     assert found.reliable
-    assert not found.standing["worst case"].any()
+    assert not found.robust["worst case"].any()

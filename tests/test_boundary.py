@@ -156,10 +156,10 @@ def test_where_there_is_no_normal_or_no_tangent_direction():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bisection_finds_the_boundary_to_rounding(dtype):
     x, across = torch.zeros(4, SIZE, dtype=dtype), 5 * L2.unit(X).to(dtype)
-    looks = []
+    forward_passes = []
 
     def watched(x: torch.Tensor) -> torch.Tensor:
-        looks.append(1)
+        forward_passes.append(1)
         return sphere(x)
 
     found = boundary_between(watched, x, across)
@@ -167,7 +167,7 @@ def test_bisection_finds_the_boundary_to_rounding(dtype):
     assert bool(found.crossed.all())
     assert_close(found.point, 2 / 5 * across, rtol=few, atol=few)
     assert float(sphere(found.point).abs().max()) < 4 * few
-    assert len(looks) < (32 if dtype == torch.float32 else 62)
+    assert len(forward_passes) < (32 if dtype == torch.float32 else 62)
     rough = boundary_between(sphere, x, across, tolerance=1e-2).point
     assert 1e-6 < float((rough - 2 / 5 * across).abs().max()) < 5e-2
     assert_close(boundary_between(sphere, across, x).point, found.point, rtol=few, atol=few)

@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from lowcurve.data import DataSet, Examples
-from lowcurve.experiments.settings import Study
-from lowcurve.experiments.views.boundary_shape import detection, profile, sensitivity
-from lowcurve.experiments.views.loops import loop_results
-from lowcurve.experiments.views.slices import Sitting, sit
+from lowcurve.figures.boundary_shape import detection, profile, sensitivity
+from lowcurve.figures.loops import loop_results
+from lowcurve.figures.same_images import SameImages
 from lowcurve.randomness import stream, uniform
 from lowcurve.results import Table
+from lowcurve.study.report_figures import same_images
+from lowcurve.study.settings import Study
 from lowcurve.types import silent
 
 SHAPE = (1, 2, 3)
@@ -31,10 +32,12 @@ class Quadratic(nn.Module):
         return torch.stack([value, torch.zeros_like(value)], dim=1)
 
 
-def sitting(model: nn.Module, count: int, reach: float = 0.05) -> Sitting:
+def shared(model: nn.Module, count: int, reach: float = 0.05) -> SameImages:
     x = 0.5 + uniform(torch.empty(count, *SHAPE), -reach, reach, generator=stream(0, "points"))
     sets = Examples(x, torch.zeros(count, dtype=torch.long), ("in", "out"))
-    return sit(Study(norm="l_2", radius="0.5"), DataSet("points", sets, sets, sets, ""), {"net": model.eval()}, count)
+    return same_images(
+        Study(norm="l_2", radius="0.5"), DataSet("points", sets, sets, sets, ""), {"net": model.eval()}, count
+    )
 
 
 def row(table: object, number: int = 0) -> dict:
@@ -47,7 +50,7 @@ def sphere() -> nn.Module:
 
 
 def test_a_sphere_around_the_images_has_one_curvature_and_no_flat_direction():
-    found = profile(sitting(sphere(), 6))
+    found = profile(shared(sphere(), 6))
     numbers = row(found["numbers"])
     assert (numbers["flat"], numbers["images"]) == (0.0, 6)
     assert numbers["mean κ"] == pytest.approx(-1 / RADIUS, rel=1e-3)  # it bends around the images
@@ -59,13 +62,13 @@ def test_a_sphere_around_the_images_has_one_curvature_and_no_flat_direction():
 def test_a_parabolic_cylinder_bends_in_one_direction_alone():
     """F = 0.2 - x_1 - 3 x_0^2: of the five tangent directions one bends."""
     model = Quadratic(0.2, torch.tensor([0.0, 1, 0, 0, 0, 0]), torch.diag(torch.tensor([3.0, 0, 0, 0, 0, 0])))
-    assert row(profile(sitting(model, 6))["numbers"])["flat"] == pytest.approx(4 / 5)
+    assert row(profile(shared(model, 6))["numbers"])["flat"] == pytest.approx(4 / 5)
 
 
 def test_the_boundary_is_nearer_along_the_direction_in_which_it_bends():
     """F = 0.2 - x_1 / 10 - 40 x_0^2 is reached along x_0 at a length of about 0.07, along x_1 only at 2."""
     model = Quadratic(0.2, torch.tensor([0.0, 0.1, 0, 0, 0, 0]), torch.diag(torch.tensor([40.0, 0, 0, 0, 0, 0])))
-    found = sensitivity(sitting(model, 24, reach=0.02))["numbers"]
+    found = sensitivity(shared(model, 24, reach=0.02))["numbers"]
     curved, plain = row(found), row(found, 1)
     assert (curved["directions"], plain["directions"]) == ("curved", "random")
     assert curved["distance"] < plain["distance"]
@@ -73,7 +76,7 @@ def test_the_boundary_is_nearer_along_the_direction_in_which_it_bends():
 
 
 def test_a_sphere_tells_who_is_inside_by_the_sign_of_its_curvature():
-    numbers = row(detection(sitting(sphere(), 12))["numbers"])
+    numbers = row(detection(shared(sphere(), 12))["numbers"])
     assert numbers["area"] == 1.0
     inside, outside = numbers["κ, natural"], numbers["κ, perturbed"]
     assert inside[0] == pytest.approx(-1 / RADIUS, rel=1e-2)
@@ -91,5 +94,5 @@ def test_loops_in_half_spaces_are_filled_by_what_lies_between_their_corners():
 
 
 def test_a_hyperplane_tells_nothing():
-    numbers = row(detection(sitting(Quadratic(0.2, torch.ones(6), torch.zeros(6, 6)), 12))["numbers"])
+    numbers = row(detection(shared(Quadratic(0.2, torch.ones(6), torch.zeros(6, 6)), 12))["numbers"])
     assert abs(numbers["area"] - 0.5) <= 3 * numbers["of a coin"]

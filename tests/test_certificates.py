@@ -17,8 +17,6 @@ from lowcurve.analysis.spectra import dense
 from lowcurve.attacks import APGD, PGD, Suite
 from lowcurve.data import DataSet, Examples, load
 from lowcurve.errors import InputError
-from lowcurve.experiments.boundaries import boundary_results
-from lowcurve.experiments.settings import Study
 from lowcurve.geometry import CertifiedRadius, pairwise
 from lowcurve.losses import loss_field, margin_loss
 from lowcurve.models import Network
@@ -26,6 +24,8 @@ from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm2d, LipschitzLinear, prepare_norms
 from lowcurve.models.smoothness import smoothness
 from lowcurve.randomness import stream
+from lowcurve.study.boundary_results import boundary_results
+from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Optimization, fit
 from lowcurve.types import silent
 

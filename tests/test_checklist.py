@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from lowcurve.experiments.papers.items import ITEMS
-from lowcurve.experiments.papers.units import CONVERSIONS
+from lowcurve.papers.common.units import CONVERSIONS
+from lowcurve.papers.items import ITEMS
 
 CHECKLIST = {
     "moosavi2019cure": {"Table": range(1, 4), "Figure": range(1, 16)},

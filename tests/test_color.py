@@ -26,9 +26,9 @@ from lowcurve.attacks import (
     hue_shift,
     lab,
 )
-from lowcurve.attacks.changes import floor_between
-from lowcurve.attacks.color import UNCHANGED
-from lowcurve.attacks.recoloring import displacements, roughness
+from lowcurve.attacks.color.box import UNCHANGED
+from lowcurve.attacks.color.changes import floor_between
+from lowcurve.attacks.color.recoloring import displacements, roughness
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation import attack, measure
@@ -366,7 +366,7 @@ def test_attacks_are_evaluated_as_others_are(method):
     examples = Examples(X.float(), Y, ("a", "b", "c", "d"))
     left = attack(copy.deepcopy(MODEL).float(), examples, method, LINF)
     with torch.no_grad():
-        assert left.standing.tolist() == (MODEL(left.inputs.double()).argmax(1) == Y).tolist()
+        assert left.robust.tolist() == (MODEL(left.inputs.double()).argmax(1) == Y).tolist()
     assert (left.distance > 0).all()
 
 

@@ -244,7 +244,16 @@ def test_a_public_network_is_measured_and_attacked(kind, robust, data_dir, weigh
     monkeypatch.chdir(HOUSE)
     folder = tmp_path / "run"
     weights = weights_dir / f"mnist_lenet5_{kind}trained.pt"
-    words = ("--model", "examples.public_networks:lenet5", "--weights", weights, "--data", "mnist", "--scale", "smoke")
+    words = (
+        "--model",
+        "lowcurve.examples.public_networks:lenet5",
+        "--weights",
+        weights,
+        "--data",
+        "mnist",
+        "--scale",
+        "smoke",
+    )
     assert done("measure", *words, "--data_dir", data_dir, "--out", folder) == 0
     assert cells(results(folder), "‖g‖")["given"] > 0
     assert done("attack", folder, "--radius", "0.3", "--evaluation.steps", "20") == 0

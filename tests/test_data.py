@@ -411,7 +411,7 @@ def test_folders_without_training_images_are_refused(tmp_path):
 def test_importing_the_package_imports_nothing_slow_that_only_some_need():
     """Compilers of torch among it, which take as long as torch itself."""
     slow = {"datasets", "sklearn", "matplotlib", "lightning_fabric", "torch._dynamo"}
-    code = f"import sys, lowcurve.experiments.study; sys.exit(str({slow} & set(sys.modules) or ''))"
+    code = f"import sys, lowcurve.study.pipeline; sys.exit(str({slow} & set(sys.modules) or ''))"
     found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert found.stderr.strip() == ""
 

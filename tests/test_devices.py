@@ -101,7 +101,7 @@ def test_a_process_that_follows_evaluates_nothing(monkeypatch, alone):
 
 
 @pytest.mark.parametrize(
-    ("told", "mend"),
+    ("told", "hint"),
     [
         (
             {"SLURM_STEP_NUM_TASKS": "4"},
@@ -113,11 +113,11 @@ def test_a_process_that_follows_evaluates_nothing(monkeypatch, alone):
         ),
     ],
 )
-def test_another_number_of_processes_than_was_asked_for_is_refused(told, mend, monkeypatch, capsys, tmp_path):
+def test_another_number_of_processes_than_was_asked_for_is_refused(told, hint, monkeypatch, capsys, tmp_path):
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     assert main([*WORDS, *TWO, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "expected as many processes as --devices 2 --nodes 1 asks for" in said
-    assert mend in said
+    assert hint in said
     assert not (tmp_path / "run").exists()

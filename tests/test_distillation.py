@@ -14,12 +14,12 @@ from lowcurve.data import digits, shuffled
 from lowcurve.errors import InputError
 from lowcurve.evaluation import correct
 from lowcurve.evaluation.audit import Audit, Budget, audit
-from lowcurve.experiments.methods import objective_of
-from lowcurve.experiments.settings import Study
-from lowcurve.losses import Tempered, loss_field
+from lowcurve.losses import TemperatureCrossEntropy, loss_field
 from lowcurve.models import Network
 from lowcurve.penalties import Distillation
 from lowcurve.randomness import stream
+from lowcurve.study.methods import objective_of
+from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Term
 
 X = randomness.uniform(torch.zeros(6, 8, dtype=torch.float64), 0, 1, generator=stream(0, "distilled"))
@@ -57,7 +57,7 @@ def test_its_slope_in_the_logits_is_the_difference_of_predictions_by_the_tempera
 def test_a_teacher_who_is_certain_gives_labels():
     student = network(1)
     certain = Distillation(lambda x: 1e3 * nn.functional.one_hot(Y, 3).to(x), 5.0)
-    assert_close(value(certain, student), Tempered(5.0)(student(X), Y))
+    assert_close(value(certain, student), TemperatureCrossEntropy(5.0)(student(X), Y))
 
 
 def test_the_teacher_is_in_eval_mode_held_constant_and_given_back_as_it_came():
@@ -120,7 +120,7 @@ def trained(seed: int, penalty_of) -> nn.Module:
 
 def distilled(temperature: float) -> nn.Module:
     """The student of a teacher, both trained at this temperature."""
-    teacher = trained(0, lambda jet, y: Tempered(temperature)(jet.logits, y))
+    teacher = trained(0, lambda jet, y: TemperatureCrossEntropy(temperature)(jet.logits, y))
     return trained(1, lambda jet, _: Distillation(teacher, temperature)(jet, generator=stream(0)))
 
 
@@ -136,9 +136,9 @@ def test_defensive_distillation_is_noticed_by_its_saturated_loss():
     assert outcomes[5] == outcomes[6] == "fail"
     assert "zero gradient" in found.verdict
     assert "loss saturation and logit scale" in found.verdict
-    standing = {name: column.mean() for name, column in found.standing.items()}
-    assert standing["PGD, cross-entropy"] > standing["PGD, margin"] + 0.2  # what it seemed to be, and what it is
-    assert standing["PGD"] < standing["PGD, margin"] + 0.05  # the default attack is not deceived
+    robust = {name: column.mean() for name, column in found.robust.items()}
+    assert robust["PGD, cross-entropy"] > robust["PGD, margin"] + 0.2  # what it seemed to be, and what it is
+    assert robust["PGD"] < robust["PGD, margin"] + 0.05  # the default attack is not deceived
 
 
 def test_distillation_at_temperature_one_is_not():

@@ -13,16 +13,17 @@ from torch.testing import assert_close
 
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
-from lowcurve.experiments.drawing import drawn
-from lowcurve.experiments.settings import Study
-from lowcurve.experiments.views.colors import colors
-from lowcurve.experiments.views.jacobians import jacobians
-from lowcurve.experiments.views.landscapes import surfaces
-from lowcurve.experiments.views.path_pictures import path_pictures
-from lowcurve.experiments.views.slices import Sitting, cross_sections, sit
+from lowcurve.figures.colors import colors
+from lowcurve.figures.cross_sections import cross_sections
+from lowcurve.figures.jacobians import jacobians
+from lowcurve.figures.landscapes import surfaces
+from lowcurve.figures.path_figures import path_pictures
+from lowcurve.figures.same_images import SameImages
 from lowcurve.losses import cross_entropy
 from lowcurve.results import Surface, Table, load
 from lowcurve.store import Run
+from lowcurve.study.report_figures import drawn, same_images
+from lowcurve.study.settings import Study
 from lowcurve.types import silent
 
 SHAPE = (1, 2, 3)
@@ -51,8 +52,8 @@ def data() -> DataSet:
 MODELS = {"a": linear(0), "b": linear(2)}
 
 
-def sitting(points: int = 9) -> Sitting:
-    return sit(STUDY, data(), MODELS, 2, points)
+def shared(points: int = 9) -> SameImages:
+    return same_images(STUDY, data(), MODELS, 2, points)
 
 
 def rows(table: object) -> list[dict]:
@@ -67,19 +68,19 @@ def middle(surface: object, name: str) -> float:
 
 
 def margins(name: str) -> torch.Tensor:
-    x = sitting().x(MODELS[name])
+    x = shared().x(MODELS[name])
     logits = MODELS[name](x).detach()
     return logits[:, 0] - logits[:, 1]
 
 
 def test_those_sit_whom_every_network_classifies_rightly():
-    assert sitting().numbers == (0, 2)
-    assert sit(STUDY, data(), MODELS, 9).numbers == (0, 2, 3)
-    assert sitting().image(1) == "test image 2, class cat"
+    assert shared().numbers == (0, 2)
+    assert same_images(STUDY, data(), MODELS, 9).numbers == (0, 2, 3)
+    assert shared().image(1) == "test image 2, class cat"
 
 
 def test_a_linear_boundary_is_straight_and_as_far_as_its_formula_says():
-    results = cross_sections(sitting())
+    results = cross_sections(shared())
     length = float(MODELS["a"][1].weight[0].detach().norm()) * 2
     for name in MODELS:
         found = [row for row in rows(results["cross-sections"]) if row["network"] == name]
@@ -102,17 +103,17 @@ def test_a_linear_boundary_is_straight_and_as_far_as_its_formula_says():
 def test_distances_along_the_attacks_directions_are_those_of_a_linear_margin():
     """Along -sign(w) the margin falls by 2 ||w||_1 a pixel; all three objectives of two classes have this direction."""
     for name, model in MODELS.items():
-        found = [row for row in rows(surfaces(sitting())["distances"]) if row["network"] == name]
+        found = [row for row in rows(surfaces(shared())["distances"]) if row["network"] == name]
         levels = margins(name) / (2 * model[1].weight[0].abs().sum()) * 255
         for key in ("cross-entropy", "least likely", "margin"):
             assert_close(torch.tensor([row[f"along {key}"] for row in found]), levels.detach(), rtol=1e-3, atol=0)
 
 
 def test_every_surface_has_the_image_in_its_middle():
-    results = surfaces(sitting())
+    results = surfaces(shared())
     for name, model in MODELS.items():
-        x = sitting().x(model)
-        loss = cross_entropy(model(x), sitting().y).detach()
+        x = shared().x(model)
+        loss = cross_entropy(model(x), shared().y).detach()
         for i in range(2):
             for kind in ("margin", "along cross-entropy", "along least likely", "along margin"):
                 assert middle(results[f"{kind} {i + 1}"], name) == pytest.approx(float(margins(name)[i]), rel=1e-5)
@@ -127,13 +128,13 @@ def test_every_surface_has_the_image_in_its_middle():
 
 def test_without_gudhi_a_wide_plane_has_no_graded_numbers(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
-    wide = rows(surfaces(sitting())["wide"])
+    wide = rows(surfaces(shared())["wide"])
     assert all(row["separation"] is row["weight of lesser pieces"] is None for row in wide)
     assert all(row["pieces"] > 0 for row in wide)
 
 
 def test_an_attack_s_first_step_lies_in_the_plane_of_its_direction():
-    panel = surfaces(replace(sitting(), study=Study(radius="0.1")))["along cross-entropy 1"].panels["a"]
+    panel = surfaces(replace(shared(), study=Study(radius="0.1")))["along cross-entropy 1"].panels["a"]
     path = panel.lines["PGD, projected"]
     assert (path.x[0], path.y[0]) == (0.0, 0.0)
     assert (path.x[1], path.y[1]) == (pytest.approx(0, abs=1e-6), pytest.approx(0.1 / 4 * 255, rel=1e-4))
@@ -141,17 +142,17 @@ def test_an_attack_s_first_step_lies_in_the_plane_of_its_direction():
 
 
 def test_a_network_s_surfaces_do_not_depend_on_its_company():
-    alone, beside = surfaces(replace(sitting(), models={"a": MODELS["a"]})), surfaces(sitting())
+    alone, beside = surfaces(replace(shared(), models={"a": MODELS["a"]})), surfaces(shared())
     for key in ("along margin 2", "classes 1"):
         assert alone[key].panels["a"] == beside[key].panels["a"]
 
 
 def test_gradients_are_drawn_around_gray_at_their_own_scale():
-    found = jacobians(sitting())
+    found = jacobians(shared())
     for key, sign in (("margin", 2.0), ("loss", -1.0)):
         gallery = found[key]
         assert gallery.row_labels == ("image", "a", "b")
-        assert_close(torch.tensor(gallery.pixels[0]).float(), sitting().x(MODELS["a"]))
+        assert_close(torch.tensor(gallery.pixels[0]).float(), shared().x(MODELS["a"]))
         for number, name in enumerate(MODELS, 1):
             weight = MODELS[name][1].weight[0].detach().double()
             drawn = 0.5 + sign / abs(sign) * weight / (2 * weight.abs().max())
@@ -165,7 +166,7 @@ def test_gradients_are_drawn_around_gray_at_their_own_scale():
     with torch.no_grad():
         still["zero"][1].weight.zero_()
         still["zero"][1].bias.copy_(torch.tensor([1.0, 0.0]))
-    gray = jacobians(replace(sitting(), models={"zero": still["zero"].eval()}))["margin"]
+    gray = jacobians(replace(shared(), models={"zero": still["zero"].eval()}))["margin"]
     assert (gray.pixels[1] == 0.5).all()
 
 
@@ -204,7 +205,7 @@ def test_pictures_stand_in_the_run_unless_they_are_wanted_elsewhere(smoke, tmp_p
     assert content["facts"]["networks"] == "standard, CURE, gradient-norm, PGD"
 
 
-def two_half_spaces() -> Sitting:
+def two_half_spaces() -> SameImages:
     """Gray of 0.3 to 0.7, a cat where the sum is above 0.5: regions are convex and every path is straight."""
     x = torch.linspace(0.2, 0.8, 12).view(12, 1, 1, 1).expand(-1, *SHAPE)
     y = (x.flatten(1).sum(1) <= 3).long()
@@ -213,7 +214,7 @@ def two_half_spaces() -> Sitting:
         model[1].weight.copy_(torch.stack([torch.ones(6), -torch.ones(6)]))
         model[1].bias.copy_(torch.tensor([-3.0, 3.0]))
     sets = Examples(x, y, ("cat", "dog"))
-    return sit(STUDY, DataSet("gray", sets, sets, sets, ""), {"sum": model.eval()}, 12)
+    return same_images(STUDY, DataSet("gray", sets, sets, sets, ""), {"sum": model.eval()}, 12)
 
 
 def test_paths_in_a_half_space_are_straight_and_nothing_bends():
@@ -229,12 +230,12 @@ def test_paths_in_a_half_space_are_straight_and_nothing_bends():
 
 
 def test_no_path_without_two_images_of_a_class():
-    first = sit(STUDY, data(), MODELS, 1)
+    first = same_images(STUDY, data(), MODELS, 1)
     with pytest.raises(InputError, match="two images of one class at least, received 1 images; write --examples 40"):
         path_pictures(first)
 
 
-def brightest_channel() -> Sitting:
+def brightest_channel() -> SameImages:
     """One red image and a network that sees which channel is brightest on the average."""
     x = torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1).expand(1, 3, 4, 4).contiguous()
 
@@ -247,7 +248,7 @@ def brightest_channel() -> Sitting:
             return self.scale * x.mean((2, 3))
 
     sets = Examples(x, torch.tensor([0]), ("red", "green", "blue"))
-    return sit(STUDY, DataSet("red", sets, sets, sets, ""), {"means": Means().eval()}, 1)
+    return same_images(STUDY, DataSet("red", sets, sets, sets, ""), {"means": Means().eval()}, 1)
 
 
 def test_colors_of_a_network_that_sees_the_mean_color():
@@ -284,7 +285,7 @@ def test_gray_images_have_no_color_to_change():
     with pytest.raises(
         InputError, match=r"expected color images of shape .* received .*; attack greyscale images with PGD"
     ):
-        colors(sitting())
+        colors(shared())
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_nobody_sits_where_no_image_is_right():
     with pytest.raises(
         InputError, match="a test image that every network classifies rightly, received none; leave a network"
     ):
-        sit(STUDY, DataSet("cats", cats, cats, cats, ""), wrong, 1)
+        same_images(STUDY, DataSet("cats", cats, cats, cats, ""), wrong, 1)
 
 
 def test_gradients_of_points_are_no_pictures():
@@ -328,4 +329,4 @@ def test_gradients_of_points_are_no_pictures():
     with pytest.raises(
         InputError, match=r"images of one or three channels, received inputs of shape .*; draw a cross-section"
     ):
-        jacobians(replace(sitting(), examples=points))
+        jacobians(replace(shared(), examples=points))

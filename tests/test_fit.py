@@ -276,15 +276,15 @@ def test_robust_accuracy_is_that_of_the_evaluation():
     whole = FEW.take(slice(30))
     for against in (PGD(NEAR, steps=3), Noise(NEAR)):
         model, history = trained(model=difficult_network(), validation=whole, validation_attack=against)
-        batches, standing = [slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 30)], 0
+        batches, robust = [slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 30)], 0
         for rows in batches:
             few = whole.take(rows)
             few = few.take(torch.nonzero(torch.from_numpy(correct(model, few))).flatten())
             moved = against(model, few.pixels(slice(None)), few.y, generator=stream(0, "validation attack"))
-            standing += int((model(moved).argmax(1) == few.y).sum())
-        assert history[-1]["validation robust accuracy"] == standing / 30
+            robust += int((model(moved).argmax(1) == few.y).sum())
+        assert history[-1]["validation robust accuracy"] == robust / 30
         assert history[-1]["validation accuracy"] == correct(model, whole).mean()
-    strong = attack(model, whole, PGD(NEAR, steps=3), NEAR.norm).standing.mean()
+    strong = attack(model, whole, PGD(NEAR, steps=3), NEAR.norm).robust.mean()
     assert strong <= history[-1]["validation accuracy"]
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from trained import public
 
-from examples.public_networks import lenet5, resnet20, soft_lenet5
 from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient, jacobian
 from lowcurve.analysis.hessians import REPLAYED, gauss_newton_spectrum, hessian, ways_taken
@@ -19,6 +18,7 @@ from lowcurve.analysis.secants import secant_hessian
 from lowcurve.analysis.spectra import lanczos, spectrum
 from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
+from lowcurve.examples.public_networks import lenet5, resnet20, soft_lenet5
 from lowcurve.geometry.curvature import hessian_matrices
 from lowcurve.losses import cross_entropy, loss_field, margin
 from lowcurve.models import Network

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from lowcurve.analysis.calculus import Jet, derivatives_watched
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, pixels
 from lowcurve.errors import InputError
-from lowcurve.penalties import ELLE, LLR, GradAlign, Surge
+from lowcurve.penalties import ELLE, LLR, AdaptiveWeight, GradAlign
 from lowcurve.randomness import stream
 
 WIDE = (-9.0, 9.0)
@@ -145,7 +145,7 @@ def test_an_examples_draws_are_its_own(penalty):
 def test_elle_a_switches_on_where_an_error_stands_out_and_fades():
     """Against the rule as it is written: mean and standard deviation of all errors before."""
     errors = torch.rand(200, generator=stream(0, "errors")).square().tolist()
-    surge, weight, rises = Surge(weight=50.0, deviations=1.5), 0.0, 0
+    surge, weight, rises = AdaptiveWeight(weight=50.0, deviations=1.5), 0.0, 0
     for k, error in enumerate(errors):
         stands_out = k > 2 and error > statistics.fmean(errors[:k]) + 1.5 * statistics.pstdev(errors[:k])
         weight, rises = (50.0, rises + 1) if stands_out else (0.99 * weight, rises)
@@ -157,7 +157,7 @@ def test_elle_a_switches_on_where_an_error_stands_out_and_fades():
 def test_the_defaults_are_the_released_ones():
     assert GradAlign() == GradAlign(radius=8 / 255, differentiation="exact")
     assert ELLE() == ELLE(radius=8 / 255)
-    assert Surge() == Surge(weight=4000.0, deviations=2.0, decay=0.99, patience=3, now=0.0)
+    assert AdaptiveWeight() == AdaptiveWeight(weight=4000.0, deviations=2.0, decay=0.99, patience=3, now=0.0)
     assert LLR() == LLR(Ball(LINF, 8 / 255), steps=10, linearity=4.0, tilt=3.0)
 
 

@@ -105,7 +105,7 @@ def test_a_filled_mesh_does_not_depend_on_its_company():
     assert step > 1
     assert_close(both.vertices[:1, ::step, ::step], alone.vertices)
     assert outside_mesh(RING, both.vertices[0], 1) == 0
-    assert_close([both.looks[:1], both.deviation[:1]], [alone.looks, alone.deviation])
+    assert_close([both.forward_passes[:1], both.deviation[:1]], [alone.forward_passes, alone.deviation])
 
 
 def test_a_side_that_is_not_found_is_no_loop():
@@ -126,9 +126,9 @@ def test_triangles_are_sampled_on_their_lattice():
         (below, 0.0),
         (two_classes(lambda x: x[:, 0] - x[:, 1] + 0.01), 0.5),
     ):
-        clear, looks = clear_triangles(model, square, ones(1), spacing)
+        clear, forward_passes = clear_triangles(model, square, ones(1), spacing)
         assert clear.tolist() == [share]
-        assert looks.tolist() == [2 * 66]
+        assert forward_passes.tolist() == [2 * 66]
 
 
 def test_fillings_refuse():

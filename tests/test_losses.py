@@ -12,7 +12,7 @@ from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
-from lowcurve.losses import Tempered, cross_entropy, least_likely, loss_field, margin, margin_loss
+from lowcurve.losses import TemperatureCrossEntropy, cross_entropy, least_likely, loss_field, margin, margin_loss
 from lowcurve.results import describe
 
 LOSSES = [10.0, 3.0, 0.7, 0.1, 1e-2, 1e-4, 1e-6, 1e-8]
@@ -96,17 +96,20 @@ def test_the_paper_example_of_margin_and_cross_entropy():
 
 def test_cross_entropy_at_a_temperature():
     z, y = torch.linspace(-9, 9, 20, dtype=torch.float64).reshape(5, 4).roll(3), torch.arange(5) % 4
-    assert_close(Tempered(1.0)(z, y), cross_entropy(z, y), rtol=0, atol=0)
-    assert_close(Tempered(7.0)(7 * z, y), cross_entropy(z, y))
-    cooled, plain = gradient(lambda at: Tempered(7.0)(at, y), 7 * z), gradient(lambda at: cross_entropy(at, y), z)
+    assert_close(TemperatureCrossEntropy(1.0)(z, y), cross_entropy(z, y), rtol=0, atol=0)
+    assert_close(TemperatureCrossEntropy(7.0)(7 * z, y), cross_entropy(z, y))
+    cooled, plain = (
+        gradient(lambda at: TemperatureCrossEntropy(7.0)(at, y), 7 * z),
+        gradient(lambda at: cross_entropy(at, y), z),
+    )
     assert_close(7 * cooled, plain)
-    assert describe(Tempered(50.0)) == "Tempered(temperature=50.0)"
+    assert describe(TemperatureCrossEntropy(50.0)) == "TemperatureCrossEntropy(temperature=50.0)"
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_temperature_that_is_none(temperature):
     with pytest.raises(InputError, match=r"a temperature above 0, received .*; write temperature=1\.0"):
-        Tempered(temperature)
+        TemperatureCrossEntropy(temperature)
 
 
 def test_targets():

@@ -13,27 +13,28 @@ from lowcurve.attacks import DeepFool
 from lowcurve.attacks.within import Within
 from lowcurve.data import Examples, load
 from lowcurve.errors import InputError
-from lowcurve.experiments.methods import Cure
-from lowcurve.experiments.papers import epochs, moosavi2019cure
-from lowcurve.experiments.papers import moosavi2019goals as goals
-from lowcurve.experiments.papers.brackets import bracket, random_quadratics
-from lowcurve.experiments.papers.costs import steps_compared
-from lowcurve.experiments.papers.evolution import length_of
-from lowcurve.experiments.papers.masking import reached_by_both
-from lowcurve.experiments.papers.matching import nearest_epoch
-from lowcurve.experiments.papers.moosavi2019rows import rows
-from lowcurve.experiments.papers.reproduction import Workshop
-from lowcurve.experiments.papers.rows import cells_of
-from lowcurve.experiments.presets import preset, shortened
-from lowcurve.experiments.settings import Study
-from lowcurve.experiments.views.landscapes import unevenness
+from lowcurve.figures.landscapes import unevenness
 from lowcurve.geometry import FrobeniusNorm, distance_bounds
 from lowcurve.geometry.quadratics import nearest_rise
 from lowcurve.losses import loss_field
+from lowcurve.papers.common import epochs
+from lowcurve.papers.common.context import Context
+from lowcurve.papers.common.costs import steps_compared
+from lowcurve.papers.common.evolution import length_of
+from lowcurve.papers.common.masking import reached_by_both
+from lowcurve.papers.common.matching import nearest_epoch
+from lowcurve.papers.common.seed_tables import cells_of
+from lowcurve.papers.cure import goals
+from lowcurve.papers.cure import tables as moosavi2019cure
+from lowcurve.papers.cure.networks import rows
+from lowcurve.papers.cure.theorem import bracket, random_quadratics
 from lowcurve.penalties import CURE
 from lowcurve.randomness import normal, stream, uniform
 from lowcurve.results import Column, Table
 from lowcurve.store import Run
+from lowcurve.study.methods import Cure
+from lowcurve.study.presets import preset, shortened
+from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Term
 
 
@@ -207,8 +208,8 @@ def test_the_scale_of_a_released_penalty_counts_deviations():
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
-    return epochs.remembering(Workshop("smoke", "digits", Run(tmp_path_factory.mktemp("epochs")), seeds=1))
+def context(tmp_path_factory):
+    return epochs.remembering(Context("smoke", "digits", Run(tmp_path_factory.mktemp("epochs")), seeds=1))
 
 
 def small(method):
@@ -222,38 +223,38 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_every_epoch_is_kept_and_the_last_is_the_network(workshop):
-    found = dict(epochs.by_epoch(workshop, "CURE", small("CURE")))
+def test_every_epoch_is_kept_and_the_last_is_the_network(context):
+    found = dict(epochs.by_epoch(context, "CURE", small("CURE")))
     assert list(found) == [0, 1, 2, 3]
-    _, _, models = workshop.networks("cure", small("CURE"))
+    _, _, models = context.networks("cure", small("CURE"))
     assert_close(weights(found[3]), weights(models["CURE"]), rtol=0, atol=0)
     assert (weights(found[1]) != weights(found[2])).any()
-    standard = dict(epochs.by_epoch(workshop, "normal", small("standard")))
+    standard = dict(epochs.by_epoch(context, "normal", small("standard")))
     assert list(standard) == [1, 2]
     assert_close(weights(standard[2]), weights(found[0]), rtol=0, atol=0)
 
 
-def test_rows_share_the_standard_network_and_nothing_is_trained_again(workshop):
-    workshop.networks("cure", small("CURE"))
-    folder = workshop.room.folder
+def test_rows_share_the_standard_network_and_nothing_is_trained_again(context):
+    context.networks("cure", small("CURE"))
+    folder = context.room.folder
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("standard.safetensors")}
     assert len(files) == 1
-    workshop.networks("fine-tuned", small("DeepFool"))
-    workshop.networks("cure", small("CURE"))
+    context.networks("fine-tuned", small("DeepFool"))
+    context.networks("cure", small("CURE"))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("standard.safetensors")} == files
 
 
-def test_a_network_without_its_epochs_is_trained_again_to_the_same(workshop):
-    before = dict(epochs.by_epoch(workshop, "CURE", small("CURE")))
-    lost = next(workshop.room.folder.rglob("CURE-after-002.pt"))
+def test_a_network_without_its_epochs_is_trained_again_to_the_same(context):
+    before = dict(epochs.by_epoch(context, "CURE", small("CURE")))
+    lost = next(context.room.folder.rglob("CURE-after-002.pt"))
     lost.unlink()
-    after = dict(epochs.by_epoch(workshop, "CURE", small("CURE")))
+    after = dict(epochs.by_epoch(context, "CURE", small("CURE")))
     assert lost.is_file()
     assert_close(weights(after[2]), weights(before[2]), rtol=0, atol=0)
 
 
 def test_a_workshop_that_does_not_remember_has_no_epochs(tmp_path):
-    plain = Workshop("smoke", "digits", Run(tmp_path), seeds=1)
+    plain = Context("smoke", "digits", Run(tmp_path), seeds=1)
     with pytest.raises(InputError, match="the weights of standard after epoch 1"):
         list(epochs.by_epoch(plain, "normal", small("standard")))
 
@@ -268,7 +269,7 @@ def test_the_items_cover_every_table_and_figure():
 
 @pytest.mark.parametrize("data", ["cifar10", "svhn"])
 def test_at_the_scale_of_the_paper_the_rows_are_the_recipes(data, tmp_path):
-    found = rows(Workshop("paper", data, Run(tmp_path)))
+    found = rows(Context("paper", data, Run(tmp_path)))
     assert {study.data for study in found.values()} == {data}
     assert found["CURE"].cure.h == {"cifar10": 3.0, "svhn": 1.25}[data]
     assert found["fine-tuned"].methods == ("DeepFool",)

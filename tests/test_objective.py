@@ -12,12 +12,12 @@ from torch.testing import assert_close
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import NFGSM, PGD, OneStep
 from lowcurve.errors import InputError
-from lowcurve.experiments.methods import TrainingAttack, objective_of
-from lowcurve.experiments.settings import Study
 from lowcurve.losses import cross_entropy, loss_field, margin_loss
 from lowcurve.models.modes import mode
 from lowcurve.penalties import CURE, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
+from lowcurve.study.methods import TrainingAttack, objective_of
+from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Schedule, Term
 
 LARGE = Ball(LINF, 0.3)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.experiments.views.paths import within
+from lowcurve.figures.paths import within
 from lowcurve.geometry import CertifiedRadius
 from lowcurve.geometry.endpoints import (
     NOWHERE,

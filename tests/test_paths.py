@@ -84,7 +84,7 @@ def test_in_a_half_space_the_path_is_the_straight_segment():
     assert len(paths) > 5
     assert bool(paths.found.all())
     assert_close(paths.anchors, torch.stack([start, end], 1))
-    assert_close(paths.looks, torch.ceil((end - start).norm(dim=1) / 0.01).long() - 1)
+    assert_close(paths.forward_passes, torch.ceil((end - start).norm(dim=1) / 0.01).long() - 1)
     assert int(paths.projections.sum()) == 0
     columns = path_measures(paths)
     zero = torch.zeros(len(paths), dtype=torch.float64)
@@ -146,7 +146,7 @@ def test_two_discs_are_no_path_found_and_never_a_path():
 def test_each_cap_is_named():
     start, end = horseshoe_ends(3)
     apart = torch.tensor([[-1.0, 0.1]]), torch.tensor([[1.1, 0.2]])
-    for name in ("depth", "looks"):
+    for name in ("depth", "forward_passes"):
         assert find(SLIT, *apart, ones(1), PathSearch(PLANE, spacing=1e-4, **{name: 5})).why == (name,)
     asked = {
         "anchors": PathSearch(PLANE, anchors=2),
@@ -208,8 +208,8 @@ def test_balls_cover_or_they_do_not():
         False,
     ]  # the third begins on the wall, where no radius is above 0
     assert found.outside.tolist() == [False, False, False, True]
-    assert 8 <= int(found.looks[0]) <= 16
-    assert int(found.looks[2]) <= 500
+    assert 8 <= int(found.forward_passes[0]) <= 16
+    assert int(found.forward_passes[2]) <= 500
 
 
 def test_sampling_sees_what_a_full_grid_sees():
@@ -227,16 +227,16 @@ def test_sampling_sees_what_a_full_grid_sees():
         assert bool(found.clear[row]) == bool((margins > 0).all())
         if found.clear[row]:
             assert_close(found.clearance[row], margins.min(), rtol=1e-4, atol=1e-5)
-            assert int(found.looks[row]) == len(x)
+            assert int(found.forward_passes[row]) == len(x)
     assert 5 < int((~found.clear).sum()) < 55
-    assert float((found.looks / (parts - 1))[~found.clear].mean()) < 0.3
+    assert float((found.forward_passes / (parts - 1))[~found.clear].mean()) < 0.3
 
 
 def test_a_spacing_for_each_pair():
     start, end = torch.tensor([[0.0, 0.5]] * 2), torch.tensor([[0.0, 1.0]] * 2)
     half = two_classes(lambda x: x[:, 1])
     paths = find(half, start, end, ones(2), PathSearch(PLANE, spacing=torch.tensor([0.1, 1.0])))
-    assert paths.looks.tolist() == [4, 0]
+    assert paths.forward_passes.tolist() == [4, 0]
     assert paths.statements() == ("no violation at spacing 0.1", "no violation at spacing 1")
 
 
@@ -246,7 +246,7 @@ def test_a_pair_does_not_depend_on_its_company():
     rows = torch.tensor([5, 2])
     apart = find(HORSESHOE, start[rows], end[rows], ones(2))
     assert_close(apart.anchors, together.take(rows).anchors)
-    for name in ("counts", "looks", "projections", "clearance"):
+    for name in ("counts", "forward_passes", "projections", "clearance"):
         assert_close(getattr(apart, name), getattr(together, name)[rows])
 
 

@@ -14,13 +14,13 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
     shared = child("attack", tmp_path)
     assert shared.returncode == 0, shared.stderr[-3000:]
     alone = attacked(None)
-    assert 0 < alone.standing.mean() < 1
+    assert 0 < alone.robust.mean() < 1
     assert transferred(None).any(axis=2).all()
     assert not transferred(None).all(axis=2).any()
     for rank in (0, 1):
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         assert found["fallen to"] == alone.fallen_to.tolist()
-        assert found["looks"].tolist() == alone.looks.tolist()
+        assert found["forward_passes"].tolist() == alone.forward_passes.tolist()
         assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
         assert_close(found["transferred"], torch.from_numpy(transferred(None)))
         whole, by_chance = found["audited"]
@@ -30,7 +30,7 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
         ]  # what drops at random is found out, and nobody waits
         for name, values in measured(None).items():
             assert_close(found["measured"][name], torch.from_numpy(values))
-        assert found["one image"].tolist() == attacked(None, 1).looks.tolist()  # fewer than processes
+        assert found["one image"].tolist() == attacked(None, 1).forward_passes.tolist()  # fewer than processes
         assert_close(found["one image's curvature"], torch.from_numpy(measured(None, 1)["Hessian norm"]))
         assert found["validated on one"][0]["validation accuracy"] in (0.0, 1.0)
     others = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)["audited"] for rank in (0, 1)]

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from lowcurve import evaluation, randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import SPSA, Noise
-from lowcurve.attacks.images import Staged, prepare
+from lowcurve.attacks.state import Staged, prepare
 from lowcurve.attacks.targets import target_of
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
@@ -174,7 +174,7 @@ def test_an_evaluation_gives_what_the_attack_gives(attack, ball):
     points = Examples(X, Y, ("a", "b", "c"))
     left = evaluation.attack(copy.deepcopy(MODEL), points, attack, ball.norm, batch_size=2)
     again = evaluation.attack(copy.deepcopy(MODEL), points, attack, ball.norm, batch_size=9)
-    assert left.standing.tolist() == again.standing.tolist()
+    assert left.robust.tolist() == again.robust.tolist()
     assert float(left.distance.max()) <= ball.radius * (1 + 1e-5)
 
 
@@ -234,8 +234,11 @@ def test_rows_bound_the_forward_pass_and_nothing_else(rows):
     found = SPSA(SMALL, steps=3, draws=7, rows=rows)(model, x, Y, generator=stream(0))
     assert_close(found, whole(copy.deepcopy(MODEL).double(), x, Y, generator=stream(0)), rtol=1e-9, atol=1e-9)
     assert max(len(asked) for asked in model.asked) <= max(rows, len(x), 2)
-    looks = sum(len(asked) for asked in model.asked) // len(x)
-    assert looks - 3 * (2 * 7 + 1) in (1, 2)  # the last point, and the clean inputs where somebody wants to know them
+    forward_passes = sum(len(asked) for asked in model.asked) // len(x)
+    assert forward_passes - 3 * (2 * 7 + 1) in (
+        1,
+        2,
+    )  # the last point, and the clean inputs where somebody wants to know them
 
 
 @pytest.mark.parametrize(("ball", "share"), [(SMALL, 0.999), (Ball(L2, 0.1), 0.97)])

@@ -14,7 +14,7 @@ import yaml
 from lowcurve.cli.commands import COMMANDS
 from lowcurve.cli.reproduce import asked
 from lowcurve.cli.words import parse
-from lowcurve.experiments.papers.items import ITEMS
+from lowcurve.papers.items import ITEMS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

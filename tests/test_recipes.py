@@ -14,13 +14,13 @@ from command import cells, done, image_folder, refused, results, settings
 
 from lowcurve.cli.words import flat, parse
 from lowcurve.data import DataSet, Examples, Limits
-from lowcurve.experiments import study as steps
-from lowcurve.experiments.methods import Cure, method_of
-from lowcurve.experiments.pictures import UNRELIABLE
-from lowcurve.experiments.recipes import keys, recipe, recipes
-from lowcurve.experiments.settings import Study
+from lowcurve.papers.recipes import keys, recipe, recipes
 from lowcurve.results import Column, Curves, Line, Table
 from lowcurve.store import Run
+from lowcurve.study import pipeline as steps
+from lowcurve.study.comparison import UNRELIABLE
+from lowcurve.study.methods import Cure, method_of
+from lowcurve.study.settings import Study
 
 SHAPES = {"mnist": (1, 28, 28), "tiny-imagenet": (3, 64, 64)}
 CURE = "moosavi2019cure/table-2/cure"
@@ -56,7 +56,7 @@ def test_the_rows_that_are_shipped():
 
 @every_recipe
 def test_a_recipe_is_whole(key):
-    content = yaml.safe_load((files("lowcurve") / "recipes" / f"{key}.yaml").read_text("utf-8"))
+    content = yaml.safe_load((files("lowcurve.papers.recipes") / f"{key}.yaml").read_text("utf-8"))
     assert set(content) <= {"title", "like", "paper", "quotation", "differs", "settings"}
     assert set(content["paper"]) <= {"where", "values", "beside"}
     found = recipe(key)

@@ -46,7 +46,7 @@ def test_it_begins_where_the_others_came_nearest_and_gets_farther_than_they():
     alone = evaluation.attack(Dimple(), few, Suite((("relay", RELAY),)), LINF)
     near = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)),)), LINF)
     both = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)), ("relay", RELAY))), LINF)
-    assert [alone.standing[0], near.standing[0], both.standing[0]] == [True, True, False]
+    assert [alone.robust[0], near.robust[0], both.robust[0]] == [True, True, False]
     assert both.fallen_to.tolist() == ["relay"]
     assert float(both.distance[0]) <= 0.1 + 1e-6
 
@@ -71,8 +71,8 @@ def test_only_images_that_are_nearly_fooled_take_part_whatever_the_scale_of_the_
         first = ("FGSM", FGSM(BALL))
         without = evaluation.attack(model, few, Suite((first,)), LINF)
         found = evaluation.attack(model, few, Suite((first, ("relay", RELAY))), LINF)
-        assert found.standing.tolist() == without.standing.tolist() == [True, True, False]
-        assert (found.looks - without.looks).tolist() == [30 + 11, 0, 0]
+        assert found.robust.tolist() == without.robust.tolist() == [True, True, False]
+        assert (found.forward_passes - without.forward_passes).tolist() == [30 + 11, 0, 0]
 
 
 def test_strong_ends_with_it_and_does_without_where_no_turns_are_asked_for():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from command import done, refused
 
-from lowcurve.experiments.papers.items import ITEMS, item
-from lowcurve.experiments.papers.rows import cells_of, rising, value_of
-from lowcurve.experiments.papers.yu2018interpreting import JUDGED
+from lowcurve.papers.common.seed_tables import cells_of, rising, value_of
+from lowcurve.papers.items import ITEMS, item
+from lowcurve.papers.yu2018.tables import JUDGED
 from lowcurve.results import Claim, Column, Table, beside, holds, load
 from lowcurve.store import Run
 
@@ -54,7 +54,7 @@ def test_what_other_code_made_is_made_again(place, monkeypatch):
     made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
     part = place / "srinivas2022lcnn" / "parts" / "numbers-standard-0.json"
     before = json.loads(part.read_text())
-    monkeypatch.setattr("lowcurve.experiments.papers.reproduction.code_version", lambda: "0.1.0+edited")
+    monkeypatch.setattr("lowcurve.papers.common.context.code_version", lambda: "0.1.0+edited")
     monkeypatch.setattr("lowcurve.store.run.training_version", lambda: "0.1.0+edited")
     made(place, "srinivas2022lcnn/table-1", "--rows", "standard")
     after = json.loads(part.read_text())

@@ -400,7 +400,7 @@ def test_prose_and_moved_files_keep_the_code_version(tmp_path):
 def test_no_training_goes_through_the_rooms_that_its_version_leaves_out():
     rooms = [f"lowcurve.{room.replace('/', '.')}" for room in MEASURES]
     program = (
-        "import sys, lowcurve.training, lowcurve.experiments.methods, lowcurve.experiments.adversarial_set\n"
+        "import sys, lowcurve.training, lowcurve.study.methods, lowcurve.study.adversarial_set\n"
         f"sys.exit(str([name for name in sys.modules if name.startswith({tuple(rooms)})]).strip('[]'))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin
-from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
+from lowcurve.penalties import CURE, ELLE, LLR, TRADES, AdaptiveWeight, Distillation, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Schedule, Term
 
@@ -94,7 +94,7 @@ def test_parts_are_the_terms_with_their_weights_beside_them():
 def test_a_weight_that_follows_its_penalty():
     """ELLE-A: measured without a graph while it weighs nothing, then `weight`, then less and less."""
     model = network().eval()
-    chords = Term(ELLE(0.3), Surge(weight=50.0, deviations=1.0, patience=2))
+    chords = Term(ELLE(0.3), AdaptiveWeight(weight=50.0, deviations=1.0, patience=2))
     objective, weights = Objective(penalties={"chords": chords}, statistics="frozen"), []
     for step, error in enumerate([1.0, 1.0, 3.0, 1.0]):
         part = objective.parts(model, X, Y, generator=stream(0, "step"))["chords"]
@@ -108,12 +108,12 @@ def test_a_weight_that_follows_its_penalty():
 
 
 def test_a_weight_follows_at_the_steps_of_its_penalty_alone():
-    lazy = Objective(penalties={"chords": Term(ELLE(0.3), Surge(), every=2)})
+    lazy = Objective(penalties={"chords": Term(ELLE(0.3), AdaptiveWeight(), every=2)})
     for step, errors in ((0, 1), (1, 0), (2, 1)):
         assert lazy.after({"chords": torch.tensor(1.0)}, step=step).penalties["chords"].weight.errors == errors
     plain = Objective(penalties={"chords": CHORDS})
     assert plain.after({"chords": torch.tensor(1.0)}) is plain
-    scheduled = Term(ELLE(0.3), Surge(now=3.0), weight_schedule=Schedule(start=0.0), every=2)
+    scheduled = Term(ELLE(0.3), AdaptiveWeight(now=3.0), weight_schedule=Schedule(start=0.0), every=2)
     assert scheduled.at(0.5)[0] == 2 * 3.0 * 0.5
 
 

@@ -119,15 +119,15 @@ def test_heights_are_nearest_to_zero_not_a_number_where_missing_and_take_known_v
     assert_close(heights(field, plane, s[11:], t, tolerance=1e-12), torch.full((1, 2), 0.3).double())
     assert heights(field, plane, s[14:17], t).isnan().all()
     values = surface(field, plane, s, t)
-    looks = []
-    counted = lambda x: looks.append(len(x)) or field(x)  # noqa: E731
+    forward_passes = []
+    counted = lambda x: forward_passes.append(len(x)) or field(x)  # noqa: E731
     assert_close(
         heights(counted, plane, s, t, values=values, tolerance=0.25),
         torch.full((1, 2), -0.2).double(),
         atol=0.02,
         rtol=0,
     )
-    assert sum(looks) == 2 * (2 + 2)  # both ends and two halvings, of two columns
+    assert sum(forward_passes) == 2 * (2 + 2)  # both ends and two halvings, of two columns
     windows = torch.stack([s, 2 * s])
     two = Plane(*(v.expand(2, 2) for v in (plane.origin, plane.first, plane.second)))
     assert_close(heights(field, two, windows, t, tolerance=1e-12), torch.full((2, 2), -0.2).double())
@@ -196,10 +196,10 @@ def test_a_ray_finds_the_first_of_several_and_what_a_label_says():
 
 
 def test_a_ray_that_has_crossed_is_followed_no_further():
-    looks = []
+    forward_passes = []
 
     def field(x):
-        looks.append(len(x))
+        forward_passes.append(len(x))
         return x[:, 0] - 0.15
 
     found = crossing_distance(
@@ -212,7 +212,7 @@ def test_a_ray_that_has_crossed_is_followed_no_further():
         chunk=2,
     )
     assert found.isfinite().tolist() == [True, False]
-    assert sum(looks) == 2 + 2 * 2 + 8 + (
+    assert sum(forward_passes) == 2 + 2 * 2 + 8 + (
         2 + 1
     )  # at x, two steps of both, eight of the second, ends and a halving of the first
 

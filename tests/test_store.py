@@ -288,14 +288,14 @@ def test_a_ledger_keeps_what_is_finished_and_forgets_what_belongs_to_other_setti
     run = Run(tmp_path)
     ledger = run.ledger("standard", "these settings")
     assert ledger.get("PGD, rows 0 to 4") is None
-    ledger["PGD, rows 0 to 4"] = {"looks": torch.arange(5)}
-    ledger["Square, rows 0 to 4"] = {"looks": torch.ones(5)}
+    ledger["PGD, rows 0 to 4"] = {"forward_passes": torch.arange(5)}
+    ledger["Square, rows 0 to 4"] = {"forward_passes": torch.ones(5)}
     again = Run(tmp_path).ledger("standard", "these settings")
-    assert torch.equal(again.get("PGD, rows 0 to 4")["looks"], torch.arange(5))
+    assert torch.equal(again.get("PGD, rows 0 to 4")["forward_passes"], torch.arange(5))
     assert again.get("Square, rows 0 to 4") is not None
     other = run.ledger("standard", "others")
     assert other.get("PGD, rows 0 to 4") is None
-    other["PGD, rows 0 to 4"] = {"looks": torch.zeros(5)}
+    other["PGD, rows 0 to 4"] = {"forward_passes": torch.zeros(5)}
     assert again.get("Square, rows 0 to 4") is None
     other.remove()
     assert not list((tmp_path / "ledgers").iterdir())
@@ -306,7 +306,7 @@ def test_the_inputs_that_attacks_found_are_kept_with_their_labels(tmp_path):
     columns = {
         "inputs": torch.rand(3, 1, 2, 2),
         "labels": torch.arange(3),
-        "standing": torch.tensor([True, False, True]),
+        "robust": torch.tensor([True, False, True]),
     }
     Run(tmp_path).save_inputs("standard", columns)
     found = load_file(tmp_path / "adversarial" / "standard.safetensors")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from examples.public_networks import lenet5, soft_resnet20
 from lowcurve import randomness
 from lowcurve.analysis.hessians import Replayed, hessian
 from lowcurve.analysis.spectra import dense
+from lowcurve.examples.public_networks import lenet5, soft_resnet20
 from lowcurve.losses import loss_field
 from lowcurve.randomness import stream
 from lowcurve.types import Strips

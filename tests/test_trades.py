@@ -13,7 +13,7 @@ from lowcurve.analysis.calculus import Jet, derivatives_watched, gradient
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
-from lowcurve.models.surgery import norms_folded
+from lowcurve.models.conversion import norms_folded
 from lowcurve.penalties import LLR, TRADES
 from lowcurve.penalties.trades import divergence
 from lowcurve.randomness import stream

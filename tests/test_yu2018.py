@@ -9,22 +9,21 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lowcurve.analysis.norms import L2, Ball, pixels
+from lowcurve.analysis.norms import L2, LINF, Ball, pixels
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
-from lowcurve.experiments.papers.indicators import EXACT, LOSS, SECANT, promises, statistics
-from lowcurve.experiments.papers.items import ITEMS
-from lowcurve.experiments.papers.reproduction import Workshop
-from lowcurve.experiments.papers.yu2018figures import printed_losses
-from lowcurve.experiments.papers.yu2018jacobians import slope_and_curvature
-from lowcurve.experiments.papers.yu2018rows import FILES, attacks_of, recipes_of, rows
-from lowcurve.experiments.settings import Study
-from lowcurve.experiments.views.landscapes import DIRECTIONS
-from lowcurve.experiments.views.parameter_landscapes import parameter_landscape, rises
-from lowcurve.experiments.views.projections import RANDOM, distances, plateaus, projections, unit_of
-from lowcurve.experiments.views.slices import Sitting
+from lowcurve.figures.landscapes import DIRECTIONS
+from lowcurve.figures.parameter_landscapes import parameter_landscape, rises
+from lowcurve.figures.projections import RANDOM, distances, plateaus, projections, unit_of
+from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry.alignment import contrast_alignment, local_contrast
 from lowcurve.losses import loss_field, margin
+from lowcurve.papers.common.context import Context
+from lowcurve.papers.items import ITEMS
+from lowcurve.papers.yu2018.figures import printed_losses
+from lowcurve.papers.yu2018.indicators import EXACT, LOSS, SECANT, promises, statistics
+from lowcurve.papers.yu2018.jacobians import slope_and_curvature
+from lowcurve.papers.yu2018.networks import FILES, attacks_of, recipes_of, rows
 from lowcurve.randomness import stream, uniform
 from lowcurve.results import Surface, Table
 
@@ -43,8 +42,8 @@ def linear(slope: float, offset: float = 0.0) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer).eval()
 
 
-def sitting(**models: nn.Module) -> Sitting:
-    return Sitting(Study(radius="0.1"), models, IMAGES.take(slice(1)), (0,), points=5)
+def shared(**models: nn.Module) -> SameImages:
+    return SameImages(models, IMAGES.take(slice(1)), (0,), Ball(LINF, 0.1), points=5)
 
 
 def cells(table: Table) -> dict[tuple[str, str], tuple]:
@@ -74,7 +73,7 @@ def test_the_losses_of_section_8_1_are_those_of_the_closed_form():
 
 def test_the_distance_to_a_hyperplane_is_its_margin_over_the_slope():
     """L = 16 slope t along its sign gradient: at t = margin / (16 slope) the boundary, in units of a pixel's change."""
-    found = cells(distances(sitting(near=linear(1.0, 0.032), far=linear(0.5, 0.32)), most=0.1, samples=50)["distances"])
+    found = cells(distances(shared(near=linear(1.0, 0.032), far=linear(0.5, 0.32)), most=0.1, samples=50)["distances"])
     for way in DIRECTIONS:
         assert found["near", way][2][0] == pytest.approx(0.002, rel=1e-3)
         assert found["far", way][2][0] == pytest.approx(0.04, rel=1e-3)
@@ -90,7 +89,7 @@ def test_a_direction_of_signs_and_a_random_one_are_counted_alike():
 
 
 def test_the_surfaces_of_a_linear_margin_are_planes_with_their_values_at_the_axes():
-    results = projections(sitting(net=linear(1.0, 0.5)), 0.1)
+    results = projections(shared(net=linear(1.0, 0.5)), 0.1)
     assert set(results) == {f"{kind} along {way} 1" for kind in ("loss", "decision") for way in (RANDOM, *DIRECTIONS)}
     for way in DIRECTIONS:
         shown = results[f"decision along {way} 1"]
@@ -105,7 +104,7 @@ def test_the_surfaces_of_a_linear_margin_are_planes_with_their_values_at_the_axe
 
 
 def test_where_nothing_changes_there_is_no_panel_and_no_distance():
-    still = sitting(still=linear(0.0, 1.0))
+    still = shared(still=linear(0.0, 1.0))
     assert set(projections(still, 0.1)) == {"loss along random 1", "decision along random 1"}
     found = cells(distances(still, most=0.1, samples=5)["distances"])
     assert all(found["still", way][2][0] == math.inf and found["still", way][4] == 0.0 for way in (RANDOM, *DIRECTIONS))
@@ -114,11 +113,11 @@ def test_where_nothing_changes_there_is_no_panel_and_no_distance():
 
 def test_half_a_window_around_the_boundary_is_on_the_plateau():
     """L = m (1 - t / t0) along its gradient: L > 0 at every t < t0, and its mean over the window is that at the image."""
-    flat = plateaus(sitting(net=linear(1.0, 0.16)), radius=0.0099, points=21)  # t0 = 0.01
+    flat = plateaus(shared(net=linear(1.0, 0.16)), radius=0.0099, points=21)  # t0 = 0.01
     row = flat.rows[0]
     assert row[3] == 1.0
     assert row[4] == pytest.approx(1.0, abs=1e-4)  # the two sides cancel
-    wide = plateaus(sitting(net=linear(1.0, 0.24)), radius=0.1, points=21).rows[0]
+    wide = plateaus(shared(net=linear(1.0, 0.24)), radius=0.1, points=21).rows[0]
     assert wide[3] == pytest.approx(12 / 21)  # t = -0.1, -0.09, ..., 0.01 are below t0 = 0.015
 
 
@@ -168,7 +167,7 @@ def test_a_window_rises_by_the_mean_of_the_loss_less_its_middle():
     models = {"net": linear(1.0, 0.5)}
     around = parameter_landscape(models, IMAGES, points=3)
     values = around.panels["net"].values
-    lifted = rises(around, sitting(**models), reach=0.1, points=5).rows[0]
+    lifted = rises(around, shared(**models), reach=0.1, points=5).rows[0]
     assert lifted[1:3] == pytest.approx((values[1, 1], values.mean() - values[1, 1]))
     t = np.linspace(-0.1, 0.1, 5)
     losses = np.log1p(np.exp(-(0.5 - 16 * t)))
@@ -176,9 +175,9 @@ def test_a_window_rises_by_the_mean_of_the_loss_less_its_middle():
 
 
 def test_the_attacks_are_those_of_the_recipes_numbers(tmp_path):
-    workshop = Workshop("smoke", "digits", None, str(tmp_path))  # type: ignore[arg-type]  # nothing is kept
+    context = Context("smoke", "digits", None, str(tmp_path))  # type: ignore[arg-type]  # nothing is kept
     for table in FILES:
-        studies = rows(workshop, table)
+        studies = rows(context, table)
         for row, recipe in recipes_of(table).items():
             attacks = attacks_of(studies[row], table)
             assert set(recipe.values) == {"natural", *attacks}
@@ -188,7 +187,7 @@ def test_the_attacks_are_those_of_the_recipes_numbers(tmp_path):
 
 
 def test_the_two_networks_that_the_paper_lacks_on_mnist_have_its_parts_and_a_radius_that_grows(tmp_path):
-    found = rows(Workshop("paper", "mnist", None, str(tmp_path)), "table-1")  # type: ignore[arg-type]
+    found = rows(Context("paper", "mnist", None, str(tmp_path)), "table-1")  # type: ignore[arg-type]
     both, minmax, ours, theirs = (found[row] for row in ("ours + AdvTrain", "MinMax", "ours", "AdvTrain"))
     assert both.gradient == ours.gradient
     assert replace(both.training_attack, ramp=0.0) == theirs.training_attack
@@ -198,7 +197,7 @@ def test_the_two_networks_that_the_paper_lacks_on_mnist_have_its_parts_and_a_rad
         "0.3",
     )
     assert both.training_attack.ramp == minmax.training_attack.ramp > 0
-    assert rows(Workshop("laptop", "mnist", None, str(tmp_path)), "table-1")["MinMax"].training_attack.ramp == 0  # type: ignore[arg-type]
+    assert rows(Context("laptop", "mnist", None, str(tmp_path)), "table-1")["MinMax"].training_attack.ramp == 0  # type: ignore[arg-type]
 
 
 def test_one_slope_and_the_curvatures_of_their_names():

@@ -127,12 +127,12 @@ def attack(made: Fabric, folder: Path) -> None:
     found = attacked(made)
     columns = {
         "inputs": found.inputs,
-        "looks": torch.from_numpy(found.looks),
+        "forward_passes": torch.from_numpy(found.forward_passes),
         "fallen to": list(map(str, found.fallen_to)),
         "transferred": torch.from_numpy(transferred(made)),
         "audited": [audited(made), audited(made, random=True)],
         "measured": {name: torch.from_numpy(values) for name, values in measured(made).items()},
-        "one image": torch.from_numpy(attacked(made, 1).looks),
+        "one image": torch.from_numpy(attacked(made, 1).forward_passes),
         "one image's curvature": torch.from_numpy(measured(made, 1)["Hessian norm"]),
         "validated on one": fit(
             plain_network(), Objective(), examples(16), ONE_EPOCH, fabric=made, validation=examples(1)

@@ -17,7 +17,7 @@ from lowcurve.data import Augmentation, Examples
 from lowcurve.losses import margin
 from lowcurve.models import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm2d, LipschitzConv2d, LipschitzLinear, prepare_norms
-from lowcurve.penalties import CURE, ELLE, LCNN, LLR, TRADES, Distillation, GradAlign, InputGradientNorm, Surge
+from lowcurve.penalties import CURE, ELLE, LCNN, LLR, TRADES, AdaptiveWeight, Distillation, GradAlign, InputGradientNorm
 from lowcurve.randomness import isolated, stream
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
 
@@ -70,11 +70,11 @@ def teacher(x: torch.Tensor) -> torch.Tensor:
 OTHER = plain_network(2).requires_grad_(False)
 
 
-def penalized(penalty: Any, weight: float | Surge = 1.0, every: int = 1, **words: Any) -> Objective:
+def penalized(penalty: Any, weight: float | AdaptiveWeight = 1.0, every: int = 1, **words: Any) -> Objective:
     return Objective(penalties={"it": Term(penalty, weight, every=every)}, **words)
 
 
-EAGER = Surge(weight=1000.0, deviations=0.0, patience=1, now=500.0)
+EAGER = AdaptiveWeight(weight=1000.0, deviations=0.0, patience=1, now=500.0)
 FROZEN: Any = {"statistics": "frozen"}
 
 # What a training can minimize; each is held to an exact resume and to the gradients of one process.

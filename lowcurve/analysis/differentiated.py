@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import Jet, pullback
-from lowcurve.analysis.twice import TwiceDifferentiable
+from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.types import Divisible, Field, Inputs, PerExample
 

@@ -129,6 +129,15 @@ class Ball:
         if self.norm == LINF and self.radius > high - low:
             raise _radius_too_large(self.radius, high - low)
 
+    def l2_reach(self, dimensions: int) -> float:
+        """Return the l_2 length of the longest perturbation in the ball, the scale at which curvature matters to an attack.
+
+        Example:
+            >>> Ball(LINF, 0.5).l2_reach(4), Ball(L2, 0.5).l2_reach(4)
+            (1.0, 0.5)
+        """
+        return self.radius * math.sqrt(dimensions) if self.norm == LINF else self.radius
+
     def project(self, point: Tensor, center: Tensor, radius: PerExample | None = None) -> Tensor:
         """The point moved into the ball around `center` and into the box; `center` must lie in the box.
 

@@ -2,18 +2,18 @@
 
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
-from lowcurve.attacks.changes import Along, along
-from lowcurve.attacks.color import ColorBox, ColorRanges, color_change
-from lowcurve.attacks.color_spaces import color_difference, lab
+from lowcurve.attacks.color.box import ColorBox, ColorRanges, color_change
+from lowcurve.attacks.color.changes import Along, along
+from lowcurve.attacks.color.hue import HueCircle, HueShift, hue_logits, hue_shift
+from lowcurve.attacks.color.hue_measures import HueFloor, PepperTest
+from lowcurve.attacks.color.recoloring import Recoloring
+from lowcurve.attacks.color.spaces import color_difference, lab
 from lowcurve.attacks.corruptions import CORRUPTIONS, corrupt
 from lowcurve.attacks.deepfool import DeepFool, RunnerUp
-from lowcurve.attacks.hue import HueCircle, HueShift, hue_logits, hue_shift
-from lowcurve.attacks.hue_measures import HueFloor, PepperTest
 from lowcurve.attacks.minimal import MinimalNorm
 from lowcurve.attacks.noise import Noise
 from lowcurve.attacks.one_step import NFGSM, RSFGSM, OneStep
 from lowcurve.attacks.pgd import BIM, FGSM, PGD
-from lowcurve.attacks.recoloring import Recoloring
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.attacks.square import Square

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import Ball
-from lowcurve.attacks.images import require_logits
+from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Inputs, Labels
@@ -44,8 +44,8 @@ class AutoAttack:
         if importlib.util.find_spec("pyautoattack") is None:
             raise InputError("the package pyautoattack", "none", "write pip install 'lowcurve[autoattack]'")
         if x.ndim != 4:
-            mend = "use lowcurve's own suite strong, which takes inputs of any rank"
-            raise InputError("images of shape (batch, channels, height, width)", tuple(x.shape), mend)
+            hint = "use lowcurve's own suite strong, which takes inputs of any rank"
+            raise InputError("images of shape (batch, channels, height, width)", tuple(x.shape), hint)
         self.ball.require_inside_box(x)
         seed = int(randomness.integers((), 0, 2**31, generator=generator))
         if not len(x):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowcurve.analysis.norms import pixels
-from lowcurve.attacks.color_spaces import HSV, WHOLE, in_box
+from lowcurve.attacks.color.spaces import HSV, WHOLE, in_box
 from lowcurve.errors import InputError
 from lowcurve.randomness import Streams, of_examples
 from lowcurve.types import Inputs
@@ -43,8 +43,8 @@ def corrupt(x: Inputs, kind: str, severity: int, generator: torch.Generator) -> 
     if severity not in range(1, 6):
         raise InputError("a severity from 1 to 5", severity, "write severity=3")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        mend = "write x[None] for one image"
-        raise InputError("images of shape (batch, 1 or 3, height, width)", tuple(x.shape), mend)
+        hint = "write x[None] for one image"
+        raise InputError("images of shape (batch, 1 or 3, height, width)", tuple(x.shape), hint)
     WHOLE.require_inside_box(x)
     chosen = CORRUPTIONS[kind]
     streams = of_examples(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device)).at(kind, severity)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lowcurve.analysis.calculus import jacobian
 from lowcurve.analysis.norms import L2, Ball, Norm, per_example
-from lowcurve.attacks.images import Images, Rows, fooled, prepare
-from lowcurve.attacks.pursuit import pursue
+from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.state import Images, Rows, fooled, prepare
 from lowcurve.attacks.targets import Target, require_target, target_of
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lowcurve.analysis.calculus import value_gradient_and_rest
 from lowcurve.analysis.norms import L2, Ball, Norm, per_example
+from lowcurve.attacks.active_set import pursue
 from lowcurve.attacks.deepfool import DeepFool, inside, shortened
-from lowcurve.attacks.images import Images, Rows, fooled, prepare
-from lowcurve.attacks.pursuit import pursue
+from lowcurve.attacks.state import Images, Rows, fooled, prepare
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import Ball, per_example
-from lowcurve.attacks.images import Images, Rows, Walk
-from lowcurve.attacks.pursuit import strongest
+from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.state import Images, Rows, Walk
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams

@@ -8,7 +8,7 @@ import torch
 from lowcurve.analysis.ascent import climb
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import Ball
-from lowcurve.attacks.images import prepare
+from lowcurve.attacks.state import prepare
 from lowcurve.errors import InputError
 from lowcurve.losses import log_odds
 from lowcurve.models.modes import frozen

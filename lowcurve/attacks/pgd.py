@@ -8,8 +8,8 @@ import torch
 
 from lowcurve.analysis.ascent import climb
 from lowcurve.analysis.norms import L2, Ball
-from lowcurve.attacks.images import Images, Rows, Walk, climbed
-from lowcurve.attacks.pursuit import strongest
+from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.state import Images, Rows, Walk, climbed
 from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
 from lowcurve.losses import log_odds

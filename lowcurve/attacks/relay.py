@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import Ball
-from lowcurve.attacks.images import Staged, Walk, prepare
-from lowcurve.attacks.pursuit import pursue
+from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.state import Staged, Walk, prepare
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen

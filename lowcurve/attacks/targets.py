@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from lowcurve.attacks.images import Images
+from lowcurve.attacks.state import Images
 from lowcurve.errors import InputError
 from lowcurve.losses import least_likely
 from lowcurve.types import Labels, Logits, Loss, PerExample

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lowcurve.data import DataSet
-    from lowcurve.experiments.settings import Study
     from lowcurve.store import Run
+    from lowcurve.study.settings import Study
 
 log = logging.getLogger("lowcurve")
 
@@ -81,8 +81,8 @@ def _run(command: str, words: list[str]) -> int:
         require_processes(request.study.devices, request.study.nodes)
     if follows():
         return _follow(command, request)
-    from lowcurve.experiments import study as steps
     from lowcurve.store import Run
+    from lowcurve.study import pipeline as steps
 
     # All that can be wrong with the request is found before a directory is made for it.
     run, study = request.run, request.study
@@ -118,7 +118,7 @@ def _follow(command: str, request: Request) -> int:
     """Share in the work that another process leads; it alone writes."""
     if command not in SHARED:
         return 0
-    from lowcurve.experiments import study as steps
+    from lowcurve.study import pipeline as steps
 
     run = followed(request)
     data = steps.read(request.study)
@@ -138,13 +138,13 @@ def _new_place(command: str, request: Request) -> Path:
     if command == "report":
         raise InputError("the run to report on", "none", "write lowcurve report RUN")
     if command in ("measure", "attack") and request.study.model is None:
-        mend = f"write lowcurve {command} RUN, or give --model package.module:factory --weights FILE --data NAME"
-        raise InputError("a run or a model", "neither", mend)
+        hint = f"write lowcurve {command} RUN, or give --model package.module:factory --weights FILE --data NAME"
+        raise InputError("a run or a model", "neither", hint)
     return new_place(request.out, f"{command}-{Path(request.study.data).stem}")
 
 
 def _steps(command: str, study: "Study", data: "DataSet", run: "Run", given: "nn.Module | None") -> None:
-    from lowcurve.experiments import study as steps
+    from lowcurve.study import pipeline as steps
 
     started = time.monotonic()
     if command == "train":
@@ -165,16 +165,16 @@ def _steps(command: str, study: "Study", data: "DataSet", run: "Run", given: "nn
 
 def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
     """The user's network with the user's weights, tried once on an input of the data's shape; None where none is needed."""
-    from lowcurve.experiments.study import GIVEN
+    from lowcurve.study.pipeline import GIVEN
 
     if study.model is None and study.weights is not None:
         raise InputError("a model for the weights", "--weights alone", "give --model package.module:factory too")
     wanted = study.model is not None and (study.weights is not None or command in ("measure", "attack"))
     if not wanted or (run is not None and GIVEN in run.networks()):
         return None
-    from lowcurve.experiments import study as steps
     from lowcurve.models import Factory
     from lowcurve.store import load_weights
+    from lowcurve.study import pipeline as steps
 
     assert study.model is not None
     model = Factory(study.model).build(study.seed)
@@ -188,10 +188,10 @@ def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | No
 def _report(study: "Study", run: "Run") -> None:
     from rich.console import Console
 
-    from lowcurve.experiments.pictures import compare, unreliable
     from lowcurve.report import page
     from lowcurve.results import Table, dump
     from lowcurve.store import NUMBERS, PAGE
+    from lowcurve.study.comparison import compare, unreliable
 
     recipe = recipes.kept(run)
     results = recipes.beside(recipe, run, compare(run.parts(), run.networks()))
@@ -225,7 +225,7 @@ def _report(study: "Study", run: "Run") -> None:
 def _facts(study: "Study", run: "Run") -> dict[str, str]:
     from importlib.metadata import version
 
-    from lowcurve.experiments.pictures import in_reading_order
+    from lowcurve.study.comparison import in_reading_order
 
     return {
         "data": study.data,

@@ -12,9 +12,10 @@ from lowcurve.cli.processes import settle
 from lowcurve.cli.terminal import progress_bars
 from lowcurve.cli.words import parse
 from lowcurve.errors import InputError
+from lowcurve.study.report_figures import same_images
 
 if TYPE_CHECKING:
-    from lowcurve.experiments.views.slices import Sitting
+    from lowcurve.figures.same_images import SameImages
     from lowcurve.results import Result
     from lowcurve.store import Run
     from lowcurve.types import Progress
@@ -65,10 +66,10 @@ def drawn(words: list[str]) -> int:
     from lowcurve.store import Run, write_bytes
 
     with progress_bars() as progress:
-        sitting = _sitting(found, progress)
-        results = _kinds()[found.kind](sitting)
+        shared, data = _same_images(found, progress)
+        results = _kinds()[found.kind](shared)
     place = Run(Path(found.out) if found.out else Path(found.run) / "drawn")
-    _write(found.kind, results, sitting, place, found.static, write_bytes)
+    _write(found.kind, results, shared, data, place, found.static, write_bytes)
     return 0
 
 
@@ -96,12 +97,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _kinds() -> "Mapping[str, Callable[[Sitting], Mapping[str, Result]]]":
-    from lowcurve.experiments.views.colors import colors
-    from lowcurve.experiments.views.jacobians import jacobians
-    from lowcurve.experiments.views.landscapes import surfaces
-    from lowcurve.experiments.views.path_pictures import path_pictures
-    from lowcurve.experiments.views.slices import cross_sections
+def _kinds() -> "Mapping[str, Callable[[SameImages], Mapping[str, Result]]]":
+    from lowcurve.figures.colors import colors
+    from lowcurve.figures.cross_sections import cross_sections
+    from lowcurve.figures.jacobians import jacobians
+    from lowcurve.figures.landscapes import surfaces
+    from lowcurve.figures.path_figures import path_pictures
 
     return {
         "cross-section": cross_sections,
@@ -112,13 +113,12 @@ def _kinds() -> "Mapping[str, Callable[[Sitting], Mapping[str, Result]]]":
     }
 
 
-def _sitting(found: argparse.Namespace, progress: "Progress[int]") -> "Sitting":
+def _same_images(found: argparse.Namespace, progress: "Progress[int]") -> "tuple[SameImages, str]":
     """The run's networks that are asked for, at the images they are drawn at."""
     from dataclasses import replace
 
-    from lowcurve.experiments.study import read
-    from lowcurve.experiments.subject import processes
-    from lowcurve.experiments.views.slices import sit
+    from lowcurve.study.pipeline import read
+    from lowcurve.study.subject import processes
 
     request = parse("draw", KINDS[found.kind], [found.run])
     run, study = request.run, request.study
@@ -129,11 +129,11 @@ def _sitting(found: argparse.Namespace, progress: "Progress[int]") -> "Sitting":
     device = processes(study.hardware).device
     models = {name: run.load_network(name).to(device) for name in names}
     count = EXAMPLES[found.kind] if found.examples is None else found.examples
-    return sit(study, data, models, count, found.points, progress)
+    return same_images(study, data, models, count, found.points, progress), study.data
 
 
 def _chosen(run: "Run", words: str) -> list[str]:
-    from lowcurve.experiments.pictures import in_reading_order
+    from lowcurve.study.comparison import in_reading_order
 
     kept = in_reading_order(run.networks())
     if not kept:
@@ -147,7 +147,8 @@ def _chosen(run: "Run", words: str) -> list[str]:
 def _write(
     kind: str,
     results: "Mapping[str, Result]",
-    sitting: "Sitting",
+    shared: "SameImages",
+    data: str,
     place: "Run",
     form: str | None,
     keep: Callable[[Path, bytes], Path],
@@ -157,10 +158,10 @@ def _write(
     from lowcurve.report import page, static_figure, styles
     from lowcurve.results import Table, dump
 
-    facts = _facts(sitting)
+    facts = _facts(shared, data)
     place.write_json(f"{kind}.json", {"facts": facts, "results": {key: dump(value) for key, value in results.items()}})
-    title = f"{TITLES[kind]} on {Path(sitting.study.data).name}"
-    count = len(sitting.models)
+    title = f"{TITLES[kind]} on {Path(data).name}"
+    count = len(shared.models)
     lead = f"{count} network{'' if count == 1 else 's'}: {KINDS[kind]}."
     ordered = list(results.values())
     written = [place.write(f"{kind}.html", page(title, lead, ordered, facts))]
@@ -174,15 +175,15 @@ def _write(
         Console().print(f"written: {path}", soft_wrap=True, highlight=False)
 
 
-def _facts(sitting: "Sitting") -> dict[str, str]:
+def _facts(shared: "SameImages", data: str) -> dict[str, str]:
     from importlib.metadata import version
 
     import torch
 
     return {
-        "data": sitting.study.data,
-        "networks": ", ".join(sitting.models),
-        "images": ", ".join(sitting.image(i) for i in range(len(sitting.numbers))),
+        "data": data,
+        "networks": ", ".join(shared.models),
+        "images": ", ".join(shared.image(i) for i in range(len(shared.numbers))),
         "which": "the first test images that all of these networks classify rightly",
         "lowcurve": version("lowcurve"),
         "torch": torch.__version__,

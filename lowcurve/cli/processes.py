@@ -61,8 +61,8 @@ def require_processes(devices: int, nodes: int) -> None:
     name = next((name for name, by in begun.items() if by and name in os.environ), None)
     if name is not None and os.environ[name] != str(devices * nodes):
         expected = f"as many processes as --devices {devices} --nodes {nodes} asks for"
-        mend = f"write {begun[name]}, or as many --devices and --nodes as there are"
-        raise InputError(expected, f"{name}={os.environ[name]}", mend)
+        hint = f"write {begun[name]}, or as many --devices and --nodes as there are"
+        raise InputError(expected, f"{name}={os.environ[name]}", hint)
 
 
 @contextmanager
@@ -83,8 +83,8 @@ def followed(request: "Request") -> "Run":
         return request.run
     place = request.out or os.environ.get(PLACE)
     if place is None:
-        expected, mend = "a directory that all processes know", "write --out DIRECTORY beside torchrun or srun"
-        raise InputError(expected, "none", mend)
+        expected, hint = "a directory that all processes know", "write --out DIRECTORY beside torchrun or srun"
+        raise InputError(expected, "none", hint)
     ends = time.monotonic() + PATIENCE
     while not (Path(place) / SETTINGS).is_file() and time.monotonic() < ends:
         time.sleep(0.05)

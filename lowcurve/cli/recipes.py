@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcurve.experiments.recipes import Recipe
+    from lowcurve.papers.recipes import Recipe
     from lowcurve.results import Result
     from lowcurve.store import Run
 
@@ -30,7 +30,7 @@ def shown(words: list[str]) -> int:
     """The command `lowcurve recipes`."""
     from rich.console import Console
 
-    from lowcurve.experiments.recipes import recipe
+    from lowcurve.papers.recipes import recipe
 
     if any(word in ("-h", "--help") for word in words):
         print(USAGE, end="")
@@ -49,7 +49,7 @@ def _list(console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from lowcurve.experiments.recipes import recipes
+    from lowcurve.papers.recipes import recipes
 
     listed = Table(title="Recipes", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     listed.add_column("recipe", no_wrap=True)
@@ -96,7 +96,7 @@ def keep(recipe: "Recipe | None", run: "Run") -> None:
 
 def kept(run: "Run") -> "Recipe | None":
     """The recipe that the run was begun with, if it was."""
-    from lowcurve.experiments.recipes import Recipe
+    from lowcurve.papers.recipes import Recipe
 
     content = run.read_json(FILE)
     if content is None:

@@ -16,7 +16,7 @@ from lowcurve.cli.terminal import claims, logged, progress_bars
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcurve.experiments.papers.reproduction import Found, Item, Workshop
+    from lowcurve.papers.common.context import Context, Found, Item
     from lowcurve.store import Run
 
 log = logging.getLogger("lowcurve")
@@ -61,8 +61,8 @@ def reproduced(words: list[str]) -> int:
     settle()
     if found.list or not found.key:
         return _listed()
-    from lowcurve.experiments.papers.items import item
-    from lowcurve.experiments.papers.reproduction import Workshop
+    from lowcurve.papers.common.context import Context
+    from lowcurve.papers.items import item
     from lowcurve.store import Run
 
     wanted = item(found.key)
@@ -76,8 +76,8 @@ def reproduced(words: list[str]) -> int:
     try:
         with logged(run), _for_minutes(found.minutes), progress_bars() as progress:
             rows = tuple(row.strip() for row in found.rows.split(",") if row.strip())
-            workshop = Workshop(found.scale, data, run, found.data_dir, found.seeds, rows, progress)
-            return _made(wanted, workshop, run)
+            context = Context(found.scale, data, run, found.data_dir, found.seeds, rows, progress)
+            return _made(wanted, context, run)
     except KeyboardInterrupt:
         print(f"\ninterrupted; {run.folder} is whole. Go on with the same command", file=sys.stderr)
         return 130
@@ -103,7 +103,7 @@ def _listed() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from lowcurve.experiments.papers.items import ITEMS
+    from lowcurve.papers.items import ITEMS
 
     listed = Table(title="Items", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("item", "what it is", "where", "on a laptop", "in the paper"):
@@ -114,44 +114,44 @@ def _listed() -> int:
     return 0
 
 
-def _made(item: "Item", workshop: "Workshop", run: "Run") -> int:
+def _made(item: "Item", context: "Context", run: "Run") -> int:
     from rich.console import Console
 
     from lowcurve.report import page
     from lowcurve.results import dump
 
-    log.info("%s at scale %s on %s, in %s", item.key, workshop.scale, workshop.data, run.folder)
+    log.info("%s at scale %s on %s, in %s", item.key, context.scale, context.data, run.folder)
     began = time.monotonic()
-    found = item.make(workshop)
-    beside = item.table(found, workshop)
+    found = item.make(context)
+    beside = item.table(found, context)
     results = {"beside the paper": beside, **found.results}
     seconds = time.monotonic() - began
-    facts, name = _facts(item, workshop, found, seconds), item.key.split("/")[1]
-    settings = {network: asdict(study) for network, study in workshop.used.items()}
+    facts, name = _facts(item, context, found, seconds), item.key.split("/")[1]
+    settings = {network: asdict(study) for network, study in context.used.items()}
     dumped = {key: dump(value) for key, value in results.items()}
     run.write_json(f"{name}.json", {"facts": facts, "settings": settings, "results": dumped})
     title = f"{item.title}: {item.where} of {item.key.split('/')[0]}"
-    lead = f"Made at the scale {workshop.scale} on {workshop.data}, with the paper's numbers beside ours."
+    lead = f"Made at the scale {context.scale} on {context.data}, with the paper's numbers beside ours."
     written = run.write(f"{name}.html", page(title, lead, list(results.values()), facts, []))
     log.info("%s took %.0f s", item.key, seconds)
     console = Console()
     console.print(claims(beside))
-    for line in found.differs_at(workshop.scale):
+    for line in found.differs_at(context.scale):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {written}", soft_wrap=True)
     return 0
 
 
-def _facts(item: "Item", workshop: "Workshop", found: "Found", seconds: float) -> dict[str, Any]:
+def _facts(item: "Item", context: "Context", found: "Found", seconds: float) -> dict[str, Any]:
     from lowcurve.results import code_version
 
-    differs = found.differs_at(workshop.scale)
+    differs = found.differs_at(context.scale)
     return {
         "item": item.key,
-        "scale": workshop.scale,
-        "data": workshop.data,
-        "seeds": str(workshop.seeds),
-        **({"rows": ",".join(workshop.rows)} if workshop.rows else {}),
+        "scale": context.scale,
+        "data": context.data,
+        "seeds": str(context.seeds),
+        **({"rows": ",".join(context.rows)} if context.rows else {}),
         **({"differs": " ".join(differs)} if differs else {}),
         "lowcurve": code_version(),
         **circumstances(),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcurve.experiments.recipes import Recipe
-    from lowcurve.experiments.settings import Study
+    from lowcurve.papers.recipes import Recipe
     from lowcurve.store import Run
+    from lowcurve.study.settings import Study
 
 CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius", "suite")
 """What may differ from the settings that a run was begun with: how it is evaluated, and where."""
@@ -33,8 +33,8 @@ def parse(command: str, summary: str, words: list[str]) -> Request:
     A new run begins from the preset of its data and scale, or from the recipe whose key stands in a run's place; what is asked
     of an earlier run begins from that run's own settings, of which only the evaluation may change.
     """
-    from lowcurve.experiments.presets import preset
     from lowcurve.store import Run
+    from lowcurve.study.presets import preset
 
     words = [_underscored(word) for word in words]
     data, scale = _data_and_scale(words)
@@ -51,8 +51,8 @@ def parse(command: str, summary: str, words: list[str]) -> Request:
     run = Run.open(place)
     written = [word.removeprefix("--").split("=")[0].split(".")[0] for word in words if word.startswith("--")]
     if fixed := [name for name in written if name not in (*CHANGEABLE, "resume")]:
-        mend = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
-        raise InputError("the settings that the run was made with", f"--{fixed[0]}", mend)
+        hint = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
+        raise InputError("the settings that the run was made with", f"--{fixed[0]}", hint)
     _check_settings(run)
     study = _study(_parsed(command, summary, words, run.read_settings()))
     if len(written) > written.count("resume"):
@@ -64,7 +64,7 @@ def _recipe(command: str, words: list[str]) -> "Recipe | None":
     """The recipe whose key stands where the directory of a run may stand, unless there is such a directory."""
     if command != "train":
         return None
-    from lowcurve.experiments.recipes import keys, recipe
+    from lowcurve.papers.recipes import keys, recipe
 
     for before, word in zip(["", *words], words, strict=False):
         value = before.startswith("--") and "=" not in before and before != "--print_config"
@@ -75,20 +75,20 @@ def _recipe(command: str, words: list[str]) -> "Recipe | None":
 
 def _no_recipe(place: str) -> None:
     """Say what a word is not that is neither a run's directory nor a recipe's key."""
-    from lowcurve.experiments.recipes import recipe
+    from lowcurve.papers.recipes import recipe
 
     try:
         recipe(place)
     except InputError as error:
         expected = f"an existing run directory, or {error.expected}"
-        raise InputError(expected, error.received, error.mend) from None
+        raise InputError(expected, error.received, error.hint) from None
 
 
 def _check_settings(run: "Run") -> None:
     """Refuse a settings.yaml that is not whole: what is missing would silently come from a preset."""
     from jsonargparse import ArgumentParser
 
-    from lowcurve.experiments.settings import Study
+    from lowcurve.study.settings import Study
 
     stored = run.read_settings()
     parser = ArgumentParser(exit_on_error=False)
@@ -107,8 +107,8 @@ def _check_settings(run: "Run") -> None:
 def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, Any]) -> Any:
     from jsonargparse import ArgumentParser
 
-    from lowcurve.experiments.presets import SCALES
-    from lowcurve.experiments.settings import Study
+    from lowcurve.study.presets import SCALES
+    from lowcurve.study.settings import Study
 
     parser = ArgumentParser(
         prog=f"lowcurve {command}",
@@ -135,7 +135,7 @@ def _parsed(command: str, summary: str, words: list[str], defaults: dict[str, An
 
 
 def _study(parsed: Any) -> "Study":
-    from lowcurve.experiments.settings import Study
+    from lowcurve.study.settings import Study
 
     return Study(**{field.name: parsed[field.name] for field in fields(Study)})
 

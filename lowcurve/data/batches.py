@@ -252,14 +252,14 @@ def _check_labels(y: Tensor, classes: int) -> None:
         )
     outside = y[(y < 0) | (y >= classes)]
     if len(outside):
-        mend = "name every class, and leave out examples without a label"
-        raise InputError(f"labels from 0 to {classes - 1} for {classes} classes", int(outside[0]), mend)
+        hint = "name every class, and leave out examples without a label"
+        raise InputError(f"labels from 0 to {classes - 1} for {classes} classes", int(outside[0]), hint)
 
 
 def _check_pixels(x: Tensor) -> None:
     if x.ndim < 2 or not (x.dtype == torch.uint8 or x.is_floating_point()):
-        mend = "give images as uint8, or divide by 255"
-        raise InputError("inputs x [N, ...] as uint8 or floating point", f"{x.dtype} {list(x.shape)}", mend)
+        hint = "give images as uint8, or divide by 255"
+        raise InputError("inputs x [N, ...] as uint8 or floating point", f"{x.dtype} {list(x.shape)}", hint)
     if not x.is_floating_point() or not x.numel():
         return
     low, high = float(x.min()), float(x.max())  # the extremes are NaN where any entry is

@@ -130,8 +130,8 @@ def load(
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
         return _from_path(path, limits, seed)
     close = difflib.get_close_matches(name.lower(), NAMES, n=1)
-    mend = f"write {close[0]!r}" if close else "check the spelling of the name or path"
-    raise InputError(f"one of {', '.join(NAMES)}, or an existing folder or .parquet file", repr(name), mend)
+    hint = f"write {close[0]!r}" if close else "check the spelling of the name or path"
+    raise InputError(f"one of {', '.join(NAMES)}, or an existing folder or .parquet file", repr(name), hint)
 
 
 def _named(name: str, folder: str | Path | None, limits: Limits, seed: int) -> DataSet:
@@ -194,8 +194,8 @@ def _hub_tables(source: Source) -> list[Any]:
         tables = hub_client().load_dataset(source.hub, source.config)
         return [tables[split] for split in source.splits]
     except Exception as error:  # the hub's client, its transport and its cache share no narrower ancestor
-        mend = f"pass --data-dir DIR or set {VARIABLE} to a folder with parquet files"
-        raise InputError(f"the Hugging Face hub to deliver {source.hub}", first_line(error), mend) from error
+        hint = f"pass --data-dir DIR or set {VARIABLE} to a folder with parquet files"
+        raise InputError(f"the Hugging Face hub to deliver {source.hub}", first_line(error), hint) from error
 
 
 def _local_tables(name: str, source: Source, folder: Path) -> list[Any]:

@@ -95,8 +95,8 @@ def folder_tables(path: Path) -> dict[str, Any]:
     }
     names = sorted({f.relative_to(splits["train"]).parts[0] for f in found["train"]})
     if not names:
-        mend = "give a folder with one folder of images a class, or with parquet files"
-        raise InputError("images in class folders, or parquet files", f"none in {path}", mend)
+        hint = "give a folder with one folder of images a class, or with parquet files"
+        raise InputError("images in class folders, or parquet files", f"none in {path}", hint)
     return {split: _image_table(files, splits[split], names) for split, files in found.items()}
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import Ball, Norm
 from lowcurve.attacks import Suite
-from lowcurve.attacks.images import Images, Staged, usable_walks, work_of
-from lowcurve.attacks.pursuit import pursue
+from lowcurve.attacks.active_set import pursue
 from lowcurve.attacks.relay import Relay
+from lowcurve.attacks.state import Images, Staged, usable_walks, work_of
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
 from lowcurve.evaluation.sharing import Ticker, gathered, share_of
@@ -48,17 +48,17 @@ class Ledger(Protocol):
 class Attacked:
     """What an attack left, one entry an example.
 
-    standing: correct at the clean input and under every attack, so `standing.mean()` is robust accuracy: an upper bound,
+    standing: correct at the clean input and under every attack, so `robust.mean()` is robust accuracy: an upper bound,
     since a stronger attack may exist. distance: from the clean input to `inputs`, in the norm that was asked for.
     fallen_to: the attack that it fell to, "clean" if it was wrong before, "" if it stands. looks: at how many points the
     network was seen before the example fell, over all attacks.
     """
 
-    standing: np.ndarray
+    robust: np.ndarray
     distance: np.ndarray
     inputs: Tensor
     fallen_to: np.ndarray
-    looks: np.ndarray
+    forward_passes: np.ndarray
 
     def after(self, *names: str) -> np.ndarray:
         """Who stands once only these attacks were tried, in this order: `after()` is who was right to begin with."""
@@ -96,7 +96,7 @@ def attack(
         >>> from lowcurve.attacks import PGD
         >>> points = Examples(torch.tensor([[0.5, 0.45], [0.9, 0.1]]), torch.tensor([0, 0]), ("a", "b"))
         >>> left = attack(nn.Identity(), points, PGD(Ball(LINF, 0.1)), LINF)
-        >>> left.standing, left.fallen_to.tolist()
+        >>> left.robust, left.fallen_to.tolist()
         (array([False,  True]), ['PGD', ''])
     """
     require_examples(model, examples)
@@ -112,13 +112,16 @@ def attack(
             ticker = Ticker(progress, said, sum(work_of(member) for _, member in members) * len(rows))
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
             parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
-    columns = {name: torch.cat([part[name] for part in parts]) for name in ("inputs", "fallen to", "looks", "distance")}
+    columns = {
+        name: torch.cat([part[name] for part in parts])
+        for name in ("inputs", "fallen to", "forward_passes", "distance")
+    }
     if len(mine) < len(examples):
         columns = gathered(columns, mine)
     names = np.array([*(name for name, _ in members), WRONG, ""])
     fallen_to = names[columns["fallen to"].numpy()]
-    distance, looks = columns["distance"].numpy(), columns["looks"].numpy()
-    return Attacked(fallen_to == "", distance, columns["inputs"], fallen_to, looks)
+    distance, forward_passes = columns["distance"].numpy(), columns["forward_passes"].numpy()
+    return Attacked(fallen_to == "", distance, columns["inputs"], fallen_to, forward_passes)
 
 
 def _attack_chunk(
@@ -175,7 +178,7 @@ class _Chunk:
             _WARNED.add(model)
             log.warning("%s", PROBABILITIES)
         fallen_to = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
-        chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "looks": torch.ones_like(y)}
+        chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "forward_passes": torch.ones_like(y)}
         if relayed:
             chunk.state |= {"nearest": x.clone(), "margin": margin(chunk.logits, y)}
         return chunk
@@ -219,13 +222,13 @@ class _Chunk:
             found = pursue(
                 walk, those, stop=True, last_look=self.relayed, limit=self.batch_size, device=self.device, done=done
             )
-            self.enter(number, left[still], found.point, found.looks)
+            self.enter(number, left[still], found.point, found.forward_passes)
 
-    def enter(self, number: int, rows: Tensor, inputs: Tensor, looks: Tensor) -> None:
+    def enter(self, number: int, rows: Tensor, inputs: Tensor, forward_passes: Tensor) -> None:
         """What an attack found, looked at once more: who falls in a batch of this size has fallen."""
         logits = self.seen(inputs, self.y[rows])
         fallen = logits.argmax(1) != self.y[rows]
-        self.state["looks"][rows] += looks
+        self.state["forward_passes"][rows] += forward_passes
         if self.relayed:
             left = margin(logits, self.y[rows])
             nearer = left < self.state["margin"][rows]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.chunks import in_chunks
-from lowcurve.attacks.images import require_logits
+from lowcurve.attacks.state import require_logits
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.sharing import Ticker, gathered, share_of
@@ -136,8 +136,8 @@ def require_finite(model: nn.Module) -> None:
     """Refuse a model with NaN or infinity among its weights, by the weight's name."""
     for name, weight in model.state_dict().items():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            found, mend = f"NaN or infinity in {name!r}", "load weights of a training that converged"
-            raise InputError("finite weights", found, mend)
+            found, hint = f"NaN or infinity in {name!r}", "load weights of a training that converged"
+            raise InputError("finite weights", found, hint)
 
 
 def on_device(model: nn.Module, examples: Examples, rows: Any) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.norms import Norm
 from lowcurve.attacks import Suite
-from lowcurve.attacks.images import Staged
+from lowcurve.attacks.state import Staged
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.attacking import WRONG, attack
@@ -23,14 +23,14 @@ class SmallestRadius:
 
     Example:
         >>> found = SmallestRadius(np.array([0.0, 0.1, np.inf]), torch.zeros(3, 1))
-        >>> found.standing_at([0.0, 0.1, 0.2]).mean(1).round(3).tolist()
+        >>> found.robust_at([0.0, 0.1, 0.2]).mean(1).round(3).tolist()
         [0.667, 0.333, 0.333]
     """
 
     radius: np.ndarray
     inputs: Tensor
 
-    def standing_at(self, radii: Sequence[float]) -> np.ndarray:
+    def robust_at(self, radii: Sequence[float]) -> np.ndarray:
         """Who stands at each of these radii, shape (radii, examples): never more at a larger one."""
         # A radius in single precision may lie a little above the number that it was meant to be.
         return self.radius[None, :] > np.asarray(radii, dtype=np.float64)[:, None] * (1 + 1e-6)
@@ -69,8 +69,8 @@ def smallest_radius(
     members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
     for name, member in members:
         if not isinstance(member, Staged):
-            mend = "use PGD, APGD, Square or a Suite of them"
-            raise InputError("an attack that takes a radius an example", name, mend)
+            hint = "use PGD, APGD, Square or a Suite of them"
+            raise InputError("an attack that takes a radius an example", name, hint)
     if not (np.isfinite(largest) and largest > 0) or rounds < 0:
         raise InputError("a largest radius above 0 and rounds of at least 0", (largest, rounds), "write largest=16/255")
     shared = {"seed": seed, "batch_size": batch_size, "fabric": fabric}
@@ -79,7 +79,7 @@ def smallest_radius(
     next(ticks, None)
     left = attack(model, examples, method, norm, radius=radii, **shared)
     inputs = left.inputs.clone()
-    high = np.where(left.standing, np.inf, np.where(left.fallen_to == WRONG, 0.0, left.distance)).astype(np.float64)
+    high = np.where(left.robust, np.inf, np.where(left.fallen_to == WRONG, 0.0, left.distance)).astype(np.float64)
     low = np.where(np.isfinite(high), 0.0, largest)
     for _ in ticks:
         open_ = np.flatnonzero(np.isfinite(high) & (high - low > largest / 2**rounds))
@@ -89,7 +89,7 @@ def smallest_radius(
         rows = torch.from_numpy(open_)
         own = torch.from_numpy(middle).float()
         found = attack(model, examples.take(rows), method, norm, radius=own, **shared)
-        fell = ~found.standing
+        fell = ~found.robust
         low[open_[~fell]] = middle[~fell]
         high[open_[fell]] = np.minimum(found.distance[fell], middle[fell])
         inputs[rows[torch.from_numpy(fell)]] = found.inputs[torch.from_numpy(fell)]

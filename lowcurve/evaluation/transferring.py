@@ -48,10 +48,10 @@ def transfer(
     if not models:
         raise InputError("at least one network", "none", "write transfer({'name': model}, examples, attack)")
     mine = share_of(fabric, len(examples))
-    standing = _standing(models, examples.take(mine), method, seed, batch_size, progress)
+    robust = _standing(models, examples.take(mine), method, seed, batch_size, progress)
     if len(mine) < len(examples):
-        standing = gathered({"standing": standing}, mine)["standing"]
-    return np.asarray(standing.numpy()).transpose(1, 2, 0)
+        robust = gathered({"robust": robust}, mine)["robust"]
+    return np.asarray(robust.numpy()).transpose(1, 2, 0)
 
 
 def _standing(

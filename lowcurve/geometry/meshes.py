@@ -38,7 +38,7 @@ class Meshes:
     vertices_inside: PerExample
     triangles_clear: PerExample
     deviation: PerExample
-    looks: Tensor
+    forward_passes: Tensor
 
     def statements(self) -> tuple[str, ...]:
         """What is known of each loop, in words."""
@@ -137,7 +137,7 @@ class LoopFilling:
             vertices_inside=mesh.vertices_inside.index_put((rows,), inside),
             triangles_clear=mesh.triangles_clear.index_put((rows,), clear),
             deviation=mesh.deviation.index_put((rows,), around[rows]),
-            looks=mesh.looks.index_add(0, rows, spent),
+            forward_passes=mesh.forward_passes.index_add(0, rows, spent),
         )
 
     def _around(self, sides: Paths, cells: int, vertices: Tensor) -> PerExample:

@@ -38,7 +38,7 @@ class Paths:
     spacing: PerExample
     certified: Tensor
     clearance: PerExample
-    looks: Tensor
+    forward_passes: Tensor
     projections: Tensor
 
     @classmethod
@@ -100,8 +100,10 @@ class PathSearch:
     projection: (model, x, y) -> x' in the region of y, such as `IntoRegion(DeepFool())`.
     spacing: an l_2 length in pixel units, for all pairs or one a pair; the paper's is 1e-4 times the distance of the ends.
     Between two samples there may be anything, unless certified.
-    Caps a pair: `depth` (halvings), `anchors`, `looks` (forward images; no more halving once they are spent). Whoever meets one
-    is "no path found", for that reason: "depth", "anchors", "looks", or "projection", where that ended outside. Regions that
+    Caps a pair: `depth` (halvings), `anchors`, `forward_passes` (no more halving
+    once they are spent). Whoever meets one
+    is "no path found", for that reason: "depth", "anchors", "forward_passes", or "projection", where that ended
+    outside. Regions that
     are not connected end so, but so may a connected one. Gradients are capped by the projection's own steps.
     certificate: None, or a measure with "certified radius" that holds for this model (`CertifiedRadius`): segments without
     violation are then covered with balls, at most `balls` a segment, and a path all of whose segments are covered is
@@ -127,14 +129,14 @@ class PathSearch:
     spacing: float | PerExample = 0.01
     depth: int = 14
     anchors: int = 500
-    looks: int = 200_000
+    forward_passes: int = 200_000
     certificate: Measure | None = None
     balls: int = 1000
     chunk: int = 256
 
     def __post_init__(self) -> None:
-        if not 0 < self.depth <= 40 or min(self.looks, self.balls) < 1 or self.anchors < 2:
-            found = (self.depth, self.anchors, self.looks, self.balls)
+        if not 0 < self.depth <= 40 or min(self.forward_passes, self.balls) < 1 or self.anchors < 2:
+            found = (self.depth, self.anchors, self.forward_passes, self.balls)
             raise InputError(
                 "a depth from 1 to 40, two anchors, a look and a ball", found, "write PathSearch(depth=14)"
             )
@@ -160,12 +162,12 @@ class PathSearch:
         """Those of the open segments that were seen to leave the region; the others are closed."""
         seen = sampled(model, open_.segments, spacing[open_.pair], chunk=self.chunk)
         clear = seen.clear
-        state.looks.index_add_(0, open_.pair, seen.looks)
+        state.forward_passes.index_add_(0, open_.pair, seen.forward_passes)
         if self.certificate is not None:
             rows = torch.nonzero(clear).flatten()
             segments, pair = open_.segments.take(rows), open_.pair[rows]
             cover = covered(model, segments, self.certificate, most=self.balls, chunk=self.chunk)
-            state.looks.index_add_(0, pair, cover.looks)
+            state.forward_passes.index_add_(0, pair, cover.forward_passes)
             clear = clear.index_put((rows,), ~cover.outside)
             state.uncertain[pair[~cover.certified & ~cover.outside]] = True
         else:
@@ -176,7 +178,7 @@ class PathSearch:
 
     def _close(self, state: "_State", pair: Tensor, depth: int) -> None:
         """Give up the pairs of these failing segments that have run into a cap."""
-        state.close(pair[state.looks[pair] > self.looks], "looks")
+        state.close(pair[state.forward_passes[pair] > self.forward_passes], "forward_passes")
         counts = state.counts().index_add(0, pair, torch.ones_like(pair))
         state.close(pair[counts[pair] > self.anchors], "anchors")
         if depth == self.depth:
@@ -187,19 +189,19 @@ class PathSearch:
         segments, pair = failing.segments, failing.pair
         middle, y = (segments.start + segments.end) / 2, segments.y
         seen = inner_margins(model, middle, y, self.chunk)
-        state.looks.index_add_(0, pair, torch.ones_like(pair))
+        state.forward_passes.index_add_(0, pair, torch.ones_like(pair))
         rows = torch.nonzero(~(seen > 0)).flatten()
         if len(rows):
             middle[rows] = self.projection(model, middle[rows], y[rows], generator=stream).detach()
             seen[rows] = inner_margins(model, middle[rows], y[rows], self.chunk)
-            state.looks.index_add_(0, pair[rows], torch.ones_like(rows))
+            state.forward_passes.index_add_(0, pair[rows], torch.ones_like(rows))
             state.projections.index_add_(0, pair[rows], torch.ones_like(rows))
         state.close(pair[~(seen > 0)], "projection")
         kept = torch.nonzero(state.why[pair] == 0).flatten()
         return state.joined(failing.take(kept), middle[kept], seen[kept])
 
 
-CAPS = (FOUND, "depth", "anchors", "looks", "projection")
+CAPS = (FOUND, "depth", "anchors", "forward_passes", "projection")
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ class _State:
     why: Tensor
     uncertain: Tensor
     clearance: PerExample
-    looks: Tensor
+    forward_passes: Tensor
     projections: Tensor
 
     @classmethod
@@ -281,7 +283,9 @@ class _State:
         clearance = torch.where(found, self.clearance, torch.nan)
         why = tuple(CAPS[code] for code in self.why.tolist())
         certified = found & ~self.uncertain
-        return Paths(anchors, counts, y, found, why, spacing, certified, clearance, self.looks, self.projections)
+        return Paths(
+            anchors, counts, y, found, why, spacing, certified, clearance, self.forward_passes, self.projections
+        )
 
 
 def _spacings(spacing: float | PerExample, start: Inputs) -> PerExample:

@@ -117,15 +117,15 @@ def require_ends(model: Classifier, start: Inputs, end: Inputs, y: Labels, *, ch
         found = f"shapes {tuple(start.shape)}, {tuple(end.shape)} and {tuple(y.shape)}"
         raise InputError("a start, an end and a label for each pair", found, "give one row of each a pair")
     here, there = inner_margins(model, start, y, chunk), inner_margins(model, end, y, chunk)
-    mend = "leave such pairs out"
+    hint = "leave such pairs out"
     if not bool((here > 0).all()):
-        raise InputError("starts that are classified as their labels", f"{_others(here)} that are not", mend)
+        raise InputError("starts that are classified as their labels", f"{_others(here)} that are not", hint)
     if not bool((there > 0).all()):
         received = f"{_others(there)} whose end is classified otherwise"
-        raise InputError("two ends of one class", received, f"{mend}, or take pairs by the network's own label")
+        raise InputError("two ends of one class", received, f"{hint}, or take pairs by the network's own label")
     same = L2.length(end - start)
     if not bool((same > 0).all()):
-        raise InputError("two different ends", f"{_others(same)} with the same twice", mend)
+        raise InputError("two different ends", f"{_others(same)} with the same twice", hint)
     return torch.minimum(here, there)
 
 

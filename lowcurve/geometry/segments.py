@@ -48,7 +48,7 @@ class Sampling:
 
     clear: Tensor
     clearance: PerExample
-    looks: Tensor
+    forward_passes: Tensor
 
 
 def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk: int = 256) -> Sampling:
@@ -61,13 +61,13 @@ def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk
     Example:
         >>> ways = Segments(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
         >>> found = sampled(torch.nn.Identity(), ways, torch.tensor([0.1]))
-        >>> found.clear, found.looks  # the first sample, 8/15 of the way, lies in the other region
+        >>> found.clear, found.forward_passes  # the first sample, 8/15 of the way, lies in the other region
         (tensor([False]), tensor([1]))
     """
     parts = torch.ceil(segments.length.double() / spacing.double()).long()
     levels = torch.ceil((parts + (parts == 0)).double().log2()).long()
     least = torch.full_like(segments.length, torch.inf)
-    looks = torch.zeros_like(parts)
+    forward_passes = torch.zeros_like(parts)
     for level in range(1, int(levels.max()) + 1 if len(parts) else 1):
         open_ = torch.nonzero((least > 0) & (levels >= level)).flatten()
         stride = 2 ** (levels[open_] - level)
@@ -86,8 +86,8 @@ def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk
             least.scatter_reduce_(0, rows, seen.nan_to_num(-torch.inf).to(least), "amin")
 
         in_chunks(look, int(counts.sum()), chunk)
-        looks[open_] += counts
-    return Sampling(least > 0, least, looks)
+        forward_passes[open_] += counts
+    return Sampling(least > 0, least, forward_passes)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Cover:
 
     certified: Tensor
     outside: Tensor
-    looks: Tensor
+    forward_passes: Tensor
 
 
 def covered(
@@ -117,7 +117,7 @@ def covered(
     row = torch.arange(len(segments), device=length.device)
     low, high = torch.zeros_like(length), length.clone()
     outside, given_up = torch.zeros_like(row, dtype=torch.bool), torch.zeros_like(row, dtype=torch.bool)
-    looks = torch.zeros_like(row)
+    forward_passes = torch.zeros_like(row)
     while len(row):
         middle, half = (low + high) / 2, (high - low) / 2
         share = torch.where(length[row] > 0, middle / length[row], 0)
@@ -128,16 +128,16 @@ def covered(
             return inner_margin(model, x, y), certified_radius(certificate, model, x, y).double()
 
         seen, radii = (torch.cat(parts) for parts in zip(*in_chunks(look, len(row), chunk), strict=True))
-        looks.index_add_(0, row, torch.ones_like(row))
+        forward_passes.index_add_(0, row, torch.ones_like(row))
         outside[row[~(seen > 0)]] = True
         reach = radii * (1 - 1e-6) - rounding[row]
         given_up[row[~(reach > 0)]] = True
         bare = ~(reach >= half)
-        given_up[row[bare & (looks >= most)[row]]] = True
+        given_up[row[bare & (forward_passes >= most)[row]]] = True
         left = bare & ~(outside | given_up)[row]
         row = torch.cat([row[left], row[left]])
         low, high = torch.cat([low[left], (middle + reach)[left]]), torch.cat([(middle - reach)[left], high[left]])
-    return Cover(~(outside | given_up), outside, looks)
+    return Cover(~(outside | given_up), outside, forward_passes)
 
 
 def certified_radius(certificate: Measure, model: Classifier, x: Inputs, y: Labels) -> PerExample:

@@ -256,8 +256,8 @@ def require_direction(v: Inputs, name: str = "direction") -> None:
     length = L2.length(v)
     wrong = ~((length > 0) & torch.isfinite(length))
     if bool(wrong.any()):
-        mend = "leave these examples out, or take the direction of log_odds, whose gradient does not underflow"
-        raise InputError(f"a {name} of finite length above 0", f"none at {_which(wrong)}", mend)
+        hint = "leave these examples out, or take the direction of log_odds, whose gradient does not underflow"
+        raise InputError(f"a {name} of finite length above 0", f"none at {_which(wrong)}", hint)
 
 
 def _places(numbers: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,13 +1,7 @@
 """Networks: architectures by name, the layers they are made of, and the norms of these."""
 
 from lowcurve.models.architectures import ARCHITECTURES, Network
-from lowcurve.models.factories import Factory
-from lowcurve.models.gram import norm_bound
-from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Standardize, nonlinearity
-from lowcurve.models.lipschitz import prepare_norms, update_norms
-from lowcurve.models.spectral import Interval, norm_interval
-from lowcurve.models.summary import summary
-from lowcurve.models.surgery import (
+from lowcurve.models.conversion import (
     LCNN,
     Converted,
     Lipschitz,
@@ -18,6 +12,12 @@ from lowcurve.models.surgery import (
     inspect_layers,
     load_original,
 )
+from lowcurve.models.factories import Factory
+from lowcurve.models.gram import norm_bound
+from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Standardize, nonlinearity
+from lowcurve.models.lipschitz import prepare_norms, update_norms
+from lowcurve.models.spectral import Interval, norm_interval
+from lowcurve.models.summary import summary
 
 __all__ = [
     "ARCHITECTURES",

@@ -30,8 +30,8 @@ class Lipschitz(nn.Module):
 
     def _begin(self, gamma: float, learn: bool = True, at_least_one: bool = True, clips: bool = True) -> None:
         if not (1 if at_least_one else 0) <= gamma < math.inf or gamma == 0:
-            mend = "write gamma=10.0, or at_least_one=False for any above 0"
-            raise InputError("a gamma of at least 1, or above 0 where not at_least_one", gamma, mend)
+            hint = "write gamma=10.0, or at_least_one=False for any above 0"
+            raise InputError("a gamma of at least 1, or above 0 where not at_least_one", gamma, hint)
         self.at_least_one, self.clips = at_least_one, clips
         like = (next(self.buffers()) if self.alone else self.linear.weight).new_zeros((), dtype=torch.float32)
         if learn:
@@ -71,8 +71,8 @@ class Lipschitz(nn.Module):
     def update(self, steps: int = 1) -> None:
         """Steps of power iteration from where the vector stands."""
         if not self.vector.numel():
-            mend = "call prepare_norms(model, x) with an input x"
-            raise InputError("a layer that knows the size of its input", type(self).__name__, mend)
+            hint = "call prepare_norms(model, x) with an input x"
+            raise InputError("a layer that knows the size of its input", type(self).__name__, hint)
         scale = self._scale()
         of = linear_map(self.linear, widened(self.linear.weight.detach()), None if scale is None else widened(scale))
         found = power_iteration(of, widened(self.vector), steps)

@@ -30,8 +30,8 @@ class Factory:
         try:
             factory = getattr(importlib.import_module(module_name), function)
         except (ImportError, AttributeError) as error:
-            mend = "run where it can be imported, and check its name"
-            raise InputError(f"a factory {function} in {module_name}", str(error), mend) from None
+            hint = "run where it can be imported, and check its name"
+            raise InputError(f"a factory {function} in {module_name}", str(error), hint) from None
         with randomness.isolated(seed, "initial weights", self.path):
             try:
                 model = factory()

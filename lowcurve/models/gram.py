@@ -58,8 +58,8 @@ def in_double(layer: nn.Module, shape: Sequence[int], scale: Tensor | None) -> t
         raise InputError(expected, type(layer).__name__, "bound other layers by hand")
     axes = layer.weight.ndim - 2
     if len(shape) != axes:
-        mend = "write the sizes without channels, such as (32, 32)"
-        raise InputError(f"{axes} sizes of an image", tuple(shape), mend)
+        hint = "write the sizes without channels, such as (32, 32)"
+        raise InputError(f"{axes} sizes of an image", tuple(shape), hint)
     return layer, scaled(layer.weight.detach().double(), None if scale is None else scale.detach().double())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lowcurve.errors import InputError
-from lowcurve.models.gains import Layer, is_leaf, layers_of, require_statistics
+from lowcurve.models.layer_bounds import Layer, is_leaf, layers_of, require_statistics
 from lowcurve.models.modes import frozen
 
 ROUNDING = 1e-5
@@ -96,8 +96,8 @@ def _traced(model: nn.Module) -> fx.GraphModule:
         return fx.GraphModule(root, tracer.trace(root))
     except Exception as error:  # whatever the model's own code raises when it is run on stand-ins
         reason = f"{type(model).__name__} ({(str(error).splitlines() or [type(error).__name__])[0][:80]})"
-        mend = "write it without conditions on values, or bound its parts"
-        raise InputError("a network that torch.fx can trace", reason, mend) from None
+        hint = "write it without conditions on values, or bound its parts"
+        raise InputError("a network that torch.fx can trace", reason, hint) from None
 
 
 def _values(graph: fx.GraphModule, example: Tensor) -> dict[fx.Node, Tensor]:
@@ -127,8 +127,8 @@ def _require_same(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> None:
     found, expected = traced(x), model(x)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
         change = f"logits that differ by {float((found - expected).abs().max()):.2g}"
-        mend = "write its nonlinearities as modules or functions of their own"
-        raise InputError("a network that computes what torch.fx sees of it", change, mend)
+        hint = "write its nonlinearities as modules or functions of their own"
+        raise InputError("a network that computes what torch.fx sees of it", change, hint)
 
 
 def _carried(graph: fx.Graph, layers: list[Layer], values: dict[fx.Node, Tensor]) -> Smoothness:

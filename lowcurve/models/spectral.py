@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import pullback
-from lowcurve.analysis.twice import Geometry, input_gradient
+from lowcurve.analysis.double_backward import Geometry, input_gradient
 from lowcurve.models.gram import ROUNDING, Weighted, in_double, norm_bound
 
 TINY = 1e-300

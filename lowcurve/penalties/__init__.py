@@ -5,7 +5,7 @@ from lowcurve.penalties.cure import CURE
 from lowcurve.penalties.distillation import Distillation
 from lowcurve.penalties.input_gradient import InputGradientNorm
 from lowcurve.penalties.lcnn import LCNN
-from lowcurve.penalties.local_linearity import ELLE, LLR, GradAlign, Surge
+from lowcurve.penalties.local_linearity import ELLE, LLR, AdaptiveWeight, GradAlign
 from lowcurve.penalties.trades import TRADES
 
-__all__ = ["CURE", "ELLE", "Distillation", "GradAlign", "InputGradientNorm", "LCNN", "LLR", "Surge", "TRADES"]
+__all__ = ["CURE", "ELLE", "Distillation", "GradAlign", "InputGradientNorm", "LCNN", "LLR", "AdaptiveWeight", "TRADES"]

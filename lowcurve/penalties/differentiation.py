@@ -133,8 +133,8 @@ def require_smooth(jet: Jet) -> None:
     kink = next((name for name in operations(jet.values) if KINKED.search(name)), None)
     if kink is not None:
         expected = "a smooth field for first_order differences"
-        mend = 'write softplus and average pooling, differentiation="exact", or "secant" for another objective'
-        raise InputError(expected, f"one made with {kink}", mend)
+        hint = 'write softplus and average pooling, differentiation="exact", or "secant" for another objective'
+        raise InputError(expected, f"one made with {kink}", hint)
 
 
 def require_differentiation(differentiation: str, step: float | None, *ways: str) -> None:

@@ -17,7 +17,8 @@ class Distillation:
 
     Never below the entropy of p, which it is where teacher and student agree; so it has a value of its own where all else is
     constant, as a loss has. The teacher is in eval mode and held constant. Labels play no part: for a student that learns
-    from its teacher alone let the objective's loss weigh nothing beside it. With a teacher trained by `losses.Tempered(T)`
+    from its teacher alone let the objective's loss weigh nothing beside it. With a teacher trained
+    by `losses.TemperatureCrossEntropy(T)`
     and the student used at T = 1 it is defensive distillation, whose robustness is false: its logits are T times as far
     apart, the gradient of cross-entropy underflows, and the audit says so.
 

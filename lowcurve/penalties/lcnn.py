@@ -56,8 +56,8 @@ class LCNN:
         total = jet.x.new_zeros(())
         for weight, found, what in ((self.beta, bends, "betas"), (self.gamma, bounded, "gammas")):
             if weight and not found:
-                mend = 'write nonlinearity="centered-softplus" and an lcnn network, convert yours, or give it no weight'
-                raise InputError(f"a network with {what} to penalize", "none that is learned", mend)
+                hint = 'write nonlinearity="centered-softplus" and an lcnn network, convert yours, or give it no weight'
+                raise InputError(f"a network with {what} to penalize", "none that is learned", hint)
         if bends:
             total = total + self.beta * betas_of(bends).sum()
         if bounded:

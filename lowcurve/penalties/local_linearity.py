@@ -127,7 +127,7 @@ class ELLE:
     per example: how far the loss is from its chord.
 
     The points are not clipped to the pixel box. radius: that of the attack, in pixel units; the released weights go with it:
-    1000 up to 8/255, then 5000 and 10000. ELLE-A is this penalty under the weight of `Surge`.
+    1000 up to 8/255, then 5000 and 10000. ELLE-A is this penalty under the weight of `AdaptiveWeight`.
 
     Cost: three forward passes and their ordinary backward passes; no gradient in x at all.
 
@@ -155,7 +155,7 @@ class ELLE:
 
 
 @dataclass(frozen=True)
-class Surge:
+class AdaptiveWeight:
     """ELLE-A's weight, step by step: 0 at first, `weight` after a step whose error stood out, `decay` times the last otherwise.
 
     An error, the mean of the penalty over a batch, stands out if it exceeds mean + deviations * standard deviation of all
@@ -163,7 +163,7 @@ class Surge:
     so far, how many, their mean and their squared deviations from it; what a checkpoint has to keep.
 
     Example:
-        >>> calm = Surge().after(1.0).after(1.1).after(0.9)
+        >>> calm = AdaptiveWeight().after(1.0).after(1.1).after(0.9)
         >>> calm.now, calm.after(9.0).now, calm.after(9.0).after(1.0).now
         (0.0, 4000.0, 3960.0)
 
@@ -179,7 +179,7 @@ class Surge:
     mean: float = 0.0
     squares: float = 0.0
 
-    def after(self, error: float) -> "Surge":
+    def after(self, error: float) -> "AdaptiveWeight":
         """The weight after a step with this error."""
         spread = math.sqrt(self.squares / self.errors) if self.errors else 0.0
         surges = self.errors >= self.patience and error > self.mean + self.deviations * spread

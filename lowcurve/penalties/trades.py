@@ -8,8 +8,8 @@ from torch import Tensor
 from lowcurve.analysis.calculus import Jet, gradient
 from lowcurve.analysis.norms import LINF, Ball, pixels
 from lowcurve.losses import LossField, require_loss_field
+from lowcurve.models.conversion import norms_folded
 from lowcurve.models.modes import frozen
-from lowcurve.models.surgery import norms_folded
 from lowcurve.penalties.search import farthest, require_search, streams_of
 from lowcurve.types import Inputs, Logits, PerExample
 

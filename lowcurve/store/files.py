@@ -15,8 +15,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        mend = "free some room or choose another --out; what was written before is whole"
-        raise InputError(f"to be able to write {path}", reason.lower(), mend) from None
+        hint = "free some room or choose another --out; what was written before is whole"
+        raise InputError(f"to be able to write {path}", reason.lower(), hint) from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import nn
 
 from lowcurve.errors import InputError
 from lowcurve.models import Converted, Source
-from lowcurve.models.surgery import read, written
+from lowcurve.models.conversion import read, written
 from lowcurve.results import Result, dump, load, training_version
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import write_bytes, writing
@@ -110,8 +110,8 @@ class Run:
         try:
             return content["key"], {k: load(v) for k, v in content["results"].items()}
         except (KeyError, TypeError, AttributeError, InputError) as error:
-            path, mend = self.folder / f"parts/{name}.json", "delete it and run the step again"
-            raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", mend) from None
+            path, hint = self.folder / f"parts/{name}.json", "delete it and run the step again"
+            raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", hint) from None
 
     def save_network(self, name: str, source: Source | Converted, model: nn.Module, key: str = "") -> None:
         """Weights as safetensors, with what is needed to build the network again."""
@@ -187,8 +187,8 @@ def new_place(folder: str | Path | None, name: str) -> Path:
     place = Path(folder) if folder else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with writing(place):
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            mend = f"choose another --out, or go on with it by --resume {place}"
-            raise InputError("a new or empty directory for the run", str(place), mend)
+            hint = f"choose another --out, or go on with it by --resume {place}"
+            raise InputError("a new or empty directory for the run", str(place), hint)
     return place
 
 

@@ -47,8 +47,8 @@ def read_state(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # what an unpickler meets in a damaged file shares no narrower ancestor
-        mend = "save model.state_dict() with torch.save, or use safetensors"
-        raise InputError(f"tensors saved by torch in {path}", "a damaged file, or one with code in it", mend) from None
+        hint = "save model.state_dict() with torch.save, or use safetensors"
+        raise InputError(f"tensors saved by torch in {path}", "a damaged file, or one with code in it", hint) from None
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -63,11 +63,11 @@ class Optimization:
         if not 0 <= self.learning_rate < math.inf:
             raise InputError("a learning rate of 0 or more", self.learning_rate, "write learning_rate: 1e-3")
         if self.gradient_clipping is not None and not self.gradient_clipping > 0:
-            mend = "write gradient_clipping: 1.0, or null for none"
-            raise InputError("a length above 0 to clip gradients to", self.gradient_clipping, mend)
+            hint = "write gradient_clipping: 1.0, or null for none"
+            raise InputError("a length above 0 to clip gradients to", self.gradient_clipping, hint)
         if self.average is not None and not 0 <= self.average < 1:
-            mend = "write average: 0.999, or null for none"
-            raise InputError("an average's decay from 0 to below 1", self.average, mend)
+            hint = "write average: 0.999, or null for none"
+            raise InputError("an average's decay from 0 to below 1", self.average, hint)
         if self.keep not in ("last", "best"):
             raise InputError('the "last" or the "best" weights to keep', repr(self.keep), "write keep: last")
 

@@ -57,8 +57,8 @@ def fabric(
         )
     except (ValueError, RuntimeError, TypeError, ImportError) as error:
         reason = f"{hardware} ({str(error).strip().splitlines()[0]})"
-        mend = "write accelerator auto, precision 32-true and strategy auto, or see Fabric's names"
-        raise InputError("hardware that Lightning Fabric knows and finds here", reason, mend) from None
+        hint = "write accelerator auto, precision 32-true and strategy auto, or see Fabric's names"
+        raise InputError("hardware that Lightning Fabric knows and finds here", reason, hint) from None
 
 
 def refuse_what_is_silently_wrong(made: "Fabric", objective: Objective) -> None:
@@ -71,13 +71,13 @@ def refuse_what_is_silently_wrong(made: "Fabric", objective: Objective) -> None:
 
     if not objective.differentiates_twice:
         return
-    strategy, mend = made.strategy, 'use strategy="ddp" without it, or an objective without penalties'
+    strategy, hint = made.strategy, 'use strategy="ddp" without it, or an objective without penalties'
     if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
         raise InputError(
-            "whole parameters for an objective with input-gradient penalties", type(strategy).__name__, mend
+            "whole parameters for an objective with input-gradient penalties", type(strategy).__name__, hint
         )
     if isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph"):
-        raise InputError("a dynamic graph for an objective with input-gradient penalties", "static_graph=True", mend)
+        raise InputError("a dynamic graph for an objective with input-gradient penalties", "static_graph=True", hint)
 
 
 def refuse_what_penalties_cannot_bear(model: nn.Module, objective: Objective) -> None:
@@ -86,12 +86,12 @@ def refuse_what_penalties_cannot_bear(model: nn.Module, objective: Objective) ->
     from torch._dynamo import OptimizedModule
 
     if objective.differentiates_twice and isinstance(model._forward_module, OptimizedModule):
-        mend = 'write compile: false, or penalties with differentiation="first_order"'
-        raise InputError("an eager network for penalties that differentiate it twice", "a compiled one", mend)
+        hint = 'write compile: false, or penalties with differentiation="first_order"'
+        raise InputError("an eager network for penalties that differentiate it twice", "a compiled one", hint)
     kinds = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
     if objective.penalties and kinds:
-        mend = "write precision bf16-mixed, in which penalties are whole"
-        raise InputError("weights in whole precision for penalties, which are small differences", kinds.pop(), mend)
+        hint = "write precision bf16-mixed, in which penalties are whole"
+        raise InputError("weights in whole precision for penalties, which are small differences", kinds.pop(), hint)
 
 
 def like_weights(x: Tensor, model: nn.Module) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
-from lowcurve.analysis.twice import TwiceDifferentiable
+from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
+from lowcurve.models.conversion import norms_folded
 from lowcurve.models.modes import mode
-from lowcurve.models.surgery import norms_folded
-from lowcurve.penalties import Surge
+from lowcurve.penalties import AdaptiveWeight
 from lowcurve.penalties.differentiation import TWICE, require_smooth
 from lowcurve.training.schedule import Schedule
 from lowcurve.types import Attack, Inputs, Labels, Loss, PerExample
@@ -40,12 +40,12 @@ class Part(NamedTuple):
 class Term:
     """A penalty with its weight; `weight_schedule` multiplies the weight, `scale_schedule` the penalty's own h.
 
-    weight: a number, or a `Surge`, which follows the penalty's mean from step to step. every: taken at every k-th step
+    weight: a number, or a `AdaptiveWeight`, which follows the penalty's mean from step to step. every: taken at every k-th step
     alone, with k times the weight, so that its mean over steps is what it would be.
     """
 
     penalty: Penalty
-    weight: float | Surge
+    weight: float | AdaptiveWeight
     weight_schedule: Schedule = Schedule()
     scale_schedule: Schedule = Schedule()
     every: int = 1
@@ -71,12 +71,12 @@ class Term:
         penalty, scale = self.penalty, self.scale_schedule(progress)
         if scale != 1.0:
             penalty = replace(penalty, h=penalty.h * scale)  # type: ignore[type-var, attr-defined]
-        weight = self.weight.now if isinstance(self.weight, Surge) else self.weight
+        weight = self.weight.now if isinstance(self.weight, AdaptiveWeight) else self.weight
         return self.every * weight * self.weight_schedule(progress), penalty
 
     def taken(self, progress: float, step: int) -> bool:
         """Whether the penalty is looked at in this step: not where it weighs nothing, unless its weight follows it."""
-        return step % self.every == 0 and (isinstance(self.weight, Surge) or self.at(progress)[0] != 0)
+        return step % self.every == 0 and (isinstance(self.weight, AdaptiveWeight) or self.at(progress)[0] != 0)
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class Objective:
         if self.statistics not in ("batch", "frozen"):
             raise InputError('statistics "batch" or "frozen"', repr(self.statistics), 'write statistics="batch"')
         if self.penalties_at not in ("clean", "attacked"):
-            received, mend = repr(self.penalties_at), 'write penalties_at="clean"'
-            raise InputError('penalties at the "clean" or at the "attacked" inputs', received, mend)
+            received, hint = repr(self.penalties_at), 'write penalties_at="clean"'
+            raise InputError('penalties at the "clean" or at the "attacked" inputs', received, hint)
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
         share = self.radius_schedule
@@ -209,18 +209,18 @@ class Objective:
         return {} if share == 1.0 else {"radius": share * self.attack.ball.radii(x)}  # type: ignore[union-attr]
 
     def after(self, means: Mapping[str, Tensor], *, step: int = 0) -> "Objective":
-        """The objective of the next step, given the means of this one's terms: each `Surge` has moved on.
+        """The objective of the next step, given the means of this one's terms: each `AdaptiveWeight` has moved on.
 
         Example:
             >>> from lowcurve.penalties import ELLE
-            >>> calm = Objective(penalties={"chords": Term(ELLE(), Surge(errors=3, mean=1.0))})
+            >>> calm = Objective(penalties={"chords": Term(ELLE(), AdaptiveWeight(errors=3, mean=1.0))})
             >>> calm.after({"chords": torch.tensor(2.0)}).penalties["chords"].weight.now
             4000.0
         """
         moved = {
             name: replace(term, weight=term.weight.after(float(means[name])))
             for name, term in self.penalties.items()
-            if isinstance(term.weight, Surge) and step % term.every == 0
+            if isinstance(term.weight, AdaptiveWeight) and step % term.every == 0
         }
         return replace(self, penalties={**self.penalties, **moved}) if moved else self
 
@@ -250,5 +250,5 @@ def _require_alike_in_training(model: nn.Module, name: str, way: str) -> None:
         try:
             require_eval(model)
         except InputError as error:
-            mend = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
-            raise InputError(f'frozen statistics beside {name} by "{way}"', error.received, mend) from None
+            hint = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
+            raise InputError(f'frozen statistics beside {name} by "{way}"', error.received, hint) from None

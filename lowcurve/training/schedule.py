@@ -45,8 +45,8 @@ class Schedule:
             received = (self.start, self.end)
             raise InputError("an exponential course between factors above 0", received, "write end: 0.01")
         if not all(0 < share < 1 for share in self.milestones):
-            mend = "write milestones: [0.75, 0.875]"
-            raise InputError("milestones as shares of training between 0 and 1", self.milestones, mend)
+            hint = "write milestones: [0.75, 0.875]"
+            raise InputError("milestones as shares of training between 0 and 1", self.milestones, hint)
         if self.warm_up and not 0 < self.warm_up <= self.until:
             expected = f"a warm-up from 0 to {self.until}, where the schedule ends"
             raise InputError(expected, self.warm_up, "write warm_up: 0.1 for the first tenth of training")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lowcurve.penalties import Surge
+from lowcurve.penalties import AdaptiveWeight
 from lowcurve.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
-            "surges": {name: asdict(term.weight) for name, term in terms if isinstance(term.weight, Surge)},
+            "surges": {name: asdict(term.weight) for name, term in terms if isinstance(term.weight, AdaptiveWeight)},
             "loss scale": self.fabric.strategy.precision.state_dict(),
         }
 
@@ -98,7 +98,9 @@ class State:
             self.average.load_state_dict(state["average"])
         self.best = state["best"]
         terms = self.objective.penalties
-        moved = {name: replace(terms[name], weight=Surge(**values)) for name, values in state["surges"].items()}
+        moved = {
+            name: replace(terms[name], weight=AdaptiveWeight(**values)) for name, values in state["surges"].items()
+        }
         self.objective = replace(self.objective, penalties={**terms, **moved})
         if state["loss scale"]:
             self.fabric.strategy.precision.load_state_dict(state["loss scale"])

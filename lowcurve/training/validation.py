@@ -40,8 +40,8 @@ def accuracies(
             if attack is not None and len(y):
                 moved = attack(model, x, y, generator=randomness.stream(seed, "validation attack"))
                 counts[1] += int(_right(model, moved, y).sum())
-    correct, standing = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum")).tolist()
-    found = {CLEAN: correct / len(examples), ROBUST: standing / len(examples)}
+    correct, robust = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum")).tolist()
+    found = {CLEAN: correct / len(examples), ROBUST: robust / len(examples)}
     return {CLEAN: found[CLEAN]} if attack is None else found
 
 

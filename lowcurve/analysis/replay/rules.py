@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lowcurve.analysis.double_backward import channel_factor
 from lowcurve.analysis.replay.calls import Call, Mixing, Unrecorded, names
 from lowcurve.analysis.replay.slopes import ELEMENTWISE, elementwise
 from lowcurve.analysis.replay.steps import Gathered, Indexed, Linear, Masked, Product, Same, Scaled, Step, Sum, Weighted
-from lowcurve.analysis.twice import channel_factor
 
 
 def step_of(call: Call) -> Step:

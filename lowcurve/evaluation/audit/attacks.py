@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.attacks import FGSM, Suite
-from lowcurve.evaluation.audit.subject import Subject
+from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, margin_loss
 from lowcurve.types import PerExample
@@ -98,7 +98,7 @@ class Divided(nn.Module):
         return torch.as_tensor(self.model(x) / self.scale)
 
 
-def logit_scale(subject: Subject) -> Finding:
+def logit_scale(subject: AuditState) -> Finding:
     """Test 6: R_CE - R_margin, and R_CE - R_CE(z / s) with s = median |m|. What the division makes worse is no masking; nor
     is what it makes better where s < 1, since logits that are close saturate nothing: there cross-entropy is weak because
     it pulls at all classes at once, and so the margin finds more.
@@ -120,7 +120,7 @@ def logit_scale(subject: Subject) -> Finding:
     return SCALE.judged(gained if scale > 1 else 0.0, said, fail=POINT, warned=behind > WEAKER)
 
 
-def one_step(subject: Subject) -> Finding:
+def one_step(subject: AuditState) -> Finding:
     """Test 7. Reference: Athalye et al. 2018, section 3; Carlini et al. 2019."""
     many, one = subject.plain(), subject.fell("FGSM", FGSM(subject.ball))
     only = one & ~many
@@ -130,7 +130,7 @@ def one_step(subject: Subject) -> Finding:
     return ONE_STEP.judged(subject.share(only), said, fail=POINT)
 
 
-def convergence(subject: Subject) -> Finding:
+def convergence(subject: AuditState) -> Finding:
     """Test 8. Reference: Carlini et al. 2019; Pintor et al. 2022, I4 (incomplete optimization)."""
     steps = subject.budget.steps
     once, twice = subject.plain(), subject.fell("PGD, twice the steps", subject.pgd(steps=2 * steps))
@@ -148,7 +148,7 @@ def convergence(subject: Subject) -> Finding:
     return CONVERGENCE.judged(lowered, said, fail=POINT, warned=lowered > HALF or further > 0.01 or moved > MOVED)
 
 
-def _to_the_end(subject: Subject, steps: int, rows: np.ndarray) -> tuple[float, float]:
+def _to_the_end(subject: AuditState, steps: int, rows: np.ndarray) -> tuple[float, float]:
     """The mean margin that PGD reaches, and by how much of its range the loss rose last, for those who stand."""
     history = torch.zeros(len(rows), steps + 1)
 
@@ -165,7 +165,7 @@ def _to_the_end(subject: Subject, steps: int, rows: np.ndarray) -> tuple[float, 
     return float(margins.double().mean()), float(last[stands].mean()) if bool(stands.any()) else 0.0
 
 
-def restarts(subject: Subject) -> Finding:
+def restarts(subject: AuditState) -> Finding:
     """Test 9, after PGD once and the default suite's attacks by gradients: what is judged is what they leave.
 
     Reference: Carlini et al. 2019.
@@ -179,7 +179,7 @@ def restarts(subject: Subject) -> Finding:
     return RESTARTS.judged(subject.points(again) * len(subject) / len(subject.queried), said, fail=POINT)
 
 
-def silent_success(subject: Subject) -> Finding:
+def silent_success(subject: AuditState) -> Finding:
     """Test 10. Reference: Pintor et al. 2022, I3."""
     subject.plain()
     assert subject.silent is not None
@@ -188,7 +188,7 @@ def silent_success(subject: Subject) -> Finding:
     return SILENT.judged(count, said, fail=0)
 
 
-def monotone(subject: Subject) -> Finding:
+def monotone(subject: AuditState) -> Finding:
     """Test 11, each radius attacked by itself. Reference: Athalye et al. 2018, section 3; Carlini et al. 2019."""
     radii = sorted({min(share * subject.ball.radius, subject.widest()) for share in SHARES})
     fallen = [subject.fell_at(radius) for radius in radii]
@@ -204,7 +204,7 @@ def monotone(subject: Subject) -> Finding:
     return MONOTONE.judged(subject.points(back) if back.sum() > 1 else 0.0, said, fail=HALF, warned=bool(back.any()))
 
 
-def unbounded(subject: Subject) -> Finding:
+def unbounded(subject: AuditState) -> Finding:
     """Test 12. Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; Pintor et al. 2022, I6."""
     chance = 1 / subject.logits.shape[1]
     half, whole = (subject.fell_at(share * subject.widest()) for share in (0.5, 1.0))

@@ -7,7 +7,7 @@ from torch import Tensor
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import L2, dot
 from lowcurve.errors import InputError
-from lowcurve.evaluation.audit.subject import Subject
+from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, log_odds, loss_field, margin_loss
 from lowcurve.types import Loss
@@ -57,7 +57,7 @@ ALIGNMENT = Check(
 )
 
 
-def graph_intact(subject: Subject) -> Finding:
+def graph_intact(subject: AuditState) -> Finding:
     """Test 4. Reference: Pintor et al. 2022, I1 (unavailable gradients)."""
     try:
         slopes = _slopes(subject, log_odds, subject.x)
@@ -71,7 +71,7 @@ def graph_intact(subject: Subject) -> Finding:
     return GRAPH.judged(missing / len(subject), said, fail=0.0)
 
 
-def zero_gradient(subject: Subject) -> Finding:
+def zero_gradient(subject: AuditState) -> Finding:
     """Test 5. Reference: Pintor et al. 2022, I1; AutoAttack, checks.py, check_zero_gradients."""
     start = subject.ball.sample(subject.x, subject.streams("audit", "start"))
     shares = {}
@@ -83,7 +83,7 @@ def zero_gradient(subject: Subject) -> Finding:
     return ZERO_GRADIENT.judged(max(shares.values()), said, fail=ZERO, flag=0.0)
 
 
-def unstable_landscape(subject: Subject) -> Finding:
+def unstable_landscape(subject: AuditState) -> Finding:
     """Test 17, for the loss that the attacks here climb. Reference: Pintor et al. 2022, I2."""
     rows = subject.queried[: subject.budget.walked]
     there, draws = torch.from_numpy(rows), subject.budget.neighbors
@@ -99,7 +99,7 @@ def unstable_landscape(subject: Subject) -> Finding:
     return LANDSCAPE.judged(share, said, flag=UNSTABLE)
 
 
-def gradient_alignment(subject: Subject) -> Finding:
+def gradient_alignment(subject: AuditState) -> Finding:
     """Test 18, by cross-entropy's direction without its underflow. Reference: Andriushchenko and Flammarion 2020, Eq. (3)."""
     near = subject.ball.sample(subject.x, subject.streams("audit", "alignment"))
     slopes = [L2.unit(_slopes(subject, log_odds, x)) for x in (subject.x, near)]
@@ -111,5 +111,5 @@ def gradient_alignment(subject: Subject) -> Finding:
     return Finding(ALIGNMENT, "flag" if cosine < ALIGNED else "passed", cosine, OVERFITTED, said)
 
 
-def _slopes(subject: Subject, loss: Loss, x: Tensor) -> Tensor:
+def _slopes(subject: AuditState, loss: Loss, x: Tensor) -> Tensor:
     return subject.each(lambda a, b: gradient(loss_field(subject.model, b, loss), a), x)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lowcurve.analysis.calculus import derivatives_watched
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.audit.lending import clean_logits, given_back
-from lowcurve.evaluation.audit.subject import Subject
+from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.evaluation.measuring import are_probabilities
 from lowcurve.models.modes import frozen
@@ -46,7 +46,7 @@ OPTIMIZATION = Check(
 )
 
 
-def logits_not_probabilities(subject: Subject) -> Finding:
+def logits_not_probabilities(subject: AuditState) -> Finding:
     """Test 1. Reference: AutoAttack, checks.py, check_range_output."""
     z = subject.all_logits.double()
     away = float(torch.stack([-z.min(), z.max() - 1, (z.sum(1) - 1).abs().max()]).max())
@@ -57,7 +57,7 @@ def logits_not_probabilities(subject: Subject) -> Finding:
     return Finding(LOGITS, "fail", away, ROUNDING, f"{said} and each row sums to 1")
 
 
-def determinism(subject: Subject) -> Finding:
+def determinism(subject: AuditState) -> Finding:
     """Test 2, once as the model was given and once in eval mode. Reference: AutoAttack, checks.py, check_randomized."""
     worst, differ, said = 0.0, False, []
     with frozen(subject.model):
@@ -92,7 +92,7 @@ def _change(logits: list[Tensor]) -> float:
     return max(float((a - b).nan_to_num().norm(dim=1).max()) for a, b in combinations(units, 2))
 
 
-def no_optimization(subject: Subject) -> Finding:
+def no_optimization(subject: AuditState) -> Finding:
     """Test 3, on one batch with the graph recorded and without. Reference: AutoAttack, checks.py, check_dynamic;
     RobustBench, third restriction."""
     x = subject.all.pixels(slice(subject.batch_size)).to(subject.like)

@@ -10,7 +10,7 @@ from lowcurve.attacks import PGD, Square
 from lowcurve.attacks.noise import Law, Noise
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.evaluation.audit.budget import Budget
-from lowcurve.evaluation.audit.subject import Subject
+from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, margin_loss
 
@@ -72,7 +72,7 @@ class Smoothed(nn.Module):
         return torch.stack([self.model(x + pattern) for pattern in self.patterns.to(x)]).mean(0)
 
 
-def transfer(subject: Subject) -> Finding:
+def transfer(subject: AuditState) -> Finding:
     """Test 14: PGD on the margin, to its end, on the substitute. Without one, on the network smoothed over half the radius,
     which heals noise and shattering and cannot heal a quantized network. Reference: Carlini et al. 2019."""
     twin, named = subject.substitute, "the substitute"
@@ -99,7 +99,7 @@ def transfer(subject: Subject) -> Finding:
     return TRANSFER.judged(share, said, fail=BEYOND, flag=0.0)
 
 
-def noise(subject: Subject) -> Finding:
+def noise(subject: AuditState) -> Finding:
     """Test 15: uniform points and corners. Reference: Carlini et al. 2019; Athalye et al. 2018, section 3."""
     rows = subject.survivors()
     rows = np.sort(rows[np.argsort(-subject.highest[rows], kind="stable")][: subject.budget.noise_images])
@@ -118,7 +118,7 @@ def noise(subject: Subject) -> Finding:
     return NOISE.judged(sum(counts.values()), said, fail=0)
 
 
-def spsa_scatter(subject: Subject) -> Finding:
+def spsa_scatter(subject: AuditState) -> Finding:
     """Test 16, both to their end. Reference: moosavi2019cure, Figure 7; Uesato et al. 2018."""
     budget = subject.budget
     rows = subject.queried[: budget.spsa_images]
@@ -152,7 +152,7 @@ def spsa_queries(budget: Budget) -> int:
     return len(DELTAS) * (2 * budget.spsa_draws + 1) * budget.spsa_steps
 
 
-def _by_spsa(subject: Subject, rows: np.ndarray, delta: float) -> Tensor:
+def _by_spsa(subject: AuditState, rows: np.ndarray, delta: float) -> Tensor:
     """The margins that SPSA ends at; as PGD it could walk 2.5 radii."""
     ball, budget = subject.ball, subject.budget
     pixels = subject.x[0].numel() ** 0.5 if ball.norm == L2 else 1.0  # that many share an l_2 radius
@@ -161,7 +161,7 @@ def _by_spsa(subject: Subject, rows: np.ndarray, delta: float) -> Tensor:
     return subject.margins_at(subject.ends(attack, subject.model, rows), rows)
 
 
-def black_box(subject: Subject) -> Finding:
+def black_box(subject: AuditState) -> Finding:
     """Test 13: Square on what stands, and all that fell to transfer, noise or SPSA alone.
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; AutoAttack, checks.py, check_square_sr.

@@ -6,7 +6,7 @@ from importlib.metadata import version
 import numpy as np
 
 from lowcurve.evaluation.audit.queries import spsa_queries
-from lowcurve.evaluation.audit.subject import Subject
+from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import CAVEAT, Check, Finding
 
 AGREEMENT = 0.01
@@ -40,24 +40,24 @@ REPORT = Check(
 )
 
 
-def autoattack(subject: Subject) -> Finding:
+def autoattack(subject: AuditState) -> Finding:
     """Test 19, against who stands under AutoAttack. Reference: Croce and Hein 2020; RobustBench."""
     if subject.reference is None:
         return AUTOATTACK.not_run("no reference was given; give reference=, who stands under AutoAttack, to run this")
-    here, there = subject.standing(), subject.reference
+    here, there = subject.robust(), subject.reference
     count = len(here)
     said = f"{int(here.sum())} of {count} examples stand here, {int(there.sum())} under the reference"
     return AUTOATTACK.judged((int(here.sum()) - int(there.sum())) / count, said, fail=AGREEMENT)
 
 
-def certified(subject: Subject) -> Finding:
+def certified(subject: AuditState) -> Finding:
     """Test 20, at every radius that was attacked. Reference: Carlini et al. 2019 (provable cross-check)."""
     if subject.certified is None:
         return CERTIFIED.not_run("no certificates were given; give certified=, from a verifier, to run this")
     radius = subject.ball.radius
     holds = subject.certified if subject.certified.dtype == bool else None
     broken = np.zeros(len(subject.right), dtype=bool)
-    for at, stands in [(radius, subject.standing()), *((at, subject.whole(~fell)) for at, fell in subject.at.items())]:
+    for at, stands in [(radius, subject.robust()), *((at, subject.whole(~fell)) for at, fell in subject.at.items())]:
         if holds is None:
             # As it was certified: a radius in single precision may lie a little above the number it was meant to be.
             broken |= (subject.certified >= at * (1 + 1e-6)) & (subject.certified > 0) & ~stands
@@ -69,14 +69,14 @@ def certified(subject: Subject) -> Finding:
     return CERTIFIED.judged(int(broken.sum()), said + listed, fail=0)
 
 
-def report(subject: Subject) -> Finding:
+def report(subject: AuditState) -> Finding:
     """Test 21. Reference: Carlini et al. 2019, section 5."""
     missing = [name for name in REQUIRED if name not in conditions(subject)]
     said = f"{len(REQUIRED) - len(missing)} of {len(REQUIRED)} entries are there"
     return REPORT.judged(len(missing), said + (f", without {', '.join(missing)}" * bool(missing)), flag=0)
 
 
-def conditions(subject: Subject) -> dict[str, str]:
+def conditions(subject: AuditState) -> dict[str, str]:
     """Under which the findings hold, in words; what is not known is left out."""
     ball, budget, count = subject.ball, subject.budget, len(subject.right)
     counts = {name: int(stands.sum()) for name, stands in subject.columns().items()}
@@ -87,7 +87,7 @@ def conditions(subject: Subject) -> dict[str, str]:
         " queries",
         "clean accuracy": f"{len(subject)} of {count}",
         "accuracy under each attack": "; ".join(f"{name}: {stand} of {count}" for name, stand in counts.items()),
-        "worst case": f"{int(subject.standing().sum())} of {count}",
+        "worst case": f"{int(subject.robust().sum())} of {count}",
         "steps": f"PGD {budget.steps}, convergence {2 * budget.steps}, APGD {budget.apgd_steps}, SPSA {budget.spsa_steps}, PGD"
         f" beside it {budget.long_steps}",
         "step size": "PGD 2.5 radius / steps in l_inf and 5 radius / steps in l_2; those of the others are their own",

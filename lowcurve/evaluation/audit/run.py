@@ -12,14 +12,14 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.lending import clean_logits, given_back
-from lowcurve.evaluation.audit.subject import Subject
+from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.sharing import agreed
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import isolated
 from lowcurve.types import Progress, silent
 
-STAGES: tuple[tuple[Check, Callable[[Subject], Finding]], ...] = (
+STAGES: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
     (outputs.LOGITS, outputs.logits_not_probabilities),
     (outputs.DETERMINISM, outputs.determinism),
     (outputs.OPTIMIZATION, outputs.no_optimization),
@@ -102,20 +102,20 @@ def audit(
             logits = clean_logits(model, examples, batch_size)
             ball.require_inside_box(examples.pixels(slice(None)))
             right = agreed(fabric, (logits.argmax(1) == examples.y).numpy())
-            subject = Subject(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
+            subject = AuditState(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
             subject.substitute, subject.certified, subject.reference = substitute, certified, reference
             subject.as_given, subject.fabric = as_given, fabric
             return _audited(subject, progress, heading)
 
 
-def _audited(subject: Subject, progress: Progress[int], heading: str) -> Audit:
+def _audited(subject: AuditState, progress: Progress[int], heading: str) -> Audit:
     findings = tuple(_run(*STAGES[place], subject) for place in progress(range(len(STAGES)), heading))
-    standing = {**subject.columns(), "worst case": subject.standing()}
+    robust = {**subject.columns(), "worst case": subject.robust()}
     places = np.flatnonzero(subject.right)[subject.beyond()]
-    return Audit(findings, len(subject.all), standing, places, records.conditions(subject))
+    return Audit(findings, len(subject.all), robust, places, records.conditions(subject))
 
 
-def _run(check: Check, test: Callable[[Subject], Finding], subject: Subject) -> Finding:
+def _run(check: Check, test: Callable[[AuditState], Finding], subject: AuditState) -> Finding:
     if not len(subject) and check.number not in OF_NOBODY:
         return check.not_run("no example is classified rightly, and nothing can stand that no attack had to fell")
     if check.differentiable and not subject.differentiable:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.attacks import PGD, Square, Suite
-from lowcurve.attacks.images import Images, fooled
-from lowcurve.attacks.pursuit import Found, Watch, pursue
+from lowcurve.attacks.active_set import Found, Watch, pursue
+from lowcurve.attacks.state import Images, fooled
 from lowcurve.attacks.suites import Effort, strong
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.attacking import attack
@@ -25,7 +25,7 @@ from lowcurve.types import Attack, Loss, PerExample
 
 
 @dataclass
-class Subject:
+class AuditState:
     """The network, the examples that it classifies rightly (C in the tables), and what has been found out about them.
 
     fallen: for each attack at the ball's radius who of C fell to it, and `white` the names of those that follow gradients;
@@ -144,7 +144,7 @@ class Subject:
                 model or self.model, few, suite, self.ball.norm, seed=self.seed, batch_size=self.batch_size,
                 fabric=self.fabric,
             )  # fmt: skip
-        return ~found.standing
+        return ~found.robust
 
     def _shared(self) -> AbstractContextManager[None]:
         """Inside, a network may draw as many random numbers as this process's share needs; afterwards all are alike again."""
@@ -219,7 +219,7 @@ class Subject:
         """Who of C fell to an attack without gradients and to none with."""
         return np.asarray(self.fell_to_anything() & ~self.fell_to_gradients())
 
-    def standing(self) -> np.ndarray:
+    def robust(self) -> np.ndarray:
         """Who of all examples is classified rightly and fell to nothing at the ball's radius."""
         return self.whole(~self.fell_to_anything())
 

@@ -22,7 +22,7 @@ class Check:
     name: str
     raised_if: str
     means: str
-    mend: str
+    hint: str
     differentiable: bool = False
 
     def judged(
@@ -47,7 +47,7 @@ class Finding:
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks stand still", "smooth the network")
         >>> finding = check.judged(0.2, "20 of 100 gradients are zero", fail=0.01, flag=0.0)
-        >>> finding.outcome, finding.number, finding.mend
+        >>> finding.outcome, finding.number, finding.hint
         ('fail', 5, 'smooth the network')
     """
 
@@ -78,9 +78,9 @@ class Finding:
         return self.check.means
 
     @property
-    def mend(self) -> str:
+    def hint(self) -> str:
         """What to do then."""
-        return self.check.mend
+        return self.check.hint
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class Audit:
 
     findings: tuple[Finding, ...]
     examples: int
-    standing: Mapping[str, np.ndarray]
+    robust: Mapping[str, np.ndarray]
     beyond: np.ndarray
     conditions: Mapping[str, str]
 

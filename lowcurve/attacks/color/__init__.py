@@ -1,0 +1,1 @@
+"""Attack by changes of color: hue, saturation, brightness, contrast, gamma, and smooth recoloring."""

@@ -1,0 +1,215 @@
+"""A box of color changes (hue, saturation, brightness, contrast, gamma) and a rotation, searched by projected ascent."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.calculus import value_gradient_and_rest
+from lowcurve.analysis.norms import Ball, per_example
+from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.color.spaces import GREY, HSV, WHOLE, in_box, require_color
+from lowcurve.attacks.state import Images, Rows, Walk
+from lowcurve.errors import InputError
+from lowcurve.losses import margin_loss
+from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ColorRanges:
+    """How far each parameter may go, as (lowest, highest) with the one that changes nothing between them.
+
+    hue: degrees, 0 changes nothing. saturation: a factor, 1. brightness: added to every channel, in pixel units, 0.
+    contrast: a factor about the image's mean grey, 1. gamma: an exponent of every pixel, 1. rotation: degrees
+    counterclockwise about the center with black corners, 0. The defaults are those of composite adversarial robustness,
+    and for gamma the same as for contrast. (0, 0) or (1, 1) leaves a parameter out.
+
+    Example:
+        >>> ColorRanges(hue=(-30, 30), rotation=(0, 0)).box[0]
+        (-30, 0.7, -0.2, 0.7, 0.7, 0)
+
+    Reference: Hsiung et al. 2023, section 4.1 (perturbation intervals).
+    """
+
+    hue: Range = (-180.0, 180.0)
+    saturation: Range = (0.7, 1.3)
+    brightness: Range = (-0.2, 0.2)
+    contrast: Range = (0.7, 1.3)
+    gamma: Range = (0.7, 1.3)
+    rotation: Range = (-10.0, 10.0)
+
+    def __post_init__(self) -> None:
+        for parameter, unchanged in zip(fields(self), UNCHANGED, strict=True):
+            low, high = getattr(self, parameter.name)
+            if not -math.inf < low <= unchanged <= high < math.inf:
+                expected = f"a range of {parameter.name} (low, high) with low <= {unchanged:g} <= high"
+                raise InputError(
+                    expected, (low, high), f"write {parameter.name}=({unchanged:g}, {unchanged:g}) for none"
+                )
+            if unchanged == 1 and low <= 0:
+                raise InputError(f"a positive factor of {parameter.name}", low, f"write {parameter.name}=(0.7, 1.3)")
+
+    @property
+    def box(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest value of each parameter."""
+        pairs = [getattr(self, parameter.name) for parameter in fields(self)]
+        return tuple(low for low, _ in pairs), tuple(high for _, high in pairs)
+
+
+UNCHANGED = (0.0, 1.0, 0.0, 1.0, 1.0, 0.0)
+"""The parameters that change nothing."""
+
+
+def color_change(x: Inputs, parameters: Tensor) -> Inputs:
+    """The images with hue, saturation, brightness, contrast, gamma and rotation changed in this order, moved into the box.
+
+    parameters: (batch, 6) in the units of `ColorRanges`. Exactly x where they are `UNCHANGED`; differentiable in them.
+    After each of brightness, contrast and rotation what left [0, 1] is clipped. Errors: InputError for images without
+    three channels.
+
+    Example:
+        >>> pixel = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)
+        >>> color_change(pixel, torch.tensor([[120.0, 1.0, 0.1, 1.0, 1.0, 0.0]])).flatten()
+        tensor([0.7000, 0.3000, 0.5000])
+
+    Reference: Hsiung et al. 2023, section 3.2 (hue, saturation, brightness, contrast, rotation).
+    """
+    require_color(x)
+    hue, saturation, brightness, contrast, gamma, rotation = parameters.to(x).unbind(1)
+    colors = HSV.of(x)
+    # Each is written as what it adds, so that it adds 0 where nothing is changed.
+    x = in_box(x + (colors.rgb(hue, saturation) - colors.rgb(torch.zeros_like(hue), torch.ones_like(hue))))
+    x = in_box(x + per_example(brightness, x))
+    mean = sum(share * x[:, channel].mean((1, 2)) for channel, share in enumerate(GREY))
+    x = in_box(x + per_example(contrast - 1, x) * (x - per_example(torch.as_tensor(mean), x)))
+    # The slope of a power at black is infinite.
+    black = x == 0
+    x = torch.where(black, 0, torch.where(black, 1, x) ** per_example(gamma, x))
+    return rotated(x, rotation)
+
+
+def rotated(x: Inputs, degrees: PerExample) -> Inputs:
+    """The images turned counterclockwise about their center, bilinear, black where nothing was.
+
+    Differentiable in the angle as often as one likes.
+
+    Example:
+        >>> rotated(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]) / 4, torch.tensor([90.0])).mul(4).round(decimals=4)
+        tensor([[[[2., 4.],
+                  [1., 3.]]]])
+    """
+    height, width = x.shape[-2:]
+    angle = torch.deg2rad(degrees.to(x)).view(-1, 1, 1)
+    down = torch.arange(height, device=x.device, dtype=x.dtype).view(1, -1, 1) - (height - 1) / 2
+    right = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
+    row = angle.sin() * right + angle.cos() * down + (height - 1) / 2
+    column = angle.cos() * right - angle.sin() * down + (width - 1) / 2
+    result = torch.zeros_like(x)
+    for first in (row.detach().floor(), row.detach().floor() + 1):
+        for second in (column.detach().floor(), column.detach().floor() + 1):
+            weight = (1 - (row - first).abs()) * (1 - (column - second).abs())
+            there = (first >= 0) & (first < height) & (second >= 0) & (second < width)
+            places = torch.where(there, first * width + second, 0).long().flatten(1)[:, None]
+            seen = x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1)).view_as(x)
+            result = result + seen * (weight * there)[:, None]
+    return in_box(result)
+
+
+@dataclass(frozen=True)
+class ColorBox:
+    """x' = the most damaging of the images that color changes within `ranges` make of x, by projected ascent in the parameters.
+
+    Signed steps in all six parameters at once, from the whole box's half down to a share of 1 / (2 steps), projected
+    into the box; hue wraps around where the whole circle is allowed. The first walk begins at x itself, `restarts` more
+    at random parameters. The highest loss that was seen is the answer, x included, so it is never weaker than x; with
+    ranges of no width it is x.
+
+    loss: what is raised, the margin loss by default; the walks are compared by the margin. The parameters are not
+    bounded by any norm of x' - x: `ball` is the whole pixel box, and a radius an example changes nothing.
+
+    Errors: InputError for images without three channels, ranges out of order.
+    Cost: (1 + restarts) (steps input gradients + 2 forward passes).
+
+    Example:
+        >>> from lowcurve.randomness import stream
+        >>> model = lambda x: torch.stack([x.mean((1, 2, 3)), torch.full((len(x),), 0.45)], dim=1)  # bright or dark
+        >>> only = ColorRanges(hue=(0, 0), brightness=(-0.1, 0.1), contrast=(1, 1), gamma=(1, 1), rotation=(0, 0))
+        >>> found = ColorBox(only)(model, torch.full((1, 3, 2, 2), 0.5), torch.tensor([0]), generator=stream(0))
+        >>> found.mean()
+        tensor(0.4000)
+
+    Reference: Hsiung et al. 2023, section 3.2 (component-wise projected ascent).
+    """
+
+    ranges: ColorRanges = ColorRanges()
+    steps: int = 20
+    restarts: int = 2
+    loss: Loss = margin_loss
+    start: Literal["unchanged", "uniform"] = "unchanged"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 0:
+            found = (self.steps, self.restarts)
+            raise InputError("at least one step and no fewer than 0 restarts", found, "write ColorBox(steps=20)")
+        if self.start not in ("unchanged", "uniform"):
+            raise InputError('a start "unchanged" or "uniform"', repr(self.start), 'write start="unchanged"')
+
+    @property
+    def ball(self) -> Ball:
+        """The whole pixel box."""
+        return WHOLE
+
+    @property
+    def walks(self) -> tuple[Walk, ...]:
+        """One from x, and those from random parameters."""
+        random = ColorBox(self.ranges, self.steps, self.restarts, self.loss, "uniform")
+        return (self, *[random] * self.restarts)
+
+    def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+        """The adversarial inputs x', of x's shape."""
+        require_color(x)
+        return strongest(self, model, x, y, generator=generator)
+
+    def begin(self, images: Images) -> Rows:
+        """x, or the image at random parameters."""
+        low, high, unchanged = self._box(images.x)
+        parameters = unchanged.expand(len(images), -1)
+        if self.start == "uniform":
+            parameters = low + (high - low) * images.streams.at("parameters").uniform(parameters, 0, 1)
+        return self._there(images, parameters)
+
+    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
+        """One signed step in the parameters."""
+
+        def look(parameters: Tensor) -> tuple[PerExample, Logits]:
+            point = color_change(images.x, parameters)
+            logits = images.look(point)
+            return self.value(images, point, logits), logits
+
+        parameters = rows["parameters"]
+        _, slope, logits = value_gradient_and_rest(look, parameters)
+        low, high, _ = self._box(images.x)
+        share = (1 - rows["step"].to(slope) / self.steps) / 2
+        parameters = parameters + share[:, None] * (high - low) * slope.sign()
+        if self.ranges.hue[1] - self.ranges.hue[0] >= 360:
+            wrapped = (parameters[:, :1] - low[0]).remainder(360) + low[0]
+            parameters = torch.cat([wrapped, parameters[:, 1:]], dim=1)
+        return logits, self._there(images, torch.minimum(torch.maximum(parameters, low), high))
+
+    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
+        """The loss."""
+        return self.loss(logits, images.y)
+
+    def _box(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low, high, unchanged = (
+            torch.tensor(v, dtype=like.dtype, device=like.device) for v in (*self.ranges.box, UNCHANGED)
+        )
+        return low, high, unchanged
+
+    def _there(self, images: Images, parameters: Tensor) -> Rows:
+        with torch.no_grad():
+            return {"point": color_change(images.x, parameters), "parameters": parameters}

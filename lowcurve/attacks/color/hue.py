@@ -1,0 +1,284 @@
+"""The circle of hues of each image: its logits all around, the worst of them exactly, and how far the label is kept.
+
+A hue shift turns the color of every pixel by the same angle and keeps its saturation and value (HSV): a red pepper
+becomes orange, yellow, green. One number describes the whole family, so a grid with refinement finds its worst member,
+and no gradient can be masked.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowcurve.attacks.color.spaces import HSV, WHOLE, in_box, require_color
+from lowcurve.attacks.state import require_logits
+from lowcurve.errors import InputError
+from lowcurve.losses import margin, require_loss_field
+from lowcurve.models.modes import frozen
+from lowcurve.types import Classifier, Field, Inputs, Labels, PerExample
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+TOGETHER = 512
+"""So many shifted images share a forward pass; nothing depends on it."""
+BASINS = 3
+"""Around so many local minima of the grid a lower point is looked for."""
+
+
+def hue_shift(x: Inputs, degrees: PerExample) -> Inputs:
+    """Every pixel's hue turned by so many degrees, one number an image; exactly x at 0, differentiable in the degrees.
+
+    Greys stay as they are. Errors: InputError for images without three channels.
+
+    Example:
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        >>> hue_shift(red, torch.tensor([30.0])).flatten()  # orange
+        tensor([1.0000, 0.5000, 0.0000])
+
+    Reference: Hosseini and Poovendran 2018, section 3; bardusco_report, Fig. 9.
+    """
+    return _Turned.of(x).at(degrees)
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """Images taken apart once, for any number of angles."""
+
+    colors: HSV
+    rest: Tensor  # what rounding loses when an image is taken apart and put together
+
+    @classmethod
+    def of(cls, x: Inputs) -> "_Turned":
+        colors = HSV.of(x)
+        return cls(colors, x - colors.rgb(torch.zeros_like(x[:, 0, 0, 0])))
+
+    def at(self, degrees: PerExample, rows: Tensor | None = None) -> Inputs:
+        colors, rest = (self.colors, self.rest) if rows is None else (self.colors.take(rows), self.rest[rows])
+        return in_box(colors.rgb(degrees.to(rest)) + rest)
+
+
+def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, together: int = TOGETHER) -> Tensor:
+    """The logits of every image at every shift, (batch, shifts, classes), in full batches of images and shifts.
+
+    degrees: (shifts,) for all images or (batch, shifts). together: so many points share a forward pass. The model must
+    be in eval mode. Cost: batch x shifts forward passes; no gradient.
+
+    Example:
+        >>> means = lambda x: x.mean((2, 3))
+        >>> hue_logits(means, torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1), torch.tensor([0.0, 120.0]))
+        tensor([[[1., 0., 0.],
+                 [0., 1., 0.]]])
+    """
+    if degrees.ndim not in (1, 2) or (degrees.ndim == 2 and len(degrees) != len(x)):
+        expected = f"shifts of shape (n,) or ({len(x)}, n)"
+        raise InputError(expected, tuple(degrees.shape), "write torch.arange(0, 360, 10)")
+    with torch.no_grad():
+        return _logits(model, _Turned.of(x), degrees.to(x).expand(len(x), -1), together)
+
+
+def _logits(model: Classifier, turned: _Turned, degrees: Tensor, together: int = TOGETHER) -> Tensor:
+    """As `hue_logits`, of images that have been taken apart."""
+    rows = torch.arange(len(degrees), device=degrees.device).repeat_interleave(degrees.shape[1])
+    points = zip(torch.split(rows, together), torch.split(degrees.flatten(), together), strict=True)
+    parts = [model(turned.at(angles, few)) for few, angles in points]
+    return torch.cat(parts).view(*degrees.shape, parts[0].shape[1])
+
+
+@dataclass(frozen=True)
+class HueCircle:
+    """The whole circle of hue shifts: the lowest margin there, and how far the label is kept around the image itself.
+
+    Columns, all in degrees or as the margin z_y - max z_k: "worst hue margin", "worst hue", the shift where it is; "hue
+    kept above" and "hue kept below", how far the shift can go up and down from 0 before the label is lost; "hue range",
+    their sum, at most high - low; "share of hues kept", of the grid. An image that is misclassified as it is has a
+    range of 0.
+
+    low, high: the allowed shifts, at most the whole circle. angles: grid intervals in all, so their width is 10 degrees
+    by default. refinements: looks of a golden section around each of the `BASINS` lowest local minima of the grid, and
+    halvings of the two intervals in which the label is first lost (8: to 0.7 and 0.04 degrees). What lies elsewhere and
+    is narrower than the grid is missed; `HueFloor` estimates by how much. Golden section and not Newton: the margin has
+    kinks.
+
+    The model must be in eval mode. Cost: angles + 1 + (BASINS + 2) refinements forward passes an image (one less for
+    the whole circle), in full batches.
+
+    Example:
+        >>> from lowcurve.losses import loss_field
+        >>> field = loss_field(lambda x: x.mean((2, 3)), torch.tensor([0]))  # red, green or blue
+        >>> columns = HueCircle()(field, torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1))
+        >>> columns["hue range"].round(), columns["worst hue margin"]  # yellow is at 60, magenta at -60
+        (tensor([120.]), tensor([-1.]))
+
+    Reference: Hosseini and Poovendran 2018, section 3 (hue shifts, there by random search).
+    """
+
+    low: float = -180.0
+    high: float = 180.0
+    angles: int = 36
+    refinements: int = 8
+
+    def __post_init__(self) -> None:
+        if not -180 <= self.low <= 0 <= self.high <= 180 or self.low == self.high:
+            found = (self.low, self.high)
+            raise InputError("a hue range around 0 within -180 to 180 degrees", found, "write low=-180, high=180")
+        if self.angles < 2 or self.refinements < 0:
+            found = (self.angles, self.refinements)
+            raise InputError("at least two hue intervals, and no fewer than 0 refinements", found, "write angles=36")
+
+    def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        shown = require_loss_field(field)
+        found = self.look(shown.model, x, shown.y)
+        return {
+            "worst hue margin": found.margin,
+            "worst hue": found.worst,
+            "hue kept above": found.above,
+            "hue kept below": found.below,
+            "hue range": found.above + found.below,
+            "share of hues kept": found.share,
+        }
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is the whole circle, of which -180 and 180 are the same point."""
+        return self.high - self.low == 360
+
+    def grid(self) -> Tensor:
+        """The shifts that are looked at, rising from low to high, 0 among them."""
+        width = (self.high - self.low) / self.angles
+        down, up = math.ceil(-self.low / width - 1e-9), math.ceil(self.high / width - 1e-9)
+        below = torch.linspace(self.low, 0, down + 1, dtype=torch.float64)
+        return torch.cat([below[:-1], torch.linspace(0, self.high, up + 1, dtype=torch.float64)])
+
+    def look(self, model: Classifier, x: Inputs, y: Labels) -> "Hues":
+        """What the columns are made of."""
+        with torch.no_grad():
+            turned, grid = _Turned.of(x), self.grid().to(x)
+
+            def at(degrees: Tensor) -> Tensor:
+                logits = _logits(model, turned, degrees).flatten(0, 1)
+                labels = y.repeat_interleave(degrees.shape[1])
+                require_logits(logits, labels)
+                return margin(logits, labels).view(degrees.shape)
+
+            margins = at((grid[:-1] if self.closed else grid).expand(len(x), -1))
+            kept = margins > 0
+            share = kept.to(x).mean(1)
+            if self.closed:
+                margins, kept = (torch.cat([values, values[:, :1]], dim=1) for values in (margins, kept))
+            zero = int((grid == 0).nonzero())
+            ways = ((kept[:, zero:], grid[zero:]), (kept[:, : zero + 1].flip(1), grid[: zero + 1].flip(0)))
+            above, below = self._kept(at, *ways).unbind(1)
+            worst, lowest = self._worst(at, margins, grid)
+            stays = lowest >= margins[:, zero]
+            return Hues(lowest, torch.where(stays, 0, worst), above, -below, share)
+
+    def _kept(self, at: Callable[[Tensor], Tensor], *ways: tuple[Tensor, Tensor]) -> Tensor:
+        """How far along each way from 0 the label is kept, by bisection of the interval in which it is first lost."""
+        inner, outer = [], []
+        for kept, way in ways:
+            held = kept.long().cumprod(1).sum(1)  # so many grid points, beginning with 0
+            inner.append(way[torch.where(held > 0, held - 1, 0)])
+            outer.append(way[torch.where((held == len(way)) | (held == 0), (held - 1).relu(), held)])
+        reached, lost = torch.stack(inner, dim=1), torch.stack(outer, dim=1)
+        for _ in range(0 if bool((reached == lost).all()) else self.refinements):
+            middle = (reached + lost) / 2
+            right = at(middle) > 0
+            reached, lost = torch.where(right, middle, reached), torch.where(right, lost, middle)
+        return reached
+
+    def _worst(self, at: Callable[[Tensor], Tensor], margins: Tensor, grid: Tensor) -> tuple[PerExample, PerExample]:
+        """The shift of lowest margin and that margin: never above the grid's."""
+        lowest, place = margins.min(1)
+        worst = grid[place]
+        if self.refinements < 2:
+            return worst, lowest
+        beyond = margins[:, 1:2] if self.closed else torch.full_like(margins[:, :1], torch.inf)
+        before = margins[:, -2:-1] if self.closed else beyond
+        sides = torch.cat([before, margins, beyond], dim=1)
+        minimal = (margins <= sides[:, :-2]) & (margins <= sides[:, 2:])
+        minimal[:, -1] &= not self.closed  # it is the first
+        centers = grid[margins.masked_fill(~minimal, torch.inf).topk(min(BASINS, len(grid)), largest=False).indices]
+        width = float((grid[1:] - grid[:-1]).max())
+        low, high = centers - width, centers + width
+        if not self.closed:
+            low, high = torch.where(low < self.low, self.low, low), torch.where(high > self.high, self.high, high)
+        angles, values = _golden(at, low, high, self.refinements)
+        value, basin = values.min(1)
+        angle = angles.gather(1, basin[:, None]).squeeze(1)
+        angle = torch.where(angle.abs() > 180, angle - 360 * angle.sign(), angle)
+        return torch.where(value < lowest, angle, worst), torch.minimum(value, lowest)
+
+
+@dataclass(frozen=True)
+class Hues:
+    """Of each image: the lowest margin, at which shift; how far the label is kept up and down; the share of the grid."""
+
+    margin: PerExample
+    worst: PerExample
+    above: PerExample
+    below: PerExample
+    share: PerExample
+
+
+def _golden(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, forward_passes: int) -> tuple[Tensor, Tensor]:
+    """The lowest points that so many looks of golden section find between low and high, and the values there."""
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    value, other = at(left), at(right)
+    for _ in range(forward_passes - 2):
+        first = value < other
+        low, high = torch.where(first, low, left), torch.where(first, right, high)
+        new = torch.where(first, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
+        seen = at(new)
+        left, right = torch.where(first, new, right), torch.where(first, left, new)
+        value, other = torch.where(first, seen, other), torch.where(first, value, seen)
+    return torch.where(value < other, left, right), torch.minimum(value, other)
+
+
+@dataclass(frozen=True)
+class HueShift:
+    """x' = the image at the hue shift of lowest margin between low and high degrees; x itself where no shift lowers it.
+
+    The family has one parameter, so the worst member is found by looking at all of it and nothing is drawn. See
+    `HueCircle` for the settings and what they cost. Greys do not change, so a grey picture is returned as it is.
+
+    Errors: InputError for images without three channels or outside the pixel box.
+
+    Example:
+        >>> from lowcurve.randomness import stream
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        >>> model = lambda x: x.mean((2, 3))
+        >>> HueShift(low=-120, high=0)(model, red, torch.tensor([0]), generator=stream(0)).argmax(1).flatten()
+        tensor([2])
+
+    Reference: Hosseini and Poovendran 2018, section 3 (there by random search); bardusco_report, Fig. 9.
+    """
+
+    low: float = -180.0
+    high: float = 180.0
+    angles: int = 36
+    refinements: int = 8
+
+    def __post_init__(self) -> None:
+        _ = self.circle
+
+    @property
+    def circle(self) -> HueCircle:
+        """What is looked at."""
+        return HueCircle(self.low, self.high, self.angles, self.refinements)
+
+    def __call__(
+        self,
+        model: Classifier,
+        x: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator,  # noqa: ARG002 (the signature of Attack)
+    ) -> Inputs:
+        """The adversarial inputs x', of x's shape."""
+        require_color(x)
+        WHOLE.require_inside_box(x)
+        if not len(x):
+            return x
+        with frozen(model), torch.no_grad():
+            return hue_shift(x, self.circle.look(model, x, y).worst)

@@ -1,0 +1,115 @@
+"""The pepper test, and what the derivative along the hue says of the shifts that were not looked at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.norms import per_example
+from lowcurve.attacks.color.changes import along, floor_between
+from lowcurve.attacks.color.hue import HueCircle, hue_shift
+from lowcurve.errors import InputError
+from lowcurve.losses import loss_field, margin, require_loss_field
+from lowcurve.types import Field, Inputs, PerExample
+
+
+@dataclass(frozen=True)
+class PepperTest:
+    """Whether an image keeps its label at every hue that the object may have: a red pepper may be orange and is still one.
+
+    Columns: "pepper test", 1 where every shift of the allowance keeps the label and 0 otherwise; "hue allowance kept",
+    the part of the allowance, from 0 to 1, that can be reached from the image without losing the label.
+
+    allowance: the shifts in degrees, from at most 0 to at least 0, that a person has said change nothing about the
+    label. The report shows one picture and states no angle; 30 degrees lead from red to orange in HSV. It is right for
+    few kinds of object: a lemon of another hue is a lime. The model must be in eval mode.
+
+    Cost: that of `HueCircle`.
+
+    Example:
+        >>> from lowcurve.losses import loss_field
+        >>> field = loss_field(lambda x: x.mean((2, 3)), torch.tensor([0]))  # red, green or blue
+        >>> columns = PepperTest((-30, 120))(field, torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1))
+        >>> columns["pepper test"], columns["hue allowance kept"].round(decimals=2)  # 90 of 150 degrees
+        (tensor([0.]), tensor([0.6000]))
+
+    Reference: bardusco_report, Fig. 9 and section 3.
+    """
+
+    allowance: tuple[float, float] = (-30.0, 30.0)
+    angles: int = 12
+    refinements: int = 8
+
+    def __post_init__(self) -> None:
+        _ = self.circle
+
+    @property
+    def circle(self) -> HueCircle:
+        """What is looked at."""
+        return HueCircle(*self.allowance, self.angles, self.refinements)
+
+    def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        shown = require_loss_field(field)
+        found = self.circle.look(shown.model, x, shown.y)
+        kept = (found.above + found.below) / (self.allowance[1] - self.allowance[0])
+        # The refined minimum may lie below 0 between two grid points that are both kept.
+        passed = (found.margin > 0) & (found.share == 1)
+        return {"pepper test": passed.to(x), "hue allowance kept": kept}
+
+
+@dataclass(frozen=True)
+class HueFloor:
+    """What the derivative along the hue says of the shifts between the grid's: how low the margin may be there, an estimate.
+
+    Columns: "worst hue margin on the grid"; "steepest hue slope", the largest |l'| on the grid, in margin per degree;
+    "largest hue curvature", the largest |l''|, exact and local, per square degree; "largest hue bend", the largest
+    change of the slope from one grid point to the next over their distance; "estimated floor of the hue margin", from
+    values and slopes at both ends of every interval and |l''| of at most `safety` times the larger of the two. A floor
+    above 0 says that the label is kept all around the circle if the margin bends nowhere more than that.
+
+    It is an estimate because |l''| is only looked at on the grid. The local curvature alone would not do: of the margin
+    of a ReLU network it is 0 almost everywhere, all its bending being in kinks, of the network and of the hue shift.
+
+    The model must be in eval mode. Cost: angles forward passes, gradients and backward passes through them an image.
+
+    Example:
+        >>> field = loss_field(lambda x: x.mean((2, 3)), torch.tensor([0]))  # red, green or blue
+        >>> columns = HueFloor(angles=8)(field, torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1))
+        >>> columns["largest hue curvature"], bool(columns["estimated floor of the hue margin"] <= -1)
+        (tensor([0.]), True)
+
+    Reference: Hosseini and Poovendran 2018 (the family); the bound is that of a function with a bounded second
+    derivative.
+    """
+
+    angles: int = 36
+    safety: float = 2.0
+    together: int = 256
+
+    def __post_init__(self) -> None:
+        if self.angles < 2 or not self.safety >= 1:
+            found = (self.angles, self.safety)
+            raise InputError("at least two angles and a safety of at least 1", found, "write HueFloor(angles=36)")
+
+    def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        shown, width = require_loss_field(field), 360 / self.angles
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(self.angles)
+        degrees = (torch.arange(self.angles, device=x.device) * width).repeat(len(x)).to(x)
+        parts = []
+        for few, angles in zip(torch.split(rows, self.together), torch.split(degrees, self.together), strict=True):
+            parts.append(along(loss_field(shown.model, shown.y[few], margin), hue_shift, x[few], angles))
+
+        def closed(name: str) -> Tensor:
+            values = torch.cat([getattr(part, name) for part in parts]).view(len(x), -1)
+            return torch.cat([values, values[:, :1]], dim=1)
+
+        values, slopes, curvatures = closed("value"), closed("slope"), closed("curvature")
+        curvature, bend = curvatures.abs().amax(1), slopes.diff(dim=1).abs().amax(1) / width
+        limit = per_example(self.safety * torch.maximum(curvature, bend), values)
+        return {
+            "worst hue margin on the grid": values.amin(1),
+            "steepest hue slope": slopes.abs().amax(1),
+            "largest hue curvature": curvature,
+            "largest hue bend": bend,
+            "estimated floor of the hue margin": floor_between(values, slopes, width, limit).amin(1),
+        }

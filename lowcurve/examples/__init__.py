@@ -1,0 +1,1 @@
+"""Networks and functions that the documentation uses as examples."""

@@ -1,1 +1,0 @@
-"""Experiments: members of the house put together, and what the numbers become."""

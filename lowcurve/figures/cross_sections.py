@@ -1,0 +1,182 @@
+"""Networks side by side at the same images: who sits, where DeepFool crosses their boundaries, and cross-sections of these."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.norms import L2, pixels
+from lowcurve.attacks import DeepFool
+from lowcurve.figures.same_images import SameImages
+from lowcurve.geometry import (
+    Boundary,
+    Plane,
+    boundary_between,
+    box_excess,
+    cross_section,
+    heights,
+    pairwise,
+    random_directions,
+    surface,
+)
+from lowcurve.models.modes import frozen
+from lowcurve.randomness import stream
+from lowcurve.results import Cell, Column, Curves, Line, Panel, Points, Result, Surface, Table
+from lowcurve.results.cells import NETWORK
+from lowcurve.types import Field, Inputs, Labels, PerExample
+
+ASIDE = "along v, random and orthogonal (l_2, pixel units)"
+IMAGE = Column("image", "Its class and its number in the test set, from 0.")
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where DeepFool's way leaves an image's class: F = z_y - z_j with the class j that it reached."""
+
+    across: Inputs
+    decision: Field
+    others: Labels
+    boundary: Boundary
+    distance: PerExample
+
+
+def crossings_of(shared: SameImages) -> dict[str, Crossing]:
+    """DeepFool's, of every network at every image."""
+    found = {}
+    for name, model in shared.models.items():
+        x = shared.x(model)
+        y = shared.y.to(x.device)
+        across = DeepFool(L2)(model, x, y, generator=stream(0, "cross-section"))
+        with frozen(model), torch.no_grad():
+            others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
+            decision = pairwise(model, y, others)
+            boundary = boundary_between(decision, x, across)
+        found[name] = Crossing(across, decision, others, boundary, L2.length(boundary.point - x))
+    return found
+
+
+def windows_of(crossings: Mapping[str, Crossing], share: float, shared: SameImages) -> Tensor:
+    """Each image's coordinates, the same for all networks: that share beyond the farthest of their boundaries."""
+    lengths = torch.stack([torch.where(c.boundary.crossed, c.distance, 0).cpu() for c in crossings.values()])
+    reach = share * lengths.amax(0)
+    return torch.where(reach > 0, reach, shared.reach)[:, None] * torch.linspace(-1, 1, shared.points)
+
+
+def cross_sections(shared: SameImages) -> dict[str, Result]:
+    """The boundary in the plane of DeepFool's way r and a random v, with the parabola of its normal curvature, image by image.
+
+    v is the same for every network but for what is made orthogonal to its r. Results: a table of the curvatures; for each
+    image F = z_y - z_j over the plane, a panel a network, and the boundary's heights over v in one figure.
+
+    Reference: moosavi2019cure, Fig. 1; bardusco_report, Fig. 2.
+    """
+    h = float(np.sqrt(np.prod(shared.examples.shape))) * pixels(1)
+    crossings = crossings_of(shared)
+    windows = windows_of(crossings, 1.25, shared)
+    conditions = {
+        **shared.conditions,
+        "r": "from the image to where DeepFool (l_2) crosses the boundary",
+        "curvature": f"central differences at the scale h = {h:.3g}, one grey level a pixel",
+        "grid": f"{shared.points} x {shared.points} points",
+        "pixel box": "points outside it are evaluated as they are",
+    }
+    panels: list[dict[str, Panel]] = [{} for _ in shared.numbers]
+    lines: list[dict[str, Line]] = [{} for _ in shared.numbers]
+    rows: list[tuple[Cell, ...]] = []
+    for name, found in crossings.items():
+        kept = torch.nonzero(found.boundary.crossed & (found.distance > 0)).flatten()
+        lost = sorted(set(range(len(shared.numbers))) - set(kept.tolist()))
+        rows += [(name, shared.short(i), *[None] * 5) for i in lost]
+        if not len(kept):
+            continue
+        x, point = shared.x(shared.models[name])[kept], found.boundary.point[kept]
+        decision = pairwise(shared.models[name], shared.y.to(x.device)[kept], found.others[kept])
+        along = random_directions(x, 1, seed=shared.seed)[0]
+        section = cross_section(decision, point, upright=point - x, along=along, h=h)
+        window = windows[kept.cpu()].to(x)
+        values = surface(
+            decision, section.plane, window, window, progress=shared.progress, heading=f"sections of {name}"
+        )
+        curve = heights(decision, section.plane, window, window, values=values)
+        parabola, inside = section.parabola(window), share_inside(section.plane, window, window)
+        for k, i in enumerate(kept.tolist()):
+            t = window[k].tolist()
+            distance, kappa = float(found.distance[i]), float(section.curvature[k])
+            fitted = _kept(parabola[k], t[-1])
+            panels[i][name] = Panel(
+                values[k].cpu().numpy(),
+                {"parabola": Points(tuple(t), fitted)},
+                {"image": (0.0, -distance), "crossing": (0.0, 0.0)},
+                f"κ = {kappa:.3g}, distance {distance:.3g}",
+            )
+            lines[i][name] = Line(_kept(curve[k], t[-1]))
+            lines[i][f"{name}, parabola"] = Line(fitted)
+            reached = shared.examples.classes[int(found.others[i])]
+            rows.append((name, shared.short(i), reached, distance, float(section.slope[k]), kappa, float(inside[k])))
+    return {"cross-sections": _sections_table(rows, conditions)} | _section_figures(
+        shared, windows, panels, lines, conditions
+    )
+
+
+def _kept(values: Tensor, most: float) -> tuple[float | None, ...]:
+    """Numbers within the window; none elsewhere."""
+    return tuple(v if abs(v) <= most else None for v in values.tolist())
+
+
+def share_inside(plane: Plane, a: Tensor, b: Tensor) -> Tensor:
+    """The share of each window whose points are images."""
+    return (box_excess(plane, a, b) == 0).double().mean((1, 2))
+
+
+def _sections_table(rows: list[tuple[Cell, ...]], conditions: Mapping[str, str]) -> Table:
+    columns = (
+        NETWORK,
+        IMAGE,
+        Column("towards", "The class that DeepFool reached."),
+        Column("distance", "From the image to the boundary along r (l_2); an upper bound of the distance."),
+        Column("slope", "Of the boundary over v where r crosses it; 0 where r is normal to it."),
+        Column("κ", "Normal curvature there along the curve, 1 / length; above 0 it bends away from the image."),
+        Column("inside", "Share of the window whose points lie in the pixel box.", ".1%"),
+    )
+    caption = "A network whose boundary DeepFool did not cross has dashes."
+    return Table("Normal cross-sections of the boundary", columns, tuple(rows), caption, dict(conditions))
+
+
+def _section_figures(
+    shared: SameImages,
+    windows: Tensor,
+    panels: list[dict[str, Panel]],
+    lines: list[dict[str, Line]],
+    conditions: Mapping[str, str],
+) -> dict[str, Result]:
+    results: dict[str, Result] = {}
+    for i in range(len(shared.numbers)):
+        axis = tuple(windows[i].tolist())
+        if not panels[i]:
+            continue
+        results[f"section {i + 1}"] = Surface(
+            f"Cross-section of the boundary, {shared.image(i)}",
+            ASIDE,
+            "along r (l_2, pixel units)",
+            axis,
+            axis,
+            panels[i],
+            "F = z_y − z_j",
+            level=0.0,
+            caption="Blue is the image's side. The parabola has the boundary's slope and normal curvature at the crossing, "
+            "at the scale h; where the two part, the boundary bends otherwise farther away. A ReLU network bends in kinks "
+            "alone, to either side: of the few within h more is left than of the many along the window.",
+            conditions=dict(conditions),
+        )
+        results[f"heights {i + 1}"] = Curves(
+            f"The boundary over v, {shared.image(i)}",
+            ASIDE,
+            "height along r (l_2, pixel units)",
+            axis,
+            lines[i],
+            caption="Of several sheets of the boundary the nearest to 0; 0 is where r crosses it. Dotted: the parabola.",
+            conditions=dict(conditions),
+        )
+    return results

@@ -1,0 +1,245 @@
+"""Margin and loss over planes of input space, and the distance to the boundary along attacks' directions."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowcurve.analysis.norms import L2, LINF, pixels
+from lowcurve.attacks import PGD
+from lowcurve.figures.cross_sections import ASIDE, IMAGE, crossings_of, share_inside, windows_of
+from lowcurve.figures.regions import grid_conditions, look_at, wide_sections
+from lowcurve.figures.same_images import SameImages
+from lowcurve.geometry import (
+    Plane,
+    crossing_distance,
+    gradient_direction,
+    random_directions,
+    span,
+)
+from lowcurve.losses import cross_entropy, least_likely, log_odds, loss_field, margin, margin_loss
+from lowcurve.models.modes import frozen
+from lowcurve.randomness import stream
+from lowcurve.results import Cell, Column, Panel, Points, Result, Surface, Table
+from lowcurve.results.cells import NETWORK
+from lowcurve.types import Inputs, Labels, PerExample
+
+STEPS = 10
+"""Of the attack whose path is drawn."""
+DIRECTIONS = ("cross-entropy", "least likely", "margin")
+"""The three objectives of yu2018, Eq. (3)."""
+
+
+def surfaces(shared: SameImages) -> dict[str, Result]:
+    """Margin and cross-entropy over the plane of DeepFool's way r and a random v; the margin along the three directions of
+    yu2018, Eq. (3), each against v, with the distance to 0 along each; classes over a wide plane of two random directions.
+
+    Every plane is one pass of the network; v and the wide planes are the same for every network but for what is made
+    orthogonal. A direction in which nothing changes leaves its panel out.
+
+    Reference: yu2018interpreting, Eq. (3), Figs. 3, 4, 6, 7; bardusco_report, Figs. 3 and 4.
+    """
+    return {**_distances(shared), **along_the_way(shared), **_along_directions(shared), **wide_sections(shared)}
+
+
+def unevenness(values: np.ndarray) -> float:
+    """The share of the variance over a grid that no plane explains: 0 for a linear function.
+
+    Example:
+        >>> row, column = np.mgrid[-1:1:5j, -1:1:5j]
+        >>> round(unevenness(3 * row - column), 6), round(unevenness(row**2), 6)
+        (0.0, 1.0)
+    """
+    rows, columns = (np.linspace(-1, 1, count) for count in values.shape)
+    centered = values - values.mean()
+    up = (centered * rows[:, None]).sum() / (rows**2).sum() / len(columns) * rows[:, None]
+    along = (centered * columns).sum() / (columns**2).sum() / len(rows) * columns
+    whole = float((centered**2).sum())
+    return float(((centered - up - along) ** 2).sum()) / whole if whole > 0 else 0.0
+
+
+def _usable(direction: Inputs) -> Tensor:
+    """The rows whose direction has a length."""
+    length = L2.length(direction)
+    return torch.nonzero((length > 0) & torch.isfinite(length)).flatten()
+
+
+def along_the_way(shared: SameImages) -> dict[str, Result]:
+    """Margin and cross-entropy over the plane of DeepFool's way r and a random v, image by image, a panel a network."""
+    crossings = crossings_of(shared)
+    windows = windows_of(crossings, 2.0, shared)
+    panels: dict[str, list[dict[str, Panel]]] = {kind: [{} for _ in shared.numbers] for kind in ("margin", "loss")}
+    for name, found in crossings.items():
+        x = shared.x(shared.models[name])
+        rows = _usable(found.across - x)
+        if not len(rows):
+            continue
+        plane = _against_random(shared, x[rows], (found.across - x)[rows])
+        window = windows[rows.cpu()].to(x)
+        look = look_at(shared, name, plane, window, window, rows)
+        inside = share_inside(plane, window, window)
+        for kind, loss in (("margin", margin), ("loss", cross_entropy)):
+            values = look.values(loss).cpu().numpy()
+            for k, i in enumerate(rows.tolist()):
+                distance = float(found.distance[i])
+                marks = {"image": (0.0, 0.0), **({"crossing": (0.0, distance)} if found.boundary.crossed[i] else {})}
+                panels[kind][i][name] = Panel(values[k], marks=marks, note=f"{float(inside[k]):.1%} in the pixel box")
+    results: dict[str, Result] = {}
+    for i in range(len(shared.numbers)):
+        axis = tuple(windows[i].tolist())
+        for kind, title, label, level in (
+            ("margin", "Margin", "margin z_y − max z_k", 0.0),
+            ("loss", "Loss", "cross-entropy", None),
+        ):
+            results[f"{kind} {i + 1}"] = Surface(
+                f"{title} along r and v, {shared.image(i)}",
+                ASIDE,
+                "along r (l_2, pixel units)",
+                axis,
+                axis,
+                panels[kind][i],
+                label,
+                level=level,
+                caption="The window reaches twice as far as the farthest of the networks' boundaries.",
+                conditions=grid_conditions(shared, ("r", "towards where DeepFool (l_2) crosses the boundary")),
+            )
+    return {key: result for key, result in results.items() if isinstance(result, Surface) and result.panels}
+
+
+def _against_random(shared: SameImages, x: Inputs, direction: Inputs) -> Plane:
+    """The planes of a direction and of each image's random v."""
+    return span(x, direction, random_directions(x, 1, seed=shared.seed, orthogonal_to=[direction])[0])
+
+
+def attack_directions(model: nn.Module, x: Inputs, y: Labels) -> dict[str, Inputs]:
+    """The three of Eq. (3), all towards the other side."""
+    with frozen(model):
+        with torch.no_grad():
+            target = least_likely(model(x))
+        return {
+            "cross-entropy": gradient_direction(loss_field(model, y, log_odds), x),
+            "least likely": -gradient_direction(loss_field(model, target, log_odds), x),
+            "margin": gradient_direction(loss_field(model, y, margin_loss), x),
+        }
+
+
+def _along_directions(shared: SameImages) -> dict[str, Result]:
+    step = shared.reach / pixels(1) / float(torch.tensor(shared.examples.shape).prod()) ** 0.5
+    levels = torch.linspace(-1, 1, shared.points) * step
+    aside = torch.linspace(-1, 1, shared.points) * shared.reach
+    results: dict[str, Result] = {}
+    for direction in DIRECTIONS:
+        panels: list[dict[str, Panel]] = [{} for _ in shared.numbers]
+        for name, model in shared.models.items():
+            x = shared.x(model)
+            way = attack_directions(model, x, shared.y.to(x.device))[direction]
+            rows = _usable(way)
+            if not len(rows):
+                continue
+            plane = _against_random(shared, x[rows], way[rows])
+            level = pixels(1) / LINF.length(plane.first)  # the l_2 length of a step of one grey level
+            up, across = levels.to(x) * level[:, None], aside.to(x)
+            look, inside = look_at(shared, name, plane, up, across, rows), share_inside(plane, up, across)
+            values = look.values(margin).cpu().numpy()
+            path = _path(shared, model, rows, plane, level) if direction == "cross-entropy" else None
+            for k, i in enumerate(rows.tolist()):
+                lines, ends = ({}, "") if path is None else path(k)
+                note = f"{float(inside[k]):.1%} in the pixel box{ends}"
+                panels[i][name] = Panel(values[k], lines, {"image": (0.0, 0.0)}, note)
+        for i, shown in enumerate(panels):
+            results |= (
+                {f"along {direction} {i + 1}": _directed(shared, i, direction, shown, levels, aside)} if shown else {}
+            )
+    return results
+
+
+def _directed(
+    shared: SameImages, i: int, direction: str, panels: dict[str, Panel], levels: Tensor, aside: Tensor
+) -> Surface:
+    what = {
+        "cross-entropy": "the sign of the gradient of cross-entropy",
+        "least likely": "the sign of the gradient towards the least likely class",
+        "margin": "the sign of the gradient of the margin loss",
+    }[direction]
+    ball = shared.attack_conditions
+    path = (
+        ("path", f"PGD from the image, {STEPS} steps of a quarter radius in the ball {ball}, projected on the plane"),
+    )
+    return Surface(
+        f"Margin along {what}, {shared.image(i)}",
+        ASIDE,
+        "along the gradient's sign (grey levels a pixel)",
+        tuple(aside.tolist()),
+        tuple(levels.tolist()),
+        panels,
+        "margin z_y − max z_k",
+        level=0.0,
+        caption="Upwards the attack's direction, to twice the study's radius.",
+        conditions=grid_conditions(shared, *(path if direction == "cross-entropy" else ())),
+    )
+
+
+def _path(
+    shared: SameImages, model: nn.Module, rows: Tensor, plane: Plane, level: PerExample
+) -> Callable[[int], tuple[Mapping[str, Points], str]]:
+    """Each image's path of PGD on its plane, and how far from the plane it ends."""
+    x, ball = plane.origin, shared.ball
+    y = shared.y.to(x.device)[rows]
+    points = [x]
+    for steps in range(1, STEPS + 1):
+        attack = PGD(ball, steps=steps, step_size=ball.radius / 4, start="center", answer="last")
+        points.append(attack(model, x, y, generator=stream(0, "path")))
+    seen = plane.project(torch.stack(points))
+    along, aside = (seen.coordinates[..., 0] / level).cpu(), seen.coordinates[..., 1].cpu()
+
+    def of(k: int) -> tuple[Mapping[str, Points], str]:
+        line = Points(tuple(aside[:, k].tolist()), tuple(along[:, k].tolist()))
+        ends = f"; PGD ends {float(seen.distance[-1, k]):.2g} from the plane (l_2)"
+        return {"PGD, projected": line}, ends
+
+    return of
+
+
+def _distances(shared: SameImages) -> dict[str, Result]:
+    """How far the boundary is along each direction, a row a network and image."""
+    rows: list[tuple[Cell, ...]] = []
+    most = 4.0  # times the study's radius
+    for name, model in shared.models.items():
+        x = shared.x(model)
+        y = shared.y.to(x.device)
+        ways = attack_directions(model, x, y) | {"random": random_directions(x, 1, seed=shared.seed)[0]}
+        found = {key: torch.full((len(x),), torch.nan) for key in ways}
+        for key, way in ways.items():
+            if len(some := _usable(way)):
+                length, field = LINF.length(way[some]) / L2.length(way[some]), loss_field(model, y[some], margin)
+                reach = most * shared.reach / 2 * (10 if key == "random" else 1)
+                with frozen(model):
+                    distance = crossing_distance(field, x[some], way[some], most=reach, samples=200)
+                found[key][some.cpu()] = (distance * (1 if key == "random" else length / pixels(1))).cpu()
+        rows += [
+            (name, shared.short(i), *(v if abs(v := float(found[key][i])) < float("inf") else None for key in ways))
+            for i in range(len(x))
+        ]
+    columns = (
+        NETWORK,
+        IMAGE,
+        *(
+            Column(f"along {key}", f"Grey levels a pixel along the sign of the gradient ({said}).")
+            for key, said in zip(
+                DIRECTIONS, ("of the true label", "towards the least likely class", "of the margin loss"), strict=True
+            )
+        ),
+        Column("along random", "l_2 length along a random direction, the same for every network."),
+    )
+    caption = (
+        f"To the first change of the margin's sign; a dash where there is none within {most:g} times the study's radius, "
+        f"along the random direction within {10 * most:g} times."
+    )
+    said = ("spacing", "200 points up to there, then bisected: a thinner region is not seen")
+    conditions = {**shared.conditions, said[0]: said[1], "pixel box": "points outside it count as any"}
+    return {
+        "distances": Table(
+            "Distance to the boundary along attacks' directions", columns, tuple(rows), caption, conditions
+        )
+    }

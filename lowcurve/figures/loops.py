@@ -1,0 +1,106 @@
+"""Loops of four images of one class, filled with a mesh that stays in the class's region: no hole was found in it."""
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve import evaluation
+from lowcurve.data import Examples
+from lowcurve.figures.paths import ADVERSARIAL, NATURAL, PROJECTIONS, led, within
+from lowcurve.geometry import LoopFilling, Meshes, PathSearch
+from lowcurve.randomness import integers, stream
+from lowcurve.results import Cell, Column, Result, Table, proportion
+from lowcurve.types import Progress
+
+PATHS = 1e-3
+"""The spacing of the paths' samples over the longest side."""
+MESH = 1e-2
+"""The spacing of a triangle's samples over the longest side: an area takes many."""
+
+
+def loop_results(
+    model: nn.Module, test: Examples, loops: int, *, seed: int, progress: Progress[int]
+) -> dict[str, Result]:
+    """Loops of natural images, and of images led just into a class that is not theirs: how many are closed, how many filled.
+
+    loops: of each kind; their corners are images of one class in the order of the test set.
+
+    Reference: Swaminathan and Akgün 2026 (arXiv 2605.06380): every loop of theirs could be filled.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    corners = _corners(model, test, loops, seed)
+    names = list(corners)
+    for number in progress(range(len(names)), "loops"):
+        name = names[number]
+        found, y = corners[name]
+        longest = float((found - found.roll(-1, 1)).flatten(2).norm(dim=2).max())
+        search = PathSearch(PROJECTIONS["beyond"], spacing=PATHS * longest)
+        filling = LoopFilling(search, spacing=MESH * longest)
+        mesh = filling(model, found, y, generator=stream(seed, "loops"))
+        rows.append((name, *_row(mesh)))
+    columns = (
+        Column("corners"),
+        Column("loops", "", "d"),
+        Column("closed", "Share whose four sides were found.", ".1%"),
+        Column("filled", "Share with a mesh of which no sample lies outside.", ".1%"),
+        Column("clear", "Share of the triangles that are clear, mean over loops."),
+        Column(
+            "deviation", "Largest distance from the Coons patch over the loop's length, mean over filled loops.", ".2g"
+        ),
+        Column("squares", "Along a side of the mesh.", "d"),
+        Column("images", "Looked at for a loop, in the mean.", ".3g"),
+    )
+    conditions = {
+        "sides": f"paths by projection 'beyond', no violation at {PATHS:g} of the longest side",
+        "mesh": f"no violation at {MESH:g} of the longest side",
+        "not filled": "the doublings were used up; no proof that there is a hole",
+        "BatchNorm": "eval mode",
+    }
+    return {"numbers": Table("Loops within a region, filled", columns, tuple(rows), "With 95 % intervals.", conditions)}
+
+
+def _row(mesh: Meshes) -> tuple[Cell, ...]:
+    closed = mesh.sides.found.view(-1, 4).all(1)
+    filled = mesh.filled
+    shares = (proportion(int(part.sum()), len(part)) for part in (closed, filled))
+    clear = float(mesh.triangles_clear[closed].mean()) if bool(closed.any()) else None
+    away = float(mesh.deviation[filled].mean()) if bool(filled.any()) else None
+    intervals = ((share.value, share.low, share.high) for share in shares)
+    return (
+        len(filled),
+        *intervals,
+        clear,
+        away,
+        mesh.vertices.shape[1] - 1,
+        float(mesh.forward_passes.double().mean()),
+    )
+
+
+def _corners(model: nn.Module, test: Examples, loops: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """(loops, 4, ...) and the classes: natural, and led into classes drawn at random."""
+    rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
+    like = next(model.parameters())
+    x, y = test.take(rows).pixels(slice(None)).to(like), test.y[rows].to(like.device)
+    sure = within(model, x, y)
+    x, y = x[sure], y[sure]
+    natural = _grouped(x, y, loops)
+    few = slice(8 * loops + 40)
+    classes = len(test.classes)
+    shift = integers(y[few].shape, 0, classes - 1, generator=stream(seed, "corners")).to(y)
+    others = (y[few] + 1 + shift) % classes
+    moved = led(model, x[few], others, seed)
+    there = within(model, moved, others)
+    families = {NATURAL: natural, ADVERSARIAL: _grouped(moved[there], others[there], loops)}
+    return {name: found for name, found in families.items() if len(found[1])}
+
+
+def _grouped(x: Tensor, y: Tensor, loops: int) -> tuple[Tensor, Tensor]:
+    """Fours of one class, class by class in turn, in the order of the images."""
+    fours: list[tuple[int, Tensor]] = []
+    for label in torch.unique(y).tolist():
+        rows = torch.nonzero(y == label).flatten()
+        fours += [(turn, rows[4 * turn : 4 * turn + 4]) for turn in range(len(rows) // 4)]
+    chosen = [rows for _, rows in sorted(fours, key=lambda four: four[0])][:loops]
+    if not chosen:
+        return x[:0].unsqueeze(1).expand(0, 4, *x.shape[1:]), y[:0]
+    picked = torch.stack(chosen)
+    return x[picked], y[picked[:, 0]]

@@ -1,0 +1,233 @@
+"""From any network to one of low curvature: a copy, layer by layer, under a recipe."""
+
+import fnmatch
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve import randomness
+from lowcurve.errors import InputError
+from lowcurve.models.conversion import kinds
+from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, blocks
+from lowcurve.models.conversion.inspecting import Inspection, inspection
+from lowcurve.models.conversion.placing import put
+from lowcurve.models.conversion.recipes import LCNN, Lipschitz, Minimal, Recipe
+from lowcurve.models.conversion.recording import Call, Recording, duplicate, record
+from lowcurve.models.conversion.splitting import separate
+from lowcurve.models.layers import CenteredSoftplus
+from lowcurve.models.lipschitz import Lipschitz as LipschitzLayer
+from lowcurve.models.lipschitz import prepare_norms, update_norms
+
+log = logging.getLogger("lowcurve")
+
+STEPS = 100
+"""Of power iteration, once."""
+ADDED = ("log_beta", "log_gamma", "sigma", "vector")
+MARGIN = 0.05
+"""By how much log gamma starts above log sigma, which power iteration has from below."""
+
+Only = Callable[[str, nn.Module | None], bool] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was done to a network.
+
+    change: the largest |difference| of a logit on the example. per_call: what one call of a nonlinearity changed by at most, at
+    any input. replaced: name -> the new layer. left: name -> why it is as it was.
+    """
+
+    recipe: Recipe
+    change: float
+    per_call: float
+    replaced: Mapping[str, str]
+    left: Mapping[str, str]
+
+
+def convert(
+    model: nn.Module, recipe: Recipe | None = None, *, example: Tensor, only: Only | None = None, strict: bool = True
+) -> nn.Module:
+    """A copy of any network under a recipe, with what was done, and how much the logits changed by it, as its `conversion`.
+
+    A layer that is called once is replaced in its place. Where one module is called several times, or a nonlinearity is
+    written as a function, each call gets a module named for its place: torch.fx rewrites the forward in which the calls stand,
+    and its class becomes a subclass with that forward. So every weight keeps its name, and the state dict of the original
+    loads (`load_original`). Device, precision, modes, requires_grad and hooks are kept. A block that is itself called several
+    times has one module for each place in it, as it has one set of weights.
+
+    A nonlinearity changes by log(2) / beta at most against ReLU, and by that and its own distance from ReLU otherwise
+    (`conversion.per_call`), at every input.
+
+    recipe: `Minimal()` unless given. example: a batch of inputs, for sizes and for `conversion.change`. only: the layers that
+    may change, as a predicate of (name, layer) or as patterns of names such as "layer4.*". strict: refuse what the recipe does
+    not hold for and what cannot be rewritten; else it is left as it is, with a warning. Cost: a copy, three forward passes, and
+    the norms of bounded layers.
+
+    Errors: InputError for a network that was converted before, for unsupported layers, by their names, and for a forward that
+    torch.fx cannot follow.
+
+    Example:
+        >>> act = nn.ReLU()
+        >>> model = nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2), act)
+        >>> smooth = convert(model, Minimal(beta=100.0), example=torch.zeros(1, 2))
+        >>> smooth[1], smooth[3], model[3]
+        (CenteredSoftplus(beta=100), CenteredSoftplus(beta=100), ReLU())
+        >>> round(smooth.conversion.per_call, 6)  # log(2) / 100
+        0.006931
+
+    Reference: srinivas2022lcnn, section 3.
+    """
+    recipe = recipe or Minimal()
+    require_original(model)
+    copied = duplicate(model)
+    before = record(copied, example)
+    wanted, left = _supported(inspection(model, before, recipe), only, strict)
+    left |= _separated(copied, before, wanted, example, strict)
+    wanted = [call for call in wanted if call.name not in left]
+    if left:
+        warnings.warn(f"left as they are: {_listing(left)}", stacklevel=2)
+    like = next((p for p in copied.parameters() if p.is_floating_point()), example)
+    per_call = _smoothed(copied, wanted, recipe, like)
+    if not isinstance(recipe, Minimal):
+        new = _bounded(copied, wanted, blocks(before), recipe, like)
+        with randomness.isolated(0, "norms"):
+            prepare_norms(copied, example, steps=STEPS)
+        if isinstance(recipe, LCNN):
+            _started(new, recipe.gamma)
+    replaced = {call.name: str(copied.get_submodule(call.name)) for call in wanted}
+    change = float((record(copied, example).output - before.output).abs().max())
+    log.debug("%s: %d layers replaced, logits changed by %.2g at most", type(recipe).__name__, len(replaced), change)
+    copied.conversion = Conversion(recipe, change, per_call, replaced, left)  # type: ignore[assignment]
+    return copied
+
+
+def require_original(model: nn.Module) -> None:
+    """Refuses a network that has been converted, whole or in part, and a lone layer."""
+    for part in model.modules():
+        done = getattr(part, "conversion", None)
+        if isinstance(done, Conversion):
+            hint = "convert the original under the other recipe"
+            raise InputError("a network that is not converted yet", f"one under {done.recipe}", hint)
+    if kinds.kind_of(model) is not None:
+        hint = "put it into an nn.Sequential"
+        raise InputError("a network that holds its layers", f"a lone {type(model).__name__}", hint)
+
+
+def load_original(converted: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads the state dict of the original network, or another of its kind, into its conversion.
+
+    All its names must be there; only what the conversion added may be missing: betas and gammas stay, norms are found again.
+
+    Errors: InputError for a name that is missing or too many.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> load_original(convert(model, example=torch.zeros(1, 2)), model.state_dict())
+    """
+    missing, unexpected = converted.load_state_dict(state, strict=False)
+    strange = [f"{name} missing" for name in missing if name.rpartition(".")[2] not in ADDED]
+    strange += [f"{name} unexpected" for name in unexpected]
+    if strange:
+        hint = "load what the network that was converted gives as its state_dict()"
+        raise InputError("the state dict of the original network", ", ".join(strange[:3]), hint)
+    update_norms(converted, STEPS)
+
+
+def _supported(found: Inspection, only: Only | None, strict: bool) -> tuple[list[Call], dict[str, str]]:
+    """The calls that are to change, and those where the recipe does not hold, with the reason."""
+    chosen = _chosen(found.calls, only)
+    pairs = [(call, fate) for call, fate in zip(found.calls, found.fates, strict=True) if call.name in chosen]
+    left = {call.name: fate.trouble for call, fate in pairs if fate.trouble}
+    if left and strict:
+        hint = "leave them out with only=, or as they are with strict=False"
+        raise InputError(f"layers that {type(found.recipe).__name__} holds for", _listing(left), hint)
+    return [call for call, fate in pairs if fate.becomes], left
+
+
+def _chosen(calls: Sequence[Call], only: Only | None) -> set[str]:
+    """The names of what may change. A pattern must match something, lest a slip of the pen changes nothing."""
+    if only is None:
+        return {call.name for call in calls}
+    if callable(only):
+        return {call.name for call in calls if only(call.name, call.form)}
+    patterns = [only] if isinstance(only, str) else list(only)
+    names = [call.name for call in calls]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(
+                "a pattern that matches a layer", repr(pattern), f"write names such as {', '.join(names[:4])}"
+            )
+    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+
+
+def _separated(
+    copied: nn.Module, before: Recording, wanted: list[Call], example: Tensor, strict: bool
+) -> dict[str, str]:
+    """Gives each call a module of its own, and makes sure that the network computes what it did; what could not be."""
+    bends = [call for call in wanted if call.kind == kinds.NONLINEARITY]
+    refused = separate(copied, before, bends)
+    if refused and strict:
+        call = next(call for call in bends if call.name in refused)
+        owner = f"{call.owner or 'the network itself'} ({type(copied.get_submodule(call.owner)).__name__})"
+        hint = "give each call there a module of its own, or leave it as it is with strict=False"
+        expected = f"a forward that torch.fx can follow where {call.what} stands"
+        raise InputError(expected, f"that of {owner}: {refused[call.name]}", hint)
+    after = record(copied, example).output
+    if not torch.allclose(after, before.output, rtol=1e-4, atol=1e-5, equal_nan=True):
+        hint = "write x = F.relu(x), and let nothing else rely on x having changed"
+        change = float((after - before.output).abs().max())
+        raise InputError("nonlinearities that may leave their input as it was", f"a change of {change:.2g}", hint)
+    return refused
+
+
+def _smoothed(copied: nn.Module, wanted: list[Call], recipe: Recipe, like: Tensor) -> float:
+    """Puts a centered softplus into every place; by how much one of the calls changed at most."""
+    per_call = [0.0]
+    for name, call in {call.name: call for call in wanted if call.kind == kinds.NONLINEARITY}.items():
+        act = CenteredSoftplus(recipe.beta, learn=recipe.learn).to(call.device, like.dtype)
+        act.log_beta.data.fill_(math.log(recipe.beta - act.floor))
+        put(copied, name, act)
+        per_call.append(kinds.FROM_RELU[type(call.form)](call.form) + math.log(2) / float(act.beta.detach()))
+    return max(per_call)
+
+
+def _bounded(
+    copied: nn.Module, wanted: list[Call], behind: Mapping[str, str], recipe: LCNN | Lipschitz, like: Tensor
+) -> list[LipschitzLayer]:
+    """Puts layers with a bound into their places."""
+    placed: list[LipschitzLayer] = []
+    gamma, learn = (recipe.gamma, True) if isinstance(recipe, LCNN) else (1.0, False)
+    for call in {call.module: call for call in wanted if call.kind != kinds.NONLINEARITY}.values():
+        form: Any = call.form
+        name = str(call.module)
+        if type(form) in NORMS:
+            before: Any = copied.get_submodule(behind[name]) if name in behind else None
+            new: LipschitzLayer = NORMS[type(form)].of(before, form, gamma=gamma, learn=learn)
+        else:
+            new = WEIGHTS[type(form)].of(form, gamma=gamma, learn=learn)
+        placed.append(new.double() if like.dtype is torch.float64 else new)
+        put(copied, name, placed[-1])
+    return placed
+
+
+def _started(layers: list[LipschitzLayer], gamma: float) -> None:
+    """Gammas that begin above the norms that are there."""
+    for layer in layers:
+        layer.log_gamma.data.fill_(max(math.log(gamma), float(layer.sigma.log()) + MARGIN))
+
+
+def _listing(reasons: Mapping[str, str]) -> str:
+    """The first few of them with their reasons.
+
+    Example:
+        >>> _listing({"a": "no", "b": "never"})
+        'a (no), b (never)'
+    """
+    shown = [f"{name} ({reason})" for name, reason in list(reasons.items())[:4]]
+    return ", ".join([*shown, *([f"{len(reasons) - 4} more"] if len(reasons) > 4 else [])])

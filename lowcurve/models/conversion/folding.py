@@ -1,0 +1,215 @@
+"""Plain layers for inference: bounds, BatchNorm and learned sharpness as numbers that were multiplied in."""
+
+import copy
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lowcurve.errors import InputError
+from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, blocks
+from lowcurve.models.conversion.kinds import POOLING
+from lowcurve.models.conversion.placing import put
+from lowcurve.models.conversion.recording import Recording, duplicate, record
+from lowcurve.models.gram import scaled
+from lowcurve.models.layers import CenteredSoftplus
+from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
+
+log = logging.getLogger("lowcurve")
+
+FLAT = 0.1
+"""Below this beta, log(2) / beta is so large that taking it away would cost digits."""
+EXACT = 40.0
+"""From this beta x on, softplus is x: exp(-40) is nothing in double precision."""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What folding did. difference: the largest |difference| of a logit on the example. layers: how many went into others."""
+
+    difference: float
+    layers: int
+
+
+class ShiftedSoftplus(nn.Module):
+    """log((1 + exp(beta x)) / 2) / beta with a fixed beta.
+
+    Example:
+        >>> ShiftedSoftplus(2.0)(torch.zeros(1)).item()
+        0.0
+    """
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.beta >= FLAT:
+            return F.softplus(x, self.beta, EXACT) - math.log(2) / self.beta
+        z = x * self.beta
+        return (z.relu() + z.abs().neg().expm1().mul(0.5).log1p()) / self.beta
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta:.4g}"
+
+
+def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
+    """A copy that computes the same in eval mode from plain layers; how nearly, on the example, is its `folding.difference`.
+
+    BatchNorm goes into the convolution or linear layer before it, a bound's factor min(1, gamma / sigma) into the weights. A
+    centered softplus becomes nn.Softplus, and its -log(2) / beta goes into the bias of the layer behind it, where nothing else
+    sees it and no zeros are padded; elsewhere it is taken away in a `ShiftedSoftplus`. So inference costs what the plain
+    network without BatchNorm costs, and the copy can be exported. Any network in eval mode can be folded.
+
+    Errors: InputError for a network in training mode, and for one whose layers' results go where torch functions do not show.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), CenteredSoftplus(5.0), nn.Linear(2, 1)).eval()
+        >>> fold(model, example=torch.zeros(1, 2))
+        Sequential(
+          (0): Linear(in_features=2, out_features=2, bias=True)
+          (1): Identity()
+          (2): Softplus(beta=5.0, threshold=40.0)
+          (3): Linear(in_features=2, out_features=1, bias=True)
+        )
+    """
+    if any(part.training for part in model.modules()):
+        hint = "write fold(model.eval(), example=x[:2])"
+        raise InputError(
+            "a network in eval mode, since BatchNorm folds with its running statistics", "training mode", hint
+        )
+    folded = duplicate(model)
+    recording = record(folded, example)
+    pairs = blocks(recording)
+    with torch.no_grad():
+        for name, layer in list(folded.named_modules()):
+            if isinstance(layer, LipschitzWeight):
+                put(folded, name, _plain_weight(layer))
+        for name, before in pairs.items():
+            layer = folded.get_submodule(before)
+            weight, bias = taken_in(layer, folded.get_submodule(name))
+            layer.weight, layer.bias = (_like(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
+            put(folded, name, nn.Identity())
+        for name, layer in list(folded.named_modules()):
+            if isinstance(layer, LipschitzBatchNorm):
+                put(folded, name, _plain_norm(layer))
+        shifts = _smooth(folded, recording)
+    folded.__dict__.pop("conversion", None)
+    output = record(folded, example).output
+    difference = float((output - recording.output).abs().max())
+    if not torch.allclose(output, recording.output, rtol=1e-2, atol=1e-3, equal_nan=True):
+        hint = "fold its parts one by one, or leave it as it is"
+        raise InputError(
+            "layers whose results only torch functions take", f"logits that differ by {difference:.2g}", hint
+        )
+    log.info("folded: logits differ by %.2g at most", difference)
+    folded.folding = Folding(difference, len(pairs) + shifts)  # type: ignore[assignment]
+    return folded
+
+
+def _plain_weight(layer: LipschitzWeight) -> nn.Module:
+    """The layer that it is a subclass of, with the factor in the weights."""
+    new = _bare(layer, next(kind for kind in WEIGHTS if isinstance(layer, kind)))
+    new.weight = _like(layer.linear.weight.double() * layer.factor.double(), layer.linear.weight)
+    return new
+
+
+def _plain_norm(layer: LipschitzBatchNorm) -> nn.Module:
+    """BatchNorm with the factor in its weights, where there is no layer to take it."""
+    new = _bare(layer, next(kind for kind in NORMS if isinstance(layer, kind)))
+    ones = torch.ones_like(layer.running_var)
+    new.weight = _like((ones if layer.weight is None else layer.weight).double() * layer.factor.double(), ones)
+    new.bias = nn.Parameter(torch.zeros_like(ones)) if layer.bias is None else layer.bias
+    return new
+
+
+def _bare(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    new = kind.__new__(kind)
+    new.__dict__.update(
+        {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(layer).items()}
+    )
+    for name in ("log_gamma", "sigma", "vector"):
+        new._parameters.pop(name, None)
+        new._buffers.pop(name, None)
+    for name in ("before", "published", "at_least_one", "clips"):
+        new.__dict__.pop(name, None)
+    return new
+
+
+def taken_in(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer with BatchNorm in it: BatchNorm(W x + b) = (a / std) W x + a (b - mean) / std + shift, a
+    with the bound's factor.
+
+    Example:
+        >>> layer, norm = nn.Linear(1, 1), nn.BatchNorm1d(1, eps=0.0)
+        >>> _ = layer.weight.data.fill_(2.0), layer.bias.data.fill_(1.0), norm.running_var.fill_(4.0)
+        >>> [value.item() for value in taken_in(layer, norm)]
+        [1.0, 0.5]
+    """
+    assert isinstance(norm, BatchNorm)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    scale = scale * norm.factor.double() if isinstance(norm, LipschitzBatchNorm) else scale
+    moved = scale * ((0.0 if bias is None else bias.double()) - norm.running_mean.double())
+    moved = moved if norm.bias is None else moved + norm.bias.double()
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return scaled(weight, scale.to(wide)).to(weight.dtype), moved.to(weight.dtype)
+
+
+def _smooth(folded: nn.Module, recording: Recording) -> int:
+    """Plain softplus in place of the centered ones; how many of their constants went into a bias."""
+    count = 0
+    for call in recording.calls:
+        act = call.form
+        if isinstance(act, CenteredSoftplus) and call.module is not None and _stands(folded, call.module, act):
+            beta = float(act.beta)
+            behind = None if call.shared or beta < FLAT else _taker(folded, recording, call.consumers)
+            put(folded, call.module, ShiftedSoftplus(beta) if behind is None else nn.Softplus(beta, EXACT))
+            if behind is not None:
+                count += 1
+                weight: Tensor = behind.weight  # type: ignore[assignment]
+                lost = weight.double().flatten(1).sum(1) * (math.log(2) / beta)
+                bias: Tensor | None = behind.bias  # type: ignore[assignment]
+                behind.bias = _like(-lost if bias is None else bias.double() - lost, weight)
+    return count
+
+
+def _stands(folded: nn.Module, name: str, act: nn.Module) -> bool:
+    return folded.get_submodule(name) is act
+
+
+def _taker(folded: nn.Module, recording: Recording, consumers: list[int | None]) -> nn.Module | None:
+    """The layer that alone takes the result, behind poolings that keep a constant; None if none does or it pads with zeros."""
+    while len(consumers) == 1 and consumers[0] is not None:
+        call = recording.calls[consumers[0]]
+        if call.kind == POOLING and _keeps_constants(call.form, call.what):
+            consumers = call.consumers
+            continue
+        layer = None if call.module is None or call.shared else folded.get_submodule(call.module)
+        if type(layer) is nn.Linear:
+            return layer
+        if type(layer) in WEIGHTS and isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            inside = layer.padding == "valid" or not any(layer._reversed_padding_repeated_twice)
+            return layer if inside or layer.padding_mode != "zeros" else None
+        return None
+    return None
+
+
+def _keeps_constants(pool: nn.Module | None, what: str) -> bool:
+    """Whether pooling x + c is pooling x, + c."""
+    name = what.rpartition(".")[2].lower()
+    if "adaptive" in name or "max" in name:
+        return "unpool" not in name
+    padding = getattr(pool, "padding", 1)
+    return "avg" in name and padding in (0, (0,), (0, 0), (0, 0, 0)) and getattr(pool, "divisor_override", None) is None
+
+
+def _like(value: Tensor, old: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)

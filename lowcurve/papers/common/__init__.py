@@ -1,0 +1,1 @@
+"""Share what the papers have in common: where items are made, tables over seeds, units."""

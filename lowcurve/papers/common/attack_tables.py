@@ -1,0 +1,76 @@
+"""The rows of a table of attacks: every attack by itself, as the papers have it, then the strong suite with its audit."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+
+from lowcurve import evaluation
+from lowcurve.papers.common.context import Context
+from lowcurve.papers.common.seed_tables import Trained, cells_of, file_of, over_seeds, table_of, trained, trained_as
+from lowcurve.papers.recipes import Recipe
+from lowcurve.results import Claim, Column, Result, Table
+from lowcurve.study.comparison import merged_by_kind
+from lowcurve.study.robustness_results import attack_results
+from lowcurve.study.settings import Study
+from lowcurve.types import Attack
+
+Attacks = Callable[[Study], Mapping[str, Attack]]
+"""A study's attacks by the headings of their columns."""
+
+
+def attacked(context: Context, wanted: Mapping[str, Study], attacks: Attacks, kind: str = "attacked") -> Table:
+    """Accuracy of each model on clean images and under each attack by itself, over the seeds.
+
+    kind: how the parts are called, for a paper with several such tables.
+    """
+    return over_seeds(context, wanted, kind, lambda study: dict(attacks(study)), partial(_attacked, attacks=attacks))
+
+
+def printed(table: Table, of: Mapping[str, Recipe], headings: Mapping[str, str] = MappingProxyType({})) -> list[Claim]:
+    """Every number that the recipes of a table's rows have from the paper, with ours.
+
+    headings: under which ours stands, of those numbers whose names are not headings.
+    """
+    found = cells_of(table)
+    claims = []
+    for row, recipe in of.items():
+        for name, value in recipe.values.items():
+            ours = found.get(row, {}).get(headings.get(name, name))
+            claims.append(Claim(f"{row}: {name}", value, recipe.paper, ours, ".1%"))
+    return claims
+
+
+def judged(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
+    """The same models of the first seed under the suite `strong`, with the audit's verdict, accuracy against radius and
+    perturbed images."""
+    found: dict[str, list[Result]] = {}
+    for row, study in context.asked(wanted).items():
+        one = trained(context, row, study)
+        strongly = replace(one.study, suite="strong")
+        results = context.part(f"judged-{file_of(row)}", ("judged", strongly), partial(_judged, context, one, strongly))
+        for name, result in results.items():
+            found.setdefault(name, []).append(result)
+    return merged_by_kind(found)
+
+
+def _attacked(one: Trained, attacks: Attacks) -> Table:
+    study, norm = one.study, one.study.ball().norm
+    examples = one.data.test.take(slice(study.evaluation.examples))
+    cells = [
+        (Column("clean", "On the whole test set.", ".1%"), float(evaluation.correct(one.model, one.data.test).mean()))
+    ]
+    for name, attack in attacks(study).items():
+        left = evaluation.attack(
+            one.model, examples, attack, norm, seed=study.seed, progress=one.progress, heading=f"{name} on {one.row}"
+        )
+        cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(left.robust.mean())))
+    conditions = {"attacks": f"{len(examples)} of the test set, {study.norm} in pixel units", **trained_as(one)}
+    return table_of("Accuracy under attack", one, cells, conditions)
+
+
+def _judged(context: Context, one: Trained, study: Study) -> dict[str, Result]:
+    shelf = context.keeper(file_of(one.row), one.study)
+    found = attack_results(study, one.data, one.row, one.model, one.progress, shelf)
+    shelf.ledger(one.row, "").remove()
+    return found

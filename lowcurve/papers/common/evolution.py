@@ -1,0 +1,87 @@
+"""Curvature and robustness after each epoch of a training."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.attacks import PGD
+from lowcurve.data import DataSet
+from lowcurve.geometry import FrobeniusNorm, SecantCurvature
+from lowcurve.results import Curves, Line
+from lowcurve.results.cells import counted
+from lowcurve.study.settings import Study
+from lowcurve.study.subject import MeasuredNetwork
+from lowcurve.types import Measure, Progress
+
+
+def length_of(study: Study, data: DataSet) -> float:
+    """How far CURE's penalty looks, in l_2 and pixel units; h in standardized inputs counts the channels' mean deviation."""
+    if study.cure.form != "released":
+        return study.cure.h
+    _, deviations = data.statistics()
+    return study.cure.h * float(np.mean(deviations))
+
+
+def evolution(
+    study: Study,
+    data: DataSet,
+    row: str,
+    networks: Iterable[tuple[int, nn.Module]],
+    draws: int,
+    progress: Progress[int],
+) -> dict[str, Curves]:
+    """||H||_F, ||Hz|| along z = sign(g) and accuracy under PGD after each epoch: means over images between twice their
+    standard errors.
+
+    Both curvatures are at the scale at which the penalty looks, by differences of gradients; ||H||_F is by that many plain
+    normal draws, as published.
+
+    Reference: moosavi2019cure, Fig. 10.
+    """
+    h, settings = length_of(study, data), study.evaluation
+    few = data.test.take(slice(settings.curvature_examples))
+    attacked = data.test.take(slice(settings.examples))
+    measures: dict[str, Measure] = {
+        "norm": FrobeniusNorm(draws=draws, deflated=0, h=h),
+        "along the sign": SecantCurvature(h),
+    }
+    epochs: list[int] = []
+    found: dict[str, list[np.ndarray]] = {"Frobenius norm": [], "along the sign": [], "robust": []}
+    for epoch, model in networks:
+        epochs.append(epoch)
+        subject = MeasuredNetwork(study, f"{row}, epoch {epoch}", model, few, progress, {})
+        columns = subject.columns(measures)
+        attack = PGD(study.ball(), steps=settings.steps)
+        left = evaluation.attack(
+            model, attacked, attack, attack.ball.norm, seed=study.seed, progress=progress,
+            heading=f"attacking {subject.name}",
+        )  # fmt: skip
+        for kind, values in (
+            *((k, columns[k]) for k in ("Frobenius norm", "along the sign")),
+            ("robust", left.robust),
+        ):
+            found[kind].append(values.astype(np.float64))
+    conditions = {**counted(few, "test"), "h": f"{h:.3g} in l_2", "draws": str(draws), "BatchNorm": "eval mode"}
+    under = {**counted(attacked, "test"), "attack": f"PGD-{settings.steps}, {study.norm}, radius {study.radius}"}
+    shared = Curves("", "epoch, 0 before fine-tuning", "", tuple(map(float, epochs)), {})
+
+    def curves(kind: str, title: str, label: str, said: dict[str, str]) -> Curves:
+        return replace(shared, title=title, y_label=label, lines={row: _between(found[kind])}, conditions=said)
+
+    return {
+        "Frobenius norm": curves("Frobenius norm", "Frobenius norm of the Hessian, by epoch", "mean ‖H‖_F", conditions),
+        "along the sign": curves(
+            "along the sign", "Curvature along the sign of the gradient, by epoch", "mean ‖Hz‖", conditions
+        ),
+        "robust": curves("robust", "Accuracy under attack, by epoch", "share of examples standing", under),
+    }
+
+
+def _between(values: Sequence[np.ndarray]) -> Line:
+    means = [float(v.mean()) for v in values]
+    errors = [2 * float(v.std(ddof=1)) / len(v) ** 0.5 for v in values]
+    both = list(zip(means, errors, strict=True))
+    return Line(tuple(means), tuple(m - e for m, e in both), tuple(m + e for m, e in both))

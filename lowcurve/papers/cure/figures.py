@@ -1,0 +1,260 @@
+"""Moosavi-Dezfooli et al. 2019 in figures: Figures 1 to 3 and 6 to 15, and Remark 3."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lowcurve import evaluation
+from lowcurve.attacks import PGD
+from lowcurve.figures.cross_sections import cross_sections
+from lowcurve.figures.landscapes import along_the_way, unevenness
+from lowcurve.figures.same_images import SameImages
+from lowcurve.geometry import Curvature
+from lowcurve.losses import margin_loss
+from lowcurve.papers.common.attack_tables import judged
+from lowcurve.papers.common.context import Context, Found
+from lowcurve.papers.common.epochs import by_epoch
+from lowcurve.papers.common.evolution import evolution
+from lowcurve.papers.common.masking import reached_by_both
+from lowcurve.papers.common.seed_tables import cells_of, trained, value_of
+from lowcurve.papers.cure.networks import COUNTS, DIFFERS, some, without_gradients
+from lowcurve.randomness import normal, stream
+from lowcurve.results import Claim, Column, Curves, Result, Surface, Table, holds, merge
+from lowcurve.results.cells import counted
+from lowcurve.study.geometry_results import profile
+from lowcurve.study.report_figures import same_images
+from lowcurve.study.subject import MeasuredNetwork
+
+
+def _sitting(context: Context, *names: str) -> SameImages:
+    """The networks of the first seed at test images that all classify rightly."""
+    ones = [trained(context, row, study) for row, study in some(context, *names).items()]
+    points = {"smoke": 11, "laptop": 81, "paper": 101}[context.scale]
+    models = {one.row: one.model for one in ones}
+    return same_images(ones[0].study, ones[0].data, models, 3, points, context.progress)
+
+
+def figure_1(context: Context) -> Found:
+    """Cross-sections of the decision boundary before and after fine-tuning on DeepFool's images, and of CURE."""
+    names = ("original", "fine-tuned", "CURE")
+    results = context.part(
+        "figure-1", ("sections", some(context, *names)), lambda: cross_sections(_sitting(context, *names))
+    )
+    table = results["cross-sections"]
+    assert isinstance(table, Table)
+    place = {column.heading: k for k, column in enumerate(table.columns)}
+    claims = []
+    for what, heading, more in (("is farther away", "distance", True), ("bends less (mean |κ|)", "κ", False)):
+        sizes = {name: _mean(abs(value_of(r[place[heading]])) for r in table.rows if r[0] == name) for name in names}
+        right = (sizes["fine-tuned"] > sizes["original"]) == more
+        evidence = ", ".join(f"{size:.3g}" for size in sizes.values())
+        claims.append(holds(f"after fine-tuning the boundary {what}", "Figure 1", right, evidence))
+    return Found(_titled("Figure 1", results), claims, DIFFERS[:1])
+
+
+def figure_3(context: Context) -> Found:
+    """The negative loss over the plane of the boundary's normal and a random direction."""
+    names = ("original", "fine-tuned", "CURE")
+    found = context.part(
+        "figure-3", ("surfaces", some(context, *names)), lambda: along_the_way(_sitting(context, *names))
+    )
+    shown: dict[str, Result] = {key: _negative(one) for key, one in found.items() if key.startswith("loss")}
+    uneven: dict[str, list[float]] = {name: [] for name in names}
+    for key, one in found.items():
+        if key.startswith("loss") and isinstance(one, Surface):
+            for name, panel in one.panels.items():
+                uneven[name].append(unevenness(panel.values))
+    sizes = {name: _mean(values) for name, values in uneven.items()}
+    evidence = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
+    claims = [
+        holds(
+            f"the loss of {name} is nearer to a plane than the original's",
+            where,
+            sizes[name] < sizes["original"],
+            evidence,
+        )
+        for name, where in (("fine-tuned", "Figure 3"), ("CURE", "Figure 8"))
+    ]
+    said = "Nearer: a smaller share of the variance over the window that no plane explains, mean over three images."
+    return Found(_titled("Figures 3, 8 and 13", shown), claims, (*DIFFERS[:1], said))
+
+
+def _negative(surface: Result) -> Result:
+    assert isinstance(surface, Surface)
+    panels = {name: replace(panel, values=-panel.values) for name, panel in surface.panels.items()}
+    return replace(surface, panels=panels, title=surface.title.replace("Loss", "Negative loss"), value_label="−ℓ")
+
+
+def figure_2(context: Context) -> Found:
+    """All eigenvalues of the loss's Hessian, sorted and averaged over images: exact, and at the scale of the attack."""
+    exactly, at_scale, *_ = COUNTS[context.scale]
+    parts: dict[str, list[Result]] = {"profile": [], "profile at scale": []}
+    for row, study in some(context, "original", "fine-tuned", "CURE").items():
+        one = trained(context, row, study)
+
+        def make(one=one) -> dict[str, Result]:  # type: ignore[no-untyped-def]
+            conditions = {"units": "pixel range [0, 1]", "BatchNorm": "eval mode"}
+            subject = MeasuredNetwork(one.study, one.row, one.model, one.data.test, one.progress, conditions)
+            wide = subject.few(at_scale)
+            return {"profile": profile(subject.few(exactly), None), "profile at scale": profile(wide, wide.reach)}
+
+        key = ("profile", one.study, exactly, at_scale)
+        for kind, result in context.part(f"profile-{row}", key, make).items():
+            parts[kind].append(result)
+    results = {kind: merge(several) for kind, several in parts.items()}
+    claims = []
+    for kind, result in results.items():
+        assert isinstance(result, Curves)
+        top = {name: float(line.y[-1] or 0) for name, line in result.lines.items()}
+        how = "exact" if kind == "profile" else "at scale"
+        evidence = ", ".join(f"{name} {value:.3g}" for name, value in top.items())
+        lower = top["fine-tuned"] < top["original"]
+        claims.append(holds(f"{how}: fine-tuning lowers the largest eigenvalue", "Figure 2", lower, evidence))
+        near = 0.5 < top["CURE"] / max(top["fine-tuned"], 1e-30) < 2
+        claims.append(
+            holds(f"{how}: that of CURE is within a factor of two of fine-tuning's", "Figure 9", near, evidence)
+        )
+    said = f"At scale {at_scale} images, {exactly} exactly; the paper has 100 and does not state its h. ReLU: exactly, all "
+    return Found(_titled("Figures 2, 9 and 12", results), claims, (*DIFFERS[:1], said + "but nine eigenvalues are 0."))
+
+
+def remark_3(context: Context) -> Found:
+    """How far the gradient lies along the eigenvector of the largest curvature, before and after fine-tuning."""
+    rows, claims = [], []
+    for row, study in some(context, "original", "fine-tuned", "CURE").items():
+        one = trained(context, row, study)
+        few = one.data.test.take(slice(one.study.evaluation.curvature_examples))
+
+        def make(one=one, few=few) -> dict[str, Result]:  # type: ignore[no-untyped-def]
+            subject = MeasuredNetwork(one.study, one.row, one.model, few, one.progress, {})
+            values = subject.columns({"all": Curvature(one.study.evaluation.lanczos_steps)})["alignment"]
+            columns = (Column("network"), Column("|g·u| / ‖g‖", "Mean."), Column("median"))
+            conditions = {**counted(few, "test"), "Hessian": "exact; u by Lanczos", "BatchNorm": "eval mode"}
+            line = (one.row, float(values.mean()), float(np.median(values)))
+            return {"alignment": Table("Gradient and direction of largest curvature", columns, (line,), "", conditions)}
+
+        rows.append(context.part(f"alignment-{row}", ("alignment", one.study), make)["alignment"])
+        size = int(np.prod(one.data.shape))
+    table = merge(rows)
+    assert isinstance(table, Table)
+    found = {name: value_of(cells["|g·u| / ‖g‖"]) for name, cells in cells_of(table).items()}
+    draws = normal(torch.zeros(1000, size), generator=stream(0, "random alignment"))
+    random = float((draws[:, 0] / draws.norm(dim=1)).square().mean().sqrt())
+    for name, text in (("original", "0.43"), ("fine-tuned", "0.90")):
+        claims.append(Claim(f"{name}: mean |g·u| / ‖g‖", text, "Remark 3", found[name]))
+    claims.append(Claim(f"two random vectors, root mean square, d = {size}", "0.02", "Remark 3", random))
+    rises = found["fine-tuned"] > found["original"]
+    claims.append(holds("the gradient is nearer to u after fine-tuning", "Remark 3", rises))
+    claims.append(holds("it is far nearer than random vectors", "Remark 3", found["original"] > 5 * random))
+    said = "u is of the exact Hessian; the paper does not say of which, nor with which h."
+    return Found({"alignment": table}, claims, (*DIFFERS[:1], said))
+
+
+def figure_6(context: Context) -> Found:
+    """Accuracy against the radius of the attack."""
+    found = judged(context, some(context, "normal", "CURE", "adversarial"))
+    curves = found["against radius"]
+    assert isinstance(curves, Curves)
+    claims = []
+    mine, theirs = (np.array(curves.lines[name].y, dtype=float) for name in ("CURE", "normal"))
+    half = len(curves.x) // 2
+    evidence = f"at {curves.x[half]:.3g}: {mine[half]:.1%} and {theirs[half]:.1%}"
+    wide = mine[half] > theirs[half]
+    claims.append(holds("CURE stands far more often than normal training", "Figure 6", bool(wide), evidence))
+    falls = bool((np.diff(mine) <= 0).all())
+    claims.append(
+        holds("accuracy falls with the radius and reaches 0 in the end", "Figure 6", falls, f"{mine[-1]:.1%} at last")
+    )
+    said = "By bisection of each image's own radius; the paper's curves are of 2000 test images."
+    return Found(_titled("Figures 6 and 15", {"against radius": curves}), claims, (*DIFFERS[:1], said))
+
+
+def figure_7(context: Context) -> Found:
+    """Margins of CURE's network after PGD(100) and after SPSA, image by image."""
+    one = trained(context, "CURE", some(context, "CURE")["CURE"])
+    count, ball = COUNTS[context.scale][2], one.study.ball()
+    first = ("PGD(100)", PGD(ball, steps=100, loss=margin_loss))
+    second = ("SPSA", without_gradients(context.scale, ball))
+    results = context.part(
+        "figure-7", ("both attacks", one.study, count, first, second),
+        lambda: reached_by_both(
+            {"CURE": one.model}, one.data.test.take(slice(count)), first, second,
+            seed=one.study.seed, progress=context.progress,
+        ),
+    )  # fmt: skip
+    table = results["below"]
+    assert isinstance(table, Table)
+    cells = cells_of(table)["CURE"]
+    below, alone = value_of(cells["below"]), value_of(cells["fooled by it alone"])
+    claims = [
+        holds(
+            "SPSA is stronger than PGD(100) at few images", "Figure 7", below < 0.1, f"{below:.1%} below the diagonal"
+        ),
+        holds("it fools none that PGD(100) does not", "Figure 7", alone == 0, f"{alone:.1%}"),
+    ]
+    said = "Both attacks follow the margin; the paper has the wide network and does not state its losses."
+    return Found(
+        {**results, **_titled("Figure 7", {"both attacks": results["both attacks"]})}, claims, (*DIFFERS[:1], said)
+    )
+
+
+def figure_10(context: Context) -> Found:
+    """Curvature and robustness through CURE's fine-tuning."""
+    study = some(context, "CURE")["CURE"]
+    one = trained(context, "CURE", study)
+    draws = COUNTS[context.scale][3]
+    results = context.part(
+        "figure-10", ("evolution", one.study, draws),
+        lambda: evolution(
+            one.study, one.data, "CURE", by_epoch(context, "CURE", study), draws, context.progress
+        ),
+    )  # fmt: skip
+    claims = []
+    for kind, said in (
+        ("Frobenius norm", "‖H‖_F falls"), ("along the sign", "‖Hz‖ falls"), ("robust", "robust accuracy rises")
+    ):  # fmt: skip
+        curves = results[kind]
+        assert isinstance(curves, Curves)
+        y = np.array(curves.lines["CURE"].y, dtype=float) * (1 if kind == "robust" else -1)
+        steps = np.diff(y)
+        evidence = f"{abs(y[0]):.3g} to {abs(y[-1]):.3g}; {int((steps > 0).sum())} of {len(steps)} epochs"
+        claims.append(holds(f"{said} through fine-tuning", "Figure 10", bool(y[-1] > y[0]), evidence))
+    said = "Curvature is at the scale at which the penalty looks; the radius is that of the table."
+    return Found(_titled("Figures 10 and 14", results), claims, (*DIFFERS[:1], said))
+
+
+def figure_11(context: Context) -> Found:
+    """Perturbed images and perturbations of normal training and of CURE."""
+    wanted = some(context, "normal", "CURE", "adversarial")
+    gallery = judged(context, wanted)["gallery"]
+    judge = trained(context, "adversarial", wanted["adversarial"])
+    shares: dict[str, float] = {}
+    for row in ("normal", "CURE"):
+        one = trained(context, row, wanted[row])
+        few, ball = one.data.test.take(slice(one.study.evaluation.examples)), one.study.ball()
+        left = evaluation.attack(one.model, few, PGD(ball, steps=20), ball.norm, seed=one.study.seed)
+        fell = torch.from_numpy(left.fallen_to == "PGD")
+        like = next(one.model.parameters())
+        seen, taken = (
+            evaluation.logits_of(model, left.inputs.to(like), few.y.to(like.device)).argmax(1).cpu()
+            for model in (one.model, deepcopy(judge.model).to(like.device))
+        )
+        shares[row] = float((seen == taken)[fell].double().mean()) if bool(fell.any()) else 0.0
+    said = "images made for CURE look more like their new class: to the adversarial network"
+    evidence = f"{shares['CURE']:.1%} and {shares['normal']:.1%}"
+    claims = [holds(said, "Figure 11", shares["CURE"] > shares["normal"], evidence)]
+    more = "Whether an image resembles its new class is asked of the adversarially trained network, and is for the eye beside."
+    return Found(_titled("Figure 11", {"gallery": gallery}), claims, (*DIFFERS[:1], more))
+
+
+def _titled(figure: str, results: Mapping[str, Result]) -> dict[str, Result]:
+    return {key: replace(result, title=f"{figure}: {result.title}") for key, result in results.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean of those that are numbers."""
+    found = [v for v in values if np.isfinite(v)]
+    return float(np.mean(found)) if found else float("nan")

@@ -1,0 +1,91 @@
+"""The networks of Moosavi-Dezfooli et al. 2019: their settings at each scale, and their recipes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lowcurve.analysis.norms import Ball
+from lowcurve.attacks import SPSA
+from lowcurve.data import Limits
+from lowcurve.papers.common.context import Context, Reduction
+from lowcurve.papers.recipes import Recipe, recipe
+from lowcurve.study.methods import Cure, TrainingAttack
+from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
+from lowcurve.study.settings import Evaluation, Study
+from lowcurve.training import Optimization, Schedule
+
+RADII = {"mnist": ("0.05", "0.1"), "digits": ("0.0625", "0.125"), "svhn": ("4/255", "12/255")}
+"""Of Table 1 and of the other tables; of CIFAR-10 4/255 and 8/255."""
+COUNTS = {"smoke": (2, 2, 16, 8, 4), "laptop": (100, 6, 100, 100, 10), "paper": (100, 100, 1000, 100, 20)}
+"""Images of the exact profile, of that at scale, of Figure 7; draws of Figure 10; rounds of the cost."""
+IMAGES = ("cifar10", "svhn", "mnist", "digits")
+DIFFERS = (
+    Reduction(
+        "On a laptop a small convolutional network without BatchNorm stands for ResNet-18: ReLU as there, 20,000 images of "
+        "CIFAR-10, 5 epochs of fine-tuning with a tenfold learning rate, 3 on DeepFool's images; MNIST and digits have the "
+        "settings of their presets and the squared penalty."
+    ),
+    "PGD has steps of 2.5 radius / steps from a random start; the paper states neither.",
+)
+
+
+def base(context: Context) -> Study:
+    """The settings that all rows share: of the recipes, or a laptop's."""
+    if context.scale == "paper":
+        table = "table-3" if context.data == "svhn" else "table-2"
+        return replace(recipe(f"moosavi2019cure/{table}/normal").study(), data=context.data)
+    study = preset(context.data)
+    study = replace(study, nonlinearity="relu", radius=RADII.get(context.data, ("", "8/255"))[1])
+    settings = Evaluation(
+        examples=200, effort=ON_A_LAPTOP, audited=60, save_inputs=False, curvature_examples=100, gallery=5
+    )
+    if context.data in ("cifar10", "svhn"):
+        training = replace(study.training, epochs=10, learning_rate=2e-3)
+        tuning = Optimization(
+            epochs=5, optimizer="adam", learning_rate=1e-3, learning_rate_schedule=Schedule(end=0.01), weight_decay=0.0
+        )
+        study = replace(
+            study, width=16, limits=Limits(train=20_000, validation=1000, test=1000), training=training,
+            fine_tuning=tuning, cure=Cure(weight=4.0, h=3.0, form="released"),
+        )  # fmt: skip
+    study = replace(study, training_attack=TrainingAttack(steps=7), evaluation=settings)
+    return shortened(study, epochs=10) if context.scale == "smoke" else study
+
+
+def rows(context: Context) -> dict[str, Study]:
+    """The networks by the names of their rows, at the radius of Table 2 (of SVHN that of Table 3)."""
+    shared = base(context)
+    methods = {"original": "standard", "fine-tuned": "DeepFool", "CURE": "CURE", "adversarial": "PGD"}
+    if context.scale == "paper":
+        table = "table-3" if context.data == "svhn" else "table-2"
+        own = {row: recipe(f"moosavi2019cure/{table}/{key}").study() for row, key in TABLE_2.items()}
+        longest = 10 if context.data == "svhn" else 20
+        tuned = replace(shared, methods=("DeepFool",), fine_tuning=replace(own["CURE"].fine_tuning, epochs=longest))
+        found = {"original": own["normal"], "fine-tuned": tuned, **own}
+    else:
+        found = {row: replace(shared, methods=(method,)) for row, method in methods.items()}
+        found["normal"], tuned = found["original"], found["fine-tuned"]
+        short = min(3, tuned.fine_tuning.epochs)  # DeepFool moves each image in several steps
+        found["fine-tuned"] = replace(tuned, fine_tuning=replace(tuned.fine_tuning, epochs=short))
+    found["CURE along the gradient"] = replace(found["CURE"], cure=replace(found["CURE"].cure, direction="gradient"))
+    return found
+
+
+TABLE_2 = {"normal": "normal", "CURE": "cure", "adversarial": "adversarial"}
+"""A row's recipe."""
+
+
+def some(context: Context, *names: str) -> dict[str, Study]:
+    """Those rows."""
+    found = rows(context)
+    return {name: found[name] for name in names}
+
+
+def without_gradients(scale: str, ball: Ball) -> SPSA:
+    """SPSA with as many steps and draws as the scale allows."""
+    steps, draws = {"smoke": (2, 4), "laptop": (20, 32), "paper": (100, 64)}[scale]
+    return SPSA(ball, steps=steps, draws=draws)
+
+
+def recipes_of(table: str, wanted: Mapping[str, str]) -> dict[str, Recipe]:
+    """The recipes of a table's rows."""
+    return {row: recipe(f"moosavi2019cure/{table}/{key}") for row, key in wanted.items()}

@@ -1,0 +1,163 @@
+"""The decision boundary near test examples: how far it is, what is proved and what promised of that, how it bends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2, pixels
+from lowcurve.analysis.spectra import lanczos
+from lowcurve.attacks import DeepFool
+from lowcurve.data import Examples
+from lowcurve.errors import InputError
+from lowcurve.geometry import (
+    CertifiedRadius,
+    DistanceBounds,
+    NormalCurvatures,
+    boundary_between,
+    boundary_distances,
+    mean_hessian,
+    pairwise,
+)
+from lowcurve.losses import margin_loss
+from lowcurve.models.modes import frozen
+from lowcurve.models.smoothness import smoothness
+from lowcurve.randomness import normal, stream
+from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
+from lowcurve.results.cells import NETWORK, spread
+from lowcurve.study.settings import Study
+from lowcurve.study.subject import processes
+from lowcurve.types import Progress
+
+BOUNDS = (
+    "lower bound",
+    "upper bound along the gradient",
+    "simple lower bound",
+    "printed lower bound",
+    "simple upper bound",
+)
+
+HEADINGS = (
+    NETWORK,
+    Column(
+        "certified, at least",
+        "No point within this l_2 length is classified otherwise: proved from the network's Lipschitz constants.",
+    ),
+    Column("promised, at least", "Theorem 1's lower bound for the quadratic model of the margin."),
+    Column("promised, at most", "Its upper bound, along the gradient."),
+    Column("simple, at least", "Theorem 1's simple lower bound c/‖g‖ − νc²/2‖g‖³, without the root."),
+    Column("printed, at least", "The same as it is printed, c/‖g‖ − 2νc²/‖g‖³: true, and looser."),
+    Column("simple, at most", "Its simple upper bound c/|⟨g, u⟩| with the eigenvector u of ν."),
+    Column("found by DeepFool", "l_2 distance to a point just across the boundary: an upper bound of the true one."),
+    Column("osculating circle", "Distance to the circle that touches the boundary there with its curvature."),
+    Column(
+        "κ largest",
+        "Largest normal curvature of the boundary there, 1 / length; above 0 it bends away from the image.",
+    ),
+    Column("κ smallest", "The smallest."),
+    Column("κ mean", "Mean over directions within the boundary."),
+    Column(
+        "mean Hessian, λ max",
+        "Another quantity, published as principal curvature: of the sample's mean Hessian of z_y − z_j, at 0.8 of the way "
+        "and at a scale of five grey levels a pixel, not divided by the gradient.",
+    ),
+    Column("mean Hessian, λ min", "Its smallest eigenvalue."),
+    Column("crossed", "Share of the images for which DeepFool found the other side.", ".1%"),
+)
+
+
+def boundary_results(
+    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
+) -> dict[str, Result]:
+    """One row: distances to the boundary, proved, promised and found, and its normal curvatures where it was crossed; and
+    for each image what is proved beside what was found."""
+    h = float(np.sqrt(np.prod(examples.shape))) * pixels(1)
+    steps = study.evaluation.lanczos_steps
+    kept = examples.take(torch.from_numpy(evaluation.correct(model, examples)).nonzero()[:, 0])
+    conditions = {
+        "examples": f"{len(kept)} classified rightly, of the first {len(examples)} of the test set",
+        "lengths": "l_2, pixel units",
+        "Hessian": "exact, of the margin, for what is promised; central differences of the two classes' logits at the "
+        f"scale h = {h:.3g}, one grey level a pixel, for κ",
+        "BatchNorm": "eval mode",
+    }
+    if not len(kept):
+        empty: tuple[Cell, ...] = (name, *[None] * (len(HEADINGS) - 1))
+        return {"boundary": Table("The decision boundary", HEADINGS, (empty,), conditions=conditions)}
+    measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
+    heading = f"boundary of {name}"
+    shared = {"progress": progress, "heading": heading, "fabric": processes(study.hardware)}
+    promised = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
+    found, ends = _found(model, kept, h, steps)
+    radii, proof = certified_radii(model, kept, **shared)
+    crossed = np.isfinite(found["distance along the way"])
+    reached = (
+        "distance along the way",
+        "distance to the osculating circle",
+        "largest principal curvature",
+        "smallest principal curvature",
+        "mean curvature",
+    )
+    values = [promised[f"distance, {bound}"] for bound in BOUNDS]
+    values += [found[key][crossed] for key in reached]
+    cells: list[Cell] = [spread(column) if len(column) else None for column in values]
+    caption = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
+    conditions |= {"certificate": proof}
+    row: tuple[Cell, ...] = (name, None if radii is None else spread(radii), *cells, *ends, float(crossed.mean()))
+    results: dict[str, Result] = {"boundary": Table("The decision boundary", HEADINGS, (row,), caption, conditions)}
+    if radii is not None and crossed.any():
+        results["certified"] = _beside(name, radii, found["distance along the way"], crossed, conditions)
+    return results
+
+
+def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple[np.ndarray | None, str]:
+    """Each image's certified l_2 radius, 0 for one that is classified wrongly, and by what; or none, and why. words: of
+    `evaluation.measure`."""
+    try:
+        bounds = smoothness(model, examples.pixels(slice(0, 1)))
+    except InputError as error:
+        return None, f"none: {error}"
+    columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
+    bent = "and curvature bounds" if bool(torch.isfinite(bounds.curvature).all()) else "bounds (it has kinks)"
+    return columns["certified radius"], f"Lipschitz {bent} that hold everywhere; {len(examples)} images"
+
+
+def _beside(
+    name: str, radii: np.ndarray, distances: np.ndarray, crossed: np.ndarray, conditions: Mapping[str, str]
+) -> Scatter:
+    """One point an image."""
+    x, y = (tuple(float(v) for v in values[crossed]) for values in (radii, distances))
+    return Scatter(
+        "Certified radius and distance found, image by image",
+        "certified radius (l_2, pixel units)",
+        "distance to the point found across the boundary",
+        {name: Points(x, y)},
+        caption="The true distance lies between: no point within the certified radius is classified otherwise, and one at the "
+        "distance found is.",
+        conditions={key: conditions[key] for key in ("examples", "lengths", "certificate")},
+        x_logarithmic=True,
+        y_logarithmic=True,
+    )
+
+
+def _found(
+    model: nn.Module, kept: Examples, h: float, steps: int
+) -> tuple[Mapping[str, np.ndarray], tuple[float, float]]:
+    """The boundary between the true class and the one that DeepFool reached, where it was crossed; and the older lineage's
+    ends of the mean Hessian."""
+    like = next(model.parameters(), kept.pixels(slice(0, 1)))
+    x, y = kept.pixels(slice(None)).to(like), kept.y.to(like.device)
+    with frozen(model):
+        across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))
+        with torch.no_grad():
+            others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
+        decision = pairwise(model, y, others)
+        boundary = boundary_between(decision, x, across)
+        columns = boundary_distances(decision, x, boundary, h=h)
+        columns |= NormalCurvatures(steps=steps, h=h)(decision, boundary.point)
+        start = normal(x[:1], generator=stream(0, "mean Hessian"))
+        ends = lanczos(mean_hessian(decision, x, across), start, steps=steps, ends="both")
+    return {key: values.cpu().numpy() for key, values in columns.items()}, (float(ends.largest), float(ends.smallest))

@@ -1,0 +1,253 @@
+"""What the study shows of a network's geometry: its curvature in numbers and spectra, how far they hold, and the boundary."""
+
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.hessians import ways_taken
+from lowcurve.data import DataSet
+from lowcurve.geometry import (
+    Curvature,
+    CurvatureParts,
+    DecisionChange,
+    FrobeniusNorm,
+    PowerIteration,
+    Profile,
+    RobustnessIndicator,
+    SecantCurvature,
+    SpectralDensity,
+)
+from lowcurve.losses import margin, true_logit
+from lowcurve.models import summary
+from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
+from lowcurve.results.cells import CELLS, NETWORK, band, counted, spread
+from lowcurve.study.boundary_results import boundary_results
+from lowcurve.study.linearity_results import linearity, stability, train_against_test
+from lowcurve.study.settings import Study
+from lowcurve.study.subject import MeasuredNetwork
+from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
+
+SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+"""Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
+GRID = np.linspace(-1, 1, 201)
+"""Where the spectral density is drawn, in units of each image's ||H||."""
+
+
+def curvature_results(
+    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
+) -> dict[str, Result]:
+    """The geometry of one network at test examples."""
+    settings = study.evaluation
+    examples = data.test.take(slice(settings.curvature_examples))
+    conditions = {
+        "loss": "cross-entropy at the true label",
+        "units": "pixel range [0, 1]",
+        "BatchNorm": "eval mode",
+        **counted(examples, "test"),
+    }
+    subject = MeasuredNetwork(study, name, model, examples, progress, conditions)
+    with ways_taken() as ways:
+        extremes = subject.columns({"extremes": Curvature(settings.lanczos_steps)})
+    how = f"exact, {' and '.join(sorted(ways))}; Lanczos from the gradient, at most {settings.lanczos_steps} steps"
+    exact = replace(subject, conditions={**conditions, "Hessian": how})
+    results: dict[str, Result] = {
+        "geometry": _geometry(exact, extremes),
+        "spectrum": _spectrum(exact, extremes),
+        "against scale": _against_scale(subject),
+        "stability": stability(subject),
+        "linearity": linearity(exact, extremes),
+        "density": _density(subject.few(settings.density_examples)),
+        **boundary_results(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
+        "indicator": _indicator(subject.few(max(settings.profile_examples, settings.density_examples))),
+        "discrepancy": train_against_test(exact, extremes, data.train.take(slice(len(examples)))),
+        **layers(name, model),
+    }
+    if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
+        few = subject.few(settings.profile_examples)
+        results["profile"] = profile(few, None)
+        results["profile at scale"] = profile(few, few.reach)
+    return results
+
+
+def layers(name: str, model: nn.Module) -> dict[str, Result]:
+    """LCNN's betas, gammas and norms, layer by layer, where the network has any."""
+    rows = summary(model)
+    if not rows:
+        return {}
+    headings = (
+        NETWORK,
+        Column("layer"),
+        Column("kind"),
+        Column("β", "Sharpness of the nonlinearity, its largest s″/s′."),
+        Column("γ", "The most by which the block may lengthen."),
+        Column("σ, at least", "Norm of the block before it is clipped, by power iteration."),
+        Column("σ, at most", "The same by Gram iteration, which holds for every input."),
+        Column("clipped", "Whether it is: where σ is above γ."),
+    )
+    cells: list[tuple[Cell, ...]] = [
+        (
+            *(name, row.name, row.kind, row.beta, row.gamma),
+            *((None, None) if row.norm is None else (row.norm.lower, row.norm.upper)),
+            {True: "yes", False: "no", None: None}[row.clipped],
+        )
+        for row in rows
+    ]
+    return {"layers": Table("Sharpness and norms, layer by layer", headings, tuple(cells))}
+
+
+def _geometry(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
+    h = subject.reach
+    secant = summarize(subject.columns({"at scale": SecantCurvature(h)})["at scale"])
+    slope, norm, ratio = (summarize(extremes[key]) for key in ("gradient norm", "Hessian norm", "normalized curvature"))
+    residual = summarize(extremes["residual"] / np.maximum(extremes["Hessian norm"], 1e-30))
+    headings = (
+        NETWORK,
+        Column("‖g‖", "Mean l_2 norm of the input gradient of the loss."),
+        Column("‖H‖", "Mean spectral norm (largest |eigenvalue|) of the exact input Hessian of the loss."),
+        Column("‖H‖ median", "Its median over examples; the mean has a heavy tail."),
+        Column("C", "Median of the normalized curvature ‖H‖ / ‖g‖."),
+        Column(
+            "‖Hₕz‖",
+            f"Mean curvature along z = sign(g) at the scale of the attack, h = {h:.3g}: ‖g(x + hz) − g(x)‖ / h.",
+        ),
+        Column(
+            "error",
+            "90 % quantile of the Lanczos residual relative to ‖H‖: how well the eigenvalues are known.",
+            ".0e",
+        ),
+    )
+    row = (subject.name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
+    conditions = {**subject.conditions, "h": f"{h:.3g} in l_2"}
+    return Table("Curvature of the loss in input space", headings, (row,), conditions=conditions)
+
+
+def _spectrum(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
+    """What else the Hessian tells, each number with its quantiles."""
+    steps = subject.study.evaluation.lanczos_steps
+    power = PowerIteration()
+    measures: dict[str, Measure] = {"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm(), "power": power}
+    more = subject.columns(measures)
+    ratio = {
+        loss.__name__: subject.columns({"C": Curvature(steps)}, loss)["normalized curvature"]
+        for loss in (margin, true_logit)
+    }
+    share = more["network norm"] / np.maximum(extremes["Hessian norm"], 1e-30)
+    columns: list[tuple[Column, np.ndarray]] = [
+        (Column("‖g‖", "l_2 norm of the input gradient."), extremes["gradient norm"]),
+        (Column("‖H‖", "Spectral norm, the largest |eigenvalue|."), extremes["Hessian norm"]),
+        (Column("λ max", "The largest eigenvalue with its sign, CURE's ν."), extremes["largest eigenvalue"]),
+        (Column("‖H‖, power", f"As LCNN has it: {power.steps} steps of power iteration, from below."), more["power"]),
+        (Column("‖H‖_F", "Frobenius norm: ten directions exactly, twenty random draws."), more["Frobenius norm"]),
+        (Column("C", "Normalized curvature ‖H‖ / ‖g‖ of the loss."), extremes["normalized curvature"]),
+        (Column("C, margin", "The same of the margin z_y − max z_k; 0 for a ReLU network."), ratio["margin"]),
+        (Column("C, logit", "The same of the true logit."), ratio["true_logit"]),
+        (Column("network's share", "‖H − JᵀAJ‖ / ‖H‖: what is not the loss's own curvature."), share),
+        (Column("alignment", "|⟨g, u⟩| / ‖g‖ with u the eigenvector of ‖H‖."), extremes["alignment"]),
+    ]
+    row = (subject.name, *(spread(values) for _, values in columns))
+    headings = (NETWORK, *(column for column, _ in columns))
+    title = "The Hessian, image by image"
+    return Table(title, headings, (row,), CELLS, conditions=subject.conditions)
+
+
+def _against_scale(subject: MeasuredNetwork) -> Curves:
+    scales = tuple(subject.reach * multiple for multiple in SCALES)
+    columns = subject.columns({f"{h:g}": SecantCurvature(h) for h in scales})
+    return Curves(
+        "Curvature against scale",
+        "scale h (l_2 length, pixel units)",
+        "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
+        scales,
+        {subject.name: band([columns[f"{h:g}"] for h in scales])},
+        caption="How much the input gradient turns along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
+        f"The study's attack reaches as far as h = {subject.reach:.3g}.",
+        conditions=subject.conditions,
+        x_logarithmic=True,
+        y_logarithmic=True,
+    )
+
+
+def _density(subject: MeasuredNetwork) -> Curves:
+    measure, width = SpectralDensity(), 0.01
+    columns = subject.columns({"density": measure})
+    largest = np.maximum(np.abs(columns["eigenvalues"]).max(1, keepdims=True), 1e-30)
+    away = (GRID[:, None, None] - columns["eigenvalues"] / largest) / width
+    heights = (np.exp(-(away**2) / 2) * columns["masses"]).sum(2).mean(1) / (width * np.sqrt(2 * np.pi))
+    return Curves(
+        "Spectral density of the exact Hessian",
+        "eigenvalue, in units of the image's largest",
+        "density, mean over examples",
+        tuple(float(t) for t in GRID),
+        {subject.name: Line(tuple(float(v) for v in np.maximum(heights, 1e-6)))},
+        caption="How all eigenvalues are distributed: nearly all of them are near zero, and a few stand alone. Each is "
+        f"blurred by {width}; densities below 1e-6 are drawn there.",
+        conditions={**subject.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
+        y_logarithmic=True,
+    )
+
+
+def _indicator(subject: MeasuredNetwork) -> Table:
+    """yu2018's indicator: of the exact Hessian, and at the scale of the attack, which alone sees a ReLU network bend."""
+    h, up_to, ball = subject.reach, subject.study.evaluation.largest_profile, subject.study.ball()
+    exact = RobustnessIndicator(up_to=up_to)
+    change = DecisionChange(ball.radius, ball.norm, subject.study.evaluation.lanczos_steps)
+    measures: dict[str, Measure] = {"indicator": exact, "change": change, "margin": _value}
+    columns = subject.columns(measures, margin)
+    kept = (columns["change"] < columns["margin"]).astype(np.float64)
+    at_scale = subject.columns({"at scale": RobustnessIndicator(up_to=up_to, h=h)}, margin)
+    zeros = f"|J| < {exact.jacobian_zero:g}", f"|λ| < {exact.eigenvalue_zero:g}"
+    wanted: list[tuple[Column, np.ndarray | None]] = [
+        (Column("mean |J|", "Of the margin's Jacobian, over pixels."), columns["Jacobian, mean"]),
+        (Column("‖J‖₁", "Sum over pixels."), columns["Jacobian, l_1 norm"]),
+        (Column("J, zeros", f"Share of pixels with {zeros[0]}.", ".1%"), columns["Jacobian, zeros"]),
+        (Column("Σ|λ|", "Of the margin's exact Hessian; 0 for a ReLU network."), columns.get("eigenvalues, l_1 norm")),
+        (Column("λ, zeros", f"Share of eigenvalues with {zeros[1]}.", ".1%"), columns.get("eigenvalues, zeros")),
+        (
+            Column("Σ|λ|, at h", f"The same at the scale of the attack, h = {h:.3g}, symmetrized."),
+            at_scale.get("eigenvalues, l_1 norm"),
+        ),
+        (Column("mean |λ|, at h", "Its mean over eigenvalues."), at_scale.get("eigenvalues, mean")),
+        (Column("margin", "z_y − max z_k."), columns["margin"]),
+        (
+            Column("change at most", "‖J‖ r + ‖H‖ R²/2: how far the quadratic model of the margin moves in the ball."),
+            columns["change"],
+        ),
+    ]
+    row = (subject.name, *(None if values is None else spread(values) for _, values in wanted), float(kept.mean()))
+    keeps = Column("kept", "Share of images whose margin is above that: the quadratic model keeps its decision.", ".1%")
+    headings = (NETWORK, *(column for column, _ in wanted), keeps)
+    conditions = {
+        **subject.conditions,
+        "loss": "the margin z_y − max z_k",
+        "zeros": ", ".join(zeros),
+        "h": f"{h:.3g} in l_2",
+        "ball": f"{ball.norm.name} radius {ball.radius:.4g}, no pixel box",
+    }
+    title = "Robustness indicator of the decision function"
+    return Table(title, headings, (row,), CELLS, conditions)
+
+
+def _value(field: Field, x: Inputs) -> PerExample:
+    """The field itself, as a measure."""
+    return field(x)
+
+
+def profile(subject: MeasuredNetwork, h: float | None) -> Curves:
+    """All eigenvalues of the loss's Hessian, sorted and averaged over the images: exact, or at the scale h."""
+    mean = subject.columns({"profile": Profile(h)})["profile"].astype(np.float64).mean(0)
+    exact = h is None
+    title = (
+        "Curvature profile, exact Hessian" if exact else f"Curvature profile at the scale of the attack, h = {h:.3g}"
+    )
+    how = "exact" if exact else "secant along each coordinate, symmetrized"
+    return Curves(
+        title,
+        "eigenvalue number, in rising order",
+        "eigenvalue, mean over examples",
+        tuple(float(k) for k in range(1, len(mean) + 1)),
+        {subject.name: Line(tuple(float(v) for v in mean))},
+        caption="All eigenvalues of the input Hessian of the loss, sorted, then averaged over examples.",
+        conditions={**subject.conditions, "Hessian": how},
+    )

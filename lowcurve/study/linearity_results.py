@@ -1,0 +1,105 @@
+"""How long the loss stays linear around an image: its gradient under noise, its tangent plane, training against test."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import Norm
+from lowcurve.data import Examples
+from lowcurve.geometry import (
+    Curvature,
+    GradientStability,
+    LinearityError,
+    discrepancy,
+    gradient_change_bounds,
+    linearity_error_bounds,
+    value_change_bounds,
+)
+from lowcurve.results import Cell, Column, Curves, Line, Table, summarize
+from lowcurve.results.cells import CELLS, NETWORK, band, spread
+from lowcurve.study.subject import MeasuredNetwork
+from lowcurve.types import Measure
+
+
+def stability(subject: MeasuredNetwork) -> Curves:
+    """How much the gradient turns under random noise of each length, beside what C at the image lets expect."""
+    measure = GradientStability(steps=subject.study.evaluation.lanczos_steps)
+    columns = subject.columns({"stability": measure})
+    noise, estimate = (
+        [columns[f"gradient change, {kind} {length:g}"] for length in measure.lengths] for kind in ("noise", "estimate")
+    )
+    medians = Line(tuple(float(np.median(values)) for values in estimate))
+    return Curves(
+        "Change of the gradient under noise",
+        "length of the noise (l_2, pixel units)",
+        "‖g(x + e) − g(x)‖ / ‖g(x)‖, median and 10–90 %",
+        measure.lengths,
+        {subject.name: band(noise), f"{subject.name}, ‖e‖ C": medians},
+        caption="Random noise e of each length, uniform in direction, beside ‖e‖ C with the normalized curvature C at x, "
+        "which is for the worst direction. A ReLU network has kinks that C does not know.",
+        conditions={**subject.conditions, "draws": f"{measure.draws} an example"},
+        x_logarithmic=True,
+        y_logarithmic=True,
+    )
+
+
+def linearity(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
+    """How far the loss is from its tangent plane over the length of the attack, beside what C at the image lets expect."""
+    norm, radius = Norm(subject.study.norm), subject.study.ball().radius
+    found = {kind: subject.columns({kind: LinearityError(radius, norm, kind)}) for kind in ("random", "steepest")}
+    ratio, slope = (torch.from_numpy(extremes[key]) for key in ("normalized curvature", "gradient norm"))
+    change, error = gradient_change_bounds(subject.reach, ratio), linearity_error_bounds(subject.reach, ratio)
+    value = value_change_bounds(subject.reach, ratio, slope)
+    cells = [
+        *(found[kind][name] for kind in found for name in ("linearity error", "linearity error, second order")),
+        error.sharp.numpy(),
+        change.quadratic.numpy(),
+        change.sharp.numpy(),
+        value.quadratic.numpy(),
+        value.sharp.numpy(),
+    ]
+    headings = (
+        NETWORK,
+        Column("random", "|l(x + e) − l(x) − ⟨g, e⟩| / ‖g‖ for random e of the attack's radius: an l_2 length."),
+        Column("random, ½eᵀHe", "What the Hessian at x predicts of it."),
+        Column("steepest", "The same for the steepest e of the attack's norm."),
+        Column("steepest, ½eᵀHe", "What the Hessian predicts of that."),
+        Column("(eᵃ − 1 − a)/C", "Its bound with a = ‖e‖C, were C the largest in the ball; here it is that at x."),
+        Column("a", "‖e‖C: the gradient's relative change were the loss quadratic (Proposition 1)."),
+        Column("eᵃ − 1", "The bound of that change were C the largest in the ball (Proposition 1, sharpened)."),
+        Column("‖e‖‖g‖(1 + a/2)", "Change of the loss were it quadratic (Proposition 2, whose form has 1 + a)."),
+        Column(
+            "‖e‖‖g‖(eᵃ − 1)/a", "The bound of that change were C the largest in the ball (Proposition 2, sharpened)."
+        ),
+    )
+    conditions = {
+        **subject.conditions,
+        "e": f"{norm.name} radius {radius:.4g}, l_2 length at most {subject.reach:.3g}; no pixel box",
+    }
+    row = (subject.name, *(spread(values) for values in cells))
+    return Table("Linearity of the loss around the image", headings, (row,), CELLS, conditions)
+
+
+def train_against_test(subject: MeasuredNetwork, test: evaluation.Columns, train: Examples) -> Table:
+    """Table 3 of srinivas2022lcnn: the geometry at test images against that at training images."""
+    measures: dict[str, Measure] = {"extremes": Curvature(subject.study.evaluation.lanczos_steps)}
+    there = replace(subject, examples=train).columns(measures)
+    names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
+    cells = [_ratio(there[key], test[key]) for key in names.values()]
+    headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
+    caption = "How much more the network curves at test than at training images; in brackets the 95 % interval."
+    counts = f"{len(train)} of the training set, {len(subject.examples)} of the test set"
+    conditions = {**subject.conditions, "examples": counts}
+    return Table("Training against test images", (NETWORK, *headings), ((subject.name, *cells),), caption, conditions)
+
+
+def _ratio(train: np.ndarray, test: np.ndarray) -> Cell:
+    """The discrepancy with its 95 % interval; none where a mean is no number to divide by."""
+    means = [values[np.isfinite(values)] for values in (train, test)]
+    if not all(len(values) for values in means) or not means[0].any():
+        return None
+    found = discrepancy(*(summarize(values) for values in means))
+    reach = 1.96 * found.standard_error
+    return (found.value, found.value - reach, found.value + reach)

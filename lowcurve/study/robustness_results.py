@@ -1,0 +1,269 @@
+"""What the study shows of a network's robustness: accuracies with their audit, accuracy against radius, perturbed images."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import LINF
+from lowcurve.attacks import PGD, SUITES, Suite
+from lowcurve.data import DataSet, Examples
+from lowcurve.evaluation.audit import Audit, audit
+from lowcurve.geometry import Curvature
+from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
+from lowcurve.results.cells import NETWORK
+from lowcurve.study.boundary_results import certified_radii
+from lowcurve.study.comparison import UNRELIABLE
+from lowcurve.study.settings import Study
+from lowcurve.study.subject import processes
+from lowcurve.types import Measure, Progress
+
+UNAUDITED = "not audited"
+
+
+class Shelf(Protocol):
+    """Where an evaluation keeps what it has finished, and the inputs that it found."""
+
+    def ledger(self, name: str, key: str) -> Any: ...
+
+    def save_inputs(self, name: str, columns: Mapping[str, Tensor]) -> None: ...
+
+
+def suite_of(study: Study) -> Suite:
+    """The study's suite at its radius, with the length that its evaluation asks for."""
+    return SUITES[study.suite](study.ball(), study.evaluation.effort)
+
+
+def attack_results(
+    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int], shelf: Shelf
+) -> dict[str, Result]:
+    """The robustness of one network: a row of accuracies with the audit's verdict, each attack of the suite, each test of
+    the audit, accuracy against radius, examples of perturbed images."""
+    settings, ball = study.evaluation, study.ball()
+    examples = data.test.take(slice(settings.examples))
+    first, members = f"PGD-{settings.steps}", suite_of(study).members
+    if first not in dict(members):  # one of the papers' suites has it itself
+        members = ((first, PGD(ball, steps=settings.steps)), *members)
+    suite = Suite(members)
+    ledger = shelf.ledger(name, describe((suite, study.data, study.limits, study.seed, settings.examples)))
+    left = evaluation.attack(
+        model,
+        examples,
+        suite,
+        ball.norm,
+        seed=study.seed,
+        progress=progress,
+        heading=f"attacking {name}",
+        ledger=ledger,
+        fabric=processes(study.hardware),
+    )
+    verdict = None
+    if settings.audited:
+        few = examples.take(slice(settings.audited))
+        heading = f"auditing {name}"
+        proved = _proved(study, model, few)
+        verdict = audit(
+            model, few, ball, seed=study.seed, certified=proved, budget=settings.budget, progress=progress,
+            heading=heading, fabric=processes(study.hardware),
+        )  # fmt: skip
+    if settings.save_inputs:
+        stands = torch.from_numpy(left.robust)
+        shelf.save_inputs(name, {"inputs": left.inputs, "labels": examples.y, "robust": stands})
+    conditions = {
+        "ball": f"{study.norm}, radius {study.radius} in pixel units",
+        "examples": f"{len(examples)} of the test set",
+        "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
+        "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
+    }
+    exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
+    results: dict[str, Result] = {
+        "robustness": _robustness_row(study, name, left, suite, verdict, conditions),
+        "attacks": _attacks_row(study, name, left, suite, conditions | {"attacks": exactly}),
+    }
+    if verdict is not None:
+        results["audit"] = _audit_rows(name, verdict)
+    results |= _against_radius(study, name, model, examples, progress)
+    if len(data.shape) == 3 and settings.gallery:
+        results |= _galleries(study, data, name, model)
+    return results
+
+
+def _proved(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
+    """Each image's certified radius in the study's norm, where the network has Lipschitz bounds."""
+    radii, _ = certified_radii(model, examples, fabric=processes(study.hardware))
+    longest = np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0  # in l_2, of l_inf length 1
+    return None if radii is None else radii / longest
+
+
+def _robustness_row(
+    study: Study,
+    name: str,
+    left: evaluation.Attacked,
+    suite: Suite,
+    verdict: Audit | None,
+    conditions: Mapping[str, str],
+) -> Table:
+    first = suite.members[0][0]
+    shares = [proportion(int(column.sum()), len(column)) for column in (left.after(), left.after(first), left.robust)]
+    headings = (
+        NETWORK,
+        Column("clean", "Accuracy on unperturbed test examples.", ".1%"),
+        Column(first, f"Accuracy after {first} on cross-entropy from a random start.", ".1%"),
+        Column(study.suite, "Accuracy after the whole suite, each example at its worst.", ".1%"),
+        Column("audit", "Whether these accuracies can be believed: the verdict of the tests for gradient masking."),
+    )
+    said = UNAUDITED if verdict is None else _in_short(verdict)
+    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), said)
+    return Table("Robustness", headings, (row,), conditions=conditions)
+
+
+def _in_short(verdict: Audit) -> str:
+    """The verdict with the names of the tests that failed; their figures are in the audit's own table."""
+    failed = [finding.name for finding in verdict.findings if finding.outcome == "fail"]
+    return f"{UNRELIABLE}: {', '.join(failed)}" if failed else verdict.verdict
+
+
+def _attacks_row(
+    study: Study, name: str, left: evaluation.Attacked, suite: Suite, conditions: Mapping[str, str]
+) -> Table:
+    names = [member for member, _ in suite.members]
+    shares = [proportion(int(left.after(*names[:k]).sum()), len(left.robust)) for k in range(len(names) + 1)]
+    headings = [Column("clean", "Accuracy on unperturbed test examples.", ".1%")]
+    headings += [Column(f"then {member}", f"Accuracy once {member} was tried too.", ".1%") for member in names]
+    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares))
+    caption = "Each attack is tried on what the ones before it have left."
+    return Table(f"The suite {study.suite}, attack by attack", (NETWORK, *headings), (row,), caption, conditions)
+
+
+def _audit_rows(name: str, verdict: Audit) -> Table:
+    headings = (
+        NETWORK,
+        Column("test", "What was looked for."),
+        Column("outcome", "passed, flag (worth knowing), fail (the accuracy cannot be believed), not run."),
+        Column("what was seen", "The figures."),
+        Column("what it means", "And what to do, where a test was raised."),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for finding in verdict.findings:
+        raised = finding.outcome in ("flag", "fail")
+        meaning = f"{finding.means} {finding.hint}" if raised else ""
+        rows.append((name, f"{finding.number}. {finding.name}", finding.outcome, finding.said, meaning))
+    return Table(
+        "Audit", headings, tuple(rows), "Tests for gradient masking, in order of cost.", conditions=verdict.conditions
+    )
+
+
+def _against_radius(
+    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
+) -> dict[str, Result]:
+    """Accuracy at every radius, and each example's radius beside its curvature."""
+    largest = study.ball(max(study.evaluation.radii))
+    radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]
+    attack = PGD(largest, steps=study.evaluation.steps)
+    found = evaluation.smallest_radius(
+        model, examples, attack, largest.norm, largest=largest.radius, seed=study.seed,
+        progress=progress, heading=f"attacking {name} at every radius", fabric=processes(study.hardware),
+    )  # fmt: skip
+    shares = [proportion(int(row.sum()), len(row)) for row in found.robust_at(radii)]
+    band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
+    conditions = {
+        "examples": f"{len(examples)} of the test set",
+        "attack": f"PGD-{study.evaluation.steps}, random start",
+    }
+    curves = Curves(
+        "Accuracy against radius",
+        f"radius ({study.norm}, pixel units)",
+        "share of examples standing, with 95 % interval",
+        tuple(radii),
+        {name: band},
+        caption=f"For each example the smallest radius at which PGD-{study.evaluation.steps} fooled it, by bisection. At "
+        "radius 0 it is clean accuracy.",
+        conditions=conditions,
+    )
+    measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
+    heading, made = f"measuring {name}", processes(study.hardware)
+    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=made)
+    # Who is wrong without an attack has no radius, and who stood at the largest has none that was found.
+    known = np.isfinite(found.radius) & (found.radius > 0)
+    scatter = Scatter(
+        "Curvature and robustness, image by image",
+        "normalized curvature C = ‖H‖ / ‖g‖ at the image",
+        f"smallest radius found ({study.norm}, pixel units)",
+        {name: Points(_or_none(ratio["normalized curvature"], known), _or_none(found.radius, known))},
+        caption="One point an image that is classified rightly and was fooled. C is local: it says how soon the gradient "
+        "turns, not how large the margin is.",
+        conditions={**conditions, "Hessian": f"exact, at most {study.evaluation.lanczos_steps} Lanczos steps"},
+        x_logarithmic=True,
+    )
+    return {"against radius": curves, "curvature and robustness": scatter}
+
+
+def _or_none(values: np.ndarray, known: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(float(v) if k else None for v, k in zip(values, known, strict=True))
+
+
+def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict[str, Result]:
+    """The same test images for every network: as they are, perturbed, and what was added, black for −, white for +."""
+    examples = data.test.take(_first_of_each_class(data, study.evaluation.gallery))
+    attack = PGD(study.ball(), steps=study.evaluation.steps)
+    found = evaluation.attack(model, examples, attack, attack.ball.norm, seed=study.seed)
+    clean = examples.pixels(slice(None))
+    added = found.inputs - clean
+    scale = float(added.abs().max()) or 1.0
+    with torch.no_grad():
+        like = next(model.parameters(), clean)
+        seen = [data.classes[int(k)] for k in model(found.inputs.to(like)).argmax(1)]
+    labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
+    blank = Gallery(
+        "Perturbed images", (), labels, torch.empty(0, len(labels), *data.shape).numpy(), (),
+        caption="The first test image of each class, after the attack with what the network then sees; below it what "
+        "was added, grey for nothing. Who was wrong already is not attacked, and an attack ends where it fools.",
+        conditions={"ball": f"{study.norm}, radius {study.radius}", "attack": f"PGD-{study.evaluation.steps}"},
+    )  # fmt: skip
+
+    def gallery(rows: tuple[str, ...], pixels: list[Tensor], notes: tuple[tuple[str, ...], ...]) -> Gallery:
+        return replace(blank, row_labels=rows, pixels=torch.stack(pixels).double().numpy(), notes=notes)
+
+    perturbed = gallery(
+        (name, f"{name}: what was added"),
+        [found.inputs, 0.5 + added / (2 * scale)],
+        (tuple(f"seen as {c}" for c in seen), tuple(f"at most {float(a.abs().max()):.3f}" for a in added)),
+    )
+    return {"clean images": gallery(("clean",), [clean], (tuple("" for _ in labels),)), "gallery": perturbed}
+
+
+def transfer_results(
+    study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]
+) -> dict[str, Result]:
+    """Who is right about the images that were made for whom: a row a source, a column a target."""
+    examples = data.test.take(slice(study.evaluation.examples))
+    attack = PGD(study.ball(), steps=study.evaluation.steps)
+    made = processes(study.hardware)
+    robust = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress, fabric=made)
+    headings = [Column(f"seen by {name}", f"Accuracy of {name} on those images.", ".1%") for name in models]
+    rows: list[tuple[Cell, ...]] = []
+    for name, row in zip(models, robust, strict=True):
+        shares = [proportion(int(column.sum()), len(column)) for column in row]
+        rows.append((f"made for {name}", *((s.value, s.low, s.high) for s in shares)))
+    caption = (
+        "Images attacked on one network, seen by another. Where images made for another network fool one more than those "
+        "made for itself do, its own gradients mislead."
+    )
+    conditions = {
+        "ball": f"{study.norm}, radius {study.radius} in pixel units",
+        "attack": f"PGD-{study.evaluation.steps}, to its end on every example",
+        "examples": f"{len(examples)} of the test set",
+    }
+    columns = (Column("images", "For which network they were made."), *headings)
+    return {"transfer": Table("Transfer between networks", columns, tuple(rows), caption, conditions)}
+
+
+def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
+    """Rows of the first test example of each of the first classes, so that the choice is nobody's."""
+    labels = data.test.y
+    firsts = [int(rows[0]) for k in range(len(data.classes)) if len(rows := torch.nonzero(labels == k).flatten())]
+    return torch.tensor(firsts[:count])

@@ -1,0 +1,173 @@
+"""What surgery cannot do is said in one sentence, by name; and with strict=False left as it is."""
+
+import math
+
+import pytest
+import torch
+from conversion_networks import Dynamic, network
+from torch import fx, nn
+from torch.nn import functional as F
+
+import lowcurve as lc
+from lowcurve.models import CenteredSoftplus
+
+X = torch.rand(4, 3, 2, 2)
+
+
+class Written(nn.Module):
+    """Two calls of one ReLU, in whatever way `step` writes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.act, self.head = nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.step(self.act(self.body(x.flatten(1)))))
+
+    def step(self, x):
+        return self.act(x - 0.1)
+
+
+class OtherInTraining(Written):
+    def step(self, x):
+        return F.relu(x - 0.1) if self.training else F.relu(x - 0.2)
+
+
+class MakesATensor(Written):
+    def step(self, x):
+        return F.relu(x - torch.full((6,), 0.1))
+
+
+class Draws(Written):
+    def step(self, x):
+        return F.relu(x * torch.rand(1))
+
+
+class CountsOnItsInput(Written):
+    def step(self, x):
+        y = x - 0.1
+        F.relu(y, inplace=True)
+        return y
+
+
+class CountsOnItsModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.act = nn.Linear(12, 5), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.body(x.flatten(1))
+        return self.act(x) + 2 * x
+
+
+class CountsOnItsModuleTwice(CountsOnItsModule):
+    def forward(self, x):
+        x = self.body(x.flatten(1))
+        return self.act(self.act(x) - 2 * x)
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.body(x.flatten(1)), x
+
+
+class HearsUnseen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.act, self.head = nn.Linear(12, 6), CenteredSoftplus(0.5), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.act(self.body(x.flatten(1)))
+        return self.head(x) + x.tolist()[0][0]
+
+
+class HoldsAGraph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(12, 5)
+        self.kept = self.body.weight * 2
+
+    def forward(self, x):
+        return self.body(x.flatten(1))
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 5))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: lc.convert(lc.convert(wide(), example=X), lc.LCNN(), example=X), "a network that is not converted yet, "
+         r"received one under Minimal\(beta=10.0, learn=True\); convert the original under the other recipe"),
+        (lambda: lc.convert(nn.Sequential(lc.convert(wide(), example=X)), example=X), "a network that is not converted yet"),
+        (lambda: lc.convert(nn.ReLU(), example=X), "a network that holds its layers, received a lone ReLU; put it into an"),
+        (lambda: lc.convert(wide(), example=None), "an example batch of the network's inputs, received NoneType; pass"),
+        (lambda: lc.convert(wide(), example=X[0, 0, 0]), r"an example batch of the network's inputs, received \(2,\)"),
+        (lambda: lc.fold(wide().eval(), example=X[:0]), r"an example batch of the network's inputs, received \(0, 3, 2, 2\)"),
+        (lambda: lc.convert(wide(), example=X[:, :2]), r"an example that Sequential takes, received shape \(4, 2, 2, 2\): "
+         "RuntimeError: mat1 and mat2 .*; pass a batch of its inputs such as x"),
+        (lambda: lc.inspect_layers(wide(), X.double()), "an example that Sequential takes, received .*dtype"),
+        (lambda: lc.fold(wide(), example=X), "a network in eval mode, since BatchNorm folds with its running statistics, "
+         r"received training mode; write fold\(model.eval\(\), example=x\[:2\]\)"),
+        (lambda: lc.fold(HearsUnseen().eval(), example=X), "layers whose results only torch functions take, received logits "
+         "that differ by .*; fold its parts one by one"),
+        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, received tuple; wrap it so that it"),
+        (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, received RuntimeError: Only "),
+        (lambda: under("vit", lc.LCNN()), r"layers that LCNN holds for, received norm1 \(no Lipschitz form "
+         r"of LayerNorm\), attention \(no .*, 1 more; leave them out with only=, or as they are with strict=False"),
+        (lambda: under("resnet", lc.Lipschitz()), r"layers that Lipschitz holds for, received maxpool \(its"),
+        (lambda: lc.convert(Dynamic(), example=X), "a forward that torch.fx can follow where F.relu stands, received that of "
+         r"the network itself \(Dynamic\): symbolically traced variables cannot .*; give each call there a module of its own"),
+        (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"where F.relu stands, received that of 0 \(Dynamic\)"),
+        (lambda: lc.convert(OtherInTraining(), example=X), "a forward that .*: it is another one in training mode"),
+        (lambda: lc.convert(MakesATensor(), example=X), "a forward .*: it makes a tensor of its own, which would be frozen"),
+        (lambda: lc.convert(Draws(), example=X), "a forward that .*: it makes a tensor of its own"),
+        (lambda: lc.convert(fx.symbolic_trace(Written()), example=X), "a forward that .*: it is a trace already"),
+        (lambda: lc.convert(CountsOnItsInput(), example=X), "nonlinearities that may leave their input as it was, received a "
+         r"change of .*; write x = F.relu\(x\)"),
+        (lambda: lc.convert(CountsOnItsModule(), example=X), "nonlinearities that may leave their input as it was"),
+        (lambda: lc.convert(CountsOnItsModuleTwice(), example=X), "nonlinearities that may leave their input as it was"),
+        (lambda: lc.convert(wide(), example=X, only=["layer4.*"]), "a pattern that matches a layer, received 'layer4.*'; write "
+         "names such as 1, 2, 3"),
+        (lambda: lc.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, received "
+         "1.weight missing, 1.bias missing, 3.weight missing; load what the network that was converted gives"),
+        (lambda: lc.load_original(wide(), wide().state_dict() | {"4.weight": X}), "network, received 4.weight unexpected"),
+        (lambda: lc.Minimal(beta=0.0), "a positive number for beta, received 0.0; write beta=10.0"),
+        (lambda: lc.LCNN(gamma=math.inf), "a positive number for gamma, received inf"),
+        (lambda: lc.LCNN(beta=-1.0), "a positive number for beta"),
+        (lambda: lc.Lipschitz(beta=math.nan), "a positive number for beta, received nan"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_mend(make, sentence):
+    with pytest.raises(lc.InputError, match=sentence) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def under(name, recipe):
+    model, x = network(name)
+    return lc.convert(model, recipe, example=x)
+
+
+@pytest.mark.parametrize(("make", "left"), [(Dynamic, ["relu"]), (MakesATensor, ["relu"]), (Draws, ["relu"])])
+def test_what_cannot_be_rewritten_is_left_as_it_is(make, left):
+    model = make().eval()
+    with pytest.warns(UserWarning, match=r"left as they are: relu \(") as caught:
+        result = lc.convert(model, lc.Minimal(beta=1e5), example=X, strict=False)
+    assert caught[0].filename == __file__
+    assert list(result.conversion.left) == left
+    assert list(result.conversion.replaced) == ["act"]
+    assert type(result) is type(model)
+
+
+def test_what_a_recipe_does_not_hold_for_is_left_as_it_is():
+    model, x = network("vit")
+    with pytest.warns(UserWarning, match="norm1 .*, attention .*1 more"):
+        result = lc.convert(model, lc.LCNN(), example=x, strict=False)
+    assert list(result.conversion.left) == ["norm1", "attention", "scaled_dot_product_attention", "norm2", "softmax"]
+    assert list(result.conversion.replaced) == ["patches", "mlp.0", "mlp.1", "mlp.2", "head"]
