@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, save
 from conversion_networks import LIPSCHITZ, NETWORKS, Inception, Mixed, SharedBlock, SharedResNet, network
+from safetensors.torch import load, save
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
