@@ -11,6 +11,7 @@ from command import done, files, refused
 from torch import nn
 from torch.testing import assert_close
 
+from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
 from lowcurve.figures.colors import colors
@@ -134,7 +135,7 @@ def test_without_gudhi_a_wide_plane_has_no_graded_numbers(monkeypatch):
 
 
 def test_an_attack_s_first_step_lies_in_the_plane_of_its_direction():
-    panel = surfaces(replace(shared(), study=Study(radius="0.1")))["along cross-entropy 1"].panels["a"]
+    panel = surfaces(replace(shared(), ball=Ball(LINF, 0.1)))["along cross-entropy 1"].panels["a"]
     path = panel.lines["PGD, projected"]
     assert (path.x[0], path.y[0]) == (0.0, 0.0)
     assert (path.x[1], path.y[1]) == (pytest.approx(0, abs=1e-6), pytest.approx(0.1 / 4 * 255, rel=1e-4))
@@ -270,15 +271,15 @@ def test_colors_of_a_network_that_sees_the_mean_color():
 def test_a_report_draws_what_there_is_to_draw():
     """Of one red image neither paths nor anything else than itself; of images that nobody knows, nothing."""
     seen = brightest_channel()
-    found = drawn(seen.study, DataSet("red", *[seen.examples] * 3, ""), seen.models, silent)
+    found = drawn(STUDY, DataSet("red", *[seen.examples] * 3, ""), seen.models, silent)
     assert {"cross-sections", "margin 1", "classes 1", "margin gradients", "colors", "hues 1"} <= found.keys()
     assert "paths" not in found
     gray = two_half_spaces()
-    found = drawn(gray.study, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
+    found = drawn(STUDY, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
     assert {"margin 1", "paths", "images"} <= found.keys()
     assert "colors" not in found
     wrong = Examples(gray.examples.x, 1 - gray.examples.y, gray.examples.classes)
-    assert drawn(gray.study, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent) == {}
+    assert drawn(STUDY, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent) == {}
 
 
 def test_gray_images_have_no_color_to_change():
