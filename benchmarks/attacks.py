@@ -71,16 +71,14 @@ def ways(
     x, y = few.pixels(slice(None)), few.y
     flat, round_ = Ball(LINF, radius), Ball(L2, round_radius)
     ours = {
-        "FGSM": (FGSM(flat), LINF),
-        "PGD-20 l_inf": (PGD(flat, loss=cross_entropy), LINF),
-        "PGD-20 l_2": (PGD(round_, step_size=2.5 * round_radius / 20, loss=cross_entropy), L2),
+        "FGSM": FGSM(flat),
+        "PGD-20 l_inf": PGD(flat, loss=cross_entropy),
+        "PGD-20 l_2": PGD(round_, step_size=2.5 * round_radius / 20, loss=cross_entropy),
     }
     found: dict[str, dict[str, Run]] = {}
-    for name, (attack, norm) in ours.items():
+    for name, attack in ours.items():
         found[name] = {
-            "lowcurve": lambda attack=attack, norm=norm: torch.from_numpy(
-                evaluation.attack(model, few, attack, norm).robust
-            ),
+            "lowcurve": lambda attack=attack: torch.from_numpy(evaluation.attack(model, few, attack).robust),
             "lowcurve, no active set": lambda attack=attack: torch.cat(
                 [attack(model, a, b, generator=stream(0)) for a, b in zip(x.split(256), y.split(256), strict=True)]
             ),
@@ -190,7 +188,7 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
         x, y = few.pixels(slice(None)), few.y
         # Seconds of this process, since another one's work would be counted for either of the two, which take minutes.
         began = time.process_time()
-        ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), LINF, seed=args.seed)
+        ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), seed=args.seed)
         middle = time.process_time()
         print(f"{name}: strong leaves {int(ours.robust.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
         reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=args.seed)

@@ -138,7 +138,7 @@ def judged(model: nn.Module, data: DataSet, args: argparse.Namespace) -> Row:
     attacks = {"PGD-20": PGD(ball, steps=20), "margin-PGD-20": PGD(ball, steps=20, loss=margin_loss)}
     found: Row = {}
     for name, attack in attacks.items():
-        left = evaluation.attack(model, data.test, attack, LINF, seed=args.seed)
+        left = evaluation.attack(model, data.test, attack, seed=args.seed)
         for key, who in (("clean", left.after()), (name, left.robust)):
             share = proportion(int(who.sum()), len(who))
             found[key] = [share.value, share.low, share.high]

@@ -38,7 +38,7 @@ def test_what_stands_is_what_is_farther_from_the_boundary_than_the_radius(norm):
     distance = boundary_distance(linear(), EXAMPLES, norm)
     radius = float(np.quantile(distance[distance > 0], 0.5))
     method = PGD(Ball(norm, radius), steps=100, loss=margin_loss, restarts=2)
-    found = evaluation.attack(linear(), EXAMPLES, method, norm, batch_size=16)
+    found = evaluation.attack(linear(), EXAMPLES, method, batch_size=16)
     clear = np.abs(distance / radius - 1) > 0.02
     assert clear.sum() > 40
     assert (found.robust == (distance > radius))[clear].all()
@@ -47,7 +47,7 @@ def test_what_stands_is_what_is_farther_from_the_boundary_than_the_radius(norm):
 
 @pytest.mark.parametrize("norm", [L2, LINF])
 def test_distances_are_measured_on_the_inputs_that_were_found(norm):
-    found = evaluation.attack(linear(), EXAMPLES, PGD(Ball(norm, 0.05), steps=5), norm)
+    found = evaluation.attack(linear(), EXAMPLES, PGD(Ball(norm, 0.05), steps=5))
     assert_close(torch.from_numpy(found.distance), norm.length(found.inputs - EXAMPLES.x))
     assert found.distance.max() <= 0.05 * (1 + 1e-5)
     wrong = ~evaluation.correct(linear(), EXAMPLES)
@@ -60,20 +60,20 @@ def test_distances_are_measured_on_the_inputs_that_were_found(norm):
 
 def test_a_seed_decides_an_attack():
     method = PGD(Ball(LINF, 0.05), steps=1, step_size=0.01)
-    first, again = (evaluation.attack(perceptron(), UNIFORM, method, LINF, seed=3) for _ in range(2))
-    other = evaluation.attack(perceptron(), UNIFORM, method, LINF, seed=4)
+    first, again = (evaluation.attack(perceptron(), UNIFORM, method, seed=3) for _ in range(2))
+    other = evaluation.attack(perceptron(), UNIFORM, method, seed=4)
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.inputs, other.inputs)
 
 
 def test_the_global_chance_is_untouched():
     before = torch.get_rng_state()
-    evaluation.attack(perceptron(), UNIFORM, PGD(Ball(L2, 0.05), steps=1), L2)
+    evaluation.attack(perceptron(), UNIFORM, PGD(Ball(L2, 0.05), steps=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_who_was_wrong_does_not_stand_even_if_the_attack_mends_it():
-    found = evaluation.attack(linear(), EXAMPLES, lambda _model, x, _y, **_: x.flip(0), LINF)
+    found = evaluation.attack(linear(), EXAMPLES, lambda _model, x, _y, **_: x.flip(0))
     assert not found.robust[::10].any()
 
 
@@ -99,9 +99,9 @@ SUITE = Suite((("weak", PGD(Ball(LINF, 0.02), steps=3)), ("PGD", PGD(Ball(LINF, 
 @pytest.mark.parametrize("size", [1, 7, 20, 256])
 def test_neither_batch_size_nor_order_changes_what_stands(size):
     model = perceptron().double()
-    whole = evaluation.attack(model, EXAMPLES, SUITE, LINF)
+    whole = evaluation.attack(model, EXAMPLES, SUITE)
     order = torch.randperm(50, generator=stream(0, "order"))
-    turned = evaluation.attack(model, EXAMPLES.take(order), SUITE, LINF, batch_size=size)
+    turned = evaluation.attack(model, EXAMPLES.take(order), SUITE, batch_size=size)
     assert (turned.robust == whole.robust[order.numpy()]).all()
     assert (turned.fallen_to == whole.fallen_to[order.numpy()]).all()
     assert (turned.forward_passes == whole.forward_passes[order.numpy()]).all()
@@ -112,7 +112,7 @@ def test_neither_batch_size_nor_order_changes_what_stands(size):
 def test_the_cost_follows_the_examples_that_are_hard():
     """Each is looked at until it falls, once more at the end of a walk, and twice to be counted."""
     model = Counting(linear())
-    found = evaluation.attack(model, EXAMPLES, SUITE, LINF, batch_size=16)
+    found = evaluation.attack(model, EXAMPLES, SUITE, batch_size=16)
     right = found.fallen_to != "clean"
     spent = found.forward_passes.sum() + right.sum() * 2 + (found.fallen_to != "weak").sum() * 3
     assert model.rows <= spent
@@ -132,15 +132,15 @@ def test_free_places_are_taken_by_those_who_wait():
             return super().forward(x)
 
     many = inner(400)
-    evaluation.attack(Watched(linear()), many, PGD(Ball(LINF, 0.05), steps=30), LINF, batch_size=40)
+    evaluation.attack(Watched(linear()), many, PGD(Ball(LINF, 0.05), steps=30), batch_size=40)
     steps = sizes[sizes.index(40) :]
     assert np.mean(steps) > 25
     assert max(sizes) == 40
 
 
 def test_a_suite_says_to_which_attack_each_fell():
-    found = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
-    weak = evaluation.attack(linear(), EXAMPLES, SUITE.members[0][1], LINF)
+    found = evaluation.attack(linear(), EXAMPLES, SUITE)
+    weak = evaluation.attack(linear(), EXAMPLES, SUITE.members[0][1])
     assert set(found.fallen_to) == {"clean", "weak", "PGD", ""}
     assert (found.after() == evaluation.correct(linear(), EXAMPLES)).all()
     assert found.after("weak").sum() == weak.robust.sum()
@@ -154,7 +154,7 @@ def test_an_attack_of_ones_own_is_a_member_like_any_other():
         return 1 - x
 
     suite = Suite((("inverted", inverted), ("PGD", PGD(Ball(LINF, 0.1)))))
-    found = evaluation.attack(linear(), EXAMPLES, suite, LINF, batch_size=7)
+    found = evaluation.attack(linear(), EXAMPLES, suite, batch_size=7)
     assert (found.fallen_to == "inverted").any()
     own = linear()(inverted(None, EXAMPLES.x, None, generator=None)).argmax(1) == EXAMPLES.y
     assert (found.after("inverted") == (own.numpy() & found.after())).all()
@@ -166,10 +166,10 @@ def test_an_attack_of_ones_own_is_a_member_like_any_other():
 def test_a_model_in_training_mode_is_attacked_in_eval_mode_and_given_back():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     model.load_state_dict(model.eval().state_dict())
-    there = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)), LINF)
+    there = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)))
     model.train()
     model[3].weight.requires_grad_(False)
-    again = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)), LINF)
+    again = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)))
     assert_close(again.inputs, there.inputs)
     assert all(module.training for module in model.modules())
     assert [p.requires_grad for p in model.parameters()] == [True, True, True, True, False, True]
@@ -187,17 +187,17 @@ def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
     suite = strong(Ball(LINF, 0.04), Effort(30, 2, 200))
     labels = perceptron()(UNIFORM.x).argmax(1)
     examples = Examples(UNIFORM.x, labels, CLASSES)
-    plain, hundred = (evaluation.attack(Scaled(scale), examples, suite, LINF) for scale in (1, 100))
+    plain, hundred = (evaluation.attack(Scaled(scale), examples, suite) for scale in (1, 100))
     assert 0.2 < plain.robust.mean() < 0.8
     assert (plain.robust == hundred.robust).all()
 
 
 def test_probabilities_in_place_of_logits_are_said(caplog):
     model = nn.Sequential(linear(), nn.Softmax(1))
-    evaluation.attack(model, EXAMPLES, FGSM(Ball(LINF, 0.1)), LINF)
+    evaluation.attack(model, EXAMPLES, FGSM(Ball(LINF, 0.1)))
     assert "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax" in caplog.text
     caplog.clear()
-    evaluation.attack(linear(), EXAMPLES, FGSM(Ball(LINF, 0.1)), LINF)
+    evaluation.attack(linear(), EXAMPLES, FGSM(Ball(LINF, 0.1)))
     assert caplog.text == ""
 
 
@@ -206,7 +206,7 @@ class Power(Exception):
 
 
 def test_an_attack_that_is_interrupted_keeps_what_it_has():
-    whole = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    whole = evaluation.attack(linear(), EXAMPLES, SUITE)
     ledger, left = {}, [300]
 
     class Cut(Counting):
@@ -217,20 +217,20 @@ def test_an_attack_that_is_interrupted_keeps_what_it_has():
             return super().forward(x)
 
     with pytest.raises(Power):
-        evaluation.attack(Cut(linear()), EXAMPLES, SUITE, LINF, ledger=ledger)
+        evaluation.attack(Cut(linear()), EXAMPLES, SUITE, ledger=ledger)
     assert [kept["tried"] for kept in ledger.values()] == [1]  # the weak one
     model = Counting(linear())
-    rest = evaluation.attack(model, EXAMPLES, SUITE, LINF, ledger=ledger)
+    rest = evaluation.attack(model, EXAMPLES, SUITE, ledger=ledger)
     assert (rest.fallen_to == whole.fallen_to).all()
     assert_close(rest.inputs, whole.inputs, rtol=0, atol=0)
     assert [kept["tried"] for kept in ledger.values()] == [2]
     again = Counting(linear())
-    evaluation.attack(again, EXAMPLES, SUITE, LINF, ledger=ledger)
+    evaluation.attack(again, EXAMPLES, SUITE, ledger=ledger)
     assert again.rows == 50  # the clean inputs, and nothing else
 
 
 def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
-    whole = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    whole = evaluation.attack(linear(), EXAMPLES, SUITE)
     monkeypatch.setattr(attacking, "CHUNK", 16)
     ledger, headings = {}, []
 
@@ -238,7 +238,7 @@ def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
         headings.append((heading, len(ticks)))
         yield from ticks
 
-    parts = evaluation.attack(linear(), EXAMPLES, SUITE, LINF, ledger=ledger, progress=progress)
+    parts = evaluation.attack(linear(), EXAMPLES, SUITE, ledger=ledger, progress=progress)
     assert (parts.fallen_to == whole.fallen_to).all()
     assert_close(parts.inputs, whole.inputs, rtol=0, atol=0)
     assert [(key, kept["tried"]) for key, kept in ledger.items()] == [
@@ -249,12 +249,12 @@ def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
 
 def test_shares_of_two_processes_make_the_whole(monkeypatch):
     """What each rank computes is what the single process computes for its rows; the gathering is torch's own."""
-    whole = evaluation.attack(linear(), EXAMPLES, SUITE, LINF)
+    whole = evaluation.attack(linear(), EXAMPLES, SUITE)
     given = []
     monkeypatch.setattr(attacking, "gathered", lambda columns, mine: given.append((columns, mine)) or columns)
     for rank in (0, 1):
         fabric = SimpleNamespace(global_rank=rank, world_size=2)
-        part = evaluation.attack(linear(), EXAMPLES, SUITE, LINF, fabric=fabric)
+        part = evaluation.attack(linear(), EXAMPLES, SUITE, fabric=fabric)
         assert (part.fallen_to == whole.fallen_to[rank::2]).all()
         assert_close(part.inputs, whole.inputs[rank::2], rtol=0, atol=0)
     assert [mine.tolist() for _, mine in given] == [list(range(0, 50, 2)), list(range(1, 50, 2))]
@@ -268,7 +268,7 @@ def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary
     distance = boundary_distance(linear(), EXAMPLES, norm)
     largest = float(np.quantile(distance[distance > 0], 0.7))
     method = PGD(Ball(norm, largest), steps=60, loss=margin_loss)
-    found = evaluation.smallest_radius(linear(), EXAMPLES, method, norm, largest=largest, rounds=9, batch_size=16)
+    found = evaluation.smallest_radius(linear(), EXAMPLES, method, largest=largest, rounds=9, batch_size=16)
     right = evaluation.correct(linear(), EXAMPLES)
     assert (found.radius[~right] == 0).all()
     far = distance > largest * 1.02
@@ -289,10 +289,10 @@ def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary
 def test_what_cannot_be_swept():
     method = PGD(Ball(LINF, 0.1))
     with pytest.raises(InputError, match="an attack that takes a radius an example, received function"):
-        evaluation.smallest_radius(linear(), EXAMPLES, lambda _model, x, _y, **_: x, LINF, largest=0.1)
+        evaluation.smallest_radius(linear(), EXAMPLES, lambda _model, x, _y, **_: x, largest=0.1)
     for largest, rounds in ((0.0, 3), (math.inf, 3), (0.1, -1)):
         with pytest.raises(InputError, match="a largest radius above 0 and rounds of at least 0"):
-            evaluation.smallest_radius(linear(), EXAMPLES, method, LINF, largest=largest, rounds=rounds)
+            evaluation.smallest_radius(linear(), EXAMPLES, method, largest=largest, rounds=rounds)
 
 
 # --- from one network to another

@@ -163,7 +163,7 @@ def test_a_broken_graph_leaves_the_attacks_without_gradients(standard, few):
 def test_a_twin_attacks_what_has_no_gradients(standard, few):
     found = audit(faulty.ByNumpy(standard), few, BALL, budget=SMALL, substitute=standard)
     assert finding(found, 14).outcome == "fail"
-    there = evaluation.attack(standard, few, PGD(BALL), LINF).robust
+    there = evaluation.attack(standard, few, PGD(BALL)).robust
     assert abs(found.robust["worst case"].mean() - there.mean()) < 0.1
 
 
@@ -283,7 +283,7 @@ def test_one_example_that_stands_again_at_a_larger_radius_may_be_luck_and_two_ar
 
 def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(robust, few):
     found = [
-        evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100)), LINF).robust.mean()
+        evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100))).robust.mean()
         for model in (robust, faulty.Scaled(robust, 100))
     ]
     assert abs(found[0] - found[1]) < 1.5 / len(few)

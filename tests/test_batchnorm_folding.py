@@ -66,11 +66,11 @@ def test_logits_and_gradients_are_the_same_and_so_is_the_network_afterwards(name
 
 
 @pytest.mark.parametrize("name", LIPSCHITZ)
-@pytest.mark.parametrize("recipe", [lc.LCNN(), lc.Lipschitz(beta=3.0, learn=False)])
+@pytest.mark.parametrize("recipe", [lc.models.LCNN(), lc.models.Lipschitz(beta=3.0, learn=False)])
 def test_bounded_layers(name, recipe):
     """Where a layer has a bound of its own, BatchNorm stays."""
     model, x = network(name, torch.float64)
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.Lipschitz) else None
+    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
     model = lc.convert(model, recipe, example=x, only=only)
     with unchanged(model, x):
         before, plain = seen_in(model, x), norms_of(model, x)

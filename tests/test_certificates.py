@@ -195,7 +195,7 @@ def test_certified_radius_true_distance_and_attack_distance_are_in_order():
     true = (x @ model[0].weight[0] + model[0].bias).abs().detach()
     columns = CertifiedRadius(smoothness(model, x))(loss_field(model, y), x)
     found = evaluation.smallest_radius(
-        model, Examples(x, y, ("a", "b")), Suite((("APGD", APGD(Ball(L2, 1.0, box=(-9.0, 9.0)), loss=margin_loss)),)), L2,
+        model, Examples(x, y, ("a", "b")), Suite((("APGD", APGD(Ball(L2, 1.0, box=(-9.0, 9.0)), loss=margin_loss)),)),
         largest=1.0, rounds=12,
     )  # fmt: skip
     assert bool((columns["certified radius"] <= true + 1e-9).all())

@@ -10,7 +10,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import (
     ColorBox,
     ColorRanges,
@@ -364,7 +363,7 @@ def test_attacks_repeat_themselves_and_do_not_mind_company(method):
 @each
 def test_attacks_are_evaluated_as_others_are(method):
     examples = Examples(X.float(), Y, ("a", "b", "c", "d"))
-    left = attack(copy.deepcopy(MODEL).float(), examples, method, LINF)
+    left = attack(copy.deepcopy(MODEL).float(), examples, method)
     with torch.no_grad():
         assert left.robust.tolist() == (MODEL(left.inputs.double()).argmax(1) == Y).tolist()
     assert (left.distance > 0).all()

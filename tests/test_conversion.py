@@ -22,15 +22,15 @@ from lowcurve.models import CenteredSoftplus, summary
 from lowcurve.models.conversion.kinds import FROM_RELU
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
-RECIPES = (lc.Minimal(), lc.LCNN(), lc.Lipschitz())
-CASES = [(name, r) for name in NETWORKS for r in RECIPES if isinstance(r, lc.Minimal) or name in LIPSCHITZ]
+RECIPES = (lc.models.Minimal(), lc.models.LCNN(), lc.models.Lipschitz())
+CASES = [(name, r) for name in NETWORKS for r in RECIPES if isinstance(r, lc.models.Minimal) or name in LIPSCHITZ]
 every_conversion = pytest.mark.parametrize(("name", "recipe"), CASES)
 
 
-def converted(name: str, recipe: lc.Minimal | lc.LCNN | lc.Lipschitz, dtype=torch.float32):
+def converted(name: str, recipe: lc.models.Minimal | lc.models.LCNN | lc.models.Lipschitz, dtype=torch.float32):
     """A network, its conversion and an example. Lipschitz() does not hold where the windows of a pooling overlap."""
     model, x = network(name, dtype)
-    loose = isinstance(recipe, lc.Lipschitz) and name in ("resnet", "inception")
+    loose = isinstance(recipe, lc.models.Lipschitz) and name in ("resnet", "inception")
     only = (lambda name, _: "pool" not in name) if loose else None
     return model, lc.convert(model, recipe, example=x, only=only), x
 
@@ -82,7 +82,7 @@ def test_every_call_of_a_nonlinearity_is_seen(name):
 
 def test_the_table_of_a_block_names_each_call():
     block, x = SharedBlock(2, 4, 2).eval(), torch.rand(2, 2, 6, 6)
-    assert str(lc.inspect_layers(block, x, lc.LCNN())).splitlines() == [
+    assert str(lc.inspect_layers(block, x, lc.models.LCNN())).splitlines() == [
         "call          layer        input         output        under LCNN",
         "downsample.0  Conv2d       (2, 2, 6, 6)  (2, 4, 3, 3)",
         "downsample.1  BatchNorm2d  (2, 4, 3, 3)  (2, 4, 3, 3)  -> LipschitzBatchNorm2d",
@@ -108,7 +108,7 @@ def test_a_block_that_is_called_twice_has_one_module_for_each_place():
     model, x = Twice().eval(), torch.rand(2, 8, 6, 6)
     lines = [line.split("  ")[-1] for line in str(lc.inspect_layers(model, x)).splitlines() if "block.relu_2 " in line]
     assert lines == ["-> CenteredSoftplus(beta=10)", "-> CenteredSoftplus(beta=10); shares block.relu_2"]
-    result = lc.convert(model, lc.Minimal(beta=1e6), example=x)
+    result = lc.convert(model, lc.models.Minimal(beta=1e6), example=x)
     assert len(result.conversion.replaced) == 3
     assert_close(result(x), model(x), rtol=1e-4, atol=1e-4)
     plain = lc.fold(result, example=x)
@@ -128,7 +128,7 @@ class NormAndAct(nn.BatchNorm2d):
 
 def test_a_layer_with_a_forward_of_its_own_is_looked_into():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndAct(4), nn.Flatten()).eval(), torch.rand(2, 3, 5, 5)
-    found = lc.inspect_layers(model, x, lc.LCNN())
+    found = lc.inspect_layers(model, x, lc.models.LCNN())
     assert [(call.name, call.what) for call in found.calls] == [
         ("0", "Conv2d"), ("1.batch_norm", "F.batch_norm"), ("1.act", "ReLU"),
     ]  # fmt: skip
@@ -147,7 +147,7 @@ def test_functions_are_seen_by_their_names():
 
 
 def test_what_is_not_supported_has_a_name_and_a_reason():
-    found = lc.inspect_layers(*network("vit"), lc.LCNN())
+    found = lc.inspect_layers(*network("vit"), lc.models.LCNN())
     assert found.unsupported == {
         "norm1": "no Lipschitz form of LayerNorm",
         "attention": "no Lipschitz form of MultiheadAttention",
@@ -156,9 +156,9 @@ def test_what_is_not_supported_has_a_name_and_a_reason():
         "softmax": "no Lipschitz form of Tensor.softmax",
     }
     assert "5 not supported" in str(found)
-    loose = lc.inspect_layers(*network("resnet"), lc.Lipschitz())
+    loose = lc.inspect_layers(*network("resnet"), lc.models.Lipschitz())
     assert loose.unsupported == {"maxpool": "its windows overlap, Lipschitz constant sqrt(4)"}
-    assert not lc.inspect_layers(*network("densenet"), lc.LCNN()).unsupported
+    assert not lc.inspect_layers(*network("densenet"), lc.models.LCNN()).unsupported
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_layers_that_have_no_place_for_a_norm_are_named():
         def forward(self, x):
             return self.norm(self.up(self.one(F.linear(x, self.weight)[..., None])))[..., 0]
 
-    found = lc.inspect_layers(Bare(), torch.zeros(2, 2), lc.LCNN())
+    found = lc.inspect_layers(Bare(), torch.zeros(2, 2), lc.models.LCNN())
     assert found.unsupported == {
         "linear": "F.linear is no module, so there is no place for its norm",
         "up": "no Lipschitz form of ConvTranspose1d",
@@ -201,7 +201,7 @@ def test_the_original_stays_as_it_was(name, recipe):
     model, x = network(name)
     before, logits = everything(model), model(x)
     result = converted(name, recipe)[1]
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.Lipschitz) else None
+    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
     lc.convert(model, recipe, example=x, only=only)
     assert_same(before, everything(model))
     assert_close(model(x), logits, rtol=0, atol=0)
@@ -227,7 +227,7 @@ def test_a_large_beta_changes_little_and_what_changed_is_known(name):
     if name in ("convnet", "mlp", "depthwise"):
         model = nn.Sequential(*(nn.ReLU() if type(m) in FROM_RELU else m for m in model))
     for beta in (1e2, 1e4, 1e6):
-        result = lc.convert(model, lc.Minimal(beta=beta), example=x)
+        result = lc.convert(model, lc.models.Minimal(beta=beta), example=x)
         change = float((result(x) - model(x)).detach().abs().max())
         if name != "vit":  # GELU is no ReLU
             assert change < 2e2 / beta
@@ -243,7 +243,7 @@ def test_a_call_changes_by_what_is_stated_at_most(module, beta):
     """log(2) / beta against ReLU, and the nonlinearity's own distance from ReLU; on a grid, and nearly attained by ReLU."""
     x = torch.linspace(-50, 50, 200_001, dtype=torch.float64)[:, None]
     model = nn.Sequential(nn.Flatten(), module)
-    result = lc.convert(model, lc.Minimal(beta=beta), example=x)
+    result = lc.convert(model, lc.models.Minimal(beta=beta), example=x)
     change = float((result(x) - model(x)).detach().abs().max())
     assert change <= result.conversion.per_call * (1 + 1e-9)
     assert result.conversion.per_call <= math.log(2) / beta + FROM_RELU[type(module)](module) + 1e-12
@@ -259,7 +259,7 @@ def test_bounds_start_inactive(name):
         for parameter in model.parameters():
             parameter.mul_(20)
     layers = lambda _, layer: type(layer) not in FROM_RELU  # noqa: E731
-    result = lc.convert(model, lc.LCNN(), example=x, only=layers)
+    result = lc.convert(model, lc.models.LCNN(), example=x, only=layers)
     assert_close(result(x), model(x), rtol=1e-6, atol=1e-6)
     rows = [row for row in summary(result) if row.gamma]
     assert [row.clipped for row in rows] == [False] * len(rows)
@@ -270,12 +270,12 @@ def test_bounds_start_inactive(name):
 
 @pytest.mark.parametrize("name", LIPSCHITZ)
 def test_lipschitz_bounds_every_layer_by_one(name):
-    model, result, x = converted(name, lc.Lipschitz())
+    model, result, x = converted(name, lc.models.Lipschitz())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(6)
     only = (lambda name, _: "pool" not in name) if name in ("resnet", "inception") else None
-    result = lc.convert(model, lc.Lipschitz(), example=x, only=only)
+    result = lc.convert(model, lc.models.Lipschitz(), example=x, only=only)
     rows = [row for row in summary(result) if row.gamma]
     assert [row.gamma for row in rows] == [1.0] * len(rows)
     assert any(row.clipped for row in rows)
@@ -287,7 +287,7 @@ def test_lipschitz_bounds_every_layer_by_one(name):
 def test_gradients_reach_every_beta_and_gamma(name, recipe):
     _, result, x = converted(name, recipe)
     for layer in result.modules():
-        if isinstance(recipe, lc.LCNN) and hasattr(layer, "log_gamma"):
+        if isinstance(recipe, lc.models.LCNN) and hasattr(layer, "log_gamma"):
             layer.log_gamma.data.fill_(0.01)  # so that it acts
     result(x).pow(2).sum().backward()
     missing = [n for n, p in result.named_parameters() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
@@ -296,8 +296,8 @@ def test_gradients_reach_every_beta_and_gamma(name, recipe):
     assert len(betas) == NETWORKS[name][2]
     assert [bool(grad != 0) for grad in betas] == [True] * len(betas)
     gammas = [p.grad for n, p in result.named_parameters() if n.endswith("log_gamma")]
-    assert bool(gammas) == isinstance(recipe, lc.LCNN)
-    assert any(bool(grad != 0) for grad in gammas) == isinstance(recipe, lc.LCNN)
+    assert bool(gammas) == isinstance(recipe, lc.models.LCNN)
+    assert any(bool(grad != 0) for grad in gammas) == isinstance(recipe, lc.models.LCNN)
 
 
 @every_conversion
@@ -331,7 +331,7 @@ def test_the_state_dict_of_the_original_loads(name, recipe):
         for key, parameter in result.named_parameters():
             if key in names:
                 parameter.zero_()
-    lc.load_original(result, model.state_dict())
+    lc.models.load_original(result, model.state_dict())
     assert_close(result(x), expected, rtol=1e-3, atol=1e-4)
     plain = {key: value for key, value in model.state_dict().items() if "bn" not in key}
     assert_close({k: v for k, v in result.state_dict().items() if k in plain}, plain, rtol=0, atol=0)
@@ -344,7 +344,7 @@ def test_what_belongs_to_a_layer_is_kept(name, recipe):
     model = model.double().train()
     for number, (_, parameter) in enumerate(model.named_parameters()):
         parameter.requires_grad_(number % 2 == 0)
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.Lipschitz) else None
+    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
     result = lc.convert(model, recipe, example=x.double(), only=only)
     assert [m.training for m in result.modules()] == [True] * len(list(result.modules()))
     wanted = {key: p.requires_grad for key, p in model.named_parameters()}
@@ -382,10 +382,10 @@ def test_a_split_module_is_what_it_was_but_for_its_forward():
 
 
 def test_shared_modules_get_names_for_their_places():
-    result = converted("resnet", lc.Minimal())[1]
+    result = converted("resnet", lc.models.Minimal())[1]
     assert list(result.conversion.replaced)[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]
     assert type(result) is SharedResNet
-    result = converted("vgg", lc.Minimal())[1]
+    result = converted("vgg", lc.models.Minimal())[1]
     assert list(result.conversion.replaced) == ["0.2", "0.6", "0.10", "3"]
     assert type(result) is nn.Sequential
 
@@ -404,7 +404,7 @@ def test_only_what_is_named_changes():
 
 
 def test_a_split_network_is_read_in_another_process(tmp_path):
-    _, result, x = converted("inception", lc.Minimal())
+    _, result, x = converted("inception", lc.models.Minimal())
     torch.save((result, x, result(x).detach()), tmp_path / "model.pt")
     program = "import torch; m, x, y = torch.load('model.pt', weights_only=False); torch.testing.assert_close(m(x), y)"
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -412,7 +412,7 @@ def test_a_split_network_is_read_in_another_process(tmp_path):
 
 
 def test_a_split_network_can_be_traced_again():
-    _, result, x = converted("resnet", lc.Minimal())
+    _, result, x = converted("resnet", lc.models.Minimal())
     assert_close(fx.symbolic_trace(result)(x), result(x), rtol=0, atol=0)
 
 
@@ -420,7 +420,7 @@ def test_a_split_network_can_be_traced_again():
 def test_the_networks_of_the_house_are_converted(name):
     model = lc.Network(name, (3, 8, 8), 5, (0.4,) * 3, (0.3,) * 3, width=4).build(seed=0).eval()
     x = torch.rand(2, 3, 8, 8)
-    result = lc.convert(model, lc.Minimal(beta=1e5), example=x)
+    result = lc.convert(model, lc.models.Minimal(beta=1e5), example=x)
     assert result.conversion.change < 1e-2
     assert lc.fold(result, example=x).folding.difference < 1e-4
 

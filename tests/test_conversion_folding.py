@@ -15,14 +15,14 @@ from lowcurve.models import CenteredSoftplus
 from lowcurve.models.clipping import Lipschitz
 from lowcurve.models.conversion.folding import ShiftedSoftplus
 
-RECIPES = (lc.Minimal(), lc.LCNN(), lc.Lipschitz(beta=3.0, learn=False))
-CASES = [(name, r) for name in NETWORKS for r in RECIPES if isinstance(r, lc.Minimal) or name in LIPSCHITZ]
+RECIPES = (lc.models.Minimal(), lc.models.LCNN(), lc.models.Lipschitz(beta=3.0, learn=False))
+CASES = [(name, r) for name in NETWORKS for r in RECIPES if isinstance(r, lc.models.Minimal) or name in LIPSCHITZ]
 every_conversion = pytest.mark.parametrize(("name", "recipe"), CASES)
 
 
 def folded(name, recipe, dtype=torch.float32):
     model, x = network(name, dtype)
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.Lipschitz) else None
+    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
     result = lc.convert(model, recipe, example=x, only=only)
     return result, lc.fold(result, example=x), x
 
@@ -52,15 +52,15 @@ def test_what_is_left_are_plain_layers(name, recipe):
 
 
 def test_constants_move_on_where_no_zeros_are_padded():
-    _, plain, _ = folded("convnet", lc.Minimal())
+    _, plain, _ = folded("convnet", lc.models.Minimal())
     kinds = [type(m) for m in plain.modules() if isinstance(m, nn.Softplus | ShiftedSoftplus)]
     assert kinds == [nn.Softplus] * 4
     assert plain.folding.layers == 4
     assert plain[10].bias is not None
-    _, plain, _ = folded("vgg", lc.Minimal())
+    _, plain, _ = folded("vgg", lc.models.Minimal())
     kinds = [type(m) for m in plain.modules() if isinstance(m, nn.Softplus | ShiftedSoftplus)]
     assert kinds == [ShiftedSoftplus, ShiftedSoftplus, nn.Softplus, nn.Softplus]
-    _, plain, _ = folded("resnet", lc.Minimal())
+    _, plain, _ = folded("resnet", lc.models.Minimal())
     assert [type(m) for m in plain.modules()].count(nn.Softplus) == 1  # the last block's: every other feeds a sum too
 
 
@@ -168,7 +168,7 @@ def test_unlike_paths_of_a_shared_nonlinearity():
 @pytest.mark.parametrize("name", ["convnet", "resnet", "inception"])
 def test_a_folded_network_can_be_exported(name):
     """By torch.export, on which ONNX rests."""
-    _, plain, x = folded(name, lc.LCNN())
+    _, plain, x = folded(name, lc.models.LCNN())
     with torch.no_grad():
         assert_close(torch.export.export(plain, (x,)).module()(x), plain(x))
 
@@ -180,7 +180,7 @@ def test_a_folded_network_is_the_same_function_as_onnx(name, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    _, plain, x = folded(name, lc.LCNN())
+    _, plain, x = folded(name, lc.models.LCNN())
     path = tmp_path / "model.onnx"
     torch.onnx.export(plain, (x,), path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -102,7 +102,7 @@ def wide() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: lc.convert(lc.convert(wide(), example=X), lc.LCNN(), example=X), "a network that is not converted yet, "
+        (lambda: lc.convert(lc.convert(wide(), example=X), lc.models.LCNN(), example=X), "a network that is not converted yet, "
          r"received one under Minimal\(beta=10.0, learn=True\); convert the original under the other recipe"),
         (lambda: lc.convert(nn.Sequential(lc.convert(wide(), example=X)), example=X), "a network that is not converted yet"),
         (lambda: lc.convert(nn.ReLU(), example=X), "a network that holds its layers, received a lone ReLU; put it into an"),
@@ -118,9 +118,9 @@ def wide() -> nn.Module:
          "that differ by .*; fold its parts one by one"),
         (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, received tuple; wrap it so that it"),
         (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, received RuntimeError: Only "),
-        (lambda: under("vit", lc.LCNN()), r"layers that LCNN holds for, received norm1 \(no Lipschitz form "
+        (lambda: under("vit", lc.models.LCNN()), r"layers that LCNN holds for, received norm1 \(no Lipschitz form "
          r"of LayerNorm\), attention \(no .*, 1 more; leave them out with only=, or as they are with strict=False"),
-        (lambda: under("resnet", lc.Lipschitz()), r"layers that Lipschitz holds for, received maxpool \(its"),
+        (lambda: under("resnet", lc.models.Lipschitz()), r"layers that Lipschitz holds for, received maxpool \(its"),
         (lambda: lc.convert(Dynamic(), example=X), "a forward that torch.fx can follow where F.relu stands, received that of "
          r"the network itself \(Dynamic\): symbolically traced variables cannot .*; give each call there a module of its own"),
         (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"where F.relu stands, received that of 0 \(Dynamic\)"),
@@ -134,13 +134,13 @@ def wide() -> nn.Module:
         (lambda: lc.convert(CountsOnItsModuleTwice(), example=X), "nonlinearities that may leave their input as it was"),
         (lambda: lc.convert(wide(), example=X, only=["layer4.*"]), "a pattern that matches a layer, received 'layer4.*'; write "
          "names such as 1, 2, 3"),
-        (lambda: lc.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, received "
+        (lambda: lc.models.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, received "
          "1.weight missing, 1.bias missing, 3.weight missing; load what the network that was converted gives"),
-        (lambda: lc.load_original(wide(), wide().state_dict() | {"4.weight": X}), "network, received 4.weight unexpected"),
-        (lambda: lc.Minimal(beta=0.0), "a positive number for beta, received 0.0; write beta=10.0"),
-        (lambda: lc.LCNN(gamma=math.inf), "a positive number for gamma, received inf"),
-        (lambda: lc.LCNN(beta=-1.0), "a positive number for beta"),
-        (lambda: lc.Lipschitz(beta=math.nan), "a positive number for beta, received nan"),
+        (lambda: lc.models.load_original(wide(), wide().state_dict() | {"4.weight": X}), "received 4.weight unexpected"),
+        (lambda: lc.models.Minimal(beta=0.0), "a positive number for beta, received 0.0; write beta=10.0"),
+        (lambda: lc.models.LCNN(gamma=math.inf), "a positive number for gamma, received inf"),
+        (lambda: lc.models.LCNN(beta=-1.0), "a positive number for beta"),
+        (lambda: lc.models.Lipschitz(beta=math.nan), "a positive number for beta, received nan"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_mend(make, sentence):
@@ -158,7 +158,7 @@ def under(name, recipe):
 def test_what_cannot_be_rewritten_is_left_as_it_is(make, left):
     model = make().eval()
     with pytest.warns(UserWarning, match=r"left as they are: relu \(") as caught:
-        result = lc.convert(model, lc.Minimal(beta=1e5), example=X, strict=False)
+        result = lc.convert(model, lc.models.Minimal(beta=1e5), example=X, strict=False)
     assert caught[0].filename == __file__
     assert list(result.conversion.left) == left
     assert list(result.conversion.replaced) == ["act"]
@@ -168,6 +168,6 @@ def test_what_cannot_be_rewritten_is_left_as_it_is(make, left):
 def test_what_a_recipe_does_not_hold_for_is_left_as_it_is():
     model, x = network("vit")
     with pytest.warns(UserWarning, match="norm1 .*, attention .*1 more"):
-        result = lc.convert(model, lc.LCNN(), example=x, strict=False)
+        result = lc.convert(model, lc.models.LCNN(), example=x, strict=False)
     assert list(result.conversion.left) == ["norm1", "attention", "scaled_dot_product_attention", "norm2", "softmax"]
     assert list(result.conversion.replaced) == ["patches", "mlp.0", "mlp.1", "mlp.2", "head"]

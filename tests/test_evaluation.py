@@ -91,7 +91,7 @@ def test_progress_is_one_bar_that_comes_to_its_end():
 def test_parameters_receive_nothing_and_the_mode_stays():
     model = perceptron()
     evaluation.measure(model, UNIFORM, {"all": Curvature(steps=2)})
-    evaluation.attack(model, UNIFORM, PGD(Ball(LINF, 0.1), steps=2), LINF)
+    evaluation.attack(model, UNIFORM, PGD(Ball(LINF, 0.1), steps=2))
     assert all(p.grad is None for p in model.parameters())
     assert not model.training
 

@@ -23,7 +23,7 @@ MODED = {
 
 ACTS = {
     **MODED,
-    "attack": lambda model, data: evaluation.attack(model, data, FGSM(Ball(LINF, 0.1)), LINF),
+    "attack": lambda model, data: evaluation.attack(model, data, FGSM(Ball(LINF, 0.1))),
 }
 
 
@@ -109,7 +109,7 @@ def test_the_public_lenet5_falls_and_the_adversarially_trained_one_stands(networ
 
     def robust(kind):
         model = public(networks.lenet5, weights_dir / f"mnist_lenet5_{kind}trained.pt")
-        return evaluation.attack(model, few, PGD(Ball(LINF, 0.3), steps=20), LINF).robust.mean()
+        return evaluation.attack(model, few, PGD(Ball(LINF, 0.3), steps=20)).robust.mean()
 
     assert robust("cln") < 0.02
     assert 0.85 < robust("adv") < 0.98

@@ -53,7 +53,7 @@ def test_pgd_and_fgsm_agree_with_foolbox(which, radius, norm, request):
     attacked = theirs(wrapped, x, y, epsilons=reach)[1]
     with torch.no_grad():
         expected = (model(x).argmax(1) == y) & (model(attacked).argmax(1) == y)
-    found = evaluation.attack(model, data, ours, norm).robust
+    found = evaluation.attack(model, data, ours).robust
     assert abs(found.mean() - expected.double().mean()) <= 0.035  # two of 60: ours takes the best of the path
     assert (found <= expected.numpy()).mean() >= 0.98
     once = foolbox.attacks.FGSM() if norm == LINF else foolbox.attacks.FGM()
@@ -79,7 +79,7 @@ def test_auto_pgd_is_as_strong_as_the_reference(norm, lenet):
     answer = answer[0] if isinstance(answer, tuple) else answer
     with torch.no_grad():
         expected = (model(answer).argmax(1) == y).numpy() & (model(x).argmax(1) == y).numpy()
-    found = evaluation.attack(model, data, APGD(Ball(norm, reach)), norm).robust
+    found = evaluation.attack(model, data, APGD(Ball(norm, reach))).robust
     assert 0.2 < expected.mean() < 0.8
     assert found.sum() <= expected.sum() + 1
     assert (found != expected).mean() <= 0.05
@@ -101,8 +101,8 @@ def images(classes: int = 5) -> Examples:
 @pytest.mark.parametrize("classes", [2, 5])
 def test_strong_leaves_no_more_than_autoattack(classes, caplog):
     ball = Ball(LINF, 0.05)
-    reference = evaluation.attack(tiny(classes), images(classes), AutoAttack(ball), LINF).robust
-    found = evaluation.attack(tiny(classes), images(classes), strong(ball, Effort(50, 4, 200)), LINF).robust
+    reference = evaluation.attack(tiny(classes), images(classes), AutoAttack(ball)).robust
+    found = evaluation.attack(tiny(classes), images(classes), strong(ball, Effort(50, 4, 200))).robust
     assert 0 < reference.sum() < 16
     assert (found <= reference).all()
     assert ("without APGD-T: that one needs 4 classes, this is 2" in caplog.text) == (classes == 2)

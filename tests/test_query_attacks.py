@@ -172,8 +172,8 @@ def test_no_gradient_is_asked_for(attack):
 @each
 def test_an_evaluation_gives_what_the_attack_gives(attack, ball):
     points = Examples(X, Y, ("a", "b", "c"))
-    left = evaluation.attack(copy.deepcopy(MODEL), points, attack, ball.norm, batch_size=2)
-    again = evaluation.attack(copy.deepcopy(MODEL), points, attack, ball.norm, batch_size=9)
+    left = evaluation.attack(copy.deepcopy(MODEL), points, attack, batch_size=2)
+    again = evaluation.attack(copy.deepcopy(MODEL), points, attack, batch_size=9)
     assert left.robust.tolist() == again.robust.tolist()
     assert float(left.distance.max()) <= ball.radius * (1 + 1e-5)
 

@@ -43,9 +43,9 @@ def one() -> Examples:
 
 def test_it_begins_where_the_others_came_nearest_and_gets_farther_than_they():
     few = one()
-    alone = evaluation.attack(Dimple(), few, Suite((("relay", RELAY),)), LINF)
-    near = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)),)), LINF)
-    both = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)), ("relay", RELAY))), LINF)
+    alone = evaluation.attack(Dimple(), few, Suite((("relay", RELAY),)))
+    near = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)),)))
+    both = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)), ("relay", RELAY))))
     assert [alone.robust[0], near.robust[0], both.robust[0]] == [True, True, False]
     assert both.fallen_to.tolist() == ["relay"]
     assert float(both.distance[0]) <= 0.1 + 1e-6
@@ -69,8 +69,8 @@ def test_only_images_that_are_nearly_fooled_take_part_whatever_the_scale_of_the_
         x = torch.tensor([[0.61, 0.4], [0.65, 0.35], [0.55, 0.4]])
         few = Examples(x, torch.zeros(3, dtype=torch.long), ("a", "b"))
         first = ("FGSM", FGSM(BALL))
-        without = evaluation.attack(model, few, Suite((first,)), LINF)
-        found = evaluation.attack(model, few, Suite((first, ("relay", RELAY))), LINF)
+        without = evaluation.attack(model, few, Suite((first,)))
+        found = evaluation.attack(model, few, Suite((first, ("relay", RELAY))))
         assert found.robust.tolist() == without.robust.tolist() == [True, True, False]
         assert (found.forward_passes - without.forward_passes).tolist() == [30 + 11, 0, 0]
 

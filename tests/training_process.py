@@ -97,7 +97,7 @@ def share(made: Fabric, folder: Path) -> None:
 def attacked(made: Fabric | None, count: int = 41) -> evaluation.Attacked:
     """A suite over a number of examples that two processes cannot share evenly."""
     few = Suite((("PGD", PGD(Ball(L2, 0.3), steps=5)), ("Square", Square(Ball(L2, 0.3), queries=20))))
-    return evaluation.attack(plain_network().double().eval(), examples(count), few, L2, fabric=made)
+    return evaluation.attack(plain_network().double().eval(), examples(count), few, fabric=made)
 
 
 def measured(made: Fabric | None, count: int = 41) -> dict[str, Any]:

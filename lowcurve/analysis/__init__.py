@@ -1,1 +1,5 @@
-"""Functions on input space: norms and balls, derivatives, spectra, ascent. Knows no model, no label and no paper."""
+"""Derivatives in the input, spectra, norms: independent of models, labels and papers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

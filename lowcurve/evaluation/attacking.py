@@ -1,7 +1,7 @@
 """Attacks over a data set: who stands, how far each image moved, which attack it fell to."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import Ball, Norm
+from lowcurve.analysis.norms import L2, Ball, Norm
 from lowcurve.attacks import Suite
 from lowcurve.attacks.active_set import pursue
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.state import Images, Staged, usable_walks, work_of
 from lowcurve.data.batches import Examples
+from lowcurve.errors import InputError
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
 from lowcurve.evaluation.sharing import Ticker, gathered, share_of
 from lowcurve.losses import margin
@@ -69,7 +70,6 @@ def attack(
     model: nn.Module,
     examples: Examples,
     method: Attack,
-    norm: Norm,
     *,
     seed: int = 0,
     radius: Tensor | None = None,
@@ -95,11 +95,12 @@ def attack(
         >>> from lowcurve.analysis.norms import LINF
         >>> from lowcurve.attacks import PGD
         >>> points = Examples(torch.tensor([[0.5, 0.45], [0.9, 0.1]]), torch.tensor([0, 0]), ("a", "b"))
-        >>> left = attack(nn.Identity(), points, PGD(Ball(LINF, 0.1)), LINF)
+        >>> left = attack(nn.Identity(), points, PGD(Ball(LINF, 0.1)))
         >>> left.robust, left.fallen_to.tolist()
         (array([False,  True]), ['PGD', ''])
     """
     require_examples(model, examples)
+    norm = norm_of(method)
     mine = share_of(fabric, len(examples))
     members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
     chunks = torch.split(mine, CHUNK)
@@ -140,6 +141,35 @@ def _attack_chunk(
                 ledger[where] = {"tried": number + 1, **{k: values.clone() for k, values in chunk.state.items()}}
         reached += work_of(member) * len(chunk.x)
         ticker.reach(reached)  # those who fell early, or to another one, are done too
+
+
+def norm_of(method: Attack) -> Norm:
+    """Return the norm in which an attack measures distances: its own, its ball's or its members'; l_2 if it has none.
+
+    Raises:
+        InputError: If the members of a suite have different norms.
+
+    Example:
+        >>> from lowcurve.analysis.norms import LINF
+        >>> from lowcurve.attacks import PGD
+        >>> norm_of(PGD(Ball(LINF, 0.1))).name
+        'l_inf'
+    """
+    norms = dict.fromkeys(_norms(method))
+    if len(norms) > 1:
+        names = ", ".join(norm.name for norm in norms)
+        raise InputError("a suite of attacks in one norm", names, "evaluate the attacks of each norm separately")
+    return next(iter(norms), L2)
+
+
+def _norms(method: Attack) -> Iterator[Norm]:
+    if isinstance(method, Suite):
+        for _, member in method.members:
+            yield from _norms(member)
+    else:
+        norm = getattr(method, "norm", getattr(getattr(method, "ball", None), "norm", None))
+        if norm is not None:
+            yield norm
 
 
 @dataclass

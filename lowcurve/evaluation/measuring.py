@@ -15,6 +15,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.sharing import Ticker, gathered, share_of
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import frozen
+from lowcurve.results.statistics import Proportion, proportion
 from lowcurve.types import Loss, Measure, Progress, silent
 
 Columns = dict[str, np.ndarray]
@@ -104,6 +105,18 @@ def correct(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> n
     starts = range(0, len(examples), batch_size)
     batches = (on_device(model, examples, slice(start, start + batch_size)) for start in starts)
     return torch.cat([_right(model, x, y) for x, y in batches]).cpu().numpy()
+
+
+def accuracy(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> Proportion:
+    """Return the share of examples that the model classifies as labeled, with its 95 % interval.
+
+    Example:
+        >>> points = Examples(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1]), ("a", "b"))
+        >>> accuracy(nn.Identity().eval(), points).value
+        0.5
+    """
+    right = correct(model, examples, batch_size=batch_size)
+    return proportion(int(right.sum()), len(right))
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowcurve.analysis.norms import Norm
 from lowcurve.attacks import Suite
 from lowcurve.attacks.state import Staged
 from lowcurve.data.batches import Examples
@@ -40,7 +39,6 @@ def smallest_radius(
     model: nn.Module,
     examples: Examples,
     method: Attack,
-    norm: Norm,
     *,
     largest: float,
     rounds: int = 7,
@@ -62,7 +60,7 @@ def smallest_radius(
         >>> from lowcurve.analysis.norms import LINF, Ball
         >>> from lowcurve.attacks import PGD
         >>> points = Examples(torch.tensor([[0.8, 0.5]]), torch.tensor([0]), ("a", "b"))
-        >>> found = smallest_radius(nn.Identity(), points, PGD(Ball(LINF, 0.4)), LINF, largest=0.4, rounds=12)
+        >>> found = smallest_radius(nn.Identity(), points, PGD(Ball(LINF, 0.4)), largest=0.4, rounds=12)
         >>> round(float(found.radius[0]), 3)  # half of the margin of 0.3
         0.15
     """
@@ -77,7 +75,7 @@ def smallest_radius(
     radii = torch.full((len(examples),), largest)
     ticks = iter(progress(range(rounds + 1), heading))
     next(ticks, None)
-    left = attack(model, examples, method, norm, radius=radii, **shared)
+    left = attack(model, examples, method, radius=radii, **shared)
     inputs = left.inputs.clone()
     high = np.where(left.robust, np.inf, np.where(left.fallen_to == WRONG, 0.0, left.distance)).astype(np.float64)
     low = np.where(np.isfinite(high), 0.0, largest)
@@ -88,7 +86,7 @@ def smallest_radius(
         middle = (low[open_] + high[open_]) / 2
         rows = torch.from_numpy(open_)
         own = torch.from_numpy(middle).float()
-        found = attack(model, examples.take(rows), method, norm, radius=own, **shared)
+        found = attack(model, examples.take(rows), method, radius=own, **shared)
         fell = ~found.robust
         low[open_[~fell]] = middle[~fell]
         high[open_[fell]] = np.minimum(found.distance[fell], middle[fell])

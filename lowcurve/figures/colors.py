@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import L2
 from lowcurve.attacks import ColorBox, HueCircle, HueFloor, HueShift, PepperTest, Recoloring, hue_logits
 from lowcurve.data import Examples
 from lowcurve.figures.same_images import SameImages
@@ -48,7 +47,7 @@ def color_table(
     clean = evaluation.correct(model, examples)
     shares: list[tuple[Column, np.ndarray]] = [(Column("clean", "", ".1%"), clean)]
     for key, attack in ATTACKS.items():
-        left = evaluation.attack(model, examples, attack, L2, seed=seed, progress=progress, heading=f"{key} on {name}")
+        left = evaluation.attack(model, examples, attack, seed=seed, progress=progress, heading=f"{key} on {name}")
         shares.append((Column(key, MEANINGS[key], ".1%"), left.robust))
     pepper, measures = PepperTest(), dict[str, Measure](circle=HueCircle(), pepper=PepperTest(), floor=HueFloor())
     found = evaluation.measure(model, examples, measures, progress=progress, heading=f"colors of {name}")

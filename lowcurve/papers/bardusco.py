@@ -137,9 +137,7 @@ def _numbers(context: Context, those: Networks, name: str, model: nn.Module, cou
         "curvature": Curvature(study.evaluation.lanczos_steps),
     }
     found = evaluation.measure(model, few, measures, progress=made, heading=f"measuring {name}")
-    moved = evaluation.attack(
-        model, few, DeepFool(L2), L2, seed=study.seed, progress=made, heading=f"DeepFool on {name}"
-    )
+    moved = evaluation.attack(model, few, DeepFool(L2), seed=study.seed, progress=made, heading=f"DeepFool on {name}")
     far = moved.distance[evaluation.correct(model, few) & ~moved.robust]
     base = those.models[BASE]
     fooling = adversarial_set(base, those.data.train, per_class=study.others.per_class, seed=study.seed, progress=made)

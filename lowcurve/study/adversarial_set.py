@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import L2
 from lowcurve.attacks import RunnerUp
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
@@ -48,7 +47,7 @@ def adversarial_set(
     right = torch.from_numpy(evaluation.correct(model, examples, batch_size=batch_size))
     firsts = [torch.nonzero(right & (examples.y == label))[:per_class] for label in range(len(examples.classes))]
     chosen = examples.take(torch.cat(firsts).flatten().sort().values)
-    found = evaluation.attack(model, chosen, method, L2, seed=seed, batch_size=batch_size, progress=progress)
+    found = evaluation.attack(model, chosen, method, seed=seed, batch_size=batch_size, progress=progress)
     fallen = torch.from_numpy(~found.robust)
     return Examples(found.inputs[fallen], chosen.y[fallen], examples.classes)
 

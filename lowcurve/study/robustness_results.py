@@ -54,7 +54,6 @@ def attack_results(
         model,
         examples,
         suite,
-        ball.norm,
         seed=study.seed,
         progress=progress,
         heading=f"attacking {name}",
@@ -165,7 +164,7 @@ def _against_radius(
     radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]
     attack = PGD(largest, steps=study.evaluation.steps)
     found = evaluation.smallest_radius(
-        model, examples, attack, largest.norm, largest=largest.radius, seed=study.seed,
+        model, examples, attack, largest=largest.radius, seed=study.seed,
         progress=progress, heading=f"attacking {name} at every radius", fabric=processes(study.hardware),
     )  # fmt: skip
     shares = [proportion(int(row.sum()), len(row)) for row in found.robust_at(radii)]
@@ -210,7 +209,7 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
     """The same test images for every network: as they are, perturbed, and what was added, black for −, white for +."""
     examples = data.test.take(_first_of_each_class(data, study.evaluation.gallery))
     attack = PGD(study.ball(), steps=study.evaluation.steps)
-    found = evaluation.attack(model, examples, attack, attack.ball.norm, seed=study.seed)
+    found = evaluation.attack(model, examples, attack, seed=study.seed)
     clean = examples.pixels(slice(None))
     added = found.inputs - clean
     scale = float(added.abs().max()) or 1.0

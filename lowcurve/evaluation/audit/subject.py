@@ -141,7 +141,7 @@ class AuditState:
         few = self.few.take(torch.from_numpy(rows))
         with self._shared():
             found = attack(
-                model or self.model, few, suite, self.ball.norm, seed=self.seed, batch_size=self.batch_size,
+                model or self.model, few, suite, seed=self.seed, batch_size=self.batch_size,
                 fabric=self.fabric,
             )  # fmt: skip
         return ~found.robust

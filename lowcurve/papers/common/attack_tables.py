@@ -55,14 +55,14 @@ def judged(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
 
 
 def _attacked(one: Trained, attacks: Attacks) -> Table:
-    study, norm = one.study, one.study.ball().norm
+    study = one.study
     examples = one.data.test.take(slice(study.evaluation.examples))
     cells = [
         (Column("clean", "On the whole test set.", ".1%"), float(evaluation.correct(one.model, one.data.test).mean()))
     ]
     for name, attack in attacks(study).items():
         left = evaluation.attack(
-            one.model, examples, attack, norm, seed=study.seed, progress=one.progress, heading=f"{name} on {one.row}"
+            one.model, examples, attack, seed=study.seed, progress=one.progress, heading=f"{name} on {one.row}"
         )
         cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(left.robust.mean())))
     conditions = {"attacks": f"{len(examples)} of the test set, {study.norm} in pixel units", **trained_as(one)}

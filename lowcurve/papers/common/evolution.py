@@ -56,7 +56,7 @@ def evolution(
         columns = subject.columns(measures)
         attack = PGD(study.ball(), steps=settings.steps)
         left = evaluation.attack(
-            model, attacked, attack, attack.ball.norm, seed=study.seed, progress=progress,
+            model, attacked, attack, seed=study.seed, progress=progress,
             heading=f"attacking {subject.name}",
         )  # fmt: skip
         for kind, values in (

@@ -39,7 +39,7 @@ def compared(
         for multiple in multiples:
             attack = PGD(study.ball(multiple), steps=study.evaluation.steps)
             left = evaluation.attack(
-                model, examples, attack, attack.ball.norm, seed=study.seed, progress=progress,
+                model, examples, attack, seed=study.seed, progress=progress,
                 heading=f"attacking {name} at {multiple:g} radii",
             )  # fmt: skip
             who.append(left.robust)

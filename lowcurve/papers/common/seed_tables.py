@@ -159,14 +159,12 @@ def _numbers(one: Trained, radii: Sequence[float]) -> Table:
     ]
     for radius in radii:
         left = evaluation.attack(
-            model, attacked, PGD(Ball(L2, radius), steps=20), L2, seed=study.seed, progress=one.progress,
+            model, attacked, PGD(Ball(L2, radius), steps=20), seed=study.seed, progress=one.progress,
             heading=f"PGD on {one.row}",
         )  # fmt: skip
         cells.append((Column(f"PGD at {radius:g}", "20 steps in l_2, true label.", ".1%"), float(left.robust.mean())))
     heading = f"strong on {one.row}"
-    left = evaluation.attack(
-        model, attacked, suite_of(study), L2, seed=study.seed, progress=one.progress, heading=heading
-    )
+    left = evaluation.attack(model, attacked, suite_of(study), seed=study.seed, progress=one.progress, heading=heading)
     strongest = Column(f"strong at {study.ball().radius:g}", "The suite strong.", ".1%")
     cells.append((strongest, float(left.robust.mean())))
     conditions = {

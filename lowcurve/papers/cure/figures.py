@@ -235,7 +235,7 @@ def figure_11(context: Context) -> Found:
     for row in ("normal", "CURE"):
         one = trained(context, row, wanted[row])
         few, ball = one.data.test.take(slice(one.study.evaluation.examples)), one.study.ball()
-        left = evaluation.attack(one.model, few, PGD(ball, steps=20), ball.norm, seed=one.study.seed)
+        left = evaluation.attack(one.model, few, PGD(ball, steps=20), seed=one.study.seed)
         fell = torch.from_numpy(left.fallen_to == "PGD")
         like = next(one.model.parameters())
         seen, taken = (

@@ -187,7 +187,7 @@ def _stands(shared: SameImages, test: Examples, count: int) -> Table:
     rows = tuple(
         (
             name, float(evaluation.correct(model, test).mean()),
-            float(evaluation.attack(model, few, PGD(ball, steps=20), LINF).robust.mean()),
+            float(evaluation.attack(model, few, PGD(ball, steps=20)).robust.mean()),
         )
         for name, model in shared.models.items()
     )  # fmt: skip

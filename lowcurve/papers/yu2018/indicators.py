@@ -76,7 +76,7 @@ def promises(
         right = values["margin"] > 0
         for radius in radii:
             attack = PGD(Ball(LINF, radius), steps=20, loss=margin_loss)
-            left = evaluation.attack(model, examples, attack, LINF, progress=progress, heading=f"attacking {name}")
+            left = evaluation.attack(model, examples, attack, progress=progress, heading=f"attacking {name}")
             change = evaluation.measure(model, examples, {"bound": DecisionChange(radius)}, loss=margin)["bound"]
             promised = right & (change < values["margin"])
             fooled = promised & ~left.robust
