@@ -36,9 +36,9 @@ def refused(capsys, *words: object) -> str:
     assert "Traceback" not in out + err
     lines = [line for line in err.splitlines() if line.strip()]
     assert len(lines) == 1, err
-    assert lines[0].startswith("lowcurve: expected ")
-    assert ", received " in lines[0]
-    assert "; " in lines[0]
+    assert lines[0].startswith("lowcurve: Expected ")
+    assert ", got " in lines[0]
+    assert lines[0].endswith(".")
     return lines[0]
 
 

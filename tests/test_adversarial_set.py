@@ -103,11 +103,11 @@ def test_names():
     [
         (
             lambda: adversarial_set(nn.Identity(), points("ab"), per_class=0),
-            "at least one image of each class, received 0; write per_class=50",
+            "at least one image of each class, got 0. Write per_class=50",
         ),
         (
             lambda: mixed(points("ab"), points("xyz")),
-            r"examples of one shape and the same classes to mix, received \(2,\) with 2 classes and \(2,\) with 3",
+            r"examples of one shape and the same classes to mix, got \(2,\) with 2 classes and \(2,\) with 3",
         ),
     ],
 )

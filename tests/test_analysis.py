@@ -72,7 +72,7 @@ def test_a_jet_keeps_the_logits_of_its_one_pass_and_gives_jets_of_other_losses_o
 
 def test_a_jet_without_halves_has_no_logits():
     with pytest.raises(
-        InputError, match=r"a field that shows its logits, received Quadratic; write loss_field\(model, y\)"
+        InputError, match=r"a field that shows its logits, got Quadratic\. Write loss_field\(model, y\)"
     ):
         _ = Jet(QUADRATIC, X).logits
 
@@ -108,7 +108,7 @@ def test_a_scale_that_is_none(h):
 
 
 def test_a_field_without_a_graph():
-    with pytest.raises(InputError, match=r"remove detach\(\), rounding or numpy"):
+    with pytest.raises(InputError, match=r"Remove detach\(\), rounding or numpy"):
         gradient(lambda x: x.detach().flatten(1).sum(1), X)
 
 

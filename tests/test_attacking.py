@@ -288,7 +288,7 @@ def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary
 
 def test_what_cannot_be_swept():
     method = PGD(Ball(LINF, 0.1))
-    with pytest.raises(InputError, match="an attack that takes a radius an example, received function"):
+    with pytest.raises(InputError, match="an attack that takes a radius an example, got function"):
         evaluation.smallest_radius(linear(), EXAMPLES, lambda _model, x, _y, **_: x, largest=0.1)
     for largest, rounds in ((0.0, 3), (math.inf, 3), (0.1, -1)):
         with pytest.raises(InputError, match="a largest radius above 0 and rounds of at least 0"):
@@ -309,7 +309,7 @@ def test_transfer_is_a_matrix_whose_diagonal_is_the_attack_itself():
             right = evaluation.correct(other, EXAMPLES) & (other(found).argmax(1) == EXAMPLES.y).numpy()
             assert (robust[k, t] == right).mean() > 0.97
     assert robust[0, 0].sum() < robust[1, 0].sum()
-    with pytest.raises(InputError, match="at least one network, received none"):
+    with pytest.raises(InputError, match="at least one network, got none"):
         evaluation.transfer({}, EXAMPLES, method)
 
 

@@ -339,31 +339,31 @@ def test_the_default_steps_are_those_of_the_docstring():
     [
         (
             lambda: PGD(SMALL, steps=0),
-            r"at least one step and one start, received \(0, 1\); write PGD\(ball, steps=20\)",
+            r"at least one step and one start, got \(0, 1\)\. Write PGD\(ball, steps=20\)",
         ),
-        (lambda: PGD(SMALL, step_size=-0.1), "a finite step size of at least 0, received -0.1"),
-        (lambda: PGD(SMALL, step_size=math.nan), "a finite step size of at least 0, received nan"),
+        (lambda: PGD(SMALL, step_size=-0.1), "a finite step size of at least 0, got -0.1"),
+        (lambda: PGD(SMALL, step_size=math.nan), "a finite step size of at least 0, got nan"),
         (lambda: PGD(SMALL)(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
-        (lambda: PGD(SMALL, restarts=0), r"at least one step and one start, received \(20, 0\)"),
-        (lambda: PGD(SMALL, restarts=2, start="center"), "random starts, received restarts from the same point"),
+        (lambda: PGD(SMALL, restarts=0), r"at least one step and one start, got \(20, 0\)"),
+        (lambda: PGD(SMALL, restarts=2, start="center"), "random starts, got restarts from the same point"),
         (lambda: PGD(Ball(L2, 9.0))(MODEL, X, Y, generator=stream(0)), "a radius within the pixel range"),
         (
             lambda: PGD(SMALL)(MODEL, X, Y + 1, generator=stream(0)),
-            "labels from 0 to 2, received 3; give labels that count the classes from 0",
+            "labels from 0 to 2, got 3. Give labels that count the classes from 0",
         ),
-        (lambda: PGD(SMALL, start="edge"), 'a start "uniform" or "center", received \'edge\''),
-        (lambda: PGD(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., received 0'),
+        (lambda: PGD(SMALL, start="edge"), 'a start "uniform" or "center", got \'edge\''),
+        (lambda: PGD(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., got 0'),
         (
             lambda: at_radii(torch.ones(3) * 0.1),
-            r"radii of shape \(9,\), received \(3,\); give one radius for each row",
+            r"radii of shape \(9,\), got \(3,\)\. Give one radius for each row",
         ),
-        (lambda: at_radii(torch.full((9,), math.nan)), "finite radii of at least 0, received others"),
-        (lambda: at_radii(torch.full((9,), 8.0)), r"a radius within the pixel range, at most 1, received 8.0"),
+        (lambda: at_radii(torch.full((9,), math.nan)), "finite radii of at least 0, got others"),
+        (lambda: at_radii(torch.full((9,), 8.0)), r"a radius within the pixel range, at most 1, got 8.0"),
         (
             lambda: PGD(SMALL)(MODEL, X, Y, generator=stream(0), start=X[:2]),
-            r"a start of shape \(9, 2, 4, 4\), received \(2, 2, 4, 4\); give one start for each row of x",
+            r"a start of shape \(9, 2, 4, 4\), got \(2, 2, 4, 4\)\. Give one start for each row of x",
         ),
-        (lambda: PGD(SMALL)(Broken(), X, Y, generator=stream(0)), "finite logits, received NaN or infinity"),
+        (lambda: PGD(SMALL)(Broken(), X, Y, generator=stream(0)), "finite logits, got NaN or infinity"),
         (lambda: PGD(SMALL)(nn.Flatten(0), X, Y, generator=stream(0)), "logits of shape"),
         (lambda: PGD(SMALL)(Rounding(), X, Y, generator=stream(0)), "a field that is differentiable in its input"),
     ],
@@ -391,17 +391,17 @@ def test_the_last_point_of_a_path_is_had_without_a_look_at_it():
 
 
 def test_square_and_suites_refuse_what_they_cannot_do():
-    with pytest.raises(InputError, match=r"the \"highest\" point, or the \"last\" of one path, received 'last' of 2"):
+    with pytest.raises(InputError, match=r"the \"highest\" point, or the \"last\" of one path, got 'last' of 2"):
         PGD(SMALL, restarts=2, answer="last")
-    with pytest.raises(InputError, match=r"at least two queries and one start, received \(1, 1\); write queries=5000"):
+    with pytest.raises(InputError, match=r"at least two queries and one start, got \(1, 1\)\. Write queries=5000"):
         Square(SMALL, queries=1)
-    with pytest.raises(InputError, match="a share of the image above 0, at most 1, received 0"):
+    with pytest.raises(InputError, match="a share of the image above 0, at most 1, got 0"):
         Square(SMALL, share=0)
-    with pytest.raises(InputError, match=r"attacks with names of their own, received \['PGD', 'PGD'\]"):
+    with pytest.raises(InputError, match=r"attacks with names of their own, got \['PGD', 'PGD'\]"):
         Suite((("PGD", PGD(SMALL)), ("PGD", PGD(SMALL))))
-    with pytest.raises(InputError, match="a number of targets, or one target, received targets=2, target=1"):
+    with pytest.raises(InputError, match="a number of targets, or one target, got targets=2, target=1"):
         APGD(SMALL, targets=2, target=1)
-    with pytest.raises(InputError, match=r"at least one step and one start, received \(0, 1\); write APGD"):
+    with pytest.raises(InputError, match=r"at least one step and one start, got \(0, 1\)\. Write APGD"):
         APGD(SMALL, steps=0)
 
 

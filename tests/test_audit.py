@@ -431,7 +431,7 @@ def test_every_way_to_a_derivative_is_seen():
 
 
 def test_a_radius_of_zero(standard, few):
-    with pytest.raises(InputError, match="a radius above 0 to audit, received 0"):
+    with pytest.raises(InputError, match="a radius above 0 to audit, got 0"):
         audit(standard, few, Ball(LINF, 0.0))
 
 
@@ -454,12 +454,12 @@ def test_a_budget_of_nothing(settings):
 
 
 def test_logits_that_are_not_finite(standard, few):
-    with pytest.raises(InputError, match="finite logits, received NaN or infinity"):
+    with pytest.raises(InputError, match="finite logits, got NaN or infinity"):
         audit(faulty.Scaled(standard, float("nan")), few, BALL)
 
 
 def test_no_examples(standard, few):
-    with pytest.raises(InputError, match="at least one example, received none"):
+    with pytest.raises(InputError, match="at least one example, got none"):
         audit(standard, few.take([]), BALL)
 
 

@@ -53,17 +53,17 @@ ONE = torch.zeros(1, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(2, 3), ONE, "one label for each input, received 1 for 2"),
-        (torch.tensor([[0.0, float("nan")]]), ONE, "expected finite pixels, received NaN or infinite ones"),
-        (torch.tensor([[0.0, float("inf")]]), ONE, "expected finite pixels"),
-        (torch.tensor([[0.0, 255.0]]), ONE, "in \\[0, 1\\], received values from 0 to 255; divide by 255"),
+        (torch.zeros(2, 3), ONE, "one label for each input, got 1 for 2"),
+        (torch.tensor([[0.0, float("nan")]]), ONE, "Expected finite pixels, got NaN or infinite ones"),
+        (torch.tensor([[0.0, float("inf")]]), ONE, "Expected finite pixels"),
+        (torch.tensor([[0.0, 255.0]]), ONE, "in \\[0, 1\\], got values from 0 to 255. Divide by 255"),
         (torch.tensor([[-1.0, 1.0]]), ONE, "values from -1 to 1"),
-        (torch.zeros(1, 3, dtype=torch.int64), ONE, "as uint8 or floating point, received torch.int64"),
+        (torch.zeros(1, 3, dtype=torch.int64), ONE, "as uint8 or floating point, got torch.int64"),
         (torch.zeros(1), ONE, "inputs x \\[N, ...\\]"),
-        (torch.zeros(1, 3), torch.tensor([2]), "labels from 0 to 1 for 2 classes, received 2"),
-        (torch.zeros(1, 3), torch.tensor([-1]), "labels from 0 to 1 for 2 classes, received -1"),
+        (torch.zeros(1, 3), torch.tensor([2]), "labels from 0 to 1 for 2 classes, got 2"),
+        (torch.zeros(1, 3), torch.tensor([-1]), "labels from 0 to 1 for 2 classes, got -1"),
         (torch.zeros(1, 3), torch.tensor([[0]]), "labels y \\[N\\] of type int64"),
-        (torch.zeros(1, 3), torch.tensor([0.0]), "received torch.float32"),
+        (torch.zeros(1, 3), torch.tensor([0.0]), "got torch.float32"),
     ],
 )
 def test_what_cannot_be_examples_is_refused(x, y, message):
@@ -152,11 +152,11 @@ def test_the_global_random_state_is_untouched(images):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 0}, "a batch size of at least 1, received 0"),
-        ({"size": 5, "ranks": 2}, "a batch that the ranks can share equally, received 5 examples for 2 ranks"),
-        ({"size": 64, "ranks": 4}, "received 22 examples for 4 ranks"),
-        ({"size": 8, "rank": 2, "ranks": 2}, "a rank from 0 to ranks - 1, received rank 2 of 2"),
-        ({"size": 5, "start": 5}, "a start from 0 to 4, received 5"),
+        ({"size": 0}, "a batch size of at least 1, got 0"),
+        ({"size": 5, "ranks": 2}, "a batch that the ranks can share equally, got 5 examples for 2 ranks"),
+        ({"size": 64, "ranks": 4}, "got 22 examples for 4 ranks"),
+        ({"size": 8, "rank": 2, "ranks": 2}, "a rank from 0 to ranks - 1, got rank 2 of 2"),
+        ({"size": 5, "start": 5}, "a start from 0 to 4, got 5"),
     ],
 )
 def test_epochs_that_cannot_be_are_refused_at_once(images, settings, message):
@@ -203,9 +203,9 @@ def test_augmentation_that_is_off_changes_nothing_and_takes_points():
 
 def test_points_cannot_be_augmented():
     part = Examples(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), ("a",))
-    with pytest.raises(InputError, match="images \\[batch, channels, height, width\\], received \\(4, 2\\)"):
+    with pytest.raises(InputError, match="images \\[batch, channels, height, width\\], got \\(4, 2\\)"):
         augment(part.x, CROP_AND_FLIP, generator=stream(0, "test"))
     with pytest.raises(InputError, match="images to augment"):
         shuffled(part, 2, seed=0, epoch=0, augmentation=CROP_AND_FLIP)
-    with pytest.raises(InputError, match="a crop padding of 0 pixels or more, received -1"):
+    with pytest.raises(InputError, match="a crop padding of 0 pixels or more, got -1"):
         Augmentation(crop_padding=-1)

@@ -316,7 +316,7 @@ LABELS = torch.tensor([0, 1])
         (lambda: boundary_between(sphere, X, X, steps=0), "a step and a tolerance from 0 to 1"),
         (lambda: boundary_between(sphere, X, X, tolerance=1.0), "a step and a tolerance from 0 to 1"),
         (lambda: PrincipalCurvatures()(sphere, torch.ones(1, 1)), "inputs of two numbers or more"),
-        (lambda: NormalCurvatures(draws=1), "at least two draws, received 1"),
+        (lambda: NormalCurvatures(draws=1), "at least two draws, got 1"),
         (lambda: boundary_distances(sphere, X, Boundary(X, X[:, 0] > 9), h=0.0), "a scale h > 0 in pixel units"),
     ],
 )

@@ -234,7 +234,7 @@ def test_a_network_that_cannot_be_bounded_has_its_boundary_measured_all_the_same
     assert (
         found["boundary"]
         .conditions["certificate"]
-        .startswith("none: expected operations whose slope and bend are known")
+        .startswith("none: Expected operations whose slope and bend are known")
     )
 
 
@@ -258,20 +258,20 @@ class Choosing(nn.Module):
     [
         (
             nn.Sequential(nn.Flatten(), nn.Linear(4, 3), Unknown()),
-            "operations whose slope and bend are known, received softmax",
+            "operations whose slope and bend are known, got softmax",
         ),
         (
             nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
-            "operations whose slope and bend are known, received LayerNorm '1'",
+            "operations whose slope and bend are known, got LayerNorm '1'",
         ),
-        (Choosing(), "a network that torch.fx can trace, received Choosing"),
+        (Choosing(), "a network that torch.fx can trace, got Choosing"),
         (
             nn.Sequential(nn.Conv1d(1, 1, 1, padding_mode="circular", padding=1), nn.Flatten(), nn.Linear(6, 2)),
-            "convolutions with zeros around the image, received one that is padded by circular",
+            "convolutions with zeros around the image, got one that is padded by circular",
         ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)),
-            "BatchNorm with running statistics, received '2' without",
+            "BatchNorm with running statistics, got '2' without",
         ),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_network_that_computes_otherwise_than_it_looks_is_refused():
     with randomness.isolated(0, "weights"):
         model = Moody().eval()
     with pytest.raises(
-        InputError, match=r"a network that computes what torch\.fx sees of it, received logits that differ by"
+        InputError, match=r"a network that computes what torch\.fx sees of it, got logits that differ by"
     ):
         smoothness(model, torch.ones(1, 4))
 
@@ -324,13 +324,13 @@ def test_softplus_as_a_function_bends_by_its_beta():
 
 def test_an_example_of_another_shape_is_refused():
     with pytest.raises(
-        InputError, match=r"one example of the network's inputs, received \(1, 5\) .*; write example=x\[:1\]"
+        InputError, match=r"one example of the network's inputs, got \(1, 5\) .*\. Write example=x\[:1\]"
     ):
         smoothness(nn.Linear(4, 2), torch.zeros(1, 5))
 
 
 def test_only_a_network_with_labels_is_certified():
     model = nn.Linear(2, 2)
-    with pytest.raises(InputError, match="a field that shows its model and labels, received function"):
+    with pytest.raises(InputError, match="a field that shows its model and labels, got function"):
         CertifiedRadius(smoothness(model, torch.zeros(1, 2)))(lambda x: x[:, 0], torch.zeros(1, 2))
     assert math.isfinite(float(smoothness(model, torch.zeros(1, 2)).lipschitz[0, 1]))

@@ -68,9 +68,8 @@ def test_the_version(capsys):
 
 
 def test_an_unknown_command(capsys):
-    assert (
-        "a command among study, train, measure, attack, report, recipes, reproduce, draw, received 'stduy'"
-        in refused(capsys, "stduy")
+    assert "a command among study, train, measure, attack, report, recipes, reproduce, draw, got 'stduy'" in refused(
+        capsys, "stduy"
     )
 
 

@@ -103,44 +103,44 @@ def wide() -> nn.Module:
     ("make", "sentence"),
     [
         (lambda: lc.convert(lc.convert(wide(), example=X), lc.models.LCNN(), example=X), "a network that is not converted yet, "
-         r"received one under Minimal\(beta=10.0, learn=True\); convert the original under the other recipe"),
+         r"got one under Minimal\(beta=10.0, learn=True\)\. Convert the original under the other recipe"),
         (lambda: lc.convert(nn.Sequential(lc.convert(wide(), example=X)), example=X), "a network that is not converted yet"),
-        (lambda: lc.convert(nn.ReLU(), example=X), "a network that holds its layers, received a lone ReLU; put it into an"),
-        (lambda: lc.convert(wide(), example=None), "an example batch of the network's inputs, received NoneType; pass"),
-        (lambda: lc.convert(wide(), example=X[0, 0, 0]), r"an example batch of the network's inputs, received \(2,\)"),
-        (lambda: lc.fold(wide().eval(), example=X[:0]), r"an example batch of the network's inputs, received \(0, 3, 2, 2\)"),
-        (lambda: lc.convert(wide(), example=X[:, :2]), r"an example that Sequential takes, received shape \(4, 2, 2, 2\): "
-         "RuntimeError: mat1 and mat2 .*; pass a batch of its inputs such as x"),
-        (lambda: lc.inspect_layers(wide(), X.double()), "an example that Sequential takes, received .*dtype"),
+        (lambda: lc.convert(nn.ReLU(), example=X), "a network that holds its layers, got a lone ReLU. Put it into an"),
+        (lambda: lc.convert(wide(), example=None), "an example batch of the network's inputs, got NoneType. Pass"),
+        (lambda: lc.convert(wide(), example=X[0, 0, 0]), r"an example batch of the network's inputs, got \(2,\)"),
+        (lambda: lc.fold(wide().eval(), example=X[:0]), r"an example batch of the network's inputs, got \(0, 3, 2, 2\)"),
+        (lambda: lc.convert(wide(), example=X[:, :2]), r"an example that Sequential takes, got shape \(4, 2, 2, 2\): "
+         "RuntimeError: mat1 and mat2 .*. Pass a batch of its inputs such as x"),
+        (lambda: lc.inspect_layers(wide(), X.double()), "an example that Sequential takes, got .*dtype"),
         (lambda: lc.fold(wide(), example=X), "a network in eval mode, since BatchNorm folds with its running statistics, "
-         r"received training mode; write fold\(model.eval\(\), example=x\[:2\]\)"),
-        (lambda: lc.fold(HearsUnseen().eval(), example=X), "layers whose results only torch functions take, received logits "
-         "that differ by .*; fold its parts one by one"),
-        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, received tuple; wrap it so that it"),
-        (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, received RuntimeError: Only "),
-        (lambda: under("vit", lc.models.LCNN()), r"layers that LCNN holds for, received norm1 \(no Lipschitz form "
-         r"of LayerNorm\), attention \(no .*, 1 more; leave them out with only=, or as they are with strict=False"),
-        (lambda: under("resnet", lc.models.Lipschitz()), r"layers that Lipschitz holds for, received maxpool \(its"),
-        (lambda: lc.convert(Dynamic(), example=X), "a forward that torch.fx can follow where F.relu stands, received that of "
-         r"the network itself \(Dynamic\): symbolically traced variables cannot .*; give each call there a module of its own"),
-        (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"where F.relu stands, received that of 0 \(Dynamic\)"),
+         r"got training mode\. Write fold\(model.eval\(\), example=x\[:2\]\)"),
+        (lambda: lc.fold(HearsUnseen().eval(), example=X), "layers whose results only torch functions take, got logits "
+         "that differ by .*. Fold its parts one by one"),
+        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, got tuple. Wrap it so that it"),
+        (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, got RuntimeError: Only "),
+        (lambda: under("vit", lc.models.LCNN()), r"layers that LCNN holds for, got norm1 \(no Lipschitz form "
+         r"of LayerNorm\), attention \(no .*, 1 more\. Leave them out with only=, or as they are with strict=False"),
+        (lambda: under("resnet", lc.models.Lipschitz()), r"layers that Lipschitz holds for, got maxpool \(its"),
+        (lambda: lc.convert(Dynamic(), example=X), "a forward that torch.fx can follow where F.relu stands, got that of "
+         r"the network itself \(Dynamic\): symbolically traced variables cannot .*\. Give each call there a module of its own"),
+        (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"where F.relu stands, got that of 0 \(Dynamic\)"),
         (lambda: lc.convert(OtherInTraining(), example=X), "a forward that .*: it is another one in training mode"),
         (lambda: lc.convert(MakesATensor(), example=X), "a forward .*: it makes a tensor of its own, which would be frozen"),
         (lambda: lc.convert(Draws(), example=X), "a forward that .*: it makes a tensor of its own"),
         (lambda: lc.convert(fx.symbolic_trace(Written()), example=X), "a forward that .*: it is a trace already"),
-        (lambda: lc.convert(CountsOnItsInput(), example=X), "nonlinearities that may leave their input as it was, received a "
-         r"change of .*; write x = F.relu\(x\)"),
+        (lambda: lc.convert(CountsOnItsInput(), example=X), "nonlinearities that may leave their input as it was, got a "
+         r"change of .*\. Write x = F.relu\(x\)"),
         (lambda: lc.convert(CountsOnItsModule(), example=X), "nonlinearities that may leave their input as it was"),
         (lambda: lc.convert(CountsOnItsModuleTwice(), example=X), "nonlinearities that may leave their input as it was"),
-        (lambda: lc.convert(wide(), example=X, only=["layer4.*"]), "a pattern that matches a layer, received 'layer4.*'; write "
+        (lambda: lc.convert(wide(), example=X, only=["layer4.*"]), "a pattern that matches a layer, got 'layer4.*'. Write "
          "names such as 1, 2, 3"),
-        (lambda: lc.models.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, received "
-         "1.weight missing, 1.bias missing, 3.weight missing; load what the network that was converted gives"),
-        (lambda: lc.models.load_original(wide(), wide().state_dict() | {"4.weight": X}), "received 4.weight unexpected"),
-        (lambda: lc.models.Minimal(beta=0.0), "a positive number for beta, received 0.0; write beta=10.0"),
-        (lambda: lc.models.LCNN(gamma=math.inf), "a positive number for gamma, received inf"),
+        (lambda: lc.models.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, got "
+         "1.weight missing, 1.bias missing, 3.weight missing. Load what the network that was converted gives"),
+        (lambda: lc.models.load_original(wide(), wide().state_dict() | {"4.weight": X}), "got 4.weight unexpected"),
+        (lambda: lc.models.Minimal(beta=0.0), "a positive number for beta, got 0.0. Write beta=10.0"),
+        (lambda: lc.models.LCNN(gamma=math.inf), "a positive number for gamma, got inf"),
         (lambda: lc.models.LCNN(beta=-1.0), "a positive number for beta"),
-        (lambda: lc.models.Lipschitz(beta=math.nan), "a positive number for beta, received nan"),
+        (lambda: lc.models.Lipschitz(beta=math.nan), "a positive number for beta, got nan"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_mend(make, sentence):

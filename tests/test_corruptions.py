@@ -159,8 +159,8 @@ def test_grey_images_are_corrupted_too():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "frost"}, "one of the corruptions gaussian noise, .* received 'frost'"),
-        ({"severity": 0}, "a severity from 1 to 5, received 0"),
+        ({"kind": "frost"}, "one of the corruptions gaussian noise, .* got 'frost'"),
+        ({"severity": 0}, "a severity from 1 to 5, got 0"),
         ({"severity": 6}, "a severity from 1 to 5"),
         ({"x": X[0]}, "images of shape"),
         ({"x": X * 2}, "inputs inside the pixel box"),
@@ -193,7 +193,7 @@ def test_the_official_files_are_read(archive):
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("frost", None, "a file frost.npy in .*, received gaussian_noise, labels"),
+        ("frost", None, "a file frost.npy in .*, got gaussian_noise, labels"),
         ("fog", b"nothing of the kind", "an array of numpy in fog.npy"),
         ("fog", np.zeros((15, 4, 4, 3)), "bytes of shape"),
         ("fog", np.zeros((14, 4, 4, 3), dtype=np.uint8), "bytes of shape"),
@@ -211,5 +211,5 @@ def test_files_that_are_something_else_are_refused(archive, kind, content, messa
 
 
 def test_a_severity_that_there_is_not_is_refused(archive):
-    with pytest.raises(InputError, match="a severity from 1 to 5, received 6"):
+    with pytest.raises(InputError, match="a severity from 1 to 5, got 6"):
         corrupted(archive, "gaussian_noise", 6)

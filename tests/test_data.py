@@ -124,7 +124,7 @@ def test_toys_leave_the_global_random_state_of_numpy_alone():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"count": 3}, "at least 20 points, received 3"), ({"noise": -1.0}, "noise of 0 or more")]
+    ("settings", "message"), [({"count": 3}, "at least 20 points, got 3"), ({"noise": -1.0}, "noise of 0 or more")]
 )
 def test_moons_that_cannot_be_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
@@ -137,7 +137,7 @@ def test_limits_keep_the_test_set_whatever_the_seed():
     torch.testing.assert_close(one.test.x, two.test.x)
     torch.testing.assert_close(one.validation.x, two.validation.x)
     assert not torch.equal(one.train.x, two.train.x)
-    with pytest.raises(InputError, match="a limit of at least 1 for test, received 0"):
+    with pytest.raises(InputError, match="a limit of at least 1 for test, got 0"):
         Limits(test=0)
 
 
@@ -291,20 +291,18 @@ def test_one_channel_only_if_every_image_is_grey(tmp_path, modes, channels):
 
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(
-        InputError, match=r"one of digits, colored-digits, two-moons, mnist.*received 'cifar-10'; write 'cifar10'"
+        InputError, match=r"one of digits, colored-digits, two-moons, mnist.*got 'cifar-10'\. Write 'cifar10'"
     ):
         load("cifar-10")
-    with pytest.raises(InputError, match="received '/no/such/folder'; check the spelling of the name or path"):
+    with pytest.raises(InputError, match=r"got '/no/such/folder'\. Check the spelling of the name or path"):
         load("/no/such/folder")
 
 
 def test_a_missing_folder_or_split_is_named_with_the_expected_layout(tmp_path):
-    with pytest.raises(
-        InputError, match=r"expected train-\*.parquet below .*nowhere/mnist or in .*nowhere, received no"
-    ):
+    with pytest.raises(InputError, match=r"Expected train-\*.parquet below .*nowhere/mnist or in .*nowhere, got no"):
         load("mnist", data_dir=tmp_path / "nowhere")
     write_parquet(tmp_path / "mnist/train-0.parquet", [png(0, (28, 28), "L")], label=[0])
-    with pytest.raises(InputError, match=r"expected test-\*.parquet below"):
+    with pytest.raises(InputError, match=r"Expected test-\*.parquet below"):
         load("mnist", data_dir=tmp_path)
 
 
@@ -313,14 +311,14 @@ def test_a_hub_out_of_reach_is_answered_with_the_local_way(monkeypatch):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(InputError, match="received Couldn't reach the Hub; pass --data-dir DIR or set LOWCURVE_DATA"):
+    with pytest.raises(InputError, match=r"got Couldn't reach the Hub\. Pass --data-dir DIR or set LOWCURVE_DATA"):
         load("cifar10")
 
 
 def test_corrupt_parquet_is_named(tmp_path):
     path = tmp_path / "broken.parquet"
     path.write_bytes(b"PAR1 this is not parquet")
-    with pytest.raises(InputError, match=r"expected a parquet file, received .*broken.parquet .*; replace the file"):
+    with pytest.raises(InputError, match=r"Expected a parquet file, got .*broken.parquet .*\. Replace the file"):
         load(path)
 
 
@@ -336,20 +334,20 @@ def test_parquet_damaged_inside_is_named(tmp_path):
 def test_foreign_parquet_is_answered_with_its_columns(tmp_path):
     path = tmp_path / "foreign.parquet"
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).to_parquet(path)
-    with pytest.raises(InputError, match=r"an image column image/img .* received text, label; rename the columns"):
+    with pytest.raises(InputError, match=r"an image column image/img .* got text, label\. Rename the columns"):
         load(path)
     datasets.Dataset.from_dict({"image": [1.5], "label": [0]}).to_parquet(path)
     with pytest.raises(InputError, match="a column of encoded images"):
         load(path)
     datasets.Dataset.from_dict({"image": [b""], "label": ["cat"]}).to_parquet(path)
-    with pytest.raises(InputError, match=r"whole numbers as label of foreign.parquet, received 1 of type string"):
+    with pytest.raises(InputError, match=r"whole numbers as label of foreign.parquet, got 1 of type string"):
         load(path)
 
 
 def test_files_of_another_data_set_are_refused(tmp_path):
     for split in ("train", "test"):
         write_parquet(tmp_path / f"{split}-0.parquet", [png((0, 0, 0))] * 10, names=["a", "b"], label=[0, 1] * 5)
-    with pytest.raises(InputError, match="the 10 classes of svhn, received 2"):
+    with pytest.raises(InputError, match="the 10 classes of svhn, got 2"):
         load("svhn", data_dir=tmp_path)
 
 
@@ -357,19 +355,19 @@ def test_files_of_another_data_set_are_refused(tmp_path):
 def test_an_unreadable_image_is_named(tmp_path, content):
     images = [png(k, (4, 4), "L") for k in range(11)] + [content]
     path = write_parquet(tmp_path / "a.parquet", images, label=[0] * 12)
-    with pytest.raises(InputError, match=r"a readable image, received row 11 of a.parquet"):
+    with pytest.raises(InputError, match=r"a readable image, got row 11 of a.parquet"):
         load(path)
 
 
 def test_an_unreadable_image_file_is_named(tmp_path):
     (write_folder(tmp_path / "pets") / "cat" / "03.png").write_text("no image")
-    with pytest.raises(InputError, match=r"a readable image, received .*cat/03.png"):
+    with pytest.raises(InputError, match=r"a readable image, got .*cat/03.png"):
         load(tmp_path / "pets")
 
 
 def test_images_of_several_sizes_are_refused_naming_two(tmp_path):
     (write_folder(tmp_path / "pets") / "dog" / "07.png").write_bytes(png((0, 0, 0), (9, 7)))
-    with pytest.raises(InputError, match=r"images of one size, here 6 x 8, received 7 x 9 in .*dog/07.png"):
+    with pytest.raises(InputError, match=r"images of one size, here 6 x 8, got 7 x 9 in .*dog/07.png"):
         load(tmp_path / "pets")
 
 
@@ -378,14 +376,14 @@ def test_images_that_would_be_changed_beyond_recognition_are_refused(tmp_path, m
     color = (1, 2, 3) if mode == "RGB" else 1000
     for split in ("train", "test"):
         write_parquet(tmp_path / f"{split}-0.parquet", [png(color, (28, 28), mode)] * 10, label=list(range(10)))
-    with pytest.raises(InputError, match=f"expected 8-bit grey images, received {message}.*; save it as an 8-bit grey"):
+    with pytest.raises(InputError, match=f"Expected 8-bit grey images, got {message}.*. Save it as an 8-bit grey"):
         load("mnist", data_dir=tmp_path)
 
 
 def test_labels_out_of_range_are_refused(tmp_path):
     for split, last in (("train", 1), ("test", 2)):
         write_parquet(tmp_path / f"{split}-0.parquet", [png(0, (4, 4), "L")] * 10, label=[0] * 9 + [last])
-    with pytest.raises(InputError, match="labels from 0 to 1 for 2 classes, received 2"):
+    with pytest.raises(InputError, match="labels from 0 to 1 for 2 classes, got 2"):
         load(tmp_path)
 
 
@@ -396,15 +394,15 @@ def test_splits_that_number_their_classes_differently_are_refused(tmp_path):
         load(tmp_path)
     write_folder(tmp_path / "pets" / "train")
     write_folder(tmp_path / "pets" / "test", classes=("cat", "wolf"))
-    with pytest.raises(InputError, match=r"the class folders of train.*received wolf"):
+    with pytest.raises(InputError, match=r"the class folders of train.*got wolf"):
         load(tmp_path / "pets")
 
 
 def test_folders_without_training_images_are_refused(tmp_path):
-    with pytest.raises(InputError, match="images in class folders, or parquet files, received none in"):
+    with pytest.raises(InputError, match="images in class folders, or parquet files, got none in"):
         load(tmp_path)
     write_parquet(tmp_path / "test-0.parquet", [png(0, (4, 4), "L")], label=[0])
-    with pytest.raises(InputError, match="training examples, received only test in"):
+    with pytest.raises(InputError, match="training examples, got only test in"):
         load(tmp_path)
 
 

@@ -86,7 +86,7 @@ def test_a_process_that_follows_must_know_where_the_run_is(monkeypatch, capsys):
     monkeypatch.delenv("LOWCURVE_RUN", raising=False)
     assert main([*WORDS, *TWO]) == 2
     assert (
-        "expected a directory that all processes know, received none; write --out DIRECTORY beside"
+        "Expected a directory that all processes know, got none. Write --out DIRECTORY beside"
         in capsys.readouterr().err
     )
     assert main(["report", "somewhere"]) == 2  # what is asked for is read by every process
@@ -105,11 +105,11 @@ def test_a_process_that_follows_evaluates_nothing(monkeypatch, alone):
     [
         (
             {"SLURM_STEP_NUM_TASKS": "4"},
-            "received SLURM_STEP_NUM_TASKS=4; write srun --nodes 1 --ntasks-per-node 2, or",
+            "got SLURM_STEP_NUM_TASKS=4. Write srun --nodes 1 --ntasks-per-node 2, or",
         ),
         (
             {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "SLURM_STEP_NUM_TASKS": "2"},
-            "received WORLD_SIZE=3; write torchrun --nnodes 1 --nproc-per-node 2, or",
+            "got WORLD_SIZE=3. Write torchrun --nnodes 1 --nproc-per-node 2, or",
         ),
     ],
 )
@@ -118,6 +118,6 @@ def test_another_number_of_processes_than_was_asked_for_is_refused(told, hint, m
         monkeypatch.setenv(name, value)
     assert main([*WORDS, *TWO, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "expected as many processes as --devices 2 --nodes 1 asks for" in said
+    assert "Expected as many processes as --devices 2 --nodes 1 asks for" in said
     assert hint in said
     assert not (tmp_path / "run").exists()

@@ -79,15 +79,15 @@ def test_the_teacher_is_in_eval_mode_held_constant_and_given_back_as_it_came():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Distillation(network(), 0.0), "a temperature above 0, received 0.0"),
-        (lambda: Distillation(network(), math.nan), "a temperature above 0, received nan"),
+        (lambda: Distillation(network(), 0.0), "a temperature above 0, got 0.0"),
+        (lambda: Distillation(network(), math.nan), "a temperature above 0, got nan"),
         (
             lambda: value(Distillation(lambda x: x[:, :2], 5.0), network()),
-            r"a teacher of the student's classes, received logits of shape \(6, 2\) beside \(6, 3\)",
+            r"a teacher of the student's classes, got logits of shape \(6, 2\) beside \(6, 3\)",
         ),
         (
             lambda: Distillation(network(), 5.0)(Jet(lambda x: x.sum(1), X), generator=stream(0)),
-            "a field that shows its logits, received function",
+            "a field that shows its logits, got function",
         ),
     ],
 )
@@ -150,7 +150,5 @@ def test_distillation_at_temperature_one_is_not():
 def test_an_objective_to_describe_is_none_to_train_with():
     objective = objective_of("distillation", Study(), (1.0,))
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(
-        InputError, match=r"the network that this method learns from, received none; write objective_of"
-    ):
+    with pytest.raises(InputError, match=r"the network that this method learns from, got none\. Write objective_of"):
         objective.terms(model, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0]), generator=stream(0))

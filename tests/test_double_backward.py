@@ -116,7 +116,9 @@ def test_third_derivatives_are_refused(call):
     with TwiceDifferentiable():
         value = CALLS[call](x, b).square().sum()
     (slope,) = torch.autograd.grad(value, x, create_graph=True)
-    message = "at most two derivatives of a (nonlinearity|normalization by the batch), received a third; write the derivatives"
+    message = (
+        "at most two derivatives of a (nonlinearity|normalization by the batch), got a third. Write the derivatives"
+    )
     with pytest.raises(InputError, match=message):
         torch.autograd.grad(slope.sum(), x, create_graph=True)
 

@@ -232,7 +232,7 @@ def test_paths_in_a_half_space_are_straight_and_nothing_bends():
 
 def test_no_path_without_two_images_of_a_class():
     first = same_images(STUDY, data(), MODELS, 1)
-    with pytest.raises(InputError, match="two images of one class at least, received 1 images; write --examples 40"):
+    with pytest.raises(InputError, match=r"two images of one class at least, got 1 images\. Write --examples 40"):
         path_pictures(first)
 
 
@@ -284,7 +284,7 @@ def test_a_report_draws_what_there_is_to_draw():
 
 def test_gray_images_have_no_color_to_change():
     with pytest.raises(
-        InputError, match=r"expected color images of shape .* received .*; attack greyscale images with PGD"
+        InputError, match=r"Expected color images of shape .* got .*\. Attack greyscale images with PGD"
     ):
         colors(shared())
 
@@ -292,19 +292,19 @@ def test_gray_images_have_no_color_to_change():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("spiral", "RUN"), "a kind among cross-section, surface, jacobian.*, received 'spiral'; write lowcurve draw"),
-        (("surface",), "the run to draw, received none; write lowcurve draw surface RUN"),
-        ((), "options of lowcurve draw, received the following arguments are required: kind"),
-        (("surface", "RUN", "--what"), "options of lowcurve draw, received unrecognized arguments: --what"),
+        (("spiral", "RUN"), "a kind among cross-section, surface, jacobian.*, got 'spiral'. Write lowcurve draw"),
+        (("surface",), "the run to draw, got none. Write lowcurve draw surface RUN"),
+        ((), "options of lowcurve draw, got the following arguments are required: kind"),
+        (("surface", "RUN", "--what"), "options of lowcurve draw, got unrecognized arguments: --what"),
         (("surface", "nowhere"), "a run directory"),
         (
             ("surface", "RUN", "--networks", "LCMM"),
-            "networks among standard, CURE, .*, received 'LCMM'; leave out --networks",
+            "networks among standard, CURE, .*, got 'LCMM'. Leave out --networks",
         ),
-        (("surface", "RUN", "--examples", "0"), "at least one example, received 0; write --examples 1"),
-        (("surface", "RUN", "--points", "2"), "at least three points along a side, received 2; write --points 101"),
-        (("surface", "RUN", "--static", "gif"), "a form among pdf, png, svg, received 'gif'; write --static pdf"),
-        (("surface", "EMPTY"), "a run with at least one network, received none in .*; run lowcurve train first"),
+        (("surface", "RUN", "--examples", "0"), "at least one example, got 0. Write --examples 1"),
+        (("surface", "RUN", "--points", "2"), "at least three points along a side, got 2. Write --points 101"),
+        (("surface", "RUN", "--static", "gif"), "a form among pdf, png, svg, got 'gif'. Write --static pdf"),
+        (("surface", "EMPTY"), "a run with at least one network, got none in .*. Run lowcurve train first"),
     ],
 )
 def test_what_cannot_be_drawn(words, sentence, capsys, smoke, tmp_path):
@@ -320,7 +320,7 @@ def test_nobody_sits_where_no_image_is_right():
         wrong["wrong"][1].bias.copy_(torch.tensor([-90.0, 90.0]))
     cats = examples().take([0, 2])
     with pytest.raises(
-        InputError, match="a test image that every network classifies rightly, received none; leave a network"
+        InputError, match=r"a test image that every network classifies rightly, got none\. Leave a network"
     ):
         same_images(STUDY, DataSet("cats", cats, cats, cats, ""), wrong, 1)
 
@@ -328,6 +328,6 @@ def test_nobody_sits_where_no_image_is_right():
 def test_gradients_of_points_are_no_pictures():
     points = Examples(torch.zeros(2, 6), torch.tensor([0, 0]), ("cat", "dog"))
     with pytest.raises(
-        InputError, match=r"images of one or three channels, received inputs of shape .*; draw a cross-section"
+        InputError, match=r"images of one or three channels, got inputs of shape .*\. Draw a cross-section"
     ):
         jacobians(replace(shared(), examples=points))

@@ -145,15 +145,15 @@ def test_settings_that_are_none():
         lambda: power_iteration(OPERATOR, X, steps=0),
         lambda: spectral_density(OPERATOR, X, draws=1, steps=0, generator=stream(0)),
     ):
-        with pytest.raises(InputError, match="at least one step, received 0"):
+        with pytest.raises(InputError, match="at least one step, got 0"):
             call()
-    with pytest.raises(InputError, match='the ends "norm" or "both", received \'top\''):
+    with pytest.raises(InputError, match='the ends "norm" or "both", got \'top\''):
         lanczos(OPERATOR, X, ends="top")
-    with pytest.raises(InputError, match="at least two draws, received 1"):
+    with pytest.raises(InputError, match="at least two draws, got 1"):
         frobenius_norm(OPERATOR, X, draws=1, generator=stream(0))
-    with pytest.raises(InputError, match="no or more deflated vectors, received -1"):
+    with pytest.raises(InputError, match="no or more deflated vectors, got -1"):
         frobenius_norm(OPERATOR, X, draws=9, deflated=-1, generator=stream(0))
-    with pytest.raises(InputError, match="at least one draw, received 0"):
+    with pytest.raises(InputError, match="at least one draw, got 0"):
         spectral_density(OPERATOR, X, draws=0, steps=1, generator=stream(0))
     density = spectral_density(OPERATOR, X, draws=1, steps=1, generator=stream(0))
     for width in (0, -1.0, math.nan, math.inf):

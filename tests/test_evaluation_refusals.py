@@ -42,7 +42,7 @@ class Through(nn.Module):
 @pytest.mark.parametrize("act", MODED.values(), ids=MODED)
 def test_a_model_in_training_mode(act):
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
-    with pytest.raises(InputError, match=r"eval mode.* received Dropout '1' in training mode; write model.eval\(\)"):
+    with pytest.raises(InputError, match=r"eval mode.* got Dropout '1' in training mode\. Write model.eval\(\)"):
         act(model, UNIFORM)
 
 
@@ -51,13 +51,13 @@ def test_a_model_in_training_mode(act):
 def test_weights_that_are_not_finite_are_named(act, value):
     model = linear()
     model[1].bias.data[1] = value
-    with pytest.raises(InputError, match=r"finite weights, received NaN or infinity in '1\.bias'"):
+    with pytest.raises(InputError, match=r"finite weights, got NaN or infinity in '1\.bias'"):
         act(model, UNIFORM)
 
 
 @act
 def test_logits_that_are_not_finite(act):
-    with pytest.raises(InputError, match="finite logits, received NaN or infinity"):
+    with pytest.raises(InputError, match="finite logits, got NaN or infinity"):
         act(Through(lambda z: z / 0).eval(), UNIFORM)
 
 
@@ -80,12 +80,12 @@ def test_fewer_logits_than_labels(act):
 
 @act
 def test_no_examples(act):
-    with pytest.raises(InputError, match="at least one example, received none"):
+    with pytest.raises(InputError, match="at least one example, got none"):
         act(linear(), UNIFORM.take([]))
 
 
 def test_a_measure_that_is_not_finite_is_named():
-    with pytest.raises(InputError, match="numbers for slope, received NaN"):
+    with pytest.raises(InputError, match="numbers for slope, got NaN"):
         evaluation.measure(linear(), UNIFORM, {"slope": lambda field, x: field(x) * math.nan})
 
 

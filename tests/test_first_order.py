@@ -194,7 +194,7 @@ KINKS = {
 def test_kinks_are_refused_unless_a_secant_is_asked_for(bend, pool, name):
     model = network(bend=bend, pool=pool)
     for penalty in (CURE(0.3, differentiation="first_order"), InputGradientNorm(differentiation="first_order")):
-        message = f"a smooth field for first_order differences, received one made with {name}; .*secant"
+        message = f"a smooth field for first_order differences, got one made with {name}. .*secant"
         with pytest.raises(InputError, match=message):
             value(penalty, model)
     numbers = value(CURE(0.3, differentiation="secant", step=0.05), model)
@@ -276,10 +276,10 @@ def test_operations_are_seen_once_each_on_every_path():
         (lambda: CURE(0.1, differentiation="fast"), "exact, detached, first_order, first_order_detached, secant, .*'fast'"),
         (lambda: InputGradientNorm(differentiation="detached"), "a differentiation among exact, first_order, secant"),
         (lambda: LLR(differentiation="detached"), "a differentiation among exact, first_order, secant"),
-        (lambda: CURE(0.1, differentiation="secant"), "the step of a secant, an l_2 length in pixel units, received None"),
-        (lambda: CURE(0.1, step=0.1), 'no step beside differentiation "exact" or "detached", received 0.1'),
-        (lambda: GradAlign(differentiation="first_order", step=0.0), "a step > 0 of central differences, received 0.0"),
-        (lambda: GradAlign(differentiation="secant", step=math.inf), "a step > 0 of central differences, received inf"),
+        (lambda: CURE(0.1, differentiation="secant"), "the step of a secant, an l_2 length in pixel units, got None"),
+        (lambda: CURE(0.1, step=0.1), 'no step beside differentiation "exact" or "detached", got 0.1'),
+        (lambda: GradAlign(differentiation="first_order", step=0.0), "a step > 0 of central differences, got 0.0"),
+        (lambda: GradAlign(differentiation="secant", step=math.inf), "a step > 0 of central differences, got inf"),
     ],
 )  # fmt: skip
 def test_errors_name_the_mend(make, message):
@@ -293,5 +293,5 @@ def test_of_another_loss():
     for norm in (L1, L2, LINF):
         ours = value(InputGradientNorm(norm, of=margin), model)
         assert_close(ours, value(InputGradientNorm(norm), model, margin))
-    with pytest.raises(InputError, match=r"a field that shows its model and labels, received function; .*loss_field"):
+    with pytest.raises(InputError, match=r"a field that shows its model and labels, got function\. .*loss_field"):
         InputGradientNorm(of=margin)(Jet(lambda x: x.sum((1, 2, 3)), X), generator=stream(0))

@@ -301,7 +301,7 @@ def test_validation_leaves_training_alone():
 
 @pytest.mark.parametrize("empty", [None, FEW.take([])], ids=["none", "empty"])
 def test_nothing_to_choose_weights_by(empty):
-    message = "a validation split to choose weights by or to attack, received none; give validation="
+    message = "a validation split to choose weights by or to attack, got none. Give validation="
     with pytest.raises(InputError, match=message):
         trained(optimization=replace(QUICK, keep="best"), validation=empty)
     with pytest.raises(InputError, match=message):
@@ -315,20 +315,20 @@ def test_nothing_to_choose_weights_by(empty):
 
 def test_a_loss_that_is_no_longer_finite_is_named_with_its_step():
     broken = Optimization(epochs=3, batch_size=8, optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(InputError, match=r"a finite loss in training, received (nan|inf) at step [1-9]"):
+    with pytest.raises(InputError, match=r"a finite loss in training, got (nan|inf) at step [1-9]"):
         trained(optimization=broken)
 
 
 def test_a_penalty_that_is_no_longer_finite_is_named():
     huge = Objective(penalties={"curvature": Term(CURE(h=0.5), math.inf)})
-    with pytest.raises(InputError, match=r"a finite curvature in training, received (inf|nan) at step 0"):
+    with pytest.raises(InputError, match=r"a finite curvature in training, got (inf|nan) at step 0"):
         trained(huge)
 
 
 def test_weights_that_are_not_finite_are_found_at_the_first_step():
     model = plain_network()
     model[0].weight.data[0] = math.nan
-    with pytest.raises(InputError, match=r"a finite loss in training, received nan at step 0; .*look for NaN"):
+    with pytest.raises(InputError, match=r"a finite loss in training, got nan at step 0\. .*look for NaN"):
         trained(model=model)
 
 
@@ -341,7 +341,7 @@ def test_weights_that_are_not_finite_are_found_at_the_first_step():
         ({"learning_rate": math.nan}, "a learning rate of 0 or more"),
         ({"average": 1.0}, "an average's decay from 0 to below 1"),
         ({"gradient_clipping": 0.0}, "a length above 0 to clip gradients to"),
-        ({"keep": "first"}, 'the "last" or the "best" weights to keep, received \'first\''),
+        ({"keep": "first"}, 'the "last" or the "best" weights to keep, got \'first\''),
     ],
 )
 def test_settings_that_cannot_train(settings, message):

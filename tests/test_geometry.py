@@ -313,7 +313,7 @@ def test_a_profile_that_does_not_fit_is_refused_before_any_product(h):
     def field(x: torch.Tensor) -> torch.Tensor:
         return x.square().flatten(1).sum(1)
 
-    with pytest.raises(InputError, match=r"take spectral_density, or lanczos for the extreme values"):
+    with pytest.raises(InputError, match=r"Take spectral_density, or lanczos for the extreme values"):
         Profile(h)(field, torch.zeros(1, 3, 224, 224))
 
 
@@ -343,9 +343,9 @@ def test_the_matrices_and_the_density_of_a_small_convnet(act):
 @pytest.mark.parametrize(
     ("measure", "message"),
     [
-        (Curvature(steps=0), "at least one step, received 0; write steps=10"),
+        (Curvature(steps=0), "at least one step, got 0. Write steps=10"),
         (SecantCurvature(0.0), "a scale h > 0 in pixel units"),
-        (FrobeniusNorm(draws=1), "at least two draws, received 1; write draws=100"),
+        (FrobeniusNorm(draws=1), "at least two draws, got 1. Write draws=100"),
         (Profile(h=-1.0), "a scale h > 0 in pixel units"),
     ],
 )

@@ -123,7 +123,7 @@ def test_the_gradient_that_is_clipped_is_not_scaled(objective, precision):
 def test_weights_in_half_precision_are_refused_with_penalties_only(precision):
     made = fabric(Hardware(accelerator="cpu", precision=precision))
     with pytest.raises(
-        InputError, match=r"weights in whole precision for penalties.*float16; write precision bf16-mix"
+        InputError, match=r"weights in whole precision for penalties.*float16\. Write precision bf16-mix"
     ):
         trained(PENALIZED["CURE, first order"], fabric=made)
     trained(fabric=fabric(Hardware(accelerator="cpu", precision="bf16-true")), optimization=STILL)
@@ -140,9 +140,7 @@ compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compil
 @quietly
 @pytest.mark.parametrize("name", ["CURE", "CURE, detached", "LLR", "several"])
 def test_compiling_is_refused_where_a_penalty_differentiates_twice(name):
-    message = (
-        "an eager network for penalties that differentiate it twice, received a compiled one; write compile: false"
-    )
+    message = "an eager network for penalties that differentiate it twice, got a compiled one. Write compile: false"
     with pytest.raises(InputError, match=message):
         trained(MEMBERS[name], fabric=fabric(compiled))
     with pytest.raises(InputError, match=message):
@@ -153,7 +151,7 @@ def test_compiling_is_refused_where_a_penalty_differentiates_twice(name):
 def test_kinks_are_found_although_compiling_would_hide_them():
     with isolated(0, "kinks"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
-    with pytest.raises(InputError, match="a smooth field for first_order differences, received one made with Relu"):
+    with pytest.raises(InputError, match="a smooth field for first_order differences, got one made with Relu"):
         trained(PENALIZED["CURE, first order"], model=model, fabric=fabric(compiled))
 
 
@@ -218,7 +216,7 @@ def test_sharded_parameters_are_refused_with_penalties_only(strategy):
 
     made = Stand()
     made.strategy = strategy() if strategy is FSDPStrategy else strategy(lambda model, _mesh: model)
-    with pytest.raises(InputError, match=f"whole parameters .* received {strategy.__name__}"):
+    with pytest.raises(InputError, match=f"whole parameters .* got {strategy.__name__}"):
         refuse_what_is_silently_wrong(made, CURVATURE)
     refuse_what_is_silently_wrong(made, Objective())
 
@@ -231,7 +229,7 @@ def test_differences_of_losses_want_frozen_statistics_and_say_so_before_the_firs
 
     model = nn.Sequential(layer, *plain_network()).eval()
     way = MEMBERS[name].penalties["it"].penalty.differentiation
-    message = f'frozen statistics beside it by "{way}", received {type(layer).__name__}.*; write Objective'
+    message = f'frozen statistics beside it by "{way}", got {type(layer).__name__}.*. Write Objective'
     with pytest.raises(InputError, match=message):
         trained(replace(MEMBERS[name], statistics="batch"), model=model, progress=never)
     trained(replace(MEMBERS[name], statistics="batch"), optimization=STILL)  # a network without such layers

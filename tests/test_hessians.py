@@ -144,7 +144,7 @@ def test_points_of_the_plane_and_fields_without_halves():
     assert operator.way == REPLAYED
     assert_close(operator(torch.ones_like(x)), (x + 2) * x.exp())
     assert operator.outer is None
-    with pytest.raises(InputError, match=r"a field that shows its logits, received one that is a whole"):
+    with pytest.raises(InputError, match=r"a field that shows its logits, got one that is a whole"):
         operator.only("network")
 
 
@@ -247,11 +247,11 @@ def test_errors_name_the_mend(replay):
         with pytest.raises(InputError, match=words):
             hessian(field, x, replay=replay)
 
-    refused(field, x[0, 0, 0], r"floating-point inputs of shape \(batch, ...\), received torch.float32")
-    refused(field, (255 * x).long(), r"write x\[None\] for one example, and x.float\(\) / 255")
-    refused(lambda x: x.square(), x, r"one number an example from the field, shape \(6,\), received \(6, 2, 6, 6\)")
+    refused(field, x[0, 0, 0], r"floating-point inputs of shape \(batch, ...\), got torch.float32")
+    refused(field, (255 * x).long(), r"Write x\[None\] for one example, and x.float\(\) / 255")
+    refused(lambda x: x.square(), x, r"one number an example from the field, shape \(6,\), got \(6, 2, 6, 6\)")
     refused(lambda x: x.square().sum(), x, "one number an example")
-    refused(field, x * torch.nan, "a finite gradient, received NaN or infinity")
+    refused(field, x * torch.nan, "a finite gradient, got NaN or infinity")
     refused(lambda x: x.round().long().sum((1, 2, 3)).float(), x, "a field that is differentiable in its input")
     refused(loss_field(lambda x: model(x.detach()), Y), x, "a field that is differentiable in its input")
 
@@ -259,7 +259,7 @@ def test_errors_name_the_mend(replay):
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2), nn.Dropout()])
 def test_a_layer_in_training_mode_is_no_field(layer):
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(72, CLASSES)).double().train()
-    with pytest.raises(InputError, match=r"independent and that does not act by chance, received .* in training mode"):
+    with pytest.raises(InputError, match=r"independent and that does not act by chance, got .* in training mode"):
         hessian(lambda x: model(x).square().sum(1), X)
 
 
@@ -273,11 +273,9 @@ def test_a_secant_in_one_batch_or_in_many():
         assert_close(operator.take(rows)(V[0, rows]), apart[0, rows])
     whole = secant_hessian(lambda x: field(x), X, 0.1)
     assert_close(whole.many(V), torch.stack([secant_hessian(field, X, 0.1)(v) for v in V]))
-    with pytest.raises(InputError, match=r"a field that can be divided, received one that cannot; write loss_field"):
+    with pytest.raises(InputError, match=r"a field that can be divided, got one that cannot\. Write loss_field"):
         whole.take(rows)
-    with pytest.raises(
-        InputError, match=r"a scale h of at most 8.485, the diagonal of the pixel box \[0, 1\], received 24"
-    ):
+    with pytest.raises(InputError, match=r"a scale h of at most 8.485, the diagonal of the pixel box \[0, 1\], got 24"):
         secant_hessian(field, X, 24.0)
 
 

@@ -141,10 +141,10 @@ def test_betas_and_gammas_have_a_weight_decay_of_their_own(optimizer):
     [
         (lambda: LCNN(0.0, 0.0), "weights of at least 0, not both 0"),
         (lambda: LCNN(-1.0, 2.0), "weights of at least 0, not both 0"),
-        (lambda: of(LCNN(), plain_network()), "a network with betas to penalize, received none that is learned"),
+        (lambda: of(LCNN(), plain_network()), "a network with betas to penalize, got none that is learned"),
         (
             lambda: of(LCNN(0.0, 1.0), plain_network()),
-            "a network with gammas to penalize, received none that is learned",
+            "a network with gammas to penalize, got none that is learned",
         ),
         (
             lambda: trained(model=nn.Sequential(LipschitzConv2d(1, 3, 6), nn.Flatten())),

@@ -164,11 +164,11 @@ def test_the_defaults_are_the_released_ones():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LLR(steps=0), "at least one step towards the farthest point, received 0"),
-        (lambda: LLR(linearity=-1.0), r"weights of linearity and tilt of 0 or more, received \(-1.0, 3.0\)"),
-        (lambda: LLR(tilt=math.nan), r"weights of linearity and tilt of 0 or more, received \(4.0, nan\)"),
-        (lambda: GradAlign(0.0), r"a radius > 0 to draw points in, in pixel units, received 0.0; write pixels\(8\)"),
-        (lambda: ELLE(math.inf), "a radius > 0 to draw points in, in pixel units, received inf"),
+        (lambda: LLR(steps=0), "at least one step towards the farthest point, got 0"),
+        (lambda: LLR(linearity=-1.0), r"weights of linearity and tilt of 0 or more, got \(-1.0, 3.0\)"),
+        (lambda: LLR(tilt=math.nan), r"weights of linearity and tilt of 0 or more, got \(4.0, nan\)"),
+        (lambda: GradAlign(0.0), r"a radius > 0 to draw points in, in pixel units, got 0.0\. Write pixels\(8\)"),
+        (lambda: ELLE(math.inf), "a radius > 0 to draw points in, in pixel units, got inf"),
     ],
 )
 def test_errors_name_the_mend(make, message):

@@ -108,7 +108,7 @@ def test_cross_entropy_at_a_temperature():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_temperature_that_is_none(temperature):
-    with pytest.raises(InputError, match=r"a temperature above 0, received .*; write temperature=1\.0"):
+    with pytest.raises(InputError, match=r"a temperature above 0, got .*\. Write temperature=1\.0"):
         TemperatureCrossEntropy(temperature)
 
 
@@ -126,7 +126,7 @@ def test_the_two_halves_compose():
 def test_a_model_in_training_mode_is_refused_unless_it_is_meant(layer):
     model = nn.Sequential(layer, nn.Linear(6, 2)).train()
     y = torch.zeros(3, dtype=torch.long)
-    with pytest.raises(InputError, match=r"in training mode; write model\.eval\(\) first"):
+    with pytest.raises(InputError, match=r"in training mode\. Write model\.eval\(\) first"):
         loss_field(model, y)
     assert loss_field(model, y, batch_statistics=True)(torch.rand(3, 6)).shape == (3,)
     assert loss_field(model.eval(), y)(torch.rand(3, 6)).shape == (3,)
@@ -140,5 +140,5 @@ def test_logits_of_the_wrong_shape(shape):
 
 @pytest.mark.parametrize(("label", "named"), [(4, "4"), (-1, "-1")])
 def test_labels_out_of_range(label, named):
-    with pytest.raises(InputError, match=f"labels from 0 to 3, received {named}; give labels that count"):
+    with pytest.raises(InputError, match=f"labels from 0 to 3, got {named}. Give labels that count"):
         cross_entropy(torch.zeros(2, 4), torch.tensor([0, label]))

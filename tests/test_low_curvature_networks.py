@@ -139,20 +139,20 @@ def test_the_maps_of_the_bound():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CenteredSoftplus(0.0), r"a beta above its floor, which is at least 0, received \(0.0, 0.001\)"),
+        (lambda: CenteredSoftplus(0.0), r"a beta above its floor, which is at least 0, got \(0.0, 0.001\)"),
         (lambda: CenteredSoftplus(math.nan), "a beta above its floor"),
         (
             lambda: LipschitzLinear(2, 2, gamma=0.5),
-            "a gamma of at least 1, or above 0 where not at_least_one, received 0.5",
+            "a gamma of at least 1, or above 0 where not at_least_one, got 0.5",
         ),
         (lambda: LipschitzLinear(2, 2, gamma=0.0, at_least_one=False), "a gamma of at least 1, or above 0"),
         (
             lambda: update_norms(LipschitzConv2d(1, 1, 1)),
-            "a layer that knows the size of its input, received LipschitzConv2d",
+            "a layer that knows the size of its input, got LipschitzConv2d",
         ),
         (
             lambda: LipschitzBatchNorm2d(nn.Conv2d(1, 1, 1), track_running_stats=False),
-            "a BatchNorm with running statistics, received none; write track_running_stats=True",
+            "a BatchNorm with running statistics, got none. Write track_running_stats=True",
         ),
         (
             lambda: curvature_summands(
@@ -162,7 +162,7 @@ def test_the_maps_of_the_bound():
         ),
         (
             lambda: curvature_summands(nn.Sequential(nn.Tanh()), torch.zeros(1, 2)),
-            "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks, received Tanh",
+            "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks, got Tanh",
         ),
     ],
 )

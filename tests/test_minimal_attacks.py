@@ -408,22 +408,22 @@ def test_minimal_norm_on_a_public_network(norm, networks, data_dir, weights_dir)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DeepFool(steps=0), r"a step, a candidate and no fewer than 0 bisections, received \(0, 10, 10\)"),
-        (lambda: DeepFool(candidates=0), r"a step, a candidate and no fewer than 0 bisections, received \(50, 0, 10\)"),
+        (lambda: DeepFool(steps=0), r"a step, a candidate and no fewer than 0 bisections, got \(0, 10, 10\)"),
+        (lambda: DeepFool(candidates=0), r"a step, a candidate and no fewer than 0 bisections, got \(50, 0, 10\)"),
         (
             lambda: DeepFool(bisections=-1),
-            r"a step, a candidate and no fewer than 0 bisections, received \(50, 10, -1\)",
+            r"a step, a candidate and no fewer than 0 bisections, got \(50, 10, -1\)",
         ),
-        (lambda: DeepFool(overshoot=-0.1), "an overshoot from 0 to 1, received -0.1; write overshoot=0.02"),
-        (lambda: DeepFool(overshoot=math.nan), "an overshoot from 0 to 1, received nan"),
-        (lambda: DeepFool(target=0), 'a target None, "least-likely" or 1, 2, ..., received 0'),
-        (lambda: DeepFool(L1), "a ball in l_2 or l_inf, received l_1"),
+        (lambda: DeepFool(overshoot=-0.1), "an overshoot from 0 to 1, got -0.1. Write overshoot=0.02"),
+        (lambda: DeepFool(overshoot=math.nan), "an overshoot from 0 to 1, got nan"),
+        (lambda: DeepFool(target=0), 'a target None, "least-likely" or 1, 2, ..., got 0'),
+        (lambda: DeepFool(L1), "a ball in l_2 or l_inf, got l_1"),
         (lambda: DeepFool(box=(1.0, 0.0)), r"a pixel box \(low, high\) with low < high"),
         (lambda: DeepFool()(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
         (lambda: DeepFool()(MODEL, X, Y, generator=stream(0), start=X[:2]), r"a start of shape \(9, 2, 4, 4\)"),
-        (lambda: MinimalNorm(steps=0), r"a step and no fewer than 0 bisections, received \(0, 10\)"),
-        (lambda: MinimalNorm(bisections=-1), r"a step and no fewer than 0 bisections, received \(100, -1\)"),
-        (lambda: MinimalNorm(L1), "a ball in l_2 or l_inf, received l_1"),
+        (lambda: MinimalNorm(steps=0), r"a step and no fewer than 0 bisections, got \(0, 10\)"),
+        (lambda: MinimalNorm(bisections=-1), r"a step and no fewer than 0 bisections, got \(100, -1\)"),
+        (lambda: MinimalNorm(L1), "a ball in l_2 or l_inf, got l_1"),
     ],
 )
 def test_errors_name_the_mend(make, message):

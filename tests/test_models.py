@@ -223,21 +223,21 @@ def number() -> int:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: spec_of("resnet"), "a network among mlp, small-convnet, .*, received 'resnet'; write small-convnet"),
-        (lambda: spec_of("resnet18", shape=(2,)), r"images for resnet18, received inputs of shape \(2,\); write mlp"),
+        (lambda: spec_of("resnet"), "a network among mlp, small-convnet, .*, got 'resnet'. Write small-convnet"),
+        (lambda: spec_of("resnet18", shape=(2,)), r"images for resnet18, got inputs of shape \(2,\)\. Write mlp"),
         (
             lambda: spec_of("mlp", act="tanh").build(0),
-            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, received 'tanh'",
+            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, got 'tanh'",
         ),
         (lambda: Standardize((0.5,), (0.5, 0.5)), "as many positive deviations as means"),
         (lambda: Standardize((), ()), "as many positive deviations as means"),
         (lambda: Network("mlp", (3, 8, 8), 2, (0.5,), (0.5,)), "a mean and a deviation for each of 3 channels"),
         (lambda: Standardize((0.5,), (0.0,)), "as many positive deviations as means"),
-        (lambda: Factory("torch.nn").build(0), "a model written package.module:factory, received 'torch.nn'"),
+        (lambda: Factory("torch.nn").build(0), "a model written package.module:factory, got 'torch.nn'"),
         (lambda: Factory(":linear").build(0), "a model written package.module:factory"),
-        (lambda: Factory("no.such.module:f").build(0), "a factory f in no.such.module, received No module named 'no'"),
-        (lambda: Factory("torch.nn:Linea").build(0), "a factory Linea in torch.nn, received .*Linea"),
-        (lambda: Factory(f"{__name__}:number").build(0), "a torch.nn.Module from .*:number, received int"),
+        (lambda: Factory("no.such.module:f").build(0), "a factory f in no.such.module, got No module named 'no'"),
+        (lambda: Factory("torch.nn:Linea").build(0), "a factory Linea in torch.nn, got .*Linea"),
+        (lambda: Factory(f"{__name__}:number").build(0), "a torch.nn.Module from .*:number, got int"),
     ],
 )
 def test_errors_name_the_mend(make, message):

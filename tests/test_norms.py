@@ -99,21 +99,21 @@ def test_pixels_and_radii_as_they_are_written():
 
 @pytest.mark.parametrize("text", ["8 pixels", "", "8/0", "a/255"])
 def test_a_radius_that_cannot_be_read(text):
-    with pytest.raises(InputError, match="write 8/255"):
+    with pytest.raises(InputError, match="Write 8/255"):
         parse_radius(text)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Ball(LINF, 8), r"radius within the pixel range, at most 1, received 8; write pixels\(8\) or 8/255"),
-        (lambda: Ball(L2, 8).project(torch.rand(1, 4), torch.rand(1, 4)), r"at most 2, received 8; write pixels\(8\)"),
+        (lambda: Ball(LINF, 8), r"radius within the pixel range, at most 1, got 8\. Write pixels\(8\) or 8/255"),
+        (lambda: Ball(L2, 8).project(torch.rand(1, 4), torch.rand(1, 4)), r"at most 2, got 8\. Write pixels\(8\)"),
         (lambda: Ball(LINF, -0.1), "finite radius of at least 0"),
         (lambda: Ball(LINF, math.nan), "finite radius of at least 0"),
         (lambda: Ball(LINF, 0.1, box=(1.0, 0.0)), "a pixel box"),
-        (lambda: Ball(L1, 0.1), "a ball in l_2 or l_inf, received l_1"),
-        (lambda: L1.project(torch.ones(1, 2), 0.5), "a ball in l_2 or l_inf, received l_1"),
-        (lambda: Norm("l2"), "one of the norms l_1, l_2, l_inf, received 'l2'"),
+        (lambda: Ball(L1, 0.1), "a ball in l_2 or l_inf, got l_1"),
+        (lambda: L1.project(torch.ones(1, 2), 0.5), "a ball in l_2 or l_inf, got l_1"),
+        (lambda: Norm("l2"), "one of the norms l_1, l_2, l_inf, got 'l2'"),
     ],
 )
 def test_errors_name_the_mend(make, message):

@@ -178,7 +178,7 @@ def test_a_scheduled_radius_is_that_share_of_the_attacks_own_and_the_steps_go_wi
 def test_a_scheduled_radius_wants_an_attack_within_a_ball_and_never_exceeds_it():
     growing = Schedule(start=0.0, until=0.5)
     with pytest.raises(
-        InputError, match=r"an attack within a ball to schedule, received NoneType; leave out radius_schedule"
+        InputError, match=r"an attack within a ball to schedule, got NoneType\. Leave out radius_schedule"
     ):
         Objective(radius_schedule=growing)
     for wrong in (Schedule(start=2.0), Schedule(end=-0.1)):
@@ -196,9 +196,7 @@ def test_the_radius_of_every_method_trained_at_attacked_inputs_grows_over_the_ra
 
 def test_a_method_whose_attack_has_no_ball_has_no_ramp():
     study = Study(methods=("standard", "DeepFool"), training_attack=TrainingAttack(ramp=0.2)).resolved()
-    with pytest.raises(
-        InputError, match=r"whose radius can grow, received DeepFool, which has none; leave out --train"
-    ):
+    with pytest.raises(InputError, match=r"whose radius can grow, got DeepFool, which has none\. Leave out --train"):
         objective_of("DeepFool", study, (1.0,))
 
 

@@ -113,7 +113,5 @@ def test_names():
 
 @pytest.mark.parametrize("shares", [{"noise": -1.0}, {"length": math.nan}, {"reach": math.inf}])
 def test_errors_name_the_mend(shares):
-    with pytest.raises(
-        InputError, match=r"noise, length and reach of 0 radii or more, received .*; write OneStep\(ball"
-    ):
+    with pytest.raises(InputError, match=r"noise, length and reach of 0 radii or more, got .*\. Write OneStep\(ball"):
         OneStep(BALL, **shares)

@@ -163,10 +163,10 @@ def test_power_iteration_only_rises_and_a_vector_that_vanishes_stays():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: norm_interval(nn.ReLU()), "a linear layer or a convolution of one to three dimensions, received ReLU"),
+        (lambda: norm_interval(nn.ReLU()), "a linear layer or a convolution of one to three dimensions, got ReLU"),
         (
             lambda: norm_interval(nn.Conv2d(1, 1, 1), (3,)),
-            r"2 sizes of an image, received \(3,\); write the sizes without",
+            r"2 sizes of an image, got \(3,\)\. Write the sizes without",
         ),
     ],
 )

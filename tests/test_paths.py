@@ -321,7 +321,7 @@ def test_refusals():
     start, end, y = torch.tensor([[-0.95, 0.1]]), torch.tensor([[0.95, 0.1]]), ones(1)
     nowhere = torch.zeros(1, 2)
     for ends, words in {
-        (nowhere, end, y): "starts that are classified as their labels, received 1 of 1 pairs",
+        (nowhere, end, y): "starts that are classified as their labels, got 1 of 1 pairs",
         (start, nowhere, y): "two ends of one class",
         (start, start, y): "two different ends",
         (start, end[:, :1], y): "a start, an end and a label for each pair",

@@ -275,17 +275,17 @@ def test_the_l_1_gradient_norm_is_the_loss_increase_of_a_small_l_inf_step():
 
 @pytest.mark.parametrize("h", [0.0, -1.0, math.nan, math.inf])
 def test_a_scale_that_is_none(h):
-    with pytest.raises(InputError, match=r"a scale h > 0 in pixel units \(an l_2 length\), received .*CURE\(h=0.5\)"):
+    with pytest.raises(InputError, match=r"a scale h > 0 in pixel units \(an l_2 length\), got .*CURE\(h=0.5\)"):
         CURE(h=h)
 
 
 def test_a_direction_that_is_none():
-    with pytest.raises(InputError, match='a direction "sign" or "gradient", received \'random\''):
+    with pytest.raises(InputError, match='a direction "sign" or "gradient", got \'random\''):
         CURE(h=0.1, direction="random")
 
 
 def test_a_scale_for_other_channels():
-    with pytest.raises(InputError, match=r"a positive scale for each channel, received \(0.2, 0.0\)"):
+    with pytest.raises(InputError, match=r"a positive scale for each channel, got \(0.2, 0.0\)"):
         CURE(h=0.1, scale=(0.2, 0.0))
-    with pytest.raises(InputError, match=r"a scale for each of 2 channels, received \(0.2, 0.2, 0.2\)"):
+    with pytest.raises(InputError, match=r"a scale for each of 2 channels, got \(0.2, 0.2, 0.2\)"):
         value(CURE(h=0.1, scale=(0.2, 0.2, 0.2)), loss_field(network(), Y))

@@ -333,13 +333,13 @@ def test_a_start_takes_the_place_of_the_first_draw():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SPSA(SMALL, steps=0), r"at least one step, one draw and one row, received \(0, 64, 1024\)"),
-        (lambda: SPSA(SMALL, draws=0), r"at least one step, one draw and one row, received \(20, 0, 1024\)"),
-        (lambda: SPSA(SMALL, delta=0), "a finite delta above 0 in pixel units, received 0; write delta=0.01"),
-        (lambda: SPSA(SMALL, learning_rate=math.nan), "a finite learning_rate above 0 in pixel units, received nan"),
-        (lambda: SPSA(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., received 0'),
-        (lambda: Noise(SMALL, draws=0), r"at least one draw, and one at a time, received \(0, 8\)"),
-        (lambda: Noise(SMALL, law="snow"), 'a law "uniform", "corners" or "gaussian", received \'snow\''),
+        (lambda: SPSA(SMALL, steps=0), r"at least one step, one draw and one row, got \(0, 64, 1024\)"),
+        (lambda: SPSA(SMALL, draws=0), r"at least one step, one draw and one row, got \(20, 0, 1024\)"),
+        (lambda: SPSA(SMALL, delta=0), "a finite delta above 0 in pixel units, got 0. Write delta=0.01"),
+        (lambda: SPSA(SMALL, learning_rate=math.nan), "a finite learning_rate above 0 in pixel units, got nan"),
+        (lambda: SPSA(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., got 0'),
+        (lambda: Noise(SMALL, draws=0), r"at least one draw, and one at a time, got \(0, 8\)"),
+        (lambda: Noise(SMALL, law="snow"), 'a law "uniform", "corners" or "gaussian", got \'snow\''),
         (lambda: Noise(SMALL)(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
     ],
 )

@@ -231,15 +231,13 @@ def test_a_recipe_is_shown(key, capsys):
 
 def test_what_is_no_recipe(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    near = "the key of a recipe, received 'moosavi2019cure/table-2/cure-resnet'; write moosavi2019cure/table-2/cure"
+    near = "the key of a recipe, got 'moosavi2019cure/table-2/cure-resnet'. Write moosavi2019cure/table-2/cure"
     assert near in refused(capsys, "recipes", "moosavi2019cure/table-2/cure-resnet")
-    assert "see lowcurve recipes" in refused(capsys, "recipes", "?")
+    assert "See lowcurve recipes" in refused(capsys, "recipes", "?")
     assert "at most one key" in refused(capsys, "recipes", OURS, CURE)
-    expected = f"an existing run directory, or the key of a recipe, received '{CURE}8'; write {CURE}"
+    expected = f"an existing run directory, or the key of a recipe, got '{CURE}8'. Write {CURE}"
     assert expected in refused(capsys, "train", f"{CURE}8")
-    assert "a scale paper or smoke of a recipe, received 'laptop'" in refused(
-        capsys, "train", CURE, "--scale", "laptop"
-    )
+    assert "a scale paper or smoke of a recipe, got 'laptop'" in refused(capsys, "train", CURE, "--scale", "laptop")
     assert "a run directory" in refused(capsys, "attack", CURE)
     Path(CURE).mkdir(parents=True)
     assert "a run directory (with settings.yaml)" in refused(capsys, "train", CURE)

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--data", "mnits"], "write 'mnist'"),
+        (["--data", "mnits"], "Write 'mnist'"),
         (["--data", "mnist", "--data_dir", "/nowhere"], "train-*.parquet below"),
-        (["--radius", "8"], "write pixels(8) or 8/255"),
+        (["--radius", "8"], "Write pixels(8) or 8/255"),
         (["--radius", "eight"], "a radius such as 8/255"),
         (["--radius", "-0.1"], "a finite radius of at least 0"),
         (["--radius", "nan"], "a finite radius of at least 0"),
@@ -62,7 +62,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--limits.train", "0"], "a limit of at least 1 for train"),
         (["--accelerator", "abacus"], "abacus"),
         (["--precision", "12-maybe"], "12-maybe"),
-        (["--radus", "0.1"], "options of lowcurve study, received unrecognized arguments: --radus"),
+        (["--radus", "0.1"], "options of lowcurve study, got unrecognized arguments: --radus"),
         (["--rad", "0.1"], "rad"),
         (["--radius"], "radius"),
         (["--data"], "a value for the option"),
@@ -71,7 +71,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--model", "own"], "a model written package.module:factory"),
         (["--model", "own:missing"], "a factory missing in own"),
         (["--model", "nowhere:make"], "a factory make in nowhere"),
-        (["--model", "own:nothing"], "a torch.nn.Module from own:nothing, received NoneType"),
+        (["--model", "own:nothing"], "a torch.nn.Module from own:nothing, got NoneType"),
         (["--model", "own:broken"], "no such layer"),
         (["--model", "own:make", "--weights", "missing.pt"], "a file of weights"),
         (["--model", "own:two", "--weights", "own.pt"], "size mismatch for 1.weight"),
@@ -106,13 +106,13 @@ def test_a_file_that_holds_no_settings(capsys, content):
 
 @pytest.mark.parametrize("command", ["measure", "attack"])
 def test_neither_a_run_nor_a_model(capsys, command):
-    assert "a run or a model, received neither" in refused(capsys, command)
+    assert "a run or a model, got neither" in refused(capsys, command)
 
 
 def test_a_report_on_nothing(capsys):
     assert "the run to report on" in refused(capsys, "report")
     Path("empty").mkdir()
-    assert "a run directory (with settings.yaml), received empty" in refused(capsys, "report", "empty")
+    assert "a run directory (with settings.yaml), got empty" in refused(capsys, "report", "empty")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_report_on_nothing(capsys):
     [
         (["--seed", "3"], "--seed"),
         (["--training.epochs=3"], "--training"),
-        (["--out", "other"], "a run to go on with, or a new one, received both"),
+        (["--out", "other"], "a run to go on with, or a new one, got both"),
         (["--radius", "8"], "a radius within the pixel range"),
     ],
 )
@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite(capsys, command):
     weights["1.bias"][3] = math.nan
     torch.save(weights, "nan.pt")
     words = (*SMOKE, "--model", "own:make", "--weights", "nan.pt", "--out", "run")
-    assert "finite weights, received NaN or infinity in '1.bias'" in refused(capsys, command, *words)
+    assert "finite weights, got NaN or infinity in '1.bias'" in refused(capsys, command, *words)
 
 
 @pytest.mark.usefixtures("own")
@@ -164,7 +164,7 @@ def test_logits_of_the_wrong_shape(capsys, factory):
 @pytest.mark.usefixtures("own")
 def test_a_network_of_too_few_classes(capsys):
     sentence = refused(capsys, "measure", *SMOKE, "--model", "own:two", "--out", "run")
-    assert "as the network has logits" in sentence or "a network for 10 classes, received 2" in sentence
+    assert "as the network has logits" in sentence or "a network for 10 classes, got 2" in sentence
 
 
 @pytest.mark.usefixtures("own")
@@ -196,7 +196,7 @@ def test_weights_that_are_none(capsys):
 def test_labels_out_of_range(capsys, tmp_path):
     parquet(tmp_path / "bad.parquet", [-1] + [k % 2 for k in range(29)])
     words = ("--scale", "smoke", "--data", tmp_path / "bad.parquet", "--out", "run")
-    assert "labels from 0 to 1 for 2 classes, received -1" in refused(capsys, "study", *words)
+    assert "labels from 0 to 1 for 2 classes, got -1" in refused(capsys, "study", *words)
     assert not Path("run").exists()
 
 
@@ -238,7 +238,7 @@ def begun(smoke, tmp_path) -> Path:
 def test_a_checkpoint_that_is_none_of_this_run(capsys, begun):
     path = begun / "checkpoints" / "standard.pt"
     torch.save({"epoch": 3}, path)
-    assert f"delete {path}" in refused(capsys, "study", "--resume", begun)
+    assert f"Delete {path}" in refused(capsys, "study", "--resume", begun)
     DiskCheckpoint(path, "another training").save({"step": 3})
     assert "one with other settings" in refused(capsys, "study", "--resume", begun)
     path.write_bytes(b"\x80\x02 nothing")
@@ -281,8 +281,8 @@ def test_a_full_disk(smoke, tmp_path):
     _, err = child.communicate(timeout=60)
     assert child.returncode == 2, err
     (line,) = [line for line in err.splitlines() if line.strip()]
-    assert line.startswith("lowcurve: expected to be able to write")
-    assert "received file too large; free some room" in line
+    assert line.startswith("lowcurve: Expected to be able to write")
+    assert "got file too large. Free some room" in line
     assert not [name for name in files(folder) if name.endswith(".part")]
     assert done("study", "--resume", folder) == 0
     assert results(folder) == results(smoke)

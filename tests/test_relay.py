@@ -86,9 +86,7 @@ def test_strong_ends_with_it_and_does_without_where_no_turns_are_asked_for():
 
 
 def test_attacks_in_several_balls_are_refused():
-    with pytest.raises(
-        InputError, match=r"expected attacks in one ball, received \[Ball.*write Relay\(\(Square\(ball\)"
-    ):
+    with pytest.raises(InputError, match=r"Expected attacks in one ball, got \[Ball.*Write Relay\(\(Square\(ball\)"):
         Relay((Square(BALL), APGD(Ball(LINF, 0.2), loss=margin_loss)))
-    with pytest.raises(InputError, match=r"expected attacks in one ball, received \[\]"):
+    with pytest.raises(InputError, match=r"Expected attacks in one ball, got \[\]"):
         Relay(())

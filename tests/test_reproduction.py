@@ -145,20 +145,20 @@ def test_the_list_names_every_item(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("srinivas2022lcnn/table-9",), "the key of an item, received .*; write srinivas2022lcnn/table-"),
-        (("nothing",), "the key of an item, received 'nothing'; see lowcurve reproduce --list"),
+        (("srinivas2022lcnn/table-9",), "the key of an item, got .*. Write srinivas2022lcnn/table-"),
+        (("nothing",), "the key of an item, got 'nothing'. See lowcurve reproduce --list"),
         (("srinivas2022lcnn/table-1", "--scale", "huge"), "a scale among smoke, laptop, paper"),
         (
             ("srinivas2022lcnn/table-1", "--data", "svhn"),
             "data of srinivas2022lcnn/table-1 among cifar10, mnist, digits",
         ),
-        (("srinivas2022lcnn/table-1", "--seeds", "0"), "at least one seed, received 0"),
+        (("srinivas2022lcnn/table-1", "--seeds", "0"), "at least one seed, got 0"),
         (
             ("srinivas2022lcnn/table-1", "--minutes", "0"),
-            "a number of minutes above 0, received 0.0; write --minutes 8",
+            "a number of minutes above 0, got 0.0. Write --minutes 8",
         ),
         (("srinivas2022lcnn/table-1", "--seed", "x", "--what"), "options of lowcurve reproduce"),
-        (("srinivas2022lcnn/table-1", "--rows", "LCMM"), "rows among standard, LCNN, .*; leave out --rows for all"),
+        (("srinivas2022lcnn/table-1", "--rows", "LCMM"), "rows among standard, LCNN, .*. Leave out --rows for all"),
     ],
 )
 def test_what_cannot_be_reproduced(words, sentence, capsys, tmp_path, monkeypatch):

@@ -209,94 +209,94 @@ def test_a_description_is_exact_and_stable():
 def test_a_description_refuses_what_has_no_exact_name(setting, named):
     with pytest.raises(InputError) as caught:
         describe(setting)
-    expected = "expected a setting with an exact name (numbers, text, dataclasses, functions of a module)"
-    assert str(caught.value).startswith(expected + ", received ")
+    expected = "Expected a setting with an exact name (numbers, text, dataclasses, functions of a module)"
+    assert str(caught.value).startswith(expected + ", got ")
     assert named in caught.value.received
-    assert str(caught.value).endswith("; give it as a function or a frozen dataclass at the top of a module")
+    assert str(caught.value).endswith(". Give it as a function or a frozen dataclass at the top of a module.")
 
 
 IMAGE = np.zeros((1, 2, 1, 2, 2))
 REFUSED = {
     "row": (
         lambda: Table("t", (Column("a"), Column("b")), ((1,),)),
-        "expected 2 cells a row, received 1; give every column its cell",
+        "Expected 2 cells a row, got 1. Give every column its cell",
     ),
     "line": (
         lambda: Curves("c", "x", "y", (0.0, 1.0), {"CURE": Line((1.0,))}),
-        "expected 2 numbers in line 'CURE', received 1; one for each x",
+        "Expected 2 numbers in line 'CURE', got 1. One for each x",
     ),
     "band": (
         lambda: Curves("c", "x", "y", (0.0,), {"CURE": Line((1.0,), low=(1.0, 2.0))}),
-        "expected 1 numbers in line 'CURE', received 2; one for each x",
+        "Expected 1 numbers in line 'CURE', got 2. One for each x",
     ),
     "points": (
         lambda: Scatter("s", "x", "y", {"CURE": Points((0.0, 1.0), (1.0,))}),
-        "expected 2 numbers y of points 'CURE', received 1; one for each x",
+        "Expected 2 numbers y of points 'CURE', got 1. One for each x",
     ),
     "diagonal": (
         lambda: Scatter("s", "x", "y", {}, y_logarithmic=True, diagonal=True),
-        "expected two axes of one kind under a diagonal, received one logarithmic axis; make both logarithmic, or neither",
+        "Expected two axes of one kind under a diagonal, got one logarithmic axis. Make both logarithmic, or neither",
     ),
     "pixels": (
         lambda: Gallery("g", ("a",), ("x",), IMAGE, ()),
-        "expected pixels of shape (1, 1) + (channels, height, width), received (1, 2, 1, 2, 2); one image a cell",
+        "Expected pixels of shape (1, 1) + (channels, height, width), got (1, 2, 1, 2, 2). One image a cell",
     ),
     "notes": (
         lambda: Gallery("g", ("a",), ("x", "y"), IMAGE, (("one",),)),
-        "expected 2 notes in each of 1 rows, received (1,); one note an image, or none at all",
+        "Expected 2 notes in each of 1 rows, got (1,). One note an image, or none at all",
     ),
     "axis": (
         lambda: Surface("s", "x", "y", (0.0, 1.0), (1.0, 1.0), {}, "margin"),
-        "expected rising numbers along both axes, two at least, received others; write (0.0, 0.5, 1.0)",
+        "Expected rising numbers along both axes, two at least, got others. Write (0.0, 0.5, 1.0)",
     ),
     "one coordinate": (
         lambda: Surface("s", "x", "y", (0.0,), (0.0, 1.0), {}, "margin"),
-        "expected rising numbers along both axes, two at least, received others; write (0.0, 0.5, 1.0)",
+        "Expected rising numbers along both axes, two at least, got others. Write (0.0, 0.5, 1.0)",
     ),
     "unnamed values": (
         lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {}),
-        "expected a label of the values, or the names of classes, received neither; give value_label or classes",
+        "Expected a label of the values, or the names of classes, got neither. Give value_label or classes",
     ),
     "numbers and classes": (
         lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {}, "margin", ("cat",)),
-        "expected a label of the values, or the names of classes, received both; give value_label or classes",
+        "Expected a label of the values, or the names of classes, got both. Give value_label or classes",
     ),
     "a level of classes": (
         lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {}, classes=("cat",), level=0.0),
-        "expected no level of classes, received 0.0; leave it out: every class has its own color",
+        "Expected no level of classes, got 0.0. Leave it out: every class has its own color",
     ),
     "panel": (
         lambda: Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0, 2.0), {"a": Panel(np.zeros((2, 3)))}, "margin"),
-        "expected values of shape (3, 2) in panel 'a', received (2, 3); a row for each y, a column for each x",
+        "Expected values of shape (3, 2) in panel 'a', got (2, 3). A row for each y, a column for each x",
     ),
     "line over a panel": (
         lambda: dataclasses.replace(PLANE, panels={"a": Panel(np.zeros((2, 3)), {"PGD": Points((0.0,), ())})}),
-        "expected 1 numbers y of line 'PGD', received 0; one for each x",
+        "Expected 1 numbers y of line 'PGD', got 0. One for each x",
     ),
     "class": (
         lambda: dataclasses.replace(REGIONS, panels={"a": Panel(np.array([[0, 1], [2, 1]]))}),
-        "expected places of classes, 0 to 1, received 2; name every class in classes",
+        "Expected places of classes, 0 to 1, got 2. Name every class in classes",
     ),
     "half a class": (
         lambda: dataclasses.replace(REGIONS, panels={"a": Panel(np.array([[0, 0.5], [1, 1]]))}),
-        "expected places of classes, 0 to 1, received 0.5; name every class in classes",
+        "Expected places of classes, 0 to 1, got 0.5. Name every class in classes",
     ),
     "no numbers": (
         lambda: summarize([]),
-        "expected at least one number, received none; measure at least one example",
+        "Expected at least one number, got none. Measure at least one example",
     ),
     "too many successes": (
         lambda: proportion(3, 2),
-        "expected 0 <= successes <= count and count > 0, received 3 of 2; evaluate at least one example",
+        "Expected 0 <= successes <= count and count > 0, got 3 of 2. Evaluate at least one example",
     ),
     "no examples": (
         lambda: proportion(0, 0),
-        "expected 0 <= successes <= count and count > 0, received 0 of 0; evaluate at least one example",
+        "Expected 0 <= successes <= count and count > 0, got 0 of 0. Evaluate at least one example",
     ),
     "unknown kind": (
         lambda: load({"kind": "chart"}),
-        "expected a result of kind table, curves, scatter, gallery, surface, received 'chart'; "
-        "write it with lowcurve.results.dump",
+        "Expected a result of kind table, curves, scatter, gallery, surface, got 'chart'. "
+        "Write it with lowcurve.results.dump",
     ),
 }
 
@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_refused_with_the_mend(case):
     act, message = REFUSED[case]
     with pytest.raises(InputError) as caught:
         act()
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{message}."
 
 
 def test_a_gallery_may_have_no_notes():

@@ -196,7 +196,7 @@ def test_what_differentiates_once_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Objective(statistics="running"), 'statistics "batch" or "frozen", received \'running\''),
+        (lambda: Objective(statistics="running"), 'statistics "batch" or "frozen", got \'running\''),
         (lambda: Objective(penalties={"loss": SLOPE}), 'penalties with names other than "loss"'),
         (lambda: Term(CURE(h=0.4), 1.0, scale_schedule=Schedule(start=0.0)), "a scale that stays above 0"),
         (
@@ -209,14 +209,14 @@ def test_what_differentiates_once_alone():
             r"an exponential course between factors above 0, .*\(1.0, 0.0\)",
         ),
         (lambda: Schedule(milestones=(0.5, 1.0)), r"milestones as shares of training between 0 and 1, .*\(0.5, 1.0\)"),
-        (lambda: Schedule(warm_up=-0.1), "a warm-up from 0 to 1.0, where the schedule ends, received -0.1"),
-        (lambda: Schedule(warm_up=0.3, until=0.2), "a warm-up from 0 to 0.2, where the schedule ends, received 0.3"),
+        (lambda: Schedule(warm_up=-0.1), "a warm-up from 0 to 1.0, where the schedule ends, got -0.1"),
+        (lambda: Schedule(warm_up=0.3, until=0.2), "a warm-up from 0 to 0.2, where the schedule ends, got 0.3"),
         (
             lambda: Objective(penalties_at="both"),
-            'penalties at the "clean" or at the "attacked" inputs, received \'both\'',
+            'penalties at the "clean" or at the "attacked" inputs, got \'both\'',
         ),
         (lambda: Term(CURE(h=0.4), 1.0, scale_schedule=Schedule(warm_up=0.1)), "a scale that stays above 0"),
-        (lambda: Term(CURE(h=0.4), 1.0, every=0), "a penalty at every step, or every second, or third, received 0"),
+        (lambda: Term(CURE(h=0.4), 1.0, every=0), "a penalty at every step, or every second, or third, got 0"),
         (lambda: terms(Objective(), nn.Flatten(0)), "logits of shape"),
     ],
 )

@@ -300,17 +300,17 @@ def test_a_filter_of_zeros_stays():
 def test_bad_input_is_refused_in_a_sentence():
     zero = X.clone()
     zero[[1, 3]] = 0
-    with pytest.raises(InputError, match="a first direction of finite length above 0, received none at examples 1, 3"):
+    with pytest.raises(InputError, match="a first direction of finite length above 0, got none at examples 1, 3"):
         span(X, zero, V)
-    with pytest.raises(InputError, match="a second direction of finite length above 0, received none at examples 1, 3"):
+    with pytest.raises(InputError, match="a second direction of finite length above 0, got none at examples 1, 3"):
         span(X, V, zero)
-    with pytest.raises(InputError, match="received none at examples 0, 1, 2, 3, 4 and 3 more"):
+    with pytest.raises(InputError, match="got none at examples 0, 1, 2, 3, 4 and 3 more"):
         span(torch.zeros(8, 2), torch.full((8, 2), torch.nan), torch.ones(8, 2))
-    with pytest.raises(InputError, match="two directions that span a plane, received parallel ones at examples 0, 2"):
+    with pytest.raises(InputError, match="two directions that span a plane, got parallel ones at examples 0, 2"):
         span(X, U, torch.stack([3 * U[0], V[1], -U[2], V[3]]))
     with pytest.raises(InputError, match="two directions that span a plane"):
         span(X.float(), U.float(), U.float() / 3)
-    with pytest.raises(InputError, match="a direction of finite length above 0, received none at examples 1, 3"):
+    with pytest.raises(InputError, match="a direction of finite length above 0, got none at examples 1, 3"):
         crossing_distance(sphere, X, zero, most=1.0)
     with pytest.raises(InputError, match="a first direction of finite length"):
         cross_section(lambda x: x.square().sum(1), torch.zeros(1, 3))  # no normal

@@ -248,9 +248,9 @@ def test_a_measure_has_a_name_that_stays():
     [
         (lambda: GradientStability(lengths=()), "finite lengths above 0, one at least"),
         (lambda: GradientStability(lengths=(0.1, 0.0)), "finite lengths above 0, one at least"),
-        (lambda: GradientStability(draws=0), "at least one draw, received 0"),
+        (lambda: GradientStability(draws=0), "at least one draw, got 0"),
         (lambda: LinearityError(0.0), "a finite radius above 0"),
-        (lambda: LinearityError(0.1, draws=0), "at least one draw, received 0"),
+        (lambda: LinearityError(0.1, draws=0), "at least one draw, got 0"),
         (lambda: LinearityError(0.1, direction="sideways"), 'a direction "random" or "steepest"'),
         (lambda: discrepancy(summarize([0.0]), summarize([1.0])), "finite means, not 0 on the training set"),
         (lambda: discrepancy(summarize([1.0]), summarize([math.inf])), "finite means, not 0 on the training set"),

@@ -106,9 +106,7 @@ def test_what_exists_is_not_written_into(tmp_path):
     (tmp_path / "full" / "file").write_text("mine")
     (tmp_path / "empty").mkdir()
     for name in ("file", "full"):
-        with pytest.raises(
-            InputError, match=f"a new or empty directory for the run, received .*{name}; choose another"
-        ):
+        with pytest.raises(InputError, match=f"a new or empty directory for the run, got .*{name}. Choose another"):
             Run.create(tmp_path / name)
     assert Run.create(tmp_path / "empty").folder.is_dir()
     assert (tmp_path / "full" / "file").read_text() == "mine"
@@ -176,8 +174,8 @@ def fill(folder: Path, limit: int) -> list[str]:
 def check_filled(lines: list[str], reason: str) -> None:
     assert lines[3] == "0 parts"
     for line, name in zip(lines, ("study.json", "standard.safetensors", "standard.pt"), strict=False):
-        assert line.startswith("expected to be able to write")
-        assert f"{name}, received {reason}; free some room" in line
+        assert line.startswith("Expected to be able to write")
+        assert f"{name}, got {reason}. Free some room" in line
 
 
 def test_files_larger_than_allowed(tmp_path):
@@ -260,7 +258,7 @@ def test_a_damaged_network(run, content):
 def test_safetensors_of_somebody_else(run):
     (run.folder / "networks").mkdir()
     save_file({"a": torch.zeros(2)}, run.folder / "networks" / "CURE.safetensors")
-    with pytest.raises(InputError, match=r"a network of lowcurve in .*, received safetensors of another kind"):
+    with pytest.raises(InputError, match=r"a network of lowcurve in .*, got safetensors of another kind"):
         run.load_network("CURE")
 
 
@@ -280,7 +278,7 @@ def test_parts_come_back(run):
 def test_a_damaged_part(run, content):
     write_bytes(run.folder / "parts" / "attack-CURE.json", content)
     for act in (lambda: run.load_part("attack-CURE", "so"), run.parts):
-        with pytest.raises(InputError, match=r"in .*attack-CURE.json.*delete it and run the step again"):
+        with pytest.raises(InputError, match=r"in .*attack-CURE.json.*Delete it and run the step again"):
             act()
 
 

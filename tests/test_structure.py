@@ -252,8 +252,8 @@ class Message:
         begins = beginning(self.expected, 2)
         holds = [beginning(part, 3) for part in (self.expected, self.received, self.hint)]
         return any(
-            (begins and re.match(begins, text.removeprefix("expected ")))
-            or any(part and re.search(part, text) for part in holds)
+            (begins and re.match(begins, text.removeprefix("Expected ")))
+            or any(part and re.search(part, text, re.IGNORECASE) for part in holds)
             for text in texts
         )
 
@@ -337,7 +337,7 @@ def test_an_error_without_a_test_is_noticed():
     stranger = Message("here:1", "a moon of green cheese", "", "look at the sky again")
     known = ["a moon", "the sky", "green cheese", "look at", "at least a moon"]
     assert [stranger.tested([text]) for text in known] == [True, False, False, False, False]
-    assert stranger.tested(["received 3; look at the sky again"])
+    assert stranger.tested(["got 3. Look at the sky again"])
     filled = Message("here:2", f"the {HOLE} moons of {HOLE}", "", HOLE)
     assert [filled.tested([text]) for text in ("the 3 moons of Mars", "moons of", "the moons")] == [True, False, False]
     assert all(message.expected != HOLE for message in messages())

@@ -214,12 +214,12 @@ def test_a_file_has_the_page_s_colors():
 
 
 def test_what_makes_no_file(monkeypatch):
-    with pytest.raises(InputError, match="a form among pdf, svg, png, received 'gif'; write static_figure"):
+    with pytest.raises(InputError, match=r"a form among pdf, svg, png, got 'gif'\. Write static_figure"):
         static_figure(MARGIN, "gif")
-    with pytest.raises(InputError, match="a result with a picture, received a table; it stands in the page"):
+    with pytest.raises(InputError, match=r"a result with a picture, got a table\. It stands in the page"):
         static_figure(TABLE)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
-        InputError, match=r"matplotlib for static figures, received no such package; pip install 'lowcurve\["
+        InputError, match=r"matplotlib for static figures, got no such package\. Run pip install 'lowcurve\["
     ):
         static_figure(MARGIN)

@@ -191,13 +191,13 @@ def test_the_search_is_that_of_llr_and_of_the_released_length():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TRADES(steps=0), "at least one step towards the farthest point, received 0"),
-        (lambda: LLR(steps=0), "at least one step towards the farthest point, received 0"),
-        (lambda: TRADES(step_size=0.0), "a step size above 0 of the search, received 0.0; leave it out"),
-        (lambda: TRADES(step_size=math.nan), "a step size above 0 of the search, received nan"),
+        (lambda: TRADES(steps=0), "at least one step towards the farthest point, got 0"),
+        (lambda: LLR(steps=0), "at least one step towards the farthest point, got 0"),
+        (lambda: TRADES(step_size=0.0), "a step size above 0 of the search, got 0.0. Leave it out"),
+        (lambda: TRADES(step_size=math.nan), "a step size above 0 of the search, got nan"),
         (
             lambda: TRADES()(Jet(lambda x: x.sum((1, 2)), X), generator=stream(0)),
-            r"a field that shows its model and labels, received function; .*loss_field",
+            r"a field that shows its model and labels, got function\. .*loss_field",
         ),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_checkpoint_comes_back_until_it_is_removed(run):
 
 def test_a_checkpoint_of_other_settings(run):
     run.checkpoint("CURE", "so").save({"step": 3})
-    with pytest.raises(InputError, match=r"a checkpoint of this very training, .*; delete .*CURE.pt to begin"):
+    with pytest.raises(InputError, match=r"a checkpoint of this very training, .*Delete .*CURE.pt to begin"):
         run.checkpoint("CURE", "otherwise").load()
 
 
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_somebody_else(run):
     (run.folder / "checkpoints").mkdir()
     for content in ({"epoch": 3}, [1, 2], torch.zeros(2)):
         torch.save(content, checkpoint.path)
-        with pytest.raises(InputError, match="a checkpoint of lowcurve, received another file"):
+        with pytest.raises(InputError, match="a checkpoint of lowcurve, got another file"):
             checkpoint.load()
 
 
@@ -166,11 +166,11 @@ def test_weights_in_safetensors(tmp_path, weights, wrap):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w | {"0.weight": torch.zeros(5, 3)}, r"size mismatch for 0.weight.*give the factory"),
+        (lambda w: w | {"0.weight": torch.zeros(5, 3)}, r"size mismatch for 0.weight.*Give the factory"),
         (lambda w: {k: v for k, v in w.items() if k != "2.bias"}, r'Missing key\(s\) in state_dict: "2.bias"'),
         (lambda w: w | {"9.bias": torch.zeros(2)}, r'Unexpected key\(s\) in state_dict: "9.bias"'),
         (lambda _: {}, r"Missing key\(s\)"),
-        (lambda _: [torch.zeros(2)], "a state dict in .*, received list"),
+        (lambda _: [torch.zeros(2)], "a state dict in .*, got list"),
         (lambda _: {0: torch.zeros(2)}, "a state dict in"),
         (lambda _: {"a": 3}, "a state dict in"),
         (lambda _: {"state_dict": {"a": "b"}}, "a state dict in"),
@@ -189,7 +189,7 @@ def test_weights_that_do_not_fit(tmp_path, weights, change, message):
 
 def test_a_pickled_module_is_refused(tmp_path):
     torch.save(small(), tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"one with code in it; save model.state_dict\(\)"):
+    with pytest.raises(InputError, match=r"one with code in it\. Save model.state_dict\(\)"):
         load_weights(small(), tmp_path / "a.pt")
 
 
@@ -211,7 +211,7 @@ def test_damaged_weights(tmp_path):
 
 def test_weights_that_are_not_there(tmp_path):
     for path in (tmp_path / "a.pt", tmp_path):
-        with pytest.raises(InputError, match=f"a file of weights, received {path}"):
+        with pytest.raises(InputError, match=f"a file of weights, got {path}"):
             load_weights(small(), path)
 
 

@@ -29,7 +29,7 @@ def corrupted(
         >>> corrupted("CIFAR-10-C", "fog", 6)
         Traceback (most recent call last):
             ...
-        lowcurve.errors.InputError: expected a severity from 1 to 5, received 6; write severity=3
+        lowcurve.errors.InputError: Expected a severity from 1 to 5, got 6. Write severity=3.
 
     Reference: Hendrycks and Dietterich 2019, section 3 (CIFAR-10-C).
     """

@@ -63,7 +63,7 @@ def _imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise InputError(
-            "matplotlib for static figures", "no such package", "pip install 'lowcurve[figures]'"
+            "matplotlib for static figures", "no such package", "run pip install 'lowcurve[figures]'"
         ) from None
 
 
