@@ -7,23 +7,43 @@ from torch import nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
+from lowcurve.models.layers import Standardize
 
 
 @dataclass(frozen=True)
 class Factory:
-    """A network built by a function without arguments that can be imported; it takes pixels in [0, 1].
+    """A network built by a user's function, which takes pixels in [0, 1].
 
-    Standardization, if it needs one, is the network's own first layer.
+    Args:
+        path: The function, as package.module:function. It takes no arguments and returns the network.
+        mean: Means of the training pixels, one per channel, for a network that expects standardized inputs. Empty if
+            standardization is the network's own first layer.
+        std: Standard deviations that belong to `mean`.
 
     Example:
         >>> Factory("torch.nn:Identity").build(seed=0)
         Identity()
+        >>> Factory("torch.nn:Identity", mean=(0.5,), std=(0.2,)).build(seed=0)
+        Sequential(
+          (0): Standardize()
+          (1): Identity()
+        )
     """
 
     path: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def build(self, seed: int) -> nn.Module:
-        """A new network in training mode, random only through the seed."""
+        """Build a new network in training mode, behind a `Standardize` layer where `mean` and `std` are given.
+
+        Only the seed makes it random.
+        """
+        model = self.build_bare(seed)
+        return nn.Sequential(Standardize(self.mean, self.std), model) if self.mean or self.std else model
+
+    def build_bare(self, seed: int) -> nn.Module:
+        """Build the network as the user's function returns it, to which the user's weights belong."""
         module_name, _, function = self.path.partition(":")
         if not module_name or not function:
             raise InputError("a model written package.module:factory", repr(self.path), "write my_networks:resnet")

@@ -142,7 +142,7 @@ def needed(study: Study) -> list[str]:
 
 def keep_given(study: Study, keeper: Keeper, given: nn.Module) -> None:
     """The user's own network, kept under the name `given`."""
-    source = Factory(study.model or "")
+    source = Factory(study.model or "", study.mean, study.std)
     keeper.save_network(GIVEN, source, given, describe((source, study.weights, "given")))
 
 
@@ -154,7 +154,7 @@ def source_of(study: Study, data: DataSet, name: str = "standard") -> Source | C
         assert not isinstance(plain, Converted)
         return Converted(plain, recipe(study), data.shape)
     if study.model is not None:
-        return Factory(study.model)
+        return Factory(study.model, study.mean, study.std)
     mean, std = data.statistics()
     floor = 1e-3  # a channel that is the same everywhere would divide by zero
     deviation = tuple(max(s, floor) for s in std)

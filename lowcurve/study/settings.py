@@ -66,7 +66,8 @@ class Study:
     data_dir: a folder of parquet files in the hub's layout, for work without network (also LOWCURVE_DATA).
     network: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, mlp.
     model: package.module:factory, your own network in place of `network`; weights: its state dict, from which fine-tuning
-    then starts instead of training a standard network. methods: which networks to make, of standard, CURE, gradient-norm,
+    then starts instead of training a standard network. mean, std: standardization in front of your own network, a number per
+    channel, if it is not the network's first layer. methods: which networks to make, of standard, CURE, gradient-norm,
     CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool,
     adversarial-set, teacher, LCNN, LCNN+gradient-norm, minimal (these three convert the network), distillation.
     suite: the attacks that robustness is judged by, of strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist and
@@ -85,6 +86,8 @@ class Study:
     width: int | None = 16
     model: str | None = None
     weights: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     methods: tuple[str, ...] = USUAL
     norm: Literal["l_inf", "l_2"] = "l_inf"
     radius: str = "0.125"
@@ -113,8 +116,11 @@ class Study:
                 raise InputError(f"methods among {', '.join(METHODS)}", repr(method), "write --methods [standard,CURE]")
         if self.suite not in SUITES:
             raise InputError(f"a suite among {', '.join(SUITES)}", repr(self.suite), "write --suite strong")
-        if not self.methods:
+        if not self.methods and self.model is None:
             raise InputError("at least one method", "none", "write --methods [standard,CURE]")
+        if (self.mean or self.std) and self.model is None:
+            hint = "Add --model package.module:function, or leave out --mean and --std"
+            raise InputError("--mean and --std together with a network of your own", "no --model", hint)
         if self.validation_steps < 0:
             raise InputError("validation_steps of 0 or more", self.validation_steps, "write --validation_steps 10")
         for multiple in (1.0, *self.evaluation.radii):

@@ -40,7 +40,7 @@ def written(source: Source | Converted) -> dict[str, Any]:
 
     Example:
         >>> written(Factory("torch.nn:Identity"))
-        {'Factory': {'path': 'torch.nn:Identity'}}
+        {'Factory': {'path': 'torch.nn:Identity', 'mean': (), 'std': ()}}
     """
     if not isinstance(source, Converted):
         return {type(source).__name__: asdict(source)}
@@ -53,17 +53,18 @@ def read(words: Mapping[str, Any]) -> Source | Converted | None:
 
     Example:
         >>> read({"Factory": {"path": "torch.nn:Identity"}})
-        Factory(path='torch.nn:Identity')
+        Factory(path='torch.nn:Identity', mean=(), std=())
     """
-    if "Factory" in words:
-        return Factory(**words["Factory"])
-    if "Network" in words:
-        content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in words["Network"].items()}
-        return Network(**content)
+    for source in (Factory, Network):
+        if source.__name__ in words:
+            content: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in words[source.__name__].items()
+            }
+            return source(**content)
     if "Converted" not in words:
         return None
     content = words["Converted"]
     ((name, settings),) = content["recipe"].items()
-    source = read(content["source"])
-    assert isinstance(source, Source)
-    return Converted(source, RECIPES[name](**settings), tuple(content["shape"]))
+    plain = read(content["source"])
+    assert isinstance(plain, Source)
+    return Converted(plain, RECIPES[name](**settings), tuple(content["shape"]))
