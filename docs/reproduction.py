@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from readme_tables import markdown
 
-from lowcurve.papers.common.units import glossary
+from lowcurve.papers.common.units import make_units_table
 from lowcurve.papers.items import ITEMS
 from lowcurve.report import page as html
 from lowcurve.report import static_figure
@@ -114,7 +114,7 @@ def page() -> str:
     why = yaml.safe_load((HERE / "why.yaml").read_text())
     parts = [HEAD, "## All items\n", markdown(summary()) + "\n"]
     parts += ["## Not run\n", f"{NOT_RUN}\n", markdown(not_run()) + "\n"]
-    parts += ["## Units\n", markdown(glossary()) + "\n"]
+    parts += ["## Units\n", markdown(make_units_table()) + "\n"]
     for key, contents in found().items():
         item = ITEMS[key]
         parts.append(f"## {key}: {item.title} ({item.where})\n")
@@ -169,7 +169,7 @@ def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: A
 
 def web_page() -> str:
     """The summary, the units and every item's claims as one page that opens offline."""
-    results = [summary(), not_run(), glossary()]
+    results = [summary(), not_run(), make_units_table()]
     for key, contents in found().items():
         for content in contents:
             table = load(content["results"]["beside the paper"])

@@ -19,15 +19,15 @@ from lowcurve.geometry.quadratics import nearest_rise
 from lowcurve.losses import loss_field
 from lowcurve.papers.common import epochs
 from lowcurve.papers.common.context import Context
-from lowcurve.papers.common.costs import steps_compared
-from lowcurve.papers.common.evolution import length_of
-from lowcurve.papers.common.masking import reached_by_both
-from lowcurve.papers.common.matching import nearest_epoch
-from lowcurve.papers.common.seed_tables import cells_of
+from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.evolution import h_in_pixels
+from lowcurve.papers.common.lookup import read_cells
+from lowcurve.papers.common.masking import compare_attacks
+from lowcurve.papers.common.matching import find_nearest_epoch
 from lowcurve.papers.cure import goals
 from lowcurve.papers.cure import tables as moosavi2019cure
-from lowcurve.papers.cure.networks import rows
-from lowcurve.papers.cure.theorem import bracket, random_quadratics
+from lowcurve.papers.cure.networks import make_studies
+from lowcurve.papers.cure.theorem import check_random_quadratics, compute_bracket
 from lowcurve.penalties import CURE
 from lowcurve.randomness import normal, stream, uniform
 from lowcurve.results import Column, Table
@@ -81,7 +81,7 @@ def test_what_never_rises_is_infinitely_far():
 
 
 def test_theorem_1_brackets_random_quadratics_and_is_exact_along_the_eigenvector():
-    found = cells_of(random_quadratics(200))
+    found = read_cells(check_random_quadratics(200))
     assert [cells["within"] for cells in found.values()] == [1.0, 1.0]
     assert [cells["simply within"] for cells in found.values()] == [1.0, 1.0]
     assert found["g along u"]["lower / exact"] == pytest.approx(1, abs=1e-9)
@@ -91,7 +91,7 @@ def test_theorem_1_brackets_random_quadratics_and_is_exact_along_the_eigenvector
     bounds = distance_bounds(gap, slope.norm(dim=1), values.amax(1), slope.gather(1, top)[:, 0].abs())
     assert (bounds.lower <= exact * (1 + 1e-9)).all()
     assert (exact <= bounds.upper * (1 + 1e-9)).all()
-    assert float(bracket(1.0).lower) == pytest.approx(3**0.5 - 1)
+    assert float(compute_bracket(1.0).lower) == pytest.approx(3**0.5 - 1)
 
 
 def test_an_attack_within_a_ball_fools_whom_it_reaches_there():
@@ -130,13 +130,13 @@ def test_two_attacks_that_are_one_lie_on_the_diagonal():
     x = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     examples = Examples(x, torch.tensor([0, 0, 0]), ("a", "b"))
     attack = DeepFool(LINF)
-    found = reached_by_both({"net": torch.nn.Identity().eval()}, examples, ("one", attack), ("two", attack))
-    cells = cells_of(found["below"])["net"]
+    found = compare_attacks({"net": torch.nn.Identity().eval()}, examples, ("one", attack), ("two", attack))
+    cells = read_cells(found["below"])["net"]
     assert cells["below"] == cells["fooled by it alone"] == cells["difference"] == cells["farthest"] == 0
     assert found["both attacks"].diagonal
     still = Within(attack, Ball(LINF, 0.0))
-    cells = cells_of(
-        reached_by_both({"net": torch.nn.Identity().eval()}, examples, ("none", still), ("two", attack))["below"]
+    cells = read_cells(
+        compare_attacks({"net": torch.nn.Identity().eval()}, examples, ("none", still), ("two", attack))["below"]
     )
     assert cells["net"]["below"] == pytest.approx(2 / 3)  # the third was wrong before
     assert cells["net"]["fooled by it alone"] == pytest.approx(2 / 3)
@@ -156,10 +156,10 @@ def test_the_epoch_of_the_nearest_accuracy_and_of_two_the_earlier():
         torch.rand(10, 2, generator=stream(0)), torch.tensor([0, 1, 1, 2, 2, 2, 2, 2, 3, 3]), ("a", "b", "c", "d")
     )
     networks = [(1, Always(0).eval()), (2, Always(1).eval()), (3, Always(3).eval()), (4, Always(2).eval())]
-    assert nearest_epoch(networks, 0.22, examples)[0] == 2  # accuracies 0.1, 0.2, 0.2, 0.5
-    assert nearest_epoch(networks, 0.45, examples)[0] == 4
+    assert find_nearest_epoch(networks, 0.22, examples)[0] == 2  # accuracies 0.1, 0.2, 0.2, 0.5
+    assert find_nearest_epoch(networks, 0.45, examples)[0] == 4
     with pytest.raises(InputError, match="at least one epoch to match"):
-        nearest_epoch([], 0.5, examples)
+        find_nearest_epoch([], 0.5, examples)
 
 
 def test_a_step_is_one_of_itself_and_the_penalty_costs_three_more():
@@ -169,8 +169,8 @@ def test_a_step_is_one_of_itself_and_the_penalty_costs_three_more():
     y = torch.tensor([0, 1, 2, 3])
     penalized = Objective(penalties={"curvature": Term(CURE(h=0.1), 1.0)})
     objectives = {"plain": Objective(), "again": Objective(), "CURE": penalized}
-    table = steps_compared({name: (model, objective) for name, objective in objectives.items()}, x, y, rounds=1)
-    found = cells_of(table)
+    table = compare_step_costs({name: (model, objective) for name, objective in objectives.items()}, x, y, rounds=1)
+    found = read_cells(table)
     assert [found[name]["forward passes"] for name in found] == [1, 1, 2]
     assert found["plain"]["operations"] == found["again"]["operations"] == 1
     assert 2 < found["CURE"]["operations"] < 7
@@ -181,7 +181,9 @@ def test_a_penalty_of_every_fourth_step_is_spread_over_four():
     x, y = torch.rand(4, 3, 2, 2, generator=stream(0)), torch.tensor([0, 1, 2, 0])
     now_and_then = {k: Objective(penalties={"curvature": Term(CURE(h=0.1), 1.0, every=k)}) for k in (1, 4)}
     steps = {"plain": Objective(), **{f"every {k}": objective for k, objective in now_and_then.items()}}
-    found = cells_of(steps_compared({name: (model, one) for name, one in steps.items()}, x, y, rounds=1, period=4))
+    found = read_cells(
+        compare_step_costs({name: (model, one) for name, one in steps.items()}, x, y, rounds=1, period=4)
+    )
     assert [cells["forward passes"] for cells in found.values()] == [4, 8, 5]
     always, fourth = (float(found[f"every {k}"]["operations"]) - 1 for k in (1, 4))
     assert fourth == pytest.approx(always / 4)
@@ -192,7 +194,7 @@ def test_the_goals_are_told_beside_ours_and_costs_only_where_all_rows_are_of_one
     ours = tuple((row, 0.8, share, share - 0.01) for row, share in left.items())
     table = Table("", tuple(map(Column, ("network", "clean", "PGD-20", "strong"))), ours)
     tables = {"attacked": table, "robustness": table}
-    told = {claim.name: claim.shown for claim in goals.claims(tables, "cifar10")}
+    told = {claim.name: claim.shown for claim in goals.make_claims(tables, "cifar10")}
     assert told["CURE + gradient norm: strong"] == "29.0%"
     assert told["PGD-20: standard < gradient norm < CURE + gradient norm"].startswith("holds")
     assert told["strong: N-FGSM < CURE + N-FGSM"].startswith("does not hold")
@@ -203,13 +205,13 @@ def test_the_goals_are_told_beside_ours_and_costs_only_where_all_rows_are_of_one
 def test_the_scale_of_a_released_penalty_counts_deviations():
     data = load("digits")
     _, (deviation,) = data.statistics()
-    assert length_of(Study(cure=Cure(h=3.0, form="released")), data) == pytest.approx(3 * deviation)
-    assert length_of(Study(cure=Cure(h=0.7)), data) == 0.7
+    assert h_in_pixels(Study(cure=Cure(h=3.0, form="released")), data) == pytest.approx(3 * deviation)
+    assert h_in_pixels(Study(cure=Cure(h=0.7)), data) == 0.7
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
-    return epochs.remembering(Context("smoke", "digits", Run(tmp_path_factory.mktemp("epochs")), seeds=1))
+    return epochs.keep_epochs(Context("smoke", "digits", Run(tmp_path_factory.mktemp("epochs")), seeds=1))
 
 
 def small(method):
@@ -224,31 +226,31 @@ def weights(model):
 
 
 def test_every_epoch_is_kept_and_the_last_is_the_network(context):
-    found = dict(epochs.by_epoch(context, "CURE", small("CURE")))
+    found = dict(epochs.load_epochs(context, "CURE", small("CURE")))
     assert list(found) == [0, 1, 2, 3]
-    _, _, models = context.networks("cure", small("CURE"))
+    _, _, models = context.load_or_train("cure", small("CURE"))
     assert_close(weights(found[3]), weights(models["CURE"]), rtol=0, atol=0)
     assert (weights(found[1]) != weights(found[2])).any()
-    standard = dict(epochs.by_epoch(context, "normal", small("standard")))
+    standard = dict(epochs.load_epochs(context, "normal", small("standard")))
     assert list(standard) == [1, 2]
     assert_close(weights(standard[2]), weights(found[0]), rtol=0, atol=0)
 
 
 def test_rows_share_the_standard_network_and_nothing_is_trained_again(context):
-    context.networks("cure", small("CURE"))
+    context.load_or_train("cure", small("CURE"))
     folder = context.room.folder
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("standard.safetensors")}
     assert len(files) == 1
-    context.networks("fine-tuned", small("DeepFool"))
-    context.networks("cure", small("CURE"))
+    context.load_or_train("fine-tuned", small("DeepFool"))
+    context.load_or_train("cure", small("CURE"))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("standard.safetensors")} == files
 
 
 def test_a_network_without_its_epochs_is_trained_again_to_the_same(context):
-    before = dict(epochs.by_epoch(context, "CURE", small("CURE")))
+    before = dict(epochs.load_epochs(context, "CURE", small("CURE")))
     lost = next(context.room.folder.rglob("CURE-after-002.pt"))
     lost.unlink()
-    after = dict(epochs.by_epoch(context, "CURE", small("CURE")))
+    after = dict(epochs.load_epochs(context, "CURE", small("CURE")))
     assert lost.is_file()
     assert_close(weights(after[2]), weights(before[2]), rtol=0, atol=0)
 
@@ -256,7 +258,7 @@ def test_a_network_without_its_epochs_is_trained_again_to_the_same(context):
 def test_a_workshop_that_does_not_remember_has_no_epochs(tmp_path):
     plain = Context("smoke", "digits", Run(tmp_path), seeds=1)
     with pytest.raises(InputError, match="the weights of standard after epoch 1"):
-        list(epochs.by_epoch(plain, "normal", small("standard")))
+        list(epochs.load_epochs(plain, "normal", small("standard")))
 
 
 def test_the_items_cover_every_table_and_figure():
@@ -269,7 +271,7 @@ def test_the_items_cover_every_table_and_figure():
 
 @pytest.mark.parametrize("data", ["cifar10", "svhn"])
 def test_at_the_scale_of_the_paper_the_rows_are_the_recipes(data, tmp_path):
-    found = rows(Context("paper", data, Run(tmp_path)))
+    found = make_studies(Context("paper", data, Run(tmp_path)))
     assert {study.data for study in found.values()} == {data}
     assert found["CURE"].cure.h == {"cifar10": 3.0, "svhn": 1.25}[data]
     assert found["fine-tuned"].methods == ("DeepFool",)

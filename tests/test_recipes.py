@@ -14,7 +14,7 @@ from command import cells, done, image_folder, refused, results, settings
 
 from lowcurve.cli.words import flat, parse
 from lowcurve.data import DataSet, Examples, Limits
-from lowcurve.papers.recipes import keys, recipe, recipes
+from lowcurve.papers.recipes import get_recipe, get_recipes, list_recipe_keys
 from lowcurve.results import Column, Curves, Line, Table
 from lowcurve.store import Run
 from lowcurve.study import pipeline as steps
@@ -25,7 +25,7 @@ from lowcurve.study.settings import Study
 SHAPES = {"mnist": (1, 28, 28), "tiny-imagenet": (3, 64, 64)}
 CURE = "moosavi2019cure/table-2/cure"
 OURS = "yu2018interpreting/table-1/ours"
-every_recipe = pytest.mark.parametrize("key", keys())
+every_recipe = pytest.mark.parametrize("key", list_recipe_keys())
 
 
 def stand_in(name: str) -> DataSet:
@@ -45,13 +45,13 @@ def tiny(study: Study) -> Study:
 
 
 def test_the_rows_that_are_shipped():
-    assert len(keys()) == 38
-    tables = {key.rsplit("/", 1)[0] for key in keys()}
+    assert len(list_recipe_keys()) == 38
+    tables = {key.rsplit("/", 1)[0] for key in list_recipe_keys()}
     assert tables == {
         "moosavi2019cure/table-1", "moosavi2019cure/table-2", "moosavi2019cure/table-3", "srinivas2022lcnn/table-1",
         "srinivas2022lcnn/table-2", "yu2018interpreting/table-1", "yu2018interpreting/table-2", "bardusco_report/table-1",
     }  # fmt: skip
-    assert len({one.title for one in recipes()}) == len(keys())
+    assert len({one.title for one in get_recipes()}) == len(list_recipe_keys())
 
 
 @every_recipe
@@ -59,7 +59,7 @@ def test_a_recipe_is_whole(key):
     content = yaml.safe_load((files("lowcurve.papers.recipes") / f"{key}.yaml").read_text("utf-8"))
     assert set(content) <= {"title", "like", "paper", "quotation", "differs", "settings"}
     assert set(content["paper"]) <= {"where", "values", "beside"}
-    found = recipe(key)
+    found = get_recipe(key)
     assert found.title
     assert found.paper.startswith(f"Table {key.split('/')[1].removeprefix('table-')}, section ")
     assert found.values
@@ -82,7 +82,7 @@ def test_the_paper_has_these_words_and_numbers(key):
     path = folder / f"{key.split('/')[0]}.txt"
     if not path.is_file():
         pytest.skip("no texts of the papers: set LOWCURVE_PAPERS to their folder to run this")
-    text, found = path.read_text(), recipe(key)
+    text, found = path.read_text(), get_recipe(key)
     for words in found.quotation.split("..."):
         assert letters(words) in letters(text), words
     for value in found.values.values():
@@ -116,7 +116,7 @@ def number(text: str) -> float:
 
 @every_recipe
 def test_no_setting_contradicts_the_quotation(key):
-    found = recipe(key)
+    found = get_recipe(key)
     study, name = found.study(), found.network
     values = dict(flat("", json.loads(json.dumps(study, default=vars))))
     course = "fine_tuning" if method_of(name, study).starts else "training"
@@ -145,7 +145,7 @@ def test_no_setting_contradicts_the_quotation(key):
 
 
 def test_the_weights_of_lcnn_are_per_example():
-    weights = {name: recipe(f"srinivas2022lcnn/table-1/{name}").study() for name in ("gradreg", "cure")}
+    weights = {name: get_recipe(f"srinivas2022lcnn/table-1/{name}").study() for name in ("gradreg", "cure")}
     assert weights["gradreg"].gradient.weight == pytest.approx(1e-3 * 1e5 / 128**2, rel=1e-3)
     assert weights["cure"].cure.weight == pytest.approx(1e-3 * 1e3 / 128**2, rel=1e-3)
     assert weights["cure"].cure.h == 1
@@ -157,13 +157,13 @@ def test_the_weights_of_lcnn_are_per_example():
 @every_recipe
 def test_the_command_line_begins_with_the_recipes_study(key):
     request = parse("train", "train", [key, "--seed", "3"])
-    assert request.recipe == recipe(key)
-    assert request.study == replace(recipe(key).study(), seed=3).resolved()
+    assert request.recipe == get_recipe(key)
+    assert request.study == replace(get_recipe(key).study(), seed=3).resolved()
 
 
 @every_recipe
 def test_a_recipe_trains(key, tmp_path):
-    found = recipe(key)
+    found = get_recipe(key)
     study, data = tiny(found.study("smoke")), stand_in(found.settings["data"])
     steps.rehearse(study, data, training=True)
     run = Run(tmp_path)
@@ -173,7 +173,7 @@ def test_a_recipe_trains(key, tmp_path):
 
 
 def test_cure_from_scratch_needs_no_other_network(tmp_path):
-    study = tiny(replace(recipe(CURE).study("smoke"), network="small-convnet"))
+    study = tiny(replace(get_recipe(CURE).study("smoke"), network="small-convnet"))
     scratch = replace(study, cure=replace(study.cure, from_scratch=True))
     assert steps.needed(study) == ["standard", "CURE"]
     assert steps.needed(scratch) == ["CURE"]
@@ -190,7 +190,7 @@ def test_cure_from_scratch_needs_no_other_network(tmp_path):
 
 
 def test_ours_beside_the_papers():
-    found = recipe(OURS)
+    found = get_recipe(OURS)
     heads = (Column("network"), Column("clean", form=".1%"), Column("PGD-10", form=".1%"), Column("audit"))
     row = ("gradient-norm", (0.984, 0.9, 1.0), (0.5, 0.4, 0.6), f"{UNRELIABLE}: SPSA")
     curve = Curves(
@@ -215,7 +215,7 @@ def test_ours_beside_the_papers():
 def test_all_recipes_are_listed(capsys):
     assert done("recipes") == 0
     out = capsys.readouterr().out
-    assert all(key in out for key in keys())
+    assert all(key in out for key in list_recipe_keys())
     assert "81.2" in out
     assert done("recipes", "--help") == 0
     assert capsys.readouterr().out.startswith("usage: lowcurve recipes [KEY]")
@@ -224,7 +224,7 @@ def test_all_recipes_are_listed(capsys):
 @every_recipe
 def test_a_recipe_is_shown(key, capsys):
     assert done("recipes", key) == 0
-    out, found = capsys.readouterr().out, recipe(key)
+    out, found = capsys.readouterr().out, get_recipe(key)
     for part in (found.title, found.quotation, *found.differs, *found.values, *found.values.values(), "methods: ["):
         assert part in out
 
@@ -283,7 +283,7 @@ def test_a_recipe_is_trained_and_attacked_by_its_key(pets, capsys):
 def test_settings_of_a_recipe_can_be_printed_and_read_back(capsys):
     assert done("train", OURS, "--print_config") == 0
     Path("printed.yaml").write_text(capsys.readouterr().out)
-    assert parse("train", "train", ["--config", "printed.yaml"]).study == recipe(OURS).study().resolved()
+    assert parse("train", "train", ["--config", "printed.yaml"]).study == get_recipe(OURS).study().resolved()
     request = parse("train", "train", ["--out", OURS, "--data", "digits"])
     assert (request.recipe, request.out) == (None, OURS)
 
@@ -292,4 +292,4 @@ def test_settings_of_a_recipe_can_be_printed_and_read_back(capsys):
 def test_recipes_on_their_own_data(key, data_dir, tmp_path):
     few = ("--limits.train", "32", "--width", "2", "--out", tmp_path / "run")
     assert done("train", key, "--scale", "smoke", "--data-dir", data_dir, *few) == 0
-    assert recipe(key).network in Run(tmp_path / "run").networks()
+    assert get_recipe(key).network in Run(tmp_path / "run").networks()

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from command import done, refused
 
-from lowcurve.papers.common.seed_tables import cells_of, rising, value_of
-from lowcurve.papers.items import ITEMS, item
+from lowcurve.papers.common.lookup import read_cells, read_value
+from lowcurve.papers.common.seed_tables import claim_order
+from lowcurve.papers.items import ITEMS, get_item
 from lowcurve.papers.yu2018.tables import JUDGED
 from lowcurve.results import Claim, Column, Table, beside, holds, load
 from lowcurve.store import Run
@@ -77,14 +78,14 @@ def test_every_network_of_a_table_is_tried_under_the_suite_strong_and_no_other_i
     key, some = "yu2018interpreting/table-1", ("natural", "MinMax")
     content = made(place, key, "--rows", ",".join(some))
     rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
-    found = cells_of(load(content["results"]["robustness"]))
+    found = read_cells(load(content["results"]["robustness"]))
     assert tuple(found) == some
     for row in JUDGED["table-1"]:
         strong = rows[f"{row}: under the suite strong at 0.2"]
         (told,) = (ours for name, ours in rows.items() if name.startswith(f"{row}: what stands"))
         assert (strong == "not run") == (told == "not run") == (row not in some)
         if row in some:
-            assert value_of(found[row]["strong"]) <= value_of(found[row]["clean"])
+            assert read_value(found[row]["strong"]) <= read_value(found[row]["clean"])
             assert str(found[row]["audit"]) in told
 
 
@@ -176,16 +177,16 @@ def test_a_claim_is_shown_as_it_is_printed_and_ours_with_its_spread():
 
 def test_an_order_of_models_holds_or_not():
     found = {name: {"C": (c, c, c)} for name, c in (("a", 1.0), ("b", 2.0), ("c", float("nan")))}
-    assert rising(found, "C", ("a", "b"), "T").ours == "holds (1, 2)"
-    assert rising(found, "C", ("b", "a"), "T").ours == "does not hold (2, 1)"
+    assert claim_order(found, "C", ("a", "b"), "T").ours == "holds (1, 2)"
+    assert claim_order(found, "C", ("b", "a"), "T").ours == "does not hold (2, 1)"
     close = {"a": {"C": (1.0, 0.5, 1.5)}, "b": {"C": (1.2, 0.7, 1.7)}}
-    assert rising(close, "C", ("a", "b"), "T").ours == "holds (1, 1.2; neighbors within the seeds' spread)"
-    assert rising(found, "C", ("a", "c"), "T").ours == "does not hold (1, nan; neighbors within the seeds' spread)"
-    assert rising(found, "C", ("a", "d"), "T").ours is None
+    assert claim_order(close, "C", ("a", "b"), "T").ours == "holds (1, 1.2; neighbors within the seeds' spread)"
+    assert claim_order(found, "C", ("a", "c"), "T").ours == "does not hold (1, nan; neighbors within the seeds' spread)"
+    assert claim_order(found, "C", ("a", "d"), "T").ours is None
 
 
 def test_data_is_that_of_the_scale_unless_another_is_asked_for():
-    table = item("srinivas2022lcnn/table-1")
+    table = get_item("srinivas2022lcnn/table-1")
     assert [table.data_at(scale, None) for scale in ("smoke", "laptop", "paper")] == ["digits", "cifar10", "cifar100"]
     assert table.data_at("laptop", "mnist") == "mnist"
     assert isinstance(beside("t", []), Table)

@@ -19,13 +19,14 @@ from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry.alignment import contrast_alignment, local_contrast
 from lowcurve.losses import loss_field, margin
 from lowcurve.papers.common.context import Context
+from lowcurve.papers.common.lookup import as_surface
 from lowcurve.papers.items import ITEMS
-from lowcurve.papers.yu2018.figures import printed_losses
-from lowcurve.papers.yu2018.indicators import EXACT, LOSS, SECANT, promises, statistics
-from lowcurve.papers.yu2018.jacobians import slope_and_curvature
-from lowcurve.papers.yu2018.networks import FILES, attacks_of, recipes_of, rows
+from lowcurve.papers.yu2018.figures import claim_printed_losses
+from lowcurve.papers.yu2018.indicators import EXACT, LOSS, SECANT, make_bound_table, make_statistics_table
+from lowcurve.papers.yu2018.jacobians import make_slope_and_curvature_curves
+from lowcurve.papers.yu2018.networks import FILES, get_recipes, make_attacks, make_studies
 from lowcurve.randomness import stream, uniform
-from lowcurve.results import Surface, Table
+from lowcurve.results import Table
 
 SIDE = 4
 X = 0.4 + 0.2 * uniform(torch.zeros(3, 1, SIDE, SIDE), 0, 1, generator=stream(0, "yu2018"))
@@ -62,7 +63,7 @@ def test_every_figure_table_and_section_of_the_checklist_is_covered():
 
 
 def test_the_losses_of_section_8_1_are_those_of_the_closed_form():
-    claims = printed_losses()
+    claims = claim_printed_losses()
     for k, claim in enumerate(claims[:10]):
         assert claim.ours == pytest.approx(math.log1p(9 * math.exp(1 - k)), rel=1e-12)
         assert (
@@ -92,8 +93,7 @@ def test_the_surfaces_of_a_linear_margin_are_planes_with_their_values_at_the_axe
     results = projections(shared(net=linear(1.0, 0.5)), 0.1)
     assert set(results) == {f"{kind} along {way} 1" for kind in ("loss", "decision") for way in (RANDOM, *DIRECTIONS)}
     for way in DIRECTIONS:
-        shown = results[f"decision along {way} 1"]
-        assert isinstance(shown, Surface)
+        shown = as_surface(results[f"decision along {way} 1"])
         values = shown.panels["net"].values
         assert_close(values[2, 2], np.float32(0.5))
         np.testing.assert_allclose(values[:, 2], 0.5 - 16 * np.array(shown.y), atol=1e-5)  # up: towards the boundary
@@ -144,7 +144,7 @@ def test_local_contrast_is_that_of_the_neighborhood():
 
 def test_the_statistics_of_a_linear_margin_are_in_closed_form():
     """J = 2 signs: no zeros, a sum of 32. L has no Hessian; cross-entropy p (1 - p) J J^T: one eigenvalue of 16."""
-    found = cells(statistics({"net": linear(2.0, 1.0)}, IMAGES.take(slice(1)), few=1, h=0.1))
+    found = cells(make_statistics_table({"net": linear(2.0, 1.0)}, IMAGES.take(slice(1)), few=1, h=0.1))
     p = 1 / (1 + math.exp(-1.0))
     assert found["net", EXACT][2:] == pytest.approx((2.0, 32.0, 0.0, 0.0, 0.0, 1.0, 0.0), abs=1e-9)
     assert found["net", SECANT][8] == pytest.approx(0.0, abs=1e-6)
@@ -156,7 +156,7 @@ def test_the_statistics_of_a_linear_margin_are_in_closed_form():
 
 def test_of_a_linear_margin_the_bound_promises_what_no_attack_fools():
     """L changes by 16 r at most: with a margin of 0.5 a radius of 0.03 is promised and one of 0.032 is not."""
-    table = promises({"net": linear(1.0, 0.5)}, IMAGES.take(slice(1)), (0.03, 0.032))
+    table = make_bound_table({"net": linear(1.0, 0.5)}, IMAGES.take(slice(1)), (0.03, 0.032))
     assert [row[1:] for row in table.rows] == [
         (0.03, pytest.approx(16.0), pytest.approx(32.0), 1.0, 1, 0),
         (0.032, pytest.approx(16.0), pytest.approx(32.0), 0.0, 0, 0),
@@ -177,17 +177,17 @@ def test_a_window_rises_by_the_mean_of_the_loss_less_its_middle():
 def test_the_attacks_are_those_of_the_recipes_numbers(tmp_path):
     context = Context("smoke", "digits", None, str(tmp_path))  # type: ignore[arg-type]  # nothing is kept
     for table in FILES:
-        studies = rows(context, table)
-        for row, recipe in recipes_of(table).items():
-            attacks = attacks_of(studies[row], table)
+        studies = make_studies(context, table)
+        for row, recipe in get_recipes(table).items():
+            attacks = make_attacks(studies[row], table)
             assert set(recipe.values) == {"natural", *attacks}
         assert set(studies) == set(FILES["table-2"])  # both tables have its six, two of them on MNIST without a recipe
-    balls = [attack.ball for attack in attacks_of(studies["ours"], "table-2").values()]
+    balls = [attack.ball for attack in make_attacks(studies["ours"], "table-2").values()]
     assert balls[:3] == [Ball(balls[0].norm, pixels(n)) for n in (3, 6, 9)]
 
 
 def test_the_two_networks_that_the_paper_lacks_on_mnist_have_its_parts_and_a_radius_that_grows(tmp_path):
-    found = rows(Context("paper", "mnist", None, str(tmp_path)), "table-1")  # type: ignore[arg-type]
+    found = make_studies(Context("paper", "mnist", None, str(tmp_path)), "table-1")  # type: ignore[arg-type]
     both, minmax, ours, theirs = (found[row] for row in ("ours + AdvTrain", "MinMax", "ours", "AdvTrain"))
     assert both.gradient == ours.gradient
     assert replace(both.training_attack, ramp=0.0) == theirs.training_attack
@@ -197,11 +197,11 @@ def test_the_two_networks_that_the_paper_lacks_on_mnist_have_its_parts_and_a_rad
         "0.3",
     )
     assert both.training_attack.ramp == minmax.training_attack.ramp > 0
-    assert rows(Context("laptop", "mnist", None, str(tmp_path)), "table-1")["MinMax"].training_attack.ramp == 0  # type: ignore[arg-type]
+    assert make_studies(Context("laptop", "mnist", None, str(tmp_path)), "table-1")["MinMax"].training_attack.ramp == 0  # type: ignore[arg-type]
 
 
 def test_one_slope_and_the_curvatures_of_their_names():
-    drawn = slope_and_curvature()
+    drawn = make_slope_and_curvature_curves()
     step = drawn.x[1] - drawn.x[0]
     for name, line in drawn.lines.items():
         y = np.array(line.y)

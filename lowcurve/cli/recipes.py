@@ -30,7 +30,7 @@ def shown(words: list[str]) -> int:
     """The command `lowcurve recipes`."""
     from rich.console import Console
 
-    from lowcurve.papers.recipes import recipe
+    from lowcurve.papers.recipes import get_recipe
 
     if any(word in ("-h", "--help") for word in words):
         print(USAGE, end="")
@@ -39,7 +39,7 @@ def shown(words: list[str]) -> int:
         raise InputError("at most one key", " ".join(words), "write lowcurve recipes KEY")
     console = Console()
     if words:
-        console.print(_whole(recipe(words[0])), markup=False, highlight=False, soft_wrap=True)
+        console.print(_whole(get_recipe(words[0])), markup=False, highlight=False, soft_wrap=True)
     else:
         _list(console)
     return 0
@@ -49,12 +49,12 @@ def _list(console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from lowcurve.papers.recipes import recipes
+    from lowcurve.papers.recipes import get_recipes
 
     listed = Table(title="Recipes", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     listed.add_column("recipe", no_wrap=True)
     listed.add_column("what it trains, and the paper's numbers (accuracies in %)")
-    for one in recipes():
+    for one in get_recipes():
         listed.add_row(one.key, f"{one.title}\n{_values(one)}")
     console.print(listed)
     console.print("lowcurve recipes KEY shows one whole, lowcurve train KEY trains it", highlight=False)

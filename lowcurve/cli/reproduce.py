@@ -16,7 +16,7 @@ from lowcurve.cli.terminal import claims, logged, progress_bars
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcurve.papers.common.context import Context, Found, Item
+    from lowcurve.papers.common.context import Context, Item, Reproduction
     from lowcurve.store import Run
 
 log = logging.getLogger("lowcurve")
@@ -62,10 +62,10 @@ def reproduced(words: list[str]) -> int:
     if found.list or not found.key:
         return _listed()
     from lowcurve.papers.common.context import Context
-    from lowcurve.papers.items import item
+    from lowcurve.papers.items import get_item
     from lowcurve.store import Run
 
-    wanted = item(found.key)
+    wanted = get_item(found.key)
     data = wanted.data_at(found.scale, found.data)
     if found.seeds < 1:
         raise InputError("at least one seed", found.seeds, "write --seeds 2")
@@ -136,16 +136,16 @@ def _made(item: "Item", context: "Context", run: "Run") -> int:
     log.info("%s took %.0f s", item.key, seconds)
     console = Console()
     console.print(claims(beside))
-    for line in found.differs_at(context.scale):
+    for line in found.differences_at(context.scale):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {written}", soft_wrap=True)
     return 0
 
 
-def _facts(item: "Item", context: "Context", found: "Found", seconds: float) -> dict[str, Any]:
+def _facts(item: "Item", context: "Context", reproduction: "Reproduction", seconds: float) -> dict[str, Any]:
     from lowcurve.results import code_version
 
-    differs = found.differs_at(context.scale)
+    differs = reproduction.differences_at(context.scale)
     return {
         "item": item.key,
         "scale": context.scale,

@@ -64,21 +64,21 @@ def _recipe(command: str, words: list[str]) -> "Recipe | None":
     """The recipe whose key stands where the directory of a run may stand, unless there is such a directory."""
     if command != "train":
         return None
-    from lowcurve.papers.recipes import keys, recipe
+    from lowcurve.papers.recipes import get_recipe, list_recipe_keys
 
     for before, word in zip(["", *words], words, strict=False):
         value = before.startswith("--") and "=" not in before and before != "--print_config"
-        if word in keys() and not value and not Path(word).is_dir():
-            return recipe(word)
+        if word in list_recipe_keys() and not value and not Path(word).is_dir():
+            return get_recipe(word)
     return None
 
 
 def _no_recipe(place: str) -> None:
     """Say what a word is not that is neither a run's directory nor a recipe's key."""
-    from lowcurve.papers.recipes import recipe
+    from lowcurve.papers.recipes import get_recipe
 
     try:
-        recipe(place)
+        get_recipe(place)
     except InputError as error:
         expected = f"an existing run directory, or {error.expected}"
         raise InputError(expected, error.received, error.hint) from None

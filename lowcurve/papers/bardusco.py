@@ -19,10 +19,10 @@ from lowcurve.figures.paths import ADVERSARIAL, NATURAL, path_results
 from lowcurve.figures.regions import wide_sections
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import Curvature, FrobeniusNorm
-from lowcurve.papers.common.context import Context, Found, Item
-from lowcurve.papers.common.seed_tables import cells_of, value_of
-from lowcurve.papers.recipes import recipe
-from lowcurve.results import UNSAID, Claim, Column, Curves, Result, Table, holds, merge
+from lowcurve.papers.common.context import Context, Item, Reproduction
+from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_value
+from lowcurve.papers.recipes import get_recipe
+from lowcurve.results import UNSAID, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
 from lowcurve.study.methods import Cure
 from lowcurve.study.presets import preset, shortened
@@ -68,23 +68,23 @@ class Networks:
         return same_images(self.study, self.data, shown, count, points, context.progress)
 
 
-def study_of(context: Context) -> Study:
+def make_study(context: Context) -> Study:
     """A standard network: of the paper, or on the data's preset."""
     if context.scale == "paper" and context.data == "tiny-imagenet":
-        return recipe("bardusco_report/table-1/base").study()
+        return get_recipe("bardusco_report/table-1/base").study()
     study = replace(preset(context.data), methods=("standard",), norm="l_2", radius="0.5")
     return shortened(study, epochs=10) if context.scale == "smoke" else study
 
 
-def networks(context: Context) -> Networks:
+def train_networks(context: Context) -> Networks:
     """The base network, the one that is fine-tuned on its adversarial set, and CURE and the base on a tenth of the images."""
-    study = study_of(context)
+    study = make_study(context)
     own = context.scale == "paper" and context.data == "tiny-imagenet"
-    tuned = recipe("bardusco_report/table-1/adversarial").study() if own else study
+    tuned = get_recipe("bardusco_report/table-1/adversarial").study() if own else study
     both = replace(study, methods=("standard", "adversarial-set"), others=tuned.others, fine_tuning=tuned.fine_tuning)
-    made, data, first = context.networks("base", both)
+    made, data, first = context.load_or_train("base", both)
     if own:
-        few = recipe("bardusco_report/table-1/cure").study()
+        few = get_recipe("bardusco_report/table-1/cure").study()
     else:
         images = max(len(data.train) // 10, 64)
         few = replace(
@@ -92,22 +92,23 @@ def networks(context: Context) -> Networks:
             cure=Cure(weight=1.0, h=1.5, ramp=0.0, form="published", from_scratch=True),
             training=replace(study.training, epochs=2 * study.training.epochs),
         )  # fmt: skip
-    _, _, second = context.networks("tenth", replace(few, methods=("standard", "CURE")))
+    _, _, second = context.load_or_train("tenth", replace(few, methods=("standard", "CURE")))
     models = {BASE: first["standard"], ADVERSARIALLY: first["adversarial-set"]}
     return Networks(made, data, {**models, LESS: second["standard"], CURE: second["CURE"]})
 
 
-def table_1(context: Context) -> Found:
+def table_1(context: Context) -> Reproduction:
     """Squared Frobenius norm of the Hessian, smallest perturbation and accuracies of the networks."""
-    those, count = networks(context), {"smoke": 8}.get(context.scale, 100)
+    those, count = train_networks(context), {"smoke": 8}.get(context.scale, 100)
     rows = []
     for name, model in those.models.items():
         make = partial(_numbers, context, those, name, model, count)
-        result = context.part(f"table-1-{name.replace(' ', '-')}", ("table-1", those.study, count), make)["numbers"]
+        result = context.load_or_compute(f"table-1-{name.replace(' ', '-')}", ("table-1", those.study, count), make)[
+            "numbers"
+        ]
         rows.append(result)
-    table = merge(rows)
-    assert isinstance(table, Table)
-    found = cells_of(table)
+    table = as_table(merge(rows))
+    found = read_cells(table)
     claims = []
     for row, printed in PRINTED_TABLE_1.items():
         for column, text in zip(("‖H‖_F²", "perturbation"), printed, strict=True):
@@ -116,17 +117,17 @@ def table_1(context: Context) -> Found:
             if said is not None:
                 claims.append(Claim(f"{row}: {column}", said, "section 2.1", found[row][column], ".1%"))
     for column, falls in (("‖H‖_F²", True), ("perturbation", False)):
-        values = [value_of(found[row][column]) for row in (BASE, ADVERSARIALLY, CURE)]
+        values = [read_value(found[row][column]) for row in (BASE, ADVERSARIALLY, CURE)]
         turned = bool(np.all(np.diff(values) < 0) if falls else np.all(np.diff(values) > 0))
         evidence = ", ".join(f"{v:.3g}" for v in values)
         said = f"{column}: {'falls' if falls else 'rises'} from the base over adversarial training to CURE"
         claims.append(holds(said, "section 2.1.2", turned, evidence))
     for column in ("C", "perturbation"):
-        ours, plain = (value_of(found[row][column]) for row in (CURE, LESS))
+        ours, plain = (read_value(found[row][column]) for row in (CURE, LESS))
         said = f"{column}: CURE is {'smaller' if column == 'C' else 'larger'} than the base on the same tenth"
         better = ours < plain if column == "C" else ours > plain
         claims.append(holds(said, UNSAID, better, f"{ours:.3g} and {plain:.3g}"))
-    return Found({"numbers": table}, claims, TRAINED)
+    return Reproduction({"numbers": table}, claims, TRAINED)
 
 
 def _numbers(context: Context, those: Networks, name: str, model: nn.Module, count: int) -> dict[str, Result]:
@@ -165,55 +166,53 @@ def _right(model: nn.Module, examples: Examples) -> float:
     return float(evaluation.correct(model, examples).mean()) if len(examples) else float("nan")
 
 
-def figure_2(context: Context) -> Found:
+def figure_2(context: Context) -> Reproduction:
     """Cross-sections of the decision boundary with their parabolas."""
     return _drawn(context, "figure-2", cross_sections, "cross-sections", "κ")
 
 
-def figure_3(context: Context) -> Found:
+def figure_3(context: Context) -> Reproduction:
     """Classes over wide planes of random directions."""
     return _drawn(context, "figure-3", wide_sections, "wide", "pieces")
 
 
 def _drawn(
     context: Context, name: str, draw: Callable[[SameImages], dict[str, Result]], table: str, column: str
-) -> Found:
+) -> Reproduction:
     """Pictures of three networks, and whether a number of theirs is less than the base's; two images are shown."""
-    those, rows = networks(context), (BASE, ADVERSARIALLY, CURE)
+    those, rows = train_networks(context), (BASE, ADVERSARIALLY, CURE)
     count, points = {"smoke": (2, 9)}.get(context.scale, (20, 101))
     key = (name, those.study, count, points)
-    results = context.part(name, key, lambda: draw(those.shared(context, count, points, *rows)))
-    numbers = results[table]
-    assert isinstance(numbers, Table)
+    results = context.load_or_compute(name, key, lambda: draw(those.shared(context, count, points, *rows)))
+    numbers = as_table(results[table])
     place = [c.heading for c in numbers.columns].index(column)
     values: dict[str, list[float]] = {row: [] for row in rows}
     for line in numbers.rows:
         if line[place] is not None:
-            values[str(line[0])].append(abs(value_of(line[place])))
+            values[str(line[0])].append(abs(read_value(line[place])))
     means = {row: float(np.mean(found)) if found else float("nan") for row, found in values.items()}
     claims = []
     for other in (ADVERSARIALLY, CURE):
         evidence = f"mean |{column}| {means[other]:.3g}, {means[BASE]:.3g}"
         claims.append(holds(f"flatter than the base: {other}", "section 2.1", means[other] < means[BASE], evidence))
     shown = {key: value for key, value in results.items() if not key[-1].isdigit() or key.split()[-1] in ("1", "2")}
-    return Found(shown, claims, TRAINED[:2])
+    return Reproduction(shown, claims, TRAINED[:2])
 
 
-def table_2(context: Context) -> Found:
+def table_2(context: Context) -> Reproduction:
     """Number of points and normalized distance of paths between natural and between adversarial images; two families more."""
-    made, data, models = context.networks("base", study_of(context))
+    made, data, models = context.load_or_train("base", make_study(context))
     pairs = {"smoke": 8}.get(context.scale, 200)
     # A network on few images is right about few of a laptop's test images: there are not as many pairs among them.
-    test = context.tested(made, IMAGES) if context.scale == "laptop" else data.test
-    results = context.part(
+    test = context.test_images(made, IMAGES) if context.scale == "laptop" else data.test
+    results = context.load_or_compute(
         "table-2", ("paths", made, len(test), pairs, SHARE),
         lambda: path_results(models["standard"], test, pairs, share=SHARE, seed=made.seed, progress=context.progress),
     )  # fmt: skip
-    table = results["paths"]
-    assert isinstance(table, Table)
+    table = as_table(results["paths"])
     headings = [column.heading for column in table.columns]
     cells = {
-        (row[0], row[1]): {name: value_of(cell) for name, cell in zip(headings[2:], row[2:], strict=True)}
+        (row[0], row[1]): {name: read_value(cell) for name, cell in zip(headings[2:], row[2:], strict=True)}
         for row in table.rows
     }
     claims, kinds = [], {"Number of points": "anchors", "Normalized distance": "maximal deviation"}
@@ -230,17 +229,16 @@ def table_2(context: Context) -> Found:
         more = f"{how}: adversarial pairs need more points", many > few, f"{few:.3g} and {many:.3g}"
         bent = f"{how}: they deviate by an order of magnitude more", far > 10 * near, f"{near:.2g} and {far:.2g}"
         claims += [holds(said, "section 2.2.1", found, evidence) for said, found, evidence in (more, bent)]
-    return Found(results, claims, DIFFERS)
+    return Reproduction(results, claims, DIFFERS)
 
 
-def figure_5(context: Context) -> Found:
+def figure_5(context: Context) -> Reproduction:
     """Paths in their principal components, and how much of the variance the first components have."""
-    made, data, models = context.networks("base", study_of(context))
+    made, data, models = context.load_or_train("base", make_study(context))
     count = {"smoke": 30}.get(context.scale, 500)
     make = lambda: path_pictures(same_images(made, data, {BASE: models["standard"]}, count, progress=context.progress))  # noqa: E731
-    results = context.part("figure-5", ("figure-5", made, count), make)
-    flat = results["components"]
-    assert isinstance(flat, Curves)
+    results = context.load_or_compute("figure-5", ("figure-5", made, count), make)
+    flat = as_curves(results["components"])
     first = {
         family: [line.y for key, line in flat.lines.items() if key.startswith(f"{BASE}, {family} (")]
         for family in PRINTED
@@ -253,12 +251,12 @@ def figure_5(context: Context) -> Found:
         holds("the variance falls more slowly for adversarial pairs", "Figure 8", adversarial < natural,
               f"first component {adversarial:.4f} and {natural:.4f}"),
     ]  # fmt: skip
-    return Found(results, claims, DIFFERS[:1])
+    return Reproduction(results, claims, DIFFERS[:1])
 
 
-def figure_9(context: Context) -> Found:
+def figure_9(context: Context) -> Reproduction:
     """Changes of color: whether networks that are smooth or robust in pixels withstand them."""
-    those, count = networks(context), {"smoke": 8}.get(context.scale, 200)
+    those, count = train_networks(context), {"smoke": 8}.get(context.scale, 200)
     rows = (BASE, ADVERSARIALLY, CURE)
     few = those.data.test.take(slice(count))
 
@@ -269,12 +267,11 @@ def figure_9(context: Context) -> Found:
         drawn = colors(those.shared(context, 3, 101, *rows))
         return {**drawn, "colors": merge(made)}
 
-    results = context.part("figure-9", ("figure-9", those.study, count), make)
-    table = results["colors"]
-    assert isinstance(table, Table)
+    results = context.load_or_compute("figure-9", ("figure-9", those.study, count), make)
+    table = as_table(results["colors"])
     claims = []
-    for row, cells in cells_of(table).items():
-        clean, kept, hue = (value_of(cells[name]) for name in ("clean", "pepper test", "hue"))
+    for row, cells in read_cells(table).items():
+        clean, kept, hue = (read_value(cells[name]) for name in ("clean", "pepper test", "hue"))
         said = f"{row}: a hue changed by 30 degrees at most fools it"
         claims.append(
             holds(said, "Figure 9", kept < clean, f"{clean:.1%} clean, {kept:.1%} then, {hue:.1%} at any hue")
@@ -282,7 +279,7 @@ def figure_9(context: Context) -> Found:
     differs = (
         "The report changes one picture of a pepper; here the whole test sample, by the hue alone and by other colors.",
     )
-    return Found(results, claims, (*differs, *TRAINED[:2]))
+    return Reproduction(results, claims, (*differs, *TRAINED[:2]))
 
 
 PLAIN = ("tiny-imagenet", "cifar10", "mnist", "digits")

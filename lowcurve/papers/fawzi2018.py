@@ -8,9 +8,9 @@ from lowcurve.figures.boundary_shape import FLAT, detection, profile, sensitivit
 from lowcurve.figures.loops import loop_results
 from lowcurve.figures.paths import MIXED, NATURAL, NOISE, path_results
 from lowcurve.figures.same_images import SameImages
-from lowcurve.papers.common.context import Context, Found, Item
-from lowcurve.papers.common.seed_tables import value_of
-from lowcurve.results import UNSAID, Cell, Result, Table, holds
+from lowcurve.papers.common.context import Context, Item, Reproduction
+from lowcurve.papers.common.lookup import as_table, read_value
+from lowcurve.results import UNSAID, Cell, Result, holds
 from lowcurve.study.presets import preset, shortened
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Study
@@ -24,23 +24,22 @@ DIFFERS = (
 )
 
 
-def study_of(context: Context) -> Study:
+def make_study(context: Context) -> Study:
     """A standard network on the data's preset."""
     study = replace(preset(context.data, "paper" if context.scale == "paper" else "laptop"), methods=(NAME,))
     return shortened(study, epochs=10) if context.scale == "smoke" else study
 
 
-def connected(context: Context) -> Found:
+def connected(context: Context) -> Reproduction:
     """Paths within a region from natural images to natural, perturbed and noise images."""
-    made, data, models = context.networks(NAME, study_of(context))
+    made, data, models = context.load_or_train(NAME, make_study(context))
     pairs = {"smoke": 8, "laptop": 200, "paper": 1000}[context.scale]
 
     def make() -> Mapping[str, Result]:
         return path_results(models[NAME], data.test, pairs, share=SHARE, seed=made.seed, progress=context.progress)
 
-    results = context.part("connected", ("connected", made, pairs, SHARE), make)
-    table = results["paths"]
-    assert isinstance(table, Table)
+    results = context.load_or_compute("connected", ("connected", made, pairs, SHARE), make)
+    table = as_table(results["paths"])
     headings = [column.heading for column in table.columns]
     cells = {(row[0], row[1]): dict(zip(headings, row, strict=True)) for row in table.rows}
     claims = []
@@ -49,69 +48,72 @@ def connected(context: Context) -> Found:
             row = cells[family, how]
             said = f"{family}, {how}: a path joins every pair"
             claims.append(
-                holds(said, "section 3", row["found"] == 1, f"{value_of(row['found']):.1%} of {row['count']}")
+                holds(said, "section 3", row["found"] == 1, f"{read_value(row['found']):.1%} of {row['count']}")
             )
-            far = value_of(row["maximal deviation"])
+            far = read_value(row["maximal deviation"])
             said = f"{family}, {how}: nearly straight"
             claims.append(holds(said, "section 3", far < 0.1, f"deviates by {far:.2g} of its length in the mean"))
-    return Found(results, claims, DIFFERS[:1])
+    return Reproduction(results, claims, DIFFERS[:1])
 
 
-def flatness(context: Context) -> Found:
+def flatness(context: Context) -> Reproduction:
     """All principal curvatures of the boundary near images, in rising order."""
     results, (_, flat, mean, error, *_) = _at_images(context, "flatness", profile, {"smoke": 4, "laptop": 20})
-    said = f"{value_of(flat):.1%} of them have |κ| of at most {FLAT:g} times the largest"
-    uneven = abs(value_of(mean)) > 2 * value_of(error)
+    said = f"{read_value(flat):.1%} of them have |κ| of at most {FLAT:g} times the largest"
+    uneven = abs(read_value(mean)) > 2 * read_value(error)
     claims = [
-        holds("flat along most directions", "abstract", value_of(flat) > 0.5, said),
-        holds("asymmetric", "abstract", uneven, f"mean κ {value_of(mean):.3g} ± {value_of(error):.2g}"),
+        holds("flat along most directions", "abstract", read_value(flat) > 0.5, said),
+        holds("asymmetric", "abstract", uneven, f"mean κ {read_value(mean):.3g} ± {read_value(error):.2g}"),
     ]
-    return Found(results, claims, DIFFERS)
+    return Reproduction(results, claims, DIFFERS)
 
 
-def vulnerability(context: Context) -> Found:
+def vulnerability(context: Context) -> Reproduction:
     """Whether networks are more vulnerable along the directions in which their boundaries bend."""
     results, (_, curved, _) = _at_images(context, "vulnerability", sensitivity, {"smoke": 16, "laptop": 200})
-    table = results["numbers"]
-    assert isinstance(table, Table)
-    near, far = value_of(curved), value_of(table.rows[1][1])
+    table = as_table(results["numbers"])
+    near, far = read_value(curved), read_value(table.rows[1][1])
     said = "the boundary is nearer along curved directions than along random ones"
-    return Found(results, [holds(said, "abstract", near < far, f"median distances {near:.3g} and {far:.3g}")], DIFFERS)
+    return Reproduction(
+        results, [holds(said, "abstract", near < far, f"median distances {near:.3g} and {far:.3g}")], DIFFERS
+    )
 
 
-def perturbed(context: Context) -> Found:
+def perturbed(context: Context) -> Reproduction:
     """Whether the sign of the boundary's mean curvature tells perturbed images from natural ones."""
     results, (_, area, coin, *_) = _at_images(context, "perturbed", detection, {"smoke": 8, "laptop": 200})
-    found = value_of(area) > 0.5 + 2 * value_of(coin)
+    found = read_value(area) > 0.5 + 2 * read_value(coin)
     said = "the curvature's asymmetry tells perturbed images from natural ones"
-    return Found(results, [holds(said, "abstract", found, f"area under the curve {value_of(area):.3f}")], DIFFERS)
+    return Reproduction(
+        results, [holds(said, "abstract", found, f"area under the curve {read_value(area):.3f}")], DIFFERS
+    )
 
 
-def filled(context: Context) -> Found:
+def filled(context: Context) -> Reproduction:
     """Whether loops of four images can be filled within their region: simple connectivity, beyond the paper's paths."""
-    made, data, models = context.networks(NAME, study_of(context))
+    made, data, models = context.load_or_train(NAME, make_study(context))
     loops = {"smoke": 2, "laptop": 20}.get(context.scale, 100)
     make = lambda: loop_results(models[NAME], data.test, loops, seed=made.seed, progress=context.progress)  # noqa: E731
-    results = context.part("filled", ("filled", made, loops), make)
-    table = results["numbers"]
-    assert isinstance(table, Table)
+    results = context.load_or_compute("filled", ("filled", made, loops), make)
+    table = as_table(results["numbers"])
     claims = [
         holds(f"{name}: every loop that closes can be filled", UNSAID, 0 < closed == share, f"{share:.1%} of {count}")
-        for name, count, closed, share in ((row[0], row[1], value_of(row[2]), value_of(row[3])) for row in table.rows)
+        for name, count, closed, share in (
+            (row[0], row[1], read_value(row[2]), read_value(row[3])) for row in table.rows
+        )
     ]
-    return Found(results, claims, DIFFERS[:1])
+    return Reproduction(results, claims, DIFFERS[:1])
 
 
 def _at_images(
     context: Context, name: str, measure: Callable[[SameImages], dict[str, Result]], counts: Mapping[str, int]
 ) -> tuple[Mapping[str, Result], tuple[Cell, ...]]:
     """What is measured of the network at the first test images that it classifies rightly, and the table's first row."""
-    made, data, models = context.networks(NAME, study_of(context))
+    made, data, models = context.load_or_train(NAME, make_study(context))
     count = counts.get(context.scale, 1000)
     make = lambda: measure(same_images(made, data, models, count, progress=context.progress))  # noqa: E731
-    results = context.part(name, (name, made, count), make)
-    table = results["numbers"]
-    assert isinstance(table, Table)
+    results = context.load_or_compute(name, (name, made, count), make)
+    table = as_table(results["numbers"])
     return results, table.rows[0]
 
 

@@ -17,11 +17,11 @@ ITEMS: dict[str, Item] = {
 }
 
 
-def item(key: str) -> Item:
+def get_item(key: str) -> Item:
     """The item of that key. Errors: `InputError` for an unknown one, with the nearest.
 
     Example:
-        >>> item("srinivas2022lcnn/table-1").where
+        >>> get_item("srinivas2022lcnn/table-1").where
         'Table 1, section 5.1'
     """
     if key not in ITEMS:

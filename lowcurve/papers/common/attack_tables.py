@@ -7,7 +7,15 @@ from types import MappingProxyType
 
 from lowcurve import evaluation
 from lowcurve.papers.common.context import Context
-from lowcurve.papers.common.seed_tables import Trained, cells_of, file_of, over_seeds, table_of, trained, trained_as
+from lowcurve.papers.common.lookup import read_cells
+from lowcurve.papers.common.seed_tables import (
+    TrainedRow,
+    file_name,
+    make_row_table,
+    make_seed_table,
+    train_row,
+    training_conditions,
+)
 from lowcurve.papers.recipes import Recipe
 from lowcurve.results import Claim, Column, Result, Table
 from lowcurve.study.comparison import merged_by_kind
@@ -19,20 +27,24 @@ Attacks = Callable[[Study], Mapping[str, Attack]]
 """A study's attacks by the headings of their columns."""
 
 
-def attacked(context: Context, wanted: Mapping[str, Study], attacks: Attacks, kind: str = "attacked") -> Table:
+def make_attack_table(context: Context, wanted: Mapping[str, Study], attacks: Attacks, kind: str = "attacked") -> Table:
     """Accuracy of each model on clean images and under each attack by itself, over the seeds.
 
     kind: how the parts are called, for a paper with several such tables.
     """
-    return over_seeds(context, wanted, kind, lambda study: dict(attacks(study)), partial(_attacked, attacks=attacks))
+    return make_seed_table(
+        context, wanted, kind, lambda study: dict(attacks(study)), partial(_attacked, attacks=attacks)
+    )
 
 
-def printed(table: Table, of: Mapping[str, Recipe], headings: Mapping[str, str] = MappingProxyType({})) -> list[Claim]:
+def claim_printed_numbers(
+    table: Table, of: Mapping[str, Recipe], headings: Mapping[str, str] = MappingProxyType({})
+) -> list[Claim]:
     """Every number that the recipes of a table's rows have from the paper, with ours.
 
     headings: under which ours stands, of those numbers whose names are not headings.
     """
-    found = cells_of(table)
+    found = read_cells(table)
     claims = []
     for row, recipe in of.items():
         for name, value in recipe.values.items():
@@ -41,20 +53,22 @@ def printed(table: Table, of: Mapping[str, Recipe], headings: Mapping[str, str] 
     return claims
 
 
-def judged(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
+def run_strong_suite(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
     """The same models of the first seed under the suite `strong`, with the audit's verdict, accuracy against radius and
     perturbed images."""
     found: dict[str, list[Result]] = {}
-    for row, study in context.asked(wanted).items():
-        one = trained(context, row, study)
+    for row, study in context.select_rows(wanted).items():
+        one = train_row(context, row, study)
         strongly = replace(one.study, suite="strong")
-        results = context.part(f"judged-{file_of(row)}", ("judged", strongly), partial(_judged, context, one, strongly))
+        results = context.load_or_compute(
+            f"judged-{file_name(row)}", ("judged", strongly), partial(_judged, context, one, strongly)
+        )
         for name, result in results.items():
             found.setdefault(name, []).append(result)
     return merged_by_kind(found)
 
 
-def _attacked(one: Trained, attacks: Attacks) -> Table:
+def _attacked(one: TrainedRow, attacks: Attacks) -> Table:
     study = one.study
     examples = one.data.test.take(slice(study.evaluation.examples))
     cells = [
@@ -65,12 +79,15 @@ def _attacked(one: Trained, attacks: Attacks) -> Table:
             one.model, examples, attack, seed=study.seed, progress=one.progress, heading=f"{name} on {one.row}"
         )
         cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(left.robust.mean())))
-    conditions = {"attacks": f"{len(examples)} of the test set, {study.norm} in pixel units", **trained_as(one)}
-    return table_of("Accuracy under attack", one, cells, conditions)
+    conditions = {
+        "attacks": f"{len(examples)} of the test set, {study.norm} in pixel units",
+        **training_conditions(one),
+    }
+    return make_row_table("Accuracy under attack", one, cells, conditions)
 
 
-def _judged(context: Context, one: Trained, study: Study) -> dict[str, Result]:
-    shelf = context.keeper(file_of(one.row), one.study)
+def _judged(context: Context, one: TrainedRow, study: Study) -> dict[str, Result]:
+    shelf = context.keeper(file_name(one.row), one.study)
     found = attack_results(study, one.data, one.row, one.model, one.progress, shelf)
     shelf.ledger(one.row, "").remove()
     return found

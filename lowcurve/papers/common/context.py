@@ -41,13 +41,13 @@ class Context:
     progress: Progress[int] = silent
     used: dict[str, Study] = field(default_factory=dict, compare=False, repr=False)
 
-    def asked(self, wanted: Mapping[str, Study]) -> Mapping[str, Study]:
+    def select_rows(self, wanted: Mapping[str, Study]) -> Mapping[str, Study]:
         """The rows that were asked for; all, unless some were."""
         if unknown := [row for row in self.rows if row not in wanted]:
             raise InputError(f"rows among {', '.join(wanted)}", repr(unknown[0]), "leave out --rows for all")
         return {row: study for row, study in wanted.items() if row in self.rows or not self.rows}
 
-    def networks(self, name: str, study: Study, seed: int = 0) -> tuple[Study, DataSet, dict[str, nn.Module]]:
+    def load_or_train(self, name: str, study: Study, seed: int = 0) -> tuple[Study, DataSet, dict[str, nn.Module]]:
         """The networks of a study by their methods, trained now or before, with the study as it was made, and its data."""
         made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolved()
         keeper = self.keeper(name, made)
@@ -57,7 +57,7 @@ class Context:
         self.used[f"{name}-{seed}"] = placeless = replace(made, data_dir=None)
         return placeless, data, {method: keeper.load_network(method) for method in made.methods}
 
-    def tested(self, made: Study, count: int) -> Examples:
+    def test_images(self, made: Study, count: int) -> Examples:
         """So many test images, whatever the limit of the networks' study: its own are the first of them."""
         return _data(made.data, self.data_dir, replace(made.limits, test=count), made.seed).test
 
@@ -65,7 +65,7 @@ class Context:
         """Where the networks of a study are kept."""
         return self.room.within(f"{name}-{made.seed}", replace(made, data_dir=self.data_dir))
 
-    def part(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
+    def load_or_compute(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
         """The results of a step, made now or before; what: everything that decides them."""
         key = describe((code_version(), self.scale, self.data, what))
         kept = self.room.load_part(name, key)
@@ -80,18 +80,18 @@ class Reduction(str):
 
 
 @dataclass(frozen=True)
-class Found:
+class Reproduction:
     """What an item came to: its results by name, the paper's numbers beside ours, and what differs from the paper."""
 
     results: Mapping[str, Result]
     claims: Sequence[Claim]
     differs: Sequence[str] = ()
 
-    def differs_at(self, scale: str) -> list[str]:
+    def differences_at(self, scale: str) -> list[str]:
         """What differs at a scale.
 
         Example:
-            >>> Found({}, [], (Reduction("Fewer epochs."), "Another optimizer.")).differs_at("paper")
+            >>> Reproduction({}, [], (Reduction("Fewer epochs."), "Another optimizer.")).differences_at("paper")
             ['Another optimizer.']
         """
         return [str(line) for line in self.differs if scale != "paper" or not isinstance(line, Reduction)]
@@ -110,7 +110,7 @@ class Item:
     key: str
     title: str
     where: str
-    make: Callable[[Context], Found] = field(repr=False)
+    make: Callable[[Context], Reproduction] = field(repr=False)
     data: tuple[str, ...] = ("cifar10", "mnist", "digits")
     paper_data: str = "cifar10"
     claims: Claims | None = field(default=None, repr=False)
@@ -124,9 +124,9 @@ class Item:
             raise InputError(f"data of {self.key} among {', '.join(dict.fromkeys(known))}", repr(asked), "leave it out")
         return asked or {"smoke": self.data[-1], "laptop": self.data[0], "paper": self.paper_data}[scale]
 
-    def table(self, found: Found, context: Context) -> Result:
+    def table(self, found: Reproduction, context: Context) -> Result:
         """The paper's numbers beside ours."""
-        caption = " ".join(found.differs_at(context.scale))
+        caption = " ".join(found.differences_at(context.scale))
         conditions = {"item": self.key, "paper": self.where, "scale": context.scale, "data": context.data}
         return beside("Beside the paper", found.claims, caption, conditions)
 

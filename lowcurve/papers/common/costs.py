@@ -18,7 +18,7 @@ from lowcurve.results import Column, Table
 from lowcurve.training import Objective
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts floating-point operations within; torch's own counter follows modules, which gradients in the input break."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def steps_compared(
+def compare_step_costs(
     steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, y: Tensor, rounds: int, period: int = 1
 ) -> Table:
     """A step of each network under its objective, from the batch to the parameters' gradients, power iterations of LCNN's
@@ -49,7 +49,7 @@ def steps_compared(
     for name, (model, objective) in steps.items():
         forwards.clear()
         seen = model.register_forward_hook(lambda *_: forwards.append(1))
-        with Operations() as counter:
+        with OperationCounter() as counter:
             _steps(model, objective, x, y, period)
         seen.remove()
         passes[name], operations[name] = len(forwards), counter.count

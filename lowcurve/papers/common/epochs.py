@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lowcurve.errors import InputError
 from lowcurve.papers.common.context import Context, Room
-from lowcurve.papers.common.seed_tables import file_of
+from lowcurve.papers.common.seed_tables import file_name
 from lowcurve.study.pipeline import Keeper, Kept, optimization_of
 from lowcurve.study.settings import Study
 
@@ -19,24 +19,24 @@ MOST = 20
 SHARED = "standard"
 
 
-def remembering(context: Context) -> Context:
+def keep_epochs(context: Context) -> Context:
     """The workshop, keeping every training's weights by epoch, and one standard network for all rows that start from it."""
     return replace(context, room=_Room(context.room))
 
 
-def by_epoch(context: Context, row: str, study: Study, seed: int = 0) -> Iterator[tuple[int, nn.Module]]:
+def load_epochs(context: Context, row: str, study: Study, seed: int = 0) -> Iterator[tuple[int, nn.Module]]:
     """The epochs that were kept of a row's training, each with its network in eval mode; 0 is the network that it started
     from, where there is one. The study has one method; the workshop remembers.
 
     The weights are those of training, not of an average of them.
     """
-    made, _, models = context.networks(file_of(row), study, seed)
+    made, _, models = context.load_or_train(file_name(row), study, seed)
     (name,) = study.methods
-    shelf = context.keeper(file_of(row), made)
+    shelf = context.keeper(file_name(row), made)
     if "standard" in shelf.networks() and name != "standard":
         yield 0, shelf.load_network("standard")
     key = shelf.made_by(name) or ""
-    for epoch in epochs_kept(optimization_of(name, made).epochs):
+    for epoch in select_epochs(optimization_of(name, made).epochs):
         state = shelf.checkpoint(_epoch(name, epoch), key).load()
         if state is None:
             raise InputError(f"the weights of {name} after epoch {epoch}", "none", "use a workshop that remembers")
@@ -45,11 +45,11 @@ def by_epoch(context: Context, row: str, study: Study, seed: int = 0) -> Iterato
         yield epoch, model
 
 
-def epochs_kept(epochs: int) -> list[int]:
+def select_epochs(epochs: int) -> list[int]:
     """Which epochs are kept of so many.
 
     Example:
-        >>> epochs_kept(3), epochs_kept(100)[:3]
+        >>> select_epochs(3), select_epochs(100)[:3]
         ([1, 2, 3], [5, 10, 15])
     """
     count = min(epochs, MOST)
@@ -98,7 +98,7 @@ class _Shelf:
         key = self.of(name).made_by(name)
         if key is None:
             return None
-        for epoch in epochs_kept(optimization_of(name, self.study).epochs):
+        for epoch in select_epochs(optimization_of(name, self.study).epochs):
             state = None
             with suppress(InputError):  # the epochs of another training
                 state = self.of(name).checkpoint(_epoch(name, epoch), key).load()
@@ -123,7 +123,7 @@ class _Shelf:
         keeper = self.of(name)
         if "-after-" in name:
             return keeper.checkpoint(name, key)
-        wanted = frozenset(epochs_kept(optimization_of(name, self.study).epochs))
+        wanted = frozenset(select_epochs(optimization_of(name, self.study).epochs))
         return _ByEpoch(keeper, name, key, wanted)
 
 

@@ -17,7 +17,7 @@ from lowcurve.study.subject import MeasuredNetwork
 from lowcurve.types import Measure, Progress
 
 
-def length_of(study: Study, data: DataSet) -> float:
+def h_in_pixels(study: Study, data: DataSet) -> float:
     """How far CURE's penalty looks, in l_2 and pixel units; h in standardized inputs counts the channels' mean deviation."""
     if study.cure.form != "released":
         return study.cure.h
@@ -25,7 +25,7 @@ def length_of(study: Study, data: DataSet) -> float:
     return study.cure.h * float(np.mean(deviations))
 
 
-def evolution(
+def measure_epochs(
     study: Study,
     data: DataSet,
     row: str,
@@ -41,7 +41,7 @@ def evolution(
 
     Reference: moosavi2019cure, Fig. 10.
     """
-    h, settings = length_of(study, data), study.evaluation
+    h, settings = h_in_pixels(study, data), study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     attacked = data.test.take(slice(settings.examples))
     measures: dict[str, Measure] = {

@@ -12,7 +12,7 @@ from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.types import Attack, Progress, silent
 
 
-def reached_by_both(
+def compare_attacks(
     models: Mapping[str, nn.Module],
     examples: Examples,
     first: tuple[str, Attack],

@@ -15,7 +15,9 @@ from lowcurve.study.settings import Study
 from lowcurve.types import Progress
 
 
-def nearest_epoch(networks: Iterable[tuple[int, nn.Module]], accuracy: float, on: Examples) -> tuple[int, nn.Module]:
+def find_nearest_epoch(
+    networks: Iterable[tuple[int, nn.Module]], accuracy: float, on: Examples
+) -> tuple[int, nn.Module]:
     """The epoch whose accuracy on these examples is nearest to that number, the earlier of two.
 
     Errors: InputError for no epoch.
@@ -27,7 +29,7 @@ def nearest_epoch(networks: Iterable[tuple[int, nn.Module]], accuracy: float, on
     return epoch, model
 
 
-def compared(
+def compare_at_equal_accuracy(
     study: Study, data: DataSet, networks: dict[str, nn.Module], multiples: Sequence[float], progress: Progress[int]
 ) -> Table:
     """Clean accuracy on validation and test images, and accuracy under PGD at several multiples of the radius, with 95 %

@@ -15,6 +15,7 @@ from lowcurve.attacks import PGD
 from lowcurve.data import DataSet
 from lowcurve.geometry import Curvature, PowerIteration
 from lowcurve.papers.common.context import Context
+from lowcurve.papers.common.lookup import read_value
 from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
 from lowcurve.results.cells import counted
 from lowcurve.study.boundary_results import boundary_results
@@ -28,7 +29,7 @@ POWER_STEPS = 10
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRow:
     """A row's network with the study that it was made by and its data."""
 
     study: Study
@@ -38,19 +39,19 @@ class Trained:
     progress: Progress[int]
 
 
-def trained(context: Context, row: str, study: Study, seed: int = 0) -> Trained:
+def train_row(context: Context, row: str, study: Study, seed: int = 0) -> TrainedRow:
     """The network of a row whose study has one method."""
-    made, data, models = context.networks(file_of(row), study, seed)
+    made, data, models = context.load_or_train(file_name(row), study, seed)
     (name,) = study.methods
-    return Trained(made, data, row, models[name], context.progress)
+    return TrainedRow(made, data, row, models[name], context.progress)
 
 
-def over_seeds(
+def make_seed_table(
     context: Context,
     wanted: Mapping[str, Study],
     kind: str,
     what: Callable[[Study], Any],
-    make: Callable[[Trained], Table],
+    make: Callable[[TrainedRow], Table],
 ) -> Table:
     """Each model's numbers: means over the seeds, between one standard deviation less and more.
 
@@ -59,82 +60,61 @@ def over_seeds(
     """
     lines: list[tuple[Cell, ...]] = []
     shown = Table("", (), ())
-    for row, study in context.asked(wanted).items():
+    for row, study in context.select_rows(wanted).items():
         found = []
         for seed in range(context.seeds):
-            one = trained(context, row, study, seed)
+            one = train_row(context, row, study, seed)
             key = (kind, one.study, what(one.study))
-            table = context.part(f"{kind}-{file_of(row)}-{seed}", key, lambda one=one: {kind: make(one)})[kind]  # type: ignore[misc]
+            table = context.load_or_compute(f"{kind}-{file_name(row)}-{seed}", key, lambda one=one: {kind: make(one)})[
+                kind
+            ]  # type: ignore[misc]
             assert isinstance(table, Table)
             shown = table
-            found.append([value_of(cell) for cell in table.rows[0][1:]])
+            found.append([read_value(cell) for cell in table.rows[0][1:]])
         lines.append((row, *_spreads(np.array(found))))
     conditions = {**shown.conditions, "seeds": str(context.seeds)}
     return replace(shown, rows=tuple(lines), caption="In brackets one standard deviation.", conditions=conditions)
 
 
-def numbers(context: Context, wanted: Mapping[str, Study], radii: Sequence[float]) -> Table:
+def make_geometry_table(context: Context, wanted: Mapping[str, Study], radii: Sequence[float]) -> Table:
     """Geometry and robustness in l_2, over the seeds."""
-    return over_seeds(context, wanted, "numbers", lambda _: tuple(radii), partial(_numbers, radii=radii))
+    return make_seed_table(context, wanted, "numbers", lambda _: tuple(radii), partial(_numbers, radii=radii))
 
 
-def extras(context: Context, wanted: Mapping[str, Study], kinds: Sequence[str]) -> dict[str, Result]:
+def make_extra_results(context: Context, wanted: Mapping[str, Study], kinds: Sequence[str]) -> dict[str, Result]:
     """Results of other kinds (stability, discrepancy, boundary, certified), of the first seed's networks."""
     found: dict[str, list[Result]] = {}
-    for row, study in context.asked(wanted).items():
-        one = trained(context, row, study)
+    for row, study in context.select_rows(wanted).items():
+        one = train_row(context, row, study)
         for kind in kinds:
             make = partial(_extra, kind, one)
-            for name, result in context.part(f"{kind}-{file_of(row)}", (kind, one.study), make).items():
+            for name, result in context.load_or_compute(f"{kind}-{file_name(row)}", (kind, one.study), make).items():
                 found.setdefault(name, []).append(result)
     return {name: merge(results) for name, results in found.items()}
 
 
-def file_of(row: str) -> str:
+def file_name(row: str) -> str:
     """A row's name as a file's.
 
     Example:
-        >>> file_of("LCNN + gradient norm")
+        >>> file_name("LCNN + gradient norm")
         'lcnn-gradient-norm'
     """
     return row.replace(" + ", "-").replace(" ", "-").lower()
 
 
-def value_of(cell: Cell) -> float:
-    """A cell's number without its spread; NaN where there is none.
-
-    Example:
-        >>> value_of((0.5, 0.4, 0.6))
-        0.5
-    """
-    number = cell[0] if isinstance(cell, tuple) else cell
-    return float("nan") if number is None else float(number)
-
-
-def cells_of(table: Result) -> dict[str, dict[str, Cell]]:
-    """The cells of a result that is a table, by row and heading.
-
-    Example:
-        >>> cells_of(Table("t", (Column("network"), Column("C")), (("CURE", 2.0),)))["CURE"]["C"]
-        2.0
-    """
-    assert isinstance(table, Table)
-    headings = [column.heading for column in table.columns]
-    return {str(row[0]): dict(zip(headings, row, strict=True)) for row in table.rows}
-
-
-def rising(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[str], where: str) -> Claim:
+def claim_order(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[str], where: str) -> Claim:
     """Whether a number rises along these models, and whether by more than the seeds' spreads; not run where one of them was
     not.
 
     Example:
-        >>> rising({"CURE": {"C": 2.0}, "standard": {"C": 9.0}}, "C", ("CURE", "standard"), "Table 1").shown
+        >>> claim_order({"CURE": {"C": 2.0}, "standard": {"C": 9.0}}, "C", ("CURE", "standard"), "Table 1").shown
         'holds (2, 9)'
     """
     name = f"{kind}: {' < '.join(models)}"
     if not found.keys() >= set(models):
         return holds(name, where, None)
-    values = [value_of(found[model][kind]) for model in models]
+    values = [read_value(found[model][kind]) for model in models]
     evidence = ", ".join(f"{value:.3g}" for value in values)
     spans = [_span(found[model][kind]) for model in models]
     apart = all(a[1] < b[0] or b[1] < a[0] for a, b in pairwise(spans))
@@ -142,7 +122,7 @@ def rising(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[
     return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + near)
 
 
-def _numbers(one: Trained, radii: Sequence[float]) -> Table:
+def _numbers(one: TrainedRow, radii: Sequence[float]) -> Table:
     study, data, model, settings = one.study, one.data, one.model, one.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     attacked = data.test.take(slice(settings.examples))
@@ -170,12 +150,12 @@ def _numbers(one: Trained, radii: Sequence[float]) -> Table:
     conditions = {
         "curvature": f"{len(few)} of the test set",
         "attacks": f"{len(attacked)} of the test set, l_2 in pixel units",
-        **trained_as(one),
+        **training_conditions(one),
     }
-    return table_of("Geometry and robustness", one, cells, conditions)
+    return make_row_table("Geometry and robustness", one, cells, conditions)
 
 
-def trained_as(one: Trained) -> dict[str, str]:
+def training_conditions(one: TrainedRow) -> dict[str, str]:
     """What holds for each table of rows: the test set, the mode, and how the network was made."""
     study = one.study
     return {
@@ -185,13 +165,15 @@ def trained_as(one: Trained) -> dict[str, str]:
     }
 
 
-def table_of(title: str, one: Trained, cells: Sequence[tuple[Column, float]], conditions: Mapping[str, str]) -> Table:
+def make_row_table(
+    title: str, one: TrainedRow, cells: Sequence[tuple[Column, float]], conditions: Mapping[str, str]
+) -> Table:
     """A network's numbers under their headings."""
     headings = (Column("network"), *(column for column, _ in cells))
     return Table(title, headings, ((one.row, *(value for _, value in cells)),), conditions=dict(conditions))
 
 
-def _extra(kind: str, one: Trained) -> dict[str, Result]:
+def _extra(kind: str, one: TrainedRow) -> dict[str, Result]:
     study, data, settings = one.study, one.data, one.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     conditions = {"BatchNorm": "eval mode", **counted(few, "test")}
@@ -208,7 +190,7 @@ def _extra(kind: str, one: Trained) -> dict[str, Result]:
 
 def _span(cell: Cell) -> tuple[float, float]:
     """From one end of its spread to the other."""
-    return (cell[1], cell[2]) if isinstance(cell, tuple) else (value_of(cell), value_of(cell))
+    return (cell[1], cell[2]) if isinstance(cell, tuple) else (read_value(cell), read_value(cell))
 
 
 def _spreads(values: np.ndarray) -> list[Cell]:

@@ -74,11 +74,11 @@ CONVERSIONS: tuple[Conversion, ...] = (
 )  # fmt: skip
 
 
-def glossary() -> Table:
+def make_units_table() -> Table:
     """All conversions.
 
     Example:
-        >>> row = glossary().rows[1]
+        >>> row = make_units_table().rows[1]
         >>> row[1], round(row[3] * 255)
         ('radius of Table 2', 8)
     """

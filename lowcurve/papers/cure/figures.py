@@ -14,13 +14,14 @@ from lowcurve.figures.landscapes import along_the_way, unevenness
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import Curvature
 from lowcurve.losses import margin_loss
-from lowcurve.papers.common.attack_tables import judged
-from lowcurve.papers.common.context import Context, Found
-from lowcurve.papers.common.epochs import by_epoch
-from lowcurve.papers.common.evolution import evolution
-from lowcurve.papers.common.masking import reached_by_both
-from lowcurve.papers.common.seed_tables import cells_of, trained, value_of
-from lowcurve.papers.cure.networks import COUNTS, DIFFERS, some, without_gradients
+from lowcurve.papers.common.attack_tables import run_strong_suite
+from lowcurve.papers.common.context import Context, Reproduction
+from lowcurve.papers.common.epochs import load_epochs
+from lowcurve.papers.common.evolution import measure_epochs
+from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_value
+from lowcurve.papers.common.masking import compare_attacks
+from lowcurve.papers.common.seed_tables import train_row
+from lowcurve.papers.cure.networks import COUNTS, DIFFERS, make_spsa, select_studies
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Claim, Column, Curves, Result, Surface, Table, holds, merge
 from lowcurve.results.cells import counted
@@ -29,37 +30,40 @@ from lowcurve.study.report_figures import same_images
 from lowcurve.study.subject import MeasuredNetwork
 
 
-def _sitting(context: Context, *names: str) -> SameImages:
+def _select_shared_images(context: Context, *names: str) -> SameImages:
     """The networks of the first seed at test images that all classify rightly."""
-    ones = [trained(context, row, study) for row, study in some(context, *names).items()]
+    ones = [train_row(context, row, study) for row, study in select_studies(context, *names).items()]
     points = {"smoke": 11, "laptop": 81, "paper": 101}[context.scale]
     models = {one.row: one.model for one in ones}
     return same_images(ones[0].study, ones[0].data, models, 3, points, context.progress)
 
 
-def figure_1(context: Context) -> Found:
+def figure_1(context: Context) -> Reproduction:
     """Cross-sections of the decision boundary before and after fine-tuning on DeepFool's images, and of CURE."""
     names = ("original", "fine-tuned", "CURE")
-    results = context.part(
-        "figure-1", ("sections", some(context, *names)), lambda: cross_sections(_sitting(context, *names))
+    results = context.load_or_compute(
+        "figure-1",
+        ("sections", select_studies(context, *names)),
+        lambda: cross_sections(_select_shared_images(context, *names)),
     )
-    table = results["cross-sections"]
-    assert isinstance(table, Table)
+    table = as_table(results["cross-sections"])
     place = {column.heading: k for k, column in enumerate(table.columns)}
     claims = []
     for what, heading, more in (("is farther away", "distance", True), ("bends less (mean |κ|)", "κ", False)):
-        sizes = {name: _mean(abs(value_of(r[place[heading]])) for r in table.rows if r[0] == name) for name in names}
+        sizes = {name: _mean(abs(read_value(r[place[heading]])) for r in table.rows if r[0] == name) for name in names}
         right = (sizes["fine-tuned"] > sizes["original"]) == more
         evidence = ", ".join(f"{size:.3g}" for size in sizes.values())
         claims.append(holds(f"after fine-tuning the boundary {what}", "Figure 1", right, evidence))
-    return Found(_titled("Figure 1", results), claims, DIFFERS[:1])
+    return Reproduction(_add_figure_number("Figure 1", results), claims, DIFFERS[:1])
 
 
-def figure_3(context: Context) -> Found:
+def figure_3(context: Context) -> Reproduction:
     """The negative loss over the plane of the boundary's normal and a random direction."""
     names = ("original", "fine-tuned", "CURE")
-    found = context.part(
-        "figure-3", ("surfaces", some(context, *names)), lambda: along_the_way(_sitting(context, *names))
+    found = context.load_or_compute(
+        "figure-3",
+        ("surfaces", select_studies(context, *names)),
+        lambda: along_the_way(_select_shared_images(context, *names)),
     )
     shown: dict[str, Result] = {key: _negative(one) for key, one in found.items() if key.startswith("loss")}
     uneven: dict[str, list[float]] = {name: [] for name in names}
@@ -79,7 +83,7 @@ def figure_3(context: Context) -> Found:
         for name, where in (("fine-tuned", "Figure 3"), ("CURE", "Figure 8"))
     ]
     said = "Nearer: a smaller share of the variance over the window that no plane explains, mean over three images."
-    return Found(_titled("Figures 3, 8 and 13", shown), claims, (*DIFFERS[:1], said))
+    return Reproduction(_add_figure_number("Figures 3, 8 and 13", shown), claims, (*DIFFERS[:1], said))
 
 
 def _negative(surface: Result) -> Result:
@@ -88,12 +92,12 @@ def _negative(surface: Result) -> Result:
     return replace(surface, panels=panels, title=surface.title.replace("Loss", "Negative loss"), value_label="−ℓ")
 
 
-def figure_2(context: Context) -> Found:
+def figure_2(context: Context) -> Reproduction:
     """All eigenvalues of the loss's Hessian, sorted and averaged over images: exact, and at the scale of the attack."""
     exactly, at_scale, *_ = COUNTS[context.scale]
     parts: dict[str, list[Result]] = {"profile": [], "profile at scale": []}
-    for row, study in some(context, "original", "fine-tuned", "CURE").items():
-        one = trained(context, row, study)
+    for row, study in select_studies(context, "original", "fine-tuned", "CURE").items():
+        one = train_row(context, row, study)
 
         def make(one=one) -> dict[str, Result]:  # type: ignore[no-untyped-def]
             conditions = {"units": "pixel range [0, 1]", "BatchNorm": "eval mode"}
@@ -102,7 +106,7 @@ def figure_2(context: Context) -> Found:
             return {"profile": profile(subject.few(exactly), None), "profile at scale": profile(wide, wide.reach)}
 
         key = ("profile", one.study, exactly, at_scale)
-        for kind, result in context.part(f"profile-{row}", key, make).items():
+        for kind, result in context.load_or_compute(f"profile-{row}", key, make).items():
             parts[kind].append(result)
     results = {kind: merge(several) for kind, several in parts.items()}
     claims = []
@@ -118,14 +122,16 @@ def figure_2(context: Context) -> Found:
             holds(f"{how}: that of CURE is within a factor of two of fine-tuning's", "Figure 9", near, evidence)
         )
     said = f"At scale {at_scale} images, {exactly} exactly; the paper has 100 and does not state its h. ReLU: exactly, all "
-    return Found(_titled("Figures 2, 9 and 12", results), claims, (*DIFFERS[:1], said + "but nine eigenvalues are 0."))
+    return Reproduction(
+        _add_figure_number("Figures 2, 9 and 12", results), claims, (*DIFFERS[:1], said + "but nine eigenvalues are 0.")
+    )
 
 
-def remark_3(context: Context) -> Found:
+def remark_3(context: Context) -> Reproduction:
     """How far the gradient lies along the eigenvector of the largest curvature, before and after fine-tuning."""
     rows, claims = [], []
-    for row, study in some(context, "original", "fine-tuned", "CURE").items():
-        one = trained(context, row, study)
+    for row, study in select_studies(context, "original", "fine-tuned", "CURE").items():
+        one = train_row(context, row, study)
         few = one.data.test.take(slice(one.study.evaluation.curvature_examples))
 
         def make(one=one, few=few) -> dict[str, Result]:  # type: ignore[no-untyped-def]
@@ -136,11 +142,10 @@ def remark_3(context: Context) -> Found:
             line = (one.row, float(values.mean()), float(np.median(values)))
             return {"alignment": Table("Gradient and direction of largest curvature", columns, (line,), "", conditions)}
 
-        rows.append(context.part(f"alignment-{row}", ("alignment", one.study), make)["alignment"])
+        rows.append(context.load_or_compute(f"alignment-{row}", ("alignment", one.study), make)["alignment"])
         size = int(np.prod(one.data.shape))
-    table = merge(rows)
-    assert isinstance(table, Table)
-    found = {name: value_of(cells["|g·u| / ‖g‖"]) for name, cells in cells_of(table).items()}
+    table = as_table(merge(rows))
+    found = {name: read_value(cells["|g·u| / ‖g‖"]) for name, cells in read_cells(table).items()}
     draws = normal(torch.zeros(1000, size), generator=stream(0, "random alignment"))
     random = float((draws[:, 0] / draws.norm(dim=1)).square().mean().sqrt())
     for name, text in (("original", "0.43"), ("fine-tuned", "0.90")):
@@ -150,14 +155,13 @@ def remark_3(context: Context) -> Found:
     claims.append(holds("the gradient is nearer to u after fine-tuning", "Remark 3", rises))
     claims.append(holds("it is far nearer than random vectors", "Remark 3", found["original"] > 5 * random))
     said = "u is of the exact Hessian; the paper does not say of which, nor with which h."
-    return Found({"alignment": table}, claims, (*DIFFERS[:1], said))
+    return Reproduction({"alignment": table}, claims, (*DIFFERS[:1], said))
 
 
-def figure_6(context: Context) -> Found:
+def figure_6(context: Context) -> Reproduction:
     """Accuracy against the radius of the attack."""
-    found = judged(context, some(context, "normal", "CURE", "adversarial"))
-    curves = found["against radius"]
-    assert isinstance(curves, Curves)
+    found = run_strong_suite(context, select_studies(context, "normal", "CURE", "adversarial"))
+    curves = as_curves(found["against radius"])
     claims = []
     mine, theirs = (np.array(curves.lines[name].y, dtype=float) for name in ("CURE", "normal"))
     half = len(curves.x) // 2
@@ -169,26 +173,27 @@ def figure_6(context: Context) -> Found:
         holds("accuracy falls with the radius and reaches 0 in the end", "Figure 6", falls, f"{mine[-1]:.1%} at last")
     )
     said = "By bisection of each image's own radius; the paper's curves are of 2000 test images."
-    return Found(_titled("Figures 6 and 15", {"against radius": curves}), claims, (*DIFFERS[:1], said))
+    return Reproduction(
+        _add_figure_number("Figures 6 and 15", {"against radius": curves}), claims, (*DIFFERS[:1], said)
+    )
 
 
-def figure_7(context: Context) -> Found:
+def figure_7(context: Context) -> Reproduction:
     """Margins of CURE's network after PGD(100) and after SPSA, image by image."""
-    one = trained(context, "CURE", some(context, "CURE")["CURE"])
+    one = train_row(context, "CURE", select_studies(context, "CURE")["CURE"])
     count, ball = COUNTS[context.scale][2], one.study.ball()
     first = ("PGD(100)", PGD(ball, steps=100, loss=margin_loss))
-    second = ("SPSA", without_gradients(context.scale, ball))
-    results = context.part(
+    second = ("SPSA", make_spsa(context.scale, ball))
+    results = context.load_or_compute(
         "figure-7", ("both attacks", one.study, count, first, second),
-        lambda: reached_by_both(
+        lambda: compare_attacks(
             {"CURE": one.model}, one.data.test.take(slice(count)), first, second,
             seed=one.study.seed, progress=context.progress,
         ),
     )  # fmt: skip
-    table = results["below"]
-    assert isinstance(table, Table)
-    cells = cells_of(table)["CURE"]
-    below, alone = value_of(cells["below"]), value_of(cells["fooled by it alone"])
+    table = as_table(results["below"])
+    cells = read_cells(table)["CURE"]
+    below, alone = read_value(cells["below"]), read_value(cells["fooled by it alone"])
     claims = [
         holds(
             "SPSA is stronger than PGD(100) at few images", "Figure 7", below < 0.1, f"{below:.1%} below the diagonal"
@@ -196,44 +201,45 @@ def figure_7(context: Context) -> Found:
         holds("it fools none that PGD(100) does not", "Figure 7", alone == 0, f"{alone:.1%}"),
     ]
     said = "Both attacks follow the margin; the paper has the wide network and does not state its losses."
-    return Found(
-        {**results, **_titled("Figure 7", {"both attacks": results["both attacks"]})}, claims, (*DIFFERS[:1], said)
+    return Reproduction(
+        {**results, **_add_figure_number("Figure 7", {"both attacks": results["both attacks"]})},
+        claims,
+        (*DIFFERS[:1], said),
     )
 
 
-def figure_10(context: Context) -> Found:
+def figure_10(context: Context) -> Reproduction:
     """Curvature and robustness through CURE's fine-tuning."""
-    study = some(context, "CURE")["CURE"]
-    one = trained(context, "CURE", study)
+    study = select_studies(context, "CURE")["CURE"]
+    one = train_row(context, "CURE", study)
     draws = COUNTS[context.scale][3]
-    results = context.part(
+    results = context.load_or_compute(
         "figure-10", ("evolution", one.study, draws),
-        lambda: evolution(
-            one.study, one.data, "CURE", by_epoch(context, "CURE", study), draws, context.progress
+        lambda: measure_epochs(
+            one.study, one.data, "CURE", load_epochs(context, "CURE", study), draws, context.progress
         ),
     )  # fmt: skip
     claims = []
     for kind, said in (
         ("Frobenius norm", "‖H‖_F falls"), ("along the sign", "‖Hz‖ falls"), ("robust", "robust accuracy rises")
     ):  # fmt: skip
-        curves = results[kind]
-        assert isinstance(curves, Curves)
+        curves = as_curves(results[kind])
         y = np.array(curves.lines["CURE"].y, dtype=float) * (1 if kind == "robust" else -1)
         steps = np.diff(y)
         evidence = f"{abs(y[0]):.3g} to {abs(y[-1]):.3g}; {int((steps > 0).sum())} of {len(steps)} epochs"
         claims.append(holds(f"{said} through fine-tuning", "Figure 10", bool(y[-1] > y[0]), evidence))
     said = "Curvature is at the scale at which the penalty looks; the radius is that of the table."
-    return Found(_titled("Figures 10 and 14", results), claims, (*DIFFERS[:1], said))
+    return Reproduction(_add_figure_number("Figures 10 and 14", results), claims, (*DIFFERS[:1], said))
 
 
-def figure_11(context: Context) -> Found:
+def figure_11(context: Context) -> Reproduction:
     """Perturbed images and perturbations of normal training and of CURE."""
-    wanted = some(context, "normal", "CURE", "adversarial")
-    gallery = judged(context, wanted)["gallery"]
-    judge = trained(context, "adversarial", wanted["adversarial"])
+    wanted = select_studies(context, "normal", "CURE", "adversarial")
+    gallery = run_strong_suite(context, wanted)["gallery"]
+    judge = train_row(context, "adversarial", wanted["adversarial"])
     shares: dict[str, float] = {}
     for row in ("normal", "CURE"):
-        one = trained(context, row, wanted[row])
+        one = train_row(context, row, wanted[row])
         few, ball = one.data.test.take(slice(one.study.evaluation.examples)), one.study.ball()
         left = evaluation.attack(one.model, few, PGD(ball, steps=20), seed=one.study.seed)
         fell = torch.from_numpy(left.fallen_to == "PGD")
@@ -247,10 +253,10 @@ def figure_11(context: Context) -> Found:
     evidence = f"{shares['CURE']:.1%} and {shares['normal']:.1%}"
     claims = [holds(said, "Figure 11", shares["CURE"] > shares["normal"], evidence)]
     more = "Whether an image resembles its new class is asked of the adversarially trained network, and is for the eye beside."
-    return Found(_titled("Figure 11", {"gallery": gallery}), claims, (*DIFFERS[:1], more))
+    return Reproduction(_add_figure_number("Figure 11", {"gallery": gallery}), claims, (*DIFFERS[:1], more))
 
 
-def _titled(figure: str, results: Mapping[str, Result]) -> dict[str, Result]:
+def _add_figure_number(figure: str, results: Mapping[str, Result]) -> dict[str, Result]:
     return {key: replace(result, title=f"{figure}: {result.title}") for key, result in results.items()}
 
 

@@ -8,11 +8,12 @@ from functools import partial
 from lowcurve.analysis.norms import parse_radius
 from lowcurve.attacks import PGD
 from lowcurve.data import Augmentation
-from lowcurve.papers.common.attack_tables import attacked, judged
-from lowcurve.papers.common.context import Context, Found, Reduction
-from lowcurve.papers.common.costs import steps_compared
-from lowcurve.papers.common.seed_tables import cells_of, rising, trained, value_of
-from lowcurve.papers.cure.networks import COUNTS, base
+from lowcurve.papers.common.attack_tables import make_attack_table, run_strong_suite
+from lowcurve.papers.common.context import Context, Reduction, Reproduction
+from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.lookup import read_cells, read_value
+from lowcurve.papers.common.seed_tables import claim_order, train_row
+from lowcurve.papers.cure.networks import COUNTS, make_base_study
 from lowcurve.results import UNSAID, Cell, Claim, Result, holds
 from lowcurve.study.methods import GradientNorm, objective_of
 from lowcurve.study.settings import Study
@@ -43,9 +44,9 @@ DIFFERS = (
 )
 
 
-def rows(context: Context) -> dict[str, Study]:
+def make_studies(context: Context) -> dict[str, Study]:
     """The networks by the names of their rows."""
-    study = base(context)
+    study = make_base_study(context)
     training = replace(
         study.training, gradient_clipping=1.0, average=0.999 if context.scale == "paper" else 0.99,
         augmentation=Augmentation(crop_padding=4, flip=True) if context.data == "cifar10" else Augmentation(),
@@ -58,31 +59,34 @@ def rows(context: Context) -> dict[str, Study]:
     return {row: replace(shared, methods=(method,)) for row, method in METHODS.items()}
 
 
-def goals(context: Context) -> Found:
+def goals(context: Context) -> Reproduction:
     """Five networks under PGD-20 and under the suite strong with its audit, and what a step of each costs."""
-    wanted = rows(context)
-    results = {"attacked": attacked(context, wanted, _twenty, kind="goals"), **judged(context, wanted)}
+    wanted = make_studies(context)
+    results = {
+        "attacked": make_attack_table(context, wanted, _twenty, kind="goals"),
+        **run_strong_suite(context, wanted),
+    }
     if not context.rows:  # ratios are of one run, with the plain step in it
         results |= _costs(context, wanted)
-    return Found(results, claims(results, context.data), DIFFERS)
+    return Reproduction(results, make_claims(results, context.data), DIFFERS)
 
 
-def claims(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+def make_claims(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """The goals beside ours, and what the penalties add."""
-    found = {name: cells_of(results[name]) for name in ("attacked", "robustness", "costs") if name in results}
+    found = {name: read_cells(results[name]) for name in ("attacked", "robustness", "costs") if name in results}
     made = [
         Claim(f"{row}: {heading}", goal, UNSAID, _ours(found, row, heading), ".1%")
         for row, wanted in GOALS.items()
         for heading, goal in wanted.items()
     ]
     made += [
-        rising(found["attacked"], "PGD-20", (STANDARD, SLOPE, CLEAN), UNSAID),
-        rising(found["robustness"], "strong", (STANDARD, SLOPE, CLEAN), UNSAID),
-        rising(found["robustness"], "strong", (STEP, CURVED_STEP), UNSAID),
+        claim_order(found["attacked"], "PGD-20", (STANDARD, SLOPE, CLEAN), UNSAID),
+        claim_order(found["robustness"], "strong", (STANDARD, SLOPE, CLEAN), UNSAID),
+        claim_order(found["robustness"], "strong", (STEP, CURVED_STEP), UNSAID),
     ]
     spent = found.get("costs", {}).get(CURVED_STEP)
     said, kinds = f"{CURVED_STEP}: a step costs {MOST_STEPS} plain ones or less", ("operations", "time")
-    costs = None if spent is None else [value_of(spent[kind]) for kind in kinds]
+    costs = None if spent is None else [read_value(spent[kind]) for kind in kinds]
     evidence = "" if costs is None else f"{costs[0]:.3g} by operations, {costs[1]:.3g} by time"
     return [*made, holds(said, UNSAID, None if costs is None else max(costs) <= MOST_STEPS, evidence)]
 
@@ -98,10 +102,10 @@ def _twenty(study: Study) -> dict[str, Attack]:
 
 def _costs(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
     """Steps of each network, over as many as it takes until a penalty comes round again."""
-    one, rounds = trained(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale][4]
+    one, rounds = train_row(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale][4]
     _, std = one.data.statistics()
     steps = {row: (one.model, objective_of(METHODS[row], study.resolved(), std)) for row, study in wanted.items()}
     few = one.data.train.take(slice(one.study.training.batch_size))
     key = ("costs", dict(wanted), rounds)
-    make = partial(steps_compared, steps, few.pixels(slice(None)), few.y, rounds, EVERY)
-    return dict(context.part("goals-costs", key, lambda: {"costs": make()}))
+    make = partial(compare_step_costs, steps, few.pixels(slice(None)), few.y, rounds, EVERY)
+    return dict(context.load_or_compute("goals-costs", key, lambda: {"costs": make()}))

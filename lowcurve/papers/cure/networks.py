@@ -7,7 +7,7 @@ from lowcurve.analysis.norms import Ball
 from lowcurve.attacks import SPSA
 from lowcurve.data import Limits
 from lowcurve.papers.common.context import Context, Reduction
-from lowcurve.papers.recipes import Recipe, recipe
+from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.study.methods import Cure, TrainingAttack
 from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
 from lowcurve.study.settings import Evaluation, Study
@@ -28,11 +28,11 @@ DIFFERS = (
 )
 
 
-def base(context: Context) -> Study:
+def make_base_study(context: Context) -> Study:
     """The settings that all rows share: of the recipes, or a laptop's."""
     if context.scale == "paper":
         table = "table-3" if context.data == "svhn" else "table-2"
-        return replace(recipe(f"moosavi2019cure/{table}/normal").study(), data=context.data)
+        return replace(get_recipe(f"moosavi2019cure/{table}/normal").study(), data=context.data)
     study = preset(context.data)
     study = replace(study, nonlinearity="relu", radius=RADII.get(context.data, ("", "8/255"))[1])
     settings = Evaluation(
@@ -51,13 +51,13 @@ def base(context: Context) -> Study:
     return shortened(study, epochs=10) if context.scale == "smoke" else study
 
 
-def rows(context: Context) -> dict[str, Study]:
+def make_studies(context: Context) -> dict[str, Study]:
     """The networks by the names of their rows, at the radius of Table 2 (of SVHN that of Table 3)."""
-    shared = base(context)
+    shared = make_base_study(context)
     methods = {"original": "standard", "fine-tuned": "DeepFool", "CURE": "CURE", "adversarial": "PGD"}
     if context.scale == "paper":
         table = "table-3" if context.data == "svhn" else "table-2"
-        own = {row: recipe(f"moosavi2019cure/{table}/{key}").study() for row, key in TABLE_2.items()}
+        own = {row: get_recipe(f"moosavi2019cure/{table}/{key}").study() for row, key in TABLE_2.items()}
         longest = 10 if context.data == "svhn" else 20
         tuned = replace(shared, methods=("DeepFool",), fine_tuning=replace(own["CURE"].fine_tuning, epochs=longest))
         found = {"original": own["normal"], "fine-tuned": tuned, **own}
@@ -74,18 +74,18 @@ TABLE_2 = {"normal": "normal", "CURE": "cure", "adversarial": "adversarial"}
 """A row's recipe."""
 
 
-def some(context: Context, *names: str) -> dict[str, Study]:
+def select_studies(context: Context, *names: str) -> dict[str, Study]:
     """Those rows."""
-    found = rows(context)
+    found = make_studies(context)
     return {name: found[name] for name in names}
 
 
-def without_gradients(scale: str, ball: Ball) -> SPSA:
+def make_spsa(scale: str, ball: Ball) -> SPSA:
     """SPSA with as many steps and draws as the scale allows."""
     steps, draws = {"smoke": (2, 4), "laptop": (20, 32), "paper": (100, 64)}[scale]
     return SPSA(ball, steps=steps, draws=draws)
 
 
-def recipes_of(table: str, wanted: Mapping[str, str]) -> dict[str, Recipe]:
+def get_recipes(table: str, wanted: Mapping[str, str]) -> dict[str, Recipe]:
     """The recipes of a table's rows."""
-    return {row: recipe(f"moosavi2019cure/{table}/{key}") for row, key in wanted.items()}
+    return {row: get_recipe(f"moosavi2019cure/{table}/{key}") for row, key in wanted.items()}

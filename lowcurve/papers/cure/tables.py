@@ -10,12 +10,13 @@ import numpy as np
 from lowcurve import evaluation
 from lowcurve.attacks import FGSM, PGD, DeepFool
 from lowcurve.attacks.within import Within
-from lowcurve.papers.common.attack_tables import attacked, judged, printed
-from lowcurve.papers.common.context import Context, Found, Item
-from lowcurve.papers.common.costs import steps_compared
-from lowcurve.papers.common.epochs import by_epoch, remembering
-from lowcurve.papers.common.matching import compared, nearest_epoch
-from lowcurve.papers.common.seed_tables import cells_of, rising, trained, value_of
+from lowcurve.papers.common.attack_tables import claim_printed_numbers, make_attack_table, run_strong_suite
+from lowcurve.papers.common.context import Context, Item, Reproduction
+from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.epochs import keep_epochs, load_epochs
+from lowcurve.papers.common.lookup import as_table, read_cells, read_value
+from lowcurve.papers.common.matching import compare_at_equal_accuracy, find_nearest_epoch
+from lowcurve.papers.common.seed_tables import claim_order, train_row
 from lowcurve.papers.cure import figures
 from lowcurve.papers.cure import goals as beyond
 from lowcurve.papers.cure.networks import (
@@ -24,40 +25,42 @@ from lowcurve.papers.cure.networks import (
     IMAGES,
     RADII,
     TABLE_2,
-    recipes_of,
-    some,
-    without_gradients,
+    get_recipes,
+    make_spsa,
+    select_studies,
 )
 from lowcurve.papers.cure.theorem import (
-    bounds_against_curvature,
-    bracket,
-    nearest_in_one_dimension,
-    random_quadratics,
+    check_random_quadratics,
+    compute_bracket,
+    make_bound_curves,
+    make_one_dimensional_curves,
 )
-from lowcurve.papers.recipes import recipe
-from lowcurve.results import UNSAID, Claim, Result, Table, holds
+from lowcurve.papers.recipes import get_recipe
+from lowcurve.results import UNSAID, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
 from lowcurve.types import Attack
 
 
-def table_1(context: Context) -> Found:
+def table_1(context: Context) -> Reproduction:
     """Two networks under four attacks, each by itself, at half of the radius of Table 2."""
     radius = RADII.get(context.data, ("4/255",))[0]
-    wanted = {row: replace(study, radius=radius) for row, study in some(context, "original", "fine-tuned").items()}
-    table = attacked(context, wanted, _four, kind="table-1")
-    found = cells_of(table)
-    claims = printed(table, recipes_of("table-1", {"original": "original", "fine-tuned": "fine-tuned"}))
-    claims.append(rising(found, "PGD(20)", ("original", "fine-tuned"), "Table 1"))
+    wanted = {
+        row: replace(study, radius=radius) for row, study in select_studies(context, "original", "fine-tuned").items()
+    }
+    table = make_attack_table(context, wanted, _four, kind="table-1")
+    found = read_cells(table)
+    claims = claim_printed_numbers(table, get_recipes("table-1", {"original": "original", "fine-tuned": "fine-tuned"}))
+    claims.append(claim_order(found, "PGD(20)", ("original", "fine-tuned"), "Table 1"))
     if found.keys() >= set(wanted):
-        gaps = {row: value_of(cells["FGSM"]) - value_of(cells["PGD(20)"]) for row, cells in found.items()}
+        gaps = {row: read_value(cells["FGSM"]) - read_value(cells["PGD(20)"]) for row, cells in found.items()}
         said = "simple attacks come nearer to strong ones after fine-tuning (FGSM less PGD(20))"
         evidence = f"{gaps['original']:.3g} and {gaps['fine-tuned']:.3g}"
         claims.append(holds(said, "section 2", gaps["fine-tuned"] < gaps["original"], evidence))
     said = (
         "l_inf-DF: who stands is who was not moved across within the radius; the fine-tuning is on DeepFool's images."
     )
-    return Found({"attacked": table}, claims, (*DIFFERS, said))
+    return Reproduction({"attacked": table}, claims, (*DIFFERS, said))
 
 
 def _four(study: Study) -> dict[str, Attack]:
@@ -66,37 +69,37 @@ def _four(study: Study) -> dict[str, Attack]:
     return {"FGSM": FGSM(ball), "l_inf-DF": near, "PGD(7)": PGD(ball, steps=7), "PGD(20)": PGD(ball, steps=20)}
 
 
-def table_2(context: Context) -> Found:
+def table_2(context: Context) -> Reproduction:
     """Three networks under PGD and SPSA, then under the strong suite with its audit, and at equal clean accuracy."""
-    wanted, of = some(context, *TABLE_2), recipes_of("table-2", TABLE_2)
+    wanted, of = select_studies(context, *TABLE_2), get_recipes("table-2", TABLE_2)
     if context.scale == "paper":
         wide = {f"wide {row}": f"{key}-wide" for row, key in TABLE_2.items()}
-        of |= recipes_of("table-2", wide)
-        wanted |= {row: recipe(f"moosavi2019cure/table-2/{key}").study() for row, key in wide.items()}
+        of |= get_recipes("table-2", wide)
+        wanted |= {row: get_recipe(f"moosavi2019cure/table-2/{key}").study() for row, key in wide.items()}
     else:  # the text's other attacks, which the paper has of the wide network
-        text = recipe("moosavi2019cure/table-2/cure-wide").values
+        text = get_recipe("moosavi2019cure/table-2/cure-wide").values
         more = {name: value for name, value in text.items() if name not in of["CURE"].values}
         of["CURE"] = replace(of["CURE"], values={**of["CURE"].values, **more})
-    table = attacked(context, wanted, partial(_stronger, context.scale), kind="table-2")
-    found, claims = cells_of(table), printed(table, of)
-    claims.append(rising(found, "PGD-20", ("normal", "CURE", "adversarial"), "Table 2"))
+    table = make_attack_table(context, wanted, partial(_stronger, context.scale), kind="table-2")
+    found, claims = read_cells(table), claim_printed_numbers(table, of)
+    claims.append(claim_order(found, "PGD-20", ("normal", "CURE", "adversarial"), "Table 2"))
     if "CURE" in found:
-        ours = {name: value_of(cell) for name, cell in found["CURE"].items() if name not in ("network", "clean")}
+        ours = {name: read_value(cell) for name, cell in found["CURE"].items() if name not in ("network", "clean")}
         said = "PGD(100) leaves CURE at most two points below PGD-20"
         claims.append(holds(said, "section 4", ours["PGD-20"] - ours["PGD(100)"] <= 0.02, f"{ours['PGD(100)']:.1%}"))
         said = "SPSA finds no more than PGD(100) on CURE"
         claims.append(holds(said, "section 4", ours["SPSA"] >= ours["PGD(100)"], f"{ours['SPSA']:.1%}"))
     matched = _matched(context)
-    even = cells_of(matched["matched"])
-    mine, theirs = (value_of(even[row]["PGD at 1 radii"]) for row in list(even)[:2])
+    even = read_cells(matched["matched"])
+    mine, theirs = (read_value(even[row]["PGD at 1 radii"]) for row in list(even)[:2])
     claims.append(holds("CURE stands more at equal clean accuracy", UNSAID, mine > theirs, f"{mine:.1%}, {theirs:.1%}"))
     said = "PGD(40), PGD(100) and SPSA are printed of the wide network; SPSA has fewer draws here than in other work."
-    return Found({"attacked": table, **matched, **judged(context, wanted)}, claims, (*DIFFERS, said))
+    return Reproduction({"attacked": table, **matched, **run_strong_suite(context, wanted)}, claims, (*DIFFERS, said))
 
 
 def _stronger(scale: str, study: Study) -> dict[str, Attack]:
     ball = study.ball()
-    black = without_gradients(scale, ball)
+    black = make_spsa(scale, ball)
     return {
         "PGD-20": PGD(ball, steps=20),
         "PGD(40)": PGD(ball, steps=40),
@@ -107,63 +110,65 @@ def _stronger(scale: str, study: Study) -> dict[str, Attack]:
 
 def _matched(context: Context) -> dict[str, Result]:
     """CURE, and normal training after the epoch that is as accurate on validation images."""
-    cure, first = (trained(context, row, study) for row, study in some(context, "CURE", "normal").items())
+    cure, first = (train_row(context, row, study) for row, study in select_studies(context, "CURE", "normal").items())
 
     def make() -> dict[str, Result]:
         accuracy = float(evaluation.correct(cure.model, cure.data.validation).mean())
-        epoch, model = nearest_epoch(by_epoch(context, "normal", first.study), accuracy, cure.data.validation)
+        epoch, model = find_nearest_epoch(load_epochs(context, "normal", first.study), accuracy, cure.data.validation)
         networks = {"CURE": cure.model, f"normal, epoch {epoch}": model, "normal": first.model}
-        return {"matched": compared(cure.study, cure.data, networks, (0.25, 0.5, 1.0), context.progress)}
+        return {
+            "matched": compare_at_equal_accuracy(cure.study, cure.data, networks, (0.25, 0.5, 1.0), context.progress)
+        }
 
-    return dict(context.part("matched", ("matched", cure.study, first.study), make))
+    return dict(context.load_or_compute("matched", ("matched", cure.study, first.study), make))
 
 
-def table_3(context: Context) -> Found:
+def table_3(context: Context) -> Reproduction:
     """Three networks of digits under PGD(10), then under the strong suite with its audit."""
-    wanted = some(context, *TABLE_2)
-    table = attacked(context, wanted, _ten, kind="table-3")
-    claims = printed(table, recipes_of("table-3", TABLE_2))
-    claims.append(rising(cells_of(table), "PGD-10", ("normal", "CURE", "adversarial"), "Table 3"))
+    wanted = select_studies(context, *TABLE_2)
+    table = make_attack_table(context, wanted, _ten, kind="table-3")
+    claims = claim_printed_numbers(table, get_recipes("table-3", TABLE_2))
+    claims.append(claim_order(read_cells(table), "PGD-10", ("normal", "CURE", "adversarial"), "Table 3"))
     said = "Here on MNIST or digits at their presets' radius, unless the data is svhn."
-    return Found({"attacked": table, **judged(context, wanted)}, claims, (*DIFFERS, said))
+    return Reproduction({"attacked": table, **run_strong_suite(context, wanted)}, claims, (*DIFFERS, said))
 
 
 def _ten(study: Study) -> dict[str, Attack]:
     return {"PGD-10": PGD(study.ball(), steps=10)}
 
 
-def footnote_5(context: Context) -> Found:
+def footnote_5(context: Context) -> Reproduction:
     """CURE along the gradient in place of its sign."""
-    wanted = some(context, "CURE", "CURE along the gradient")
-    table = attacked(context, wanted, _twenty, kind="footnote-5")
-    found = cells_of(table)
+    wanted = select_studies(context, "CURE", "CURE along the gradient")
+    table = make_attack_table(context, wanted, _twenty, kind="footnote-5")
+    found = read_cells(table)
     claims = []
     for heading in ("clean", "PGD-20"):
-        ours = [value_of(found[row][heading]) for row in wanted if row in found]
+        ours = [read_value(found[row][heading]) for row in wanted if row in found]
         near = abs(ours[0] - ours[1]) <= 0.02 if len(ours) == len(wanted) else None
         evidence = ", ".join(f"{value:.1%}" for value in ours)
         claims.append(holds(f"{heading}: almost identical, within two points", "footnote 5", near, evidence))
-    return Found({"attacked": table}, claims, DIFFERS)
+    return Reproduction({"attacked": table}, claims, DIFFERS)
 
 
 def _twenty(study: Study) -> dict[str, Attack]:
     return {"PGD-20": PGD(study.ball(), steps=20)}
 
 
-def _remembered(make: Callable[[Context], Found], context: Context) -> Found:
-    return make(remembering(context))
+def _remembered(make: Callable[[Context], Reproduction], context: Context) -> Reproduction:
+    return make(keep_epochs(context))
 
 
-def theorem_1(context: Context) -> Found:
+def theorem_1(context: Context) -> Reproduction:
     """The bounds of the distance: against curvature, in one dimension, and against exact distances of random quadratics."""
-    table = random_quadratics(40 if context.scale == "smoke" else 500)
-    curves, across = nearest_in_one_dimension()
-    at, found = bracket(1.0), cells_of(table)
+    table = check_random_quadratics(40 if context.scale == "smoke" else 500)
+    curves, across = make_one_dimensional_curves()
+    at, found = compute_bracket(1.0), read_cells(table)
     claims = [
         Claim("lower bound at ν = 1, √3 − 1 by Eq. (2)", "0.7321", "Figure 4", float(at.lower), ".4f"),
         Claim("upper bound at ν = 1, 1 by Eq. (3)", "1.0000", "Figure 4", float(at.upper), ".4f"),
     ]
-    against = bounds_against_curvature()
+    against = make_bound_curves()
     for name, line in list(against.lines.items())[:2]:
         falls = bool((np.diff(np.array(line.y, dtype=float)) < 0).all())
         claims.append(holds(f"the {name} falls as curvature grows", "Figure 4", falls))
@@ -172,28 +177,28 @@ def theorem_1(context: Context) -> Found:
     claims.append(
         holds("more curvature, nearer adversarial points", "Figure 5", bool((np.diff(nearer) < 0).all()), evidence)
     )
-    shallow, steep = bracket(1.0, slope=1.0, along=0.5), bracket(1.0, slope=2.0, along=1.0)
+    shallow, steep = compute_bracket(1.0, slope=1.0, along=0.5), compute_bracket(1.0, slope=2.0, along=1.0)
     falls = bool(steep.lower < shallow.lower) and bool(steep.upper < shallow.upper)
     claims.append(holds("both bounds fall as the gradient grows", "Remark 2", falls))
     for heading in ("within", "simply within"):
-        shares = [value_of(cells[heading]) for cells in found.values()]
+        shares = [read_value(cells[heading]) for cells in found.values()]
         bounds = "the bounds" if heading == "within" else "the simplified bounds"
         claims.append(
             holds(f"{bounds} hold of every random quadratic", "Theorem 1", min(shares) == 1, f"{min(shares):.1%}")
         )
-    ends = [value_of(found["g along u"][f"{which} / exact"]) for which in ("lower", "upper")]
+    ends = [read_value(found["g along u"][f"{which} / exact"]) for which in ("lower", "upper")]
     tight = max(abs(end - 1) for end in ends) < 1e-6
     claims.append(holds("the bounds are exact where g is along u", "Remark 3", tight))
     results = {"figure 4": replace(against, title=f"Figure 4: {against.title}")}
-    return Found(
+    return Reproduction(
         {**results, "figure 5": replace(curves, title=f"Figure 5: {curves.title}"), "quadratics": table}, claims
     )
 
 
-def cost(context: Context) -> Found:
+def cost(context: Context) -> Reproduction:
     """What a step of CURE costs beside a plain one and beside adversarial training."""
-    wanted = some(context, "normal", "CURE", "adversarial")
-    one = trained(context, "normal", wanted["normal"])
+    wanted = select_studies(context, "normal", "CURE", "adversarial")
+    one = train_row(context, "normal", wanted["normal"])
     _, std = one.data.statistics()
     ten = replace(wanted["adversarial"], training_attack=replace(wanted["adversarial"].training_attack, steps=10))
     seven = replace(ten, training_attack=replace(ten.training_attack, steps=7))
@@ -208,15 +213,14 @@ def cost(context: Context) -> Found:
     }
     few, rounds = one.data.train.take(slice(one.study.training.batch_size)), COUNTS[context.scale][4]
     x = few.pixels(slice(None))
-    results = context.part(
+    results = context.load_or_compute(
         "cost", ("cost", one.study, [study for _, study in studies.values()], rounds),
-        lambda: {"cost": steps_compared(steps, x, few.y, rounds)},
+        lambda: {"cost": compare_step_costs(steps, x, few.y, rounds)},
     )  # fmt: skip
-    table = results["cost"]
-    assert isinstance(table, Table)
-    found = cells_of(table)
+    table = as_table(results["cost"])
+    found = read_cells(table)
     counted_, timed = (
-        {name: value_of(cells[kind]) for name, cells in found.items()} for kind in ("operations", "time")
+        {name: read_value(cells[kind]) for name, cells in found.items()} for kind in ("operations", "time")
     )
     worth = 1.5 * (counted_["CURE"] - 1)
     said = "the penalty in backward passes (two thirds of a plain step each), by operations"
@@ -231,7 +235,7 @@ def cost(context: Context) -> Found:
             f"{timed['CURE']:.3g}, {timed['PGD-10']:.3g}",
         ),
     ]
-    return Found({"cost": table}, claims, ("One network, one batch, this machine.",))
+    return Reproduction({"cost": table}, claims, ("One network, one batch, this machine.",))
 
 
 MODEL = ("quadratics",)
@@ -258,6 +262,6 @@ ITEMS = (
     ),
     Item(
         "moosavi2019cure/goals", "Without adversarial examples, and with one step", UNSAID, beyond.goals, IMAGES, "cifar10",
-        beyond.claims,
+        beyond.make_claims,
     ),
 )  # fmt: skip

@@ -19,11 +19,11 @@ def _number(value: float) -> Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
 
-def bracket(nu: float, slope: float = 1.0, gap: float = 1.0, along: float = 0.5) -> Bracket:
+def compute_bracket(nu: float, slope: float = 1.0, gap: float = 1.0, along: float = 0.5) -> Bracket:
     """The bounds at one curvature; by default ||g|| = 1, c = 1, g.v = 1/2.
 
     Example:
-        >>> found = bracket(1.0)
+        >>> found = compute_bracket(1.0)
         >>> round(float(found.lower), 4), round(float(found.upper), 4)
         (0.7321, 1.0)
 
@@ -32,9 +32,9 @@ def bracket(nu: float, slope: float = 1.0, gap: float = 1.0, along: float = 0.5)
     return distance_bounds(*map(_number, (gap, slope, nu, along)))
 
 
-def bounds_against_curvature() -> Curves:
+def make_bound_curves() -> Curves:
     """Lower and upper bounds over nu."""
-    found = [bracket(nu) for nu in CURVATURES]
+    found = [compute_bracket(nu) for nu in CURVATURES]
     lines = {
         "upper bound (3)": Line(tuple(float(b.upper) for b in found)),
         "lower bound (2)": Line(tuple(float(b.lower) for b in found)),
@@ -53,17 +53,17 @@ def bounds_against_curvature() -> Curves:
     )
 
 
-def nearest_in_one_dimension() -> tuple[Curves, dict[float, float]]:
+def make_one_dimensional_curves() -> tuple[Curves, dict[float, float]]:
     """l(x) = x + nu x^2 / 2 for several nu, and where each reaches the threshold 1.
 
     Example:
-        >>> round(nearest_in_one_dimension()[1][4.0], 4)  # x + 2 x^2 = 1
+        >>> round(make_one_dimensional_curves()[1][4.0], 4)  # x + 2 x^2 = 1
         0.5
     """
     x = np.linspace(0, 1.25, 126)
     lines = {f"ν = {nu:g}": Line(tuple(float(v) for v in x + nu * x**2 / 2)) for nu in BENT}
     lines["threshold t"] = Line((1.0,) * len(x))
-    across = {nu: float(bracket(nu, along=1.0).upper) for nu in BENT}
+    across = {nu: float(compute_bracket(nu, along=1.0).upper) for nu in BENT}
     said = ", ".join(f"{place:.3f} at ν = {nu:g}" for nu, place in across.items())
     caption = f"All have the same loss and slope at 0, and cross the threshold at {said}."
     curves = Curves(
@@ -72,7 +72,7 @@ def nearest_in_one_dimension() -> tuple[Curves, dict[float, float]]:
     return curves, across
 
 
-def random_quadratics(count: int, dimensions: int = 20, seed: int = 0) -> Table:
+def check_random_quadratics(count: int, dimensions: int = 20, seed: int = 0) -> Table:
     """Random quadratics, of which a fourth have their gradient along the top eigenvector: how often the bounds hold of the
     exact distance, and how near they are.
 

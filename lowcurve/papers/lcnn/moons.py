@@ -28,19 +28,19 @@ BLUE, ORANGE = (0.0, 0.447, 0.698), (0.902, 0.624, 0.0)
 SHARPNESS = (1.0, 5.0, 20.0)
 
 
-def two_moons(context: Context) -> dict[str, Result]:
+def make_two_moons_results(context: Context) -> dict[str, Result]:
     """Standard, gradient norm, LCNN and both: the regions as images, and the curvature of the boundary between them."""
     study = preset("two-moons")
     study = shortened(study) if context.scale == "smoke" else study
     methods = ("standard", "gradient-norm", "LCNN", "LCNN+gradient-norm")
     weights = LowCurvature(weight_of_beta=1e-2, weight_of_gamma=1e-2)
     study = replace(study, methods=methods, low_curvature=weights)
-    made, data, models = context.networks("two-moons", study)
+    made, data, models = context.load_or_train("two-moons", study)
     key = ("two moons", made, SCALE, SIDE)
-    return dict(context.part("two-moons", key, lambda: _regions(data, models)))
+    return dict(context.load_or_compute("two-moons", key, lambda: _regions(data, models)))
 
 
-def curves_of_softplus() -> dict[str, Result]:
+def make_softplus_curves() -> dict[str, Result]:
     """log(1 + exp(βx)) / β beside log((1 + exp(βx)) / 2) / β: the first moves away from 0 as β falls, the second does not."""
     x = torch.linspace(-2, 2, 201, dtype=torch.float64)
     lines = {}

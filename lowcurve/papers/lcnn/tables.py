@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lowcurve.data import Limits
-from lowcurve.papers.common.context import Context, Found, Item
-from lowcurve.papers.common.costs import steps_compared
-from lowcurve.papers.common.seed_tables import cells_of, extras, numbers, rising, trained, value_of
-from lowcurve.papers.lcnn.moons import curves_of_softplus, two_moons
-from lowcurve.papers.recipes import recipe
-from lowcurve.results import UNSAID, Claim, Curves, Result, Table, holds
+from lowcurve.papers.common.context import Context, Item, Reproduction
+from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_value
+from lowcurve.papers.common.seed_tables import claim_order, make_extra_results, make_geometry_table, train_row
+from lowcurve.papers.lcnn.moons import make_softplus_curves, make_two_moons_results
+from lowcurve.papers.recipes import get_recipe
+from lowcurve.results import UNSAID, Claim, Result, holds
 from lowcurve.study.methods import Cure, GradientNorm, TrainingAttack, objective_of
 from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
 from lowcurve.study.settings import Study
@@ -48,12 +49,12 @@ DIFFERS = (
 )
 
 
-def base(context: Context) -> Study:
+def make_base_study(context: Context) -> Study:
     """The settings that all rows share: of the paper, or those of the data's preset with the paper's losses."""
     if context.scale == "paper":
-        return replace(recipe("srinivas2022lcnn/table-1/standard").study(), nonlinearity="softplus-1000")
+        return replace(get_recipe("srinivas2022lcnn/table-1/standard").study(), nonlinearity="softplus-1000")
     study = preset(context.data)
-    radius = radii_of(context.data)[1]
+    radius = get_radii(context.data)[1]
     study = replace(
         study,
         nonlinearity="softplus-1000",
@@ -75,12 +76,14 @@ def base(context: Context) -> Study:
     return shortened(study) if context.scale == "smoke" else study
 
 
-def rows(context: Context) -> dict[str, Study]:
+def make_studies(context: Context) -> dict[str, Study]:
     """The seven models of Tables 1 and 2."""
-    shared = base(context)
+    shared = make_base_study(context)
     paper = {"gradient": "gradreg", "cure": "cure", "training_attack": "adversarial"}
     if context.scale == "paper":
-        own = {name: getattr(recipe(f"srinivas2022lcnn/table-1/{row}").study(), name) for name, row in paper.items()}
+        own = {
+            name: getattr(get_recipe(f"srinivas2022lcnn/table-1/{row}").study(), name) for name, row in paper.items()
+        }
         shared = replace(shared, **own)
     converted = replace(shared, nonlinearity="relu")
     return {
@@ -94,11 +97,11 @@ def rows(context: Context) -> dict[str, Study]:
     }
 
 
-def ablation_rows(context: Context) -> dict[str, Study]:
+def make_ablation_studies(context: Context) -> dict[str, Study]:
     """{ReLU, softplus, centered softplus, GELU} x {nothing, gradient norm, CURE}."""
     kinds = {"ReLU": "relu", "softplus": "softplus", "centered softplus": "centered-softplus", "GELU": "gelu"}
     penalties = {"": "standard", " + gradient norm": "gradient-norm", " + CURE": "CURE"}
-    shared = base(context)
+    shared = make_base_study(context)
     return {
         f"{kind}{penalty}": replace(shared, nonlinearity=name, methods=(method,))
         for kind, name in kinds.items()
@@ -106,16 +109,16 @@ def ablation_rows(context: Context) -> dict[str, Study]:
     }
 
 
-def table_1(context: Context) -> Found:
+def table_1(context: Context) -> Reproduction:
     """Gradient norm, Hessian norm and normalized curvature of seven models."""
-    table = numbers(context, rows(context), radii_of(context.data))
-    results = {"numbers": table, **extras(context, rows(context), ("boundary", "certified"))}
-    return Found(results, claims_1(results, context.data), DIFFERS)
+    table = make_geometry_table(context, make_studies(context), get_radii(context.data))
+    results = {"numbers": table, **make_extra_results(context, make_studies(context), ("boundary", "certified"))}
+    return Reproduction(results, claims_1(results, context.data), DIFFERS)
 
 
 def claims_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """Table 1 beside ours."""
-    kinds, found = ("‖g‖", "‖H‖", "C", "clean"), cells_of(results["numbers"])
+    kinds, found = ("‖g‖", "‖H‖", "C", "clean"), read_cells(results["numbers"])
     claims = [
         Claim(
             f"{row}: mean {kind}", printed, "Table 1", found.get(row, {}).get(kind), ".1%" if kind == "clean" else ".3g"
@@ -125,22 +128,25 @@ def claims_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: 
     ]
     return [
         *claims,
-        rising(found, "C", ("LCNN + gradient norm", "LCNN", "standard"), "Table 1"),
-        rising(found, "‖g‖", ("gradient norm", "standard"), "Table 1"),
-        rising(found, "C", ("LCNN + gradient norm", "CURE"), "Table 1"),
+        claim_order(found, "C", ("LCNN + gradient norm", "LCNN", "standard"), "Table 1"),
+        claim_order(found, "‖g‖", ("gradient norm", "standard"), "Table 1"),
+        claim_order(found, "C", ("LCNN + gradient norm", "CURE"), "Table 1"),
     ]
 
 
-def table_2(context: Context) -> Found:
+def table_2(context: Context) -> Reproduction:
     """Accuracy of the same models under l_2 PGD at four radii."""
-    results, radii = {"numbers": numbers(context, rows(context), radii_of(context.data))}, radii_of(context.data)
+    results, radii = (
+        {"numbers": make_geometry_table(context, make_studies(context), get_radii(context.data))},
+        get_radii(context.data),
+    )
     said = () if radii == PAPER_RADII else (f"Radii here are {', '.join(map(str, radii))}.",)
-    return Found(results, claims_2(results, context.data), (*DIFFERS, *said))
+    return Reproduction(results, claims_2(results, context.data), (*DIFFERS, *said))
 
 
 def claims_2(results: Mapping[str, Result], data: str) -> list[Claim]:
     """Table 2 beside ours."""
-    found, radii = cells_of(results["numbers"]), radii_of(data)
+    found, radii = read_cells(results["numbers"]), get_radii(data)
     claims = [
         Claim(f"{row}: PGD at {theirs:g}", printed, "Table 2", found.get(row, {}).get(f"PGD at {ours:g}"), ".1%")
         for row, all_printed in PRINTED.items()
@@ -149,30 +155,29 @@ def claims_2(results: Mapping[str, Result], data: str) -> list[Claim]:
     last = f"PGD at {radii[-1]:g}"
     return [
         *claims,
-        rising(found, last, ("standard", "gradient norm", "LCNN + gradient norm"), "Table 2"),
-        rising(found, last, ("standard", "LCNN"), "Table 2"),
+        claim_order(found, last, ("standard", "gradient norm", "LCNN + gradient norm"), "Table 2"),
+        claim_order(found, last, ("standard", "LCNN"), "Table 2"),
     ]
 
 
-def table_3(context: Context) -> Found:
+def table_3(context: Context) -> Reproduction:
     """(test - train) / train of the three means."""
-    wanted = {row: study for row, study in rows(context).items() if row in PRINTED_DISCREPANCY}
-    results = extras(context, wanted, ("discrepancy",))
+    wanted = {row: study for row, study in make_studies(context).items() if row in PRINTED_DISCREPANCY}
+    results = make_extra_results(context, wanted, ("discrepancy",))
     said = "One seed; in brackets the 95 % interval over examples."
-    return Found(results, claims_3(results, context.data), (said,))
+    return Reproduction(results, claims_3(results, context.data), (said,))
 
 
 def claims_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """Table 3 beside ours."""
-    table = results["discrepancy"]
-    assert isinstance(table, Table)
+    table = as_table(results["discrepancy"])
     found = {str(row[0]): row[1:] for row in table.rows}
     claims = [
         Claim(f"{row}: {kind}", text, "Table 3", cell)
         for row, printed in PRINTED_DISCREPANCY.items()
         for kind, text, cell in zip(("‖g‖", "‖H‖", "C"), printed, found.get(row, [None] * 3), strict=True)
     ]
-    smaller = [value_of(cells[2]) < value_of(cells[0]) for cells in found.values()]
+    smaller = [read_value(cells[2]) < read_value(cells[0]) for cells in found.values()]
     said, evidence = (
         "C differs less between training and test images than ‖g‖",
         f"of {sum(smaller)} of {len(smaller)} models",
@@ -180,18 +185,17 @@ def claims_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: 
     return [*claims, holds(said, "Table 3", all(smaller), evidence)]
 
 
-def figure_2(context: Context) -> Found:
+def figure_2(context: Context) -> Reproduction:
     """Relative change of the gradient under random noise, with C at the image beside it."""
-    results = extras(context, rows(context), ("stability",))
-    return Found(
+    results = make_extra_results(context, make_studies(context), ("stability",))
+    return Reproduction(
         results, claims_of_figure_2(results, context.data), ("One seed; medians and 10 to 90 % over examples.",)
     )
 
 
 def claims_of_figure_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """What is read off Figure 2, of ours."""
-    curves = results["stability"]
-    assert isinstance(curves, Curves)
+    curves = as_curves(results["stability"])
     middle = {name: line.y[len(line.y) // 2] for name, line in curves.lines.items()}
     ours, theirs = middle.get("LCNN + gradient norm"), middle.get("standard")
     said = "LCNN + gradient norm changes an order of magnitude less than standard"
@@ -200,46 +204,44 @@ def claims_of_figure_2(results: Mapping[str, Result], data: str) -> list[Claim]:
     return [holds(said, "Figure 2", 10 * ours < theirs if known else None, evidence)]  # type: ignore[operator]
 
 
-def ablation(context: Context) -> Found:
+def ablation(context: Context) -> Reproduction:
     """What the nonlinearity alone does, and with each penalty: the cells that the paper leaves empty."""
-    table = numbers(context, ablation_rows(context), radii_of(context.data))
-    found, radii = cells_of(table), radii_of(context.data)
+    table = make_geometry_table(context, make_ablation_studies(context), get_radii(context.data))
+    found, radii = read_cells(table), get_radii(context.data)
     claims = [
-        rising(found, kind, (f"ReLU + {penalty}", f"{smooth} + {penalty}"), UNSAID)
+        claim_order(found, kind, (f"ReLU + {penalty}", f"{smooth} + {penalty}"), UNSAID)
         for kind in (f"strong at {radii[1]:g}", f"PGD at {radii[-1]:g}")
         for penalty in ("gradient norm", "CURE")
         for smooth in ("softplus", "centered softplus", "GELU")
     ]
-    return Found({"numbers": table}, claims, DIFFERS[:2])
+    return Reproduction({"numbers": table}, claims, DIFFERS[:2])
 
 
-def figure_1(context: Context) -> Found:
+def figure_1(context: Context) -> Reproduction:
     """Decision regions of a standard and a low-curvature network on two moons, and the two softpluses."""
-    results = {**two_moons(context), **curves_of_softplus()}
-    boundary = results["boundary"]
-    assert isinstance(boundary, Table)
+    results = {**make_two_moons_results(context), **make_softplus_curves()}
+    boundary = as_table(results["boundary"])
     place = [column.heading for column in boundary.columns].index("|κ| mean")
-    bent = {str(row[0]): value_of(row[place]) for row in boundary.rows}
+    bent = {str(row[0]): read_value(row[place]) for row in boundary.rows}
     said = "the boundary of LCNN is smoother than that of the standard network"
     evidence = f"mean |κ| {bent['LCNN']:.3g} and {bent['standard']:.3g}"
-    return Found(results, [holds(said, "Figure 1", bent["LCNN"] < bent["standard"], evidence)])
+    return Reproduction(results, [holds(said, "Figure 1", bent["LCNN"] < bent["standard"], evidence)])
 
 
-def times(context: Context) -> Found:
+def times(context: Context) -> Reproduction:
     """What a training step of each of the seven models costs, in standard steps."""
-    wanted = context.asked(rows(context))
-    ones = {row: trained(context, row, study) for row, study in wanted.items()}
+    wanted = context.select_rows(make_studies(context))
+    ones = {row: train_row(context, row, study) for row, study in wanted.items()}
     first = next(iter(ones.values()))
     few, std = first.data.train.take(slice(first.study.training.batch_size)), first.data.statistics()[1]
     steps = {row: (one.model, objective_of(one.study.methods[0], one.study, std)) for row, one in ones.items()}
     rounds = {"smoke": 1, "laptop": 7}.get(context.scale, 20)
     key = ("times", {row: one.study for row, one in ones.items()}, rounds)
-    results = context.part(
-        "times", key, lambda: {"numbers": steps_compared(steps, few.pixels(slice(None)), few.y, rounds)}
+    results = context.load_or_compute(
+        "times", key, lambda: {"numbers": compare_step_costs(steps, few.pixels(slice(None)), few.y, rounds)}
     )
-    table = results["numbers"]
-    assert isinstance(table, Table)
-    found = cells_of(table)
+    table = as_table(results["numbers"])
+    found = read_cells(table)
     claims = [
         Claim(f"{row}: time in standard steps", f"{seconds / 100:g}", "section 5", found.get(row, {}).get("time"))
         for row, seconds in SECONDS.items()
@@ -248,10 +250,10 @@ def times(context: Context) -> Found:
         "The paper has seconds of an epoch on a GTX 1080Ti, 100 for the standard model; here it is a step, interleaved."
     )
     smooth = "As in its code, models without LCNN's layers have a softplus of β = 1000, which costs more than a ReLU."
-    return Found(results, claims, (said, smooth))
+    return Reproduction(results, claims, (said, smooth))
 
 
-def radii_of(data: str) -> tuple[float, ...]:
+def get_radii(data: str) -> tuple[float, ...]:
     """The four l_2 radii of Table 2 on these images."""
     return RADII.get(data, PAPER_RADII)
 

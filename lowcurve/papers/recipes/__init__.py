@@ -51,7 +51,7 @@ class Recipe:
         """The recipe's study: "paper", its own, or "smoke", shortened to seconds.
 
         Example:
-            >>> recipe("moosavi2019cure/table-2/cure").study().cure.weight
+            >>> get_recipe("moosavi2019cure/table-2/cure").study().cure.weight
             4.0
         """
         from lowcurve.study.presets import preset, shortened
@@ -80,25 +80,25 @@ class Recipe:
 
 
 @cache
-def keys() -> tuple[str, ...]:
+def list_recipe_keys() -> tuple[str, ...]:
     """The keys of all recipes, in alphabetical order."""
     return tuple(sorted(_keys()))
 
 
-def recipes() -> tuple[Recipe, ...]:
+def get_recipes() -> tuple[Recipe, ...]:
     """All recipes."""
-    return tuple(map(recipe, keys()))
+    return tuple(map(get_recipe, list_recipe_keys()))
 
 
-def recipe(key: str) -> Recipe:
+def get_recipe(key: str) -> Recipe:
     """The recipe of that key. Errors: `InputError` for an unknown one, with the nearest.
 
     Example:
-        >>> recipe("moosavi2019cure/table-2/cure").values
+        >>> get_recipe("moosavi2019cure/table-2/cure").values
         {'clean': '81.2', 'PGD-20': '36.3'}
     """
-    if key not in keys():
-        close = difflib.get_close_matches(key, keys(), n=1, cutoff=0.4)
+    if key not in list_recipe_keys():
+        close = difflib.get_close_matches(key, list_recipe_keys(), n=1, cutoff=0.4)
         hint = f"write {close[0]}" if close else "see lowcurve recipes"
         raise InputError("the key of a recipe", repr(key), hint)
     content = _content(key)

@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-def statistics(
+def make_statistics_table(
     models: Mapping[str, nn.Module], examples: Examples, few: int, h: float, progress: Progress[int] = silent
 ) -> Table:
     """Means over the images of the statistics of Jacobian and Hessian, in double precision, a row a network and reading.
@@ -62,7 +62,7 @@ def statistics(
     return Table("Statistics of Jacobian and Hessian", headings, tuple(rows), caption, conditions)
 
 
-def promises(
+def make_bound_table(
     models: Mapping[str, nn.Module], examples: Examples, radii: tuple[float, ...], progress: Progress[int] = silent
 ) -> Table:
     """Of the images whose bound by Eq. (9) is below their margin, how many an attack fools all the same; a row a network and

@@ -8,8 +8,8 @@ from lowcurve.attacks.suites import yu2018
 from lowcurve.data import Augmentation, Limits
 from lowcurve.figures.same_images import SameImages
 from lowcurve.papers.common.context import Context, Reduction
-from lowcurve.papers.common.seed_tables import trained
-from lowcurve.papers.recipes import Recipe, recipe
+from lowcurve.papers.common.seed_tables import train_row
+from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.results import Result, Table
 from lowcurve.study.methods import TrainingAttack
 from lowcurve.study.presets import ON_A_LAPTOP, shortened
@@ -48,19 +48,19 @@ DIFFERS = (
 )
 
 
-def table_of(context: Context) -> str:
+def choose_table(context: Context) -> str:
     """Whose networks a figure takes: those of Table 2 on CIFAR-10, of Table 1 on digits."""
     return "table-2" if context.data == "cifar10" else "table-1"
 
 
-def recipes_of(table: str) -> dict[str, Recipe]:
+def get_recipes(table: str) -> dict[str, Recipe]:
     """The table's rows with the paper's numbers."""
-    return {row: recipe(f"yu2018interpreting/{table}/{file}") for row, file in FILES[table].items()}
+    return {row: get_recipe(f"yu2018interpreting/{table}/{file}") for row, file in FILES[table].items()}
 
 
-def rows(context: Context, table: str) -> dict[str, Study]:
+def make_studies(context: Context, table: str) -> dict[str, Study]:
     """The table's models, and on MNIST the two that only Table 2 has; MinMax stands in section 4.3, too."""
-    found = {row: one.study() for row, one in recipes_of(table).items()}
+    found = {row: one.study() for row, one in get_recipes(table).items()}
     if table == "table-1":
         found |= _added(found)
     if context.scale == "paper":
@@ -109,7 +109,7 @@ def _reduced(context: Context, table: str, row: str, study: Study) -> Study:
     return replace(quick, training=replace(training, epochs=5, batch_size=32))  # a network of chance has no images
 
 
-def attacks_of(study: Study, table: str) -> dict[str, Attack]:
+def make_attacks(study: Study, table: str) -> dict[str, Attack]:
     """FGSM, BIM and C&W at each of the table's radii, by the names that the recipes have."""
     found: dict[str, Attack] = {}
     for text in RADII[table]:
@@ -119,33 +119,26 @@ def attacks_of(study: Study, table: str) -> dict[str, Attack]:
     return dict(sorted(found.items(), key=lambda one: order.index(one[0].split(" ")[0])))
 
 
-def chosen(context: Context, *names: str) -> dict[str, Study]:
+def select_studies(context: Context, *names: str) -> dict[str, Study]:
     """Some of the models of a figure."""
-    found = rows(context, table_of(context))
+    found = make_studies(context, choose_table(context))
     return {name: found[name] for name in names}
 
 
-def sitting_of(context: Context, wanted: Mapping[str, Study], count: int, points: int = 51) -> SameImages:
+def select_shared_images(context: Context, wanted: Mapping[str, Study], count: int, points: int = 51) -> SameImages:
     """The first seed's networks at test images that all of them classify rightly."""
-    ones = [trained(context, row, study) for row, study in wanted.items()]
+    ones = [train_row(context, row, study) for row, study in wanted.items()]
     models = {one.row: one.model for one in ones}
     points = 11 if context.scale == "smoke" else points
     return same_images(ones[0].study, ones[0].data, models, count, points, context.progress)
 
 
-def count_of(context: Context, count: int) -> int:
+def limit_count(context: Context, count: int) -> int:
     """So many images, or four to see that it runs."""
     return min(count, 4) if context.scale == "smoke" else count
 
 
-def table_in(results: Mapping[str, Result], name: str) -> Table:
-    """The table of that name."""
-    table = results[name]
-    assert isinstance(table, Table)
-    return table
-
-
-def titled(figures: Mapping[str, str], results: Mapping[str, Result]) -> dict[str, Result]:
+def add_figure_numbers(figures: Mapping[str, str], results: Mapping[str, Result]) -> dict[str, Result]:
     """The results that are pictures with the figure's number before their title: that of the first beginning of their name."""
     found = {}
     for key, result in results.items():

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lowcurve.papers.common.attack_tables import attacked, judged, printed
-from lowcurve.papers.common.context import Context, Found, Item
-from lowcurve.papers.common.costs import steps_compared
-from lowcurve.papers.common.seed_tables import cells_of, trained, value_of
+from lowcurve.papers.common.attack_tables import claim_printed_numbers, make_attack_table, run_strong_suite
+from lowcurve.papers.common.context import Context, Item, Reproduction
+from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.lookup import as_table, read_cells, read_value
+from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.yu2018 import figures, jacobians
 from lowcurve.papers.yu2018.networks import (
     ADDED_EPOCHS,
@@ -21,11 +22,11 @@ from lowcurve.papers.yu2018.networks import (
     OURS,
     RADII,
     RAMP,
-    attacks_of,
-    recipes_of,
-    rows,
+    get_recipes,
+    make_attacks,
+    make_studies,
 )
-from lowcurve.results import UNSAID, Cell, Claim, Result, Table, holds
+from lowcurve.results import UNSAID, Cell, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 
 JUDGED: Mapping[str, tuple[str, ...]] = {"table-1": tuple(EPOCHS["table-1"]), "table-2": (OURS,)}
@@ -34,7 +35,7 @@ JUDGED_AT = 200
 """On so many images, since the suite costs a hundred times an attack of the paper's."""
 
 
-def table_1(context: Context) -> Found:
+def table_1(context: Context) -> Reproduction:
     """Four networks on MNIST and two more under FGSM, BIM and C&W, each by itself; then all of them under the suite strong."""
     results = _made(context, "table-1")
     said = (
@@ -43,7 +44,7 @@ def table_1(context: Context) -> Found:
         f"{ADDED_EPOCHS[MINMAX]} and {ADDED_EPOCHS[BOTH]} epochs, whose steps have the passes of 41 and of 13 natural ones; "
         f"over the first {RAMP:.0%} of them the radius grows from 0."
     )
-    return Found(results, claims_1(results, context.data), (*DIFFERS, said))
+    return Reproduction(results, claims_1(results, context.data), (*DIFFERS, said))
 
 
 def claims_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
@@ -65,10 +66,10 @@ def claims_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: 
     return [*claims, *_of_strong(results, "table-1")]
 
 
-def table_2(context: Context) -> Found:
+def table_2(context: Context) -> Reproduction:
     """Six networks on CIFAR-10 under the same attacks at 3, 6 and 9 grey levels; then ours under the suite strong."""
     results = _made(context, "table-2")
-    return Found(results, claims_2(results, context.data), DIFFERS)
+    return Reproduction(results, claims_2(results, context.data), DIFFERS)
 
 
 def claims_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
@@ -90,26 +91,25 @@ def claims_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: 
     return [*claims, *_of_strong(results, "table-2")]
 
 
-def training_time(context: Context) -> Found:
+def training_time(context: Context) -> Reproduction:
     """Seconds of a step of each method in those of a natural one, measured in this run with the steps interleaved."""
-    paper = {name: one.study() for name, one in recipes_of("table-2").items()}
-    made = rows(context, "table-2")
+    paper = {name: one.study() for name, one in get_recipes("table-2").items()}
+    made = make_studies(context, "table-2")
     wanted = {name: replace(study, training_attack=paper[name].training_attack) for name, study in made.items()}
-    one = trained(context, NATURAL, made[NATURAL])
+    one = train_row(context, NATURAL, made[NATURAL])
     batch = one.data.train.take(slice(paper[NATURAL].training.batch_size))
     std = one.data.statistics()[1]
     steps = {name: (one.model, objective_of(study.methods[0], study.resolved(), std)) for name, study in wanted.items()}
     rounds = {"smoke": 1, "laptop": 7, "paper": 20}[context.scale]
     decided = (one.study, {name: study.training_attack for name, study in wanted.items()}, len(batch), rounds)
-    results = context.part(
+    results = context.load_or_compute(
         "training-time", ("step times", decided),
-        lambda: {"numbers": steps_compared(steps, batch.pixels(slice(None)), batch.y, rounds)},
+        lambda: {"numbers": compare_step_costs(steps, batch.pixels(slice(None)), batch.y, rounds)},
     )  # fmt: skip
-    table = results["numbers"]
-    assert isinstance(table, Table)
-    found = cells_of(table)
-    times = {name: value_of(cells["time"]) for name, cells in found.items()}
-    counted = {name: value_of(cells["operations"]) for name, cells in found.items()}
+    table = as_table(results["numbers"])
+    found = read_cells(table)
+    times = {name: read_value(cells["time"]) for name, cells in found.items()}
+    counted = {name: read_value(cells["operations"]) for name, cells in found.items()}
     epochs = {name: study.training.epochs for name, study in paper.items()}
     whole = times[MINMAX] * epochs[MINMAX] / epochs[NATURAL]
     said = "MinMax takes more than 10 times as long as natural training, over its 400 epochs and natural's 30"
@@ -126,37 +126,36 @@ def training_time(context: Context) -> Found:
         "Times are of one run: the best of interleaved steps of the same network on the same batch, from the batch to the "
         "parameters' gradients, so an epoch is as many such steps whatever the method. Attacks are the recipes', not shortened."
     )
-    return Found(results, claims, (said,))
+    return Reproduction(results, claims, (said,))
 
 
 def _made(context: Context, table: str) -> dict[str, Result]:
     """Every row under the paper's attacks, and those of `JUDGED` under the suite strong, with the audit's verdict."""
-    wanted = rows(context, table)
-    numbers = attacked(context, wanted, lambda study: attacks_of(study, table), f"attacked-{table}")
+    wanted = make_studies(context, table)
+    numbers = make_attack_table(context, wanted, lambda study: make_attacks(study, table), f"attacked-{table}")
     tried = {}
-    for row, study in context.asked(wanted).items():
+    for row, study in context.select_rows(wanted).items():
         if row in JUDGED[table]:
             settings = replace(study.evaluation, examples=min(study.evaluation.examples, JUDGED_AT))
             tried[row] = replace(study, evaluation=settings)
     # Whoever asked for other rows has none of these, and `judged` would refuse the names of those.
-    return {"numbers": numbers, **judged(replace(context, rows=()), tried)}
+    return {"numbers": numbers, **run_strong_suite(replace(context, rows=()), tried)}
 
 
 def _beside(results: Mapping[str, Result], table: str) -> tuple[Mapping[str, Mapping[str, Cell]], list[Claim]]:
     """The cells of our table, and what the paper has printed beside them."""
-    numbers = results["numbers"]
-    assert isinstance(numbers, Table)
-    return cells_of(numbers), printed(numbers, recipes_of(table), {"natural": "clean"})
+    numbers = as_table(results["numbers"])
+    return read_cells(numbers), claim_printed_numbers(numbers, get_recipes(table), {"natural": "clean"})
 
 
 def _of_strong(results: Mapping[str, Result], table: str) -> list[Claim]:
     """Whether the paper's own attacks told the truth at the table's middle radius."""
     radius, claims = RADII[table][1], []
-    found = cells_of(results["robustness"]) if "robustness" in results else {}
+    found = read_cells(results["robustness"]) if "robustness" in results else {}
     for row in JUDGED[table]:
         cells, right, evidence = found.get(row, {}), None, ""
         if cells:
-            strong, worst = value_of(cells["strong"]), _worst(cells_of(results["numbers"])[row], radius)
+            strong, worst = read_value(cells["strong"]), _worst(read_cells(results["numbers"])[row], radius)
             right, evidence = worst - strong <= 0.05, f"{_percents(worst, strong)}; audit: {cells['audit']}"
         said = f"{row}: what stands under the paper's attacks at {radius} stands under strong ones (within 5 points)"
         claims.append(
@@ -177,7 +176,7 @@ def _mean(cells: Mapping[str, Cell], radius: str) -> float:
 
 
 def _at(cells: Mapping[str, Cell], radius: str) -> list[float]:
-    return [value_of(cell) for heading, cell in cells.items() if heading.endswith(f" at {radius}")]
+    return [read_value(cell) for heading, cell in cells.items() if heading.endswith(f" at {radius}")]
 
 
 def _percents(*values: float | None) -> str:
