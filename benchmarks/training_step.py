@@ -44,7 +44,7 @@ from lowcurve.analysis.norms import L1, LINF, Ball, pixels  # noqa: E402
 from lowcurve.attacks import NFGSM, PGD  # noqa: E402
 from lowcurve.losses import cross_entropy, margin  # noqa: E402
 from lowcurve.memory import keep_freed_memory  # noqa: E402
-from lowcurve.models import LCNN, Converted, Network, fold, update_norms  # noqa: E402
+from lowcurve.models import ConvertedNetwork, LCNNConversion, Network, fold, update_norms  # noqa: E402
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
 from lowcurve.penalties.lcnn import PUBLISHED  # noqa: E402
 from lowcurve.randomness import permutation, stream, uniform  # noqa: E402
@@ -118,7 +118,7 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace, *, converted: bool = False) -> None:
         spec = Network("resnet18", (3, 32, 32), 10, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), "softplus", args.width)
-        source = Converted(spec, LCNN(), spec.shape) if converted else spec
+        source = ConvertedNetwork(spec, LCNNConversion(), spec.shape) if converted else spec
         self.model = source.build(seed=0).to(args.device).eval()
         x = uniform(torch.zeros(args.batch, 3, 32, 32), 0.0, 1.0, generator=stream(0, "images"))
         self.x, self.y = x.to(args.device), (torch.arange(args.batch) % 10).to(args.device)

@@ -7,7 +7,7 @@ from .data import Examples as Examples, load as load
 # Networks, and what can be done to yours
 from .models import (
     Network as Network,
-    Standardize as Standardize,
+    Normalize as Normalize,
     convert as convert,
     fold as fold,
     inspect_layers as inspect_layers,

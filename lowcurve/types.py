@@ -1,6 +1,6 @@
 """The nouns of the house and their shapes.
 
-Everything outside a model speaks pixels in [0, 1]; standardization is the model's own first layer. The letters in the
+Everything outside a model speaks pixels in [0, 1]; normalization is the model's own first layer. The letters in the
 shapes: `batch` examples, `classes` logits, `...` whatever shape one input has (an image, or a point of the plane).
 """
 

@@ -8,7 +8,7 @@ from lowcurve import randomness
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import PGD
 from lowcurve.losses import margin_loss
-from lowcurve.models.conversion import norms_folded
+from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Term
@@ -85,7 +85,7 @@ class Watched:
 
     def __init__(self, model: nn.Module) -> None:
         self.modes: list[bool] = []
-        with norms_folded(model, X):
+        with fold_batchnorm(model, X):
             pass  # which asks a network that it has not seen yet
 
         def look(*_: object) -> None:

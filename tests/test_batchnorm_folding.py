@@ -12,8 +12,8 @@ from torch.testing import assert_close
 import lowcurve as lc
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import NFGSM, PGD
-from lowcurve.models import Network
-from lowcurve.models.conversion import norms_folded
+from lowcurve.models import LCNNConversion, LipschitzConversion, Network
+from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.penalties import TRADES
 from lowcurve.randomness import stream
 from lowcurve.training import Hardware, Objective, Term, fabric
@@ -60,21 +60,21 @@ def test_logits_and_gradients_are_the_same_and_so_is_the_network_afterwards(name
     model, x = network(name, torch.float64)
     with unchanged(model, x):
         before = seen_in(model, x)
-        with norms_folded(model, x):
+        with fold_batchnorm(model, x):
             assert norms_of(model, x) == (3 if name == "densenet" else 0)  # whose norms stand before its layers
             assert_close(seen_in(model, x), before, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LIPSCHITZ)
-@pytest.mark.parametrize("recipe", [lc.models.LCNN(), lc.models.Lipschitz(beta=3.0, learn=False)])
-def test_bounded_layers(name, recipe):
+@pytest.mark.parametrize("conversion", [LCNNConversion(), LipschitzConversion(beta=3.0, learn=False)])
+def test_bounded_layers(name, conversion):
     """Where a layer has a bound of its own, BatchNorm stays."""
     model, x = network(name, torch.float64)
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
-    model = lc.convert(model, recipe, example=x, only=only)
+    only = (lambda name, _: "pool" not in name) if isinstance(conversion, LipschitzConversion) else None
+    model = lc.convert(model, conversion, example=x, only=only)
     with unchanged(model, x):
         before, plain = seen_in(model, x), norms_of(model, x)
-        with norms_folded(model, x):
+        with fold_batchnorm(model, x):
             assert norms_of(model, x) in (0, plain)
             assert_close(seen_in(model, x), before, rtol=1e-10, atol=1e-12)
 
@@ -84,7 +84,7 @@ def test_the_papers_own_network_has_none_left():
         Network("lcnn-resnet18", (3, 16, 16), 10, (0.5,) * 3, (0.25,) * 3, "centered-softplus", 4).build(seed=0).eval()
     )
     x = torch.rand(4, 3, 16, 16)
-    with norms_folded(model, x):
+    with fold_batchnorm(model, x):
         assert norms_of(model, x) == 0
 
 
@@ -94,7 +94,7 @@ def test_a_network_that_fabric_has_wrapped_is_folded_too(precision):
     wrapped = fabric(Hardware(accelerator="cpu", precision=precision)).setup(model)
     with unchanged(model, x):
         before = wrapped(x)
-        with norms_folded(wrapped, x):
+        with fold_batchnorm(wrapped, x):
             assert norms_of(wrapped, x) == 0
             rtol = 0.1 if precision == "bf16-mixed" else 1e-4
             assert_close(wrapped(x), before, rtol=rtol, atol=rtol)
@@ -102,19 +102,19 @@ def test_a_network_that_fabric_has_wrapped_is_folded_too(precision):
 
 def test_weights_are_those_of_the_moment():
     model, x = network("vgg", torch.float64)
-    with norms_folded(model, x):
+    with fold_batchnorm(model, x):
         pass
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
     before = seen_in(model, x)
-    with norms_folded(model, x):
+    with fold_batchnorm(model, x):
         assert_close(seen_in(model, x), before, rtol=1e-10, atol=1e-12)
 
 
 def test_an_interruption_leaves_no_trace():
     model, x = network("resnet")
-    with unchanged(model, x), pytest.raises(KeyboardInterrupt), norms_folded(model, x):
+    with unchanged(model, x), pytest.raises(KeyboardInterrupt), fold_batchnorm(model, x):
         raise KeyboardInterrupt
 
 
@@ -122,8 +122,8 @@ def test_one_inside_the_other():
     model, x = network("resnet", torch.float64)
     with unchanged(model, x):
         before = seen_in(model, x)
-        with norms_folded(model, x):
-            with norms_folded(model, x):
+        with fold_batchnorm(model, x):
+            with fold_batchnorm(model, x):
                 assert_close(seen_in(model, x), before, rtol=1e-10, atol=1e-12)
             assert_close(seen_in(model, x), before, rtol=1e-10, atol=1e-12)
 
@@ -131,11 +131,11 @@ def test_one_inside_the_other():
 def test_other_layers_are_seen_anew():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).eval()
     x = torch.rand(2, 3, 5, 5)
-    with norms_folded(model, x):
+    with fold_batchnorm(model, x):
         assert norms_of(model, x) == 0
     model[1] = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)).eval()
     before = seen_in(model, x)
-    with norms_folded(model, x):
+    with fold_batchnorm(model, x):
         assert norms_of(model, x) == 1
         assert all(map(torch.equal, seen_in(model, x), before))
 
@@ -214,17 +214,17 @@ def test_what_is_left_as_it_is(name):
     """At initialization BatchNorm does nothing, so that only other statistics show what it is heard by."""
     model, x = LEFT[name](), torch.rand(2, 3, 5, 5)
     keys = [sorted(vars(part)) for part in model.modules()]
-    with norms_folded(model, x):
+    with fold_batchnorm(model, x):
         assert [sorted(vars(part)) for part in model.modules()] == keys
 
 
 def test_a_function_and_an_empty_batch_pass():
     x = torch.rand(2, 3, 5, 5)
-    with norms_folded(lambda x: x.flatten(1), x):
+    with fold_batchnorm(lambda x: x.flatten(1), x):
         pass
     model, x = network("vgg")
     for part, left in ((x[:0], 3), (x, 0)):
-        with norms_folded(model, part):
+        with fold_batchnorm(model, part):
             assert norms_of(model, x) == left
 
 

@@ -18,21 +18,21 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lowcurve as lc
-from lowcurve.models import CenteredSoftplus, summary
-from lowcurve.models.conversion.kinds import FROM_RELU
+from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion, summary
+from lowcurve.models.conversion.layer_kinds import FROM_RELU
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
-RECIPES = (lc.models.Minimal(), lc.models.LCNN(), lc.models.Lipschitz())
-CASES = [(name, r) for name in NETWORKS for r in RECIPES if isinstance(r, lc.models.Minimal) or name in LIPSCHITZ]
-every_conversion = pytest.mark.parametrize(("name", "recipe"), CASES)
+CONVERSIONS = (SmoothConversion(), LCNNConversion(), LipschitzConversion())
+CASES = [(name, r) for name in NETWORKS for r in CONVERSIONS if isinstance(r, SmoothConversion) or name in LIPSCHITZ]
+every_conversion = pytest.mark.parametrize(("name", "conversion"), CASES)
 
 
-def converted(name: str, recipe: lc.models.Minimal | lc.models.LCNN | lc.models.Lipschitz, dtype=torch.float32):
+def converted(name: str, conversion: SmoothConversion | LCNNConversion | LipschitzConversion, dtype=torch.float32):
     """A network, its conversion and an example. Lipschitz() does not hold where the windows of a pooling overlap."""
     model, x = network(name, dtype)
-    loose = isinstance(recipe, lc.models.Lipschitz) and name in ("resnet", "inception")
+    loose = isinstance(conversion, LipschitzConversion) and name in ("resnet", "inception")
     only = (lambda name, _: "pool" not in name) if loose else None
-    return model, lc.convert(model, recipe, example=x, only=only), x
+    return model, lc.convert(model, conversion, example=x, only=only), x
 
 
 def everything(model: nn.Module) -> dict[str, object]:
@@ -66,8 +66,8 @@ def test_looking_changes_nothing(name):
     model, x = network(name)
     model[0].train() if isinstance(model, nn.Sequential) else model.train()
     before = everything(model)
-    for recipe in RECIPES:
-        assert str(lc.inspect_layers(model, x, recipe))
+    for conversion in CONVERSIONS:
+        assert str(lc.inspect_layers(model, x, conversion))
     assert_same(before, everything(model))
 
 
@@ -82,8 +82,8 @@ def test_every_call_of_a_nonlinearity_is_seen(name):
 
 def test_the_table_of_a_block_names_each_call():
     block, x = SharedBlock(2, 4, 2).eval(), torch.rand(2, 2, 6, 6)
-    assert str(lc.inspect_layers(block, x, lc.models.LCNN())).splitlines() == [
-        "call          layer        input         output        under LCNN",
+    assert str(lc.inspect_layers(block, x, LCNNConversion())).splitlines() == [
+        "call          layer        input         output        under LCNNConversion",
         "downsample.0  Conv2d       (2, 2, 6, 6)  (2, 4, 3, 3)",
         "downsample.1  BatchNorm2d  (2, 4, 3, 3)  (2, 4, 3, 3)  -> LipschitzBatchNorm2d",
         "conv1         Conv2d       (2, 2, 6, 6)  (2, 4, 3, 3)",
@@ -108,8 +108,8 @@ def test_a_block_that_is_called_twice_has_one_module_for_each_place():
     model, x = Twice().eval(), torch.rand(2, 8, 6, 6)
     lines = [line.split("  ")[-1] for line in str(lc.inspect_layers(model, x)).splitlines() if "block.relu_2 " in line]
     assert lines == ["-> CenteredSoftplus(beta=10)", "-> CenteredSoftplus(beta=10); shares block.relu_2"]
-    result = lc.convert(model, lc.models.Minimal(beta=1e6), example=x)
-    assert len(result.conversion.replaced) == 3
+    result = lc.convert(model, SmoothConversion(beta=1e6), example=x)
+    assert len(result.conversion_report.replaced) == 3
     assert_close(result(x), model(x), rtol=1e-4, atol=1e-4)
     plain = lc.fold(result, example=x)
     assert_close(plain(x), result(x), rtol=1e-4, atol=1e-5)
@@ -128,12 +128,12 @@ class NormAndAct(nn.BatchNorm2d):
 
 def test_a_layer_with_a_forward_of_its_own_is_looked_into():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndAct(4), nn.Flatten()).eval(), torch.rand(2, 3, 5, 5)
-    found = lc.inspect_layers(model, x, lc.models.LCNN())
+    found = lc.inspect_layers(model, x, LCNNConversion())
     assert [(call.name, call.what) for call in found.calls] == [
         ("0", "Conv2d"), ("1.batch_norm", "F.batch_norm"), ("1.act", "ReLU"),
     ]  # fmt: skip
     assert list(found.unsupported) == ["1.batch_norm"]
-    assert list(lc.convert(model, example=x).conversion.replaced) == ["1.act"]
+    assert list(lc.convert(model, example=x).conversion_report.replaced) == ["1.act"]
 
 
 def test_functions_are_seen_by_their_names():
@@ -147,7 +147,7 @@ def test_functions_are_seen_by_their_names():
 
 
 def test_what_is_not_supported_has_a_name_and_a_reason():
-    found = lc.inspect_layers(*network("vit"), lc.models.LCNN())
+    found = lc.inspect_layers(*network("vit"), LCNNConversion())
     assert found.unsupported == {
         "norm1": "no Lipschitz form of LayerNorm",
         "attention": "no Lipschitz form of MultiheadAttention",
@@ -156,9 +156,9 @@ def test_what_is_not_supported_has_a_name_and_a_reason():
         "softmax": "no Lipschitz form of Tensor.softmax",
     }
     assert "5 not supported" in str(found)
-    loose = lc.inspect_layers(*network("resnet"), lc.models.Lipschitz())
+    loose = lc.inspect_layers(*network("resnet"), LipschitzConversion())
     assert loose.unsupported == {"maxpool": "its windows overlap, Lipschitz constant sqrt(4)"}
-    assert not lc.inspect_layers(*network("densenet"), lc.models.LCNN()).unsupported
+    assert not lc.inspect_layers(*network("densenet"), LCNNConversion()).unsupported
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_layers_that_have_no_place_for_a_norm_are_named():
         def forward(self, x):
             return self.norm(self.up(self.one(F.linear(x, self.weight)[..., None])))[..., 0]
 
-    found = lc.inspect_layers(Bare(), torch.zeros(2, 2), lc.models.LCNN())
+    found = lc.inspect_layers(Bare(), torch.zeros(2, 2), LCNNConversion())
     assert found.unsupported == {
         "linear": "F.linear is no module, so there is no place for its norm",
         "up": "no Lipschitz form of ConvTranspose1d",
@@ -197,28 +197,28 @@ def test_layers_that_have_no_place_for_a_norm_are_named():
 
 
 @every_conversion
-def test_the_original_stays_as_it_was(name, recipe):
+def test_the_original_stays_as_it_was(name, conversion):
     model, x = network(name)
     before, logits = everything(model), model(x)
-    result = converted(name, recipe)[1]
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
-    lc.convert(model, recipe, example=x, only=only)
+    result = converted(name, conversion)[1]
+    only = (lambda name, _: "pool" not in name) if isinstance(conversion, LipschitzConversion) else None
+    lc.convert(model, conversion, example=x, only=only)
     assert_same(before, everything(model))
     assert_close(model(x), logits, rtol=0, atol=0)
     assert {id(p) for p in result.parameters()} & {id(p) for p in model.parameters()} == set()
 
 
 @every_conversion
-def test_every_call_has_a_module_and_a_beta_of_its_own(name, recipe):
-    model, result, x = converted(name, recipe)
+def test_every_call_has_a_module_and_a_beta_of_its_own(name, conversion):
+    model, result, x = converted(name, conversion)
     acts = [m for m in result.modules() if isinstance(m, CenteredSoftplus)]
     assert len(acts) == NETWORKS[name][2]
-    assert_close([row.beta for row in summary(result) if row.beta], [recipe.beta] * len(acts), rtol=1e-5, atol=0)
+    assert_close([row.beta for row in summary(result) if row.beta], [conversion.beta] * len(acts), rtol=1e-5, atol=0)
     found = lc.inspect_layers(result, x)
     bends = [call for call in found.calls if call.kind == "nonlinearity"]
     assert [(call.what, call.shared) for call in bends] == [("CenteredSoftplus", False)] * len(acts)
     assert isinstance(result, type(model))
-    assert result.conversion.left == {}
+    assert result.conversion_report.left == {}
 
 
 @every_network
@@ -227,12 +227,12 @@ def test_a_large_beta_changes_little_and_what_changed_is_known(name):
     if name in ("convnet", "mlp", "depthwise"):
         model = nn.Sequential(*(nn.ReLU() if type(m) in FROM_RELU else m for m in model))
     for beta in (1e2, 1e4, 1e6):
-        result = lc.convert(model, lc.models.Minimal(beta=beta), example=x)
+        result = lc.convert(model, SmoothConversion(beta=beta), example=x)
         change = float((result(x) - model(x)).detach().abs().max())
         if name != "vit":  # GELU is no ReLU
             assert change < 2e2 / beta
-            assert_close(result.conversion.per_call, math.log(2) / beta)
-        assert_close(result.conversion.change, change)
+            assert_close(result.conversion_report.per_call, math.log(2) / beta)
+        assert_close(result.conversion_report.change, change)
 
 
 @pytest.mark.parametrize(
@@ -243,10 +243,10 @@ def test_a_call_changes_by_what_is_stated_at_most(module, beta):
     """log(2) / beta against ReLU, and the nonlinearity's own distance from ReLU; on a grid, and nearly attained by ReLU."""
     x = torch.linspace(-50, 50, 200_001, dtype=torch.float64)[:, None]
     model = nn.Sequential(nn.Flatten(), module)
-    result = lc.convert(model, lc.models.Minimal(beta=beta), example=x)
+    result = lc.convert(model, SmoothConversion(beta=beta), example=x)
     change = float((result(x) - model(x)).detach().abs().max())
-    assert change <= result.conversion.per_call * (1 + 1e-9)
-    assert result.conversion.per_call <= math.log(2) / beta + FROM_RELU[type(module)](module) + 1e-12
+    assert change <= result.conversion_report.per_call * (1 + 1e-9)
+    assert result.conversion_report.per_call <= math.log(2) / beta + FROM_RELU[type(module)](module) + 1e-12
     if type(module) is nn.ReLU:
         assert change > 0.99 * math.log(2) / beta
 
@@ -259,7 +259,7 @@ def test_bounds_start_inactive(name):
         for parameter in model.parameters():
             parameter.mul_(20)
     layers = lambda _, layer: type(layer) not in FROM_RELU  # noqa: E731
-    result = lc.convert(model, lc.models.LCNN(), example=x, only=layers)
+    result = lc.convert(model, LCNNConversion(), example=x, only=layers)
     assert_close(result(x), model(x), rtol=1e-6, atol=1e-6)
     rows = [row for row in summary(result) if row.gamma]
     assert [row.clipped for row in rows] == [False] * len(rows)
@@ -270,24 +270,24 @@ def test_bounds_start_inactive(name):
 
 @pytest.mark.parametrize("name", LIPSCHITZ)
 def test_lipschitz_bounds_every_layer_by_one(name):
-    model, result, x = converted(name, lc.models.Lipschitz())
+    model, result, x = converted(name, LipschitzConversion())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(6)
     only = (lambda name, _: "pool" not in name) if name in ("resnet", "inception") else None
-    result = lc.convert(model, lc.models.Lipschitz(), example=x, only=only)
+    result = lc.convert(model, LipschitzConversion(), example=x, only=only)
     rows = [row for row in summary(result) if row.gamma]
     assert [row.gamma for row in rows] == [1.0] * len(rows)
     assert any(row.clipped for row in rows)
     assert [p for n, p in result.named_parameters() if n.endswith("log_gamma")] == []
-    assert result.conversion.change > 0
+    assert result.conversion_report.change > 0
 
 
 @every_conversion
-def test_gradients_reach_every_beta_and_gamma(name, recipe):
-    _, result, x = converted(name, recipe)
+def test_gradients_reach_every_beta_and_gamma(name, conversion):
+    _, result, x = converted(name, conversion)
     for layer in result.modules():
-        if isinstance(recipe, lc.models.LCNN) and hasattr(layer, "log_gamma"):
+        if isinstance(conversion, LCNNConversion) and hasattr(layer, "log_gamma"):
             layer.log_gamma.data.fill_(0.01)  # so that it acts
     result(x).pow(2).sum().backward()
     missing = [n for n, p in result.named_parameters() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
@@ -296,22 +296,22 @@ def test_gradients_reach_every_beta_and_gamma(name, recipe):
     assert len(betas) == NETWORKS[name][2]
     assert [bool(grad != 0) for grad in betas] == [True] * len(betas)
     gammas = [p.grad for n, p in result.named_parameters() if n.endswith("log_gamma")]
-    assert bool(gammas) == isinstance(recipe, lc.models.LCNN)
-    assert any(bool(grad != 0) for grad in gammas) == isinstance(recipe, lc.models.LCNN)
+    assert bool(gammas) == isinstance(conversion, LCNNConversion)
+    assert any(bool(grad != 0) for grad in gammas) == isinstance(conversion, LCNNConversion)
 
 
 @every_conversion
-def test_copies_and_files_come_back_the_same(name, recipe):
-    _, result, x = converted(name, recipe)
+def test_copies_and_files_come_back_the_same(name, conversion):
+    _, result, x = converted(name, conversion)
     for again in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
         assert_close(again(x), result(x), rtol=0, atol=0)
-        assert again.conversion == result.conversion
+        assert again.conversion_report == result.conversion_report
         assert [n for n, _ in again.named_modules()] == [n for n, _ in result.named_modules()]
         with torch.no_grad():
             for parameter in again.parameters():
                 parameter.zero_()
     assert float(result(x).detach().abs().max()) > 0
-    other = converted(name, recipe)[1]
+    other = converted(name, conversion)[1]
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1)
@@ -320,8 +320,8 @@ def test_copies_and_files_come_back_the_same(name, recipe):
 
 
 @every_conversion
-def test_the_state_dict_of_the_original_loads(name, recipe):
-    model, result, x = converted(name, recipe)
+def test_the_state_dict_of_the_original_loads(name, conversion):
+    model, result, x = converted(name, conversion)
     names = set(model.state_dict())
     assert names <= set(result.state_dict())
     added = {key.rpartition(".")[2] for key in set(result.state_dict()) - names}
@@ -338,14 +338,14 @@ def test_the_state_dict_of_the_original_loads(name, recipe):
 
 
 @every_conversion
-def test_what_belongs_to_a_layer_is_kept(name, recipe):
+def test_what_belongs_to_a_layer_is_kept(name, conversion):
     """Mode, precision, and whether a gradient is wanted."""
-    model, _, x = converted(name, recipe)
+    model, _, x = converted(name, conversion)
     model = model.double().train()
     for number, (_, parameter) in enumerate(model.named_parameters()):
         parameter.requires_grad_(number % 2 == 0)
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
-    result = lc.convert(model, recipe, example=x.double(), only=only)
+    only = (lambda name, _: "pool" not in name) if isinstance(conversion, LipschitzConversion) else None
+    result = lc.convert(model, conversion, example=x.double(), only=only)
     assert [m.training for m in result.modules()] == [True] * len(list(result.modules()))
     wanted = {key: p.requires_grad for key, p in model.named_parameters()}
     assert {key: p.requires_grad for key, p in result.named_parameters() if key in wanted} == wanted
@@ -382,29 +382,29 @@ def test_a_split_module_is_what_it_was_but_for_its_forward():
 
 
 def test_shared_modules_get_names_for_their_places():
-    result = converted("resnet", lc.models.Minimal())[1]
-    assert list(result.conversion.replaced)[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]
+    result = converted("resnet", SmoothConversion())[1]
+    assert list(result.conversion_report.replaced)[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]
     assert type(result) is SharedResNet
-    result = converted("vgg", lc.models.Minimal())[1]
-    assert list(result.conversion.replaced) == ["0.2", "0.6", "0.10", "3"]
+    result = converted("vgg", SmoothConversion())[1]
+    assert list(result.conversion_report.replaced) == ["0.2", "0.6", "0.10", "3"]
     assert type(result) is nn.Sequential
 
 
 def test_only_what_is_named_changes():
     model, x = network("resnet")
     result = lc.convert(model, example=x, only=["layer4.*", "relu"])
-    assert list(result.conversion.replaced) == [
+    assert list(result.conversion_report.replaced) == [
         "relu", "layer4.0.relu", "layer4.0.relu_1", "layer4.1.relu", "layer4.1.relu_1",
     ]  # fmt: skip
     assert type(result.layer1[0].relu) is nn.ReLU
     one = lc.convert(model, example=x, only=lambda name, layer: name == "layer1.0.relu_1" and type(layer) is nn.ReLU)
-    assert list(one.conversion.replaced) == ["layer1.0.relu_1"]
+    assert list(one.conversion_report.replaced) == ["layer1.0.relu_1"]
     assert type(one.layer1[0].relu) is nn.ReLU
-    assert lc.convert(model, example=x, only="fc").conversion.replaced == {}
+    assert lc.convert(model, example=x, only="fc").conversion_report.replaced == {}
 
 
 def test_a_split_network_is_read_in_another_process(tmp_path):
-    _, result, x = converted("inception", lc.models.Minimal())
+    _, result, x = converted("inception", SmoothConversion())
     torch.save((result, x, result(x).detach()), tmp_path / "model.pt")
     program = "import torch; m, x, y = torch.load('model.pt', weights_only=False); torch.testing.assert_close(m(x), y)"
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -412,7 +412,7 @@ def test_a_split_network_is_read_in_another_process(tmp_path):
 
 
 def test_a_split_network_can_be_traced_again():
-    _, result, x = converted("resnet", lc.models.Minimal())
+    _, result, x = converted("resnet", SmoothConversion())
     assert_close(fx.symbolic_trace(result)(x), result(x), rtol=0, atol=0)
 
 
@@ -420,23 +420,24 @@ def test_a_split_network_can_be_traced_again():
 def test_the_networks_of_the_house_are_converted(name):
     model = lc.Network(name, (3, 8, 8), 5, (0.4,) * 3, (0.3,) * 3, width=4).build(seed=0).eval()
     x = torch.rand(2, 3, 8, 8)
-    result = lc.convert(model, lc.models.Minimal(beta=1e5), example=x)
-    assert result.conversion.change < 1e-2
-    assert lc.fold(result, example=x).folding.difference < 1e-4
+    result = lc.convert(model, SmoothConversion(beta=1e5), example=x)
+    assert result.conversion_report.change < 1e-2
+    assert lc.fold(result, example=x).folding_report.difference < 1e-4
 
 
 def test_what_was_done_is_logged(caplog):
     model, x = network("mlp")
     with caplog.at_level(logging.DEBUG, logger="lowcurve"):
         result = lc.convert(model, example=x)
-    assert caplog.messages == [f"Minimal: 2 layers replaced, logits changed by {result.conversion.change:.2g} at most"]
+    change = result.conversion_report.change
+    assert caplog.messages == [f"SmoothConversion: 2 layers replaced, logits changed by {change:.2g} at most"]
 
 
 def test_a_converted_network_trains_under_distributed_data_parallel(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        for recipe in RECIPES[:2]:
-            _, result, x = converted("resnet", recipe)
+        for conversion in CONVERSIONS[:2]:
+            _, result, x = converted("resnet", conversion)
             wrapped = nn.parallel.DistributedDataParallel(result.train())
             wrapped(x).pow(2).sum().backward()
             betas = [p.grad for n, p in wrapped.named_parameters() if n.endswith("log_beta")]

@@ -11,36 +11,36 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import lowcurve as lc
-from lowcurve.models import CenteredSoftplus
-from lowcurve.models.clipping import Lipschitz
+from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion
+from lowcurve.models.clipping import LipschitzLayer
 from lowcurve.models.conversion.folding import ShiftedSoftplus
 
-RECIPES = (lc.models.Minimal(), lc.models.LCNN(), lc.models.Lipschitz(beta=3.0, learn=False))
-CASES = [(name, r) for name in NETWORKS for r in RECIPES if isinstance(r, lc.models.Minimal) or name in LIPSCHITZ]
-every_conversion = pytest.mark.parametrize(("name", "recipe"), CASES)
+CONVERSIONS = (SmoothConversion(), LCNNConversion(), LipschitzConversion(beta=3.0, learn=False))
+CASES = [(name, r) for name in NETWORKS for r in CONVERSIONS if isinstance(r, SmoothConversion) or name in LIPSCHITZ]
+every_conversion = pytest.mark.parametrize(("name", "conversion"), CASES)
 
 
-def folded(name, recipe, dtype=torch.float32):
+def folded(name, conversion, dtype=torch.float32):
     model, x = network(name, dtype)
-    only = (lambda name, _: "pool" not in name) if isinstance(recipe, lc.models.Lipschitz) else None
-    result = lc.convert(model, recipe, example=x, only=only)
+    only = (lambda name, _: "pool" not in name) if isinstance(conversion, LipschitzConversion) else None
+    result = lc.convert(model, conversion, example=x, only=only)
     return result, lc.fold(result, example=x), x
 
 
 @every_conversion
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_folding_changes_no_logit(name, recipe, dtype, allowed):
-    result, plain, x = folded(name, recipe, dtype)
-    assert plain.folding.difference < allowed
+def test_folding_changes_no_logit(name, conversion, dtype, allowed):
+    result, plain, x = folded(name, conversion, dtype)
+    assert plain.folding_report.difference < allowed
     for scale in (1.0, 0.2):
         assert_close(plain(x * scale), result(x * scale), rtol=0, atol=allowed)
     assert {p.dtype for p in plain.parameters()} == {dtype}
 
 
 @every_conversion
-def test_what_is_left_are_plain_layers(name, recipe):
-    result, plain, x = folded(name, recipe)
-    own = [type(m) for m in plain.modules() if isinstance(m, Lipschitz | CenteredSoftplus)]
+def test_what_is_left_are_plain_layers(name, conversion):
+    result, plain, x = folded(name, conversion)
+    own = [type(m) for m in plain.modules() if isinstance(m, LipschitzLayer | CenteredSoftplus)]
     assert own == []
     assert not hasattr(plain, "conversion")
     assert [key for key in plain.state_dict() if key.endswith(("log_beta", "log_gamma", "sigma", "vector"))] == []
@@ -52,23 +52,23 @@ def test_what_is_left_are_plain_layers(name, recipe):
 
 
 def test_constants_move_on_where_no_zeros_are_padded():
-    _, plain, _ = folded("convnet", lc.models.Minimal())
+    _, plain, _ = folded("convnet", SmoothConversion())
     kinds = [type(m) for m in plain.modules() if isinstance(m, nn.Softplus | ShiftedSoftplus)]
     assert kinds == [nn.Softplus] * 4
-    assert plain.folding.layers == 4
+    assert plain.folding_report.layers == 4
     assert plain[10].bias is not None
-    _, plain, _ = folded("vgg", lc.models.Minimal())
+    _, plain, _ = folded("vgg", SmoothConversion())
     kinds = [type(m) for m in plain.modules() if isinstance(m, nn.Softplus | ShiftedSoftplus)]
     assert kinds == [ShiftedSoftplus, ShiftedSoftplus, nn.Softplus, nn.Softplus]
-    _, plain, _ = folded("resnet", lc.models.Minimal())
+    _, plain, _ = folded("resnet", SmoothConversion())
     assert [type(m) for m in plain.modules()].count(nn.Softplus) == 1  # the last block's: every other feeds a sum too
 
 
 def test_a_plain_network_folds_too():
     model, x = network("resnet")
     plain = lc.fold(model, example=x)
-    assert plain.folding.layers == 20
-    assert plain.folding.difference < 1e-5
+    assert plain.folding_report.layers == 20
+    assert plain.folding_report.difference < 1e-5
 
 
 def test_a_norm_whose_layer_is_heard_elsewhere_keeps_its_place():
@@ -168,7 +168,7 @@ def test_unlike_paths_of_a_shared_nonlinearity():
 @pytest.mark.parametrize("name", ["convnet", "resnet", "inception"])
 def test_a_folded_network_can_be_exported(name):
     """By torch.export, on which ONNX rests."""
-    _, plain, x = folded(name, lc.models.LCNN())
+    _, plain, x = folded(name, LCNNConversion())
     with torch.no_grad():
         assert_close(torch.export.export(plain, (x,)).module()(x), plain(x))
 
@@ -180,7 +180,7 @@ def test_a_folded_network_is_the_same_function_as_onnx(name, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    _, plain, x = folded(name, lc.models.LCNN())
+    _, plain, x = folded(name, LCNNConversion())
     path = tmp_path / "model.onnx"
     torch.onnx.export(plain, (x,), path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -193,4 +193,4 @@ def test_the_difference_is_logged(caplog):
     model, x = network("mlp")
     with caplog.at_level(logging.INFO, logger="lowcurve"):
         plain = lc.fold(model, example=x)
-    assert caplog.messages == [f"folded: logits differ by {plain.folding.difference:.2g} at most"]
+    assert caplog.messages == [f"folded: logits differ by {plain.folding_report.difference:.2g} at most"]

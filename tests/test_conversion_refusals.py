@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import lowcurve as lc
-from lowcurve.models import CenteredSoftplus
+from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion
 
 X = torch.rand(4, 3, 2, 2)
 
@@ -102,8 +102,8 @@ def wide() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: lc.convert(lc.convert(wide(), example=X), lc.models.LCNN(), example=X), "a network that is not converted yet, "
-         r"got one under Minimal\(beta=10.0, learn=True\)\. Convert the original under the other recipe"),
+        (lambda: lc.convert(lc.convert(wide(), example=X), LCNNConversion(), example=X), "a network that is not converted yet, "
+         r"got one under SmoothConversion\(beta=10.0, learn=True\)\. Convert the original network instead"),
         (lambda: lc.convert(nn.Sequential(lc.convert(wide(), example=X)), example=X), "a network that is not converted yet"),
         (lambda: lc.convert(nn.ReLU(), example=X), "a network that holds its layers, got a lone ReLU. Put it into an"),
         (lambda: lc.convert(wide(), example=None), "an example batch of the network's inputs, got NoneType. Pass"),
@@ -118,9 +118,9 @@ def wide() -> nn.Module:
          "that differ by .*. Fold its parts one by one"),
         (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, got tuple. Wrap it so that it"),
         (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, got RuntimeError: Only "),
-        (lambda: under("vit", lc.models.LCNN()), r"layers that LCNN holds for, got norm1 \(no Lipschitz form "
+        (lambda: under("vit", LCNNConversion()), r"layers that LCNNConversion holds for, got norm1 \(no Lipschitz form "
          r"of LayerNorm\), attention \(no .*, 1 more\. Leave them out with only=, or as they are with strict=False"),
-        (lambda: under("resnet", lc.models.Lipschitz()), r"layers that Lipschitz holds for, got maxpool \(its"),
+        (lambda: under("resnet", LipschitzConversion()), r"layers that LipschitzConversion holds for, got maxpool \(its"),
         (lambda: lc.convert(Dynamic(), example=X), "a forward that torch.fx can follow where F.relu stands, got that of "
          r"the network itself \(Dynamic\): symbolically traced variables cannot .*\. Give each call there a module of its own"),
         (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"where F.relu stands, got that of 0 \(Dynamic\)"),
@@ -137,10 +137,10 @@ def wide() -> nn.Module:
         (lambda: lc.models.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, got "
          "1.weight missing, 1.bias missing, 3.weight missing. Load what the network that was converted gives"),
         (lambda: lc.models.load_original(wide(), wide().state_dict() | {"4.weight": X}), "got 4.weight unexpected"),
-        (lambda: lc.models.Minimal(beta=0.0), "a positive number for beta, got 0.0. Write beta=10.0"),
-        (lambda: lc.models.LCNN(gamma=math.inf), "a positive number for gamma, got inf"),
-        (lambda: lc.models.LCNN(beta=-1.0), "a positive number for beta"),
-        (lambda: lc.models.Lipschitz(beta=math.nan), "a positive number for beta, got nan"),
+        (lambda: SmoothConversion(beta=0.0), "a positive number for beta, got 0.0. Write beta=10.0"),
+        (lambda: LCNNConversion(gamma=math.inf), "a positive number for gamma, got inf"),
+        (lambda: LCNNConversion(beta=-1.0), "a positive number for beta"),
+        (lambda: LipschitzConversion(beta=math.nan), "a positive number for beta, got nan"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_mend(make, sentence):
@@ -149,25 +149,31 @@ def test_a_refusal_names_the_mend(make, sentence):
     assert "\n" not in str(caught.value)
 
 
-def under(name, recipe):
+def under(name, conversion):
     model, x = network(name)
-    return lc.convert(model, recipe, example=x)
+    return lc.convert(model, conversion, example=x)
 
 
 @pytest.mark.parametrize(("make", "left"), [(Dynamic, ["relu"]), (MakesATensor, ["relu"]), (Draws, ["relu"])])
 def test_what_cannot_be_rewritten_is_left_as_it_is(make, left):
     model = make().eval()
     with pytest.warns(UserWarning, match=r"left as they are: relu \(") as caught:
-        result = lc.convert(model, lc.models.Minimal(beta=1e5), example=X, strict=False)
+        result = lc.convert(model, SmoothConversion(beta=1e5), example=X, strict=False)
     assert caught[0].filename == __file__
-    assert list(result.conversion.left) == left
-    assert list(result.conversion.replaced) == ["act"]
+    assert list(result.conversion_report.left) == left
+    assert list(result.conversion_report.replaced) == ["act"]
     assert type(result) is type(model)
 
 
-def test_what_a_recipe_does_not_hold_for_is_left_as_it_is():
+def test_what_a_conversion_does_not_hold_for_is_left_as_it_is():
     model, x = network("vit")
     with pytest.warns(UserWarning, match="norm1 .*, attention .*1 more"):
-        result = lc.convert(model, lc.models.LCNN(), example=x, strict=False)
-    assert list(result.conversion.left) == ["norm1", "attention", "scaled_dot_product_attention", "norm2", "softmax"]
-    assert list(result.conversion.replaced) == ["patches", "mlp.0", "mlp.1", "mlp.2", "head"]
+        result = lc.convert(model, LCNNConversion(), example=x, strict=False)
+    assert list(result.conversion_report.left) == [
+        "norm1",
+        "attention",
+        "scaled_dot_product_attention",
+        "norm2",
+        "softmax",
+    ]
+    assert list(result.conversion_report.replaced) == ["patches", "mlp.0", "mlp.1", "mlp.2", "head"]

@@ -13,7 +13,7 @@ from lowcurve.analysis.calculus import Jet, gradient
 from lowcurve.analysis.norms import L1, L2, LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, margin
-from lowcurve.models import LCNN, Converted, Network
+from lowcurve.models import ConvertedNetwork, LCNNConversion, Network
 from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
 from lowcurve.penalties.differentiation import along, difference_step, operations
 from lowcurve.randomness import stream
@@ -229,7 +229,7 @@ def test_a_secant_follows_the_differences_of_losses_at_its_step():
 def test_what_bounds_the_layers_of_a_low_curvature_network_is_no_kink():
     """gamma = exp(|log_gamma|) bends in the parameters, not in the input."""
     spec = Network("resnet18", (3, 8, 8), 3, (0.5,) * 3, (0.25,) * 3, "softplus", 2)
-    model, x = Converted(spec, LCNN(), spec.shape).build(seed=0).eval(), torch.rand(2, 3, 8, 8)
+    model, x = ConvertedNetwork(spec, LCNNConversion(), spec.shape).build(seed=0).eval(), torch.rand(2, 3, 8, 8)
     term = Term(InputGradientNorm(differentiation="first_order"), 1.0)
     Objective(penalties={"gradient": term}, statistics="frozen").require(model, x, torch.tensor([0, 1]))
 

@@ -15,7 +15,7 @@ from lowcurve import randomness
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
-from lowcurve.models import ARCHITECTURES, NONLINEARITIES, Factory, Network, Standardize, nonlinearity
+from lowcurve.models import ARCHITECTURES, NONLINEARITIES, Factory, Network, Normalize, nonlinearity
 from lowcurve.penalties import CURE
 from lowcurve.randomness import stream
 from lowcurve.store import Run
@@ -115,8 +115,8 @@ class Layers(Tracer):
 def test_every_nonlinearity_is_a_module_of_its_own(name, act):
     """So that a place in a network can be measured or replaced by itself."""
     shape = SHAPES[name][1][-1]
-    standardize, body = spec(name, shape, act).build(seed=0)
-    assert isinstance(standardize, Standardize)
+    normalize, body = spec(name, shape, act).build(seed=0)
+    assert isinstance(normalize, Normalize)
     kind = type(nonlinearity(act))
     graph = Layers().trace(body)
     sites = [n.target for n in graph.nodes if n.op == "call_module" and isinstance(body.get_submodule(n.target), kind)]
@@ -176,7 +176,7 @@ def test_the_seed_alone_makes_the_weights(name):
 @pytest.mark.parametrize("shape", [(3, 4, 4), (3,)])
 def test_standardize(shape):
     mean, std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
-    layer, x = Standardize(mean, std), images(shape, 4)
+    layer, x = Normalize(mean, std), images(shape, 4)
     expected = torch.stack([(x[:, k] - mean[k]) / std[k] for k in range(3)], dim=1)
     assert_close(layer(x), expected)
     assert set(layer.state_dict()) == {"mean", "std"}
@@ -229,10 +229,10 @@ def number() -> int:
             lambda: spec_of("mlp", act="tanh").build(0),
             "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, got 'tanh'",
         ),
-        (lambda: Standardize((0.5,), (0.5, 0.5)), "as many positive deviations as means"),
-        (lambda: Standardize((), ()), "as many positive deviations as means"),
+        (lambda: Normalize((0.5,), (0.5, 0.5)), "as many positive deviations as means"),
+        (lambda: Normalize((), ()), "as many positive deviations as means"),
         (lambda: Network("mlp", (3, 8, 8), 2, (0.5,), (0.5,)), "a mean and a deviation for each of 3 channels"),
-        (lambda: Standardize((0.5,), (0.0,)), "as many positive deviations as means"),
+        (lambda: Normalize((0.5,), (0.0,)), "as many positive deviations as means"),
         (lambda: Factory("torch.nn").build(0), "a model written package.module:factory, got 'torch.nn'"),
         (lambda: Factory(":linear").build(0), "a model written package.module:factory"),
         (lambda: Factory("no.such.module:f").build(0), "a factory f in no.such.module, got No module named 'no'"),

@@ -13,7 +13,7 @@ from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import NFGSM, PGD, OneStep
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, margin_loss
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 from lowcurve.penalties import CURE, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
 from lowcurve.study.methods import TrainingAttack, objective_of
@@ -239,9 +239,9 @@ def test_the_mode_is_restored_after_a_failure(objective):
 
 def test_a_mode_within_a_mode():
     model = network()
-    with mode(model, training=False):
+    with set_training(model, training=False):
         assert {m.training for m in model.modules()} == {False}
-        with mode(model, training=True):
+        with set_training(model, training=True):
             assert {m.training for m in model.modules()} == {True}
         assert {m.training for m in model.modules()} == {False}
     assert {m.training for m in model.modules()} == {True}

@@ -15,7 +15,7 @@ from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.norms import L1, L2, LINF, Ball, pixels
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field, margin, true_logit
-from lowcurve.models import Standardize
+from lowcurve.models import Normalize
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm
 from lowcurve.penalties.cure import published, released
 from lowcurve.randomness import stream
@@ -251,7 +251,7 @@ def test_the_released_form_is_what_the_released_code_computes(h):
     """4 * mean_i ||grad l_i(u_i + z_i) - grad l_i(u_i)||_2 with u = (x - mean) / std."""
     body = network()
     mean, std = (0.5, 0.4), DEVIATIONS
-    model = nn.Sequential(Standardize(mean, std), body).double()
+    model = nn.Sequential(Normalize(mean, std), body).double()
     term = Objective(penalties={"it": Term(released(std, h), weight=4.0)}).terms(model, X, Y, generator=stream(0))["it"]
     u = (X - torch.tensor(mean).reshape(1, 2, 1, 1)) / torch.tensor(std).reshape(1, 2, 1, 1)
     theirs = 4 * by_hand(body, u, Y, h).mean()

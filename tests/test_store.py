@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lowcurve import store
 from lowcurve.errors import InputError
-from lowcurve.models import LCNN, Converted, Factory, Lipschitz, Minimal, Network
+from lowcurve.models import ConvertedNetwork, Factory, LCNNConversion, LipschitzConversion, Network, SmoothConversion
 from lowcurve.randomness import stream
 from lowcurve.results import Column, Curves, Line, Table
 from lowcurve.store import Run, new_place, write_bytes
@@ -225,9 +225,11 @@ def test_a_network_of_the_users_own_comes_back(run, tmp_path, monkeypatch):
     assert run.made_by("standard") == ""
 
 
-@pytest.mark.parametrize("recipe", [LCNN(beta=3.0, gamma=2.0), Minimal(beta=4.0, learn=False), Lipschitz()])
-def test_a_converted_network_comes_back_with_its_betas_and_norms(run, recipe):
-    source = Converted(NETWORK, recipe, NETWORK.shape)
+@pytest.mark.parametrize(
+    "conversion", [LCNNConversion(beta=3.0, gamma=2.0), SmoothConversion(beta=4.0, learn=False), LipschitzConversion()]
+)
+def test_a_converted_network_comes_back_with_its_betas_and_norms(run, conversion):
+    source = ConvertedNetwork(NETWORK, conversion, NETWORK.shape)
     model = source.build(seed=3).eval()
     with torch.no_grad():
         for name, values in model.named_parameters():
@@ -237,7 +239,7 @@ def test_a_converted_network_comes_back_with_its_betas_and_norms(run, recipe):
     again = run.load_network("LCNN")
     assert equal(again.state_dict(), model.state_dict())
     assert torch.equal(again(X), model(X))
-    assert again.conversion.recipe == recipe
+    assert again.conversion_report.conversion == conversion
 
 
 def test_networks_are_listed_by_name_whenever_they_were_made(run):

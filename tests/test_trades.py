@@ -13,7 +13,7 @@ from lowcurve.analysis.calculus import Jet, derivatives_watched, gradient
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
-from lowcurve.models.conversion import norms_folded
+from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.penalties import LLR, TRADES
 from lowcurve.penalties.trades import divergence
 from lowcurve.randomness import stream
@@ -106,7 +106,7 @@ def network() -> nn.Module:
         layers = (nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
         net = nn.Sequential(nn.Flatten(), *layers).double()
     net[2].running_mean.fill_(0.1)
-    with norms_folded(net, X):
+    with fold_batchnorm(net, X):
         pass  # which asks a network that it has not seen yet
     return net
 

@@ -24,7 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class LeNet5(nn.Module):
-    """Two 3x3 convolutions with max-pooling, two linear layers; no standardization."""
+    """Two 3x3 convolutions with max-pooling, two linear layers; no normalization."""
 
     def __init__(self, bend: Bend = torch.relu) -> None:
         super().__init__()

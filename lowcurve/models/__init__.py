@@ -2,10 +2,10 @@
 
 from lowcurve.models.architectures import ARCHITECTURES, Network
 from lowcurve.models.conversion import (
-    LCNN,
-    Converted,
-    Lipschitz,
-    Minimal,
+    ConvertedNetwork,
+    LCNNConversion,
+    LipschitzConversion,
+    SmoothConversion,
     Source,
     convert,
     fold,
@@ -14,7 +14,7 @@ from lowcurve.models.conversion import (
 )
 from lowcurve.models.factories import Factory
 from lowcurve.models.gram import norm_bound
-from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Standardize, nonlinearity
+from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Normalize, nonlinearity
 from lowcurve.models.lipschitz import prepare_norms, update_norms
 from lowcurve.models.spectral import Interval, norm_interval
 from lowcurve.models.summary import summary
@@ -22,16 +22,16 @@ from lowcurve.models.summary import summary
 __all__ = [
     "ARCHITECTURES",
     "CenteredSoftplus",
-    "Converted",
+    "ConvertedNetwork",
     "Factory",
     "Interval",
-    "LCNN",
-    "Lipschitz",
-    "Minimal",
+    "LCNNConversion",
+    "LipschitzConversion",
+    "SmoothConversion",
     "NONLINEARITIES",
     "Network",
     "Source",
-    "Standardize",
+    "Normalize",
     "convert",
     "fold",
     "inspect_layers",

@@ -1,4 +1,4 @@
-"""Networks by name, each beginning with its own standardization."""
+"""Networks by name, each beginning with its own normalization."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models import convolutional, lcnn, residual
-from lowcurve.models.layers import Standardize
+from lowcurve.models.layers import Normalize
 
 ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
     "mlp": convolutional.mlp,
@@ -64,4 +64,4 @@ class Network:
         options = {} if self.width is None else {"width": self.width}
         with randomness.isolated(seed, "initial weights", self.name):
             body = ARCHITECTURES[self.name](self.shape, self.classes, self.nonlinearity, **options)
-        return nn.Sequential(Standardize(self.mean, self.std), body)
+        return nn.Sequential(Normalize(self.mean, self.std), body)

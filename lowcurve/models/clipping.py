@@ -12,11 +12,11 @@ from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.gram import Weighted
 from lowcurve.models.layers import widened
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 from lowcurve.models.spectral import linear_map, power_iteration
 
 
-class Lipschitz(nn.Module):
+class LipschitzLayer(nn.Module):
     """What every layer here has: gamma, and a norm that is followed.
 
     gamma: exp(|log_gamma|), so at least 1, or exp(log_gamma) where not `at_least_one`; a buffer where it is not to `learn`.
@@ -53,7 +53,7 @@ class Lipschitz(nn.Module):
 
     @property
     def log_of_gamma(self) -> Tensor:
-        """log gamma, attached to log_gamma: what LCNN's penalty adds up."""
+        """Log gamma, attached to log_gamma: what LCNN's penalty adds up."""
         return size(self.log_gamma) if self.at_least_one else self.log_gamma
 
     @property
@@ -110,11 +110,11 @@ def size(x: Tensor) -> Tensor:
     return torch.where(x < 0, -x, x)
 
 
-def logs_of_gammas(layers: Sequence[Lipschitz]) -> Tensor:
-    """log gamma of each layer, attached to its log_gamma: (layers,). In few operations, whatever their number.
+def logs_of_gammas(layers: Sequence[LipschitzLayer]) -> Tensor:
+    """Log gamma of each layer, attached to its log_gamma: (layers,). In few operations, whatever their number.
 
     Example:
-        >>> layer = Lipschitz.__new__(Lipschitz)
+        >>> layer = LipschitzLayer.__new__(LipschitzLayer)
         >>> nn.Module.__init__(layer)
         >>> layer.at_least_one, layer.log_gamma = True, torch.tensor(-2.0)
         >>> logs_of_gammas([layer, layer]).tolist()
@@ -125,9 +125,9 @@ def logs_of_gammas(layers: Sequence[Lipschitz]) -> Tensor:
     return torch.stack([layer.log_of_gamma for layer in layers])
 
 
-def lipschitz_layers(model: nn.Module) -> Iterator[tuple[str, Lipschitz]]:
+def lipschitz_layers(model: nn.Module) -> Iterator[tuple[str, LipschitzLayer]]:
     """The layers of a network that have a gamma, each with its name, in their order."""
-    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, Lipschitz))
+    return ((name, layer) for name, layer in model.named_modules() if isinstance(layer, LipschitzLayer))
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def prepare_norms(model: nn.Module, x: Tensor, steps: int = 30) -> None:
         for linear in {x.linear for x in layers.values() if not x.alone}
     ]
     try:
-        with mode(model, training=False):
+        with set_training(model, training=False):
             model(x)
     finally:
         for hook in hooks:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from lowcurve.errors import InputError
 from lowcurve.models.gram import norm_bound
-from lowcurve.models.layers import CenteredSoftplus, Standardize
+from lowcurve.models.layers import CenteredSoftplus, Normalize
 from lowcurve.models.lcnn import ScaledBlock
 from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     sizes: dict[nn.Module, tuple[torch.Size, torch.Size]] = {}
     hooks = [module.register_forward_hook(partial(_note_sizes, sizes)) for module in model.modules()]
     try:
-        with mode(model, training=False):
+        with set_training(model, training=False):
             model(x[:1])
     finally:
         for hook in hooks:
@@ -115,7 +115,7 @@ def _maps(name: str, module: nn.Module, sizes: Sizes) -> Iterator[_Map]:
 
 
 def _of_block(name: str, block: ScaledBlock, sizes: Sizes) -> Iterator[_Map]:
-    """x -> (x, x) / sqrt(2) -> (act(ConvBN x), shortcut x) -> (ConvBN, same) -> their mean -> act."""
+    """X -> (x, x) / sqrt(2) -> (act(ConvBN x), shortcut x) -> (ConvBN, same) -> their mean -> act."""
     first = _of_layer(name, block.norm1, block.conv1, sizes)
     kept = math.prod(one.norm for one in _maps(name, block.shortcut, sizes))
     second = _of_layer(name, block.norm2, block.conv2, sizes)
@@ -140,7 +140,7 @@ def _of_layer(name: str, layer: nn.Module, before: nn.Module | None, sizes: Size
         return _Map(name, 1.0, width)
     if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AvgPool2d):
         return _Map(name, math.sqrt(width / came.numel()), width)
-    if isinstance(layer, Standardize):
+    if isinstance(layer, Normalize):
         return _Map(name, 1 / float(layer.std.min()), width)
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         return _Map(name, _norm_of_batchnorm(layer, before, sizes), width)

@@ -7,7 +7,7 @@ from torch import nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.models.layers import Standardize
+from lowcurve.models.layers import Normalize
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Factory:
 
     Args:
         path: The function, as package.module:function. It takes no arguments and returns the network.
-        mean: Means of the training pixels, one per channel, for a network that expects standardized inputs. Empty if
-            standardization is the network's own first layer.
+        mean: Means of the training pixels, one per channel, for a network that expects normalized inputs. Empty if
+            normalization is the network's own first layer.
         std: Standard deviations that belong to `mean`.
 
     Example:
@@ -35,12 +35,12 @@ class Factory:
     std: tuple[float, ...] = ()
 
     def build(self, seed: int) -> nn.Module:
-        """Build a new network in training mode, behind a `Standardize` layer where `mean` and `std` are given.
+        """Build a new network in training mode, behind a `Normalize` layer where `mean` and `std` are given.
 
         Only the seed makes it random.
         """
         model = self.build_bare(seed)
-        return nn.Sequential(Standardize(self.mean, self.std), model) if self.mean or self.std else model
+        return nn.Sequential(Normalize(self.mean, self.std), model) if self.mean or self.std else model
 
     def build_bare(self, seed: int) -> nn.Module:
         """Build the network as the user's function returns it, to which the user's weights belong."""

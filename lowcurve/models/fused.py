@@ -52,7 +52,7 @@ def values(x: Tensor, beta: Tensor) -> Tensor:
 
 
 def slopes(g: Tensor, x: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """g s0'(x), and the sum of g times the derivative of s0(x) = value in beta.
+    """G s0'(x), and the sum of g times the derivative of s0(x) = value in beta.
 
     Example:
         >>> x, beta = torch.tensor([0.0]), torch.tensor(1.0)

@@ -118,7 +118,7 @@ def _phases(sizes: Sequence[int], kernel: Sequence[int], like: Tensor) -> Tensor
 
 
 def _largest(taps: Tensor, phases: Tensor, factor: float) -> float:
-    """factor times a bound of the norms of sum_tap phase taps, over groups and frequencies. taps: (groups, taps, out, in)."""
+    """Factor times a bound of the norms of sum_tap phase taps, over groups and frequencies. taps: (groups, taps, out, in)."""
     log, known = -math.inf, -math.inf
     rows, entries = taps.shape[2:], taps.shape[2:].numel()
     for group in taps.flatten(2).to(phases.dtype):

@@ -12,16 +12,17 @@ from torch.nn import functional as F
 
 from lowcurve.analysis.calculus import pullback
 from lowcurve.errors import InputError
-from lowcurve.models.clipping import Lipschitz
+from lowcurve.models.clipping import LipschitzLayer
 from lowcurve.models.gram import norm_bound
-from lowcurve.models.layers import CenteredSoftplus, Standardize
+from lowcurve.models.layers import CenteredSoftplus, Normalize
 from lowcurve.models.residual import PaddedShortcut
 
 
 @dataclass(frozen=True)
 class Step:
     """What one operation does to lengths. slope: ||J||_2. length, total: the largest l_2 length and the largest sum of sizes of
-    a column of J, that is, of what one number that comes in can do. bend: sup |phi''| of an elementwise one, else 0."""
+    a column of J, that is, of what one number that comes in can do. bend: sup |phi''| of an elementwise one, else 0.
+    """
 
     slope: float
     length: float
@@ -36,7 +37,8 @@ class Step:
 @dataclass(frozen=True)
 class Layer:
     """An operation in its place. beside: what comes in is put side by side and not added. rows: the weights of a linear
-    layer, where it might be the last."""
+    layer, where it might be the last.
+    """
 
     node: fx.Node
     parents: tuple[fx.Node, ...]
@@ -85,7 +87,7 @@ SUMS = (operator.add, torch.add, operator.iadd, "add", "add_", operator.sub, tor
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether the module is taken as one operation, though it is not torch's own."""
-    return isinstance(module, Standardize | PaddedShortcut | Lipschitz) or type(module) in NONLINEARITIES
+    return isinstance(module, Normalize | PaddedShortcut | LipschitzLayer) or type(module) in NONLINEARITIES
 
 
 def require_statistics(model: nn.Module) -> None:
@@ -150,7 +152,7 @@ def _of_module(module: nn.Module, before: torch.Size) -> Step | None:
         return NONLINEARITIES[type(module)](module)
     if isinstance(module, nn.Identity | nn.Flatten | nn.modules.dropout._DropoutNd | PaddedShortcut):
         return PASSING
-    if isinstance(module, Standardize):
+    if isinstance(module, Normalize):
         return same(float(1 / module.std.min()))
     if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d):
         return _averaged(module, before)
@@ -175,7 +177,8 @@ def _of_function(node: fx.Node, before: torch.Size, after: torch.Size) -> Step |
 
 def _averaged(module: nn.Module, before: torch.Size) -> Step:
     """Average pooling, whose matrix has no negative entry: ||A||_2^2 is at most its largest row sum times its largest column
-    sum, which are what it and its adjoint make of ones."""
+    sum, which are what it and its adjoint make of ones.
+    """
     ones = torch.ones(1, 1, *before[2:], dtype=torch.double, requires_grad=True)
     with torch.enable_grad():
         rows = module(ones)
@@ -186,7 +189,8 @@ def _averaged(module: nn.Module, before: torch.Size) -> Step:
 
 def _weighted(layer: nn.Linear | nn.modules.conv._ConvNd, before: torch.Size, scale: Tensor | None) -> Step:
     """A convolution or linear layer, its outputs scaled. One number that comes in meets every weight of its channel at most
-    once, where nothing is padded with copies of it."""
+    once, where nothing is padded with copies of it.
+    """
     weight = layer.weight.double().cpu()
     scale = torch.ones(len(weight), dtype=torch.double) if scale is None else scale
     scale = scale * _factor(layer)
@@ -208,7 +212,7 @@ def _weighted(layer: nn.Linear | nn.modules.conv._ConvNd, before: torch.Size, sc
 
 def _factor(layer: nn.Module) -> float:
     """What a layer with a bound multiplies its linear part by, 1 of a plain one."""
-    return float(layer.factor) if isinstance(layer, Lipschitz) else 1.0
+    return float(layer.factor) if isinstance(layer, LipschitzLayer) else 1.0
 
 
 def _scale(norm: nn.modules.batchnorm._BatchNorm) -> Tensor:

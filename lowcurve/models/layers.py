@@ -1,4 +1,4 @@
-"""Layers of the house's own: standardization inside the classifier, centered softplus, and the choice of nonlinearity."""
+"""Layers of the house's own: normalization inside the classifier, centered softplus, and the choice of nonlinearity."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from lowcurve.models import fused
 from lowcurve.types import Inputs
 
 
-class Standardize(nn.Module):
+class Normalize(nn.Module):
     """x -> (x - mean) / std, channel by channel: the classifier's first layer, so that all else speaks pixels in [0, 1].
 
     Example:
-        >>> Standardize((0.5,), (0.25,))(torch.ones(1, 1, 1, 1)).item()
+        >>> Normalize((0.5,), (0.25,))(torch.ones(1, 1, 1, 1)).item()
         2.0
     """
 

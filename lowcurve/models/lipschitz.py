@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
-from lowcurve.models.clipping import Lipschitz, lipschitz_layers, prepare_norms, update_norms
+from lowcurve.models.clipping import LipschitzLayer, lipschitz_layers, prepare_norms, update_norms
 from lowcurve.models.gram import Weighted
 from lowcurve.models.layers import widened
 from lowcurve.models.spectral import linear_part
 
 __all__ = [
-    "Lipschitz",
+    "LipschitzLayer",
     "LipschitzBatchNorm1d",
     "LipschitzBatchNorm2d",
     "LipschitzBatchNorm3d",
@@ -43,7 +43,7 @@ __all__ = [
 Kind = TypeVar("Kind", bound=nn.Module)
 
 
-class LipschitzWeight(Lipschitz):
+class LipschitzWeight(LipschitzLayer):
     """A linear layer without BatchNorm behind it: its weight times `factor`, in which sigma = ||W v|| is followed by the
     derivative in W, v held constant. `of(layer)` shares the tensors of a plain one.
 
@@ -107,7 +107,7 @@ class LipschitzConv3d(LipschitzWeight, nn.Conv3d):
     """min(1, gamma / sigma) times a convolution, sigma its operator norm on volumes of the prepared size."""
 
 
-class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
+class LipschitzBatchNorm(LipschitzLayer, nn.modules.batchnorm._BatchNorm):
     """BatchNorm times `factor`, with sigma = ||diag(a / std) W|| for the running deviations and the layer W `before`; max(|a| /
     std) where it is `alone`, with no layer before it.
 
@@ -179,7 +179,7 @@ class LipschitzBatchNorm(Lipschitz, nn.modules.batchnorm._BatchNorm):
 
     @property
     def scale(self) -> Tensor:
-        """a / std, a number a channel, held constant."""
+        """A / std, a number a channel, held constant."""
         std = (self.running_var + self.eps).sqrt()
         return (1 if self.weight is None else self.weight.detach()) / std
 

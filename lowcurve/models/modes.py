@@ -1,4 +1,4 @@
-"""The mode of a model, lent: changed inside a `with`, and afterwards as it was."""
+"""Context managers that set the mode of a model and restore it afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,21 @@ from lowcurve.types import Classifier
 
 
 @contextmanager
-def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Inside, every layer is in training or in eval mode; afterwards each is as it was."""
+def set_training(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put every layer in training or eval mode, and restore each layer's own mode afterwards.
+
+    Args:
+        model: The module whose mode is set.
+        training: True for training mode, False for eval mode.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with set_training(layer, training=False):
+        ...     layer.training
+        False
+        >>> layer.training
+        True
+    """
     before = [(module, module.training) for module in model.modules()]
     if any(was != training for _, was in before):
         model.train(training)
@@ -18,21 +31,32 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
         yield
     finally:
         for module, was in before:
-            if module.training != was:  # a module takes its time to be written to
+            if module.training != was:  # setting an attribute of a module is slow, so only where it changed
                 module.training = was
 
 
 @contextmanager
 def frozen(model: Classifier) -> Iterator[None]:
-    """Inside, the model is in eval mode and its parameters ask for no gradient; afterwards both are as they were.
+    """Put a model in eval mode with `requires_grad` off for its parameters, and restore both afterwards.
 
-    Without gradients for parameters a forward pass keeps less. A classifier that is not a module is left alone.
+    A forward pass then stores less for the backward pass. A classifier that is not a module is left unchanged.
+
+    Args:
+        model: The classifier to freeze.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> with frozen(layer):
+        ...     layer.training, layer.weight.requires_grad
+        (False, False)
+        >>> layer.training, layer.weight.requires_grad
+        (True, True)
     """
     if not isinstance(model, nn.Module):
         yield
         return
     wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with mode(model, training=False):
+    with set_training(model, training=False):
         for parameter in wanting:
             parameter.requires_grad_(False)
         try:
@@ -42,11 +66,11 @@ def frozen(model: Classifier) -> Iterator[None]:
                 parameter.requires_grad_()
 
 
-def like(new: nn.Module, old: nn.Module) -> nn.Module:
-    """The new layer in the mode of the one whose place it takes.
+def copy_mode(new: nn.Module, old: nn.Module) -> nn.Module:
+    """Return the new layer, put in the training or eval mode of the old one.
 
     Example:
-        >>> like(nn.ReLU(), nn.GELU().eval()).training
+        >>> copy_mode(nn.ReLU(), nn.GELU().eval()).training
         False
     """
     return new.train(old.training)

@@ -36,7 +36,7 @@ class Interval:
 
     @property
     def slack(self) -> float:
-        """upper / lower - 1, how much is not known; 0 for a layer of zeros."""
+        """Upper / lower - 1, how much is not known; 0 for a layer of zeros."""
         return self.upper / self.lower - 1 if self.lower > 0 else (math.inf if self.upper > 0 else 0.0)
 
 
@@ -121,7 +121,8 @@ def transposed(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Singular:
     """A length that some unit vector has after A or its transpose, so at most the norm of A; and a vector that nears the first
-    right singular one, of length 1 once a step has moved it."""
+    right singular one, of length 1 once a step has moved it.
+    """
 
     length: Tensor
     direction: Tensor
@@ -129,7 +130,7 @@ class Singular:
 
 @torch.no_grad()
 def power_iteration(of: LinearMap, v: Tensor, steps: int = 1) -> Singular:
-    """v <- A^T A v / ||A^T A v||, `steps` times from where v stands, and ||A^T A v|| / ||A v|| before the last of them, which
+    """V <- A^T A v / ||A^T A v||, `steps` times from where v stands, and ||A^T A v|| / ||A v|| before the last of them, which
     is ||A^T u|| at the unit vector u along A v and no less than ||A v|| / ||v||; 0 steps measure that.
 
     A v that becomes 0 stays as it was. No value is looked at, so a GPU does not wait.

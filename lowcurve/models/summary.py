@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from lowcurve.models.layers import CenteredSoftplus
-from lowcurve.models.lipschitz import Lipschitz, LipschitzBatchNorm
+from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzLayer
 from lowcurve.models.spectral import Interval, norm_interval
 
 
 @dataclass(frozen=True)
 class Row:
     """A layer with a beta, or one with a gamma. norm: of its linear part, with BatchNorm folded in, before it is clipped.
-    clipped: whether it is, by the norm that the layer follows."""
+    clipped: whether it is, by the norm that the layer follows.
+    """
 
     name: str
     kind: str
@@ -37,7 +38,7 @@ def summary(model: nn.Module, steps: int = 100) -> list[Row]:
     for name, layer in model.named_modules():
         if isinstance(layer, CenteredSoftplus):
             rows.append(Row(name, type(layer).__name__, beta=round(float(layer.beta), 6)))
-        elif isinstance(layer, Lipschitz):
+        elif isinstance(layer, LipschitzLayer):
             clipped, gamma = bool(layer.factor != 1), float(layer.gamma)
             rows.append(Row(name, type(layer).__name__, None, gamma, _interval(layer, steps), clipped))
     return rows
@@ -56,12 +57,12 @@ def levels(model: nn.Module) -> dict[str, float]:
     for name, layer in model.named_modules():
         if isinstance(layer, CenteredSoftplus):
             found[f"β {name}"] = round(float(layer.beta), 6)
-        elif isinstance(layer, Lipschitz):
+        elif isinstance(layer, LipschitzLayer):
             found |= {f"γ {name}": float(layer.gamma), f"σ {name}": float(layer.sigma)}
     return found
 
 
-def _interval(layer: Lipschitz, steps: int) -> Interval:
+def _interval(layer: LipschitzLayer, steps: int) -> Interval:
     """The norm of the linear part before its factor; in the published form that of the bound which is clipped."""
     if isinstance(layer, LipschitzBatchNorm) and layer.alone:
         exact = float(layer.scale.abs().max())

@@ -22,8 +22,8 @@ class CURE:
 
     h: an l_2 length, in pixel units, or in units of `scale`. squared: as published; the released code has the norm
     itself. direction: along "sign" (published) or along the "gradient" (the paper's footnote 5: almost the same).
-    scale: one number a channel, to work in the coordinates x / scale, such as the standard deviations of a standardized
-    input; the penalty is then exactly what code finds that takes gradients with respect to standardized inputs.
+    scale: one number a channel, to work in the coordinates x / scale, such as the standard deviations of a normalized
+    input; the penalty is then exactly what code finds that takes gradients with respect to normalized inputs.
     differentiation, step: see `of_gradients`. "detached" holds the clean gradient constant, which is not harmless: at
     random initialization its direction has a cosine of 0.4 to 0.7 with the exact one.
 
@@ -106,7 +106,7 @@ def published(h: float = pixels(1.5)) -> CURE:
 
 
 def released(standard_deviation: tuple[float, ...], h: float = 3.0) -> CURE:
-    """CURE as its authors' code computes it: the norm itself, not squared, in standardized inputs, h up to 3.
+    """CURE as its authors' code computes it: the norm itself, not squared, in normalized inputs, h up to 3.
 
     With the weight lambda = 4 the term is 4 * mean_i ||grad l_i(x_i + z_i) - grad l_i(x_i)||_2, gradients with respect to
     (x - mean) / standard_deviation. For CIFAR-10, h = 3 is 0.6 in l_2 on [0, 1].

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.losses import require_loss_field
-from lowcurve.models.clipping import Lipschitz, logs_of_gammas
+from lowcurve.models.clipping import LipschitzLayer, logs_of_gammas
 from lowcurve.models.layers import CenteredSoftplus, betas_of
 
 
@@ -52,7 +52,7 @@ class LCNN:
         model = require_loss_field(jet.field).model
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         bends = [m for m in modules if isinstance(m, CenteredSoftplus) and m.log_beta.requires_grad]
-        bounded = [m for m in modules if isinstance(m, Lipschitz) and m.log_gamma.requires_grad]
+        bounded = [m for m in modules if isinstance(m, LipschitzLayer) and m.log_gamma.requires_grad]
         total = jet.x.new_zeros(())
         for weight, found, what in ((self.beta, bends, "betas"), (self.gamma, bounded, "gammas")):
             if weight and not found:

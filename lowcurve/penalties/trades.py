@@ -8,7 +8,7 @@ from torch import Tensor
 from lowcurve.analysis.calculus import Jet, gradient
 from lowcurve.analysis.norms import LINF, Ball, pixels
 from lowcurve.losses import LossField, require_loss_field
-from lowcurve.models.conversion import norms_folded
+from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import frozen
 from lowcurve.penalties.search import farthest, require_search, streams_of
 from lowcurve.types import Inputs, Logits, PerExample
@@ -58,7 +58,7 @@ class TRADES:
     def _farthest(self, field: LossField, x: Inputs, generator: torch.Generator) -> Inputs:
         """Where in the ball the prediction is farthest from that at x, as far as the ascent finds it."""
         start = self.ball.project(x + START * streams_of(x, generator).normal(x), x)
-        with frozen(field.model), norms_folded(field.model, x):
+        with frozen(field.model), fold_batchnorm(field.model, x):
             with torch.no_grad():
                 clean = field.logits(x)
 

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import nn
 
 from lowcurve.errors import InputError
-from lowcurve.models import Converted, Source
-from lowcurve.models.conversion import read, written
+from lowcurve.models import ConvertedNetwork, Source
+from lowcurve.models.conversion import source_from_dict, source_to_dict
 from lowcurve.results import Result, dump, load, training_version
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import write_bytes, writing
@@ -113,12 +113,12 @@ class Run:
             path, hint = self.folder / f"parts/{name}.json", "delete it and run the step again"
             raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", hint) from None
 
-    def save_network(self, name: str, source: Source | Converted, model: nn.Module, key: str = "") -> None:
+    def save_network(self, name: str, source: Source | ConvertedNetwork, model: nn.Module, key: str = "") -> None:
         """Weights as safetensors, with what is needed to build the network again."""
         tensors = {
             k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()
         }
-        metadata = {name: json.dumps(content) for name, content in written(source).items()} | {"made by": key}
+        metadata = {name: json.dumps(content) for name, content in source_to_dict(source).items()} | {"made by": key}
         write_bytes(self.folder / "networks" / f"{name}.safetensors", save(tensors, metadata))
 
     def networks(self) -> tuple[str, ...]:
@@ -134,7 +134,9 @@ class Run:
         """The network of that name in eval mode."""
         path = self.folder / "networks" / f"{name}.safetensors"
         metadata = metadata_of(path)
-        source = read({name: json.loads(content) for name, content in metadata.items() if name != "made by"})
+        source = source_from_dict(
+            {name: json.loads(content) for name, content in metadata.items() if name != "made by"}
+        )
         if source is None:
             raise InputError(
                 f"a network of lowcurve in {path}", "safetensors of another kind", "delete it and train it again"

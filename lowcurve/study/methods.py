@@ -8,7 +8,7 @@ from lowcurve.analysis.norms import Ball, Norm, parse_radius
 from lowcurve.attacks import NFGSM, PGD, RSFGSM, DeepFool, OneStep
 from lowcurve.errors import InputError
 from lowcurve.losses import TemperatureCrossEntropy, log_odds, margin, margin_loss
-from lowcurve.models import LCNN, Minimal
+from lowcurve.models import LCNNConversion, SmoothConversion
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, AdaptiveWeight, Distillation, GradAlign, InputGradientNorm
 from lowcurve.penalties import LCNN as SharpnessAndNorms
 from lowcurve.penalties.cure import released
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Cure:
     """`weight` (gamma) times the penalty at scale h, reached after the share `ramp` of training. form: published (squared
-    norm, pixel units) or released (the norm, in standardized inputs). differentiation, step: exact, detached, first_order,
+    norm, pixel units) or released (the norm, in normalized inputs). differentiation, step: exact, detached, first_order,
     first_order_detached, or secant at a step. every: taken at every k-th step, with k times the weight. from_scratch: trained
     as the standard network is, in place of fine-tuning that one."""
 
@@ -99,12 +99,12 @@ Makes = Callable[["Study", tuple[float, ...], Classifier], Objective]
 @dataclass(frozen=True)
 class Method:
     """Which network must be there `before`, whether training starts from its weights (and is fine-tuning then), what is
-    minimized, and under which recipe its network is converted first, if under one."""
+    minimized, and which conversion its network undergoes first, if under one."""
 
     objective: Makes
     before: str = ""
     starts: bool = False
-    recipe: Callable[["Study"], LCNN | Minimal] | None = None
+    conversion: Callable[["Study"], LCNNConversion | SmoothConversion] | None = None
 
 
 def method_of(name: str, study: "Study") -> Method:
@@ -186,12 +186,12 @@ def _low_curvature(study: "Study", std: tuple[float, ...], before: Classifier) -
     return _penalized(study, sharpness=Term(penalty, 1.0))
 
 
-def _lcnn(study: "Study") -> LCNN:
-    return LCNN(study.low_curvature.beta, study.low_curvature.gamma)
+def _lcnn(study: "Study") -> LCNNConversion:
+    return LCNNConversion(study.low_curvature.beta, study.low_curvature.gamma)
 
 
-def _minimal(study: "Study") -> Minimal:
-    return Minimal(study.low_curvature.beta)
+def _smooth(study: "Study") -> SmoothConversion:
+    return SmoothConversion(study.low_curvature.beta)
 
 
 def _one_step(study: "Study", std: tuple[float, ...], before: Classifier) -> Objective:  # noqa: ARG001
@@ -266,9 +266,9 @@ METHODS = {
     "ELLE-A": Method(_elle),
     "DeepFool": Method(_deepfool, "standard", starts=True),
     "adversarial-set": Method(_standard, "standard", starts=True),
-    "LCNN": Method(_low_curvature, recipe=_lcnn),
-    "LCNN+gradient-norm": Method(_together(_gradient_norm, _low_curvature), recipe=_lcnn),
-    "minimal": Method(_gradient_norm, recipe=_minimal),
+    "LCNN": Method(_low_curvature, conversion=_lcnn),
+    "LCNN+gradient-norm": Method(_together(_gradient_norm, _low_curvature), conversion=_lcnn),
+    "minimal": Method(_gradient_norm, conversion=_smooth),
     "teacher": Method(_teacher),
     "distillation": Method(_distillation, "teacher"),
 }

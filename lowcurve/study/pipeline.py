@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lowcurve import evaluation
 from lowcurve.data import DataSet, Examples, load
 from lowcurve.errors import InputError
-from lowcurve.models import Converted, Factory, Network, Source
-from lowcurve.models.modes import mode
+from lowcurve.models import ConvertedNetwork, Factory, Network, Source
+from lowcurve.models.modes import set_training
 from lowcurve.results import Result, describe
 from lowcurve.study.adversarial_set import adversarial_set, mixed
 from lowcurve.study.comparison import LEVELS, in_reading_order, training_results
@@ -43,7 +43,7 @@ class Keeper(Protocol):
 
     def load_network(self, name: str) -> nn.Module: ...
 
-    def save_network(self, name: str, source: Source | Converted, model: nn.Module, key: str = "") -> None: ...
+    def save_network(self, name: str, source: Source | ConvertedNetwork, model: nn.Module, key: str = "") -> None: ...
 
     def load_part(self, name: str, key: str) -> dict[str, Result] | None: ...
 
@@ -84,7 +84,7 @@ def try_network(model: nn.Module, data: DataSet) -> None:
     few = data.test.take(slice(2))
     evaluation.require_finite(model)
     try:
-        with mode(model, training=False):
+        with set_training(model, training=False):
             logits = evaluation.logits_of(model, few.pixels(slice(None)), few.y)
     except InputError:
         raise
@@ -146,13 +146,13 @@ def keep_given(study: Study, keeper: Keeper, given: nn.Module) -> None:
     keeper.save_network(GIVEN, source, given, describe((source, study.weights, "given")))
 
 
-def source_of(study: Study, data: DataSet, name: str = "standard") -> Source | Converted:
+def source_of(study: Study, data: DataSet, name: str = "standard") -> Source | ConvertedNetwork:
     """How a new network of this study is built for the method of that name."""
-    recipe = METHODS[name].recipe
-    if recipe is not None:
+    conversion = METHODS[name].conversion
+    if conversion is not None:
         plain = source_of(study, data)
-        assert not isinstance(plain, Converted)
-        return Converted(plain, recipe(study), data.shape)
+        assert not isinstance(plain, ConvertedNetwork)
+        return ConvertedNetwork(plain, conversion(study), data.shape)
     if study.model is not None:
         return Factory(study.model, study.mean, study.std)
     mean, std = data.statistics()

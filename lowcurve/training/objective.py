@@ -12,8 +12,8 @@ from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
-from lowcurve.models.conversion import norms_folded
-from lowcurve.models.modes import mode
+from lowcurve.models.conversion import fold_batchnorm
+from lowcurve.models.modes import set_training
 from lowcurve.penalties import AdaptiveWeight
 from lowcurve.penalties.differentiation import TWICE, require_smooth
 from lowcurve.training.schedule import Schedule
@@ -83,7 +83,7 @@ class Term:
 class Objective:
     """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
 
-    attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`norms_folded`), and the loss is taken
+    attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`fold_batchnorm`), and the loss is taken
     there (adversarial training). radius_schedule: a factor on the attack's radius over training, from 0 to 1; where the
     radius is large from the first step on, a network may never leave chance. penalties_at: beside an attack, the penalties
     are taken at the "clean" inputs (as FGSM with GradAlign, ELLE or CURE is published) or at the "attacked" ones.
@@ -175,13 +175,13 @@ class Objective:
         taken = {name: term.at(progress) for name, term in self.penalties.items() if term.taken(progress, step)}
         here = x
         if self.attack is not None:
-            with mode(model, training=False), norms_folded(model, x), autocast():
+            with set_training(model, training=False), fold_batchnorm(model, x), autocast():
                 here = self.attack(model, x, y, generator=generator, **self._reach(x, progress))
         there = x if self.penalties_at == "clean" else here
         apart = all(map(_wants_slope_alone, taken.values()))
         twice = any(getattr(penalty, "differentiates_twice", True) for _, penalty in taken.values())
         own = TwiceDifferentiable() if twice else nullcontext()
-        with mode(model, training=self.statistics == "batch"):
+        with set_training(model, training=self.statistics == "batch"):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, there)
             looked = any(not getattr(penalty, "data_free", False) for _, penalty in taken.values())
@@ -235,7 +235,7 @@ class Objective:
             if way not in TWICE and self.statistics == "batch":
                 _require_alike_in_training(model, name, way)
             if way.startswith("first_order"):
-                with mode(model, training=False):
+                with set_training(model, training=False):
                     require_smooth(Jet(loss_field(model, y, self.loss), x))
 
 
@@ -246,7 +246,7 @@ def _wants_slope_alone(taken: tuple[float, Penalty]) -> bool:
 
 def _require_alike_in_training(model: nn.Module, name: str, way: str) -> None:
     """Refuse a model whose forward passes in training mode differ in more than their inputs."""
-    with mode(model, training=True):
+    with set_training(model, training=True):
         try:
             require_eval(model)
         except InputError as error:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.data.batches import Examples, in_order
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 from lowcurve.training.hardware import like_weights
 from lowcurve.types import Attack
 
@@ -30,7 +30,7 @@ def accuracies(
     """
     mine = examples.take(range(fabric.global_rank, len(examples), fabric.world_size))
     counts = torch.zeros(2, dtype=torch.long)
-    with mode(model, training=False):
+    with set_training(model, training=False):
         for batch in in_order(mine, batch_size if attack is not None else max(batch_size, 512)):
             x, y = fabric.to_device(batch)
             x = like_weights(x, model)

@@ -29,7 +29,7 @@ CERTIFIED = Check(
     "certified against attacked",
     "an example that is certified at a radius falls at it",
     "A certificate and a counterexample cannot both be right: a bug in the verifier, in the attack, or two networks.",
-    "Look at that example in double precision, and compare the ball, the pixel box and the standardization of both.",
+    "Look at that example in double precision, and compare the ball, the pixel box and the normalization of both.",
 )
 REPORT = Check(
     21,

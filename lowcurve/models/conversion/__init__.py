@@ -1,14 +1,14 @@
-"""Surgery on any network: what it is made of (`inspect_layers`), one of low curvature from it (`convert`), and plain layers
-again for inference (`fold`), or for a while (`norms_folded`)."""
+"""Inspect the layers of any network, convert it to low curvature, and fold it into plain layers for inference."""
 
-from lowcurve.models.conversion.batchnorm_folding import norms_folded
-from lowcurve.models.conversion.converted import Converted, Source, read, written
-from lowcurve.models.conversion.converting import Conversion, convert, load_original
-from lowcurve.models.conversion.folding import Folding, fold
+from lowcurve.models.conversion.batchnorm_folding import fold_batchnorm
+from lowcurve.models.conversion.conversions import Conversion, LCNNConversion, LipschitzConversion, SmoothConversion
+from lowcurve.models.conversion.converting import ConversionReport, convert, load_original
+from lowcurve.models.conversion.folding import FoldingReport, fold
 from lowcurve.models.conversion.inspecting import Inspection, inspect_layers
-from lowcurve.models.conversion.recipes import LCNN, Lipschitz, Minimal
+from lowcurve.models.conversion.sources import ConvertedNetwork, Source, source_from_dict, source_to_dict
 
 __all__ = [
-    "LCNN", "Conversion", "Converted", "Folding", "Inspection", "Lipschitz", "Minimal", "Source",
-    "convert", "fold", "inspect_layers", "load_original", "norms_folded", "read", "written",
+    "Conversion", "ConversionReport", "ConvertedNetwork", "FoldingReport", "Inspection", "LCNNConversion",
+    "LipschitzConversion", "SmoothConversion", "Source",
+    "convert", "fold", "fold_batchnorm", "inspect_layers", "load_original", "source_from_dict", "source_to_dict",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from lowcurve.errors import InputError
 from lowcurve.models.conversion.blocks import WEIGHTS, BatchNorm, blocks
 from lowcurve.models.conversion.folding import taken_in
 from lowcurve.models.conversion.recording import record
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 from lowcurve.types import Classifier, Inputs
 
 NEAR = 1e-3
@@ -25,7 +25,7 @@ Pairs = Mapping[nn.Module, nn.Module]
 
 
 @contextmanager
-def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
+def fold_batchnorm(model: Classifier, x: Inputs) -> Iterator[None]:
     """Inside, BatchNorm in eval mode costs nothing: each has gone into the convolution or linear layer before it, as `fold`
     has it; afterwards every layer is as it was. Logits and input gradients are the same but for rounding.
 
@@ -44,7 +44,7 @@ def norms_folded(model: Classifier, x: Inputs) -> Iterator[None]:
         tensor([3., 3.])
         >>> x, seen = torch.zeros(2, 2), []
         >>> before = model(x)
-        >>> with norms_folded(model, x):
+        >>> with fold_batchnorm(model, x):
         ...     seen.append(model[0](x))  # BatchNorm's part already
         >>> torch.allclose(seen[0], before), torch.equal(model(x), before)
         (True, True)
@@ -120,7 +120,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _free(part: nn.Module) -> bool:
     """Whether it is in eval mode, nobody looks at what goes in and out, and its forward pass is that of its kind: a layer with
-    a bound of its own has a factor that hangs on its weight, and a parametrized one has no weight."""
+    a bound of its own has a factor that hangs on its weight, and a parametrized one has no weight.
+    """
     own = vars(part)
     if part.training or "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
         return False
@@ -133,7 +134,7 @@ def _found(model: nn.Module, x: Inputs) -> Pairs:
     if not norms or any(_compiled(part) for part in model.modules()):
         return {}
     model = _unwrapped(model)
-    with mode(model, training=False), torch.autocast(x.device.type, enabled=False):
+    with set_training(model, training=False), torch.autocast(x.device.type, enabled=False):
         try:
             names = blocks(record(model, x))
         except InputError:  # a network that cannot be looked at as it is, which an attack may bear
@@ -151,7 +152,8 @@ def _compiled(part: nn.Module) -> bool:
 
 def _is_the_same(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
     """Whether folding keeps the logits, for other running statistics than the network's, which may be such that BatchNorm does
-    nothing."""
+    nothing.
+    """
     generator, drawn = randomness.stream(0, "statistics"), {}
     for norm in pairs:
         mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""From any network to one of low curvature: a copy, layer by layer, under a recipe."""
+"""Convert any network, layer by layer, to one of low curvature."""
 
 import fnmatch
 import logging
@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.models.conversion import kinds
+from lowcurve.models.conversion import layer_kinds
 from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, blocks
+from lowcurve.models.conversion.call_separation import separate_calls
+from lowcurve.models.conversion.conversions import Conversion, LCNNConversion, LipschitzConversion, SmoothConversion
 from lowcurve.models.conversion.inspecting import Inspection, inspection
-from lowcurve.models.conversion.placing import put
-from lowcurve.models.conversion.recipes import LCNN, Lipschitz, Minimal, Recipe
+from lowcurve.models.conversion.module_replacement import replace_module
 from lowcurve.models.conversion.recording import Call, Recording, duplicate, record
-from lowcurve.models.conversion.splitting import separate
 from lowcurve.models.layers import CenteredSoftplus
-from lowcurve.models.lipschitz import Lipschitz as LipschitzLayer
-from lowcurve.models.lipschitz import prepare_norms, update_norms
+from lowcurve.models.lipschitz import LipschitzLayer, prepare_norms, update_norms
 
 log = logging.getLogger("lowcurve")
 
@@ -36,14 +35,14 @@ Only = Callable[[str, nn.Module | None], bool] | Sequence[str]
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConversionReport:
     """What was done to a network.
 
     change: the largest |difference| of a logit on the example. per_call: what one call of a nonlinearity changed by at most, at
     any input. replaced: name -> the new layer. left: name -> why it is as it was.
     """
 
-    recipe: Recipe
+    conversion: Conversion
     change: float
     per_call: float
     replaced: Mapping[str, str]
@@ -51,70 +50,86 @@ class Conversion:
 
 
 def convert(
-    model: nn.Module, recipe: Recipe | None = None, *, example: Tensor, only: Only | None = None, strict: bool = True
+    model: nn.Module,
+    conversion: Conversion | None = None,
+    *,
+    example: Tensor,
+    only: Only | None = None,
+    strict: bool = True,
 ) -> nn.Module:
-    """A copy of any network under a recipe, with what was done, and how much the logits changed by it, as its `conversion`.
+    """Return a converted copy of a network, with a `ConversionReport` as its attribute `conversion_report`.
 
     A layer that is called once is replaced in its place. Where one module is called several times, or a nonlinearity is
-    written as a function, each call gets a module named for its place: torch.fx rewrites the forward in which the calls stand,
-    and its class becomes a subclass with that forward. So every weight keeps its name, and the state dict of the original
-    loads (`load_original`). Device, precision, modes, requires_grad and hooks are kept. A block that is itself called several
-    times has one module for each place in it, as it has one set of weights.
+    written as a function, each call gets its own module, named for its place. To call these modules, torch.fx rewrites the
+    forward method, and the module's class becomes a subclass with the new method. Every weight keeps its name, so the state
+    dict of the original network loads (`load_original`). Device, precision, modes, requires_grad and hooks are kept. A block
+    that is itself called several times gets one module for each place in it, because its weights are shared as well.
 
-    A nonlinearity changes by log(2) / beta at most against ReLU, and by that and its own distance from ReLU otherwise
-    (`conversion.per_call`), at every input.
+    At every input, a converted ReLU changes by at most log(2) / beta. Another nonlinearity changes by at most that plus its
+    own distance from ReLU (`conversion_report.per_call`).
 
-    recipe: `Minimal()` unless given. example: a batch of inputs, for sizes and for `conversion.change`. only: the layers that
-    may change, as a predicate of (name, layer) or as patterns of names such as "layer4.*". strict: refuse what the recipe does
-    not hold for and what cannot be rewritten; else it is left as it is, with a warning. Cost: a copy, three forward passes, and
-    the norms of bounded layers.
+    Args:
+        model: The network to convert, which is left unchanged.
+        conversion: What the network is converted to; `SmoothConversion()` by default.
+        example: A batch of inputs, which gives the sizes and `conversion_report.change`.
+        only: The layers that may change: a predicate of (name, layer), or patterns of names such as "layer4.*".
+        strict: Raise an error for layers that the conversion does not support and for forward methods that torch.fx cannot
+            rewrite. Otherwise these are left unchanged, with a warning.
 
-    Errors: InputError for a network that was converted before, for unsupported layers, by their names, and for a forward that
-    torch.fx cannot follow.
+    Returns:
+        The converted copy.
+
+    Raises:
+        InputError: If the network was converted before, or (with `strict`) for unsupported layers, by their names, and for a
+            forward method that torch.fx cannot follow.
+
+    Cost: a copy, three forward passes, and the norms of bounded layers.
 
     Example:
         >>> act = nn.ReLU()
         >>> model = nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2), act)
-        >>> smooth = convert(model, Minimal(beta=100.0), example=torch.zeros(1, 2))
+        >>> smooth = convert(model, SmoothConversion(beta=100.0), example=torch.zeros(1, 2))
         >>> smooth[1], smooth[3], model[3]
         (CenteredSoftplus(beta=100), CenteredSoftplus(beta=100), ReLU())
-        >>> round(smooth.conversion.per_call, 6)  # log(2) / 100
+        >>> round(smooth.conversion_report.per_call, 6)  # log(2) / 100
         0.006931
 
     Reference: srinivas2022lcnn, section 3.
     """
-    recipe = recipe or Minimal()
+    conversion = conversion or SmoothConversion()
     require_original(model)
     copied = duplicate(model)
     before = record(copied, example)
-    wanted, left = _supported(inspection(model, before, recipe), only, strict)
+    wanted, left = _supported(inspection(model, before, conversion), only, strict)
     left |= _separated(copied, before, wanted, example, strict)
     wanted = [call for call in wanted if call.name not in left]
     if left:
         warnings.warn(f"left as they are: {_listing(left)}", stacklevel=2)
     like = next((p for p in copied.parameters() if p.is_floating_point()), example)
-    per_call = _smoothed(copied, wanted, recipe, like)
-    if not isinstance(recipe, Minimal):
-        new = _bounded(copied, wanted, blocks(before), recipe, like)
+    per_call = _smoothed(copied, wanted, conversion, like)
+    if not isinstance(conversion, SmoothConversion):
+        new = _bounded(copied, wanted, blocks(before), conversion, like)
         with randomness.isolated(0, "norms"):
             prepare_norms(copied, example, steps=STEPS)
-        if isinstance(recipe, LCNN):
-            _started(new, recipe.gamma)
+        if isinstance(conversion, LCNNConversion):
+            _started(new, conversion.gamma)
     replaced = {call.name: str(copied.get_submodule(call.name)) for call in wanted}
     change = float((record(copied, example).output - before.output).abs().max())
-    log.debug("%s: %d layers replaced, logits changed by %.2g at most", type(recipe).__name__, len(replaced), change)
-    copied.conversion = Conversion(recipe, change, per_call, replaced, left)  # type: ignore[assignment]
+    log.debug(
+        "%s: %d layers replaced, logits changed by %.2g at most", type(conversion).__name__, len(replaced), change
+    )
+    copied.conversion_report = ConversionReport(conversion, change, per_call, replaced, left)  # type: ignore[assignment]
     return copied
 
 
 def require_original(model: nn.Module) -> None:
     """Refuses a network that has been converted, whole or in part, and a lone layer."""
     for part in model.modules():
-        done = getattr(part, "conversion", None)
-        if isinstance(done, Conversion):
-            hint = "convert the original under the other recipe"
-            raise InputError("a network that is not converted yet", f"one under {done.recipe}", hint)
-    if kinds.kind_of(model) is not None:
+        done = getattr(part, "conversion_report", None)
+        if isinstance(done, ConversionReport):
+            hint = "convert the original network instead"
+            raise InputError("a network that is not converted yet", f"one under {done.conversion}", hint)
+    if layer_kinds.kind_of(model) is not None:
         hint = "put it into an nn.Sequential"
         raise InputError("a network that holds its layers", f"a lone {type(model).__name__}", hint)
 
@@ -140,13 +155,13 @@ def load_original(converted: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _supported(found: Inspection, only: Only | None, strict: bool) -> tuple[list[Call], dict[str, str]]:
-    """The calls that are to change, and those where the recipe does not hold, with the reason."""
+    """The calls that are to change, and those that the conversion does not support, with the reason."""
     chosen = _chosen(found.calls, only)
     pairs = [(call, fate) for call, fate in zip(found.calls, found.fates, strict=True) if call.name in chosen]
     left = {call.name: fate.trouble for call, fate in pairs if fate.trouble}
     if left and strict:
         hint = "leave them out with only=, or as they are with strict=False"
-        raise InputError(f"layers that {type(found.recipe).__name__} holds for", _listing(left), hint)
+        raise InputError(f"layers that {type(found.conversion).__name__} holds for", _listing(left), hint)
     return [call for call, fate in pairs if fate.becomes], left
 
 
@@ -170,8 +185,8 @@ def _separated(
     copied: nn.Module, before: Recording, wanted: list[Call], example: Tensor, strict: bool
 ) -> dict[str, str]:
     """Gives each call a module of its own, and makes sure that the network computes what it did; what could not be."""
-    bends = [call for call in wanted if call.kind == kinds.NONLINEARITY]
-    refused = separate(copied, before, bends)
+    bends = [call for call in wanted if call.kind == layer_kinds.NONLINEARITY]
+    refused = separate_calls(copied, before, bends)
     if refused and strict:
         call = next(call for call in bends if call.name in refused)
         owner = f"{call.owner or 'the network itself'} ({type(copied.get_submodule(call.owner)).__name__})"
@@ -186,24 +201,28 @@ def _separated(
     return refused
 
 
-def _smoothed(copied: nn.Module, wanted: list[Call], recipe: Recipe, like: Tensor) -> float:
+def _smoothed(copied: nn.Module, wanted: list[Call], conversion: Conversion, like: Tensor) -> float:
     """Puts a centered softplus into every place; by how much one of the calls changed at most."""
     per_call = [0.0]
-    for name, call in {call.name: call for call in wanted if call.kind == kinds.NONLINEARITY}.items():
-        act = CenteredSoftplus(recipe.beta, learn=recipe.learn).to(call.device, like.dtype)
-        act.log_beta.data.fill_(math.log(recipe.beta - act.floor))
-        put(copied, name, act)
-        per_call.append(kinds.FROM_RELU[type(call.form)](call.form) + math.log(2) / float(act.beta.detach()))
+    for name, call in {call.name: call for call in wanted if call.kind == layer_kinds.NONLINEARITY}.items():
+        act = CenteredSoftplus(conversion.beta, learn=conversion.learn).to(call.device, like.dtype)
+        act.log_beta.data.fill_(math.log(conversion.beta - act.floor))
+        replace_module(copied, name, act)
+        per_call.append(layer_kinds.FROM_RELU[type(call.form)](call.form) + math.log(2) / float(act.beta.detach()))
     return max(per_call)
 
 
 def _bounded(
-    copied: nn.Module, wanted: list[Call], behind: Mapping[str, str], recipe: LCNN | Lipschitz, like: Tensor
+    copied: nn.Module,
+    wanted: list[Call],
+    behind: Mapping[str, str],
+    conversion: LCNNConversion | LipschitzConversion,
+    like: Tensor,
 ) -> list[LipschitzLayer]:
     """Puts layers with a bound into their places."""
     placed: list[LipschitzLayer] = []
-    gamma, learn = (recipe.gamma, True) if isinstance(recipe, LCNN) else (1.0, False)
-    for call in {call.module: call for call in wanted if call.kind != kinds.NONLINEARITY}.values():
+    gamma, learn = (conversion.gamma, True) if isinstance(conversion, LCNNConversion) else (1.0, False)
+    for call in {call.module: call for call in wanted if call.kind != layer_kinds.NONLINEARITY}.values():
         form: Any = call.form
         name = str(call.module)
         if type(form) in NORMS:
@@ -212,7 +231,7 @@ def _bounded(
         else:
             new = WEIGHTS[type(form)].of(form, gamma=gamma, learn=learn)
         placed.append(new.double() if like.dtype is torch.float64 else new)
-        put(copied, name, placed[-1])
+        replace_module(copied, name, placed[-1])
     return placed
 
 

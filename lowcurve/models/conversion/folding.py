@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from lowcurve.errors import InputError
 from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, blocks
-from lowcurve.models.conversion.kinds import POOLING
-from lowcurve.models.conversion.placing import put
+from lowcurve.models.conversion.layer_kinds import POOLING
+from lowcurve.models.conversion.module_replacement import replace_module
 from lowcurve.models.conversion.recording import Recording, duplicate, record
 from lowcurve.models.gram import scaled
 from lowcurve.models.layers import CenteredSoftplus
@@ -27,7 +27,7 @@ EXACT = 40.0
 
 
 @dataclass(frozen=True)
-class Folding:
+class FoldingReport:
     """What folding did. difference: the largest |difference| of a logit on the example. layers: how many went into others."""
 
     difference: float
@@ -57,14 +57,23 @@ class ShiftedSoftplus(nn.Module):
 
 
 def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
-    """A copy that computes the same in eval mode from plain layers; how nearly, on the example, is its `folding.difference`.
+    """Return a copy of plain layers that computes the same logits in eval mode, up to rounding.
 
-    BatchNorm goes into the convolution or linear layer before it, a bound's factor min(1, gamma / sigma) into the weights. A
-    centered softplus becomes nn.Softplus, and its -log(2) / beta goes into the bias of the layer behind it, where nothing else
-    sees it and no zeros are padded; elsewhere it is taken away in a `ShiftedSoftplus`. So inference costs what the plain
-    network without BatchNorm costs, and the copy can be exported. Any network in eval mode can be folded.
+    BatchNorm goes into the convolution or linear layer before it, and a bound's factor min(1, gamma / sigma) into the weights.
+    A centered softplus becomes nn.Softplus. Its -log(2) / beta goes into the bias of the next layer, if that layer alone takes
+    the result and pads no zeros; elsewhere a `ShiftedSoftplus` subtracts it. Inference then costs as much as that of the plain
+    network without BatchNorm, and the copy can be exported. Any network in eval mode can be folded.
 
-    Errors: InputError for a network in training mode, and for one whose layers' results go where torch functions do not show.
+    Args:
+        model: The network to fold, in eval mode, which is left unchanged.
+        example: A batch of inputs, on which the logits of both are compared.
+
+    Returns:
+        The folded copy, with a `FoldingReport` as its attribute `folding_report`.
+
+    Raises:
+        InputError: If the network is in training mode, or if its logits change because something other than a torch function
+            uses a layer's result.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), CenteredSoftplus(5.0), nn.Linear(2, 1)).eval()
@@ -87,17 +96,17 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
     with torch.no_grad():
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzWeight):
-                put(folded, name, _plain_weight(layer))
+                replace_module(folded, name, _plain_weight(layer))
         for name, before in pairs.items():
             layer = folded.get_submodule(before)
             weight, bias = taken_in(layer, folded.get_submodule(name))
             layer.weight, layer.bias = (_like(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
-            put(folded, name, nn.Identity())
+            replace_module(folded, name, nn.Identity())
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzBatchNorm):
-                put(folded, name, _plain_norm(layer))
+                replace_module(folded, name, _plain_norm(layer))
         shifts = _smooth(folded, recording)
-    folded.__dict__.pop("conversion", None)
+    folded.__dict__.pop("conversion_report", None)
     output = record(folded, example).output
     difference = float((output - recording.output).abs().max())
     if not torch.allclose(output, recording.output, rtol=1e-2, atol=1e-3, equal_nan=True):
@@ -106,7 +115,7 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
             "layers whose results only torch functions take", f"logits that differ by {difference:.2g}", hint
         )
     log.info("folded: logits differ by %.2g at most", difference)
-    folded.folding = Folding(difference, len(pairs) + shifts)  # type: ignore[assignment]
+    folded.folding_report = FoldingReport(difference, len(pairs) + shifts)  # type: ignore[assignment]
     return folded
 
 
@@ -171,7 +180,7 @@ def _smooth(folded: nn.Module, recording: Recording) -> int:
         if isinstance(act, CenteredSoftplus) and call.module is not None and _stands(folded, call.module, act):
             beta = float(act.beta)
             behind = None if call.shared or beta < FLAT else _taker(folded, recording, call.consumers)
-            put(folded, call.module, ShiftedSoftplus(beta) if behind is None else nn.Softplus(beta, EXACT))
+            replace_module(folded, call.module, ShiftedSoftplus(beta) if behind is None else nn.Softplus(beta, EXACT))
             if behind is not None:
                 count += 1
                 weight: Tensor = behind.weight  # type: ignore[assignment]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lowcurve.models.conversion import kinds
+from lowcurve.models.conversion import layer_kinds
 from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, blocks
-from lowcurve.models.conversion.recipes import Lipschitz, Minimal, Recipe
+from lowcurve.models.conversion.conversions import Conversion, LipschitzConversion, SmoothConversion
 from lowcurve.models.conversion.recording import Call, Recording, Size, record, skeleton
 from lowcurve.models.layers import CenteredSoftplus
-from lowcurve.models.lipschitz import Lipschitz as LipschitzLayer
+from lowcurve.models.lipschitz import LipschitzLayer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Inspection:
     """
 
     network: str
-    recipe: Recipe
+    conversion: Conversion
     calls: tuple[Call, ...]
     fates: tuple[Fate, ...]
 
@@ -39,7 +39,7 @@ class Inspection:
         return {call.name: fate.trouble for call, fate in zip(self.calls, self.fates, strict=True) if fate.trouble}
 
     def __str__(self) -> str:
-        rows = [("call", "layer", "input", "output", f"under {type(self.recipe).__name__}"), *self._rows()]
+        rows = [("call", "layer", "input", "output", f"under {type(self.conversion).__name__}"), *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         counts = Counter(call.kind for call in self.calls)
@@ -57,14 +57,14 @@ class Inspection:
             yield call.name, call.what, _size(call.input), _size(call.output), "; ".join(words)
 
 
-def inspect_layers(model: nn.Module, example: Tensor, recipe: Recipe | None = None) -> Inspection:
+def inspect_layers(model: nn.Module, example: Tensor, conversion: Conversion | None = None) -> Inspection:
     """Every call of a convolution, linear layer, normalization, pooling or nonlinearity, in order, by one run in eval mode.
 
     A call is seen whether it is a module or a function (F.relu, torch.relu, x.relu(), x.clamp(min=0)); a module that is called
     several times has as many rows, each with the name of the place. The network stays as it is: weights, buffers, modes,
     hooks and gradients, and the random state.
 
-    recipe: `Minimal()` unless given. Cost: one forward pass.
+    recipe: `SmoothConversion()` unless given. Cost: one forward pass.
 
     Errors: InputError for an example that the network does not take.
 
@@ -73,43 +73,43 @@ def inspect_layers(model: nn.Module, example: Tensor, recipe: Recipe | None = No
         >>> act = nn.ReLU()
         >>> found = inspect_layers(nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 2), nn.Softmax(1)), torch.zeros(1, 2))
         >>> print(found)
-        call  layer    input   output  under Minimal
+        call  layer    input   output  under SmoothConversion
         0     Linear   (1, 2)  (1, 3)
         1     ReLU     (1, 3)  (1, 3)  -> CenteredSoftplus(beta=10)
         2     Linear   (1, 3)  (1, 2)
         3     Softmax  (1, 2)  (1, 2)
         Sequential: 2 linear, 1 nonlinearity, 1 softmax; 0 not supported
     """
-    return inspection(model, record(skeleton(model), example), recipe or Minimal())
+    return inspection(model, record(skeleton(model), example), conversion or SmoothConversion())
 
 
-def inspection(model: nn.Module, recording: Recording, recipe: Recipe) -> Inspection:
+def inspection(model: nn.Module, recording: Recording, conversion: Conversion) -> Inspection:
     """The same from a run that has been recorded."""
     behind = blocks(recording)
-    fates = tuple(fate(call, recipe, behind) for call in recording.calls)
-    return Inspection(type(model).__name__, recipe, recording.calls, fates)
+    fates = tuple(fate(call, conversion, behind) for call in recording.calls)
+    return Inspection(type(model).__name__, conversion, recording.calls, fates)
 
 
-def fate(call: Call, recipe: Recipe, behind: Mapping[str, str]) -> Fate:
+def fate(call: Call, conversion: Conversion, behind: Mapping[str, str]) -> Fate:
     """What a recipe makes of one call. behind: as `blocks` has it."""
-    if call.kind == kinds.NONLINEARITY:
+    if call.kind == layer_kinds.NONLINEARITY:
         if isinstance(call.form, CenteredSoftplus):
             return Fate()
-        if type(call.form) in kinds.FROM_RELU:
-            return Fate(f"CenteredSoftplus(beta={recipe.beta:g})")
-        smooth = call.what.rpartition(".")[2].rstrip("_") in kinds.SMOOTH
+        if type(call.form) in layer_kinds.FROM_RELU:
+            return Fate(f"CenteredSoftplus(beta={conversion.beta:g})")
+        smooth = call.what.rpartition(".")[2].rstrip("_") in layer_kinds.SMOOTH
         return Fate(trouble="" if smooth else f"{call.what} has a kink and no smooth form here")
-    if isinstance(recipe, Minimal):
+    if isinstance(conversion, SmoothConversion):
         return Fate()
-    if call.kind == kinds.POOLING:
-        loose = isinstance(recipe, Lipschitz) and call.overlap > 1
+    if call.kind == layer_kinds.POOLING:
+        loose = isinstance(conversion, LipschitzConversion) and call.overlap > 1
         return Fate(trouble=f"its windows overlap, Lipschitz constant sqrt({call.overlap})" if loose else "")
     return _bounded(call, behind)
 
 
 def _bounded(call: Call, behind: Mapping[str, str]) -> Fate:
     """What becomes of a layer whose Lipschitz constant is to be bounded."""
-    if call.module is None and call.kind in (kinds.CONVOLUTION, kinds.LINEAR, kinds.NORMALIZATION):
+    if call.module is None and call.kind in (layer_kinds.CONVOLUTION, layer_kinds.LINEAR, layer_kinds.NORMALIZATION):
         return Fate(trouble=f"{call.what} is no module, so there is no place for its norm")
     if isinstance(call.form, LipschitzLayer):
         return Fate()

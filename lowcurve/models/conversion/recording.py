@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.models.conversion.kinds import (
+from lowcurve.models.conversion.layer_kinds import (
     NONLINEARITY,
     POOLING,
     TRANSPARENT,
@@ -25,7 +25,7 @@ from lowcurve.models.conversion.kinds import (
     overlap,
     plain,
 )
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 
 Size = tuple[int, ...]
 
@@ -56,7 +56,7 @@ class Call:
 
 
 @dataclass
-class Visit:
+class ForwardRun:
     """One run of a module's forward, the how-manieth. seen: how often each layer or function was called in it."""
 
     module: nn.Module
@@ -114,10 +114,10 @@ def record(model: nn.Module, example: Tensor) -> Recording:
     if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
         received = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise InputError("an example batch of the network's inputs", received, "pass a tensor such as x[:2]")
-    recorder = Recorder(model)
+    recorder = CallRecorder(model)
     with ExitStack() as stack:
         stack.enter_context(randomness.isolated(0, "dry run"))
-        stack.enter_context(mode(model, training=False))
+        stack.enter_context(set_training(model, training=False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(recorder.hooks())
         stack.enter_context(recorder)
@@ -140,14 +140,14 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
-class Recorder(TorchFunctionMode):
+class CallRecorder(TorchFunctionMode):
     """Sees every call of a layer of torch.nn, and of a torch function outside of one."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.calls: list[Call] = []
-        self.open: list[Visit] = []
+        self.open: list[ForwardRun] = []
         self.settings: dict[str, Mapping[str, Any]] = {}
         self.visits: Counter[str] = Counter()
         self.sites: dict[tuple[str, str, int], str] = {}
@@ -173,7 +173,7 @@ class Recorder(TorchFunctionMode):
     def _entering(self, name: str) -> Callable[..., None]:
         def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.visits[name] += 1
-            self.open.append(Visit(module, name, self._inside() or kind_of(module) is not None, self.visits[name]))
+            self.open.append(ForwardRun(module, name, self._inside() or kind_of(module) is not None, self.visits[name]))
             given = bound(module.forward, args, kwargs)
             self.settings.setdefault(name, {key: value for key, value in given.items() if not holds(value)})
 
@@ -228,7 +228,7 @@ class Recorder(TorchFunctionMode):
         output: Any,
         settings: Mapping[str, Any],
     ) -> None:
-        owner = self.open[-1] if self.open else Visit(self.model, "", False, 1)
+        owner = self.open[-1] if self.open else ForwardRun(self.model, "", False, 1)
         came, went = (next(tensors(value)) for value in (given, output))
         name = self._site(owner, what.split(".")[-1], module)
         self.used(given, len(self.calls))
@@ -240,7 +240,7 @@ class Recorder(TorchFunctionMode):
         for tensor in tensors(output):
             self.made[tensor] = len(self.calls) - 1
 
-    def _site(self, owner: Visit, function: str, module: str | None) -> str:
+    def _site(self, owner: ForwardRun, function: str, module: str | None) -> str:
         """A name for this place: the module's own where it is called first, else the first free one in the owner."""
         local = plain(function) if module is None else module.removeprefix(f"{owner.name}.").replace(".", "_")
         count = owner.seen[f"{module}.{local}"]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from lowcurve.models.lipschitz import update_norms
-from lowcurve.models.modes import mode
+from lowcurve.models.modes import set_training
 from lowcurve.randomness import stream
 from lowcurve.results import Column, Table
 from lowcurve.training import Objective
@@ -83,7 +83,7 @@ def compare_step_costs(
 
 
 def _steps(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, period: int) -> None:
-    with mode(model, training=True):
+    with set_training(model, training=True):
         for step in range(period):
             model.zero_grad(set_to_none=True)
             update_norms(model)  # as `fit` does at every step

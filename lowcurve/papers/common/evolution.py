@@ -18,7 +18,7 @@ from lowcurve.types import Measure, Progress
 
 
 def h_in_pixels(study: Study, data: DataSet) -> float:
-    """How far CURE's penalty looks, in l_2 and pixel units; h in standardized inputs counts the channels' mean deviation."""
+    """How far CURE's penalty looks, in l_2 and pixel units; h in normalized inputs counts the channels' mean deviation."""
     if study.cure.form != "released":
         return study.cure.h
     _, deviations = data.statistics()

@@ -13,9 +13,9 @@ from typing import Any
 from torch import fx, nn
 from torch.nn import functional as F
 
-from lowcurve.models.conversion.kinds import NONLINEARITY, kind_of, kind_of_function, out_of_place, plain
+from lowcurve.models.conversion.layer_kinds import NONLINEARITY, kind_of, kind_of_function, out_of_place, plain
 from lowcurve.models.conversion.recording import Call, Recording, bound, skeleton
-from lowcurve.models.modes import like, mode
+from lowcurve.models.modes import copy_mode, set_training
 
 DROPOUTS = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d}
 
@@ -55,7 +55,7 @@ def _bare(forward: Forward) -> nn.Module:
     return kind.__new__(kind)
 
 
-def separate(model: nn.Module, recording: Recording, chosen: Iterable[Call]) -> dict[str, str]:
+def separate_calls(model: nn.Module, recording: Recording, chosen: Iterable[Call]) -> dict[str, str]:
     """Gives each chosen call of a nonlinearity a module of its own, named for its place; the function stays the same.
 
     model: changed in place; the recording must be its own. Returned: the calls whose owner's forward cannot be rewritten, by
@@ -99,11 +99,11 @@ def _rewrite(model: nn.Module, owner: str, recording: Recording, sites: list[Cal
             if call.name == call.module:
                 out_of_place(call.form)
             else:
-                module.add_module(local, like(out_of_place(copy.deepcopy(call.form)), module))
+                module.add_module(local, copy_mode(out_of_place(copy.deepcopy(call.form)), module))
             node.op, node.target, node.args, node.kwargs = "call_module", local, (_input(node),), {}
     for node, dropout in dropouts.items():
         local = next(free for k in range(len(graph.nodes)) if not hasattr(module, free := f"dropout_{k}"))
-        module.add_module(local, like(dropout, module))
+        module.add_module(local, copy_mode(dropout, module))
         node.op, node.target, node.args, node.kwargs = "call_module", local, (_input(node),), {}
     code = graph.python_code("self")
     plainly = fx.Graph().python_code("self").globals
@@ -124,7 +124,7 @@ def _traced(module: nn.Module, settings: Mapping[str, Any]) -> tuple[fx.Graph, d
     for training in (True, False):
         bare = skeleton(module)
         try:
-            with mode(bare, training=training):
+            with set_training(bare, training=training):
                 graph = _Whole().trace(bare, _fixed(module, settings))
         except Exception as error:  # whatever the user's forward raises when it is traced
             raise Untraceable((str(error).splitlines() or [""])[0][:120]) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lowcurve.models.clipping import Lipschitz
+from lowcurve.models.clipping import LipschitzLayer
 from lowcurve.models.layers import CenteredSoftplus
 
 CONVOLUTION, LINEAR, NORMALIZATION, POOLING = "convolution", "linear", "normalization", "pooling"
@@ -85,7 +85,7 @@ def kind_of(module: nn.Module) -> str | None:
     """
     if isinstance(module, CenteredSoftplus):
         return NONLINEARITY
-    if not isinstance(module, Lipschitz) and not str(type(module).forward.__module__).startswith("torch.nn."):
+    if not isinstance(module, LipschitzLayer) and not str(type(module).forward.__module__).startswith("torch.nn."):
         return None
     for base in type(module).__mro__:
         package, _, file = base.__module__.rpartition(".")
