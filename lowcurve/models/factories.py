@@ -25,7 +25,7 @@ class Factory:
         Identity()
         >>> Factory("torch.nn:Identity", mean=(0.5,), std=(0.2,)).build(seed=0)
         Sequential(
-          (0): Standardize()
+          (0): Normalize()
           (1): Identity()
         )
     """
