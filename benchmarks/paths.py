@@ -35,22 +35,22 @@ from lowcurve.data import Limits, load  # noqa: E402
 from lowcurve.examples.public_networks import lenet5  # noqa: E402
 from lowcurve.geometry.endpoints import (  # noqa: E402
     Endpoints,
-    Points,
-    adversarial_adversarial,
-    natural_adversarial,
-    natural_natural,
+    LabeledPoints,
+    adversarial_pairs,
+    natural_adversarial_pairs,
+    natural_pairs,
 )
 from lowcurve.geometry.path_measures import path_measures  # noqa: E402
 from lowcurve.geometry.path_statistics import bootstrap_interval  # noqa: E402
 from lowcurve.geometry.paths import PathSearch  # noqa: E402
-from lowcurve.geometry.regions import IntoRegion, inner_margins  # noqa: E402
-from lowcurve.geometry.segments import sampled  # noqa: E402
+from lowcurve.geometry.regions import RegionProjection, inner_margins  # noqa: E402
+from lowcurve.geometry.segments import sample_segments  # noqa: E402
 from lowcurve.randomness import stream  # noqa: E402
 from lowcurve.store import load_weights  # noqa: E402
 
 PROJECTIONS = {
-    "as published": IntoRegion(DeepFool(bisections=0), beyond=0.0),
-    "beyond": IntoRegion(DeepFool(), beyond=1.5),
+    "as published": RegionProjection(DeepFool(bisections=0), overshoot=0.0),
+    "beyond": RegionProjection(DeepFool(), overshoot=1.5),
 }
 
 
@@ -72,15 +72,15 @@ def families(args: argparse.Namespace, model: nn.Module) -> dict[str, Endpoints]
     test = load("mnist", data_dir=str(args.data_dir), limits=Limits(train=1, validation=1)).test
     x = test.pixels(slice(4 * args.pairs))
     said, number = predicted(model, x), torch.arange(len(x))
-    natural = natural_natural(Points(x, said, number), generator=stream(0, "natural"))
-    starts = Points(natural.start, natural.y, natural.start_index).take(torch.arange(args.pairs))
+    natural = natural_pairs(LabeledPoints(x, said, number), generator=stream(0, "natural"))
+    starts = LabeledPoints(natural.start, natural.y, natural.start_index).take(torch.arange(args.pairs))
     target = (said + 3) % 10
     led = PROJECTIONS["as published"](model, x, target, generator=stream(0, "adversarial"))
     there = torch.nonzero(inner_margins(model, led, target, 256) > 0).flatten()
-    adversarial = Points(led[there], target[there], number[there])
-    third = adversarial_adversarial(adversarial, said[there], generator=stream(0, "third"))
+    adversarial = LabeledPoints(led[there], target[there], number[there])
+    third = adversarial_pairs(adversarial, said[there], generator=stream(0, "third"))
     matched = natural.distance[: args.pairs]
-    mixed = natural_adversarial(starts, adversarial, generator=stream(0, "mixed"), distance=matched)
+    mixed = natural_adversarial_pairs(starts, adversarial, generator=stream(0, "mixed"), distance=matched)
     found = {"natural, natural": natural, "natural, adversarial": mixed, "adversarial, adversarial": third}
     return {name: first(ends, args.pairs) for name, ends in found.items()}
 
@@ -101,7 +101,7 @@ def searched(args: argparse.Namespace, model: nn.Module, ends: Endpoints, projec
     counting.remove()
     columns = path_measures(paths)
     segments, pair = paths.segments()
-    again = sampled(model, segments, torch.full((len(segments),), args.spacing / 10)) if args.verify else None
+    again = sample_segments(model, segments, torch.full((len(segments),), args.spacing / 10)) if args.verify else None
     hidden = len(torch.unique(pair[~again.clear])) / max(1, int(paths.found.sum())) if again is not None else None
     anchors = bootstrap_interval(columns["anchors"][paths.found], generator=stream(0, "bootstrap"))
     return {

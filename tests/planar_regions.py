@@ -6,13 +6,13 @@ from torch import nn
 from lowcurve import randomness
 from lowcurve.attacks import DeepFool
 from lowcurve.geometry.paths import PathSearch
-from lowcurve.geometry.regions import IntoRegion
+from lowcurve.geometry.regions import RegionProjection
 from lowcurve.randomness import stream
 
 BOX = (-3.0, 3.0)
 
 
-PLANE = IntoRegion(DeepFool(box=BOX), box=BOX)
+PLANE = RegionProjection(DeepFool(box=BOX), box=BOX)
 
 
 SEARCH = PathSearch(PLANE, spacing=0.01)

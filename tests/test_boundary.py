@@ -15,15 +15,15 @@ from lowcurve.analysis.spectra import dense, lanczos, spectrum
 from lowcurve.attacks import DeepFool
 from lowcurve.errors import InputError
 from lowcurve.geometry.boundary import (
-    Boundary,
+    BoundaryPoint,
     NormalCurvatures,
     PrincipalCurvatures,
-    boundary_between,
     boundary_distances,
+    find_boundary_point,
+    logit_difference,
     mean_hessian,
     normal_curvature,
-    pairwise,
-    tangents,
+    tangent_space,
 )
 from lowcurve.losses import loss_field, margin
 from lowcurve.models import Network
@@ -50,7 +50,7 @@ def test_the_sphere_has_curvature_one_over_its_radius_everywhere():
     assert_close([columns[LARGEST], columns[SMALLEST], columns[MEAN]], [inverse] * 3)
     assert_close(columns["mean curvature, standard error"], torch.zeros_like(inverse), rtol=0, atol=1e-12)
     assert_close(normal_curvature(sphere, ON_SPHERE, normal(4, 2, 3, name="v")), inverse)
-    assert_close(tangents(sphere, ON_SPHERE).normal, ON_SPHERE / RADIUS)
+    assert_close(tangent_space(sphere, ON_SPHERE).normal, ON_SPHERE / RADIUS)
 
 
 def test_the_cylinder_bends_one_way_and_the_plane_none():
@@ -82,12 +82,12 @@ def test_a_saddle_bends_both_ways():
 
 def test_the_boundary_near_a_point_is_what_its_curvature_says():
     """s = -kappa t^2 / 2 in the plane of a tangent direction and the normal, to third order."""
-    x = boundary_between(quartic, torch.zeros(4, SIZE).double(), 3 * L2.unit(X)).point
-    here = tangents(quartic, x)
+    x = find_boundary_point(quartic, torch.zeros(4, SIZE).double(), 3 * L2.unit(X)).point
+    here = tangent_space(quartic, x)
     v = L2.unit(here.project(normal(4, SIZE, name="v")))
     t = 1e-3
     s = -normal_curvature(quartic, x, v) * t**2 / 2
-    off = quartic(x + t * v + s[:, None] * here.normal) / here.steepness
+    off = quartic(x + t * v + s[:, None] * here.normal) / here.gradient_norm
     assert float(off.abs().max()) < 1e-3 * t**2
     assert_close(dot(v, here.normal), torch.zeros(4, dtype=torch.float64))
 
@@ -98,10 +98,10 @@ def test_ends_and_mean_are_those_of_all():
     assert_close([columns[SMALLEST], columns[LARGEST]], [everything[:, 0], everything[:, -1]])
     error = columns["mean curvature, standard error"]
     assert float(((columns[MEAN] - everything.mean(1)) / error).abs().max()) < 4
-    here = tangents(quartic, X)
+    here = tangent_space(quartic, X)
     n, h = here.normal, dense(here.operator, X)
     trace = h.diagonal(dim1=1, dim2=2).sum(1) - torch.einsum("bi,bij,bj->b", n, h, n)
-    assert_close(everything.mean(1), trace / here.steepness / (SIZE - 1))
+    assert_close(everything.mean(1), trace / here.gradient_norm / (SIZE - 1))
 
 
 @pytest.mark.parametrize("measure", [PrincipalCurvatures(), lambda f, x: ENDS(f, x)[LARGEST]])
@@ -140,7 +140,7 @@ def test_at_a_scale_curvature_is_that_of_the_central_difference():
 def test_a_direction_near_the_normal_is_projected_to_rounding():
     n = L2.unit(X.float())
     v = n + 1e-4 * L2.unit(normal(4, SIZE, name="v").float())
-    here = tangents(lambda x: (x * n).sum(1), X.float())
+    here = tangent_space(lambda x: (x * n).sum(1), X.float())
     assert float(dot(L2.unit(here.project(v)), n).abs().max()) < 1e-6
 
 
@@ -162,21 +162,21 @@ def test_bisection_finds_the_boundary_to_rounding(dtype):
         forward_passes.append(1)
         return sphere(x)
 
-    found = boundary_between(watched, x, across)
+    found = find_boundary_point(watched, x, across)
     few = 10 * torch.finfo(dtype).eps
     assert bool(found.crossed.all())
     assert_close(found.point, 2 / 5 * across, rtol=few, atol=few)
     assert float(sphere(found.point).abs().max()) < 4 * few
     assert len(forward_passes) < (32 if dtype == torch.float32 else 62)
-    rough = boundary_between(sphere, x, across, tolerance=1e-2).point
+    rough = find_boundary_point(sphere, x, across, tolerance=1e-2).point
     assert 1e-6 < float((rough - 2 / 5 * across).abs().max()) < 5e-2
-    assert_close(boundary_between(sphere, across, x).point, found.point, rtol=few, atol=few)
+    assert_close(find_boundary_point(sphere, across, x).point, found.point, rtol=few, atol=few)
 
 
 def test_who_does_not_cross_stays_at_the_end_of_the_way():
     x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 0.0], [3.0, 0.0]])
     across = torch.tensor([[1.0, 0.0], [5.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
-    found = boundary_between(sphere, x, across)
+    found = find_boundary_point(sphere, x, across)
     assert found.crossed.tolist() == [False, True, True, False]
     assert_close(found.point, torch.tensor([[1.0, 0.0], [2.0, 0.0], [2.0, 0.0], [4.0, 0.0]]))
     columns = boundary_distances(sphere, x, found)
@@ -188,12 +188,12 @@ def test_who_does_not_cross_stays_at_the_end_of_the_way():
 def test_the_osculating_circle_gives_the_distance_to_spheres_and_planes_wherever_they_are_met():
     inside, outside = X / 10, 4 * L2.unit(normal(4, SIZE, name="elsewhere"))
     for x, across in ((inside, outside), (outside, inside)):
-        columns = boundary_distances(sphere, x, boundary_between(sphere, x, across))
+        columns = boundary_distances(sphere, x, find_boundary_point(sphere, x, across))
         assert_close(columns["distance to the osculating circle"], (L2.length(x) - RADIUS).abs())
         assert bool((columns["distance along the way"] > columns["distance to the osculating circle"] + 1e-3).all())
     weights = torch.arange(1.0, SIZE + 1, dtype=torch.float64)
     far = X + weights
-    columns = boundary_distances(hyperplane, X - weights, boundary_between(hyperplane, X - weights, far))
+    columns = boundary_distances(hyperplane, X - weights, find_boundary_point(hyperplane, X - weights, far))
     for name in ("distance to the tangent plane", "distance to the osculating circle"):
         assert_close(columns[name], hyperplane(X - weights).abs() / weights.norm())
 
@@ -201,7 +201,7 @@ def test_the_osculating_circle_gives_the_distance_to_spheres_and_planes_wherever
 def test_along_the_normal_the_three_lengths_agree():
     x = 3 * L2.unit(X)
     for sign in (1.0, -1.0):
-        columns = boundary_distances(lambda x, s=sign: s * sphere(x), x, boundary_between(sphere, x, 0 * x))
+        columns = boundary_distances(lambda x, s=sign: s * sphere(x), x, find_boundary_point(sphere, x, 0 * x))
         lengths = [column for name, column in columns.items() if name.startswith("distance")]
         assert_close(lengths, [torch.ones(4, dtype=torch.float64)] * 3)
 
@@ -249,9 +249,9 @@ def test_a_small_convnet_in_single_precision_from_deepfool_to_the_curvature_of_i
     network[-1][-1].bias.data -= network(x).mean(0).detach()  # untrained, it knows one class only
     y = network(x).argmax(1)
     across = DeepFool(box=(-50.0, 50.0))(network, x, y, generator=stream(0))
-    decision = pairwise(network, y, network(across).argmax(1))
+    decision = logit_difference(network, y, network(across).argmax(1))
     state = torch.get_rng_state()
-    found = boundary_between(decision, x, across)
+    found = find_boundary_point(decision, x, across)
     assert bool(found.crossed.all())
     assert float(decision(found.point).detach().abs().max()) < 1e-5
     columns = boundary_distances(decision, x, found) | NormalCurvatures()(decision, found.point)
@@ -280,10 +280,10 @@ def test_the_pairwise_decision_function():
     x = randomness.uniform(torch.zeros(6, 1, 4, 4), 0, 1, generator=stream(0, "images"))
     logits = network(x).detach()
     first, second = logits.topk(2, dim=1).indices.unbind(1)
-    field = pairwise(network, first, second)
+    field = logit_difference(network, first, second)
     assert_close(field(x).detach(), margin(logits, first))
     assert_close(field.of_logits(field.logits(x)), field(x))
-    assert_close(pairwise(network, second, first)(x), -field(x))
+    assert_close(logit_difference(network, second, first)(x), -field(x))
     assert_close(gradient(field, x), gradient(loss_field(network, first, margin), x))
     rows = torch.tensor([4, 1, 1])
     assert_close(field.take(rows)(x[rows]), field(x)[rows])
@@ -294,7 +294,7 @@ def test_examples_are_independent():
     for name, column in together.items():
         assert_close(column[[2]], alone[name], rtol=1e-6, atol=1e-12)
     assert_close(PrincipalCurvatures()(quartic, X)[[2]], PrincipalCurvatures()(quartic, X[[2]]))
-    points, point = (boundary_between(sphere, 0 * x, 3 * x).point for x in (X, X[[2]]))
+    points, point = (find_boundary_point(sphere, 0 * x, 3 * x).point for x in (X, X[[2]]))
     assert_close(points[[2]], point)
 
 
@@ -309,15 +309,18 @@ LABELS = torch.tensor([0, 1])
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: pairwise(nn.Identity(), LABELS, LABELS), "two different classes for each example"),
-        (lambda: pairwise(nn.Identity(), LABELS, LABELS[:1]), "two different classes for each example"),
-        (lambda: pairwise(nn.BatchNorm1d(2), LABELS, 1 - LABELS), "a model in eval mode"),
-        (lambda: pairwise(nn.Identity(), LABELS, 1 - LABELS)(torch.ones(3, 2)), "3 pairs of classes, one an example"),
-        (lambda: boundary_between(sphere, X, X, steps=0), "a step and a tolerance from 0 to 1"),
-        (lambda: boundary_between(sphere, X, X, tolerance=1.0), "a step and a tolerance from 0 to 1"),
+        (lambda: logit_difference(nn.Identity(), LABELS, LABELS), "two different classes for each example"),
+        (lambda: logit_difference(nn.Identity(), LABELS, LABELS[:1]), "two different classes for each example"),
+        (lambda: logit_difference(nn.BatchNorm1d(2), LABELS, 1 - LABELS), "a model in eval mode"),
+        (
+            lambda: logit_difference(nn.Identity(), LABELS, 1 - LABELS)(torch.ones(3, 2)),
+            "3 pairs of classes, one an example",
+        ),
+        (lambda: find_boundary_point(sphere, X, X, steps=0), "a step and a tolerance from 0 to 1"),
+        (lambda: find_boundary_point(sphere, X, X, tolerance=1.0), "a step and a tolerance from 0 to 1"),
         (lambda: PrincipalCurvatures()(sphere, torch.ones(1, 1)), "inputs of two numbers or more"),
         (lambda: NormalCurvatures(draws=1), "at least two draws, got 1"),
-        (lambda: boundary_distances(sphere, X, Boundary(X, X[:, 0] > 9), h=0.0), "a scale h > 0 in pixel units"),
+        (lambda: boundary_distances(sphere, X, BoundaryPoint(X, X[:, 0] > 9), h=0.0), "a scale h > 0 in pixel units"),
     ],
 )
 def test_errors_name_the_mend(wrong, message):

@@ -17,7 +17,7 @@ from lowcurve.analysis.spectra import dense
 from lowcurve.attacks import APGD, PGD, Suite
 from lowcurve.data import DataSet, Examples, load
 from lowcurve.errors import InputError
-from lowcurve.geometry import CertifiedRadius, pairwise
+from lowcurve.geometry import CertifiedRadius, logit_difference
 from lowcurve.losses import loss_field, margin_loss
 from lowcurve.models import Network
 from lowcurve.models.layers import CenteredSoftplus
@@ -103,7 +103,7 @@ def test_no_slope_and_no_curvature_exceeds_its_bound(kind, act):
         found, x = smoothness(model, torch.zeros(1, 2, 4, 4)), points(24, seed)
         for i, j in ((0, 1), (1, 2), (2, 0)):
             labels = torch.full((24,), i), torch.full((24,), j)
-            decision = pairwise(model, *labels)
+            decision = logit_difference(model, *labels)
             steep = L2.length(gradient(decision, x))
             bend = torch.linalg.matrix_norm(dense(hessian(decision, x), x), 2)
             assert float(steep.max()) <= float(found.lipschitz[i, j])
@@ -143,7 +143,7 @@ def test_layers_with_a_bound_of_their_own_are_bounded_by_it(name):
         model = Network(name, shape, 4, (0.5,) * 3, (0.25,) * 3, "centered-softplus", width=2).build(seed=0).eval()
     found = smoothness(model, torch.zeros(1, *shape))
     x = torch.rand(12, *shape, generator=stream(0))
-    decision = pairwise(model, torch.zeros(12, dtype=torch.long), torch.ones(12, dtype=torch.long))
+    decision = logit_difference(model, torch.zeros(12, dtype=torch.long), torch.ones(12, dtype=torch.long))
     assert float(L2.length(gradient(decision, x)).max()) <= float(found.lipschitz[0, 1])
     assert float(torch.linalg.matrix_norm(dense(hessian(decision, x), x), 2).max()) <= float(found.curvature[0, 1])
     assert math.isfinite(float(found.curvature[0, 1]))

@@ -10,7 +10,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import PGD
 from lowcurve.data import Examples
-from lowcurve.geometry import Curvature, Profile, gradient_norm
+from lowcurve.geometry import Curvature, CurvatureProfile, gradient_norm
 from lowcurve.losses import margin, margin_loss
 
 
@@ -24,7 +24,9 @@ def test_columns_of_one_and_of_several_names():
 
 
 def test_a_column_may_hold_a_vector_an_example():
-    assert evaluation.measure(perceptron(), UNIFORM, {"profile": Profile()}, batch_size=7)["profile"].shape == (20, 12)
+    assert evaluation.measure(perceptron(), UNIFORM, {"profile": CurvatureProfile()}, batch_size=7)[
+        "profile"
+    ].shape == (20, 12)
 
 
 def test_columns_follow_the_order_of_the_examples():

@@ -15,9 +15,9 @@ from lowcurve.errors import InputError
 from lowcurve.geometry import (
     Curvature,
     CurvatureParts,
+    CurvatureProfile,
     FrobeniusNorm,
     PowerIteration,
-    Profile,
     SecantCurvature,
     SpectralDensity,
     gradient_norm,
@@ -165,22 +165,22 @@ def test_power_iteration_nears_the_norm_from_below_and_lanczos_is_ahead_of_it():
 
 
 def test_profile_of_a_quadratic_is_its_spectrum_exact_and_at_every_scale():
-    assert_close(Profile()(quadratic, X), EIGENVALUES)
+    assert_close(CurvatureProfile()(quadratic, X), EIGENVALUES)
     for h in (1e-2, 3.0):
-        assert_close(Profile(h)(quadratic, X), EIGENVALUES, rtol=1e-7, atol=1e-7)
+        assert_close(CurvatureProfile(h)(quadratic, X), EIGENVALUES, rtol=1e-7, atol=1e-7)
 
 
 def test_profile_at_scale_is_the_spectrum_of_the_symmetrized_secant_map():
     """l = x^4 + y^4 at 0: along each axis the secant is 4 h^2, the exact Hessian 0."""
     x = torch.zeros(2, 2, dtype=torch.float64)
-    assert_close(Profile()(lambda x: x.pow(4).sum(1), x), torch.zeros(2, 2, dtype=torch.float64))
-    assert_close(Profile(0.5)(lambda x: x.pow(4).sum(1), x), torch.ones(2, 2, dtype=torch.float64))
+    assert_close(CurvatureProfile()(lambda x: x.pow(4).sum(1), x), torch.zeros(2, 2, dtype=torch.float64))
+    assert_close(CurvatureProfile(0.5)(lambda x: x.pow(4).sum(1), x), torch.ones(2, 2, dtype=torch.float64))
 
     def skew(x: torch.Tensor) -> torch.Tensor:
         return x[:, 0].square() * x[:, 1]  # g(h e_1) - g(0) = (0, h^2), g(h e_2) - g(0) = 0
 
     expected = torch.tensor([[-0.25, 0.25]] * 2, dtype=torch.float64)
-    assert_close(Profile(0.5)(skew, x), expected)
+    assert_close(CurvatureProfile(0.5)(skew, x), expected)
 
 
 @pytest.mark.parametrize("field", [quadratic, quartic])
@@ -194,7 +194,7 @@ def test_an_orthogonal_change_of_coordinates_changes_nothing(field):
     assert_close(gradient_norm(turned, u), gradient_norm(field, X))
     ours, other = WHOLE(turned, u), WHOLE(field, X)
     assert_close(ours, other, rtol=1e-7, atol=1e-7)
-    assert_close(Profile()(turned, u), Profile()(field, X))
+    assert_close(CurvatureProfile()(turned, u), CurvatureProfile()(field, X))
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.5, 1e3])
@@ -208,7 +208,7 @@ def test_scaling_the_loss_scales_gradient_and_hessian_and_leaves_normalized_curv
     for name in ("normalized curvature", "alignment"):
         assert_close(ours[name], plain[name])
     assert_close(SecantCurvature(0.1)(scaled, X), factor * SecantCurvature(0.1)(quartic, X), rtol=1e-9, atol=0)
-    assert_close(Profile(0.1)(scaled, X), factor * Profile(0.1)(quartic, X), rtol=1e-9, atol=1e-12)
+    assert_close(CurvatureProfile(0.1)(scaled, X), factor * CurvatureProfile(0.1)(quartic, X), rtol=1e-9, atol=1e-12)
 
 
 def test_scaling_the_inputs_scales_normalized_curvature():
@@ -228,7 +228,7 @@ def test_a_small_convnet_against_torchs_own_hessian(act):
     columns = Curvature(steps=16, tolerance=1e-10)(field, x)
     assert_close(columns["Hessian norm"], exact.abs().amax(1), rtol=1e-7, atol=0)
     assert_close(columns["largest eigenvalue"], exact[:, -1], rtol=1e-7, atol=1e-10)
-    assert_close(Profile()(field, x), exact, rtol=1e-7, atol=1e-10)
+    assert_close(CurvatureProfile()(field, x), exact, rtol=1e-7, atol=1e-10)
     slope = torch.autograd.functional.jacobian(lambda p: field(p).sum(), x)
     assert_close(columns["gradient norm"], torch.linalg.vector_norm(slope.flatten(1), dim=1))
 
@@ -236,7 +236,7 @@ def test_a_small_convnet_against_torchs_own_hessian(act):
 @pytest.mark.parametrize("act", ["relu", "softplus"])
 def test_the_exact_hessian_of_a_relu_network_has_at_most_classes_minus_one_directions(act):
     model, x, y = convnet(act)
-    sizes = Profile()(loss_field(model, y), x).abs()
+    sizes = CurvatureProfile()(loss_field(model, y), x).abs()
     ranks = (sizes > 1e-9 * sizes.amax(1, keepdim=True)).sum(1)
     if act == "relu":
         assert int(ranks.min()) >= 1
@@ -247,14 +247,14 @@ def test_the_exact_hessian_of_a_relu_network_has_at_most_classes_minus_one_direc
 
 def test_the_secant_sees_the_kinks_that_the_exact_hessian_of_a_relu_network_does_not():
     model, x, y = convnet("relu")
-    sizes = Profile(0.5)(loss_field(model, y), x).abs()
+    sizes = CurvatureProfile(0.5)(loss_field(model, y), x).abs()
     assert int((sizes > 1e-6 * sizes.amax(1, keepdim=True)).sum(1).min()) > 4
 
 
 def test_examples_are_independent():
     model, x, y = convnet("softplus")
     field, few = loss_field(model, y), loss_field(model, y[:2])
-    for measure in (gradient_norm, SecantCurvature(0.1), Profile()):
+    for measure in (gradient_norm, SecantCurvature(0.1), CurvatureProfile()):
         assert_close(measure(few, x[:2]), measure(field, x)[:2])
     together, alone = (Curvature(16, 1e-10)(f, p) for f, p in ((field, x), (few, x[:2])))
     assert_close(alone["Hessian norm"], together["Hessian norm"][:2], rtol=1e-7, atol=0)
@@ -269,7 +269,7 @@ def test_the_world_is_left_as_it_was():
         SecantCurvature(0.1),
         FrobeniusNorm(draws=2),
         PowerIteration(),
-        Profile(0.1),
+        CurvatureProfile(0.1),
     ):
         result = measure(loss_field(model, y), x)
         for column in result.values() if isinstance(result, dict) else [result]:
@@ -283,7 +283,7 @@ def test_the_world_is_left_as_it_was():
 def test_measuring_under_no_grad_is_measuring():
     model, x, y = convnet("softplus")
     field = loss_field(model, y)
-    for measure in (gradient_norm, Curvature(4), SecantCurvature(0.1), Profile()):
+    for measure in (gradient_norm, Curvature(4), SecantCurvature(0.1), CurvatureProfile()):
         with torch.no_grad():
             within = measure(field, x)
         assert_close(within, measure(field, x), rtol=0, atol=0)
@@ -299,7 +299,7 @@ def test_measuring_under_no_grad_is_measuring():
         (Curvature(), "Curvature(steps=12, tolerance=0.001)"),
         (SecantCurvature(0.1), "SecantCurvature(h=0.1)"),
         (FrobeniusNorm(draws=7), "FrobeniusNorm(draws=7, deflated=10, seed=0, h=None)"),
-        (Profile(), "Profile(h=None)"),
+        (CurvatureProfile(), "CurvatureProfile(h=None)"),
     ],
 )
 def test_a_measure_has_a_name_that_stays(measure, name):
@@ -314,7 +314,7 @@ def test_a_profile_that_does_not_fit_is_refused_before_any_product(h):
         return x.square().flatten(1).sum(1)
 
     with pytest.raises(InputError, match=r"Take spectral_density, or lanczos for the extreme values"):
-        Profile(h)(field, torch.zeros(1, 3, 224, 224))
+        CurvatureProfile(h)(field, torch.zeros(1, 3, 224, 224))
 
 
 def test_parts_of_the_hessian_and_what_cannot_be_split():
@@ -346,7 +346,7 @@ def test_the_matrices_and_the_density_of_a_small_convnet(act):
         (Curvature(steps=0), "at least one step, got 0. Write steps=10"),
         (SecantCurvature(0.0), "a scale h > 0 in pixel units"),
         (FrobeniusNorm(draws=1), "at least two draws, got 1. Write draws=100"),
-        (Profile(h=-1.0), "a scale h > 0 in pixel units"),
+        (CurvatureProfile(h=-1.0), "a scale h > 0 in pixel units"),
     ],
 )
 def test_errors_name_the_mend(measure, message):

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.geometry.meshes import LoopFilling, clear_triangles, coons
+from lowcurve.geometry.meshes import LoopFilling, coons_patch, sample_triangles
 from lowcurve.geometry.paths import Paths, PathSearch
 from lowcurve.geometry.persistence import fragmentation, persistence
 from lowcurve.randomness import stream
@@ -49,7 +49,7 @@ def test_a_mesh_stays_in_the_pixel_box_though_the_patch_of_its_sides_leaves_it()
     ends = corners.roll(-1, 0)
     dip = torch.stack([(corners + ends)[:, 0] / 2, torch.zeros(4)], 1)
     sides = Paths.through(torch.stack([corners, dip, ends], 1), torch.zeros(4, dtype=torch.long))
-    assert coons(sides, 4)[..., 1].min() < -0.4
+    assert coons_patch(sides, 4)[..., 1].min() < -0.4
 
     @dataclass(frozen=True)
     class Given:
@@ -77,7 +77,7 @@ def test_a_loop_in_a_half_space_is_filled_by_its_coons_patch():
     assert_close(found.vertices[:, 0, 0], corners[:, 0])
     assert_close(found.vertices[:, -1, -1], corners[:, 2])
     assert_close(found.vertices[:, 2, 2], corners.mean(1))  # of straight sides the patch is bilinear
-    assert_close(found.vertices, coons(found.sides, 4))
+    assert_close(found.vertices, coons_patch(found.sides, 4))
 
 
 def test_a_loop_around_a_hole_is_not_filled_in_the_plane_and_is_in_space():
@@ -126,7 +126,7 @@ def test_triangles_are_sampled_on_their_lattice():
         (below, 0.0),
         (two_classes(lambda x: x[:, 0] - x[:, 1] + 0.01), 0.5),
     ):
-        clear, forward_passes = clear_triangles(model, square, ones(1), spacing)
+        clear, forward_passes = sample_triangles(model, square, ones(1), spacing)
         assert clear.tolist() == [share]
         assert forward_passes.tolist() == [2 * 66]
 
@@ -143,8 +143,8 @@ def test_persistence_of_a_ridge_and_a_ring():
     ridge = torch.tensor([[[3.0, -1.0, 2.0, -2.0, 0.5]]], dtype=torch.float64)
     (found,) = persistence(ridge)
     assert (
-        found.pieces.tolist() == [[3.0, -math.inf], [2.0, -1.0], [0.5, -2.0]]
-        or found.pieces.tolist()[0][1] == -math.inf
+        found.components.tolist() == [[3.0, -math.inf], [2.0, -1.0], [0.5, -2.0]]
+        or found.components.tolist()[0][1] == -math.inf
     )
     columns = fragmentation(ridge)
     assert [column.tolist() for column in columns.values()] == [[3.0], [0.0], [2.0], [2.5]]

@@ -13,9 +13,9 @@ from lowcurve.attacks import DeepFool
 from lowcurve.attacks.within import Within
 from lowcurve.data import Examples, load
 from lowcurve.errors import InputError
-from lowcurve.figures.landscapes import unevenness
+from lowcurve.figures.landscapes import nonlinear_share
 from lowcurve.geometry import FrobeniusNorm, distance_bounds
-from lowcurve.geometry.quadratics import nearest_rise
+from lowcurve.geometry.quadratics import quadratic_distance
 from lowcurve.losses import loss_field
 from lowcurve.papers.common import epochs
 from lowcurve.papers.common.context import Context
@@ -50,7 +50,7 @@ def test_the_nearest_rise_in_one_dimension_is_the_root_of_the_quadratic():
     slope, bend = draw(50, 1, name="slope"), draw(50, 1, name="bend").abs()
     gap = uniform(torch.zeros(50, dtype=torch.float64), 0.1, 5, generator=stream(0, "gap"))
     size, nu = slope.abs()[:, 0], bend[:, 0]
-    assert_close(nearest_rise(slope, bend, gap), 2 * gap / (size + (size**2 + 2 * nu * gap).sqrt()))
+    assert_close(quadratic_distance(slope, bend, gap), 2 * gap / (size + (size**2 + 2 * nu * gap).sqrt()))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -63,21 +63,21 @@ def test_the_nearest_rise_is_the_least_over_all_directions_of_the_plane(sign):
     root = up.square() + 2 * bend * gap[:, None]
     reached = torch.where((root >= 0) & (up + root.sqrt() > 0), 2 * gap[:, None] / (up + root.sqrt()), torch.inf)
     least = reached.nan_to_num(torch.inf).amin(1)
-    found = nearest_rise(slope, values, gap)
+    found = quadratic_distance(slope, values, gap)
     assert_close(found.isfinite(), least.isfinite())
     assert_close(found[least.isfinite()], least[least.isfinite()], rtol=1e-6, atol=0)
 
 
 def test_a_gradient_across_the_top_eigenvector_goes_on_along_it():
     # g = (1, 0), eigenvalues (-1, 2): along the first axis at most 1/2 is reached, at r = (1/3, ·) the rest by the second.
-    found = nearest_rise(numbers([1.0, 0.0]), numbers([-1.0, 2.0]), numbers(2.0))
+    found = quadratic_distance(numbers([1.0, 0.0]), numbers([-1.0, 2.0]), numbers(2.0))
     missing = 2 - (1 / 3 - 1 / 18)
     assert_close(found, numbers((1 / 9 + missing) ** 0.5))
 
 
 def test_what_never_rises_is_infinitely_far():
-    assert nearest_rise(numbers([1.0]), numbers([-1.0]), numbers(1.0)).tolist() == [float("inf")]  # at most 1/2
-    assert nearest_rise(numbers([0.0, 0.0]), numbers([-1.0, 0.0]), numbers(1.0)).tolist() == [float("inf")]
+    assert quadratic_distance(numbers([1.0]), numbers([-1.0]), numbers(1.0)).tolist() == [float("inf")]  # at most 1/2
+    assert quadratic_distance(numbers([0.0, 0.0]), numbers([-1.0, 0.0]), numbers(1.0)).tolist() == [float("inf")]
 
 
 def test_theorem_1_brackets_random_quadratics_and_is_exact_along_the_eigenvector():
@@ -87,7 +87,7 @@ def test_theorem_1_brackets_random_quadratics_and_is_exact_along_the_eigenvector
     assert found["g along u"]["lower / exact"] == pytest.approx(1, abs=1e-9)
     assert found["g anywhere"]["lower / exact"] < 1 < found["g anywhere"]["upper / exact"]
     slope, values, gap = draw(5, 4, name="one"), draw(5, 4, name="other"), torch.ones(5, dtype=torch.float64)
-    exact, top = nearest_rise(slope, values, gap), values.argmax(1, keepdim=True)
+    exact, top = quadratic_distance(slope, values, gap), values.argmax(1, keepdim=True)
     bounds = distance_bounds(gap, slope.norm(dim=1), values.amax(1), slope.gather(1, top)[:, 0].abs())
     assert (bounds.lower <= exact * (1 + 1e-9)).all()
     assert (exact <= bounds.upper * (1 + 1e-9)).all()
@@ -118,12 +118,12 @@ def test_the_frobenius_norm_at_scale_is_the_exact_one_of_a_quadratic():
 
 def test_a_plane_is_even_and_what_is_orthogonal_to_planes_is_not():
     row, column = np.mgrid[-1:1:9j, -1:1:11j]
-    assert unevenness(2 * row - 3 * column + 1) == pytest.approx(0, abs=1e-12)
-    assert unevenness(row * column) == pytest.approx(1)
-    assert unevenness(np.full((3, 3), 2.0)) == 0.0
+    assert nonlinear_share(2 * row - 3 * column + 1) == pytest.approx(0, abs=1e-12)
+    assert nonlinear_share(row * column) == pytest.approx(1)
+    assert nonlinear_share(np.full((3, 3), 2.0)) == 0.0
     plane, saddle = row + column, row * column
     share = (saddle**2).sum() / ((saddle**2).sum() + (plane**2).sum())
-    assert unevenness(plane + saddle) == pytest.approx(share)
+    assert nonlinear_share(plane + saddle) == pytest.approx(share)
 
 
 def test_two_attacks_that_are_one_lie_on_the_diagonal():

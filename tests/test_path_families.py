@@ -9,18 +9,18 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.figures.paths import within
+from lowcurve.figures.paths import in_region
 from lowcurve.geometry import CertifiedRadius
 from lowcurve.geometry.endpoints import (
-    NOWHERE,
-    Points,
-    adversarial_adversarial,
-    natural_adversarial,
-    natural_natural,
-    natural_noise,
-    partners,
+    NO_SOURCE,
+    LabeledPoints,
+    adversarial_pairs,
+    match_endpoints,
+    natural_adversarial_pairs,
+    natural_noise_pairs,
+    natural_pairs,
 )
-from lowcurve.geometry.path_measures import path_measures, principal_components, resampled, straight_line
+from lowcurve.geometry.path_measures import path_measures, principal_components, resample, straight_line_measures
 from lowcurve.geometry.path_statistics import bootstrap_interval, paired_test
 from lowcurve.geometry.paths import Paths
 from lowcurve.geometry.regions import inner_margin
@@ -38,7 +38,7 @@ def test_the_measures_of_a_polygon_are_known():
     for name, value in (expected | {"mean deviation": 1 / math.pi}).items():
         assert_close(columns[name], torch.tensor([value], dtype=torch.float64), rtol=1e-5, atol=0)
     assert_close(columns["anchors"], torch.tensor([401.0], dtype=torch.float64))
-    even = resampled(Paths.through(arc[:, torch.tensor([0, 10, 200, 210, 400])], ones(1)), 101)[0]
+    even = resample(Paths.through(arc[:, torch.tensor([0, 10, 200, 210, 400])], ones(1)), 101)[0]
     steps = (even[1:] - even[:-1]).norm(dim=1)
     assert float(steps.max() / steps.median()) < 1 + 1e-9  # shorter only across corners
 
@@ -46,7 +46,7 @@ def test_the_measures_of_a_polygon_are_known():
 def test_loss_along_the_straight_line():
     """The barrier with cross-entropy is its largest value; at the middle of two discs no logit leads by more than 0.5."""
     ends = torch.tensor([[[-1.0, 0.0], [1.0, 0.0]]])
-    found = straight_line(DISCS, Paths.through(ends, ones(1)), samples=201, loss=cross_entropy)
+    found = straight_line_measures(DISCS, Paths.through(ends, ones(1)), samples=201, loss=cross_entropy)
     assert_close(found["barrier"], torch.tensor([math.log(1 + math.exp(0.5))]))
     assert_close(found["share outside"], torch.tensor([101 / 201]))  # from -0.5 to 0.5, where the classes tie
 
@@ -54,7 +54,7 @@ def test_loss_along_the_straight_line():
 def test_principal_components_are_those_of_the_covariance():
     anchors = draw(3, 7, 5, name="pca")
     found = principal_components(Paths.through(anchors, ones(3)), points=40, components=5)
-    flat = resampled(Paths.through(anchors, ones(3)), 40)
+    flat = resample(Paths.through(anchors, ones(3)), 40)
     flat = flat - flat.mean(1, keepdim=True)
     singular = torch.linalg.svdvals(flat).square()
     assert_close(found.explained[:, :5], singular / singular.sum(1, keepdim=True))
@@ -65,18 +65,18 @@ def test_principal_components_are_those_of_the_covariance():
     assert_close(line.explained[:, 0], torch.ones(3, dtype=torch.float64))
 
 
-def labelled(count: int, name: str, source: torch.Tensor | None = None) -> Points:
+def labelled(count: int, name: str, source: torch.Tensor | None = None) -> LabeledPoints:
     at = torch.arange(count)
-    return Points(draw(count, 3, name=name), at % 3, at if source is None else source)
+    return LabeledPoints(draw(count, 3, name=name), at % 3, at if source is None else source)
 
 
 def test_families_pair_points_of_one_class_and_two_images():
     natural, adversarial = labelled(60, "natural"), labelled(50, "adversarial", torch.arange(50) + 3)
-    first = natural_natural(natural, generator=stream(0))
+    first = natural_pairs(natural, generator=stream(0))
     assert len(first) == 30
     used = torch.cat([first.start_index, first.end_index])
     assert len(torch.unique(used)) == 60
-    second = natural_adversarial(natural, adversarial, generator=stream(1))
+    second = natural_adversarial_pairs(natural, adversarial, generator=stream(1))
     for found, starts, ends in ((first, natural, natural), (second, natural, adversarial)):
         assert_close(found.start, starts.x[found.start_index])
         assert_close(found.end, ends.x[found.end_index])
@@ -84,11 +84,11 @@ def test_families_pair_points_of_one_class_and_two_images():
         assert bool((starts.source[found.start_index] != ends.source[found.end_index]).all())
         assert_close(found.distance, (found.end - found.start).norm(dim=1))
     assert len(second) == len(torch.unique(second.end_index)) >= 48
-    third = adversarial_adversarial(adversarial, (adversarial.y + 1) % 3, generator=stream(2))
+    third = adversarial_pairs(adversarial, (adversarial.y + 1) % 3, generator=stream(2))
     assert len(third) == 24  # of 17, 17 and 16
-    noise = labelled(90, "noise", torch.full((90,), NOWHERE))
-    assert len(natural_noise(natural, noise, generator=stream(3))) == 60
-    again = natural_natural(natural, generator=stream(0))
+    noise = labelled(90, "noise", torch.full((90,), NO_SOURCE))
+    assert len(natural_noise_pairs(natural, noise, generator=stream(3))) == 60
+    again = natural_pairs(natural, generator=stream(0))
     assert torch.equal(again.start_index, first.start_index)
 
 
@@ -96,24 +96,26 @@ def test_partners_match_distances():
     """Better than what is drawn, by far; and exactly, where each distance is there once."""
     starts, ends = labelled(30, "starts"), labelled(300, "ends", torch.arange(300) + 1000)
     wanted = (draw(30, name="wanted") + 2) / 2
-    near = partners(starts, ends, generator=stream(0), distance=wanted)
-    drawn = partners(starts, ends, generator=stream(0))
+    near = match_endpoints(starts, ends, generator=stream(0), distance=wanted)
+    drawn = match_endpoints(starts, ends, generator=stream(0))
     assert len(near) == len(drawn) == 30
     error = (near.distance - wanted[near.start_index]).abs()
     assert float(error.mean()) < 0.1 * float((drawn.distance - wanted[drawn.start_index]).abs().mean())
-    flat = Points(torch.zeros(4, 1), torch.zeros(4, dtype=torch.long), torch.arange(4))
-    ladder = Points(torch.tensor([[3.0], [1.0], [4.0], [2.0]]), torch.zeros(4, dtype=torch.long), torch.arange(4) + 4)
-    exact = partners(flat, ladder, generator=stream(0), distance=torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    flat = LabeledPoints(torch.zeros(4, 1), torch.zeros(4, dtype=torch.long), torch.arange(4))
+    ladder = LabeledPoints(
+        torch.tensor([[3.0], [1.0], [4.0], [2.0]]), torch.zeros(4, dtype=torch.long), torch.arange(4) + 4
+    )
+    exact = match_endpoints(flat, ladder, generator=stream(0), distance=torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert exact.end_index.tolist() == [1, 3, 0, 2]
 
 
 def test_families_refuse_what_does_not_fit():
     with pytest.raises(InputError, match="a label and a source for each point"):
-        Points(torch.zeros(2, 3), ones(2), ones(1))
+        LabeledPoints(torch.zeros(2, 3), ones(2), ones(1))
     points = labelled(9, "few")
     with pytest.raises(InputError, match="adversarial images of a class that they were not of"):
-        adversarial_adversarial(points, points.y, generator=stream(0))
-    assert len(natural_natural(points.take(torch.tensor([0, 1, 2])), generator=stream(0))) == 0
+        adversarial_pairs(points, points.y, generator=stream(0))
+    assert len(natural_pairs(points.take(torch.tensor([0, 1, 2])), generator=stream(0))) == 0
 
 
 def test_the_bootstrap_interval_is_that_of_the_normal_law_for_many_numbers():
@@ -172,4 +174,4 @@ def test_ends_are_chosen_by_more_than_what_a_search_allows_for_rounding():
     model = torch.nn.Sequential(torch.nn.Identity())
     assert (model(x).argmax(1) == y).tolist() == [False, True, True, True]
     assert (inner_margin(model, x, y) > 0).tolist() == [False, False, True, True]
-    assert within(model, x, y).tolist() == [False, False, False, True]
+    assert in_region(model, x, y).tolist() == [False, False, False, True]

@@ -14,14 +14,14 @@ from lowcurve.attacks import DeepFool
 from lowcurve.errors import InputError
 from lowcurve.geometry import CertifiedRadius
 from lowcurve.geometry.endpoints import (
-    Points,
-    natural_natural,
+    LabeledPoints,
+    natural_pairs,
 )
-from lowcurve.geometry.path_measures import path_measures, principal_components, resampled, straight_line
+from lowcurve.geometry.path_measures import path_measures, principal_components, resample, straight_line_measures
 from lowcurve.geometry.path_statistics import bootstrap_interval, paired_test
 from lowcurve.geometry.paths import Paths, PathSearch
-from lowcurve.geometry.regions import IntoRegion, inner_margin
-from lowcurve.geometry.segments import Segments, covered, sampled
+from lowcurve.geometry.regions import RegionProjection, inner_margin
+from lowcurve.geometry.segments import Segments, cover_segments, sample_segments
 from lowcurve.models.smoothness import smoothness
 from lowcurve.randomness import stream
 
@@ -69,7 +69,7 @@ def pairs_of(model, count: int, name: str):
     x = draw(4 * count, 4, name=name).float()
     with torch.no_grad():
         y = model(x).argmax(1)
-    found = natural_natural(Points(x, y, torch.arange(len(x))), generator=stream(0))
+    found = natural_pairs(LabeledPoints(x, y, torch.arange(len(x))), generator=stream(0))
     return found.start[:count], found.end[:count], found.y[:count]
 
 
@@ -92,7 +92,7 @@ def test_in_a_half_space_the_path_is_the_straight_segment():
         assert_close(columns[name], zero, rtol=0, atol=1e-12)
     assert_close(columns["segments"], zero + 1)
     assert_close(columns["distance"], (end - start).norm(dim=1))
-    line = straight_line(model, paths)
+    line = straight_line_measures(model, paths)
     assert_close(line["share outside"], zero)
     with torch.no_grad():
         ends = torch.stack([model(start), model(end)])
@@ -109,7 +109,7 @@ def test_a_horseshoe_needs_a_bent_path_and_gets_one():
     assert bool(paths.found.all())
     assert int(paths.counts.min()) > 2
     assert outside(HORSESHOE, paths) == 0
-    line, columns = straight_line(HORSESHOE, paths), path_measures(paths)
+    line, columns = straight_line_measures(HORSESHOE, paths), path_measures(paths)
     assert bool((line["share outside"] > 0.5).all())
     assert bool((line["barrier"] > 0.3).all())
     # The way around the hole of radius 0.7 rises to that height above the line, at 0.4 at most.
@@ -124,8 +124,8 @@ def test_a_connected_region_may_be_no_path_found():
     """From the middle of the hole no way leads anywhere, since depth has no slope there: a limit of the method."""
     level = two_classes(lambda x: 0.3 - (x.square().sum(1) - 1).abs())
     paths = find(level, torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), ones(1))
-    assert paths.why == ("projection",)
-    assert find(level, torch.tensor([[-1.0, 0.1]]), torch.tensor([[1.0, 0.0]]), ones(1)).why == ("",)
+    assert paths.failure == ("projection",)
+    assert find(level, torch.tensor([[-1.0, 0.1]]), torch.tensor([[1.0, 0.0]]), ones(1)).failure == ("",)
 
 
 def test_two_discs_are_no_path_found_and_never_a_path():
@@ -134,8 +134,8 @@ def test_two_discs_are_no_path_found_and_never_a_path():
         paths = find(DISCS, start, end, ones(4), PathSearch(PLANE, spacing=spacing))
         assert paths.found.tolist() == [False, False, False, True]
         assert paths.counts.tolist() == [0, 0, 0, 2]
-        assert set(paths.why[:3]) <= {"depth", "projection"}
-        assert paths.statements()[0] == f"no path found ({paths.why[0]})"
+        assert set(paths.failure[:3]) <= {"depth", "projection"}
+        assert paths.statements()[0] == f"no path found ({paths.failure[0]})"
         assert_close(paths.anchors, torch.stack([start, end], 1))
         columns = path_measures(paths)
         assert_close(columns["length"][:3], torch.full((3,), math.nan), equal_nan=True)
@@ -147,14 +147,14 @@ def test_each_cap_is_named():
     start, end = horseshoe_ends(3)
     apart = torch.tensor([[-1.0, 0.1]]), torch.tensor([[1.1, 0.2]])
     for name in ("depth", "forward_passes"):
-        assert find(SLIT, *apart, ones(1), PathSearch(PLANE, spacing=1e-4, **{name: 5})).why == (name,)
+        assert find(SLIT, *apart, ones(1), PathSearch(PLANE, spacing=1e-4, **{name: 5})).failure == (name,)
     asked = {
         "anchors": PathSearch(PLANE, anchors=2),
         "projection": PathSearch(lambda model, x, y, *, generator: x),  # noqa: ARG005
     }
     for name, search in asked.items():
         paths = find(HORSESHOE, start, end, ones(3), search)
-        assert paths.why == (name,) * 3
+        assert paths.failure == (name,) * 3
         assert not bool(paths.found.any())
 
 
@@ -200,7 +200,7 @@ def test_balls_cover_or_they_do_not():
     wall = two_classes(lambda x: x[:, 0])
     start = torch.tensor([[0.1, 0.0], [0.1, 0.0], [0.0, 0.0], [0.1, 0.0]], dtype=torch.float64)
     end = torch.tensor([[0.1, 1.6], [1e-9, 1.0], [1.0, 0.0], [-0.1, 0.0]], dtype=torch.float64)
-    found = covered(wall, Segments(start, end, ones(4)), depth_itself, most=500)
+    found = cover_segments(wall, Segments(start, end, ones(4)), depth_itself, most=500)
     assert found.certified.tolist() == [
         True,
         True,
@@ -218,7 +218,7 @@ def test_sampling_sees_what_a_full_grid_sees():
     start, end, y = pairs_of(model, 60, "sampled")
     start = start + 0.3 * draw(60, 4, name="moved").float()
     ways = Segments(start, end, y)
-    found = sampled(model, ways, torch.full((60,), 0.02), chunk=97)
+    found = sample_segments(model, ways, torch.full((60,), 0.02), chunk=97)
     parts = torch.ceil((end - start).norm(dim=1).double() / 0.02).long()
     for row in range(60):
         share = torch.arange(1, int(parts[row])) / parts[row]
@@ -267,8 +267,8 @@ def test_images_and_a_network_of_several_classes():
     x = (draw(400, 1, 6, 6, name="images").float() + 1) / 2
     with torch.no_grad():
         y = model(x).argmax(1)
-    ends = natural_natural(Points(x, y, torch.arange(400)), generator=stream(0))
-    into = IntoRegion(DeepFool())
+    ends = natural_pairs(LabeledPoints(x, y, torch.arange(400)), generator=stream(0))
+    into = RegionProjection(DeepFool())
     paths = PathSearch(into, spacing=0.02)(model, ends.start, ends.end, ends.y, generator=stream(1))
     assert model.training
     assert int(paths.found.sum()) > 100
@@ -293,25 +293,27 @@ def test_into_region_goes_beyond_the_boundary_where_it_may():
     """Of a half-space, (1 + beyond) times the way to its wall; less where the region or the box ends before."""
     wall = two_classes(lambda x: x[:, 0])
     x = torch.tensor([[-0.4, 0.2]])
-    for beyond, reached in ((0.0, 0.0), (1.5, 0.6)):
-        led = IntoRegion(DeepFool(box=BOX, bisections=20), beyond=beyond, box=BOX)(
+    for overshoot, reached in ((0.0, 0.0), (1.5, 0.6)):
+        led = RegionProjection(DeepFool(box=BOX, bisections=20), overshoot=overshoot, box=BOX)(
             wall, x, ones(1), generator=stream(0)
         )
         assert_close(led, torch.tensor([[reached, 0.2]]), rtol=0, atol=1e-4)
     sheet = two_classes(lambda x: 0.15 - (x[:, 0] - 0.15).abs())  # from 0 to 0.3: a quarter of 1.5 times 0.4 is inside
     led = PLANE(sheet, x, ones(1), generator=stream(0))
     assert_close(led, torch.tensor([[0.15, 0.2]]), rtol=0, atol=1e-2)
-    boxed = IntoRegion(DeepFool(box=(-0.5, 0.5)), beyond=2.0, box=(-0.5, 0.5))(wall, x, ones(1), generator=stream(0))
+    boxed = RegionProjection(DeepFool(box=(-0.5, 0.5)), overshoot=2.0, box=(-0.5, 0.5))(
+        wall, x, ones(1), generator=stream(0)
+    )
     assert_close(boxed, torch.tensor([[0.5, 0.2]]))
     with pytest.raises(InputError, match="a way beyond the boundary of at least 0"):
-        IntoRegion(DeepFool(), beyond=-1.0)
+        RegionProjection(DeepFool(), overshoot=-1.0)
 
 
 def test_how_far_beyond_decides_how_many_anchors():
     """Around a disc: from one tangent point to the next, or in chords as short as the spacing."""
     start, end = horseshoe_ends(6)
     paths = find(HORSESHOE, start, end, ones(6))
-    bare = PathSearch(IntoRegion(DeepFool(box=BOX, bisections=0), beyond=0.0, box=BOX), spacing=0.01)
+    bare = PathSearch(RegionProjection(DeepFool(box=BOX, bisections=0), overshoot=0.0, box=BOX), spacing=0.01)
     assert float(paths.counts.float().mean()) < 0.5 * float(
         find(HORSESHOE, start, end, ones(6), bare).counts.float().mean()
     )
@@ -337,7 +339,7 @@ def test_refusals():
     paths = Paths.through(torch.stack([start, end], 1), y)
     assert paths.statements() == ("not looked at",)
     with pytest.raises(InputError, match="at least two points of a path"):
-        resampled(paths, 1)
+        resample(paths, 1)
     with pytest.raises(InputError, match="1 to 101 components"):
         principal_components(paths, components=0)
 
@@ -348,5 +350,5 @@ def test_no_pairs_are_no_paths():
     assert len(paths) == 0
     assert paths.statements() == ()
     assert {len(column) for column in path_measures(paths).values()} == {0}
-    assert {len(column) for column in straight_line(HORSESHOE, paths).values()} == {0}
+    assert {len(column) for column in straight_line_measures(HORSESHOE, paths).values()} == {0}
     assert len(principal_components(paths).explained) == 0

@@ -15,16 +15,16 @@ from lowcurve.analysis.norms import L2, dot
 from lowcurve.errors import InputError
 from lowcurve.geometry import (
     Plane,
-    boundary_between,
-    class_pieces,
+    boundary_heights,
+    class_components,
     class_shares,
     cross_section,
     crossing_distance,
-    filter_normalized,
+    filter_normalized_direction,
+    find_boundary_point,
     gradient_direction,
-    heights,
+    logit_difference,
     normal_curvature,
-    pairwise,
     parameter_surface,
     random_directions,
     span,
@@ -36,10 +36,10 @@ from lowcurve.losses import cross_entropy, loss_field, margin
 @pytest.mark.parametrize("turn", [1, -1])
 def test_a_section_of_a_sphere_is_the_circle_and_its_parabola_lies_on_it(turn):
     """s = sqrt(R^2 - t^2) - R along the normal, the other sign against it; the parabola is t^4 / (8 R^3) off."""
-    section = cross_section(sphere, ON_SPHERE, upright=turn * ON_SPHERE)
+    section = cross_section(sphere, ON_SPHERE, first=turn * ON_SPHERE)
     assert_close(section.curvature, torch.full((4,), 1 / RADIUS).double())
     circle = (turn * ((RADIUS**2 - T**2).sqrt() - RADIUS)).expand(4, -1)
-    found = heights(sphere, section.plane, torch.linspace(-1, 1, 21), T, tolerance=1e-12)
+    found = boundary_heights(sphere, section.plane, torch.linspace(-1, 1, 21), T, tolerance=1e-12)
     assert_close(found, circle, rtol=0, atol=1e-11)
     assert_close(section.parabola(T), (-turn * T**2 / (2 * RADIUS)).expand(4, -1), rtol=0, atol=1e-12)
     off = (found - section.parabola(T)).abs()
@@ -49,7 +49,7 @@ def test_a_section_of_a_sphere_is_the_circle_and_its_parabola_lies_on_it(turn):
 
 def test_an_oblique_section_of_a_sphere_is_the_circle_too():
     """|z + t v + s r|^2 = R^2 is quadratic in s; the parabola agrees to third order, whatever r and v."""
-    section = cross_section(sphere, ON_SPHERE, upright=ON_SPHERE + 0.8 * U.view(4, 2, 3), along=V.view(4, 2, 3))
+    section = cross_section(sphere, ON_SPHERE, first=ON_SPHERE + 0.8 * U.view(4, 2, 3), second=V.view(4, 2, 3))
     half = dot(ON_SPHERE, section.plane.first)[:, None]
     aside = dot(ON_SPHERE, section.plane.second)[:, None]
 
@@ -58,7 +58,7 @@ def test_an_oblique_section_of_a_sphere_is_the_circle_too():
         return half.sign() * root
 
     t = T / 10
-    found = heights(sphere, section.plane, torch.linspace(-0.4, 0.4, 41), t, tolerance=1e-12)
+    found = boundary_heights(sphere, section.plane, torch.linspace(-0.4, 0.4, 41), t, tolerance=1e-12)
     assert_close(found, circle(t), rtol=0, atol=1e-11)
     assert_close(
         section.curvature, torch.full((4,), 1 / RADIUS).double()
@@ -75,28 +75,28 @@ def test_sections_of_a_cylinder_and_a_hyperplane():
     upwards[:, 4] = 1
     s = torch.linspace(-1, 1, 20)
     for along, curvature in ((across, 1 / RADIUS), (upwards, 0.0)):
-        section = cross_section(cylinder, x, along=along)
+        section = cross_section(cylinder, x, second=along)
         assert_close(section.curvature, torch.full((4,), curvature).double())
         expected = (RADIUS**2 - T**2 * (curvature > 0)).sqrt() - RADIUS
-        found = heights(cylinder, section.plane, s, T, tolerance=1e-12)
+        found = boundary_heights(cylinder, section.plane, s, T, tolerance=1e-12)
         assert_close(found, expected.expand(4, -1), rtol=0, atol=1e-11)
     on = X - hyperplane(X)[:, None] * torch.arange(1.0, SIZE + 1).double() / 91
     section = cross_section(hyperplane, on)
     assert_close(section.parabola(T), torch.zeros(4, 11).double(), rtol=0, atol=1e-12)
-    found = heights(hyperplane, section.plane, s, T, tolerance=1e-12)
+    found = boundary_heights(hyperplane, section.plane, s, T, tolerance=1e-12)
     assert_close(found, torch.zeros(4, 11).double(), rtol=0, atol=1e-11)
 
 
 def test_a_random_section_is_orthogonal_an_examples_own_and_bends_as_the_boundary_does():
-    x = boundary_between(quartic, torch.zeros(4, SIZE).double(), 3 * L2.unit(X)).point
+    x = find_boundary_point(quartic, torch.zeros(4, SIZE).double(), 3 * L2.unit(X)).point
     section = cross_section(quartic, x, seed=3)
     assert_orthonormal(section.plane.first, section.plane.second)
     assert_close(section.plane.first, L2.unit(gradient(quartic, x)))
     assert_close(section.curvature, normal_curvature(quartic, x, section.plane.second))
     alone = cross_section(quartic, x[[1]], seed=3)
     assert_close(alone.plane.second, section.plane.second[[1]])
-    assert_close(alone.bend, section.bend[[1]])
-    found = heights(quartic, section.plane, torch.linspace(-0.01, 0.01, 21), T / 100, tolerance=1e-12)
+    assert_close(alone.second_derivative, section.second_derivative[[1]])
+    found = boundary_heights(quartic, section.plane, torch.linspace(-0.01, 0.01, 21), T / 100, tolerance=1e-12)
     wide = (found - section.parabola(T / 100)).abs().amax(1)
     assert bool((wide < 0.05 * section.parabola(T / 100).abs().amax(1)).all())
 
@@ -107,7 +107,7 @@ def test_a_section_bends_at_a_scale_where_a_network_has_kinks():
     section = cross_section(kink, torch.zeros(1, 2), h=0.1)
     assert_close(section.curvature, torch.tensor([-10.0]))
     assert_close(section.parabola(torch.tensor([0.2])), torch.tensor([[0.2]]))
-    found = heights(kink, section.plane, torch.linspace(-1, 1, 40), torch.tensor([-0.5, 0.25]))
+    found = boundary_heights(kink, section.plane, torch.linspace(-1, 1, 40), torch.tensor([-0.5, 0.25]))
     assert_close(found, torch.tensor([[0.5, 0.25]]), rtol=0, atol=1e-5)
 
 
@@ -115,14 +115,14 @@ def test_heights_are_nearest_to_zero_not_a_number_where_missing_and_take_known_v
     field = lambda x: (x[:, 0] - 0.3) * (x[:, 0] + 0.2) * (x[:, 0] - 0.9) * (x[:, 1] - 5)  # noqa: E731
     plane = span(torch.zeros(1, 2).double(), torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.0, 1.0]]).double())
     s, t = torch.linspace(-1, 1, 21).double() + 0.01, torch.tensor([0.0, 1.0]).double()
-    assert_close(heights(field, plane, s, t, tolerance=1e-12), torch.full((1, 2), -0.2).double())
-    assert_close(heights(field, plane, s[11:], t, tolerance=1e-12), torch.full((1, 2), 0.3).double())
-    assert heights(field, plane, s[14:17], t).isnan().all()
+    assert_close(boundary_heights(field, plane, s, t, tolerance=1e-12), torch.full((1, 2), -0.2).double())
+    assert_close(boundary_heights(field, plane, s[11:], t, tolerance=1e-12), torch.full((1, 2), 0.3).double())
+    assert boundary_heights(field, plane, s[14:17], t).isnan().all()
     values = surface(field, plane, s, t)
     forward_passes = []
     counted = lambda x: forward_passes.append(len(x)) or field(x)  # noqa: E731
     assert_close(
-        heights(counted, plane, s, t, values=values, tolerance=0.25),
+        boundary_heights(counted, plane, s, t, values=values, tolerance=0.25),
         torch.full((1, 2), -0.2).double(),
         atol=0.02,
         rtol=0,
@@ -130,8 +130,8 @@ def test_heights_are_nearest_to_zero_not_a_number_where_missing_and_take_known_v
     assert sum(forward_passes) == 2 * (2 + 2)  # both ends and two halvings, of two columns
     windows = torch.stack([s, 2 * s])
     two = Plane(*(v.expand(2, 2) for v in (plane.origin, plane.first, plane.second)))
-    assert_close(heights(field, two, windows, t, tolerance=1e-12), torch.full((2, 2), -0.2).double())
-    exact = heights(
+    assert_close(boundary_heights(field, two, windows, t, tolerance=1e-12), torch.full((2, 2), -0.2).double())
+    exact = boundary_heights(
         lambda x: x[:, 0] * 1.0, plane, torch.linspace(-1, 1, 3), t
     )  # 0 at a grid point, to both sides of it
     assert_close(exact, torch.zeros(1, 2).double(), rtol=0, atol=0)
@@ -139,16 +139,16 @@ def test_heights_are_nearest_to_zero_not_a_number_where_missing_and_take_known_v
 
 def test_labels_follow_their_examples_through_sections():
     model = network()
-    decision = pairwise(model, model(IMAGES).argmax(1), (model(IMAGES).argmax(1) + 1) % 5)
-    found = boundary_between(decision, IMAGES, IMAGES - 9 * gradient_direction(decision, IMAGES, L2))
+    decision = logit_difference(model, model(IMAGES).argmax(1), (model(IMAGES).argmax(1) + 1) % 5)
+    found = find_boundary_point(decision, IMAGES, IMAGES - 9 * gradient_direction(decision, IMAGES, L2))
     assert bool(found.crossed.all())
     section = cross_section(decision, found.point)
     s, t = torch.linspace(-0.2, 0.2, 9), torch.linspace(-0.1, 0.1, 5).double()
-    together = heights(decision, section.plane, s, t, tolerance=1e-10, chunk=7)
+    together = boundary_heights(decision, section.plane, s, t, tolerance=1e-10, chunk=7)
     assert not together.isnan().any()
     for k in range(3):
         row = torch.tensor([k])
-        alone = heights(decision.take(row), section.plane.take(row), s, t, tolerance=1e-10)
+        alone = boundary_heights(decision.take(row), section.plane.take(row), s, t, tolerance=1e-10)
         assert_close(alone[0], together[k], rtol=0, atol=1e-9)
         points = section.plane.at(row.expand(5), together[k], t)
         assert_close(decision.take(row.expand(5))(points).detach(), torch.zeros(5).double(), rtol=0, atol=1e-8)
@@ -182,7 +182,7 @@ def test_a_ray_finds_the_first_of_several_and_what_a_label_says():
     assert_close(crossing_distance(lambda x: x[:, 0] - 0.5, x[2:], v[2:], most=1.0), torch.zeros(1).double())
     model = network()
     classes = model(IMAGES).argmax(1)
-    for field in (loss_field(model, classes, margin), pairwise(model, classes, (classes + 1) % 5)):
+    for field in (loss_field(model, classes, margin), logit_difference(model, classes, (classes + 1) % 5)):
         direction = -gradient_direction(field, IMAGES, L2)
         together = crossing_distance(field, IMAGES, direction, most=9.0, samples=30, chunk=5, tolerance=1e-10)
         for k in range(3):
@@ -254,7 +254,7 @@ def test_the_parameter_surface_of_least_squares_is_its_quadratic():
     with randomness.isolated(0, "least squares"):
         model = nn.Linear(4, 3).double().eval()
     x, y = normal(7, 4, name="rows"), torch.arange(7)
-    first, second = filter_normalized(model), filter_normalized(model, seed=1)
+    first, second = filter_normalized_direction(model), filter_normalized_direction(model, seed=1)
     a, b = torch.linspace(-2, 1, 4).double(), torch.linspace(0, 3, 3).double()
     error = (model(x) - y[:, None]).detach()
     p, q = x @ first["weight"].mT, x @ second["weight"].mT
@@ -270,13 +270,13 @@ def test_filters_keep_their_length_and_the_network_is_left_as_it_was():
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     held = list(model.parameters())
-    first, second = filter_normalized(model), filter_normalized(model, seed=1)
+    first, second = filter_normalized_direction(model), filter_normalized_direction(model, seed=1)
     assert set(first) == {"0.weight", "4.weight"}  # no bias, nothing of BatchNorm
     for name, change in first.items():
         assert_close(change.flatten(1).norm(dim=1), model.get_parameter(name).detach().flatten(1).norm(dim=1))
         cosine = (change * second[name]).sum() / change.norm() / second[name].norm()
         assert abs(float(cosine)) < 0.5
-    assert filter_normalized(model)["0.weight"].equal(first["0.weight"])
+    assert filter_normalized_direction(model)["0.weight"].equal(first["0.weight"])
     found = parameter_surface(model, IMAGES, LABELS, first, second, A, B)
     assert_close(found[2, 0], cross_entropy(model(IMAGES), LABELS).mean().detach())  # at (0, 0)
     for name, value in model.state_dict().items():
@@ -294,7 +294,7 @@ def test_a_filter_of_zeros_stays():
     layer = nn.Linear(3, 2)
     with torch.no_grad():
         layer.weight[0] = 0
-    assert not filter_normalized(layer)["weight"][0].any()
+    assert not filter_normalized_direction(layer)["weight"][0].any()
 
 
 def test_bad_input_is_refused_in_a_sentence():
@@ -334,9 +334,9 @@ def test_bad_input_is_refused_in_a_sentence():
         plane.project(X)
     for s in (T.flip(0), T[:1]):
         with pytest.raises(InputError, match="rising coordinates s"):
-            heights(sphere, plane, s, T)
+            boundary_heights(sphere, plane, s, T)
     with pytest.raises(InputError, match=r"values of shape \(4, 11, 11\)"):
-        heights(sphere, plane, T, T, values=torch.zeros(4, 3, 11))
+        boundary_heights(sphere, plane, T, T, values=torch.zeros(4, 3, 11))
     for most, samples in ((0.0, 5), (math.inf, 5), (1.0, 0)):
         with pytest.raises(InputError, match="a finite distance above 0 to look at"):
             crossing_distance(sphere, X, U, most=most, samples=samples)
@@ -348,12 +348,12 @@ def test_bad_input_is_refused_in_a_sentence():
         with pytest.raises(InputError, match=r"predicted classes \(batch, a, b\)"):
             class_shares(decisions, 3)
         with pytest.raises(InputError, match=r"predicted classes \(batch, a, b\)"):
-            class_pieces(decisions, 3)
+            class_components(decisions, 3)
     with pytest.raises(InputError, match="predicted classes from 0 to 2"):
         class_shares(torch.full((1, 2, 2), 3), 3)
-    model, first = network(), filter_normalized(network())
+    model, first = network(), filter_normalized_direction(network())
     with pytest.raises(InputError, match="weights of two axes or more"):
-        filter_normalized(nn.BatchNorm1d(3))
+        filter_normalized_direction(nn.BatchNorm1d(3))
     with pytest.raises(InputError, match="a model in eval mode"):
         parameter_surface(network().train(), IMAGES, LABELS, first, first, A, B)
     with pytest.raises(InputError, match="one of each at least"):

@@ -14,12 +14,12 @@ from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import L2, LINF, dot, pixels
 from lowcurve.geometry import (
     box_excess,
-    class_pieces,
+    class_components,
     class_shares,
     cross_section,
-    filter_normalized,
+    filter_normalized_direction,
     gradient_direction,
-    pairwise,
+    logit_difference,
     random_directions,
     span,
     surface,
@@ -69,7 +69,7 @@ def test_random_directions_are_orthonormal_uniform_and_an_examples_own():
 def test_nothing_moves_the_global_random_state():
     before = torch.get_rng_state()
     random_directions(X)
-    filter_normalized(network())
+    filter_normalized_direction(network())
     cross_section(sphere, ON_SPHERE)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -108,7 +108,7 @@ def test_a_surface_is_its_points_one_by_one(chunk):
     for function in (
         model,
         loss_field(model, LABELS),
-        pairwise(model, LABELS, LABELS.roll(1)),
+        logit_difference(model, LABELS, LABELS.roll(1)),
         lambda x: model(x).argmax(1),
     ):
         found = surface(function, PLANES, wide, B, chunk=chunk)
@@ -166,16 +166,16 @@ def test_shares_of_a_linear_classifier_are_those_of_the_half_planes():
     shares = class_shares(decisions, 3)
     assert_close(shares, torch.tensor([[0.5, 0.5, 0.0]]).expand(2, 3), rtol=0, atol=1 / 200)
     assert_close(shares.sum(1), torch.ones(2))
-    assert class_pieces(decisions, 3).tolist() == [[1, 1, 0]] * 2
+    assert class_components(decisions, 3).tolist() == [[1, 1, 0]] * 2
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
 def test_pieces_are_those_of_flood_filling(classes):
     decisions = randomness.integers((6, 23, 31), 0, classes, generator=stream(0, "pieces", classes))
-    found = class_pieces(decisions, classes)
+    found = class_components(decisions, classes)
     expected = [[ndimage.label((one == k).numpy())[1] for k in range(classes)] for one in decisions]
     assert found.tolist() == expected
-    assert class_pieces(decisions[[3]], classes).tolist() == [expected[3]]
+    assert class_components(decisions[[3]], classes).tolist() == [expected[3]]
 
 
 def test_a_spiral_is_one_piece():
@@ -191,5 +191,5 @@ def test_a_spiral_is_one_piece():
         if length <= 2:
             break
     expected = [ndimage.label((spiral[0] == k).numpy())[1] for k in (0, 1)]
-    assert class_pieces(spiral, 2).tolist() == [expected]
+    assert class_components(spiral, 2).tolist() == [expected]
     assert expected[1] == 1

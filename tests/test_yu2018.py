@@ -13,8 +13,8 @@ from lowcurve.analysis.norms import L2, LINF, Ball, pixels
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.figures.landscapes import DIRECTIONS
-from lowcurve.figures.parameter_landscapes import parameter_landscape, rises
-from lowcurve.figures.projections import RANDOM, distances, plateaus, projections, unit_of
+from lowcurve.figures.parameter_landscapes import loss_rises, parameter_landscape
+from lowcurve.figures.projections import RANDOM, distances, plateaus, projections, unit_length
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry.alignment import contrast_alignment, local_contrast
 from lowcurve.losses import loss_field, margin
@@ -85,8 +85,8 @@ def test_the_distance_to_a_hyperplane_is_its_margin_over_the_slope():
 
 def test_a_direction_of_signs_and_a_random_one_are_counted_alike():
     way = L2.unit(SIGNS[None])
-    assert_close(unit_of(way, "margin"), unit_of(way, RANDOM))
-    assert_close(unit_of(way, "margin"), torch.tensor([4.0]))
+    assert_close(unit_length(way, "margin"), unit_length(way, RANDOM))
+    assert_close(unit_length(way, "margin"), torch.tensor([4.0]))
 
 
 def test_the_surfaces_of_a_linear_margin_are_planes_with_their_values_at_the_axes():
@@ -167,7 +167,7 @@ def test_a_window_rises_by_the_mean_of_the_loss_less_its_middle():
     models = {"net": linear(1.0, 0.5)}
     around = parameter_landscape(models, IMAGES, points=3)
     values = around.panels["net"].values
-    lifted = rises(around, shared(**models), reach=0.1, points=5).rows[0]
+    lifted = loss_rises(around, shared(**models), reach=0.1, points=5).rows[0]
     assert lifted[1:3] == pytest.approx((values[1, 1], values.mean() - values[1, 1]))
     t = np.linspace(-0.1, 0.1, 5)
     losses = np.log1p(np.exp(-(0.5 - 16 * t)))

@@ -35,7 +35,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import PGD, Square, Suite
 from lowcurve.evaluation.audit import Budget, audit
-from lowcurve.geometry import Curvature, Profile
+from lowcurve.geometry import Curvature, CurvatureProfile
 from lowcurve.penalties import ELLE
 from lowcurve.store import DiskCheckpoint
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, fabric, fit
@@ -102,7 +102,7 @@ def attacked(made: Fabric | None, count: int = 41) -> evaluation.Attacked:
 
 def measured(made: Fabric | None, count: int = 41) -> dict[str, Any]:
     """A measure with two axes and one of several columns, over a number of examples that cannot be shared evenly."""
-    measures = {"profile": Profile(), "curvature": Curvature()}
+    measures = {"profile": CurvatureProfile(), "curvature": Curvature()}
     return evaluation.measure(plain_network().double().eval(), examples(count), measures, batch_size=16, fabric=made)
 
 

@@ -9,16 +9,16 @@ from torch import Tensor
 from lowcurve.analysis.norms import pixels
 from lowcurve.analysis.spectra import lanczos
 from lowcurve.data import Examples
-from lowcurve.figures.cross_sections import crossings_of
+from lowcurve.figures.cross_sections import find_crossings
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import (
     NormalCurvatures,
     PrincipalCurvatures,
     crossing_distance,
     random_directions,
-    tangents,
+    tangent_space,
 )
-from lowcurve.geometry.boundary import Pairwise
+from lowcurve.geometry.boundary import LogitDifference
 from lowcurve.losses import loss_field, margin
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import normal, stream
@@ -93,7 +93,7 @@ def sensitivity(shared: SameImages) -> dict[str, Result]:
     decision, point, rows = _crossed(shared, name)
     half = len(rows) // 2
     with frozen(model):
-        here = tangents(decision.take(torch.arange(half, device=point.device)), point[:half], _scale(shared))
+        here = tangent_space(decision.take(torch.arange(half, device=point.device)), point[:half], _scale(shared))
         start = here.project(normal(point[:half], generator=stream(shared.seed, "curved")))
         ends = lanczos(lambda v: here.project(here.operator(here.project(v))), start, steps=12, ends="both")
         larger = (ends.largest.abs() >= ends.smallest.abs()).view(-1, *[1] * (point.ndim - 1))
@@ -145,7 +145,7 @@ def detection(shared: SameImages) -> dict[str, Result]:
     Reference: fawzi2018topology, abstract (detection by the asymmetry of the curvature).
     """
     name, model = next(iter(shared.models.items()))
-    found = crossings_of(shared)[name]
+    found = find_crossings(shared)[name]
     kept = torch.nonzero(found.boundary.crossed).flatten()
     moved = Examples(found.across[kept].cpu(), found.others[kept].cpu(), shared.examples.classes)
     numbers = tuple(shared.numbers[int(row)] for row in kept)
@@ -168,11 +168,11 @@ def detection(shared: SameImages) -> dict[str, Result]:
     return {"numbers": Table("Telling perturbed images by curvature", columns, (row,), "", _conditions(shared) | said)}
 
 
-def _crossed(shared: SameImages, name: str) -> tuple[Pairwise, Tensor, Tensor]:
+def _crossed(shared: SameImages, name: str) -> tuple[LogitDifference, Tensor, Tensor]:
     """Of the images whose boundary DeepFool crossed: the decision function, the point on the boundary, and which they are."""
-    found = crossings_of(shared)[name]
+    found = find_crossings(shared)[name]
     rows = torch.nonzero(found.boundary.crossed & (found.distance > 0)).flatten()
-    assert isinstance(found.decision, Pairwise)
+    assert isinstance(found.decision, LogitDifference)
     return found.decision.take(rows), found.boundary.point[rows], rows
 
 

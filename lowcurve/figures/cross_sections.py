@@ -11,13 +11,13 @@ from lowcurve.analysis.norms import L2, pixels
 from lowcurve.attacks import DeepFool
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import (
-    Boundary,
+    BoundaryPoint,
     Plane,
-    boundary_between,
+    boundary_heights,
     box_excess,
     cross_section,
-    heights,
-    pairwise,
+    find_boundary_point,
+    logit_difference,
     random_directions,
     surface,
 )
@@ -38,11 +38,11 @@ class Crossing:
     across: Inputs
     decision: Field
     others: Labels
-    boundary: Boundary
+    boundary: BoundaryPoint
     distance: PerExample
 
 
-def crossings_of(shared: SameImages) -> dict[str, Crossing]:
+def find_crossings(shared: SameImages) -> dict[str, Crossing]:
     """DeepFool's, of every network at every image."""
     found = {}
     for name, model in shared.models.items():
@@ -51,13 +51,13 @@ def crossings_of(shared: SameImages) -> dict[str, Crossing]:
         across = DeepFool(L2)(model, x, y, generator=stream(0, "cross-section"))
         with frozen(model), torch.no_grad():
             others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
-            decision = pairwise(model, y, others)
-            boundary = boundary_between(decision, x, across)
+            decision = logit_difference(model, y, others)
+            boundary = find_boundary_point(decision, x, across)
         found[name] = Crossing(across, decision, others, boundary, L2.length(boundary.point - x))
     return found
 
 
-def windows_of(crossings: Mapping[str, Crossing], share: float, shared: SameImages) -> Tensor:
+def crossing_windows(crossings: Mapping[str, Crossing], share: float, shared: SameImages) -> Tensor:
     """Each image's coordinates, the same for all networks: that share beyond the farthest of their boundaries."""
     lengths = torch.stack([torch.where(c.boundary.crossed, c.distance, 0).cpu() for c in crossings.values()])
     reach = share * lengths.amax(0)
@@ -73,8 +73,8 @@ def cross_sections(shared: SameImages) -> dict[str, Result]:
     Reference: moosavi2019cure, Fig. 1; bardusco_report, Fig. 2.
     """
     h = float(np.sqrt(np.prod(shared.examples.shape))) * pixels(1)
-    crossings = crossings_of(shared)
-    windows = windows_of(crossings, 1.25, shared)
+    crossings = find_crossings(shared)
+    windows = crossing_windows(crossings, 1.25, shared)
     conditions = {
         **shared.conditions,
         "r": "from the image to where DeepFool (l_2) crosses the boundary",
@@ -92,15 +92,15 @@ def cross_sections(shared: SameImages) -> dict[str, Result]:
         if not len(kept):
             continue
         x, point = shared.x(shared.models[name])[kept], found.boundary.point[kept]
-        decision = pairwise(shared.models[name], shared.y.to(x.device)[kept], found.others[kept])
-        along = random_directions(x, 1, seed=shared.seed)[0]
-        section = cross_section(decision, point, upright=point - x, along=along, h=h)
+        decision = logit_difference(shared.models[name], shared.y.to(x.device)[kept], found.others[kept])
+        second = random_directions(x, 1, seed=shared.seed)[0]
+        section = cross_section(decision, point, first=point - x, second=second, h=h)
         window = windows[kept.cpu()].to(x)
         values = surface(
             decision, section.plane, window, window, progress=shared.progress, heading=f"sections of {name}"
         )
-        curve = heights(decision, section.plane, window, window, values=values)
-        parabola, inside = section.parabola(window), share_inside(section.plane, window, window)
+        curve = boundary_heights(decision, section.plane, window, window, values=values)
+        parabola, inside = section.parabola(window), share_in_box(section.plane, window, window)
         for k, i in enumerate(kept.tolist()):
             t = window[k].tolist()
             distance, kappa = float(found.distance[i]), float(section.curvature[k])
@@ -125,7 +125,7 @@ def _kept(values: Tensor, most: float) -> tuple[float | None, ...]:
     return tuple(v if abs(v) <= most else None for v in values.tolist())
 
 
-def share_inside(plane: Plane, a: Tensor, b: Tensor) -> Tensor:
+def share_in_box(plane: Plane, a: Tensor, b: Tensor) -> Tensor:
     """The share of each window whose points are images."""
     return (box_excess(plane, a, b) == 0).double().mean((1, 2))
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.norms import L2, LINF, pixels
 from lowcurve.attacks import PGD
-from lowcurve.figures.cross_sections import ASIDE, IMAGE, crossings_of, share_inside, windows_of
-from lowcurve.figures.regions import grid_conditions, look_at, wide_sections
+from lowcurve.figures.cross_sections import ASIDE, IMAGE, crossing_windows, find_crossings, share_in_box
+from lowcurve.figures.regions import evaluate_planes, grid_conditions, wide_sections
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import (
     Plane,
@@ -40,15 +40,15 @@ def surfaces(shared: SameImages) -> dict[str, Result]:
 
     Reference: yu2018interpreting, Eq. (3), Figs. 3, 4, 6, 7; bardusco_report, Figs. 3 and 4.
     """
-    return {**_distances(shared), **along_the_way(shared), **_along_directions(shared), **wide_sections(shared)}
+    return {**_distances(shared), **deepfool_surfaces(shared), **_along_directions(shared), **wide_sections(shared)}
 
 
-def unevenness(values: np.ndarray) -> float:
+def nonlinear_share(values: np.ndarray) -> float:
     """The share of the variance over a grid that no plane explains: 0 for a linear function.
 
     Example:
         >>> row, column = np.mgrid[-1:1:5j, -1:1:5j]
-        >>> round(unevenness(3 * row - column), 6), round(unevenness(row**2), 6)
+        >>> round(nonlinear_share(3 * row - column), 6), round(nonlinear_share(row**2), 6)
         (0.0, 1.0)
     """
     rows, columns = (np.linspace(-1, 1, count) for count in values.shape)
@@ -65,10 +65,10 @@ def _usable(direction: Inputs) -> Tensor:
     return torch.nonzero((length > 0) & torch.isfinite(length)).flatten()
 
 
-def along_the_way(shared: SameImages) -> dict[str, Result]:
+def deepfool_surfaces(shared: SameImages) -> dict[str, Result]:
     """Margin and cross-entropy over the plane of DeepFool's way r and a random v, image by image, a panel a network."""
-    crossings = crossings_of(shared)
-    windows = windows_of(crossings, 2.0, shared)
+    crossings = find_crossings(shared)
+    windows = crossing_windows(crossings, 2.0, shared)
     panels: dict[str, list[dict[str, Panel]]] = {kind: [{} for _ in shared.numbers] for kind in ("margin", "loss")}
     for name, found in crossings.items():
         x = shared.x(shared.models[name])
@@ -77,8 +77,8 @@ def along_the_way(shared: SameImages) -> dict[str, Result]:
             continue
         plane = _against_random(shared, x[rows], (found.across - x)[rows])
         window = windows[rows.cpu()].to(x)
-        look = look_at(shared, name, plane, window, window, rows)
-        inside = share_inside(plane, window, window)
+        look = evaluate_planes(shared, name, plane, window, window, rows)
+        inside = share_in_box(plane, window, window)
         for kind, loss in (("margin", margin), ("loss", cross_entropy)):
             values = look.values(loss).cpu().numpy()
             for k, i in enumerate(rows.tolist()):
@@ -140,7 +140,7 @@ def _along_directions(shared: SameImages) -> dict[str, Result]:
             plane = _against_random(shared, x[rows], way[rows])
             level = pixels(1) / LINF.length(plane.first)  # the l_2 length of a step of one grey level
             up, across = levels.to(x) * level[:, None], aside.to(x)
-            look, inside = look_at(shared, name, plane, up, across, rows), share_inside(plane, up, across)
+            look, inside = evaluate_planes(shared, name, plane, up, across, rows), share_in_box(plane, up, across)
             values = look.values(margin).cpu().numpy()
             path = _path(shared, model, rows, plane, level) if direction == "cross-entropy" else None
             for k, i in enumerate(rows.tolist()):

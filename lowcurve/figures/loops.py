@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lowcurve import evaluation
 from lowcurve.data import Examples
-from lowcurve.figures.paths import ADVERSARIAL, NATURAL, PROJECTIONS, led, within
+from lowcurve.figures.paths import ADVERSARIAL, NATURAL, PROJECTIONS, in_region, project_into_classes
 from lowcurve.geometry import LoopFilling, Meshes, PathSearch
 from lowcurve.randomness import integers, stream
 from lowcurve.results import Cell, Column, Result, Table, proportion
@@ -80,15 +80,15 @@ def _corners(model: nn.Module, test: Examples, loops: int, seed: int) -> dict[st
     rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
     like = next(model.parameters())
     x, y = test.take(rows).pixels(slice(None)).to(like), test.y[rows].to(like.device)
-    sure = within(model, x, y)
+    sure = in_region(model, x, y)
     x, y = x[sure], y[sure]
     natural = _grouped(x, y, loops)
     few = slice(8 * loops + 40)
     classes = len(test.classes)
     shift = integers(y[few].shape, 0, classes - 1, generator=stream(seed, "corners")).to(y)
     others = (y[few] + 1 + shift) % classes
-    moved = led(model, x[few], others, seed)
-    there = within(model, moved, others)
+    moved = project_into_classes(model, x[few], others, seed)
+    there = in_region(model, moved, others)
     families = {NATURAL: natural, ADVERSARIAL: _grouped(moved[there], others[there], loops)}
     return {name: found for name, found in families.items() if len(found[1])}
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.data import Examples
-from lowcurve.figures.projections import LOSSES, look_along
+from lowcurve.figures.projections import LOSSES, evaluate_along_direction
 from lowcurve.figures.same_images import SameImages
-from lowcurve.geometry import filter_normalized, parameter_surface
+from lowcurve.geometry import filter_normalized_direction, parameter_surface
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import frozen
 from lowcurve.results import Column, Panel, Surface, Table
@@ -32,7 +32,7 @@ def parameter_landscape(
     axis = torch.linspace(-1, 1, points) * reach
     panels = {}
     for name, model in models.items():
-        first, second = (filter_normalized(model, seed=seed + k) for k in range(2))
+        first, second = (filter_normalized_direction(model, seed=seed + k) for k in range(2))
         like = next(model.parameters())
         x, y = examples.pixels(slice(None)).to(like), examples.y.to(like.device)
         with frozen(model):
@@ -50,7 +50,7 @@ def parameter_landscape(
     )  # fmt: skip
 
 
-def rises(parameters: Surface, shared: SameImages, reach: float, points: int = 11) -> Table:
+def loss_rises(parameters: Surface, shared: SameImages, reach: float, points: int = 11) -> Table:
     """How far the mean loss rises, over the window of a surface and where it is from: in parameter space, and in input space.
 
     In input space the window is that of the margin's gradient sign and a random direction, `reach` to each side, and the loss
@@ -59,7 +59,7 @@ def rises(parameters: Surface, shared: SameImages, reach: float, points: int = 1
     axis, few = torch.linspace(-1, 1, points) * reach, replace(shared, points=points)
     rows = []
     for name, panel in parameters.panels.items():
-        look, _ = look_along(few, name, "margin", axis)
+        look, _ = evaluate_along_direction(few, name, "margin", axis)
         inputs = torch.zeros(points, points) if look is None else look.values(cross_entropy).double().mean(0).cpu()
         rows.append((name, *_rise(torch.from_numpy(panel.values)), *_rise(inputs)))
     columns = (

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from lowcurve.errors import InputError
-from lowcurve.figures.paths import families, in_numbers
+from lowcurve.figures.paths import find_families, summarize_families
 from lowcurve.figures.same_images import SameImages
-from lowcurve.geometry import Paths, principal_components, resampled
+from lowcurve.geometry import Paths, principal_components, resample
 from lowcurve.results import Curves, Gallery, Points, Result, Scatter, Table, merge
 from lowcurve.results.cells import NETWORK
 
@@ -34,10 +34,10 @@ def path_pictures(shared: SameImages) -> dict[str, Result]:
     shapes: dict[str, dict[str, tuple[Points, Points]]] = {}
     gallery: list[tuple[str, torch.Tensor, tuple[str, ...]]] = []
     for name, model in shared.models.items():
-        found = families(model, shared.examples, pairs, share=SHARE, seed=seed, progress=shared.progress)
+        found = find_families(model, shared.examples, pairs, share=SHARE, seed=seed, progress=shared.progress)
         if not found:
             raise InputError("two images of one class at least", f"{len(shared.numbers)} images", "write --examples 40")
-        table, _, components = in_numbers(found, SHARE, seed).values()
+        table, _, components = summarize_families(found, SHARE, seed).values()
         assert isinstance(table, Table)
         assert isinstance(components, Curves)
         tables.append(replace(table, columns=(NETWORK, *table.columns), rows=tuple((name, *row) for row in table.rows)))
@@ -70,7 +70,7 @@ def _shape(path: Paths) -> tuple[Points, Points]:
 
 def _along(path: Paths) -> tuple[torch.Tensor, tuple[str, ...]]:
     """The images at a few stops, and how far each is from the straight line."""
-    images = resampled(path, POINTS)[0]
+    images = resample(path, POINTS)[0]
     rows = [round(stop * (POINTS - 1)) for stop in STOPS]
     line = torch.lerp(
         images[:1], images[-1:], torch.linspace(0, 1, POINTS).to(images).view(-1, *[1] * (images.ndim - 1))

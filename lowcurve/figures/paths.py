@@ -10,21 +10,21 @@ from lowcurve import evaluation
 from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
 from lowcurve.geometry import (
-    NOWHERE,
+    NO_SOURCE,
     Endpoints,
-    IntoRegion,
+    LabeledPoints,
     Paths,
     PathSearch,
-    Points,
-    adversarial_adversarial,
+    RegionProjection,
+    adversarial_pairs,
     bootstrap_interval,
-    natural_adversarial,
-    natural_natural,
-    natural_noise,
+    natural_adversarial_pairs,
+    natural_noise_pairs,
+    natural_pairs,
     paired_test,
     path_measures,
     principal_components,
-    straight_line,
+    straight_line_measures,
 )
 from lowcurve.geometry.regions import inner_margins
 from lowcurve.models.modes import frozen
@@ -32,9 +32,9 @@ from lowcurve.randomness import integers, stream, uniform
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table
 from lowcurve.types import PerExample, Progress
 
-PROJECTIONS: Mapping[str, IntoRegion] = {
-    "as published": IntoRegion(DeepFool(bisections=0), beyond=0.0),
-    "beyond": IntoRegion(DeepFool()),
+PROJECTIONS: Mapping[str, RegionProjection] = {
+    "as published": RegionProjection(DeepFool(bisections=0), overshoot=0.0),
+    "beyond": RegionProjection(DeepFool()),
 }
 """How a middle is led into the region: just across its boundary, as in the paper, or half as far again."""
 NATURAL, MIXED, ADVERSARIAL, NOISE = "natural", "natural to adversarial", "adversarial", "natural to noise"
@@ -70,14 +70,14 @@ def path_results(
 
     pairs: of each family. share: the spacing of the samples over the distance of the ends.
     """
-    return in_numbers(families(model, test, pairs, share=share, seed=seed, progress=progress), share, seed)
+    return summarize_families(find_families(model, test, pairs, share=share, seed=seed, progress=progress), share, seed)
 
 
-def families(
+def find_families(
     model: nn.Module, test: Examples, pairs: int, *, share: float, seed: int, progress: Progress[int]
 ) -> Families:
     """The paths of every family under every projection."""
-    ends = endpoints(model, test, pairs, seed)
+    ends = make_endpoints(model, test, pairs, seed)
     wanted = [(name, how) for name in ends for how in PROJECTIONS]
     found = {}
     for number in progress(range(len(wanted)), "paths"):
@@ -86,7 +86,7 @@ def families(
     return found
 
 
-def in_numbers(found: Families, share: float, seed: int) -> dict[str, Result]:
+def summarize_families(found: Families, share: float, seed: int) -> dict[str, Result]:
     """Tables and figure of one network's families."""
     conditions = {
         "lengths": "l_2, pixel units",
@@ -101,44 +101,47 @@ def in_numbers(found: Families, share: float, seed: int) -> dict[str, Result]:
     }
 
 
-def endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> dict[str, Endpoints]:
+def make_endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> dict[str, Endpoints]:
     """The ends of each family; starts and distances of the mixed ones are those of the natural pairs as far as can be."""
     rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
     rows = rows[: 2 * pairs + pairs // 2]
     x, y = test.take(rows).pixels(slice(None)), test.y[rows]
     like = next(model.parameters(), x)
     x, y, rows = x.to(like), y.to(like.device), rows.to(like.device)
-    sure = within(model, x, y)
+    sure = in_region(model, x, y)
     x, y, rows = x[sure], y[sure], rows[sure]
-    natural = Points(x, y, rows)
+    natural = LabeledPoints(x, y, rows)
     classes = len(test.classes)
     others = (y + 1 + integers(y.shape, 0, classes - 1, generator=stream(seed, "others")).to(y)) % classes
-    moved = led(model, x, others, seed)
-    kept = within(model, moved, others)
-    adversarial, origin = Points(moved[kept], others[kept], rows[kept]), y[kept]
-    noise = led(model, uniform(x, 0, 1, generator=stream(seed, "noise")), y, seed)
-    there = within(model, noise, y)
-    nowhere = torch.full_like(rows[there], NOWHERE)
-    plain = _first(natural_natural(natural, generator=stream(seed, NATURAL)), pairs)
-    starts = Points(plain.start, plain.y, natural.source[plain.start_index])
-    families = {
+    moved = project_into_classes(model, x, others, seed)
+    kept = in_region(model, moved, others)
+    adversarial, origin = LabeledPoints(moved[kept], others[kept], rows[kept]), y[kept]
+    noise = project_into_classes(model, uniform(x, 0, 1, generator=stream(seed, "noise")), y, seed)
+    there = in_region(model, noise, y)
+    nowhere = torch.full_like(rows[there], NO_SOURCE)
+    plain = _first(natural_pairs(natural, generator=stream(seed, NATURAL)), pairs)
+    starts = LabeledPoints(plain.start, plain.y, natural.source[plain.start_index])
+    find_families = {
         NATURAL: plain,
-        MIXED: natural_adversarial(starts, adversarial, generator=stream(seed, MIXED), distance=plain.distance),
-        ADVERSARIAL: adversarial_adversarial(adversarial, origin, generator=stream(seed, ADVERSARIAL)),
-        NOISE: natural_noise(
-            starts, Points(noise[there], y[there], nowhere), generator=stream(seed, NOISE), distance=plain.distance
+        MIXED: natural_adversarial_pairs(starts, adversarial, generator=stream(seed, MIXED), distance=plain.distance),
+        ADVERSARIAL: adversarial_pairs(adversarial, origin, generator=stream(seed, ADVERSARIAL)),
+        NOISE: natural_noise_pairs(
+            starts,
+            LabeledPoints(noise[there], y[there], nowhere),
+            generator=stream(seed, NOISE),
+            distance=plain.distance,
         ),
     }
-    return {name: _first(found, pairs) for name, found in families.items() if len(found)}
+    return {name: _first(found, pairs) for name, found in find_families.items() if len(found)}
 
 
-def led(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+def project_into_classes(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
     """Just across the boundary of class y, where it was found."""
     with frozen(model):
         return PROJECTIONS["as published"](model, x, y, generator=stream(seed, "led"))
 
 
-def within(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def in_region(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the network says y of x, by so much that a search for paths finds the same in a batch of another size."""
     with frozen(model):
         return inner_margins(model, x, y, 256, times=2) > 0
@@ -148,10 +151,10 @@ def _first(found: Endpoints, pairs: int) -> Endpoints:
     return Endpoints(*(getattr(found, name)[:pairs] for name in found.__dataclass_fields__))
 
 
-def _family(model: nn.Module, ends: Endpoints, projection: IntoRegion, share: float, seed: int) -> Family:
+def _family(model: nn.Module, ends: Endpoints, projection: RegionProjection, share: float, seed: int) -> Family:
     search = PathSearch(projection, spacing=share * ends.distance)
     paths = search(model, ends.start, ends.end, ends.y, generator=stream(seed, "paths"))
-    return Family(paths, path_measures(paths) | straight_line(model, paths))
+    return Family(paths, path_measures(paths) | straight_line_measures(model, paths))
 
 
 def _table(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
@@ -212,7 +215,7 @@ def _tests(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
     for (name, how), here in found.items():
         if name in (MIXED, NOISE) and (NATURAL, how) in found:
             plain = found[NATURAL, how]
-            shared = _shared(here.paths, plain.paths)
+            shared = _common_pairs(here.paths, plain.paths)
             for measure in ("anchors", "maximal deviation", "share outside") if len(shared) else ():
                 pair = here.columns[measure][shared[:, 0]], plain.columns[measure][shared[:, 1]]
                 tested = paired_test(pair[0].cpu(), pair[1].cpu(), generator=stream(seed, "test"))
@@ -220,7 +223,7 @@ def _tests(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
     return Table("Against natural pairs", headings, tuple(rows), conditions=conditions)
 
 
-def _shared(first: Paths, second: Paths) -> Tensor:
+def _common_pairs(first: Paths, second: Paths) -> Tensor:
     """The numbers of pairs with one start, found in both: (pairs, 2)."""
     same = (first.start[:, None] == second.start[None]).flatten(2).all(2)
     return torch.nonzero(same & first.found[:, None] & second.found[None])

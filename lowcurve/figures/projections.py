@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import L2, LINF, pixels
-from lowcurve.figures.cross_sections import share_inside
+from lowcurve.figures.cross_sections import share_in_box
 from lowcurve.figures.landscapes import DIRECTIONS, attack_directions
-from lowcurve.figures.regions import Look, grid_conditions, look_at
+from lowcurve.figures.regions import LogitGrid, evaluate_planes, grid_conditions
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import Plane, crossing_distance, random_directions, span
 from lowcurve.losses import cross_entropy, loss_field, margin
@@ -41,11 +41,11 @@ def projections(
     panels: dict[tuple[str, str, int], dict[str, Panel]] = {}
     for name in shared.models:
         for way in ways:
-            look, rows = look_along(shared, name, way, axis)
+            look, rows = evaluate_along_direction(shared, name, way, axis)
             for kind in kinds if look else ():
                 assert look is not None
                 values = look.values(LOSSES[kind][0]).cpu().numpy()
-                inside = share_inside(look.plane, *_axes(look.plane, axis, way))
+                inside = share_in_box(look.plane, *_axes(look.plane, axis, way))
                 for k, i in enumerate(rows.tolist()):
                     shown = Panel(
                         values[k], marks={"image": (0.0, 0.0)}, note=f"{float(inside[k]):.1%} in the pixel box"
@@ -63,30 +63,30 @@ def projections(
     }  # fmt: skip
 
 
-def look_along(shared: SameImages, name: str, way: str, axis: Tensor) -> tuple[Look | None, Tensor]:
+def evaluate_along_direction(shared: SameImages, name: str, way: str, axis: Tensor) -> tuple[LogitGrid | None, Tensor]:
     """A network's logits over every image's plane of a way and a random direction, and whose planes these are."""
     model = shared.models[name]
     x = shared.x(model)
-    upwards = ways_of(model, x, shared.y.to(x.device), shared.seed)[way]
+    upwards = unit_directions(model, x, shared.y.to(x.device), shared.seed)[way]
     rows = torch.nonzero(L2.length(upwards) > 0).flatten()
     if not len(rows):
         return None, rows
     here, upwards = x[rows], upwards[rows]
     aside = random_directions(here, 1, seed=shared.seed + 1, orthogonal_to=[upwards])[0]
     plane = span(here, upwards, aside)
-    return look_at(shared, name, plane, *_axes(plane, axis, way), rows), rows
+    return evaluate_planes(shared, name, plane, *_axes(plane, axis, way), rows), rows
 
 
-def ways_of(model: nn.Module, x: Inputs, y: Labels, seed: int) -> dict[str, Inputs]:
+def unit_directions(model: nn.Module, x: Inputs, y: Labels, seed: int) -> dict[str, Inputs]:
     """Each image's unit directions: a random one, the same for every network, and the three of Eq. (3)."""
     return {RANDOM: random_directions(x, 1, seed=seed)[0], **attack_directions(model, x, y)}
 
 
-def unit_of(direction: Inputs, way: str) -> PerExample:
+def unit_length(direction: Inputs, way: str) -> PerExample:
     """The l_2 length at which a unit direction has changed pixels by 1: all of them, or in root mean square.
 
     Example:
-        >>> unit_of(torch.tensor([[0.5, 0.5, 0.5, -0.5]]), "margin"), unit_of(torch.tensor([[0.6, 0.8]]), RANDOM)
+        >>> unit_length(torch.tensor([[0.5, 0.5, 0.5, -0.5]]), "margin"), unit_length(torch.tensor([[0.6, 0.8]]), RANDOM)
         (tensor([2.]), tensor([1.4142]))
     """
     if way == RANDOM:
@@ -105,11 +105,11 @@ def distances(shared: SameImages, most: float, samples: int = 100) -> dict[str, 
     for name, model in shared.models.items():
         x = shared.x(model)
         y = shared.y.to(x.device)
-        for way, direction in ways_of(model, x, y, shared.seed).items():
+        for way, direction in unit_directions(model, x, y, shared.seed).items():
             some = torch.nonzero(L2.length(direction) > 0).flatten()
             far = torch.full((len(x),), torch.inf)
             if len(some):
-                unit, reach = unit_of(direction[some], way), most * (10 if way == RANDOM else 1)
+                unit, reach = unit_length(direction[some], way), most * (10 if way == RANDOM else 1)
                 field = loss_field(model, y[some], margin)
                 with frozen(model):
                     found = crossing_distance(field, x[some], direction[some], most=reach * unit, samples=samples)
@@ -146,7 +146,7 @@ def plateaus(shared: SameImages, radius: float, points: int = 11) -> Table:
     for name in shared.models:
         cells: list[Cell] = [name]
         for way in (RANDOM, "margin"):
-            look, _ = look_along(few, name, way, axis)
+            look, _ = evaluate_along_direction(few, name, way, axis)
             if look is None:
                 cells += [None, None]
                 continue
@@ -180,4 +180,4 @@ def _said(way: str) -> str:
 def _axes(plane: Plane, axis: Tensor, way: str) -> tuple[Tensor, Tensor]:
     """Both axes as l_2 lengths along the plane's unit vectors."""
     here = axis.to(plane.origin)
-    return here * unit_of(plane.first, way)[:, None], here * unit_of(plane.second, RANDOM)[:, None]
+    return here * unit_length(plane.first, way)[:, None], here * unit_length(plane.second, RANDOM)[:, None]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowcurve.figures.cross_sections import IMAGE, share_inside
+from lowcurve.figures.cross_sections import IMAGE, share_in_box
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import (
     Plane,
     box_excess,
-    class_pieces,
+    class_components,
     class_shares,
     fragmentation,
     random_directions,
@@ -45,7 +45,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Look:
+class LogitGrid:
     """One network's logits over a plane an image: rows, columns and classes last."""
 
     plane: Plane
@@ -70,12 +70,12 @@ def grid_conditions(shared: SameImages, *said: tuple[str, str]) -> dict[str, str
     }
 
 
-def look_at(shared: SameImages, name: str, plane: Plane, a: Tensor, b: Tensor, rows: Tensor) -> Look:
+def evaluate_planes(shared: SameImages, name: str, plane: Plane, a: Tensor, b: Tensor, rows: Tensor) -> LogitGrid:
     """The network's logits over these rows' planes, in one pass."""
     model = shared.models[name]
     with frozen(model):
         logits = surface(model, plane, a, b, progress=shared.progress, heading=f"surfaces of {name}")
-    return Look(plane, logits, shared.y.to(logits.device)[rows])
+    return LogitGrid(plane, logits, shared.y.to(logits.device)[rows])
 
 
 def _graded(margins: Tensor) -> list[tuple[Cell, ...]]:
@@ -102,17 +102,17 @@ def wide_sections(shared: SameImages) -> dict[str, Result]:
     for name, model in shared.models.items():
         x = shared.x(model)
         plane = span(x, *random_directions(x, seed=shared.seed))
-        look = look_at(shared, name, plane, axis.to(x), axis.to(x), torch.arange(count))
+        look = evaluate_planes(shared, name, plane, axis.to(x), axis.to(x), torch.arange(count))
         decisions = look.logits.argmax(3)
-        shares, pieces = (f(decisions, look.logits.shape[3]) for f in (class_shares, class_pieces))
+        shares, components = (f(decisions, look.logits.shape[3]) for f in (class_shares, class_components))
         graded = _graded(look.values(margin))
-        inside, excess = share_inside(plane, axis.to(x), axis.to(x)), box_excess(plane, axis.to(x), axis.to(x))
+        inside, excess = share_in_box(plane, axis.to(x), axis.to(x)), box_excess(plane, axis.to(x), axis.to(x))
         for i in range(count):
             own = int(shared.y[i])
             panels[i][name] = Panel(decisions[i].cpu().numpy(), marks={"image": (0.0, 0.0)})
             seen = (
                 (shares[i] > 0).sum(),
-                pieces[i].sum(),
+                components[i].sum(),
                 shares[i, own],
                 shares[i].max(),
                 inside[i],

@@ -1,15 +1,15 @@
-"""The geometry of a field at a point: its curvature, what follows from it nearby, and the decision boundary."""
+"""Measure curvature, decision boundaries, slices and paths of a field of the input."""
 
 from lowcurve.geometry.boundary import (
-    Boundary,
+    BoundaryPoint,
     NormalCurvatures,
     PrincipalCurvatures,
-    boundary_between,
     boundary_distances,
+    find_boundary_point,
+    logit_difference,
     mean_hessian,
     normal_curvature,
-    pairwise,
-    tangents,
+    tangent_space,
 )
 from lowcurve.geometry.bounds import (
     DecisionChange,
@@ -22,36 +22,42 @@ from lowcurve.geometry.certificates import CertifiedRadius
 from lowcurve.geometry.curvature import (
     Curvature,
     CurvatureParts,
+    CurvatureProfile,
     FrobeniusNorm,
     PowerIteration,
-    Profile,
     SecantCurvature,
     SpectralDensity,
     gradient_norm,
 )
 from lowcurve.geometry.endpoints import (
-    NOWHERE,
+    NO_SOURCE,
     Endpoints,
-    Points,
-    adversarial_adversarial,
-    natural_adversarial,
-    natural_natural,
-    natural_noise,
-    paired,
-    partners,
+    LabeledPoints,
+    adversarial_pairs,
+    match_endpoints,
+    natural_adversarial_pairs,
+    natural_noise_pairs,
+    natural_pairs,
+    pair_points,
 )
-from lowcurve.geometry.fragments import class_pieces, class_shares
+from lowcurve.geometry.fragments import class_components, class_shares
 from lowcurve.geometry.meshes import LoopFilling, Meshes
-from lowcurve.geometry.parameters import filter_normalized, parameter_surface
-from lowcurve.geometry.path_measures import Components, path_measures, principal_components, resampled, straight_line
+from lowcurve.geometry.parameters import filter_normalized_direction, parameter_surface
+from lowcurve.geometry.path_measures import (
+    PrincipalComponents,
+    path_measures,
+    principal_components,
+    resample,
+    straight_line_measures,
+)
 from lowcurve.geometry.path_statistics import Interval, PairedTest, bootstrap_interval, paired_test
 from lowcurve.geometry.paths import Paths, PathSearch
 from lowcurve.geometry.persistence import Persistence, fragmentation, persistence
-from lowcurve.geometry.regions import IntoRegion, inner_margin
-from lowcurve.geometry.sections import CrossSection, cross_section, crossing_distance, heights
+from lowcurve.geometry.regions import RegionProjection, inner_margin
+from lowcurve.geometry.sections import CrossSection, boundary_heights, cross_section, crossing_distance
 from lowcurve.geometry.slices import (
     Plane,
-    Projection,
+    PlaneProjection,
     box_excess,
     gradient_direction,
     random_directions,
@@ -69,22 +75,76 @@ from lowcurve.geometry.stability import (
 )
 
 __all__ = [
-    "Boundary", "boundary_between", "boundary_distances", "mean_hessian", "normal_curvature", "NormalCurvatures", "pairwise",
-    "PrincipalCurvatures", "tangents",
+    "adversarial_pairs",
+    "bootstrap_interval",
+    "boundary_distances",
+    "boundary_heights",
+    "BoundaryPoint",
+    "box_excess",
     "CertifiedRadius",
-    "decision_change_bound", "DecisionChange", "distance_bounds", "DistanceBounds", "RobustnessIndicator",
-    "Curvature", "CurvatureParts", "FrobeniusNorm", "gradient_norm", "PowerIteration", "Profile", "SecantCurvature",
+    "class_components",
+    "class_shares",
+    "cross_section",
+    "crossing_distance",
+    "CrossSection",
+    "Curvature",
+    "CurvatureParts",
+    "CurvatureProfile",
+    "decision_change_bound",
+    "DecisionChange",
+    "discrepancy",
+    "distance_bounds",
+    "DistanceBounds",
+    "Endpoints",
+    "filter_normalized_direction",
+    "find_boundary_point",
+    "fragmentation",
+    "FrobeniusNorm",
+    "gradient_change_bounds",
+    "gradient_direction",
+    "gradient_norm",
+    "GradientStability",
+    "inner_margin",
+    "Interval",
+    "LabeledPoints",
+    "linearity_error",
+    "linearity_error_bounds",
+    "LinearityError",
+    "logit_difference",
+    "LoopFilling",
+    "match_endpoints",
+    "mean_hessian",
+    "Meshes",
+    "natural_adversarial_pairs",
+    "natural_noise_pairs",
+    "natural_pairs",
+    "NO_SOURCE",
+    "normal_curvature",
+    "NormalCurvatures",
+    "pair_points",
+    "paired_test",
+    "PairedTest",
+    "parameter_surface",
+    "path_measures",
+    "Paths",
+    "PathSearch",
+    "Persistence",
+    "persistence",
+    "Plane",
+    "PlaneProjection",
+    "PowerIteration",
+    "principal_components",
+    "PrincipalComponents",
+    "PrincipalCurvatures",
+    "random_directions",
+    "RegionProjection",
+    "resample",
+    "RobustnessIndicator",
+    "SecantCurvature",
+    "span",
     "SpectralDensity",
-    "discrepancy", "gradient_change_bounds", "GradientStability", "linearity_error", "linearity_error_bounds",
-    "LinearityError", "value_change_bounds",
-    "box_excess", "class_pieces", "class_shares", "cross_section", "crossing_distance", "CrossSection", "gradient_direction",
-    "heights", "Plane", "Projection", "random_directions", "span", "surface",
-    "filter_normalized", "parameter_surface",
-    "adversarial_adversarial", "Endpoints", "natural_adversarial", "natural_natural", "natural_noise", "NOWHERE", "paired",
-    "partners", "Points",
-    "inner_margin", "IntoRegion", "Paths", "PathSearch",
-    "Components", "path_measures", "principal_components", "resampled", "straight_line",
-    "bootstrap_interval", "Interval", "paired_test", "PairedTest",
-    "LoopFilling", "Meshes",
-    "fragmentation", "Persistence", "persistence",
-]  # fmt: skip
+    "straight_line_measures",
+    "surface",
+    "tangent_space",
+    "value_change_bounds",
+]

@@ -25,7 +25,7 @@ from lowcurve.types import Classifier, Field, Inputs, Labels, Logits, Operator, 
 
 
 @dataclass(frozen=True)
-class Pairwise:
+class LogitDifference:
     """F(x) = z_i(x) - z_j(x), positive on the side of class i; it shows its two halves, as `losses.LossField` does."""
 
     model: Classifier
@@ -47,16 +47,16 @@ class Pairwise:
 
     def take(self, rows: Tensor) -> "Pairwise":
         """The decision functions of some of the examples."""
-        return Pairwise(self.model, self.i[rows], self.j[rows])
+        return LogitDifference(self.model, self.i[rows], self.j[rows])
 
 
-def pairwise(model: Classifier, i: Labels, j: Labels) -> Pairwise:
+def logit_difference(model: Classifier, i: Labels, j: Labels) -> LogitDifference:
     """The decision function between two classes of each example, F = z_i - z_j.
 
     Unlike the margin it has no kinks where the second class changes. The model must be in eval mode.
 
     Example:
-        >>> pairwise(nn.Identity(), torch.tensor([0]), torch.tensor([2]))(torch.tensor([[5.0, 1.0, 2.0]]))
+        >>> logit_difference(nn.Identity(), torch.tensor([0]), torch.tensor([2]))(torch.tensor([[5.0, 1.0, 2.0]]))
         tensor([3.])
 
     Reference: Fawzi et al. 2018, curvature of the decision boundary.
@@ -65,18 +65,20 @@ def pairwise(model: Classifier, i: Labels, j: Labels) -> Pairwise:
         raise InputError("two different classes for each example", "the same or none", "give i and j of one length")
     if isinstance(model, nn.Module):
         require_eval(model)
-    return Pairwise(model, i, j)
+    return LogitDifference(model, i, j)
 
 
 @dataclass(frozen=True)
-class Boundary:
+class BoundaryPoint:
     """Points where F = 0. crossed: whether F changed its sign on the way; where not, the point is the end of the way."""
 
     point: Inputs
     crossed: Tensor
 
 
-def boundary_between(decision: Field, x: Inputs, across: Inputs, *, steps: int = 60, tolerance: float = 0) -> Boundary:
+def find_boundary_point(
+    decision: Field, x: Inputs, across: Inputs, *, steps: int = 60, tolerance: float = 0
+) -> BoundaryPoint:
     """z on the segment from x to `across` with F(z) = 0, by bisection: a crossing, the only one or one of several.
 
     across: a point on the other side, such as an attack's. Whoever has none keeps `across` and is not `crossed`.
@@ -84,7 +86,7 @@ def boundary_between(decision: Field, x: Inputs, across: Inputs, *, steps: int =
     more near x); of its ends the one of smaller |F| is given. Cost: at most `steps` + 2 forward passes.
 
     Example:
-        >>> found = boundary_between(lambda x: 1 - x.square().sum(1), torch.zeros(1, 2), torch.tensor([[4.0, 0.0]]))
+        >>> found = find_boundary_point(lambda x: 1 - x.square().sum(1), torch.zeros(1, 2), torch.tensor([[4.0, 0.0]]))
         >>> found.point, found.crossed
         (tensor([[1., 0.]]), tensor([True]))
     """
@@ -110,15 +112,15 @@ def boundary_between(decision: Field, x: Inputs, across: Inputs, *, steps: int =
         there, value_there = torch.where(before, there, middle), torch.where(before, value_there, value)
     share = torch.where(value_here.abs() < value_there.abs(), here, there)
     point = x + per_example(share, way) * way
-    return Boundary(torch.where(per_example(crossed, x), point, across), crossed)
+    return BoundaryPoint(torch.where(per_example(crossed, x), point, across), crossed)
 
 
 @dataclass(frozen=True)
-class Tangents:
+class TangentSpace:
     """The tangent space of a level set: its unit normals n, ||grad F|| and the Hessian of F, as an operator."""
 
     normal: Tensor
-    steepness: PerExample
+    gradient_norm: PerExample
     operator: Operator
 
     def project(self, v: Tensor) -> Tensor:
@@ -136,11 +138,11 @@ class Tangents:
 
     def relative(self, values: Tensor) -> Tensor:
         """values / ||grad F||, one or several an example, and 0 where they are 0."""
-        steepness = per_example(self.steepness, values)
-        return torch.where(values != 0, values / steepness, 0)
+        gradient_norm = per_example(self.gradient_norm, values)
+        return torch.where(values != 0, values / gradient_norm, 0)
 
 
-def tangents(field: Field, x: Inputs, h: float | None = None) -> Tangents:
+def tangent_space(field: Field, x: Inputs, h: float | None = None) -> TangentSpace:
     """The tangent space at x, with the exact Hessian or with central differences at the scale h.
 
     For a ReLU network F = z_i - z_j has no Hessian almost everywhere and every curvature is 0; its boundary bends in
@@ -150,13 +152,13 @@ def tangents(field: Field, x: Inputs, h: float | None = None) -> Tangents:
         raise InputError("inputs of two numbers or more", tuple(x.shape), "a point on a line has no tangent space")
     slope = gradient(field, x)
     operator = hessian(field, x) if h is None else secant_hessian(field, x, h, central=True)
-    return Tangents(L2.unit(slope), L2.length(slope), operator)
+    return TangentSpace(L2.unit(slope), L2.length(slope), operator)
 
 
 def normal_curvature(field: Field, x: Inputs, direction: Inputs, *, h: float | None = None) -> PerExample:
     """kappa = <v, H v> / ||grad F|| along v = P direction / ||P direction||; 0 where the direction is along the normal.
 
-    x: a point of the boundary (or of any level set). h: see `tangents`. Cost: one gradient, one product.
+    x: a point of the boundary (or of any level set). h: see `tangent_space`. Cost: one gradient, one product.
 
     Example:
         >>> cylinder, x = lambda x: x[:, 0].square() + x[:, 1].square() - 4, torch.tensor([[2.0, 0.0, 7.0]])
@@ -166,14 +168,14 @@ def normal_curvature(field: Field, x: Inputs, direction: Inputs, *, h: float | N
 
     Reference: Fawzi et al. 2018, curvature of the decision boundary.
     """
-    return tangents(field, x, h).curvature(direction)
+    return tangent_space(field, x, h).curvature(direction)
 
 
 @dataclass(frozen=True)
 class PrincipalCurvatures:
     """All d - 1 principal curvatures in rising order, shape (batch, d - 1): eigenvalues of P H P / ||grad F|| without n's 0.
 
-    Their mean is the mean curvature, trace / (d - 1). h: see `tangents`; at a scale the matrix is symmetrized.
+    Their mean is the mean curvature, trace / (d - 1). h: see `tangent_space`; at a scale the matrix is symmetrized.
     Cost: one gradient and d products, one eigenvalue problem of size d - 1; d^2 numbers of memory an example.
 
     Example:
@@ -186,7 +188,7 @@ class PrincipalCurvatures:
     h: float | None = None
 
     def __call__(self, field: Field, x: Inputs) -> Tensor:
-        here = tangents(field, x, self.h)
+        here = tangent_space(field, x, self.h)
         basis = torch.linalg.qr(here.normal.flatten(1).double()[:, :, None], mode="complete").Q[:, :, 1:]
         within = dense(lambda v: here.operator(here.project(v)), x)
         inside = basis.transpose(1, 2) @ within.double() @ basis
@@ -199,7 +201,7 @@ class NormalCurvatures:
 
     Columns: "largest principal curvature", "smallest principal curvature" (algebraic, from within); "mean curvature",
     trace / (d - 1), as the mean of kappa over `draws` uniform tangent directions, which it is in expectation, and its
-    standard error. h: see `tangents`. Cost: one gradient, at most `steps` + 1 + `draws` products.
+    standard error. h: see `tangent_space`. Cost: one gradient, at most `steps` + 1 + `draws` products.
 
     Example:
         >>> columns = NormalCurvatures()(lambda x: x.square().sum(1) - 4, torch.tensor([[0.0, 2.0, 0.0]]))
@@ -220,7 +222,7 @@ class NormalCurvatures:
             raise InputError("at least two draws", self.draws, "write draws=10")
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
-        here = tangents(field, x, self.h)
+        here = tangent_space(field, x, self.h)
         labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
         streams = randomness.of_examples(randomness.stream(self.seed, "tangent directions"), x, labels)
         directions = [L2.unit(here.project(streams.at(draw).normal(x))) for draw in range(self.draws)]
@@ -242,7 +244,7 @@ class NormalCurvatures:
 
 
 def boundary_distances(
-    decision: Field, x: Inputs, boundary: Boundary, *, h: float | None = None
+    decision: Field, x: Inputs, boundary: BoundaryPoint, *, h: float | None = None
 ) -> dict[str, PerExample]:
     """How far the boundary is from x: ||x - z||, |<x - z, n>|, and the distance to the circle that osculates it at z.
 
@@ -250,16 +252,16 @@ def boundary_distances(
     "normal curvature" kappa at z along t = P (x - z); "distance to the osculating circle", of curvature kappa in the plane
     of n and t: |kappa ||x - z||^2 + 2 s| / (1 + sqrt(kappa^2 ||t||^2 + (1 + kappa s)^2)), exact for spheres and hyperplanes
     wherever the segment crosses them. All are l_2 lengths, inf (and kappa 0) where nothing was crossed. If x - z is along
-    n, no plane is singled out: kappa is 0 and the three lengths agree. h: see `tangents`. Cost: one gradient, one product.
+    n, no plane is singled out: kappa is 0 and the three lengths agree. h: see `tangent_space`. Cost: one gradient, one product.
 
     Example:
         >>> x, z = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-        >>> found = boundary_distances(lambda x: x.square().sum(1) - 1, x, Boundary(z, torch.tensor([True])))
+        >>> found = boundary_distances(lambda x: x.square().sum(1) - 1, x, BoundaryPoint(z, torch.tensor([True])))
         >>> found["distance along the way"], found["distance to the osculating circle"]  # of (3, 0) and the unit circle
         (tensor([3.1623]), tensor([2.]))
     """
     way = x - boundary.point
-    here = tangents(decision, boundary.point, h)
+    here = tangent_space(decision, boundary.point, h)
     length, upright, bend = L2.length(way), dot(way, here.normal), here.curvature(way)
     aside = L2.length(here.project(way))
     around = (bend * length.square() + 2 * upright).abs() / (1 + torch.hypot(bend * aside, 1 + bend * upright))

@@ -173,7 +173,7 @@ class FrobeniusNorm:
 
 
 @dataclass(frozen=True)
-class Profile:
+class CurvatureProfile:
     """All d eigenvalues in rising order, shape (batch, d): of the exact Hessian, or at the scale h, symmetrized.
 
     The exact Hessian of a ReLU network has rank <= classes - 1, and its eigenvalues cost a gradient for each class
@@ -181,7 +181,7 @@ class Profile:
     Memory: d^2 numbers an example. Errors: InputError where these matrices do not fit (`analysis.spectra.dense`).
 
     Example:
-        >>> Profile()(lambda x: 3 * x[:, 0].square() / 2 - x[:, 1].square() / 2, torch.zeros(1, 2))
+        >>> CurvatureProfile()(lambda x: 3 * x[:, 0].square() / 2 - x[:, 1].square() / 2, torch.zeros(1, 2))
         tensor([[-1.,  3.]])
 
     Reference: moosavi2019cure, Fig. 2.
@@ -224,7 +224,7 @@ class SpectralDensity:
     """The distribution of all d eigenvalues without finding them, by stochastic Lanczos quadrature.
 
     Columns of draws * steps numbers an example: "eigenvalues", where the mass lies, and "masses", which sum to 1. It is for
-    inputs too large for a `Profile`; single eigenvalues inside the bulk are not resolved.
+    inputs too large for a `CurvatureProfile`; single eigenvalues inside the bulk are not resolved.
 
     Cost: draws * steps products.
 

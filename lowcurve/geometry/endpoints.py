@@ -13,11 +13,11 @@ from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
 from lowcurve.types import Inputs, Labels, PerExample
 
-NOWHERE = -1
+NO_SOURCE = -1
 
 
 @dataclass(frozen=True)
-class Points:
+class LabeledPoints:
     """Points with the label y that the network gives each and the number of the image that it was made from (`source`;
     NOWHERE for noise). Two points of one image are never paired."""
 
@@ -35,7 +35,7 @@ class Points:
 
     def take(self, rows: Tensor) -> "Points":
         """Some of them."""
-        return Points(self.x[rows], self.y[rows], self.source[rows])
+        return LabeledPoints(self.x[rows], self.y[rows], self.source[rows])
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Endpoints:
         return len(self.start)
 
 
-def partners(
-    starts: Points, ends: Points, *, generator: torch.Generator, distance: PerExample | None = None
+def match_endpoints(
+    starts: LabeledPoints, ends: LabeledPoints, *, generator: torch.Generator, distance: PerExample | None = None
 ) -> Endpoints:
     """Each start with an end of its class that was made from another image, and no end twice.
 
@@ -66,13 +66,13 @@ def partners(
 
     Example:
         >>> y, at = torch.zeros(3, dtype=torch.long), torch.arange(3)
-        >>> starts, ends = Points(torch.zeros(1, 2), y[:1], at[:1]), Points(torch.eye(3)[:, :2] * 3 + 1, y, at)
-        >>> found = partners(starts, ends, generator=randomness.stream(0), distance=torch.tensor([4.0]))
+        >>> starts, ends = LabeledPoints(torch.zeros(1, 2), y[:1], at[:1]), LabeledPoints(torch.eye(3)[:, :2] * 3 + 1, y, at)
+        >>> found = match_endpoints(starts, ends, generator=randomness.stream(0), distance=torch.tensor([4.0]))
         >>> found.end_index, found.distance  # (1, 4); (4, 1) is as far, but of the same image
         (tensor([1]), tensor([4.1231]))
     """
     eligible = (starts.y[:, None] == ends.y) & (starts.source[:, None] != ends.source)
-    eligible |= (starts.y[:, None] == ends.y) & (starts.source[:, None] == NOWHERE)
+    eligible |= (starts.y[:, None] == ends.y) & (starts.source[:, None] == NO_SOURCE)
     apart = torch.cdist(starts.x.flatten(1).double(), ends.x.flatten(1).double())
     eligible &= apart > 0
     if distance is None:
@@ -84,44 +84,48 @@ def partners(
     return _endpoints(starts, ends, rows, end[rows])
 
 
-def paired(points: Points, *, generator: torch.Generator) -> Endpoints:
+def pair_points(points: LabeledPoints, *, generator: torch.Generator) -> Endpoints:
     """Pairs of points of one class made from different images, drawn; no point in two pairs, and about half as many as points.
 
     Example:
-        >>> points = Points(torch.arange(8.0)[:, None], torch.arange(8) % 2, torch.arange(8))
-        >>> found = paired(points, generator=randomness.stream(0))
+        >>> points = LabeledPoints(torch.arange(8.0)[:, None], torch.arange(8) % 2, torch.arange(8))
+        >>> found = pair_points(points, generator=randomness.stream(0))
         >>> len(found), bool((found.start_index % 2 == found.end_index % 2).all())
         (4, True)
     """
     order = randomness.permutation(len(points), generator=generator).to(points.y.device)
     grouped = order[points.y[order].argsort(stable=True)]
     first = torch.arange(len(points), device=grouped.device) % 2 == 0  # every second of a class, but for its odd one
-    found = partners(points.take(grouped[first]), points.take(grouped[~first]), generator=generator)
+    found = match_endpoints(points.take(grouped[first]), points.take(grouped[~first]), generator=generator)
     start, end = grouped[first][found.start_index], grouped[~first][found.end_index]
     return Endpoints(found.start, found.end, found.y, found.distance, start, end)
 
 
-def natural_natural(natural: Points, *, generator: torch.Generator) -> Endpoints:
+def natural_pairs(natural: LabeledPoints, *, generator: torch.Generator) -> Endpoints:
     """Two natural images of one predicted class.
 
     Reference: Fawzi et al. 2018, section 3 (first scenario); bardusco_report, Table 2 (natural).
     """
-    return paired(natural, generator=generator)
+    return pair_points(natural, generator=generator)
 
 
-def natural_adversarial(
-    natural: Points, adversarial: Points, *, generator: torch.Generator, distance: PerExample | None = None
+def natural_adversarial_pairs(
+    natural: LabeledPoints,
+    adversarial: LabeledPoints,
+    *,
+    generator: torch.Generator,
+    distance: PerExample | None = None,
 ) -> Endpoints:
     """A natural image of class y and an adversarial image, made from another one, that the network calls y.
 
-    With `Points(pairs.start, pairs.y, ...)` of natural pairs and their distances, both families share starts and distances.
+    With `LabeledPoints(pairs.start, pairs.y, ...)` of natural pairs and their distances, both families share starts
 
     Reference: Fawzi et al. 2018, section 3 (second scenario).
     """
-    return partners(natural, adversarial, generator=generator, distance=distance)
+    return match_endpoints(natural, adversarial, generator=generator, distance=distance)
 
 
-def adversarial_adversarial(adversarial: Points, origin: Labels, *, generator: torch.Generator) -> Endpoints:
+def adversarial_pairs(adversarial: LabeledPoints, origin: Labels, *, generator: torch.Generator) -> Endpoints:
     """Two adversarial images led into one class y from the regions of others; origin: what each image was before.
 
     Errors: InputError where an image was of class y before.
@@ -130,17 +134,17 @@ def adversarial_adversarial(adversarial: Points, origin: Labels, *, generator: t
     """
     if origin.shape != adversarial.y.shape or bool((origin == adversarial.y).any()):
         raise InputError("adversarial images of a class that they were not of", "others", "leave failed attacks out")
-    return paired(adversarial, generator=generator)
+    return pair_points(adversarial, generator=generator)
 
 
-def natural_noise(
-    natural: Points, noise: Points, *, generator: torch.Generator, distance: PerExample | None = None
+def natural_noise_pairs(
+    natural: LabeledPoints, noise: LabeledPoints, *, generator: torch.Generator, distance: PerExample | None = None
 ) -> Endpoints:
     """A natural image of class y and random noise that was led to y (`source` NOWHERE).
 
     Reference: Fawzi et al. 2018, section 3 (third scenario).
     """
-    return partners(natural, noise, generator=generator, distance=distance)
+    return match_endpoints(natural, noise, generator=generator, distance=distance)
 
 
 def _matched(cost: Tensor) -> Tensor:
@@ -160,6 +164,6 @@ def _matched(cost: Tensor) -> Tensor:
     return match
 
 
-def _endpoints(starts: Points, ends: Points, start: Tensor, end: Tensor) -> Endpoints:
+def _endpoints(starts: LabeledPoints, ends: LabeledPoints, start: Tensor, end: Tensor) -> Endpoints:
     a, b = starts.x[start], ends.x[end]
     return Endpoints(a, b, starts.y[start], L2.length(b - a), start, end)

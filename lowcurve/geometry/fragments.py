@@ -27,7 +27,7 @@ def class_shares(decisions: Decisions, classes: int) -> Float[Tensor, "batch cla
     return _counted(decisions, torch.ones_like(decisions, dtype=torch.bool), classes) / decisions[:1].numel()
 
 
-def class_pieces(decisions: Decisions, classes: int) -> Int[Tensor, "batch classes"]:
+def class_components(decisions: Decisions, classes: int) -> Int[Tensor, "batch classes"]:
     """In how many connected pieces each class lies on the slice, shape (batch, classes): 0 where it is not predicted.
 
     Grid points are neighbors along a and along b, not across corners. A single point is a piece. Two pieces on a plane may be
@@ -35,7 +35,7 @@ def class_pieces(decisions: Decisions, classes: int) -> Int[Tensor, "batch class
     Cost: a few passes over the grid, all slices at once.
 
     Example:
-        >>> class_pieces(torch.tensor([[[0, 1], [1, 0]], [[0, 0], [1, 0]]]), 3)
+        >>> class_components(torch.tensor([[[0, 1], [1, 0]], [[0, 0], [1, 0]]]), 3)
         tensor([[2, 2, 0],
                 [1, 1, 0]])
 

@@ -13,7 +13,7 @@ from lowcurve import randomness
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, per_example
 from lowcurve.errors import InputError
-from lowcurve.geometry.path_measures import resampled
+from lowcurve.geometry.path_measures import resample
 from lowcurve.geometry.paths import Paths, PathSearch
 from lowcurve.geometry.regions import inner_margin, inner_margins
 from lowcurve.models.modes import frozen
@@ -58,7 +58,7 @@ class LoopFilling:
     outside the region are led into it by the search's projection. Where a triangle has a sample outside, all squares are cut
     into four, up to `doublings` times: new vertices are middles of old ones (on the edge, points of the sides), projected if
     outside. A mesh that is clear stays the surface that it is. The edge of the mesh is a polygon on the sides, of as many
-    chords as there are squares. The projection should go well inside, as `IntoRegion` does by default: between vertices that
+    chords as there are squares. The projection should go well inside: between vertices that
     lie on the boundary, where it bends into the mesh, there is a triangle outside at every size.
 
     Vertices stay, entry by entry, within the range of the loop, and so in the pixel box.
@@ -70,8 +70,8 @@ class LoopFilling:
 
     Example:
         >>> from lowcurve.attacks import DeepFool
-        >>> from lowcurve.geometry.regions import IntoRegion
-        >>> fill = LoopFilling(PathSearch(IntoRegion(DeepFool())))
+        >>> from lowcurve.geometry.regions import RegionProjection
+        >>> fill = LoopFilling(PathSearch(RegionProjection(DeepFool())))
         >>> corners = torch.tensor([[[0.6, 0.1], [0.9, 0.1], [0.9, 0.4], [0.6, 0.4]]])  # where the first coordinate leads
         >>> fill(torch.nn.Identity(), corners, torch.tensor([0]), generator=randomness.stream(0)).statements()
         ('filled: no violation at spacing 0.05',)
@@ -111,7 +111,7 @@ class LoopFilling:
         """The Coons patches of the sides."""
         nothing = torch.full((len(corners),), torch.nan, dtype=corners.dtype, device=corners.device)
         none = torch.zeros_like(loops)
-        patch = _within(coons(sides, self.cells), sides)
+        patch = _within(coons_patch(sides, self.cells), sides)
         return Meshes(patch, sides, none, self.spacing, nothing, nothing.clone(), nothing.clone(), none.long())
 
     def _looked_at(self, model: Classifier, mesh: Meshes, y: Labels, rows: Tensor, stream: torch.Generator) -> Meshes:
@@ -126,7 +126,7 @@ class LoopFilling:
             flat[out] = self.search.projection(model, flat[out], labels[out], generator=stream).detach()
             seen[out] = inner_margins(model, flat[out], labels[out], chunk)
         vertices[rows] = flat.view(len(rows), *vertices.shape[1:])
-        clear, spent = clear_triangles(model, vertices[rows], y[rows], self.spacing, chunk=chunk)
+        clear, spent = sample_triangles(model, vertices[rows], y[rows], self.spacing, chunk=chunk)
         inside = (seen > 0).view(len(rows), -1).to(vertices).mean(1)
         spent = spent + side * side + torch.bincount(out // (side * side), minlength=len(rows))
         around = self._around(mesh.sides, side - 1, vertices)
@@ -142,12 +142,12 @@ class LoopFilling:
 
     def _around(self, sides: Paths, cells: int, vertices: Tensor) -> PerExample:
         """The largest distance of a vertex from the Coons patch, over the length of the loop."""
-        apart = L2.length((vertices - coons(sides, cells)).flatten(0, 2)).view(len(vertices), -1).amax(1)
+        apart = L2.length((vertices - coons_patch(sides, cells)).flatten(0, 2)).view(len(vertices), -1).amax(1)
         steps = sides.anchors[:, 1:] - sides.anchors[:, :-1]
         return apart / L2.length(steps.flatten(0, 1)).view(len(vertices), -1).sum(1)
 
 
-def coons(sides: Paths, cells: int) -> Tensor:
+def coons_patch(sides: Paths, cells: int) -> Tensor:
     """The bilinearly blended patch of four sides, (loops, cells + 1, cells + 1, ...): its edge lies on them, at equal steps.
 
     With u along a - b and d - c, v along a - d and b - c: (1 - v) ab(u) + v dc(u) + (1 - u) ad(v) + u bc(v), less the
@@ -156,12 +156,12 @@ def coons(sides: Paths, cells: int) -> Tensor:
     Example:
         >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
         >>> sides = Paths.through(torch.stack([square, square.roll(-1, 0)], 1), torch.zeros(4, dtype=torch.long))
-        >>> coons(sides, 2)[0, 1, 1]
+        >>> coons_patch(sides, 2)[0, 1, 1]
         tensor([0.5000, 0.5000])
 
     Reference: Coons 1967.
     """
-    points = resampled(sides, cells + 1)
+    points = resample(sides, cells + 1)
     ab, bc, cd, da = points.view(-1, 4, *points.shape[1:]).unbind(1)
     dc, ad = cd.flip(1), da.flip(1)
     share = torch.linspace(0, 1, cells + 1, dtype=points.dtype, device=points.device)
@@ -186,7 +186,7 @@ def _doubled(mesh: Meshes) -> Meshes:
     old = mesh.vertices
     fine = _middles(_middles(old, 1), 2)
     fine[:, 1::2, 1::2] = (old[:, :-1, :-1] + old[:, 1:, 1:]) / 2  # on the cut between the two triangles
-    patch = _within(coons(mesh.sides, fine.shape[1] - 1), mesh.sides)
+    patch = _within(coons_patch(mesh.sides, fine.shape[1] - 1), mesh.sides)
     patch[:, 1:-1, 1:-1] = fine[:, 1:-1, 1:-1]
     return replace(mesh, vertices=torch.where(per_example(mesh.filled, fine), fine, patch))
 
@@ -199,7 +199,7 @@ def _middles(points: Tensor, axis: int) -> Tensor:
     return torch.cat([woven, points.narrow(axis, count - 1, 1)], axis)
 
 
-def clear_triangles(
+def sample_triangles(
     model: Classifier, vertices: Tensor, y: Labels, spacing: float, *, chunk: int = 256
 ) -> tuple[PerExample, Tensor]:
     """The share of each mesh's triangles without a sample outside, and the forward images spent.

@@ -17,7 +17,7 @@ Direction = Mapping[str, Tensor]
 """Changes of parameters, by their names."""
 
 
-def filter_normalized(model: nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
+def filter_normalized_direction(model: nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
     """A Gaussian direction in parameter space, each filter with the length of the network's own, by the parameters' names.
 
     A filter is a slice along the first axis of a parameter of two axes or more: an output channel of a convolution, a row of a
@@ -28,7 +28,7 @@ def filter_normalized(model: nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
-        >>> {name: L2.length(moved) for name, moved in filter_normalized(layer).items()}
+        >>> {name: L2.length(moved) for name, moved in filter_normalized_direction(layer).items()}
         {'weight': tensor([5., 2.])}
 
     Reference: Li et al. 2018 (visualizing the loss landscape), section 4; yu2018interpreting, section 2.1.

@@ -22,7 +22,7 @@ AT_ONCE = 16
 """So many paths are held in double precision at a time."""
 
 
-def resampled(paths: Paths, points: int) -> Tensor:
+def resample(paths: Paths, points: int) -> Tensor:
     """So many points of each path, at equal steps of arc length from start to end: (pairs, points, ...), in double precision.
 
     Of a pair without a path, points of the straight segment. Between anchors; the anchors themselves are in general not among
@@ -30,11 +30,11 @@ def resampled(paths: Paths, points: int) -> Tensor:
 
     Example:
         >>> corner = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]])
-        >>> resampled(Paths.through(corner, torch.tensor([0])), 5)[0].tolist()
+        >>> resample(Paths.through(corner, torch.tensor([0])), 5)[0].tolist()
         [[0.0, 0.0], [0.5, 0.0], [1.0, 0.0], [1.0, 0.5], [1.0, 1.0]]
     """
     _require_points(points)
-    parts = in_chunks(lambda part: _resampled(paths.anchors[part].double(), points), len(paths), AT_ONCE)
+    parts = in_chunks(lambda part: _resample(paths.anchors[part].double(), points), len(paths), AT_ONCE)
     return torch.cat(parts) if parts else paths.anchors.new_zeros(0, points, *paths.anchors.shape[2:]).double()
 
 
@@ -44,7 +44,7 @@ def _lengths(anchors: Tensor) -> Tensor:
     return L2.length(steps.flatten(0, 1)).view(steps.shape[:2])
 
 
-def _resampled(anchors: Tensor, points: int) -> Tensor:
+def _resample(anchors: Tensor, points: int) -> Tensor:
     lengths = _lengths(anchors)
     ends = lengths.cumsum(1)
     way = torch.linspace(0, 1, points, dtype=ends.dtype, device=ends.device) * ends[:, -1:]
@@ -83,7 +83,7 @@ def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
             "length": length,
             "excess length": length / distance - 1,
             "maximal deviation": _from_line(anchors, anchors).amax(1) / distance,
-            "mean deviation": _mean_over_way(_from_line(anchors, _resampled(anchors, points))) / distance,
+            "mean deviation": _mean_over_way(_from_line(anchors, _resample(anchors, points))) / distance,
         }
 
     parts = in_chunks(measured, len(paths), AT_ONCE)
@@ -106,7 +106,7 @@ def _mean_over_way(values: Tensor) -> PerExample:
     return (values[:, 1:] + values[:, :-1]).mean(1) / 2
 
 
-def straight_line(
+def straight_line_measures(
     model: Classifier, paths: Paths, *, samples: int = 101, loss: Loss = margin_loss, chunk: int = 256
 ) -> dict[str, PerExample]:
     """What the straight segment between the ends meets, of every pair, with a path or without.
@@ -119,7 +119,7 @@ def straight_line(
         >>> def rings(x):  # class 1 at a distance from 0 of 1 and more
         ...     return torch.stack([torch.ones(len(x)), x.square().sum(1)], 1)
         >>> paths = Paths.through(torch.tensor([[[-2.0, 0.0], [2.0, 0.0]]]), torch.tensor([1]))
-        >>> straight_line(rings, paths, samples=5)  # at -2, -1, 0, 1, 2: of class 1, a tie, of class 0, a tie, of class 1
+        >>> straight_line_measures(rings, paths, samples=5)  # at -2, -1, 0, 1, 2
         {'share outside': tensor([0.6000]), 'barrier': tensor([1.])}
     """
     _require_points(samples)
@@ -141,7 +141,7 @@ def straight_line(
 
 
 @dataclass(frozen=True)
-class Components:
+class PrincipalComponents:
     """A path in its own principal axes.
 
     coordinates: (pairs, points, components), of points at equal steps of arc length, around their mean; each axis is turned
@@ -152,7 +152,7 @@ class Components:
     explained: Tensor
 
 
-def principal_components(paths: Paths, *, points: int = 101, components: int = 3) -> Components:
+def principal_components(paths: Paths, *, points: int = 101, components: int = 3) -> PrincipalComponents:
     """PCA of each path by itself: how nearly it is a line (one component), or lies in a plane.
 
     Exact, from the matrix of scalar products of `points` points of the path. A straight path explains all with the first.
@@ -170,7 +170,7 @@ def principal_components(paths: Paths, *, points: int = 101, components: int = 3
         raise InputError(f"1 to {points} components", components, "write components=3")
 
     def analyzed(part: slice) -> tuple[Tensor, Tensor]:
-        flat = _resampled(paths.anchors[part].double(), points).flatten(2)
+        flat = _resample(paths.anchors[part].double(), points).flatten(2)
         flat = flat - flat.mean(1, keepdim=True)
         values, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2))
         values, vectors = values.flip(1), vectors.flip(2)
@@ -181,8 +181,8 @@ def principal_components(paths: Paths, *, points: int = 101, components: int = 3
 
     parts = in_chunks(analyzed, len(paths), AT_ONCE)
     if not parts:
-        return Components(torch.zeros(0, points, components), torch.zeros(0, points))
-    return Components(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return PrincipalComponents(torch.zeros(0, points, components), torch.zeros(0, points))
+    return PrincipalComponents(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _require_points(points: int) -> None:

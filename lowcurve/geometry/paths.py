@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.geometry.regions import inner_margins, require_ends
-from lowcurve.geometry.segments import Segments, covered, sampled
+from lowcurve.geometry.regions import inner_margins, require_endpoints
+from lowcurve.geometry.segments import Segments, cover_segments, sample_segments
 from lowcurve.models.modes import frozen
 from lowcurve.types import Attack, Classifier, Inputs, Labels, Measure, PerExample
 
@@ -34,7 +34,7 @@ class Paths:
     counts: Tensor
     y: Labels
     found: Tensor
-    why: tuple[str, ...]
+    failure: tuple[str, ...]
     spacing: PerExample
     certified: Tensor
     clearance: PerExample
@@ -52,8 +52,8 @@ class Paths:
         counts = torch.full_like(y, anchors.shape[1])
         unknown = torch.full(y.shape, torch.nan, dtype=anchors.dtype, device=y.device)
         found, nothing = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y)
-        why = (FOUND,) * len(y)
-        return cls(anchors, counts, y, found, why, unknown, ~found, unknown, nothing, nothing)
+        failure = (FOUND,) * len(y)
+        return cls(anchors, counts, y, found, failure, unknown, ~found, unknown, nothing, nothing)
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -71,8 +71,10 @@ class Paths:
     def take(self, rows: Tensor) -> "Paths":
         """The paths of some of the pairs, with no more padding than they need."""
         most = max(2, int(self.counts[rows].max()) if len(rows) else 2)
-        few = {name: getattr(self, name)[rows] for name in self.__dataclass_fields__ if name not in ("anchors", "why")}
-        return Paths(self.anchors[rows, :most], why=tuple(self.why[row] for row in rows.tolist()), **few)
+        few = {
+            name: getattr(self, name)[rows] for name in self.__dataclass_fields__ if name not in ("anchors", "failure")
+        }
+        return Paths(self.anchors[rows, :most], failure=tuple(self.failure[row] for row in rows.tolist()), **few)
 
     def segments(self) -> tuple[Segments, Tensor]:
         """The straight pieces of all paths found, and the number of the pair that each belongs to."""
@@ -83,9 +85,13 @@ class Paths:
     def statements(self) -> tuple[str, ...]:
         """What is known of each pair, in words."""
         known = []
-        for why, spacing, certified in zip(self.why, self.spacing.tolist(), self.certified.tolist(), strict=True):
+        for failure, spacing, certified in zip(
+            self.failure, self.spacing.tolist(), self.certified.tolist(), strict=True
+        ):
             held = f"no violation at spacing {spacing:.3g}" if spacing > 0 else "not looked at"
-            known.append(f"no path found ({why})" if why else held + (", certified in between" if certified else ""))
+            known.append(
+                f"no path found ({failure})" if failure else held + (", certified in between" if certified else "")
+            )
         return tuple(known)
 
 
@@ -93,11 +99,11 @@ class Paths:
 class PathSearch:
     """A path from start to end within the region of y: straight where that stays inside, else by way of the projected middle.
 
-    Each segment is sampled at the spacing, coarse to fine up to the first violation (`sampled`). Where there is one, the middle
+    Each segment is sampled at the spacing, coarse to fine up to the first violation. Where there is one, the middle
     is led into the region by `projection`, unless it is there already, and both halves are treated alike. All open segments of
     all pairs share full batches, round by round; what becomes of a pair depends on it alone.
 
-    projection: (model, x, y) -> x' in the region of y, such as `IntoRegion(DeepFool())`.
+    projection: (model, x, y) -> x' in the region of y, such as `RegionProjection(DeepFool())`.
     spacing: an l_2 length in pixel units, for all pairs or one a pair; the paper's is 1e-4 times the distance of the ends.
     Between two samples there may be anything, unless certified.
     Caps a pair: `depth` (halvings), `anchors`, `forward_passes` (no more halving
@@ -115,8 +121,8 @@ class PathSearch:
 
     Example:
         >>> from lowcurve.attacks import DeepFool
-        >>> from lowcurve.geometry.regions import IntoRegion
-        >>> search = PathSearch(IntoRegion(DeepFool()), spacing=0.01)
+        >>> from lowcurve.geometry.regions import RegionProjection
+        >>> search = PathSearch(RegionProjection(DeepFool()), spacing=0.01)
         >>> start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.5]])
         >>> paths = search(torch.nn.Identity(), start, end, torch.tensor([0]), generator=randomness.stream(0))
         >>> paths.counts, paths.statements()  # half a plane is convex
@@ -145,14 +151,14 @@ class PathSearch:
         self, model: Classifier, start: Inputs, end: Inputs, y: Labels, *, generator: torch.Generator
     ) -> Paths:
         with frozen(model):
-            clearance = require_ends(model, start, end, y, chunk=self.chunk)
+            clearance = require_endpoints(model, start, end, y, chunk=self.chunk)
             spacing = _spacings(self.spacing, start)
             seed = int(randomness.integers((), 0, 2**62, generator=generator))
             state, open_ = _State.begun(start, end, clearance), _Open.begun(start, end, y)
             for depth in range(self.depth + 1):
                 failing = self._failing(model, state, open_, spacing)
                 self._close(state, failing.pair, depth)
-                failing = failing.take(torch.nonzero(state.why[failing.pair] == 0).flatten())
+                failing = failing.take(torch.nonzero(state.failure[failing.pair] == 0).flatten())
                 if not len(failing.pair):
                     break
                 open_ = self._halved(model, state, failing, randomness.stream(seed, "projection", depth))
@@ -160,13 +166,13 @@ class PathSearch:
 
     def _failing(self, model: Classifier, state: "_State", open_: "_Open", spacing: PerExample) -> "_Open":
         """Those of the open segments that were seen to leave the region; the others are closed."""
-        seen = sampled(model, open_.segments, spacing[open_.pair], chunk=self.chunk)
+        seen = sample_segments(model, open_.segments, spacing[open_.pair], chunk=self.chunk)
         clear = seen.clear
         state.forward_passes.index_add_(0, open_.pair, seen.forward_passes)
         if self.certificate is not None:
             rows = torch.nonzero(clear).flatten()
             segments, pair = open_.segments.take(rows), open_.pair[rows]
-            cover = covered(model, segments, self.certificate, most=self.balls, chunk=self.chunk)
+            cover = cover_segments(model, segments, self.certificate, most=self.balls, chunk=self.chunk)
             state.forward_passes.index_add_(0, pair, cover.forward_passes)
             clear = clear.index_put((rows,), ~cover.outside)
             state.uncertain[pair[~cover.certified & ~cover.outside]] = True
@@ -197,7 +203,7 @@ class PathSearch:
             state.forward_passes.index_add_(0, pair[rows], torch.ones_like(rows))
             state.projections.index_add_(0, pair[rows], torch.ones_like(rows))
         state.close(pair[~(seen > 0)], "projection")
-        kept = torch.nonzero(state.why[pair] == 0).flatten()
+        kept = torch.nonzero(state.failure[pair] == 0).flatten()
         return state.joined(failing.take(kept), middle[kept], seen[kept])
 
 
@@ -231,7 +237,7 @@ class _State:
     anchors: Tensor
     pair: Tensor
     place: Tensor
-    why: Tensor
+    failure: Tensor
     uncertain: Tensor
     clearance: PerExample
     forward_passes: Tensor
@@ -247,11 +253,11 @@ class _State:
 
     def close(self, pair: Tensor, cap: str) -> None:
         """Give these pairs up, unless that has been done for another reason."""
-        self.why[pair] = torch.where(self.why[pair] == 0, CAPS.index(cap), self.why[pair])
+        self.failure[pair] = torch.where(self.failure[pair] == 0, CAPS.index(cap), self.failure[pair])
 
     def counts(self) -> Tensor:
         """How many anchors each pair has."""
-        return torch.zeros_like(self.why).index_add(0, self.pair, torch.ones_like(self.pair))
+        return torch.zeros_like(self.failure).index_add(0, self.pair, torch.ones_like(self.pair))
 
     def joined(self, parts: _Open, middle: Inputs, clearance: PerExample) -> _Open:
         """The halves of the parts, once their new anchors are entered."""
@@ -269,7 +275,7 @@ class _State:
 
     def paths(self, start: Inputs, end: Inputs, y: Labels, spacing: PerExample) -> Paths:
         """The anchors of each pair in a row, in the order of the way."""
-        found = self.why == 0
+        found = self.failure == 0
         counts = torch.where(found, self.counts(), 0)
         order = self.place.argsort(stable=True)
         order = order[self.pair[order].argsort(stable=True)]
@@ -281,10 +287,10 @@ class _State:
         number = torch.arange(len(order), device=pair.device) - (counts.cumsum(0) - counts)[pair]
         anchors[pair, number] = self.anchors[order]
         clearance = torch.where(found, self.clearance, torch.nan)
-        why = tuple(CAPS[code] for code in self.why.tolist())
+        failure = tuple(CAPS[code] for code in self.failure.tolist())
         certified = found & ~self.uncertain
         return Paths(
-            anchors, counts, y, found, why, spacing, certified, clearance, self.forward_passes, self.projections
+            anchors, counts, y, found, failure, spacing, certified, clearance, self.forward_passes, self.projections
         )
 
 

@@ -22,7 +22,7 @@ class Persistence:
     (or is filled); the first piece never does: -inf. Longest first.
     """
 
-    pieces: Tensor
+    components: Tensor
     holes: Tensor
 
 
@@ -54,12 +54,12 @@ def fragmentation(values: Tensor) -> dict[str, PerExample]:
     Example:
         >>> ridge = torch.tensor([[[3.0, -1.0, 2.0, -2.0, 0.5]]])  # three peaks, and what lies between them
         >>> found = fragmentation(ridge)  # doctest: +SKIP
-        >>> found["pieces"], found["separation"], found["weight of lesser pieces"]  # doctest: +SKIP
+        >>> found["components"], found["separation"], found["weight of lesser components"]  # doctest: +SKIP
         (tensor([3.]), tensor([2.]), tensor([2.5000]))
     """
     rows = []
     for slice_ in persistence(values):
-        alive = slice_.pieces[(slice_.pieces[:, 0] > 0) & (slice_.pieces[:, 1] <= 0)]
+        alive = slice_.components[(slice_.components[:, 0] > 0) & (slice_.components[:, 1] <= 0)]
         holes = (slice_.holes[:, 0] > 0) & (slice_.holes[:, 1] <= 0)
         lesser = alive[alive[:, 1].isfinite()]
         depth = -lesser[:, 1].amin() if len(lesser) else torch.zeros(()).double()

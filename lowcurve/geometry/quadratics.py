@@ -10,7 +10,7 @@ REACH, HALVINGS = 80.0, 100
 """Of the bisection, in logarithms: from exp(-80) to exp(80) times ||g||."""
 
 
-def nearest_rise(slope: Tensor, eigenvalues: Tensor, gap: PerExample) -> PerExample:
+def quadratic_distance(slope: Tensor, eigenvalues: Tensor, gap: PerExample) -> PerExample:
     """min ||r||_2 with <g, r> + sum_i lambda_i r_i^2 / 2 >= gap > 0; inf where the quadratic never rises so high.
 
     slope: g in the eigenbasis of H, shape (batch, d); eigenvalues: as many, in any order. At the minimum r_i = g_i / (m -
@@ -21,7 +21,7 @@ def nearest_rise(slope: Tensor, eigenvalues: Tensor, gap: PerExample) -> PerExam
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
-        >>> nearest_rise(one[:, None], 2 * one[:, None], gap=2 * one)  # r + r^2 = 2
+        >>> quadratic_distance(one[:, None], 2 * one[:, None], gap=2 * one)  # r + r^2 = 2
         tensor([1.], dtype=torch.float64)
 
     Reference: moosavi2019cure, section 3 (r*, of which Theorem 1 has bounds); Conn et al. 2000, section 7.3 (the multiplier).
@@ -43,5 +43,5 @@ def nearest_rise(slope: Tensor, eigenvalues: Tensor, gap: PerExample) -> PerExam
     r, rise = along(low)
     missing = torch.where(rise < gap, gap - rise, 0)
     short = low == -REACH  # nothing sufficed
-    beyond = torch.where(lowest > 0, 2 * missing / torch.where(lowest > 0, lowest, 1), torch.inf)
-    return (r.square().sum(1) + torch.where(short & (missing > 0), beyond, 0)).sqrt()
+    overshoot = torch.where(lowest > 0, 2 * missing / torch.where(lowest > 0, lowest, 1), torch.inf)
+    return (r.square().sum(1) + torch.where(short & (missing > 0), overshoot, 0)).sqrt()

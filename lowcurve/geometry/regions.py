@@ -39,7 +39,7 @@ def inner_margin(model: Classifier, x: Inputs, y: Labels, *, times: float = 1.0)
 
 
 @dataclass(frozen=True)
-class Against:
+class OneVersusRest:
     """x -> (max_{k != c} z_k, z_c): the network with two classes, another one and c."""
 
     model: Classifier
@@ -52,23 +52,23 @@ class Against:
 
 
 @dataclass(frozen=True)
-class IntoRegion:
+class RegionProjection:
     """x' in the region of y and near x, by an attack that leads away from a class: here from all the classes but y.
 
-    The attack sees `Against(model, y)` with all labels 0, so DeepFool linearizes z_y - z_k, k the class at hand: the targeted
+    The attack sees `OneVersusRest(model, y)` with all labels 0, so DeepFool linearizes z_y - z_k: the targeted
     DeepFool of the paper. Where the attack does not get there, x' is wherever it ended.
 
     beyond: once across, x' goes so many times as far again as the attack went (clipped to the box), or a half or a quarter
     of that where the whole is outside. It decides how many anchors a path has. Where the boundary bends evenly, the way from
-    a point on it to the projected middle of a chord is clear from `beyond` = 1 on, which is where its tangent passes. With an
+    a point on it to the projected middle of a chord is clear from `overshoot` = 1 on. With an
     overshoot of a few per cent the halves stay outside until they are too short for the spacing to see it, so that anchors
-    count the spacing; the paper's own method is `DeepFool(bisections=0)` with `beyond` = 0.
+    count the spacing; the paper's own method is `DeepFool(bisections=0)` with `overshoot` = 0.
     Cost: one call of the attack for each class among y, up to four forward images a point.
 
     Example:
         >>> from lowcurve.attacks import DeepFool
         >>> x = torch.tensor([[0.3, 0.5]])  # 0.1 sqrt(2) from where the classes tie
-        >>> into = IntoRegion(DeepFool(bisections=20), beyond=1.0)
+        >>> into = RegionProjection(DeepFool(bisections=20), overshoot=1.0)
         >>> into(torch.nn.Identity(), x, torch.tensor([0]), generator=randomness.stream(0)).round(decimals=3)
         tensor([[0.5000, 0.3000]])
 
@@ -76,12 +76,12 @@ class IntoRegion:
     """
 
     attack: Attack
-    beyond: float = 1.5
+    overshoot: float = 1.5
     box: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.beyond) and self.beyond >= 0):
-            raise InputError("a way beyond the boundary of at least 0", self.beyond, "write beyond=1.5")
+        if not (math.isfinite(self.overshoot) and self.overshoot >= 0):
+            raise InputError("a way beyond the boundary of at least 0", self.overshoot, "write beyond=1.5")
 
     def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
         seed = int(randomness.integers((), 0, 2**62, generator=generator))
@@ -89,25 +89,25 @@ class IntoRegion:
         for c in torch.unique(y).tolist():
             rows = torch.nonzero(y == c).flatten()
             stream = randomness.stream(seed, c)
-            found[rows] = self.attack(Against(model, c), x[rows], torch.zeros_like(y[rows]), generator=stream)
+            found[rows] = self.attack(OneVersusRest(model, c), x[rows], torch.zeros_like(y[rows]), generator=stream)
         return self._deeper(model, x, found, y)
 
     def _deeper(self, model: Classifier, x: Inputs, found: Inputs, y: Labels) -> Inputs:
         """The points moved on along their ways, as far as that is inside the region."""
         whole, way = Ball(L2, 0.0, self.box), found - x
-        rows = torch.nonzero((L2.length(way) > 0) & (self.beyond > 0)).flatten()
+        rows = torch.nonzero((L2.length(way) > 0) & (self.overshoot > 0)).flatten()
         for share in (1.0, 0.5, 0.25):
             if not len(rows):
                 break
             everywhere = torch.full_like(rows, torch.inf, dtype=x.dtype)
-            there = whole.project(found[rows] + share * self.beyond * way[rows], found[rows], everywhere)
+            there = whole.project(found[rows] + share * self.overshoot * way[rows], found[rows], everywhere)
             inside = inner_margin(model, there, y[rows]) > 0
             found[rows[inside]] = there[inside]
             rows = rows[~inside]
         return found
 
 
-def require_ends(model: Classifier, start: Inputs, end: Inputs, y: Labels, *, chunk: int = 256) -> PerExample:
+def require_endpoints(model: Classifier, start: Inputs, end: Inputs, y: Labels, *, chunk: int = 256) -> PerExample:
     """The smaller of the two ends' margins, once they are known to be different points in one region.
 
     Errors: InputError otherwise.

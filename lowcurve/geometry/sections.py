@@ -12,8 +12,8 @@ from torch import Tensor
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
-from lowcurve.geometry.boundary import boundary_between, tangents
-from lowcurve.geometry.slices import Plane, of_rows, random_directions, require_direction, span, surface
+from lowcurve.geometry.boundary import find_boundary_point, tangent_space
+from lowcurve.geometry.slices import Plane, random_directions, require_direction, select_rows, span, surface
 from lowcurve.types import Field, Inputs, PerExample, Progress, silent
 
 
@@ -28,30 +28,30 @@ class CrossSection:
 
     plane: Plane
     slope: PerExample
-    bend: PerExample
+    second_derivative: PerExample
     curvature: PerExample
 
     def parabola(self, t: Tensor) -> Tensor:
         """slope t + bend t^2 / 2, shape (batch, n); t: (n,) or (batch, n)."""
         t = self.plane.grid(t)
-        return self.slope[:, None] * t + self.bend[:, None] * t.square() / 2
+        return self.slope[:, None] * t + self.second_derivative[:, None] * t.square() / 2
 
 
 def cross_section(
     decision: Field,
     x: Inputs,
     *,
-    upright: Inputs | None = None,
-    along: Inputs | None = None,
+    first: Inputs | None = None,
+    second: Inputs | None = None,
     seed: int = 0,
     h: float | None = None,
 ) -> CrossSection:
     """The plane of r and v through a boundary point x, and the parabola that osculates the boundary in it.
 
-    x: from `boundary_between`, say. upright: r, by default the unit normal n = grad F / ||grad F|| (towards F > 0); or an
+    x: from `find_boundary_point`, say. upright: r, by default the unit normal n = grad F / ||grad F|| (towards F > 0); or an
     attack's perturbation, which need not be normal. along: v, made orthogonal to r; by default random, each example's own, the
     same for every network (another seed, another v). With w = v + slope r, slope = -<n, v> / <n, r>, tangent to the boundary,
-    bend = -kappa ||w||^2 / <n, r>. Not a number where r is tangent or grad F is 0. h: see `tangents`: a ReLU network has
+    bend = -kappa ||w||^2 / <n, r>. Not a number where r is tangent or grad F is 0. h: see `tangent_space`: a ReLU network has
     kappa 0 almost everywhere, and what is drawn bends in kinks that only a scale h can see: report it.
     Cost: one gradient, one product. Errors: InputError for a direction without length, also for a normal where grad F = 0.
 
@@ -62,9 +62,9 @@ def cross_section(
 
     Reference: bardusco_report, Fig. 2; moosavi2019cure, Fig. 1; Fawzi et al. 2018, curvature of the decision boundary.
     """
-    here = tangents(decision, x, h)
-    r = here.normal if upright is None else upright
-    v = random_directions(x, 1, seed=seed, orthogonal_to=[r])[0] if along is None else along
+    here = tangent_space(decision, x, h)
+    r = here.normal if first is None else first
+    v = random_directions(x, 1, seed=seed, orthogonal_to=[r])[0] if second is None else second
     plane = span(x, r, v)
     rise = dot(here.normal, plane.first)
     slope = -dot(here.normal, plane.second) / rise
@@ -72,7 +72,7 @@ def cross_section(
     return CrossSection(plane, slope, -curvature * (1 + slope.square()) / rise, curvature)
 
 
-def heights(
+def boundary_heights(
     decision: Field,
     plane: Plane,
     s: Tensor,
@@ -93,7 +93,7 @@ def heights(
     Example:
         >>> section = cross_section(lambda x: x.square().sum(1) - 1, torch.tensor([[0.0, 1.0]]))
         >>> s, t = torch.linspace(-1, 1, 11), torch.tensor([0.0, 0.6, 2.0])
-        >>> heights(lambda x: x.square().sum(1) - 1, section.plane, s, t).round(decimals=3)  # the circle, sqrt(1 - t^2) - 1
+        >>> boundary_heights(lambda x: x.square().sum(1) - 1, section.plane, s, t).round(decimals=3)  # a circle
         tensor([[ 0.0000, -0.2000,     nan]])
 
     Reference: bardusco_report, Fig. 2; moosavi2019cure, Fig. 1.
@@ -157,7 +157,7 @@ def crossing_distance(
         more = min(max(1, chunk // len(rows)), samples - seen)
         ray = Plane(x[rows], v[rows], torch.zeros_like(x[rows]))
         ahead = spacing[rows, None] * torch.arange(seen + 1, seen + more + 1, device=x.device)
-        values = surface(of_rows(field, rows), ray, ahead, nowhere, chunk=chunk)[:, :, 0]
+        values = surface(select_rows(field, rows), ray, ahead, nowhere, chunk=chunk)[:, :, 0]
         changed = _changes(torch.cat([before[rows, None], values], dim=1))
         step[rows] = torch.where(changed.any(1), seen + changed.int().argmax(1), -1)
         before[rows] = values[:, -1]
@@ -192,8 +192,8 @@ def _crossings(
         low, high = (end[some] for end in ends)
         base, way = start[some], direction[some]
         here, there = base + per_example(low, base) * way, base + per_example(high, base) * way
-        decision = of_rows(field, rows[some])
-        found = boundary_between(decision, here, there, tolerance=tolerance)
+        decision = select_rows(field, rows[some])
+        found = find_boundary_point(decision, here, there, tolerance=tolerance)
         at = dot(found.point - base, way)
         if not bool(found.crossed.all()):  # the other sign was rounding: an end is where it is 0
             with torch.no_grad():

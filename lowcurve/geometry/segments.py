@@ -51,7 +51,7 @@ class Sampling:
     forward_passes: Tensor
 
 
-def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk: int = 256) -> Sampling:
+def sample_segments(model: Classifier, segments: Segments, spacing: PerExample, *, chunk: int = 256) -> Sampling:
     """No point of {start + j (end - start) / n, 0 < j < n} lies outside the region, n = ceil(length / spacing).
 
     From coarse to fine, in the order of halving, and no further than the level at which a segment was found outside. The ends
@@ -60,7 +60,7 @@ def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk
 
     Example:
         >>> ways = Segments(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-        >>> found = sampled(torch.nn.Identity(), ways, torch.tensor([0.1]))
+        >>> found = sample_segments(torch.nn.Identity(), ways, torch.tensor([0.1]))
         >>> found.clear, found.forward_passes  # the first sample, 8/15 of the way, lies in the other region
         (tensor([False]), tensor([1]))
     """
@@ -91,7 +91,7 @@ def sampled(model: Classifier, segments: Segments, spacing: PerExample, *, chunk
 
 
 @dataclass(frozen=True)
-class Cover:
+class Coverage:
     """What certified balls showed. certified: they cover the segment, so that every point of it lies in the region, a proof;
     outside: one of their centers lies outside; looks: centers, each with the gradients that a certificate takes."""
 
@@ -100,9 +100,9 @@ class Cover:
     forward_passes: Tensor
 
 
-def covered(
+def cover_segments(
     model: Classifier, segments: Segments, certificate: Measure, *, most: int = 1000, chunk: int = 256
-) -> Cover:
+) -> Coverage:
     """Whether balls of certified radius around points of the segment cover it: each in the middle of what is still bare.
 
     certificate: a measure with the column "certified radius", such as `CertifiedRadius`, which must hold for the model. Each
@@ -137,7 +137,7 @@ def covered(
         left = bare & ~(outside | given_up)[row]
         row = torch.cat([row[left], row[left]])
         low, high = torch.cat([low[left], (middle + reach)[left]]), torch.cat([(middle - reach)[left], high[left]])
-    return Cover(~(outside | given_up), outside, forward_passes)
+    return Coverage(~(outside | given_up), outside, forward_passes)
 
 
 def certified_radius(certificate: Measure, model: Classifier, x: Inputs, y: Labels) -> PerExample:

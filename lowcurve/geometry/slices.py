@@ -22,7 +22,7 @@ from lowcurve.types import Divisible, Field, Inputs, PerExample, Progress, Vecto
 
 
 @dataclass(frozen=True)
-class Projection:
+class PlaneProjection:
     """Where points fall on their planes. coordinates: (steps, batch, 2), the pairs (a, b); distance: (steps, batch), how far
     each point is from its plane (l_2)."""
 
@@ -82,7 +82,7 @@ class Plane:
         found = self.at(row, self.grid(a)[row, i], self.grid(b)[row, j])
         return found.reshape(len(self), a.shape[-1], b.shape[-1], *found.shape[1:])
 
-    def project(self, points: Tensor) -> Projection:
+    def project(self, points: Tensor) -> PlaneProjection:
         """The nearest points of the planes to a sequence of points an example, shape (steps, batch, ...): a trajectory.
 
         A trajectory that is far from its plane is not shown by its projection: look at the distance.
@@ -90,7 +90,7 @@ class Plane:
         Example:
             >>> plane = Plane(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]]))
             >>> plane.project(torch.tensor([[[2.0, 3.0, 4.0]]]))
-            Projection(coordinates=tensor([[[2., 3.]]]), distance=tensor([[4.]]))
+            PlaneProjection(coordinates=tensor([[[2., 3.]]]), distance=tensor([[4.]]))
         """
         if points.shape[1:] != self.origin.shape:
             expected = f"points of shape (steps, {', '.join(map(str, self.origin.shape))})"
@@ -100,7 +100,7 @@ class Plane:
         for v in (self.first, self.second):
             coordinates.append((way * v).flatten(2).sum(2))
             way = way - coordinates[-1].view(*points.shape[:2], *[1] * (points.ndim - 2)) * v
-        return Projection(torch.stack(coordinates, dim=-1), L2.length(way.flatten(0, 1)).view(points.shape[:2]))
+        return PlaneProjection(torch.stack(coordinates, dim=-1), L2.length(way.flatten(0, 1)).view(points.shape[:2]))
 
 
 def span(origin: Inputs, first: Inputs, second: Inputs) -> Plane:
@@ -183,7 +183,7 @@ def surface(
     """function(origin + a_i first + b_j second) for every plane, shape (batch, len(a), len(b), ...), without a graph.
 
     function: a field or a classifier, of a batch of any size; one with labels must be divisible, as `loss_field` and
-    `pairwise` are. Predicted classes: lambda x: model(x).argmax(1). A module must be in eval mode. a, b: (n,) or (batch, n).
+    `logit_difference` are. Predicted classes: lambda x: model(x).argmax(1). a, b: (n,) or (batch, n).
     All points of all planes share batches of `chunk`; 32 to 64 small images are best on a CPU, hundreds on a GPU. On a CPU
     images with their channels last may be faster: give such an origin. Say with the numbers: directions, units, spacing, loss.
     Cost: one forward pass a point. Errors: InputError for no points, or where the function does not give one row a point.
@@ -206,7 +206,7 @@ def surface(
 
     def part(numbers: slice) -> Tensor:
         row, i, j = _places(torch.arange(numbers.start, numbers.stop, device=first.device), a, b)
-        values = of_rows(function, row)(plane.at(row, first[row, i], second[row, j]))
+        values = select_rows(function, row)(plane.at(row, first[row, i], second[row, j]))
         if values.shape[:1] != row.shape:
             expected = f"{len(row)} values, one a point"
             raise InputError(expected, tuple(values.shape), "do not reduce over examples")
@@ -217,12 +217,12 @@ def surface(
     return found.reshape(len(plane), a.shape[-1], b.shape[-1], *found.shape[1:])
 
 
-def of_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Callable[[Tensor], Tensor]:
+def select_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Callable[[Tensor], Tensor]:
     """The function for these examples, each perhaps several times; what cannot be divided takes any batch.
 
     Example:
         >>> from lowcurve.losses import loss_field
-        >>> of_rows(loss_field(nn.Identity(), torch.tensor([0, 1])), torch.tensor([1, 1])).y
+        >>> select_rows(loss_field(nn.Identity(), torch.tensor([0, 1])), torch.tensor([1, 1])).y
         tensor([1, 1])
     """
     return function.take(rows) if isinstance(function, Divisible) else function
@@ -244,11 +244,11 @@ def box_excess(
     """
     low, high = box
 
-    def beyond(x: Tensor) -> PerExample:
+    def overshoot(x: Tensor) -> PerExample:
         over = torch.maximum(x - high, low - x).flatten(1).amax(1)
         return torch.where(over < 0, 0, over)
 
-    return surface(beyond, plane, a, b, chunk=chunk)
+    return surface(overshoot, plane, a, b, chunk=chunk)
 
 
 def require_direction(v: Inputs, name: str = "direction") -> None:

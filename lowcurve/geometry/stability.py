@@ -20,7 +20,7 @@ from lowcurve.types import Field, Inputs, PerExample
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangeBounds:
     """Three bounds of one change: as `printed`; `sharp`, which a field attains; `quadratic`, that of a quadratic field.
 
     The first two need the largest C on the segment from x to x + e (or in a ball around it). With C at x, the number that
@@ -33,7 +33,7 @@ class Change:
     quadratic: PerExample
 
 
-def gradient_change_bounds(length: float | PerExample, curvature: PerExample) -> Change:
+def gradient_change_bounds(length: float | PerExample, curvature: PerExample) -> ChangeBounds:
     """||g(x + e) - g(x)|| / ||g(x)|| <= exp(a) - 1 (sharp) <= a exp(a) (printed), a = ||e|| C; a for a quadratic field.
 
     ||g(x + t e)|| grows by at most a ||g(x + t e)|| dt, so it is at most ||g(x)|| exp(t a) (Gronwall), and the change at
@@ -41,7 +41,7 @@ def gradient_change_bounds(length: float | PerExample, curvature: PerExample) ->
 
     Example:
         >>> gradient_change_bounds(0.5, torch.tensor([2.0]))  # e, e - 1 and 1
-        Change(printed=tensor([2.7183]), sharp=tensor([1.7183]), quadratic=tensor([1.]))
+        ChangeBounds(printed=tensor([2.7183]), sharp=tensor([1.7183]), quadratic=tensor([1.]))
 
     Reference: srinivas2022lcnn, Proposition 1.
     """
@@ -49,7 +49,7 @@ def gradient_change_bounds(length: float | PerExample, curvature: PerExample) ->
     return _change(curvature, a * a.exp(), torch.expm1(a), a)
 
 
-def value_change_bounds(length: float | PerExample, curvature: PerExample, slope: PerExample) -> Change:
+def value_change_bounds(length: float | PerExample, curvature: PerExample, slope: PerExample) -> ChangeBounds:
     """|f(x + e) - f(x)| <= ||e|| ||g|| (exp(a) - 1) / a (sharp) <= ||e|| ||g|| (1 + a exp(a)) (printed), a = ||e|| C.
 
     slope: ||g(x)||. sharp: the integral of ||e|| ||g|| exp(t a). quadratic: ||e|| ||g|| (1 + a / 2), where the paper has
@@ -69,7 +69,7 @@ def value_change_bounds(length: float | PerExample, curvature: PerExample, slope
     return _change(curvature, *(torch.where(first == 0, unknown, first * growth) for growth in growths))
 
 
-def linearity_error_bounds(length: float | PerExample, curvature: PerExample) -> Change:
+def linearity_error_bounds(length: float | PerExample, curvature: PerExample) -> ChangeBounds:
     """|f(x + e) - f(x) - <g, e>| / ||g|| <= (exp(a) - 1 - a) / C (sharp), a = ||e|| C; C ||e||^2 / 2 for a quadratic field.
 
     sharp: the integral of ||e|| (exp(t a) - 1). printed: C ||e|| / 2, which lacks a power of ||e|| (the left side is a
@@ -77,7 +77,7 @@ def linearity_error_bounds(length: float | PerExample, curvature: PerExample) ->
 
     Example:
         >>> linearity_error_bounds(1.0, torch.tensor([1.0]))  # 1/2, e - 2 and 1/2
-        Change(printed=tensor([0.5000]), sharp=tensor([0.7183]), quadratic=tensor([0.5000]))
+        ChangeBounds(printed=tensor([0.5000]), sharp=tensor([0.7183]), quadratic=tensor([0.5000]))
 
     Reference: srinivas2022lcnn, Eq. (1).
     """
@@ -104,8 +104,8 @@ def _second_growth(a: Tensor) -> Tensor:
     return torch.where(short < 3e-3, series, (torch.expm1(short) - short) / short.square())
 
 
-def _change(like: PerExample, *forms: Tensor) -> Change:
-    return Change(*(form.to(like) for form in forms))
+def _change(like: PerExample, *forms: Tensor) -> ChangeBounds:
+    return ChangeBounds(*(form.to(like) for form in forms))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from lowcurve.geometry import (
     CertifiedRadius,
     DistanceBounds,
     NormalCurvatures,
-    boundary_between,
     boundary_distances,
+    find_boundary_point,
+    logit_difference,
     mean_hessian,
-    pairwise,
 )
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
@@ -154,8 +154,8 @@ def _found(
         across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))
         with torch.no_grad():
             others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
-        decision = pairwise(model, y, others)
-        boundary = boundary_between(decision, x, across)
+        decision = logit_difference(model, y, others)
+        boundary = find_boundary_point(decision, x, across)
         columns = boundary_distances(decision, x, boundary, h=h)
         columns |= NormalCurvatures(steps=steps, h=h)(decision, boundary.point)
         start = normal(x[:1], generator=stream(0, "mean Hessian"))

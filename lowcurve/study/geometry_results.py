@@ -11,10 +11,10 @@ from lowcurve.data import DataSet
 from lowcurve.geometry import (
     Curvature,
     CurvatureParts,
+    CurvatureProfile,
     DecisionChange,
     FrobeniusNorm,
     PowerIteration,
-    Profile,
     RobustnessIndicator,
     SecantCurvature,
     SpectralDensity,
@@ -236,7 +236,7 @@ def _value(field: Field, x: Inputs) -> PerExample:
 
 def profile(subject: MeasuredNetwork, h: float | None) -> Curves:
     """All eigenvalues of the loss's Hessian, sorted and averaged over the images: exact, or at the scale h."""
-    mean = subject.columns({"profile": Profile(h)})["profile"].astype(np.float64).mean(0)
+    mean = subject.columns({"profile": CurvatureProfile(h)})["profile"].astype(np.float64).mean(0)
     exact = h is None
     title = (
         "Curvature profile, exact Hessian" if exact else f"Curvature profile at the scale of the attack, h = {h:.3g}"

@@ -10,7 +10,7 @@ import torch
 from lowcurve import evaluation
 from lowcurve.attacks import PGD
 from lowcurve.figures.cross_sections import cross_sections
-from lowcurve.figures.landscapes import along_the_way, unevenness
+from lowcurve.figures.landscapes import deepfool_surfaces, nonlinear_share
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import Curvature
 from lowcurve.losses import margin_loss
@@ -63,14 +63,14 @@ def figure_3(context: Context) -> Reproduction:
     found = context.load_or_compute(
         "figure-3",
         ("surfaces", select_studies(context, *names)),
-        lambda: along_the_way(_select_shared_images(context, *names)),
+        lambda: deepfool_surfaces(_select_shared_images(context, *names)),
     )
     shown: dict[str, Result] = {key: _negative(one) for key, one in found.items() if key.startswith("loss")}
     uneven: dict[str, list[float]] = {name: [] for name in names}
     for key, one in found.items():
         if key.startswith("loss") and isinstance(one, Surface):
             for name, panel in one.panels.items():
-                uneven[name].append(unevenness(panel.values))
+                uneven[name].append(nonlinear_share(panel.values))
     sizes = {name: _mean(values) for name, values in uneven.items()}
     evidence = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
     claims = [

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lowcurve.geometry import distance_bounds
 from lowcurve.geometry.bounds import Bracket
-from lowcurve.geometry.quadratics import nearest_rise
+from lowcurve.geometry.quadratics import quadratic_distance
 from lowcurve.randomness import normal, stream, uniform
 from lowcurve.results import Cell, Column, Curves, Line, Table
 
@@ -87,7 +87,7 @@ def check_random_quadratics(count: int, dimensions: int = 20, seed: int = 0) -> 
     last = torch.arange(dimensions) == dimensions - 1
     slope = torch.where(collinear[:, None] & ~last, 0, slope)
     gap = 10 ** uniform(like[:, 0], -2, 1, generator=stream(seed, "quadratics", "gap"))
-    exact = nearest_rise(slope, values, gap)
+    exact = quadratic_distance(slope, values, gap)
     found = distance_bounds(gap, slope.norm(dim=1), values[:, -1], slope[:, -1].abs())
     near = 1e-9 * exact
     inside = (found.lower <= exact + near) & (exact <= found.upper + near)

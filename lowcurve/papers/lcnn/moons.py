@@ -11,7 +11,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import L2
 from lowcurve.attacks import DeepFool
 from lowcurve.data import DataSet, Examples
-from lowcurve.geometry import Curvature, NormalCurvatures, boundary_between, pairwise
+from lowcurve.geometry import Curvature, NormalCurvatures, find_boundary_point, logit_difference
 from lowcurve.models import CenteredSoftplus
 from lowcurve.models.modes import frozen
 from lowcurve.papers.common.context import Context
@@ -108,8 +108,8 @@ def _bends(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
     """|κ| where the boundary is nearest, NaN where it was not found."""
     with frozen(model):
         across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))
-        decision = pairwise(model, y, 1 - y)
-        boundary = boundary_between(decision, x, across)
+        decision = logit_difference(model, y, 1 - y)
+        boundary = find_boundary_point(decision, x, across)
         columns = NormalCurvatures(steps=2, h=SCALE)(decision, boundary.point)
     found: np.ndarray = torch.where(boundary.crossed, columns["mean curvature"].abs(), torch.nan).cpu().numpy()
     return found

@@ -11,7 +11,7 @@ from lowcurve.analysis.norms import LINF, Ball, pixels
 from lowcurve.attacks import PGD
 from lowcurve.data import Examples
 from lowcurve.figures.landscapes import DIRECTIONS
-from lowcurve.figures.parameter_landscapes import parameter_landscape, rises
+from lowcurve.figures.parameter_landscapes import loss_rises, parameter_landscape
 from lowcurve.figures.projections import RANDOM, distances, plateaus, projections
 from lowcurve.figures.same_images import SameImages
 from lowcurve.losses import cross_entropy
@@ -56,7 +56,7 @@ def figures_1_to_3(context: Context) -> Reproduction:
         return {
             "parameters": around,
             **shown,
-            "numbers": rises(around, shared, radius),
+            "numbers": loss_rises(around, shared, radius),
             "accuracy": _stands(shared, test, wanted[NATURAL].evaluation.examples),
         }
 
