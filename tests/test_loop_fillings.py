@@ -14,7 +14,7 @@ from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.geometry.meshes import LoopFilling, coons_patch, sample_triangles
 from lowcurve.geometry.paths import Paths, PathSearch
-from lowcurve.geometry.persistence import fragmentation, persistence
+from lowcurve.geometry.persistence import cubical_persistence, fragmentation
 from lowcurve.randomness import stream
 
 RING = two_classes(lambda x: 0.3 - (norm(x) - 1).abs())  # in the plane an annulus, in space a shell
@@ -141,7 +141,7 @@ def test_fillings_refuse():
 def test_persistence_of_a_ridge_and_a_ring():
     pytest.importorskip("gudhi")
     ridge = torch.tensor([[[3.0, -1.0, 2.0, -2.0, 0.5]]], dtype=torch.float64)
-    (found,) = persistence(ridge)
+    (found,) = cubical_persistence(ridge)
     assert (
         found.components.tolist() == [[3.0, -math.inf], [2.0, -1.0], [0.5, -2.0]]
         or found.components.tolist()[0][1] == -math.inf
@@ -153,12 +153,12 @@ def test_persistence_of_a_ridge_and_a_ring():
     columns = fragmentation(torch.cat([ring, -ring]))
     assert columns["pieces"].tolist() == [1.0, 2.0]  # the ring; its hole and what is around it
     assert columns["holes"].tolist() == [1.0, 1.0]
-    assert_close(persistence(ring)[0].holes[0], torch.tensor([0.3, -0.7]).double(), rtol=0, atol=0.05)
+    assert_close(cubical_persistence(ring)[0].holes[0], torch.tensor([0.3, -0.7]).double(), rtol=0, atol=0.05)
 
 
 def test_persistence_refuses(monkeypatch):
     with pytest.raises(InputError, match="finite values on grids"):
-        persistence(torch.zeros(3, 3))
+        cubical_persistence(torch.zeros(3, 3))
     monkeypatch.setitem(sys.modules, "gudhi", None)
     with pytest.raises(InputError, match="gudhi for persistence, got no such package"):
         fragmentation(torch.zeros(1, 3, 3))

@@ -45,7 +45,7 @@ class LogitDifference:
             raise InputError(f"{len(logits)} pairs of classes, one an example", len(self.i), "take(rows) the pairs too")
         return (logits.gather(1, self.i[:, None]) - logits.gather(1, self.j[:, None])).squeeze(1)
 
-    def take(self, rows: Tensor) -> "Pairwise":
+    def take(self, rows: Tensor) -> "LogitDifference":
         """The decision functions of some of the examples."""
         return LogitDifference(self.model, self.i[rows], self.j[rows])
 

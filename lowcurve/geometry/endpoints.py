@@ -33,7 +33,7 @@ class LabeledPoints:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, rows: Tensor) -> "Points":
+    def take(self, rows: Tensor) -> "LabeledPoints":
         """Some of them."""
         return LabeledPoints(self.x[rows], self.y[rows], self.source[rows])
 

@@ -26,7 +26,7 @@ class Persistence:
     holes: Tensor
 
 
-def persistence(values: Tensor) -> tuple[Persistence, ...]:
+def cubical_persistence(values: Tensor) -> tuple[Persistence, ...]:
     """Of every grid of values (slices, rows, columns), such as margins: when its pieces and holes come and go.
 
     Grid points are neighbors along rows and columns, not across corners; a square is there with its four corners. Numbers of
@@ -58,7 +58,7 @@ def fragmentation(values: Tensor) -> dict[str, PerExample]:
         (tensor([3.]), tensor([2.]), tensor([2.5000]))
     """
     rows = []
-    for slice_ in persistence(values):
+    for slice_ in cubical_persistence(values):
         alive = slice_.components[(slice_.components[:, 0] > 0) & (slice_.components[:, 1] <= 0)]
         holes = (slice_.holes[:, 0] > 0) & (slice_.holes[:, 1] <= 0)
         lesser = alive[alive[:, 1].isfinite()]
