@@ -18,7 +18,8 @@ PLACE = re.compile(r"<!-- table: (\S+) -->\n(?:(?:(?!<!-- table: ).)*?<!-- end o
 def markdown(table: Table) -> str:
     """The table in Markdown; of a share with its interval only the share."""
     head = "| " + " | ".join(_cell(column.heading) for column in table.columns) + " |"
-    rule = "|---|" + "---:|" * (len(table.columns) - 1)
+    numeric = [all(isinstance(row[k], int | float | tuple | None) for row in table.rows) for k in range(len(table.columns))]
+    rule = "|" + "".join("---:|" if right else "---|" for right in numeric)
     rows = [
         "| "
         + " | ".join(

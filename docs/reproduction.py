@@ -1,6 +1,6 @@
-"""Writes docs/reproduction.md, .html and pictures from docs/results/reproduce-*.json: python docs/reproduction.py
+"""Write docs/reproduction.md and docs/reproduction/ from docs/results/reproduce-*.json: python docs/reproduction.py
 
-Each of these files is the JSON that `lowcurve reproduce` wrote for one item. tests/test_readme.py holds the page against them.
+Each of these files is the JSON that `lowcurve reproduce` wrote for one item. A test compares the pages with them.
 """
 
 import json
@@ -15,41 +15,53 @@ from typing import Any
 import yaml
 from readme_tables import markdown
 
-from lowcurve.papers.common.units import make_units_table
+from lowcurve.papers.common.units import glossary
 from lowcurve.papers.items import ITEMS
-from lowcurve.report import page as html
 from lowcurve.report import static_figure
 from lowcurve.results import Cell, Column, Curves, Result, Scatter, Table, beside, dump, load, merge
 
 HERE = Path(__file__).parent
-HEAD = """# The papers, made again
+PAPERS = {
+    "moosavi2019cure": "CURE: Robustness via curvature regularization, and vice versa",
+    "srinivas2022lcnn": "LCNN: Efficient training of low-curvature neural networks",
+    "yu2018interpreting": "Interpreting adversarial robustness: a view from decision surface in input space",
+    "fawzi2018topology": "Empirical study of the topology and geometry of deep networks",
+    "bardusco_report": "Robustness and curvature in deep learning (report)",
+}
+HEAD = """# What agrees with the papers, and what does not
 
-Written by `python docs/reproduction.py` from `docs/results/reproduce-*.json`, which `lowcurve reproduce` wrote; nothing is
-typed by hand. A claim that "holds" is one of the paper's conclusions, of our networks on the data and at the scale that are
-named: smaller networks, fewer images and shorter training than the paper's, so numbers differ where the paper's are of
-other data, and only conclusions are counted as agreeing or differing. `docs/reproduction.html` has the same tables as one page.
-Pictures bear the number of the paper's figure that they can be laid beside.
+<!-- Written by docs/reproduction.py from docs/results/. -->
+
+`lowcurve reproduce` makes the tables and figures of five papers again. This page says which of the papers' conclusions hold
+for our networks, which do not and why, and what was not run. Each paper has a page with every number beside ours.
+
+Read the comparison with care. Most items were made at a *laptop's scale*: smaller networks, fewer images and shorter
+training than the paper's. Numbers therefore differ; only conclusions, such as "CURE is more robust than the standard
+network", are counted as agreeing or differing.
 """
 SHOWN = (
     "numbers", "discrepancy", "boundary", "paths", "families", "colors", "robustness", "wide", "cross-sections", "attacked",
     "distances", "bounds", "accuracy",
 )  # fmt: skip
-MOST = 12
-"""Rows of a table that is not the claims'; longer ones stand in the page that the command writes."""
-PICTURES = "reproduction"
-"""The folder of what is drawn, beside the page."""
-DRAWN = 3
-"""So many pictures of an item on one data set at most; the page that the command writes has all."""
+MOST_ROWS = 12
+"""Longer tables are left to the page that `lowcurve reproduce` writes."""
+PAGES = "reproduction"
+"""The folder of the papers' pages and their pictures."""
+MOST_PICTURES = 3
+"""The most pictures of an item on one data set; the page that `lowcurve reproduce` writes has all of them."""
 SCALES = ("laptop", "paper")
-NOT_RUN = (
-    "At the scale of the paper these are networks of the papers' sizes on whole data sets: hours of a GPU, and none was at "
-    "hand. The commands stand ready and are tried at the smallest scale by the tests; given again, each goes on where it was."
-)
+NOT_RUN = """At the paper's scale the networks have the papers' sizes and see whole data sets, which takes hours of a GPU. None was
+available. The commands are ready: the tests run each of them at the smallest scale. A command that is given again continues
+where it stopped.
+"""
 
 
-def found() -> dict[str, list[dict[str, Any]]]:
-    """What was made of every item."""
-    made: dict[str, list[dict[str, Any]]] = {key: [] for key in ITEMS}
+Contents = dict[str, list[dict[str, Any]]]
+
+
+def found() -> Contents:
+    """Read what was made of every item."""
+    made: Contents = {key: [] for key in ITEMS}
     for path in sorted((HERE / "results").glob("reproduce-*.json")):
         content = json.loads(path.read_text())
         made[content["facts"]["item"]].append(content)
@@ -109,51 +121,84 @@ def merged(parts: dict[str, Result]) -> Result:
     return replace(result, conditions={**result.conditions, **{key: "; ".join(said) for key, said in apart.items()}})
 
 
-def page() -> str:
-    """The page as Markdown: a summary of all items, the units, then what was made of every item, paper by paper."""
+def pages() -> dict[str, str]:
+    """Return every page as Markdown by its path below docs/: the summary, the units, and one page for each paper."""
     why = yaml.safe_load((HERE / "why.yaml").read_text())
-    parts = [HEAD, "## All items\n", markdown(summary()) + "\n"]
-    parts += ["## Not run\n", f"{NOT_RUN}\n", markdown(not_run()) + "\n"]
-    parts += ["## Units\n", markdown(make_units_table()) + "\n"]
-    for key, contents in found().items():
-        item = ITEMS[key]
-        parts.append(f"## {key}: {item.title} ({item.where})\n")
-        if not contents:
-            parts.append(f"Not run yet: `lowcurve reproduce {key} --scale {SCALES[0]}`\n")
-        if contents and key in why:
-            parts.append(f"Why it differs: {why[key]}\n")
-        for content in contents:
-            parts += section(key, content)
+    made = found()
+    written = {"reproduction.md": summary_page(made, why), f"{PAGES}/units.md": units_page()}
+    for paper, title in PAPERS.items():
+        items = {key: contents for key, contents in made.items() if key.startswith(f"{paper}/")}
+        written[f"{PAGES}/{paper}.md"] = "\n".join([f"# {title}\n", *paper_page(items, why)])
+    assert sum(key.split("/")[0] in PAPERS for key in made) == len(made)
+    return written
+
+
+def summary_page(made: Contents, why: dict[str, str]) -> str:
+    """Return the one-page summary: counts for each paper, conclusions that differ with the reason, and what was not run."""
+    counts = {paper: verdicts_of({k: c for k, c in made.items() if k.startswith(f"{paper}/")}) for paper in PAPERS}
+    total: Counter[str] = sum(counts.values(), Counter())
+    held = f"**{total['agrees']} of {total['agrees'] + total['differs']} conclusions of the papers hold.**"
+    columns = ("paper", "agree", "differ", "numbers beside ours", "beyond the paper")
+    rows = tuple(
+        (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][name] for name in ("agrees", "differs", "numbers", "beyond the paper")))
+        for paper, title in PAPERS.items()
+    )
+    table = Table("Papers", tuple(Column(name, form="d") for name in columns), rows)
+    parts = [HEAD, held + "\n", markdown(table) + "\n", "## What differs, and why\n"]
+    parts += [f"* {_link(key)}: {why[key].split('. ')[0].rstrip('.')}." for key in why if verdicts_of({key: made[key]})["differs"]]
+    parts += ["\n## What was not run\n", NOT_RUN, markdown(not_run(made)) + "\n"]
+    parts += [f"The papers' lengths and weights in our units, with the words they were read from: [units]({PAGES}/units.md).\n"]
     return "\n".join(parts)
 
 
-def summary() -> Table:
-    """Every item with what was made of it: conclusions that hold, that do not, numbers beside the paper's."""
-    headings = ("item", "where", "scale", "data", "agrees", "differs", "numbers", "beyond the paper", "not run")
-    rows: list[tuple[Cell, ...]] = []
-    for key, contents in found().items():
-        if not contents:
-            rows.append((key, ITEMS[key].where, "not run", *[None] * 6))
+def _link(key: str) -> str:
+    return f"[{key}]({PAGES}/{key.split('/')[0]}.md#{_anchor(key)})"
+
+
+def _anchor(key: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", key.lower())
+
+
+def units_page() -> str:
+    """Return the page of unit conversions."""
+    head = "# The papers' units\n\nEach length or weight of a paper in our units, with the words of the paper that it was read from.\n"
+    return f"{head}\n{markdown(glossary())}\n"
+
+
+def paper_page(items: Contents, why: dict[str, str]) -> Iterator[str]:
+    """Yield the sections of a paper's page, item by item."""
+    for key, contents in items.items():
+        item = ITEMS[key]
+        yield f'## {item.title} ({item.where}) {{#{_anchor(key)}}}\n'
+        yield f"Item `{key}`.\n" if contents else f"Not run yet: `lowcurve reproduce {key} --scale {SCALES[0]}`\n"
+        if contents and key in why:
+            yield f"**Why it differs.** {why[key].replace(chr(10), chr(10) * 2)}\n"
         for content in contents:
-            table = load(content["results"]["beside the paper"])
-            assert isinstance(table, Table)
-            kinds = Counter(verdict(*row) for row in table.rows)
-            counts = (kinds[name] for name in headings[4:])
-            rows.append((key, ITEMS[key].where, content["facts"]["scale"], content["facts"]["data"], *counts))
-    return Table("Items", tuple(Column(name, form="d") for name in headings), tuple(rows))
+            yield from section(key, content)
 
 
-def not_run() -> Table:
-    """Every item at every scale above smoke at which nothing was made of it, with the command that makes it."""
-    rows: list[tuple[Cell, ...]] = []
-    for key, contents in found().items():
+def verdicts_of(made: Contents) -> Counter[str]:
+    """Count the claims of these items by their verdict."""
+    return Counter(verdict(*row) for contents in made.values() for content in contents for row in claims_of(content).rows)
+
+
+def claims_of(content: dict[str, Any]) -> Table:
+    """Return the paper's numbers beside ours."""
+    table = load(content["results"]["beside the paper"])
+    assert isinstance(table, Table)
+    return table
+
+
+def not_run(made: Contents) -> Table:
+    """Return, for each paper and scale above smoke, the items that were not made, with the command that makes one."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for key, contents in made.items():
+        paper, name = key.split("/")
         for scale in SCALES:
-            data = ITEMS[key].data_at(scale, None)
             if scale not in {content["facts"]["scale"] for content in contents}:
-                pieces = " --minutes 8" if scale == "paper" else ""
-                rows.append((key, scale, data, f"lowcurve reproduce {key} --scale {scale}{pieces}"))
-    columns = (Column("item"), Column("scale"), Column("data"), Column("command"))
-    return Table("Not run", columns, tuple(rows), NOT_RUN)
+                missing.setdefault((paper, scale), []).append(name)
+    rows = tuple((paper, scale, ", ".join(names)) for (paper, scale), names in missing.items())
+    return Table("Not run", (Column("paper"), Column("scale"), Column("items")), rows)
 
 
 def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: ARG001 (a row of the table)
@@ -167,42 +212,41 @@ def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: A
     return "agrees" if str(ours).startswith("holds") else "differs"
 
 
-def web_page() -> str:
-    """The summary, the units and every item's claims as one page that opens offline."""
-    results = [summary(), not_run(), make_units_table()]
-    for key, contents in found().items():
-        for content in contents:
-            table = load(content["results"]["beside the paper"])
-            assert isinstance(table, Table)
-            title = f"{key} on {content['facts']['data']}, at the scale {content['facts']['scale']}"
-            results.append(replace(table, title=title))
-    return html("The papers, made again", "Every number beside the paper's, with its conditions.", results, {})
-
-
 def section(key: str, content: dict[str, Any]) -> Iterator[str]:
-    """One item on one data set."""
+    """Yield one item on one data set: the command, what differs from the paper, the tables and the pictures."""
     facts, results = content["facts"], {name: load(value) for name, value in content["results"].items()}
     yield f"### On {facts['data']}, at the scale {facts['scale']}\n"
     rows = f' --rows "{facts["rows"]}"' if "rows" in facts else ""
     yield f"`lowcurve reproduce {key} --scale {facts['scale']} --data {facts['data']} --seeds {facts['seeds']}{rows}`\n"
     if "runs" in facts:
-        yield f"Its rows are of {facts['runs']} runs, of different versions of the code.\n"
+        yield f"Its rows come from {facts['runs']} runs of different versions of the code.\n"
     if "differs" in facts:
-        yield f"{facts['differs']}\n"
+        yield bullets("Other than in the paper:", re.split(r"(?<=[.!?]) (?=[A-Z'‖])", facts["differs"]))
     for name in ("beside the paper", *SHOWN):
         table = results.get(name)
-        if isinstance(table, Table) and table.rows and (name == "beside the paper" or len(table.rows) <= MOST):
+        if isinstance(table, Table) and table.rows and (name == "beside the paper" or len(table.rows) <= MOST_ROWS):
             yield markdown(table) + "\n"
-            said = [
-                "" if table.caption == facts.get("differs") else table.caption,
-                "; ".join(f"{k}: {v}" for k, v in table.conditions.items() if k not in ("item", "paper")),
-            ]
-            yield "\n\n".join(filter(None, said)) + ("\n" if any(said) else "")
+            if table.caption and table.caption != facts.get("differs"):
+                yield f"{table.caption}\n"
+            yield from conditions_of(table)
     for place, plot in drawn(key, content):
-        conditions = "; ".join(f"{k}: {v}" for k, v in plot.conditions.items())
         title = plot.title if plot.title.startswith("Figure") else f"{ITEMS[key].where}: {plot.title}"
-        yield f"![{title}]({place})\n"
-        yield f"{title}{conditions and f' ({conditions})'}.\n"
+        yield f"![{title}]({place.removeprefix(f'{PAGES}/')})\n"
+        yield f"{title}.\n"
+        yield from conditions_of(plot)
+
+
+def conditions_of(result: Result) -> Iterator[str]:
+    """Yield the conditions of a result as a list that opens on demand."""
+    said = [f"{name}: {value}" for name, value in result.conditions.items() if name not in ("item", "paper", "scale", "data")]
+    if said:
+        lines = "\n".join(f"* {line}" for line in said)
+        yield f"<details markdown><summary>Conditions</summary>\n\n{lines}\n\n</details>\n"
+
+
+def bullets(head: str, lines: list[str]) -> str:
+    """Return a list with a heading."""
+    return f"{head}\n\n" + "\n".join(f"* {line}" for line in lines) + "\n"
 
 
 def drawn(key: str, content: dict[str, Any]) -> Iterator[tuple[str, Curves | Scatter]]:
@@ -210,9 +254,9 @@ def drawn(key: str, content: dict[str, Any]) -> Iterator[tuple[str, Curves | Sca
     facts = content["facts"]
     loaded = {name: load(value) for name, value in content["results"].items()} if "Figure" in ITEMS[key].where else {}
     plots = {name: plot for name, plot in loaded.items() if isinstance(plot, Curves | Scatter)}
-    for name, plot in list(plots.items())[:DRAWN]:
+    for name, plot in list(plots.items())[:MOST_PICTURES]:
         words = (key.replace("/", "-"), facts["data"], facts["scale"], re.sub(r"\W+", "-", name))
-        yield f"{PICTURES}/{'-'.join(words)}.svg", plot
+        yield f"{PAGES}/{'-'.join(words)}.svg", plot
 
 
 def pictures() -> dict[str, Curves | Scatter]:
@@ -223,9 +267,9 @@ def pictures() -> dict[str, Curves | Scatter]:
 
 
 if __name__ == "__main__":
-    (HERE / "reproduction.md").write_text(page())
-    (HERE / "reproduction.html").write_text(web_page())
-    shutil.rmtree(HERE / PICTURES, ignore_errors=True)
-    (HERE / PICTURES).mkdir()
+    shutil.rmtree(HERE / PAGES, ignore_errors=True)
+    (HERE / PAGES).mkdir()
+    for place, text in pages().items():
+        (HERE / place).write_text(text)
     for place, plot in pictures().items():
         (HERE / place).write_bytes(static_figure(plot, "svg"))
