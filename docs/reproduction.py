@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from readme_tables import markdown
+from pages import markdown
 
 from lowcurve.papers.common.units import glossary
 from lowcurve.papers.items import ITEMS
@@ -33,7 +33,7 @@ HEAD = """# What agrees with the papers, and what does not
 <!-- Written by docs/reproduction.py from docs/results/. -->
 
 `lowcurve reproduce` makes the tables and figures of five papers again. This page says which of the papers' conclusions hold
-for our networks, which do not and why, and what was not run. Each paper has a page with every number beside ours.
+for our networks, which do not and why, and what was not run. Each paper has a page with every number next to ours.
 
 Read the comparison with care. Most items were made at a *laptop's scale*: smaller networks, fewer images and shorter
 training than the paper's. Numbers therefore differ; only conclusions, such as "CURE is more robust than the standard
@@ -138,7 +138,7 @@ def summary_page(made: Contents, why: dict[str, str]) -> str:
     counts = {paper: verdicts_of({k: c for k, c in made.items() if k.startswith(f"{paper}/")}) for paper in PAPERS}
     total: Counter[str] = sum(counts.values(), Counter())
     held = f"**{total['agrees']} of {total['agrees'] + total['differs']} conclusions of the papers hold.**"
-    columns = ("paper", "agree", "differ", "numbers beside ours", "beyond the paper")
+    columns = ("paper", "agree", "differ", "numbers next to ours", "beyond the paper")
     rows = tuple(
         (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][name] for name in ("agrees", "differs", "numbers", "beyond the paper")))
         for paper, title in PAPERS.items()
@@ -183,7 +183,7 @@ def verdicts_of(made: Contents) -> Counter[str]:
 
 
 def claims_of(content: dict[str, Any]) -> Table:
-    """Return the paper's numbers beside ours."""
+    """Return the paper's numbers next to ours."""
     table = load(content["results"]["beside the paper"])
     assert isinstance(table, Table)
     return table

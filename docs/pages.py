@@ -1,0 +1,83 @@
+"""Fill the tables of README.md and docs/*.md, and write docs/reference/cli.md: python docs/pages.py
+
+`<!-- table: FILE -->` is followed by the comparison of that result, or with `FILE#NAME` by its table of that name, as the run
+wrote it. `<!-- checks -->` is followed by the audit's tests. A test compares the pages with what this script writes.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lowcurve.results import Column, Table, load
+
+ROOT = Path(__file__).parents[1]
+# A place that is still empty must not reach as far as the end of the next table.
+PLACE = re.compile(r"<!-- (table: \S+|checks) -->\n(?:(?:(?!<!-- (?:table: |checks)).)*?<!-- end of table -->\n)?", re.DOTALL)
+
+
+def markdown(table: Table) -> str:
+    """Return the table in Markdown. Of a share with its interval it has only the share."""
+    numeric = [all(isinstance(row[k], int | float | tuple | None) for row in table.rows) for k in range(len(table.columns))]
+    rule = "|" + "".join("---:|" if right else "---|" for right in numeric)
+    head = [column.heading for column in table.columns]
+    rows = [
+        [c.write(v[0] if isinstance(v, tuple) else v) for c, v in zip(table.columns, row, strict=True)] for row in table.rows
+    ]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def table_at(place: str) -> Table:
+    """Return the table of a result's file: the headline, or the one named after #."""
+    file, _, name = place.partition("#")
+    table = load(json.loads((ROOT / file).read_text())["results"][name or "comparison"])
+    if not isinstance(table, Table):
+        raise TypeError(f"{place} is no table")
+    return table
+
+
+def checks() -> Table:
+    """Return the audit's tests with what to do."""
+    from lowcurve.evaluation.audit import CHECKS
+
+    headings = ("test", "raised if", "meaning", "what to do")
+    rows = tuple(
+        (f"{check.number}. {check.name}", check.raised_if, check.means, check.hint)
+        for check in sorted(CHECKS, key=lambda check: check.number)
+    )
+    return Table("Audit", tuple(map(Column, headings)), rows)
+
+
+def filled(text: str) -> str:
+    """Return a page with every table as the results have it."""
+
+    def fill(found: re.Match[str]) -> str:
+        table = checks() if found[1] == "checks" else table_at(found[1].removeprefix("table: "))
+        return f"<!-- {found[1]} -->\n{markdown(table)}\n<!-- end of table -->\n"
+
+    return PLACE.sub(fill, text)
+
+
+def pages_with_tables() -> list[Path]:
+    """Return README.md and the pages below docs/ that have a table of a result."""
+    return [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if PLACE.search(path.read_text())]
+
+
+def command_line() -> str:
+    """Return the reference of the command line: the help of each command, whole."""
+    from lowcurve.cli.commands import COMMANDS
+
+    parts = ["# Command line\n", "Written by `python docs/pages.py` from the commands' own help.\n"]
+    for command in ("", *COMMANDS):
+        words = [command, "--help-all"] if command else ["--help"]
+        ran = subprocess.run([sys.executable, "-m", "lowcurve", *words], capture_output=True, text=True, check=True)
+        parts += [f"## lowcurve {command}".rstrip() + "\n", f"```text\n{ran.stdout.rstrip()}\n```\n"]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    for path in pages_with_tables():
+        path.write_text(filled(path.read_text()))
+    (ROOT / "docs" / "reference" / "cli.md").write_text(command_line())
