@@ -1,10 +1,10 @@
-# Two commands: `make study` (see it work) and `make check` (everything that must hold).
+# `make study`: see it work. `make check`: everything that must hold; `make check-all`: the slow tests too. `make docs`: the site.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: study check format lint types contracts test clean
+.PHONY: study check check-all lint docs format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "lowcurve needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": write make PYTHON=/path/to/python3.11")'
@@ -15,12 +15,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 study: $(VENV)/.installed
 	$(BIN)/lowcurve study $(ARGS)
 
-check: $(VENV)/.installed
+check: $(VENV)/.installed lint docs
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+check-all: $(VENV)/.installed lint docs
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

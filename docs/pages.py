@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lowcurve.results import Column, Table, load
+from lowcurve.results import Table, load
 
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
@@ -38,24 +38,22 @@ def table_at(place: str) -> Table:
     return table
 
 
-def checks() -> Table:
-    """Return the audit's tests with what to do."""
+def checks() -> str:
+    """Return the audit's tests with what they mean and what to do, as a list."""
     from lowcurve.evaluation.audit import CHECKS
 
-    headings = ("test", "raised if", "meaning", "what to do")
-    rows = tuple(
-        (f"{check.number}. {check.name}", check.raised_if, check.means, check.hint)
+    return "\n".join(
+        f"* **{check.number}. {check.name}** is raised if {check.raised_if}.\n    {check.means}\n    *What to do:* {check.hint}"
         for check in sorted(CHECKS, key=lambda check: check.number)
     )
-    return Table("Audit", tuple(map(Column, headings)), rows)
 
 
 def filled(text: str) -> str:
     """Return a page with every table as the results have it."""
 
     def fill(found: re.Match[str]) -> str:
-        table = checks() if found[1] == "checks" else table_at(found[1].removeprefix("table: "))
-        return f"<!-- {found[1]} -->\n{markdown(table)}\n<!-- end of table -->\n"
+        text = checks() if found[1] == "checks" else markdown(table_at(found[1].removeprefix("table: ")))
+        return f"<!-- {found[1]} -->\n{text}\n<!-- end of table -->\n"
 
     return PLACE.sub(fill, text)
 

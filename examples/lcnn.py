@@ -1,0 +1,1 @@
+"""Convert a network to an LCNN, train it, read its bounds, and fold it back to plain layers."""
