@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pages import markdown
 
-from lowcurve.papers.common.units import glossary
+from lowcurve.papers.common.units import make_units_table
 from lowcurve.papers.items import ITEMS
 from lowcurve.report import static_figure
 from lowcurve.results import Cell, Column, Curves, Result, Scatter, Table, beside, dump, load, merge
@@ -162,7 +162,7 @@ def _anchor(key: str) -> str:
 def units_page() -> str:
     """Return the page of unit conversions."""
     head = "# The papers' units\n\nEach length or weight of a paper in our units, with the words of the paper that it was read from.\n"
-    return f"{head}\n{markdown(glossary())}\n"
+    return f"{head}\n{markdown(make_units_table())}\n"
 
 
 def paper_page(items: Contents, why: dict[str, str]) -> Iterator[str]:
