@@ -17,7 +17,8 @@ RESULTS = {
     "ResNet-20 on CIFAR-10, trained naturally": "measure-resnet20",
     "the same with softplus (β = 10)": "measure-resnet20-softplus",
 }
-COMMANDS = """The networks are those of `lowcurve.examples.public_networks`, on test images. The last one has softplus instead of ReLU. The commands:
+COMMANDS = """The networks are those of `lowcurve.examples.public_networks`, on test images. The last one has softplus instead
+of ReLU. The commands:
 
 ```
 lowcurve measure --model lowcurve.examples.public_networks:lenet5 --weights mnist_lenet5_clntrained.pt --data mnist {mnist}
@@ -29,14 +30,14 @@ lowcurve measure --model lowcurve.examples.public_networks:soft_resnet20 --weigh
 MNIST = "--radius 0.3 --evaluation.curvature_examples 500 --evaluation.profile_examples 100"
 CIFAR = "--radius 8/255 --evaluation.curvature_examples 200 --evaluation.profile_examples 8 --evaluation.largest_profile 3072"
 READING = """
-**Read this first.** The first three are ReLU networks, which are piecewise linear. The exact Hessian of their loss is J^T A J, the
-loss's own part, of rank at most 9. The Hessian of their margin and logits is zero almost everywhere. Normalized curvature and eigenvalues
-of these are therefore 0 unless a scale h is named; at a scale, such networks bend in their kinks.
+**Read this first.** The first three are ReLU networks, which are piecewise linear. The exact Hessian of their loss is J^T A
+J, the loss's own part, of rank at most 9. The Hessian of their margin and logits is zero almost everywhere. Normalized
+curvature and eigenvalues of these are therefore 0 unless a scale h is named; at a scale, such networks bend in their kinks.
 """
 FIGURE_8_READING = """
-The paper's networks are others: four layers, with their own training. It does not say which l_1 norm of the Hessian is meant, nor how the
-Hessian was computed. Of a ReLU network with max-pooling, the Hessian of the margin is exactly zero almost everywhere. Eigenvalues other
-than zero can only come from finite differences or from rounding.
+The paper's networks are others: four layers, with their own training. It does not say which l_1 norm of the Hessian is meant,
+nor how the Hessian was computed. Of a ReLU network with max-pooling, the Hessian of the margin is exactly zero almost
+everywhere. Eigenvalues other than zero can only come from finite differences or from rounding.
 """
 FIGURE_8 = {
     "‖J‖₁": ("about 500", "about 50"),

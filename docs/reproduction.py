@@ -50,8 +50,8 @@ PAGES = "reproduction"
 MOST_PICTURES = 3
 """The most pictures of an item on one data set; the page that `lowcurve reproduce` writes has all of them."""
 SCALES = ("laptop", "paper")
-NOT_RUN = """At the paper's scale the networks have the papers' sizes and see whole data sets, which takes hours of a GPU. None was
-available. The commands are ready: the tests run each of them at the smallest scale. A command that is given again continues
+NOT_RUN = """At the paper's scale the networks have the papers' sizes and see whole data sets, which takes hours of a GPU. None
+was available. The commands are ready: the tests run each of them at the smallest scale. A command that is given again continues
 where it stopped.
 """
 
@@ -138,14 +138,16 @@ def summary_page(made: Contents, why: dict[str, str]) -> str:
     counts = {paper: verdicts_of({k: c for k, c in made.items() if k.startswith(f"{paper}/")}) for paper in PAPERS}
     total: Counter[str] = sum(counts.values(), Counter())
     held = f"**{total['agrees']} of {total['agrees'] + total['differs']} conclusions of the papers hold.**"
-    columns = ("paper", "agree", "differ", "numbers next to ours", "beyond the paper")
+    columns = ("paper", "agree", "differ", "numbers", "beyond the paper")
+    kinds = ("agrees", "differs", "numbers", "beyond the paper")
     rows = tuple(
-        (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][name] for name in ("agrees", "differs", "numbers", "beyond the paper")))
+        (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][kind] for kind in kinds))
         for paper, title in PAPERS.items()
     )
     table = Table("Papers", tuple(Column(name, form="d") for name in columns), rows)
     parts = [HEAD, held + "\n", markdown(table) + "\n", "## What differs, and why\n"]
-    parts += [f"* {_link(key)}: {why[key].split('. ')[0].rstrip('.')}." for key in why if verdicts_of({key: made[key]})["differs"]]
+    different = [key for key in why if verdicts_of({key: made[key]})["differs"]]
+    parts += [f"* {_link(key)}: {why[key].split('. ')[0].rstrip('.')}." for key in different]
     parts += ["\n## What was not run\n", NOT_RUN, markdown(not_run(made)) + "\n"]
     parts += [f"The papers' lengths and weights in our units, with the words they were read from: [units]({PAGES}/units.md).\n"]
     return "\n".join(parts)
@@ -161,7 +163,7 @@ def _anchor(key: str) -> str:
 
 def units_page() -> str:
     """Return the page of unit conversions."""
-    head = "# The papers' units\n\nEach length or weight of a paper in our units, with the words of the paper that it was read from.\n"
+    head = "# The papers' units\n\nEach length or weight of a paper in our units, with the words it was read from.\n"
     return f"{head}\n{markdown(make_units_table())}\n"
 
 

@@ -1,8 +1,6 @@
 """Find the decision boundary near an image, how it bends there, and a path within one class's region."""
 
 import lowcurve as lc
-from lowcurve.attacks import DeepFool
-from lowcurve.geometry import boundary_between, pairwise
 
 data = lc.load("digits")
 model = lc.Network("small-convnet", data.shape, len(data.classes), *data.statistics(), width=8).build(seed=0)
