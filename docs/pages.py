@@ -14,16 +14,21 @@ from lowcurve.results import Table, load
 
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
-PLACE = re.compile(r"<!-- (table: \S+|checks) -->\n(?:(?:(?!<!-- (?:table: |checks)).)*?<!-- end of table -->\n)?", re.DOTALL)
+PLACE = re.compile(
+    r"<!-- (table: \S+|checks) -->\n(?:(?:(?!<!-- (?:table: |checks)).)*?<!-- end of table -->\n)?", re.DOTALL
+)
 
 
 def markdown(table: Table) -> str:
     """Return the table in Markdown. Of a share with its interval it has only the share."""
-    numeric = [all(isinstance(row[k], int | float | tuple | None) for row in table.rows) for k in range(len(table.columns))]
+    numeric = [
+        all(isinstance(row[k], int | float | tuple | None) for row in table.rows) for k in range(len(table.columns))
+    ]
     rule = "|" + "".join("---:|" if right else "---|" for right in numeric)
     head = [column.heading for column in table.columns]
     rows = [
-        [c.write(v[0] if isinstance(v, tuple) else v) for c, v in zip(table.columns, row, strict=True)] for row in table.rows
+        [c.write(v[0] if isinstance(v, tuple) else v) for c, v in zip(table.columns, row, strict=True)]
+        for row in table.rows
     ]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, *rows)]
     return "\n".join([lines[0], rule, *lines[1:]])
@@ -60,7 +65,9 @@ def filled(text: str) -> str:
 
 def pages_with_tables() -> list[Path]:
     """Return README.md and the pages below docs/ that have a table of a result."""
-    return [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if PLACE.search(path.read_text())]
+    return [
+        path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if PLACE.search(path.read_text())
+    ]
 
 
 def command_line() -> str:

@@ -141,15 +141,16 @@ def summary_page(made: Contents, why: dict[str, str]) -> str:
     columns = ("paper", "agree", "differ", "numbers", "beyond the paper")
     kinds = ("agrees", "differs", "numbers", "beyond the paper")
     rows = tuple(
-        (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][kind] for kind in kinds))
-        for paper, title in PAPERS.items()
+        (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][kind] for kind in kinds)) for paper, title in PAPERS.items()
     )
     table = Table("Papers", tuple(Column(name, form="d") for name in columns), rows)
     parts = [HEAD, held + "\n", markdown(table) + "\n", "## What differs, and why\n"]
     different = [key for key in why if verdicts_of({key: made[key]})["differs"]]
     parts += [f"* {_link(key)}: {why[key].split('. ')[0].rstrip('.')}." for key in different]
     parts += ["\n## What was not run\n", NOT_RUN, markdown(not_run(made)) + "\n"]
-    parts += [f"The papers' lengths and weights in our units, with the words they were read from: [units]({PAGES}/units.md).\n"]
+    parts += [
+        f"The papers' lengths and weights in our units, with the words they were read from: [units]({PAGES}/units.md).\n"
+    ]
     return "\n".join(parts)
 
 
@@ -171,7 +172,7 @@ def paper_page(items: Contents, why: dict[str, str]) -> Iterator[str]:
     """Yield the sections of a paper's page, item by item."""
     for key, contents in items.items():
         item = ITEMS[key]
-        yield f'## {item.title} ({item.where}) {{#{_anchor(key)}}}\n'
+        yield f"## {item.title} ({item.where}) {{#{_anchor(key)}}}\n"
         yield f"Item `{key}`.\n" if contents else f"Not run yet: `lowcurve reproduce {key} --scale {SCALES[0]}`\n"
         if contents and key in why:
             yield f"**Why it differs.** {why[key].replace(chr(10), chr(10) * 2)}\n"
@@ -181,7 +182,9 @@ def paper_page(items: Contents, why: dict[str, str]) -> Iterator[str]:
 
 def verdicts_of(made: Contents) -> Counter[str]:
     """Count the claims of these items by their verdict."""
-    return Counter(verdict(*row) for contents in made.values() for content in contents for row in claims_of(content).rows)
+    return Counter(
+        verdict(*row) for contents in made.values() for content in contents for row in claims_of(content).rows
+    )
 
 
 def claims_of(content: dict[str, Any]) -> Table:
@@ -240,7 +243,11 @@ def section(key: str, content: dict[str, Any]) -> Iterator[str]:
 
 def conditions_of(result: Result) -> Iterator[str]:
     """Yield the conditions of a result as a list that opens on demand."""
-    said = [f"{name}: {value}" for name, value in result.conditions.items() if name not in ("item", "paper", "scale", "data")]
+    said = [
+        f"{name}: {value}"
+        for name, value in result.conditions.items()
+        if name not in ("item", "paper", "scale", "data")
+    ]
     if said:
         lines = "\n".join(f"* {line}" for line in said)
         yield f"<details markdown><summary>Conditions</summary>\n\n{lines}\n\n</details>\n"
