@@ -188,7 +188,7 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
         x, y = few.pixels(slice(None)), few.y
         # Seconds of this process, since another one's work would be counted for either of the two, which take minutes.
         began = time.process_time()
-        ours = evaluation.attack(model, few, strong(Ball(LINF, radius), args.effort), seed=args.seed)
+        ours = evaluation.attack(model, few, strong("linf", radius, effort=args.effort), seed=args.seed)
         middle = time.process_time()
         print(f"{name}: strong leaves {int(ours.robust.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
         reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=args.seed)

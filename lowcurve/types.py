@@ -80,7 +80,7 @@ class Strips(Products, Protocol):
 
 
 @runtime_checkable
-class Attack(Protocol):
+class AttackFunction(Protocol):
     """x -> x' with x' inside a ball around x; returns inputs and nothing else."""
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor: ...

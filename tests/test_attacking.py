@@ -184,7 +184,7 @@ def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
         def forward(self, x):
             return self.inner(x) * self.scale
 
-    suite = strong(Ball(LINF, 0.04), Effort(30, 2, 200))
+    suite = strong(Ball(LINF, 0.04), effort=Effort(30, 2, 200))
     labels = perceptron()(UNIFORM.x).argmax(1)
     examples = Examples(UNIFORM.x, labels, CLASSES)
     plain, hundred = (evaluation.attack(Scaled(scale), examples, suite) for scale in (1, 100))

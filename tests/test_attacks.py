@@ -18,7 +18,7 @@ from lowcurve.attacks.targets import target_of
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
 from lowcurve.randomness import stream
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 SMALL, ROUND = Ball(LINF, 0.05), Ball(L2, 0.3)
 
@@ -218,7 +218,7 @@ def test_an_empty_batch_stays_empty_and_a_caller_without_gradients_is_served(att
 
 @each("attack")
 def test_it_satisfies_the_protocol(attack):
-    assert isinstance(attack, Attack)
+    assert isinstance(attack, AttackFunction)
 
 
 class Scaled(nn.Module):

@@ -283,7 +283,7 @@ def test_one_example_that_stands_again_at_a_larger_radius_may_be_luck_and_two_ar
 
 def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(robust, few):
     found = [
-        evaluation.attack(model, few, strong(BALL, Effort(20, 9, 100))).robust.mean()
+        evaluation.attack(model, few, strong(BALL, effort=Effort(20, 9, 100))).robust.mean()
         for model in (robust, faulty.Scaled(robust, 100))
     ]
     assert abs(found[0] - found[1]) < 1.5 / len(few)

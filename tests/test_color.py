@@ -33,7 +33,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation import attack, measure
 from lowcurve.losses import log_odds, loss_field, margin, margin_loss
 from lowcurve.randomness import stream
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 DEGREES = torch.tensor([0.0, 17.0, -60.0, 133.0, 180.0, -179.0, 359.0], dtype=torch.float64)
 NOTHING = ColorRanges((0, 0), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
@@ -321,7 +321,7 @@ def test_a_floor_between_grid_points_is_below_a_function_of_that_curvature_and_n
     )  # 2 / 2 (width / 2)^2: the parabola's and the sine's own bend
 
 
-ATTACKS: dict[str, Attack] = {
+ATTACKS: dict[str, AttackFunction] = {
     "hue": HueShift(),
     "part of the hues": HueShift(low=-20, high=45, angles=5),
     "box": ColorBox(steps=5),

@@ -102,7 +102,7 @@ ATTACKS = {
     "N-FGSM": (NFGSM(BALL), 2),
     "RS-FGSM": (RSFGSM(BALL), 2),
     "FGSM": (FGSM(BALL), 3),
-    "PGD-10": (PGD(BALL, 10), 21),
+    "PGD-10": (PGD(BALL, steps=10), 21),
 }
 
 

@@ -18,7 +18,7 @@ from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin
 from lowcurve.randomness import stream
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 ATTACKS = {
     "DeepFool l_2": DeepFool(L2),
@@ -239,7 +239,7 @@ def test_an_empty_batch_stays_empty_and_a_caller_without_gradients_is_served(att
 
 @each
 def test_it_satisfies_the_protocol(attack):
-    assert isinstance(attack, Attack)
+    assert isinstance(attack, AttackFunction)
 
 
 @each

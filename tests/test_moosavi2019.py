@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import DeepFool
 from lowcurve.attacks.within import Within
 from lowcurve.data import Examples, load
@@ -98,7 +98,7 @@ def test_an_attack_within_a_ball_fools_whom_it_reaches_there():
     x, y = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0, 1])  # boundaries at 0.1, 0.4, 0.3
     attack, generator = DeepFool(LINF), stream(0)
     for radius, moved in ((0.05, [False] * 3), (0.35, [True, False, True]), (0.5, [True] * 3)):
-        found = Within(attack, Ball(LINF, radius))(torch.nn.Identity(), x, y, generator=generator)
+        found = Within(attack, radius)(torch.nn.Identity(), x, y, generator=generator)
         assert (found != x).any(1).tolist() == moved
         assert (LINF.length(found - x) <= radius).all()
 
@@ -134,7 +134,7 @@ def test_two_attacks_that_are_one_lie_on_the_diagonal():
     cells = read_cells(found["below"])["net"]
     assert cells["below"] == cells["fooled by it alone"] == cells["difference"] == cells["farthest"] == 0
     assert found["both attacks"].diagonal
-    still = Within(attack, Ball(LINF, 0.0))
+    still = Within(attack, 0.0)
     cells = read_cells(
         compare_attacks({"net": torch.nn.Identity().eval()}, examples, ("none", still), ("two", attack))["below"]
     )

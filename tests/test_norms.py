@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.testing import assert_close
 
-from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, dot, parse_radius, pixels
+from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, as_ball, as_norm, dot, parse_radius, pixels
 from lowcurve.errors import InputError
 from lowcurve.randomness import Streams, of_examples, stream
 
@@ -113,9 +113,36 @@ def test_a_radius_that_cannot_be_read(text):
         (lambda: Ball(LINF, 0.1, box=(1.0, 0.0)), "a pixel box"),
         (lambda: Ball(L1, 0.1), "a ball in l_2 or l_inf, got l_1"),
         (lambda: L1.project(torch.ones(1, 2), 0.5), "a ball in l_2 or l_inf, got l_1"),
-        (lambda: Norm("l2"), "one of the norms l_1, l_2, l_inf, got 'l2'"),
+        (lambda: Norm("l3"), "one of the norms l_1, l_2, l_inf, got 'l3'"),
     ],
 )
 def test_errors_name_the_mend(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_norms_have_the_spellings_of_other_libraries():
+    for text in ("linf", "l_inf", "Linf", "L_inf", "inf", "l-inf"):
+        assert as_norm(text) == Norm(text) == LINF
+    for text in ("l2", "l_2", "L2", "2"):
+        assert as_norm(text) == L2
+    assert as_norm("L1") == as_norm(L1) == L1
+    assert as_ball("linf", 0.1, (-1.0, 1.0)) == as_ball(Ball(LINF, 0.1, (-1.0, 1.0))) == Ball("linf", 0.1, (-1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: as_norm("linfinite"), "one of the norms l_1, l_2, l_inf, got 'linfinite'"),
+        (lambda: as_norm(None), "one of the norms l_1, l_2, l_inf, got None"),
+        (lambda: as_ball("linf"), r"a radius, got none\. Write \(\"linf\", 8/255\)"),
+        (lambda: as_ball("linf", "8/255"), "a finite radius of at least 0, got '8/255'"),
+        (lambda: as_ball("linf", math.nan), "a finite radius of at least 0, got nan"),
+        (lambda: as_ball(Ball(LINF, 0.1), 0.1), r"a ball without a radius beside it, got radius=0\.1"),
+        (lambda: as_ball(Ball(LINF, 0.1), box=(0, 255)), "a ball without a box beside it"),
+        (lambda: as_ball("linf", 0.1, (0, "1")), "a pixel box"),
+    ],
+)
+def test_what_is_no_ball_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -167,7 +167,7 @@ def test_a_penalty_at_the_clean_inputs_is_what_it_is_without_the_attack(penalty,
 @pytest.mark.parametrize("attack", [PGD(LARGE, steps=3, step_size=0.1), OneStep(LARGE), NFGSM(LARGE)])
 def test_a_scheduled_radius_is_that_share_of_the_attacks_own_and_the_steps_go_with_it(attack):
     growing = Objective(attack=attack, radius_schedule=Schedule(start=0.0, until=0.5))
-    small = replace(attack, ball=replace(LARGE, radius=LARGE.radius / 4))
+    small = replace(attack, radius=LARGE.radius / 4)
     if isinstance(attack, PGD):
         small = replace(small, step_size=0.1 / 4)
     for progress, there in {0.0: None, 0.125: small, 0.5: attack}.items():

@@ -102,7 +102,7 @@ def images(classes: int = 5) -> Examples:
 def test_strong_leaves_no_more_than_autoattack(classes, caplog):
     ball = Ball(LINF, 0.05)
     reference = evaluation.attack(tiny(classes), images(classes), AutoAttack(ball)).robust
-    found = evaluation.attack(tiny(classes), images(classes), strong(ball, Effort(50, 4, 200))).robust
+    found = evaluation.attack(tiny(classes), images(classes), strong(ball, effort=Effort(50, 4, 200))).robust
     assert 0 < reference.sum() < 16
     assert (found <= reference).all()
     assert ("without APGD-T: that one needs 4 classes, this is 2" in caplog.text) == (classes == 2)

@@ -11,13 +11,14 @@ from torch.testing import assert_close
 from lowcurve import evaluation, randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import SPSA, Noise
+from lowcurve.attacks.base import Options
 from lowcurve.attacks.state import Staged, prepare
 from lowcurve.attacks.targets import target_of
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin_loss
 from lowcurve.randomness import stream
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 SMALL, ROUND = Ball(LINF, 0.05), Ball(L2, 0.3)
 ATTACKS = {
@@ -154,7 +155,7 @@ def test_an_empty_batch_stays_empty_and_a_caller_without_gradients_is_served(att
 
 @each_attack
 def test_it_satisfies_the_protocols(attack):
-    assert isinstance(attack, Attack)
+    assert isinstance(attack, AttackFunction)
     assert isinstance(attack, Staged)
 
 
@@ -192,7 +193,7 @@ def test_the_estimate_is_unbiased_on_a_linear_model():
     x = randomness.uniform(torch.zeros(4, 30, dtype=torch.float64), 0.3, 0.7, generator=stream(0))
     y = torch.tensor([0, 1, 0, 1])
     attack = SPSA(SMALL, draws=draws)
-    images = prepare(model, x, y, SMALL, generator=stream(0))
+    images = prepare(model, x, y, SMALL, Options(stream(0)))
     found = attack.slope(images, {"point": x + 0.02, "step": torch.tensor([0, 0, 3, 3])})
     truth = (model.weight[1] - model.weight[0]).detach() * torch.tensor([1, -1, 1, -1])[:, None]
     # v_i <g, v> has mean g_i and variance |g|^2 - g_i^2.
@@ -284,7 +285,8 @@ def test_it_goes_on_from_a_start():
 def test_how_many_are_drawn_together_does_not_matter(draws, law):
     model, x = copy.deepcopy(MODEL).double(), X.double()
     found = [
-        Noise(ROUND, draws, law, together=together)(model, x, Y, generator=stream(0)) for together in (1, 3, 8, 64)
+        Noise(ROUND, draws=draws, law=law, together=together)(model, x, Y, generator=stream(0))
+        for together in (1, 3, 8, 64)
     ]
     for other in found[1:]:
         assert_close(other, found[0], rtol=1e-12, atol=1e-12)

@@ -5,6 +5,7 @@ One vector per example: every function flattens all axes but the first.
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from lowcurve.types import PerExample
 
 Name = Literal["l_1", "l_2", "l_inf"]
 DUALS: dict[Name, Name] = {"l_1": "l_inf", "l_2": "l_2", "l_inf": "l_1"}
+SPELLINGS: dict[str, Name] = {"1": "l_1", "2": "l_2", "inf": "l_inf", "infinity": "l_inf"}
+"""The names of the norms without the letter l, underscores, hyphens and blanks."""
 
 
 def per_example(values: PerExample, like: Tensor) -> Tensor:
@@ -49,8 +52,10 @@ class Norm:
     name: Name
 
     def __post_init__(self) -> None:
-        if self.name not in DUALS:
-            raise InputError("one of the norms l_1, l_2, l_inf", repr(self.name), "write Norm('l_inf') or Norm('l_2')")
+        spelling = "".join(sign for sign in str(self.name).lower() if sign not in "_- ").removeprefix("l")
+        if not isinstance(self.name, str) or spelling not in SPELLINGS:
+            raise InputError("one of the norms l_1, l_2, l_inf", repr(self.name), 'write "linf" or "l2"')
+        object.__setattr__(self, "name", SPELLINGS[spelling])
 
     @property
     def dual(self) -> "Norm":
@@ -119,13 +124,14 @@ class Ball:
     box: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", as_norm(self.norm))
         if self.norm == L1:
             raise _no_l1()
-        low, high = self.box
-        if not low < high:
+        if not _is_interval(self.box):
             raise InputError("a pixel box (low, high) with low < high", self.box, "write box=(0.0, 1.0)")
-        if not (math.isfinite(self.radius) and self.radius >= 0):
-            raise InputError("a finite radius of at least 0", self.radius, "write pixels(8) for 8/255")
+        low, high = self.box
+        if not (_is_number(self.radius) and math.isfinite(self.radius) and self.radius >= 0):
+            raise InputError("a finite radius of at least 0", repr(self.radius), "write radius=8/255, a number")
         if self.norm == LINF and self.radius > high - low:
             raise _radius_too_large(self.radius, high - low)
 
@@ -185,6 +191,55 @@ class Ball:
         if len(x) and float(radii.max()) > widest * (1 + 1e-6):
             raise _radius_too_large(float(radii.max()), widest)
         return radii.to(x)
+
+
+def as_norm(norm: Norm | str) -> Norm:
+    """Return the norm that a user names: "linf", "l_inf", "Linf", "l2", "L2", "l1", or a `Norm`.
+
+    Raises:
+        InputError: If it is neither a norm nor the name of one.
+
+    Example:
+        >>> as_norm("linf") == as_norm("L_inf") == LINF, as_norm("l2")
+        (True, Norm(name='l_2'))
+    """
+    return norm if isinstance(norm, Norm) else Norm(norm)  # type: ignore[arg-type]  # Norm checks the name
+
+
+def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[float, float] = (0.0, 1.0)) -> Ball:
+    """Return the ball that a user describes by a norm and a radius, or gives as a `Ball`.
+
+    Args:
+        norm: Norm or its name; or a ball, which has its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon; None with a ball.
+        box: Lowest and highest pixel value; left out with a ball.
+
+    Raises:
+        InputError: If the radius is missing or no number, or is given twice.
+
+    Example:
+        >>> as_ball("linf", 0.1) == as_ball(Ball(LINF, 0.1))
+        True
+    """
+    if not isinstance(norm, Ball):
+        norm = as_norm(norm)
+        if radius is None:
+            raise InputError("a radius", "none", f'write ("{norm.name.replace("_", "")}", 8/255)')
+        return Ball(norm, radius, box)
+    if radius is not None:
+        raise InputError("a ball without a radius beside it", f"radius={radius!r}", "leave the radius out")
+    if box not in (norm.box, (0.0, 1.0)):
+        raise InputError("a ball without a box beside it", f"box={box}", "leave the box out")
+    return norm
+
+
+def _is_interval(box: object) -> bool:
+    """Return whether the box is a pair of numbers, the lower one first."""
+    return isinstance(box, (tuple, list)) and len(box) == 2 and all(map(_is_number, box)) and box[0] < box[1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
 
 
 def pixels(levels: float) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import per_example
+from lowcurve.attacks.base import Options
 from lowcurve.attacks.state import (
     Images,
     Rows,
@@ -47,10 +48,7 @@ def strongest(
     model: Classifier,
     x: Inputs,
     y: Labels,
-    *,
-    generator: torch.Generator,
-    radius: PerExample | None = None,
-    start: Inputs | None = None,
+    options: Options,
 ) -> Inputs:
     """The adversarial inputs x': the whole attack on one batch, every walk to its end, for each image the point of highest
     value. It is the call of every attack that is a sequence of walks.
@@ -61,7 +59,7 @@ def strongest(
     """
     with frozen(model):
         targeted = any(targets_of(walk) is not None for walk in attack.walks)
-        images = prepare(model, x, y, attack.ball, generator=generator, radius=radius, start=start, look=targeted)
+        images = prepare(model, x, y, attack.ball, options, look=targeted)
         walks = usable_walks(attack, images.logits.shape[1]) if targeted else tuple(enumerate(attack.walks))
         alike = all(walk == walks[0][1] for _, walk in walks)
         best, highest = images.x, torch.full_like(images.radius, -torch.inf)

@@ -7,8 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import Ball, per_example
+from lowcurve.analysis.norms import per_example
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import Images, Rows, Walk, climbed
 from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
@@ -19,7 +20,7 @@ MOMENTUM = 0.75
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(BallAttack):
     """x' = the point of highest loss on projected ascent with momentum 3/4, whose step size halves and which goes back to
     its best point whenever progress has stalled, each image for itself.
 
@@ -32,18 +33,16 @@ class APGD:
     Cost: restarts * steps input gradients, for each of the targets.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> attack = APGD(Ball(LINF, 0.1), steps=10)
-        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), generator=stream(0))
+        >>> attack = APGD("linf", 0.1, steps=10)
+        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
     Reference: Croce and Hein 2020, Algorithm 1.
     """
 
-    ball: Ball
+    takes_radius = takes_start = True
     steps: int = 100
     restarts: int = 1
     loss: Loss = log_odds
@@ -51,6 +50,7 @@ class APGD:
     targets: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
             raise InputError(
                 "at least one step and one start", (self.steps, self.restarts), "write APGD(ball, steps=100)"
@@ -66,7 +66,7 @@ class APGD:
         ranks: tuple[Target, ...] = tuple(range(1, self.targets + 1)) or (self.target,)
         return tuple(replace(self, target=rank, targets=0, restarts=1) for rank in ranks for _ in range(self.restarts))
 
-    __call__ = strongest
+    perturb = strongest
 
     def begin(self, images: Images) -> Rows:
         """A uniform start, or the given one."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import Ball
+from lowcurve.attacks.base import BallAttack, Options
 from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
@@ -22,7 +22,7 @@ FEWEST_CLASSES = 4
 
 
 @dataclass(frozen=True)
-class AutoAttack:
+class AutoAttack(BallAttack):
     """x' = what AutoAttack finds (APGD-CE, APGD-T, FAB-T, Square), x itself where it finds nothing.
 
     Around the package: pixels of another box are scaled to its [0, 1]; with fewer than four classes, where it would fail,
@@ -36,10 +36,9 @@ class AutoAttack:
     attacks".
     """
 
-    ball: Ball
     version: Literal["standard", "plus", "rand"] = "standard"
 
-    def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         if importlib.util.find_spec("pyautoattack") is None:
             raise InputError("the package pyautoattack", "none", "write pip install 'lowcurve[autoattack]'")
@@ -47,7 +46,7 @@ class AutoAttack:
             hint = "use lowcurve's own suite strong, which takes inputs of any rank"
             raise InputError("images of shape (batch, channels, height, width)", tuple(x.shape), hint)
         self.ball.require_inside_box(x)
-        seed = int(randomness.integers((), 0, 2**31, generator=generator))
+        seed = int(randomness.integers((), 0, 2**31, generator=options.generator))
         if not len(x):
             return x
         low, high = self.ball.box

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import jacobian
-from lowcurve.analysis.norms import L2, Ball, Norm, per_example
+from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
 from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.state import Images, Rows, fooled, prepare
 from lowcurve.attacks.targets import Target, require_target, target_of
 from lowcurve.errors import InputError
@@ -17,7 +18,7 @@ from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(Attack):
     """x' = x + (1 + overshoot) (r_1 + r_2 + ...) with r_i the shortest step to a class boundary of the linearized network,
     then drawn back towards x as far as it still fools the network: a point just across a boundary that is near.
 
@@ -37,18 +38,18 @@ class DeepFool:
     images, more where many pixels lie at the edge of the box), one forward pass a bisection.
 
     Example:
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         >>> x = torch.tensor([[0.3, 0.4]])
-        >>> found = DeepFool(box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]), generator=stream(0))
+        >>> found = DeepFool(box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]))
         >>> L2.length(found - x).round(decimals=3)  # from (0.3, 0.4) to the line 3a + 4b = 0
         tensor([0.5000])
 
     Reference: Moosavi-Dezfooli et al. 2016, Algorithm 2 and section 3.3.
     """
 
-    norm: Norm = L2
+    takes_start = True
+    norm: Norm | str = L2
     box: tuple[float, float] = (0.0, 1.0)
     steps: int = 50
     overshoot: float = 0.02
@@ -63,25 +64,17 @@ class DeepFool:
         if not 0 <= self.overshoot < 1:
             raise InputError("an overshoot from 0 to 1", self.overshoot, "write overshoot=0.02 for two per cent")
         require_target(self.target)
-        _ = self.whole
+        object.__setattr__(self, "norm", self.whole.norm)
 
     @property
     def whole(self) -> Ball:
         """The pixel box, as a ball whose radius is given with each projection."""
-        return Ball(self.norm, 0.0, self.box)
+        return Ball(as_norm(self.norm), 0.0, self.box)
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        start: Inputs | None = None,
-    ) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         with frozen(model):
-            return self.answer(prepare(model, x, y, self.whole, generator=generator, start=start)).detach()
+            return self.answer(prepare(model, x, y, self.whole, options)).detach()
 
     def answer(self, images: Images) -> Inputs:
         """x' of images that have been prepared, of a model in eval mode."""
@@ -126,10 +119,10 @@ class DeepFool:
         # Four times what `fooled` asks for.
         beyond = min(256 * torch.finfo(logits.dtype).eps, 4e-2) * logits.abs().amax(1, keepdim=True)
         gaps = beyond + logits.gather(1, y) - logits.gather(1, classes)
-        steepness = self.norm.dual.length(slopes.flatten(0, 1)).view_as(gaps)
+        steepness = self.whole.norm.dual.length(slopes.flatten(0, 1)).view_as(gaps)
         lengths = torch.where(steepness > 0, gaps / torch.where(steepness > 0, steepness, 1), torch.inf)
         length, nearest = lengths.min(1)
-        direction = self.norm.steepest(slopes[torch.arange(len(point), device=point.device), nearest])
+        direction = self.whole.norm.steepest(slopes[torch.arange(len(point), device=point.device), nearest])
         return per_example(torch.where(torch.isfinite(length), length, 0), point) * direction
 
     def _candidates(self, images: Images, logits: Logits) -> Tensor:
@@ -140,7 +133,7 @@ class DeepFool:
         return others.topk(min(self.candidates, logits.shape[1] - 1), dim=1).indices
 
 
-def RunnerUp(norm: Norm = L2) -> DeepFool:
+def RunnerUp(norm: Norm | str = L2) -> DeepFool:
     """x' = the first point across on the ascent of z_k - z_y from x, k the second likeliest class there.
 
     Each step goes as far as the linear model of the network says and a little beyond, so that no step size is to be chosen;

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import value_gradient_and_rest
-from lowcurve.analysis.norms import L2, Ball, Norm, per_example
+from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
 from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.deepfool import DeepFool, inside, shortened
 from lowcurve.attacks.state import Images, Rows, fooled, prepare
 from lowcurve.errors import InputError
@@ -23,7 +24,7 @@ FIRST_CHANGE, LAST_CHANGE = 0.05, 1e-4
 
 
 @dataclass(frozen=True)
-class MinimalNorm:
+class MinimalNorm(Attack):
     """x' = the nearest to x of all points that were seen to fool the network, on steepest ascent of the margin loss inside a
     ball whose radius is a little less than the distance after each success and a little more after each failure.
 
@@ -40,18 +41,18 @@ class MinimalNorm:
     Cost: DeepFool's, and an input gradient a step.
 
     Example:
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         >>> x = torch.tensor([[0.3, 0.4]])
-        >>> found = MinimalNorm(box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]), generator=stream(0))
+        >>> found = MinimalNorm(box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]))
         >>> L2.length(found - x).round(decimals=3)  # from (0.3, 0.4) to the line 3a + 4b = 0
         tensor([0.5000])
 
     Reference: Pintor et al. 2021, Algorithm 1.
     """
 
-    norm: Norm = L2
+    takes_start = True
+    norm: Norm | str = L2
     box: tuple[float, float] = (0.0, 1.0)
     steps: int = 100
     bisections: int = 10
@@ -60,26 +61,18 @@ class MinimalNorm:
         if self.steps < 1 or self.bisections < 0:
             found = (self.steps, self.bisections)
             raise InputError("a step and no fewer than 0 bisections", found, "write MinimalNorm(steps=100)")
-        _ = self.whole
+        object.__setattr__(self, "norm", self.whole.norm)
 
     @property
     def whole(self) -> Ball:
         """The pixel box, as a ball whose radius is given with each projection."""
-        return Ball(self.norm, 0.0, self.box)
+        return Ball(as_norm(self.norm), 0.0, self.box)
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        start: Inputs | None = None,
-    ) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         answer = x.clone()
         with frozen(model):
-            images = prepare(model, x, y, self.whole, generator=generator, start=start)
+            images = prepare(model, x, y, self.whole, options)
             right = torch.nonzero(~fooled(images.logits, y)).flatten() if len(x) else y
             if len(right):
                 few = images.take(right)
@@ -105,7 +98,7 @@ class MinimalNorm:
             return margin_loss(logits, images.y), logits
 
         value, slope, logits = value_gradient_and_rest(look, point)
-        length, steepness = self.norm.length(moved), self.norm.dual.length(slope)
+        length, steepness = self.whole.norm.length(moved), self.whole.norm.dual.length(slope)
         boundary = length + torch.where(steepness > 0, value.abs() / torch.where(steepness > 0, steepness, 1), 0)
         phase = (1 + torch.cos(math.pi * rows["step"].to(value) / self.steps)) / 2
         across = fooled(logits, images.y)
@@ -114,13 +107,13 @@ class MinimalNorm:
         # What would only leave the box at once takes no part in the step.
         stuck = ((slope > 0) & (point >= self.box[1])) | ((slope < 0) & (point <= self.box[0]))
         size = (LAST_STEP + (FIRST_STEP - LAST_STEP) * phase) * scale
-        moved = moved + per_example(size, point) * self.norm.steepest(torch.where(stuck, 0, slope))
-        point = inside(self.whole, images.x + self.norm.project(moved, reach), images.x)
+        moved = moved + per_example(size, point) * self.whole.norm.steepest(torch.where(stuck, 0, slope))
+        point = inside(self.whole, images.x + self.whole.norm.project(moved, reach), images.x)
         return logits, {"point": point, "reach": reach, "nearest": nearest, "scale": scale}
 
     def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:
         """1 / distance where the network is fooled, the margin loss, at most 0, where it is not."""
-        length, loss = self.norm.length(point - images.x), margin_loss(logits, images.y)
+        length, loss = self.whole.norm.length(point - images.x), margin_loss(logits, images.y)
         return torch.where(fooled(logits, images.y), 1 / length, torch.minimum(loss, torch.zeros_like(loss)))
 
     def _radius(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowcurve.analysis.norms import Ball, per_example
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import Images, Rows, Walk
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
@@ -19,7 +20,7 @@ Law = Literal["uniform", "corners", "gaussian"]
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(BallAttack):
     """x' = the point of lowest margin among `draws` random points of the ball.
 
     It follows nothing, so nothing can lead it astray: an image that stands under a gradient attack and falls to noise
@@ -34,23 +35,22 @@ class Noise:
     Cost: draws + 1 forward passes; no gradient.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> attack = Noise(Ball(LINF, 0.1), draws=100, law="corners")
-        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), generator=stream(0))
+        >>> attack = Noise("linf", 0.1, draws=100, law="corners")
+        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
     Reference: Carlini et al. 2019, brute-force (random) search.
     """
 
-    ball: Ball
+    takes_radius = takes_start = True
     draws: int = 1000
     law: Law = "uniform"
     together: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.draws < 1 or self.together < 1:
             found = (self.draws, self.together)
             raise InputError("at least one draw, and one at a time", found, "write Noise(ball, draws=1000)")
@@ -67,7 +67,7 @@ class Noise:
         """As many as it takes until every draw has been looked at, less the last look."""
         return -(-self.draws // self.together) - 1
 
-    __call__ = strongest
+    perturb = strongest
 
     def begin(self, images: Images) -> Rows:
         """The worst of the first draws."""

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 
 from lowcurve.analysis.ascent import climb
-from lowcurve.analysis.norms import L2, Ball
+from lowcurve.analysis.norms import L2, Ball, Norm, as_ball
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import Images, Rows, Walk, climbed
 from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
@@ -17,7 +18,7 @@ from lowcurve.types import Inputs, Logits, Loss, PerExample
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(BallAttack):
     """x' = the point of highest loss on `restarts` paths of projected steepest ascent inside the ball around x.
 
     ball: norm, radius and pixel box. loss: by default `log_odds`, which is cross-entropy for an attack (the same order
@@ -34,18 +35,16 @@ class PGD:
     the first path's start. Cost: restarts * steps input gradients.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> attack = PGD(Ball(LINF, 0.1))
-        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), generator=stream(0))
+        >>> attack = PGD("linf", 0.1)
+        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
     Reference: Madry et al. 2018; moosavi2019cure, Table 2 (PGD-20).
     """
 
-    ball: Ball
+    takes_radius = takes_start = True
     steps: int = 20
     step_size: float | None = None
     start: Literal["uniform", "center"] = "uniform"
@@ -55,6 +54,7 @@ class PGD:
     answer: Literal["highest", "last"] = "highest"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.answer not in ("highest", "last") or (self.answer == "last" and self.restarts > 1):
             received = f"{self.answer!r} of {self.restarts}"
             raise InputError('the "highest" point, or the "last" of one path', received, 'write answer="highest"')
@@ -75,7 +75,7 @@ class PGD:
         """One walk a start."""
         return (self,) * self.restarts
 
-    __call__ = strongest
+    perturb = strongest
 
     def begin(self, images: Images) -> Rows:
         """The start: as given, random, or x."""
@@ -103,27 +103,40 @@ class PGD:
         return (5.0 if self.ball.norm == L2 else 2.5) / self.steps
 
 
-def FGSM(ball: Ball, target: Target = None) -> PGD:
+def FGSM(
+    norm: Norm | str | Ball,
+    radius: float | None = None,
+    *,
+    target: Target = None,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> PGD:
     """x' = P(x + radius * steepest(grad l(x))), one full step from x; x itself where that does not raise the loss.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> FGSM(Ball(LINF, 0.1)).step_size
+        >>> FGSM("linf", 0.1).step_size
         0.1
 
     Reference: Goodfellow et al. 2015, section 4.
     """
+    ball = as_ball(norm, radius, box)
     return PGD(ball, steps=1, step_size=ball.radius, start="center", target=target)
 
 
-def BIM(ball: Ball, steps: int = 10, target: Target = None) -> PGD:
+def BIM(
+    norm: Norm | str | Ball,
+    radius: float | None = None,
+    *,
+    steps: int = 10,
+    target: Target = None,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> PGD:
     """The basic iterative method: steps of radius / steps from x itself, which reach the ball's edge and no more.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> BIM(Ball(LINF, 0.1)).step_size
+        >>> BIM("linf", 0.1).step_size
         0.01
 
     Reference: Kurakin et al. 2017, section 2.2; yu2018interpreting, Table 1.
     """
+    ball = as_ball(norm, radius, box)
     return PGD(ball, steps=steps, step_size=ball.radius / steps, start="center", target=target)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import Ball
+from lowcurve.analysis.norms import Ball, Norm
 from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.state import Staged, Walk, prepare
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
@@ -15,7 +16,7 @@ from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 
 @dataclass(frozen=True)
-class Relay:
+class Relay(Attack):
     """x' = where several walks in turn have the loss highest, each begun at the highest point of the ones before it.
 
     A gradient leads to a top of the loss and stays there, a random search finds a way on and climbs it slowly: by turns they
@@ -28,19 +29,18 @@ class Relay:
     Cost: that of its walks, for the images that are near and stand.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
         >>> from lowcurve.attacks.pgd import PGD
         >>> from lowcurve.attacks.square import Square
         >>> from lowcurve.losses import margin_loss
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> ball = Ball(LINF, 0.1)
+        >>> ball = Ball("linf", 0.1)
         >>> attack = Relay((Square(ball, queries=20), PGD(ball, steps=5, loss=margin_loss)))
-        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), generator=stream(0))
+        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
     """
 
+    takes_radius = takes_start = True
     members: tuple[Staged, ...]
     near: float = 0.1
 
@@ -55,6 +55,11 @@ class Relay:
         return self.members[0].ball
 
     @property
+    def norm(self) -> Norm:
+        """That of the ball."""
+        return self.ball.norm
+
+    @property
     def walks(self) -> tuple[Walk, ...]:
         """Those of its members, in turn."""
         return tuple(walk for member in self.members for walk in member.walks)
@@ -63,19 +68,11 @@ class Relay:
         """Who is near, by the margins at the clean image and at the point found so far."""
         return lowest <= self.near * clean
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,
-        radius: PerExample | None = None,
-        start: Inputs | None = None,
-    ) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape; the given start where an image takes no part."""
         with frozen(model), torch.no_grad():
-            images = prepare(model, x, y, self.ball, generator=generator, radius=radius, start=start)
+            images = prepare(model, x, y, self.ball, options)
+            start = options.start
             best, rows = x.clone() if start is None else start.clone(), torch.arange(len(x), device=x.device)
             if start is not None and len(x):
                 near = self.takes(margin(images.logits, y), margin(model(start), y))

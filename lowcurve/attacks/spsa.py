@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import Ball, per_example
+from lowcurve.analysis.norms import per_example
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import Images, Rows, Walk
 from lowcurve.attacks.targets import Target, aim, require_target
 from lowcurve.errors import InputError
@@ -18,7 +19,7 @@ DECAY, DECAY_OF_SQUARES = 0.9, 0.999
 
 
 @dataclass(frozen=True)
-class SPSA:
+class SPSA(BallAttack):
     """x' = the point of highest loss on an ascent by Adam, projected into the ball, along the estimated gradient
 
         g = mean over v of v (l(p + delta v) - l(p - delta v)) / (2 delta),   v_i = -1 or 1, each as likely,
@@ -36,18 +37,16 @@ class SPSA:
     Cost: steps * (2 draws + 1) forward passes; no gradient.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> attack = SPSA(Ball(LINF, 0.1))
-        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), generator=stream(0))
+        >>> attack = SPSA("linf", 0.1)
+        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
     Reference: Uesato et al. 2018, Algorithm 1; moosavi2019cure, Figure 7.
     """
 
-    ball: Ball
+    takes_radius = takes_start = True
     steps: int = 20
     draws: int = 64
     delta: float = 0.01
@@ -57,6 +56,7 @@ class SPSA:
     rows: int = 1024
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.draws < 1 or self.rows < 1:
             found = (self.steps, self.draws, self.rows)
             raise InputError("at least one step, one draw and one row", found, "write SPSA(ball, steps=20, draws=64)")
@@ -70,7 +70,7 @@ class SPSA:
         """One walk."""
         return (self,)
 
-    __call__ = strongest
+    perturb = strongest
 
     def begin(self, images: Images) -> Rows:
         """x itself, or the given start."""

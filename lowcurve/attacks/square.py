@@ -6,8 +6,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import L2, Ball, per_example
+from lowcurve.analysis.norms import L2, per_example
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import Images, Rows, Walk
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
@@ -20,7 +21,7 @@ TILE = 5
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(BallAttack):
     """x' = the point of highest loss among `queries`, each the best so far with one random square patch changed.
 
     In l_inf a patch is set to x + radius or x - radius, channel by channel, and the search begins at vertical stripes; in
@@ -32,23 +33,22 @@ class Square:
     Cost: `queries` forward passes, no gradient.
 
     Example:
-        >>> from lowcurve.analysis.norms import LINF
-        >>> from lowcurve.randomness import stream
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> attack = Square(Ball(LINF, 0.1), queries=50)
-        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), generator=stream(0))
+        >>> attack = Square("linf", 0.1, queries=50)
+        >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
     Reference: Andriushchenko et al. 2020, Algorithms 1 to 3.
     """
 
-    ball: Ball
+    takes_radius = takes_start = True
     queries: int = 5000
     share: float = 0.8
     restarts: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.queries < 2 or self.restarts < 1:
             raise InputError("at least two queries and one start", (self.queries, self.restarts), "write queries=5000")
         if not 0 < self.share <= 1:
@@ -64,7 +64,7 @@ class Square:
         """One walk a start."""
         return (self,) * self.restarts
 
-    __call__ = strongest
+    perturb = strongest
 
     def begin(self, images: Images) -> Rows:
         """Stripes or tiles, or the given start."""

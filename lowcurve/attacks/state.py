@@ -8,10 +8,11 @@ from torch import Tensor
 
 from lowcurve.analysis.calculus import value_gradient_and_rest
 from lowcurve.analysis.norms import Ball
+from lowcurve.attacks.base import Options
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams, of_examples
-from lowcurve.types import Attack, Classifier, Inputs, Labels, Logits, PerExample
+from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 Rows = dict[str, Tensor]
 """What a walk knows: tensors with a row an image. "point" is where it will look next, "step" how often it has looked."""
@@ -99,7 +100,7 @@ def usable_walks(attack: Staged, classes: int) -> tuple[tuple[int, Walk], ...]:
     return usable or tuple(enumerate(attack.walks))[:1]
 
 
-def work_of(attack: Attack) -> int:
+def work_of(attack: AttackFunction) -> int:
     """At how many points an attack looks for each image that never falls; 1 where it does not say."""
     return sum(walk.steps + 1 for walk in attack.walks) if isinstance(attack, Staged) else 1
 
@@ -109,10 +110,8 @@ def prepare(
     x: Inputs,
     y: Labels,
     ball: Ball,
+    options: Options,
     *,
-    generator: torch.Generator,
-    radius: PerExample | None = None,
-    start: Inputs | None = None,
     look: bool = True,
 ) -> Images:
     """The images of an attack, once everything about them is known to be right.
@@ -120,6 +119,7 @@ def prepare(
     look: one forward pass for the clean logits, which targets are chosen by; without it `logits` is empty.
     """
     ball.require_inside_box(x)
+    start, radius = options.start, options.radius
     if start is not None and start.shape != x.shape:
         raise InputError(f"a start of shape {tuple(x.shape)}", tuple(start.shape), "give one start for each row of x")
     radius = ball.radii(x) if radius is None else ball.require_radii(radius, x)
@@ -127,7 +127,7 @@ def prepare(
         logits = model(x) if len(x) and look else x.new_zeros(len(x), 0)
     if len(x) and look:
         require_logits(logits, y)
-    return Images(model, x, y, radius, of_examples(generator, x, y), logits, start)
+    return Images(model, x, y, radius, of_examples(options.generator, x, y), logits, start)
 
 
 def require_logits(logits: object, y: Labels) -> None:

@@ -22,7 +22,7 @@ from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_
 from lowcurve.evaluation.sharing import Ticker, gathered, share_of
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
-from lowcurve.types import Attack, Progress, silent
+from lowcurve.types import AttackFunction, Progress, silent
 
 log = logging.getLogger("lowcurve")
 PROBABILITIES = (
@@ -69,7 +69,7 @@ class Attacked:
 def attack(
     model: nn.Module,
     examples: Examples,
-    method: Attack,
+    method: AttackFunction,
     *,
     seed: int = 0,
     radius: Tensor | None = None,
@@ -126,7 +126,7 @@ def attack(
 
 
 def _attack_chunk(
-    chunk: "_Chunk", members: Sequence[tuple[str, Attack]], ledger: Ledger | None, where: str, ticker: Ticker
+    chunk: "_Chunk", members: Sequence[tuple[str, AttackFunction]], ledger: Ledger | None, where: str, ticker: Ticker
 ) -> None:
     """One member after another on what is left, as far as the ledger does not hold it already."""
     reached = 0
@@ -143,7 +143,7 @@ def _attack_chunk(
         ticker.reach(reached)  # those who fell early, or to another one, are done too
 
 
-def norm_of(method: Attack) -> Norm:
+def norm_of(method: AttackFunction) -> Norm:
     """Return the norm in which an attack measures distances: its own, its ball's or its members'; l_2 if it has none.
 
     Raises:
@@ -162,7 +162,7 @@ def norm_of(method: Attack) -> Norm:
     return next(iter(norms), L2)
 
 
-def _norms(method: Attack) -> Iterator[Norm]:
+def _norms(method: AttackFunction) -> Iterator[Norm]:
     if isinstance(method, Suite):
         for _, member in method.members:
             yield from _norms(member)
@@ -197,7 +197,7 @@ class _Chunk:
         radius: Tensor | None,
         batch_size: int,
         seed: int,
-        members: Sequence[tuple[str, Attack]],
+        members: Sequence[tuple[str, AttackFunction]],
     ) -> "_Chunk":
         like = next(model.parameters(), torch.zeros(()))
         x, y = few.pixels(slice(None)).to(like.dtype), few.y
@@ -226,7 +226,7 @@ class _Chunk:
         """Who still stands."""
         return torch.nonzero(self.state["fallen to"] == self.stands).flatten()
 
-    def attack(self, number: int, name: str, member: Attack, done: Callable[[int], None]) -> None:
+    def attack(self, number: int, name: str, member: AttackFunction, done: Callable[[int], None]) -> None:
         """Try one member on what is left."""
         left = self.left()
         if not len(left):

@@ -13,7 +13,7 @@ from lowcurve.attacks.state import Staged
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.attacking import WRONG, attack
-from lowcurve.types import Attack, Progress, silent
+from lowcurve.types import AttackFunction, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SmallestRadius:
 def smallest_radius(
     model: nn.Module,
     examples: Examples,
-    method: Attack,
+    method: AttackFunction,
     *,
     largest: float,
     rounds: int = 7,

@@ -14,13 +14,13 @@ from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.evaluation.sharing import gathered, share_of
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import frozen
-from lowcurve.types import Attack, Loss, Progress, silent
+from lowcurve.types import AttackFunction, Loss, Progress, silent
 
 
 def transfer(
     models: Mapping[str, nn.Module],
     examples: Examples,
-    method: Attack,
+    method: AttackFunction,
     *,
     seed: int = 0,
     batch_size: int = 256,
@@ -57,7 +57,7 @@ def transfer(
 def _standing(
     models: Mapping[str, nn.Module],
     examples: Examples,
-    method: Attack,
+    method: AttackFunction,
     seed: int,
     batch_size: int,
     progress: Progress[int],
@@ -75,7 +75,7 @@ def _standing(
 def adversarial_loss(
     model: nn.Module,
     examples: Examples,
-    method: Attack,
+    method: AttackFunction,
     *,
     loss: Loss = cross_entropy,
     seed: int = 0,
@@ -98,7 +98,7 @@ def adversarial_loss(
 def _to_the_end(
     model: nn.Module,
     examples: Examples,
-    method: Attack,
+    method: AttackFunction,
     seed: int,
     batch_size: int,
     progress: Progress[int],

@@ -15,9 +15,9 @@ from lowcurve.models.modes import frozen
 from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, merge, proportion
 from lowcurve.results.cells import CELLS, NETWORK, counted, spread
-from lowcurve.types import Attack, Measure, Progress, silent
+from lowcurve.types import AttackFunction, Measure, Progress, silent
 
-ATTACKS: Mapping[str, Attack] = {"hue": HueShift(), "color box": ColorBox(), "recoloring": Recoloring()}
+ATTACKS: Mapping[str, AttackFunction] = {"hue": HueShift(), "color box": ColorBox(), "recoloring": Recoloring()}
 MEANINGS = {
     "hue": "Accuracy at each image's worst hue, of the whole circle.",
     "color box": "Accuracy under hue, saturation, brightness, contrast, gamma and rotation together.",

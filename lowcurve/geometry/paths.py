@@ -13,7 +13,7 @@ from lowcurve.errors import InputError
 from lowcurve.geometry.regions import inner_margins, require_endpoints
 from lowcurve.geometry.segments import Segments, cover_segments, sample_segments
 from lowcurve.models.modes import frozen
-from lowcurve.types import Attack, Classifier, Inputs, Labels, Measure, PerExample
+from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Measure, PerExample
 
 FOUND = ""
 
@@ -131,7 +131,7 @@ class PathSearch:
     Reference: Fawzi et al. 2018, Algorithm 1; bardusco_report, section 2.2.
     """
 
-    projection: Attack
+    projection: AttackFunction
     spacing: float | PerExample = 0.01
     depth: int = 14
     anchors: int = 500

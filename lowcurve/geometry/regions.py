@@ -14,7 +14,7 @@ from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
-from lowcurve.types import Attack, Classifier, Inputs, Labels, Logits, PerExample
+from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 ROUNDING = 16
 """So many machine epsilons of the two logits a margin must exceed, so that a batch of another size sees the same region."""
@@ -75,7 +75,7 @@ class RegionProjection:
     Reference: Fawzi et al. 2018, Algorithm 1 (projection).
     """
 
-    attack: Attack
+    attack: AttackFunction
     overshoot: float = 1.5
     box: tuple[float, float] = (0.0, 1.0)
 

@@ -11,7 +11,7 @@ from lowcurve import evaluation
 from lowcurve.attacks import RunnerUp
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
-from lowcurve.types import Attack, Progress, silent
+from lowcurve.types import AttackFunction, Progress, silent
 
 RUNNER_UP = RunnerUp()
 
@@ -21,7 +21,7 @@ def adversarial_set(
     examples: Examples,
     *,
     per_class: int = 50,
-    method: Attack = RUNNER_UP,
+    method: AttackFunction = RUNNER_UP,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress[int] = silent,

@@ -14,7 +14,7 @@ from lowcurve.penalties import LCNN as SharpnessAndNorms
 from lowcurve.penalties.cure import released
 from lowcurve.penalties.differentiation import Differentiation
 from lowcurve.training import Objective, Schedule, Term
-from lowcurve.types import Attack, Classifier, Inputs, Logits
+from lowcurve.types import AttackFunction, Classifier, Inputs, Logits
 
 if TYPE_CHECKING:
     from lowcurve.study.settings import Study
@@ -141,7 +141,7 @@ def _from_nothing(share: float) -> Schedule:
     return Schedule(start=0.0, until=share) if share else Schedule()
 
 
-def _attacked(study: "Study", attack: Attack, **penalties: Term) -> Objective:
+def _attacked(study: "Study", attack: AttackFunction, **penalties: Term) -> Objective:
     ramp = _from_nothing(study.training_attack.ramp)
     return Objective(attack=attack, radius_schedule=ramp, penalties=penalties, statistics=study.statistics)
 

@@ -23,7 +23,7 @@ from lowcurve.training.objective import Objective
 from lowcurve.training.schedule import Schedule
 from lowcurve.training.state import State
 from lowcurve.training.validation import CLEAN, ROBUST, accuracies
-from lowcurve.types import Attack, Progress, silent
+from lowcurve.types import AttackFunction, Progress, silent
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -107,7 +107,7 @@ def fit(
     *,
     seed: int = 0,
     validation: Examples | None = None,
-    validation_attack: Attack | None = None,
+    validation_attack: AttackFunction | None = None,
     fabric: "Fabric | None" = None,
     checkpoint: Checkpoint | None = None,
     checkpoint_every: int | None = None,
@@ -211,7 +211,7 @@ def _end_epoch(
     optimization: Optimization,
     steps: int,
     validation: Examples | None,
-    attack: Attack | None,
+    attack: AttackFunction | None,
     seed: int,
 ) -> None:
     row = state.close_epoch(steps)

@@ -17,7 +17,7 @@ from lowcurve.models.modes import set_training
 from lowcurve.penalties import AdaptiveWeight
 from lowcurve.penalties.differentiation import TWICE, require_smooth
 from lowcurve.training.schedule import Schedule
-from lowcurve.types import Attack, Inputs, Labels, Loss, PerExample
+from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
 
 
 class Penalty(Protocol):
@@ -103,7 +103,7 @@ class Objective:
     """
 
     loss: Loss = cross_entropy
-    attack: Attack | None = None
+    attack: AttackFunction | None = None
     radius_schedule: Schedule = Schedule()
     penalties: Mapping[str, Term] = field(default_factory=dict)
     statistics: Literal["batch", "frozen"] = "batch"

@@ -9,7 +9,7 @@ from lowcurve import randomness
 from lowcurve.data.batches import Examples, in_order
 from lowcurve.models.modes import set_training
 from lowcurve.training.hardware import like_weights
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -18,7 +18,7 @@ CLEAN, ROBUST = "validation accuracy", "validation robust accuracy"
 
 
 def accuracies(
-    model: nn.Module, examples: Examples, attack: Attack | None, fabric: "Fabric", batch_size: int, seed: int
+    model: nn.Module, examples: Examples, attack: AttackFunction | None, fabric: "Fabric", batch_size: int, seed: int
 ) -> dict[str, float]:
     """The shares of the examples that are classified rightly, and, if there is an attack, that stand under it.
 

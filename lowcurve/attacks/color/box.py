@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from lowcurve.analysis.calculus import value_gradient_and_rest
 from lowcurve.analysis.norms import Ball, per_example
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.color.spaces import GREY, HSV, WHOLE, in_box, require_color
 from lowcurve.attacks.state import Images, Rows, Walk
 from lowcurve.errors import InputError
@@ -120,7 +121,7 @@ def rotated(x: Inputs, degrees: PerExample) -> Inputs:
 
 
 @dataclass(frozen=True)
-class ColorBox:
+class ColorBox(Attack):
     """x' = the most damaging of the images that color changes within `ranges` make of x, by projected ascent in the parameters.
 
     Signed steps in all six parameters at once, from the whole box's half down to a share of 1 / (2 steps), projected
@@ -135,10 +136,9 @@ class ColorBox:
     Cost: (1 + restarts) (steps input gradients + 2 forward passes).
 
     Example:
-        >>> from lowcurve.randomness import stream
         >>> model = lambda x: torch.stack([x.mean((1, 2, 3)), torch.full((len(x),), 0.45)], dim=1)  # bright or dark
         >>> only = ColorRanges(hue=(0, 0), brightness=(-0.1, 0.1), contrast=(1, 1), gamma=(1, 1), rotation=(0, 0))
-        >>> found = ColorBox(only)(model, torch.full((1, 3, 2, 2), 0.5), torch.tensor([0]), generator=stream(0))
+        >>> found = ColorBox(only)(model, torch.full((1, 3, 2, 2), 0.5), torch.tensor([0]))
         >>> found.mean()
         tensor(0.4000)
 
@@ -158,6 +158,8 @@ class ColorBox:
         if self.start not in ("unchanged", "uniform"):
             raise InputError('a start "unchanged" or "uniform"', repr(self.start), 'write start="unchanged"')
 
+    norm: ClassVar[None] = None
+
     @property
     def ball(self) -> Ball:
         """The whole pixel box."""
@@ -169,10 +171,10 @@ class ColorBox:
         random = ColorBox(self.ranges, self.steps, self.restarts, self.loss, "uniform")
         return (self, *[random] * self.restarts)
 
-    def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         require_color(x)
-        return strongest(self, model, x, y, generator=generator)
+        return strongest(self, model, x, y, options)
 
     def begin(self, images: Images) -> Rows:
         """x, or the image at random parameters."""

@@ -8,10 +8,12 @@ and no gradient can be masked.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.color.spaces import HSV, WHOLE, in_box, require_color
 from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
@@ -236,7 +238,7 @@ def _golden(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, forward_p
 
 
 @dataclass(frozen=True)
-class HueShift:
+class HueShift(Attack):
     """x' = the image at the hue shift of lowest margin between low and high degrees; x itself where no shift lowers it.
 
     The family has one parameter, so the worst member is found by looking at all of it and nothing is drawn. See
@@ -245,10 +247,9 @@ class HueShift:
     Errors: InputError for images without three channels or outside the pixel box.
 
     Example:
-        >>> from lowcurve.randomness import stream
         >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
         >>> model = lambda x: x.mean((2, 3))
-        >>> HueShift(low=-120, high=0)(model, red, torch.tensor([0]), generator=stream(0)).argmax(1).flatten()
+        >>> HueShift(low=-120, high=0)(model, red, torch.tensor([0])).argmax(1).flatten()
         tensor([2])
 
     Reference: Hosseini and Poovendran 2018, section 3 (there by random search); bardusco_report, Fig. 9.
@@ -262,19 +263,14 @@ class HueShift:
     def __post_init__(self) -> None:
         _ = self.circle
 
+    norm: ClassVar[None] = None
+
     @property
     def circle(self) -> HueCircle:
         """What is looked at."""
         return HueCircle(self.low, self.high, self.angles, self.refinements)
 
-    def __call__(
-        self,
-        model: Classifier,
-        x: Inputs,
-        y: Labels,
-        *,
-        generator: torch.Generator,  # noqa: ARG002 (the signature of Attack)
-    ) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:  # noqa: ARG002 (Attack's signature)
         """The adversarial inputs x', of x's shape."""
         require_color(x)
         WHOLE.require_inside_box(x)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from lowcurve.analysis.calculus import value_gradient_and_rest
 from lowcurve.analysis.norms import LINF, Ball, per_example
 from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.color.spaces import WHOLE, color_difference, in_box, lab, require_color
 from lowcurve.attacks.state import Images, Rows, Walk
 from lowcurve.errors import InputError
@@ -24,7 +26,7 @@ SHRINKS = 8
 
 
 @dataclass(frozen=True)
-class Recoloring:
+class Recoloring(Attack):
     """x' = c + s(c) d(c) where a pixel's color is c: d trilinear on a grid of colors, s a shrinking into the bound.
 
     No pixel's color differs from what it was by more than `bound` in CIEDE2000, about 1 being just noticed; s is found
@@ -39,9 +41,8 @@ class Recoloring:
     Cost: steps input gradients and color differences at up to 8 points each, steps + 1 forward passes.
 
     Example:
-        >>> from lowcurve.randomness import stream
         >>> model, x = lambda x: x.mean((2, 3)), torch.tensor([0.5, 0.48, 0.4]).view(1, 3, 1, 1)
-        >>> found = Recoloring(bound=5.0)(model, x, torch.tensor([0]), generator=stream(0))
+        >>> found = Recoloring(bound=5.0)(model, x, torch.tensor([0]))
         >>> found.argmax(1).flatten(), color_difference(lab(found), lab(x)).item() <= 5.0
         (tensor([1]), True)
 
@@ -63,6 +64,8 @@ class Recoloring:
             expected = "a step, two nodes, a reach of at most 1 and a smoothness of at least 0"
             raise InputError(expected, found, "write Recoloring(steps=20, nodes=8, reach=0.3, smoothness=0.05)")
 
+    norm: ClassVar[None] = None
+
     @property
     def ball(self) -> Ball:
         """The whole pixel box."""
@@ -73,10 +76,10 @@ class Recoloring:
         """One walk."""
         return (self,)
 
-    def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         require_color(x)
-        return strongest(self, model, x, y, generator=generator)
+        return strongest(self, model, x, y, options)
 
     def begin(self, images: Images) -> Rows:
         """x itself: no color is displaced."""

@@ -89,7 +89,7 @@ def transfer(subject: AuditState) -> Finding:
             "the network smoothed over half the radius",
         )
     rows = subject.survivors()
-    attack = PGD(subject.ball, subject.budget.steps, loss=margin_loss)
+    attack = PGD(subject.ball, steps=subject.budget.steps, loss=margin_loss)
     fallen = np.zeros(len(subject), dtype=bool)
     if len(rows):
         fallen[rows] = (subject.margins_at(subject.ends(attack, twin, rows), rows) < 0).numpy()
@@ -157,7 +157,9 @@ def _by_spsa(subject: AuditState, rows: np.ndarray, delta: float) -> Tensor:
     ball, budget = subject.ball, subject.budget
     pixels = subject.x[0].numel() ** 0.5 if ball.norm == L2 else 1.0  # that many share an l_2 radius
     rate = 2.5 * ball.radius / budget.spsa_steps / pixels
-    attack = SPSA(ball, budget.spsa_steps, budget.spsa_draws, delta=delta, learning_rate=rate, rows=subject.batch_size)
+    attack = SPSA(
+        ball, steps=budget.spsa_steps, draws=budget.spsa_draws, delta=delta, learning_rate=rate, rows=subject.batch_size
+    )
     return subject.margins_at(subject.ends(attack, subject.model, rows), rows)
 
 
@@ -166,7 +168,9 @@ def black_box(subject: AuditState) -> Finding:
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; AutoAttack, checks.py, check_square_sr.
     """
-    square = subject.fell("Square", Square(subject.ball, subject.budget.queries), white=False, rows=subject.survivors())
+    square = subject.fell(
+        "Square", Square(subject.ball, queries=subject.budget.queries), white=False, rows=subject.survivors()
+    )
     beyond = subject.beyond()
     count = len(subject.queried)
     places = np.flatnonzero(subject.right)[beyond]

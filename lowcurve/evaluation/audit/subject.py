@@ -21,7 +21,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.measuring import logits_of
 from lowcurve.evaluation.sharing import agreed, gathered, share_of
 from lowcurve.losses import log_odds, margin
-from lowcurve.types import Attack, Loss, PerExample
+from lowcurve.types import AttackFunction, Loss, PerExample
 
 
 @dataclass
@@ -96,12 +96,12 @@ class AuditState:
 
     def pgd(self, loss: Loss = log_odds, steps: int | None = None, restarts: int = 1, ball: Ball | None = None) -> PGD:
         """PGD as all tests use it unless they say otherwise."""
-        return PGD(ball or self.ball, steps or self.budget.steps, loss=loss, restarts=restarts)
+        return PGD(ball or self.ball, steps=steps or self.budget.steps, loss=loss, restarts=restarts)
 
     def fell(
         self,
         name: str,
-        method: Attack,
+        method: AttackFunction,
         *,
         white: bool = True,
         rows: np.ndarray | None = None,
@@ -136,7 +136,7 @@ class AuditState:
             self.at[radius] = self._attacked(self.pgd(ball=ball), np.arange(len(self)), None)
         return self.at[radius]
 
-    def _attacked(self, method: Attack, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
+    def _attacked(self, method: AttackFunction, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
         suite = method if isinstance(method, Suite) else Suite((("PGD", method),))
         few = self.few.take(torch.from_numpy(rows))
         with self._shared():
@@ -162,7 +162,7 @@ class AuditState:
             method, images.named(0), stop=stop, limit=self.batch_size, device=self.like.device, watch=watch
         )  # fmt: skip
 
-    def ends(self, method: Attack, model: nn.Module, rows: np.ndarray) -> Tensor:
+    def ends(self, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
         """Where the attack on a network ends for these examples, walked to its end."""
         there = torch.from_numpy(rows)
 
@@ -193,7 +193,7 @@ class AuditState:
     def survivors(self) -> np.ndarray:
         """The places of those among the queried whom no attack by gradients fooled, once APGD has been tried on them."""
         if self.differentiable and "APGD" not in self.fallen:
-            members = strong(self.ball, Effort(steps=self.budget.apgd_steps, relays=0)).members
+            members = strong(self.ball, effort=Effort(steps=self.budget.apgd_steps, relays=0)).members
             follow = tuple(member for member in members if not isinstance(member[1], Square))
             self.fell("APGD", Suite(follow), rows=self._open())
         return self._open()

@@ -21,9 +21,9 @@ from lowcurve.results import Claim, Column, Result, Table
 from lowcurve.study.comparison import merged_by_kind
 from lowcurve.study.robustness_results import attack_results
 from lowcurve.study.settings import Study
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
-Attacks = Callable[[Study], Mapping[str, Attack]]
+Attacks = Callable[[Study], Mapping[str, AttackFunction]]
 """A study's attacks by the headings of their columns."""
 
 

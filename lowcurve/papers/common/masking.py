@@ -9,14 +9,14 @@ from lowcurve import evaluation
 from lowcurve.data import Examples
 from lowcurve.losses import margin
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
-from lowcurve.types import Attack, Progress, silent
+from lowcurve.types import AttackFunction, Progress, silent
 
 
 def compare_attacks(
     models: Mapping[str, nn.Module],
     examples: Examples,
-    first: tuple[str, Attack],
-    second: tuple[str, Attack],
+    first: tuple[str, AttackFunction],
+    second: tuple[str, AttackFunction],
     *,
     seed: int = 0,
     progress: Progress[int] = silent,

@@ -17,7 +17,7 @@ from lowcurve.papers.cure.networks import COUNTS, make_base_study
 from lowcurve.results import UNSAID, Cell, Claim, Result, holds
 from lowcurve.study.methods import GradientNorm, objective_of
 from lowcurve.study.settings import Study
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 STANDARD, SLOPE, CLEAN = "standard", "gradient norm", "CURE + gradient norm"
 STEP, CURVED_STEP = "N-FGSM", "CURE + N-FGSM"
@@ -96,7 +96,7 @@ def _ours(found: Mapping[str, Mapping[str, Mapping[str, Cell]]], row: str, headi
     return found[of].get(row, {}).get(heading)
 
 
-def _twenty(study: Study) -> dict[str, Attack]:
+def _twenty(study: Study) -> dict[str, AttackFunction]:
     return {"PGD-20": PGD(study.ball(), steps=20)}
 
 

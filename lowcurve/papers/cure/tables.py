@@ -39,7 +39,7 @@ from lowcurve.papers.recipes import get_recipe
 from lowcurve.results import UNSAID, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 
 def table_1(context: Context) -> Reproduction:
@@ -63,9 +63,9 @@ def table_1(context: Context) -> Reproduction:
     return Reproduction({"attacked": table}, claims, (*DIFFERS, said))
 
 
-def _four(study: Study) -> dict[str, Attack]:
+def _four(study: Study) -> dict[str, AttackFunction]:
     ball = study.ball()
-    near = Within(DeepFool(ball.norm), ball)
+    near = Within(DeepFool(ball.norm), ball.radius)
     return {"FGSM": FGSM(ball), "l_inf-DF": near, "PGD(7)": PGD(ball, steps=7), "PGD(20)": PGD(ball, steps=20)}
 
 
@@ -97,7 +97,7 @@ def table_2(context: Context) -> Reproduction:
     return Reproduction({"attacked": table, **matched, **run_strong_suite(context, wanted)}, claims, (*DIFFERS, said))
 
 
-def _stronger(scale: str, study: Study) -> dict[str, Attack]:
+def _stronger(scale: str, study: Study) -> dict[str, AttackFunction]:
     ball = study.ball()
     black = make_spsa(scale, ball)
     return {
@@ -133,7 +133,7 @@ def table_3(context: Context) -> Reproduction:
     return Reproduction({"attacked": table, **run_strong_suite(context, wanted)}, claims, (*DIFFERS, said))
 
 
-def _ten(study: Study) -> dict[str, Attack]:
+def _ten(study: Study) -> dict[str, AttackFunction]:
     return {"PGD-10": PGD(study.ball(), steps=10)}
 
 
@@ -151,7 +151,7 @@ def footnote_5(context: Context) -> Reproduction:
     return Reproduction({"attacked": table}, claims, DIFFERS)
 
 
-def _twenty(study: Study) -> dict[str, Attack]:
+def _twenty(study: Study) -> dict[str, AttackFunction]:
     return {"PGD-20": PGD(study.ball(), steps=20)}
 
 

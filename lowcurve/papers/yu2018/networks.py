@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lowcurve.analysis.norms import Ball, parse_radius, pixels
+from lowcurve.analysis.norms import parse_radius, pixels
 from lowcurve.attacks.suites import yu2018
 from lowcurve.data import Augmentation, Limits
 from lowcurve.figures.same_images import SameImages
@@ -16,7 +16,7 @@ from lowcurve.study.presets import ON_A_LAPTOP, shortened
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Schedule
-from lowcurve.types import Attack
+from lowcurve.types import AttackFunction
 
 NATURAL, OURS, MINMAX, CROSS_ENTROPY = "natural", "ours", "MinMax", "CrossEntropy"
 ADVTRAIN, BOTH = "AdvTrain", "ours + AdvTrain"
@@ -109,12 +109,12 @@ def _reduced(context: Context, table: str, row: str, study: Study) -> Study:
     return replace(quick, training=replace(training, epochs=5, batch_size=32))  # a network of chance has no images
 
 
-def make_attacks(study: Study, table: str) -> dict[str, Attack]:
+def make_attacks(study: Study, table: str) -> dict[str, AttackFunction]:
     """FGSM, BIM and C&W at each of the table's radii, by the names that the recipes have."""
-    found: dict[str, Attack] = {}
+    found: dict[str, AttackFunction] = {}
     for text in RADII[table]:
         radius, step = (parse_radius(text), 0.1) if table == "table-1" else (pixels(float(text)), pixels(1))
-        found |= {f"{name} at {text}": attack for name, attack in yu2018(Ball(study.ball().norm, radius), step).members}
+        found |= {f"{name} at {text}": attack for name, attack in yu2018(study.norm, radius, step_size=step).members}
     order = ("FGSM", "BIM", "C&W")
     return dict(sorted(found.items(), key=lambda one: order.index(one[0].split(" ")[0])))
 

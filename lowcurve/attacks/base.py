@@ -1,0 +1,136 @@
+"""The contract that all attacks share: how they are made from a norm and a radius, and how they are called."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowcurve.analysis.norms import Ball, Norm, as_ball
+from lowcurve.errors import InputError
+from lowcurve.randomness import stream
+from lowcurve.types import Classifier, Inputs, Labels, PerExample
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call of an attack may give besides model, images and labels.
+
+    Attributes:
+        generator: Source of the random numbers.
+        radius: One radius for each image in place of the ball's; None for the ball's.
+        start: Where the search begins, of the images' shape; None for the attack's own start.
+    """
+
+    generator: torch.Generator
+    radius: PerExample | None = None
+    start: Inputs | None = None
+
+
+class Attack(ABC):
+    """An attack: maps a model, images and true labels to adversarial images.
+
+    A subclass implements `perturb`, and states whether it takes a radius for each image and a start. Its attribute `norm`
+    is the norm in which its perturbations are measured, None if there is none.
+    """
+
+    takes_radius: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = False
+
+    @abstractmethod
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
+        """Return the adversarial images of a batch that has been checked."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        x: Tensor | np.ndarray,
+        y: Any,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+        radius: PerExample | None = None,
+        start: Inputs | None = None,
+    ) -> Inputs:
+        """Return the adversarial images x', of x's shape.
+
+        Args:
+            model: Classifier, pixels -> logits.
+            x: Images, (batch, ...), tensor or array; floats inside the pixel box, or uint8, which are divided by 255.
+            y: True labels, (batch,), whole numbers of any type.
+            generator: Source of the random numbers; by default one made from `seed`.
+            seed: Seed of the random numbers, used where there is no generator.
+            radius: One radius for each image in place of the ball's, in pixel units.
+            start: Where the search begins, of x's shape.
+
+        Raises:
+            InputError: If images, labels or logits do not fit, or the attack takes no such radius or start.
+        """
+        for name, given, taken in (("radius", radius, self.takes_radius), ("start", start, self.takes_start)):
+            if given is not None and not taken:
+                raise InputError(f"no {name} in a call of {type(self).__name__}", "one", f"leave {name}= out")
+        x, y = as_batch(model, x, y)
+        return self.perturb(model, x, y, Options(generator or stream(seed, "attack"), radius, start))
+
+
+class _OwnRadius(float):
+    """The radius that an attack holds. `dataclasses.replace` passes it on, and a new ball overrides it."""
+
+
+@dataclass(frozen=True)
+class BallAttack(Attack):
+    """An attack inside a ball around each image.
+
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+    """
+
+    norm: Norm | str | Ball
+    radius: float | None = None
+    box: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.norm, Ball) and isinstance(self.radius, _OwnRadius):
+            ball = self.norm
+        else:
+            ball = as_ball(self.norm, self.radius, self.box)
+        for name, value in (("norm", ball.norm), ("radius", _OwnRadius(ball.radius)), ("box", ball.box)):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def ball(self) -> Ball:
+        """The ball of norm, radius and box."""
+        return as_ball(self.norm, float(self.radius or 0), self.box)
+
+
+def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs, Labels]:
+    """Return images and labels as tensors: floats in [0, 1] and whole numbers, on one device.
+
+    A float tensor is returned as it is. An array and a tensor of bytes take the model's precision, an array also the
+    model's device.
+
+    Example:
+        >>> as_batch(torch.nn.Identity(), np.array([[0, 51]], dtype=np.uint8), [1])
+        (tensor([[0.0000, 0.2000]]), tensor([1]))
+    """
+    like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
+    images = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x), device=like.device)
+    if images.dtype == torch.uint8:
+        images = images.to(like.dtype) / 255
+    elif not images.is_floating_point():
+        raise InputError("images of floats in [0, 1] or of uint8", images.dtype, "divide them by their largest value")
+    elif not isinstance(x, Tensor):
+        images = images.to(like.dtype)
+    labels = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y), device=images.device)
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not whole and labels.numel():
+        raise InputError("labels that are whole numbers", labels.dtype, "give one class number for each image")
+    if labels.shape != images.shape[:1]:
+        found = tuple(labels.shape)
+        raise InputError(f"labels of shape ({len(images)},)", found, "give one class number for each image")
+    return images, labels.long()
