@@ -2,6 +2,7 @@
 
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
+from lowcurve.attacks.base import Attack, BallAttack
 from lowcurve.attacks.color.box import ColorBox, ColorRanges, color_change
 from lowcurve.attacks.color.changes import Along, along
 from lowcurve.attacks.color.hue import HueCircle, HueShift, hue_logits, hue_shift
@@ -18,11 +19,12 @@ from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.attacks.square import Square
 from lowcurve.attacks.suites import FULL, SUITES, Effort, Suite, moosavi2019cure, srinivas2022lcnn, strong, yu2018
+from lowcurve.attacks.within import Within
 
 __all__ = [
-    "APGD", "AutoAttack", "BIM", "DeepFool", "FGSM", "FULL", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay",
+    "APGD", "Attack", "AutoAttack", "BallAttack", "BIM", "DeepFool", "FGSM", "FULL", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay",
     "RSFGSM", "RunnerUp", "SPSA", "SUITES", "Effort", "Square", "Suite", "moosavi2019cure", "srinivas2022lcnn", "strong",
-    "yu2018",
+    "Within", "yu2018",
     "along", "Along", "color_change", "color_difference", "ColorBox", "ColorRanges", "corrupt", "CORRUPTIONS", "hue_logits",
     "hue_shift", "HueCircle", "HueFloor", "HueShift", "lab", "PepperTest", "Recoloring",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class OneStep(BallAttack):
     Called: radius, one an example, takes the place of the ball's. Cost: one input gradient (two forward passes' worth).
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
         >>> OneStep("linf", 0.1)(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
