@@ -22,9 +22,11 @@ from lowcurve.attacks.suites import FULL, SUITES, Effort, Suite, moosavi2019cure
 from lowcurve.attacks.within import Within
 
 __all__ = [
-    "APGD", "Attack", "AutoAttack", "BallAttack", "BIM", "DeepFool", "FGSM", "FULL", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay",
-    "RSFGSM", "RunnerUp", "SPSA", "SUITES", "Effort", "Square", "Suite", "moosavi2019cure", "srinivas2022lcnn", "strong",
-    "Within", "yu2018",
-    "along", "Along", "color_change", "color_difference", "ColorBox", "ColorRanges", "corrupt", "CORRUPTIONS", "hue_logits",
-    "hue_shift", "HueCircle", "HueFloor", "HueShift", "lab", "PepperTest", "Recoloring",
+    "Attack", "BallAttack",
+    "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay", "RSFGSM",
+    "RunnerUp", "SPSA", "Square", "Within",
+    "Effort", "FULL", "moosavi2019cure", "srinivas2022lcnn", "strong", "Suite", "SUITES", "yu2018",
+    "along", "Along", "color_change", "color_difference", "ColorBox", "ColorRanges", "hue_logits", "hue_shift", "HueCircle",
+    "HueFloor", "HueShift", "lab", "PepperTest", "Recoloring",
+    "corrupt", "CORRUPTIONS",
 ]  # fmt: skip
