@@ -40,7 +40,8 @@ from lowcurve.losses import margin_loss  # noqa: E402
 from lowcurve.randomness import stream  # noqa: E402
 from lowcurve.results import Column, Table, dump, proportion  # noqa: E402
 from lowcurve.store import Run  # noqa: E402
-from lowcurve.study.methods import Cure, GradientNorm, objective_of  # noqa: E402
+from lowcurve.study.method_options import Cure, GradientNorm  # noqa: E402
+from lowcurve.study.methods import objective_of  # noqa: E402
 from lowcurve.study.pipeline import source_of  # noqa: E402
 from lowcurve.study.settings import Study  # noqa: E402
 from lowcurve.training import Objective, Optimization, Schedule, fit  # noqa: E402

@@ -45,11 +45,11 @@ from lowcurve.attacks import NFGSM, PGD  # noqa: E402
 from lowcurve.losses import cross_entropy, margin  # noqa: E402
 from lowcurve.memory import keep_freed_memory  # noqa: E402
 from lowcurve.models import ConvertedNetwork, LCNNConversion, Network, fold, update_norms  # noqa: E402
-from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm  # noqa: E402
+from lowcurve.penalties import CURE, ELLE, LLR, TRADES, GradAlign, InputGradientNorm, Penalty  # noqa: E402
 from lowcurve.penalties.lcnn import PUBLISHED  # noqa: E402
 from lowcurve.randomness import permutation, stream, uniform  # noqa: E402
 from lowcurve.results import Column, Table, dump  # noqa: E402
-from lowcurve.training import Objective, Penalty, Term  # noqa: E402
+from lowcurve.training import Objective, Term  # noqa: E402
 
 Step = Callable[[], object]
 Row = dict[str, object]

@@ -12,7 +12,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation import correct
 from lowcurve.models import Network
 from lowcurve.randomness import stream
-from lowcurve.study.adversarial_set import adversarial_set, mixed
+from lowcurve.study.adversarial_set import adversarial_set, mix
 from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
 
 CPU = fabric(Hardware(accelerator="cpu"))
@@ -75,7 +75,7 @@ def test_fine_tuning_on_both_learns_them(model):
     tuned = Network("small-convnet", train.shape, 10, *digits().statistics(), width=4).build(seed=0)
     tuned.load_state_dict(model.state_dict())
     settings = Optimization(epochs=3, batch_size=32, learning_rate=2e-3)
-    fit(tuned, Objective(), mixed(train, moved), settings, fabric=CPU)
+    fit(tuned, Objective(), mix(train, moved), settings, fabric=CPU)
     levels = Examples((moved.x * 255).round().to(torch.uint8), moved.y, moved.classes)
     assert correct(model, moved).mean() == 0
     assert 0.1 < correct(model, levels).mean() < 0.6  # rounding to grey levels brings many of them back
@@ -87,9 +87,9 @@ def test_fine_tuning_on_both_learns_them(model):
 def test_mixing_keeps_grey_levels_where_both_have_them():
     levels = Examples(torch.tensor([[0, 51]], dtype=torch.uint8), torch.tensor([0]), ("a", "b"))
     shares = Examples(torch.tensor([[0.4, 0.6]], dtype=torch.float64), torch.tensor([1]), ("a", "b"))
-    assert_close(mixed(levels, levels).x, torch.tensor([[0, 51], [0, 51]], dtype=torch.uint8))
-    assert mixed(shares, shares).x.dtype == torch.float64
-    both = mixed(levels, shares)
+    assert_close(mix(levels, levels).x, torch.tensor([[0, 51], [0, 51]], dtype=torch.uint8))
+    assert mix(shares, shares).x.dtype == torch.float64
+    both = mix(levels, shares)
     assert_close(both.x, torch.tensor([[0.0, 0.2], [0.4, 0.6]]))
     assert_close(both.y, torch.tensor([0, 1]))
 
@@ -106,7 +106,7 @@ def test_names():
             "at least one image of each class, got 0. Write per_class=50",
         ),
         (
-            lambda: mixed(points("ab"), points("xyz")),
+            lambda: mix(points("ab"), points("xyz")),
             r"examples of one shape and the same classes to mix, got \(2,\) with 2 classes and \(2,\) with 3",
         ),
     ],

@@ -17,7 +17,7 @@ from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
 from lowcurve.models.layers import centered_softplus
-from lowcurve.penalties import CURE, GradAlign, InputGradientNorm
+from lowcurve.penalties import CURE, GradAlign, InputGradientNorm, Penalty
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Term
 from lowcurve.training import objective as objectives
@@ -227,7 +227,7 @@ DETACHED = {
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Penalty):
     """A penalty that looks at the network alone."""
 
     data_free = True

@@ -23,7 +23,7 @@ from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
 from lowcurve.models import CenteredSoftplus, summary
 from lowcurve.models.lipschitz import LipschitzConv2d, LipschitzLinear, lipschitz_layers
-from lowcurve.penalties import LCNN
+from lowcurve.penalties import LCNNPenalty
 from lowcurve.penalties.lcnn import PUBLISHED, RELEASED
 from lowcurve.randomness import stream
 from lowcurve.training import Hardware, Objective, Optimization, Term, fabric
@@ -33,7 +33,7 @@ every_objective = pytest.mark.parametrize("objective", LOW_CURVATURE.values(), i
 LONG = Optimization(epochs=3, batch_size=8, learning_rate=1e-2, average=0.8)
 
 
-def of(penalty: LCNN, model: nn.Module) -> torch.Tensor:
+def of(penalty: LCNNPenalty, model: nn.Module) -> torch.Tensor:
     return penalty(Jet(loss_field(model.eval(), Y), X), generator=stream(0))
 
 
@@ -46,16 +46,16 @@ def layers(low: bool = False) -> nn.Sequential:
 
 
 def test_the_penalty_is_the_weighted_sum_over_what_is_learned():
-    assert_close(of(LCNN(0.1, 0.01), layers()).item(), 0.1 * 4.5 + 0.01 * math.log(20))
-    assert_close(of(LCNN(0.0, 1.0), layers(low=True)).item(), math.log(5), rtol=1e-5, atol=0)
-    assert_close(of(LCNN(0.0, 1.0, size=True), layers(low=True)).item(), math.log(20), rtol=1e-5, atol=0)
+    assert_close(of(LCNNPenalty(0.1, 0.01), layers()).item(), 0.1 * 4.5 + 0.01 * math.log(20))
+    assert_close(of(LCNNPenalty(0.0, 1.0), layers(low=True)).item(), math.log(5), rtol=1e-5, atol=0)
+    assert_close(of(LCNNPenalty(0.0, 1.0, size=True), layers(low=True)).item(), math.log(20), rtol=1e-5, atol=0)
     assert_close(of(RELEASED, layers()), 10 * of(PUBLISHED, layers()))
     assert (PUBLISHED.beta, PUBLISHED.gamma, RELEASED.beta, RELEASED.gamma) == (1e-3, 1e-3, 1e-2, 1e-2)
 
 
 def test_its_gradient_reaches_what_it_adds_up_and_nothing_else():
     model = layers()
-    of(LCNN(0.1, 0.01), model).backward()
+    of(LCNNPenalty(0.1, 0.01), model).backward()
     found = {name: p.grad.item() for name, p in model.named_parameters() if p.grad is not None}
     assert set(found) == {"1.log_gamma", "2.log_beta", "3.log_gamma", "4.log_beta"}
     assert_close([found["1.log_gamma"], found["2.log_beta"]], [0.01, 0.1 * (4 - 1e-3)], rtol=1e-5, atol=0)
@@ -76,7 +76,7 @@ def test_it_looks_at_no_example_and_costs_no_pass():
     terms = objective.terms(model, X, Y, generator=stream(0))
     assert len(passes) == 1
     assert not objective.differentiates_twice
-    alone = Objective(penalties={"it": Term(LCNN(0.03, 0.01), 1.0)}, loss_weight=0.0)
+    alone = Objective(penalties={"it": Term(LCNNPenalty(0.03, 0.01), 1.0)}, loss_weight=0.0)
     assert_close(alone.terms(model, X[:1] * 0, Y[:1], generator=stream(1))["it"], terms["it"])
     with_jet = Objective().terms(low_curvature_network(), X, Y, generator=stream(0))
     assert_close(terms["loss"], with_jet["loss"], rtol=0, atol=0)
@@ -139,11 +139,11 @@ def test_betas_and_gammas_have_a_weight_decay_of_their_own(optimizer):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LCNN(0.0, 0.0), "weights of at least 0, not both 0"),
-        (lambda: LCNN(-1.0, 2.0), "weights of at least 0, not both 0"),
-        (lambda: of(LCNN(), plain_network()), "a network with betas to penalize, got none that is learned"),
+        (lambda: LCNNPenalty(0.0, 0.0), "weights of at least 0, not both 0"),
+        (lambda: LCNNPenalty(-1.0, 2.0), "weights of at least 0, not both 0"),
+        (lambda: of(LCNNPenalty(), plain_network()), "a network with betas to penalize, got none that is learned"),
         (
-            lambda: of(LCNN(0.0, 1.0), plain_network()),
+            lambda: of(LCNNPenalty(0.0, 1.0), plain_network()),
             "a network with gammas to penalize, got none that is learned",
         ),
         (
@@ -151,7 +151,7 @@ def test_betas_and_gammas_have_a_weight_decay_of_their_own(optimizer):
             "a layer that knows the size of its input",
         ),
         (
-            lambda: LCNN()(Jet(lambda x: x.sum(1), torch.zeros(1, 2)), generator=stream(0)),
+            lambda: LCNNPenalty()(Jet(lambda x: x.sum(1), torch.zeros(1, 2)), generator=stream(0)),
             "a field that shows its model and labels",
         ),
     ],

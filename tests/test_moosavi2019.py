@@ -32,7 +32,7 @@ from lowcurve.penalties import CURE
 from lowcurve.randomness import normal, stream, uniform
 from lowcurve.results import Column, Table
 from lowcurve.store import Run
-from lowcurve.study.methods import Cure
+from lowcurve.study.method_options import Cure
 from lowcurve.study.presets import preset, shortened
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Term
@@ -238,7 +238,7 @@ def test_every_epoch_is_kept_and_the_last_is_the_network(context):
 
 def test_rows_share_the_standard_network_and_nothing_is_trained_again(context):
     context.load_or_train("cure", small("CURE"))
-    folder = context.room.folder
+    folder = context.run.folder
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("standard.safetensors")}
     assert len(files) == 1
     context.load_or_train("fine-tuned", small("DeepFool"))
@@ -248,16 +248,16 @@ def test_rows_share_the_standard_network_and_nothing_is_trained_again(context):
 
 def test_a_network_without_its_epochs_is_trained_again_to_the_same(context):
     before = dict(epochs.load_epochs(context, "CURE", small("CURE")))
-    lost = next(context.room.folder.rglob("CURE-after-002.pt"))
+    lost = next(context.run.folder.rglob("CURE-after-002.pt"))
     lost.unlink()
     after = dict(epochs.load_epochs(context, "CURE", small("CURE")))
     assert lost.is_file()
     assert_close(weights(after[2]), weights(before[2]), rtol=0, atol=0)
 
 
-def test_a_workshop_that_does_not_remember_has_no_epochs(tmp_path):
+def test_a_context_that_keeps_no_epochs_has_none(tmp_path):
     plain = Context("smoke", "digits", Run(tmp_path), seeds=1)
-    with pytest.raises(InputError, match="the weights of standard after epoch 1"):
+    with pytest.raises(InputError, match="the weights of standard after each epoch"):
         list(epochs.load_epochs(plain, "normal", small("standard")))
 
 

@@ -14,9 +14,10 @@ from lowcurve.attacks import NFGSM, PGD, OneStep
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, margin_loss
 from lowcurve.models.modes import set_training
-from lowcurve.penalties import CURE, GradAlign, InputGradientNorm
+from lowcurve.penalties import CURE, GradAlign, InputGradientNorm, Penalty
 from lowcurve.randomness import stream
-from lowcurve.study.methods import TrainingAttack, objective_of
+from lowcurve.study.method_options import TrainingAttack
+from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Schedule, Term
 
@@ -132,7 +133,7 @@ def test_adversarial_training_takes_the_loss_at_the_attacks_output(statistics):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seen(Penalty):
     """A penalty that keeps the inputs it is asked at."""
 
     inputs: list
@@ -218,7 +219,7 @@ def test_methods_of_two_parts_have_the_attack_of_one_and_the_penalties_of_both(n
 
 
 @dataclass(frozen=True)
-class Failing:
+class Failing(Penalty):
     """A penalty, and an attack, that fails."""
 
     def __call__(self, *_, **__):
@@ -245,3 +246,26 @@ def test_a_mode_within_a_mode():
             assert {m.training for m in model.modules()} == {True}
         assert {m.training for m in model.modules()} == {False}
     assert {m.training for m in model.modules()} == {True}
+
+
+@dataclass(frozen=True)
+class Confidence(Penalty):
+    """A penalty of a user's own, with no attribute but its formula."""
+
+    def __call__(self, jet, *, generator):  # noqa: ARG002 (the signature of Penalty)
+        return jet.logits.square().sum(1)
+
+
+def test_a_penalty_of_the_users_own_needs_its_formula_alone():
+    model = network()
+    found = terms(Objective(penalties={"own": Term(Confidence(), 0.5)}, statistics="frozen"), model)
+    with torch.no_grad():
+        assert_close(found["own"].detach(), 0.5 * model.eval()(X).square().sum(1).mean())
+    assert Objective(penalties={"own": Term(Confidence(), 0.5)}).differentiates_twice
+
+
+def test_what_is_no_penalty_is_refused_where_a_term_is_made():
+    with pytest.raises(InputError, match=r"a penalty for a term, got function. Derive its class"):
+        Term(lambda jet, **_: jet.values, 1.0)
+    with pytest.raises(InputError, match=r"a penalty with a scale h to schedule, got Confidence. Leave out"):
+        Term(Confidence(), 1.0, scale_schedule=Schedule(start=0.5))

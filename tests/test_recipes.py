@@ -19,7 +19,8 @@ from lowcurve.results import Column, Curves, Line, Table
 from lowcurve.store import Run
 from lowcurve.study import pipeline as steps
 from lowcurve.study.comparison import UNRELIABLE
-from lowcurve.study.methods import Cure, method_of
+from lowcurve.study.method_options import Cure
+from lowcurve.study.methods import method_of
 from lowcurve.study.settings import Study
 
 SHAPES = {"mnist": (1, 28, 28), "tiny-imagenet": (3, 64, 64)}
@@ -119,7 +120,7 @@ def test_no_setting_contradicts_the_quotation(key):
     found = get_recipe(key)
     study, name = found.study(), found.network
     values = dict(flat("", json.loads(json.dumps(study, default=vars))))
-    course = "fine_tuning" if method_of(name, study).starts else "training"
+    course = "fine_tuning" if method_of(name, study).fine_tunes else "training"
     said = {path: set(re.findall(pattern, found.quotation)) for path, pattern in SAID.items()}
     epochs = re.findall(EPOCHS.get(name, "(?!)"), found.quotation)
     said[f"{course}.epochs"] = {"".join(groups) for groups in epochs}
@@ -165,7 +166,7 @@ def test_the_command_line_begins_with_the_recipes_study(key):
 def test_a_recipe_trains(key, tmp_path):
     found = get_recipe(key)
     study, data = tiny(found.study("smoke")), stand_in(found.settings["data"])
-    steps.rehearse(study, data, training=True)
+    steps.check_study(study, data, training=True)
     run = Run(tmp_path)
     steps.train(study, data, run)
     assert found.network in run.networks()
@@ -175,10 +176,10 @@ def test_a_recipe_trains(key, tmp_path):
 def test_cure_from_scratch_needs_no_other_network(tmp_path):
     study = tiny(replace(get_recipe(CURE).study("smoke"), network="small-convnet"))
     scratch = replace(study, cure=replace(study.cure, from_scratch=True))
-    assert steps.needed(study) == ["standard", "CURE"]
-    assert steps.needed(scratch) == ["CURE"]
-    assert (method_of("CURE", scratch).starts, method_of("CURE", study).starts) == (False, True)
-    assert method_of("DeepFool", scratch).starts
+    assert steps.required_methods(study) == ["standard", "CURE"]
+    assert steps.required_methods(scratch) == ["CURE"]
+    assert (method_of("CURE", scratch).fine_tunes, method_of("CURE", study).fine_tunes) == (False, True)
+    assert method_of("DeepFool", scratch).fine_tunes
     assert not Cure().from_scratch
     scratch = replace(scratch, training=replace(scratch.training, learning_rate=0.0))
     run = Run(tmp_path)

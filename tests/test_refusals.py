@@ -282,7 +282,7 @@ def test_a_full_disk(smoke, tmp_path):
     assert child.returncode == 2, err
     (line,) = [line for line in err.splitlines() if line.strip()]
     assert line.startswith("lowcurve: Expected to be able to write")
-    assert "got file too large. Free some room" in line
+    assert "got file too large. Free some disk space" in line
     assert not [name for name in files(folder) if name.endswith(".part")]
     assert done("study", "--resume", folder) == 0
     assert results(folder) == results(smoke)

@@ -175,7 +175,7 @@ def check_filled(lines: list[str], reason: str) -> None:
     assert lines[3] == "0 parts"
     for line, name in zip(lines, ("study.json", "standard.safetensors", "standard.pt"), strict=False):
         assert line.startswith("Expected to be able to write")
-        assert f"{name}, got {reason}. Free some room" in line
+        assert f"{name}, got {reason}. Free some disk space" in line
 
 
 def test_files_larger_than_allowed(tmp_path):
@@ -311,3 +311,30 @@ def test_the_inputs_that_attacks_found_are_kept_with_their_labels(tmp_path):
     Run(tmp_path).save_inputs("standard", columns)
     found = load_file(tmp_path / "adversarial" / "standard.safetensors")
     assert all(torch.equal(found[key], columns[key]) for key in columns)
+
+
+def test_a_read_only_run_reads_everything_and_writes_nothing(run):
+    model = NETWORK.build(0)
+    run.save_network("CURE", NETWORK, model, "so")
+    run.save_part("attack-CURE", "so", {"row": TABLE})
+    run.checkpoint("CURE", "so").save({"step": 1})
+    run.ledger("CURE", "so")["rows"] = {"tried": 1}
+    before = {name: (run.folder / name).read_bytes() for name in files(run.folder)}
+    other = run.read_only()
+    assert other.networks() == ("CURE",)
+    assert equal(other.load_network("CURE").state_dict(), model.state_dict())
+    assert other.load_part("attack-CURE", "so") == {"row": TABLE}
+    assert other.checkpoint("CURE", "so").load() == {"step": 1}
+    assert other.ledger("CURE", "so").get("rows") == {"tried": 1}
+    other.save_network("PGD", NETWORK, model)
+    other.save_part("attack-CURE", "otherwise", {})
+    other.save_inputs("CURE", {"inputs": X})
+    other.write("study.json", "{}")
+    other.within("inner", NETWORK)
+    for state in (other.checkpoint("CURE", "so"), other.checkpoint("PGD", "so")):
+        state.save({"step": 2})
+        state.remove()
+    other.ledger("CURE", "so")["rows"] = {"tried": 2}
+    other.ledger("CURE", "so").remove()
+    assert other.loggers("CURE") == []
+    assert {name: (run.folder / name).read_bytes() for name in files(run.folder)} == before

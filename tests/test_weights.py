@@ -70,7 +70,7 @@ def test_a_checkpoint_comes_back_until_it_is_removed(run):
 
 def test_a_checkpoint_of_other_settings(run):
     run.checkpoint("CURE", "so").save({"step": 3})
-    with pytest.raises(InputError, match=r"a checkpoint of this very training, .*Delete .*CURE.pt to begin"):
+    with pytest.raises(InputError, match=r"a checkpoint of this training, .*Delete .*CURE.pt to start"):
         run.checkpoint("CURE", "otherwise").load()
 
 

@@ -17,7 +17,17 @@ from lowcurve.data import Augmentation, Examples
 from lowcurve.losses import margin
 from lowcurve.models import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm2d, LipschitzConv2d, LipschitzLinear, prepare_norms
-from lowcurve.penalties import CURE, ELLE, LCNN, LLR, TRADES, AdaptiveWeight, Distillation, GradAlign, InputGradientNorm
+from lowcurve.penalties import (
+    CURE,
+    ELLE,
+    LLR,
+    TRADES,
+    AdaptiveWeight,
+    Distillation,
+    GradAlign,
+    InputGradientNorm,
+    LCNNPenalty,
+)
 from lowcurve.randomness import isolated, stream
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
 
@@ -113,11 +123,11 @@ MEMBERS = {
 
 # What needs a network of its own.
 LOW_CURVATURE = {
-    "LCNN": penalized(LCNN(0.03, 0.01)),
+    "LCNN": penalized(LCNNPenalty(0.03, 0.01)),
     "LCNN, gradient norm": Objective(
-        penalties={"it": Term(LCNN(0.03, 0.01), 1.0), "slope": Term(InputGradientNorm(), 0.5)}
+        penalties={"it": Term(LCNNPenalty(0.03, 0.01), 1.0), "slope": Term(InputGradientNorm(), 0.5)}
     ),
-    "PGD, LCNN": penalized(LCNN(0.03, 0.01), attack=PGD(NEAR, steps=2)),
+    "PGD, LCNN": penalized(LCNNPenalty(0.03, 0.01), attack=PGD(NEAR, steps=2)),
 }
 
 FEW = examples()

@@ -87,10 +87,10 @@ def _run(command: str, words: list[str]) -> int:
     # All that can be wrong with the request is found before a directory is made for it.
     run, study = request.run, request.study
     place = None if run else _new_place(command, request)
-    data = None if command == "report" else steps.read(study)
+    data = None if command == "report" else steps.load_data(study)
     given = None if data is None else _given_network(command, study, data, run)
     if data is not None:
-        steps.rehearse(study, data, training=command in ("study", "train"))
+        steps.check_study(study, data, training=command in ("study", "train"))
     if run is None:
         assert place is not None
         run = Run.create(place)
@@ -121,7 +121,7 @@ def _follow(command: str, request: Request) -> int:
     from lowcurve.study import pipeline as steps
 
     run = followed(request)
-    data = steps.read(request.study)
+    data = steps.load_data(request.study)
     for step in ("train", "measure", "attack"):
         if command in ("study", step):
             getattr(steps, step)(request.study, data, run)
@@ -152,7 +152,7 @@ def _steps(command: str, study: "Study", data: "DataSet", run: "Run", given: "nn
     sizes = f"{len(data.train)} to train on, {len(data.validation)} for validation, {len(data.test)} to test"
     log.info("%s: %s. %s", data.name, sizes, data.note)
     if given is not None:
-        steps.keep_given(study, run, given)
+        steps.save_given(study, run, given)
     with progress_bars() as progress:
         if command in ("study", "train"):
             steps.train(study, data, run, progress)
@@ -165,7 +165,7 @@ def _steps(command: str, study: "Study", data: "DataSet", run: "Run", given: "nn
 
 def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
     """The user's network with the user's weights, tried once on an input of the data's shape; None where none is needed."""
-    from lowcurve.study.pipeline import GIVEN
+    from lowcurve.study.comparison import GIVEN
 
     if study.model is None and study.weights is not None:
         raise InputError("a model for the weights", "--weights alone", "give --model package.module:factory too")

@@ -117,16 +117,16 @@ def _same_images(found: argparse.Namespace, progress: "Progress[int]") -> "tuple
     """The run's networks that are asked for, at the images they are drawn at."""
     from dataclasses import replace
 
-    from lowcurve.study.pipeline import read
-    from lowcurve.study.subject import processes
+    from lowcurve.study.measured_network import launch_fabric
+    from lowcurve.study.pipeline import load_data
 
     request = parse("draw", KINDS[found.kind], [found.run])
     run, study = request.run, request.study
     assert run is not None
     names = _chosen(run, found.networks)
     study = replace(study, seed=study.seed if found.seed is None else found.seed)
-    data = read(replace(request.study, data_dir=found.data_dir or study.data_dir))
-    device = processes(study.hardware).device
+    data = load_data(replace(request.study, data_dir=found.data_dir or study.data_dir))
+    device = launch_fabric(study.hardware).device
     models = {name: run.load_network(name).to(device) for name in names}
     count = EXAMPLES[found.kind] if found.examples is None else found.examples
     return same_images(study, data, models, count, found.points, progress), study.data

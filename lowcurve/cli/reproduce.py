@@ -127,7 +127,7 @@ def _made(item: "Item", context: "Context", run: "Run") -> int:
     results = {"beside the paper": beside, **found.results}
     seconds = time.monotonic() - began
     facts, name = _facts(item, context, found, seconds), item.key.split("/")[1]
-    settings = {network: asdict(study) for network, study in context.used.items()}
+    settings = {network: asdict(study) for network, study in context.settings.items()}
     dumped = {key: dump(value) for key, value in results.items()}
     run.write_json(f"{name}.json", {"facts": facts, "settings": settings, "results": dumped})
     title = f"{item.title}: {item.where} of {item.key.split('/')[0]}"

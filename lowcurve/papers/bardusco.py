@@ -24,7 +24,7 @@ from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_
 from lowcurve.papers.recipes import get_recipe
 from lowcurve.results import UNSAID, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
-from lowcurve.study.methods import Cure
+from lowcurve.study.method_options import Cure
 from lowcurve.study.presets import preset, shortened
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Study

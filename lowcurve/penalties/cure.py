@@ -1,7 +1,7 @@
 """Curvature regularization (CURE): the change of the input gradient along its own sign."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.norms import L2, LINF, dot, pixels
 from lowcurve.errors import InputError
+from lowcurve.penalties.base import Penalty
 from lowcurve.penalties.differentiation import TWICE, WAYS, Differentiation, of_gradients, require_differentiation
 from lowcurve.types import Inputs, PerExample
 
 
 @dataclass(frozen=True)
-class CURE:
+class CURE(Penalty):
     """||grad l(x + h z) - grad l(x)||_2^2 with z = sign(g) / ||sign(g)||_2 and g = grad l(x), per example.
 
     On a quadratic field it is h^2 ||H z||^2. z is held constant; both gradients are differentiated.
@@ -65,9 +66,13 @@ class CURE:
         return self.differentiation in TWICE
 
     @property
-    def wants_slope_alone(self) -> bool:
+    def detaches_gradient(self) -> bool:
         """Whether the clean gradient is held constant."""
         return self.differentiation != "exact"
+
+    def at_scale(self, factor: float) -> "CURE":
+        """Return the penalty with h multiplied by a factor."""
+        return replace(self, h=self.h * factor)
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """One number per example, at least 0."""

@@ -8,11 +8,12 @@ from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.losses import require_temperature
 from lowcurve.models.modes import frozen
+from lowcurve.penalties.base import Penalty
 from lowcurve.types import Classifier, PerExample
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(Penalty):
     """-sum_k p_k log q_k with p = softmax(teacher(x) / T) and q = softmax(z / T), per example, in nats.
 
     Never below the entropy of p, which it is where teacher and student agree; so it has a value of its own where all else is

@@ -8,12 +8,13 @@ from torch import Tensor
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.norms import L2, Norm
 from lowcurve.losses import require_loss_field
+from lowcurve.penalties.base import Penalty
 from lowcurve.penalties.differentiation import Differentiation, of_gradients, require_differentiation
 from lowcurve.types import Loss, PerExample
 
 
 @dataclass(frozen=True)
-class InputGradientNorm:
+class InputGradientNorm(Penalty):
     """||grad l(x)||^2 (or its root where not `squared`), per example, in pixel units.
 
     norm: L2 (the default), L1 or LINF, of the gradient. To first order radius * ||grad l|| is what an attack in the ball of
@@ -49,7 +50,7 @@ class InputGradientNorm:
         return self.differentiation == "exact"
 
     @property
-    def wants_slope_alone(self) -> bool:
+    def detaches_gradient(self) -> bool:
         """Whether the clean gradient is held constant."""
         return self.differentiation != "exact" and self.of is None
 

@@ -10,10 +10,11 @@ from lowcurve.errors import InputError
 from lowcurve.losses import require_loss_field
 from lowcurve.models.clipping import LipschitzLayer, logs_of_gammas
 from lowcurve.models.layers import CenteredSoftplus, betas_of
+from lowcurve.penalties.base import Penalty
 
 
 @dataclass(frozen=True)
-class LCNN:
+class LCNNPenalty(Penalty):
     """beta * sum_i beta_i + gamma * sum_j log gamma_j over a network's centered softplus and Lipschitz layers: one number for
     all examples, which looks at none of them.
 
@@ -29,7 +30,7 @@ class LCNN:
         >>> from lowcurve.losses import loss_field
         >>> network = nn.Sequential(nn.Flatten(), CenteredSoftplus(beta=4.0))
         >>> jet = Jet(loss_field(network.eval(), torch.tensor([0])), torch.zeros(1, 2))
-        >>> round(LCNN(beta=0.5, gamma=0.0)(jet, generator=torch.Generator()).item(), 4)
+        >>> round(LCNNPenalty(beta=0.5, gamma=0.0)(jet, generator=torch.Generator()).item(), 4)
         2.0
 
     Reference: srinivas2022lcnn, Eq. (5).
@@ -44,7 +45,7 @@ class LCNN:
     def __post_init__(self) -> None:
         if not (min(self.beta, self.gamma) >= 0 and self.beta + self.gamma > 0):
             raise InputError(
-                "weights of at least 0, not both 0", (self.beta, self.gamma), "write LCNN(beta=1e-3, gamma=1e-3)"
+                "weights of at least 0, not both 0", (self.beta, self.gamma), "write LCNNPenalty(beta=1e-3, gamma=1e-3)"
             )
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
@@ -66,7 +67,7 @@ class LCNN:
         return total
 
 
-PUBLISHED = LCNN(1e-3, 1e-3, size=True)
+PUBLISHED = LCNNPenalty(1e-3, 1e-3, size=True)
 """The weights of the code's first version, of October 2022."""
-RELEASED = LCNN(1e-2, 1e-2, size=True)
+RELEASED = LCNNPenalty(1e-2, 1e-2, size=True)
 """Those of its last version, of March 2023."""

@@ -9,13 +9,14 @@ from torch import Tensor
 from lowcurve.analysis.calculus import Jet, value_and_gradient
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, per_example, pixels
 from lowcurve.errors import InputError
+from lowcurve.penalties.base import Penalty
 from lowcurve.penalties.differentiation import TWICE, WAYS, Differentiation, of_gradients, require_differentiation
 from lowcurve.penalties.search import farthest, require_search, streams_of
 from lowcurve.types import Inputs, PerExample
 
 
 @dataclass(frozen=True)
-class LLR:
+class LLR(Penalty):
     """linearity * |l(x + d) - l(x) - <d, g(x)>| + tilt * |<d, g(x)>|, g = grad l, at the d in the ball that makes the first
     term largest; per example.
 
@@ -76,7 +77,7 @@ class LLR:
 
 
 @dataclass(frozen=True)
-class GradAlign:
+class GradAlign(Penalty):
     """1 - cos(g(x), g(x + r)) with g = grad l and r ~ U(-radius, radius) in every pixel, per example; 0 where either
     gradient is 0.
 
@@ -110,7 +111,7 @@ class GradAlign:
         return self.differentiation in TWICE
 
     @property
-    def wants_slope_alone(self) -> bool:
+    def detaches_gradient(self) -> bool:
         """Whether the clean gradient is held constant."""
         return self.differentiation != "exact"
 
@@ -122,7 +123,7 @@ class GradAlign:
 
 
 @dataclass(frozen=True)
-class ELLE:
+class ELLE(Penalty):
     """(l(c) - (1 - t) l(a) - t l(b))^2 with c = (1 - t) a + t b, a and b uniform in the l_inf ball around x, t ~ U(0, 1);
     per example: how far the loss is from its chord.
 

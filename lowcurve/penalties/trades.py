@@ -10,6 +10,7 @@ from lowcurve.analysis.norms import LINF, Ball, pixels
 from lowcurve.losses import LossField, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import frozen
+from lowcurve.penalties.base import Penalty
 from lowcurve.penalties.search import farthest, require_search, streams_of
 from lowcurve.types import Inputs, Logits, PerExample
 
@@ -18,7 +19,7 @@ START = 1e-3
 
 
 @dataclass(frozen=True)
-class TRADES:
+class TRADES(Penalty):
     """KL(p(x) || p(x')), p = softmax(z), at the x' in the ball that makes it largest; per example, in nats.
 
     x' is found by `steps` of projected ascent from x + 0.001 n, n normal, with the model in eval mode, and held constant;

@@ -1,15 +1,16 @@
-"""The only room that writes, and the one that reads weights.
+"""Run directories, checkpoints and weights on disk: the only module that writes files.
 
-Every file is written beside its place and then moved there in one step, so a reader, a kill or a full disk finds the
-old file or the new one, never half of one.
+Every file is written beside its destination and then moved there in one step. A reader therefore sees the old file or the
+new one, never a part of one, even after a crash or on a full disk.
 """
 
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import replacing, write_bytes, writing
+from lowcurve.store.ledgers import DiskLedger
 from lowcurve.store.run import LOG, NUMBERS, PAGE, SETTINGS, Run, new_place
 from lowcurve.store.weights import load_weights, read_state
 
 __all__ = [
-    "LOG", "NUMBERS", "PAGE", "SETTINGS", "DiskCheckpoint", "Run",
+    "LOG", "NUMBERS", "PAGE", "SETTINGS", "DiskCheckpoint", "DiskLedger", "Run",
     "load_weights", "new_place", "read_state", "replacing", "write_bytes", "writing",
 ]  # fmt: skip

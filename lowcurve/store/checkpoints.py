@@ -1,4 +1,4 @@
-"""The state of work under way, on disk."""
+"""Checkpoints of a training on disk."""
 
 import io
 from collections.abc import Mapping
@@ -16,46 +16,60 @@ from lowcurve.store.weights import read_state
 
 @dataclass(frozen=True)
 class DiskCheckpoint:
-    """The state of a training on disk; gone once the training is done."""
+    """The state of a training on disk, deleted once the training is done.
+
+    Args:
+        path: File of the state.
+        key: Description of the training. A state saved under another key belongs to another training.
+        writes: If False, `save` and `remove` do nothing.
+    """
 
     path: Path
     key: str
+    writes: bool = True
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the state on disk."""
-        # Through memory, since torch's own writer has no words for a full disk.
+        if not self.writes:
+            return
+        # Serialized in memory first, since torch's own writer reports a full disk without the reason.
         content = io.BytesIO()
         torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, content)
         write_bytes(self.path, content.getvalue())
 
     def load(self) -> dict[str, Any] | None:
-        """The state, or None where there is none; a file that is not this training's is refused."""
+        """Return the state, or None if there is none.
+
+        Raises:
+            InputError: If the file holds the state of another training or something else.
+        """
         content = self._read()
         if content is None:
             return None
         if content["key"] != self.key:
-            raise InputError("a checkpoint of this very training", "one with other settings", self._mend)
+            raise InputError("a checkpoint of this training", "one with other settings", self._hint)
         state: dict[str, Any] = content["state"]
         return state
 
     def load_if_ours(self) -> dict[str, Any] | None:
-        """The state, or None where there is none or it belongs to other settings."""
+        """Return the state, or None if there is none or it has another key."""
         content = self._read()
         return None if content is None or content["key"] != self.key else dict(content["state"])
 
+    def remove(self) -> None:
+        """Delete the state."""
+        if self.writes:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+
     @property
-    def _mend(self) -> str:
-        return f"delete {self.path} to begin anew"
+    def _hint(self) -> str:
+        return f"delete {self.path} to start again"
 
     def _read(self) -> dict[str, Any] | None:
         if not self.path.is_file():
             return None
         content = read_state(self.path)
         if not isinstance(content, dict) or "lowcurve checkpoint" not in content:
-            raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", self._mend)
+            raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", self._hint)
         return content
-
-    def remove(self) -> None:
-        """Forget the state."""
-        with suppress(FileNotFoundError):
-            self.path.unlink()

@@ -4,9 +4,9 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import torch
 import yaml
@@ -29,17 +29,26 @@ SETTINGS, NUMBERS, PAGE, LOG = "settings.yaml", "study.json", "report.html", "lo
 class Run:
     """A run directory.
 
-    settings.yaml, study.json (every number of the report), report.html, log.txt; networks/NAME.safetensors with the
-    architecture in its metadata; parts/NAME.json, the results of each finished step; logs/NAME, the course of training
-    for a spreadsheet and for TensorBoard; adversarial/NAME.safetensors, the inputs that the attacks found; checkpoints/NAME.pt
-    and ledgers/NAME.pt while a training or an attack is under way.
+    Contents: settings.yaml, study.json (all numbers of the report), report.html and log.txt;
+    networks/NAME.safetensors with the architecture in its metadata; parts/NAME.json with the results of each finished
+    step; logs/NAME with the training curves as CSV and for TensorBoard; adversarial/NAME.safetensors with the inputs
+    that the attacks found. checkpoints/NAME.pt and ledgers/NAME.pt exist while a training or an attack is unfinished.
+
+    Args:
+        folder: Path of the directory.
+        writes: If False, every method that writes does nothing; see `read_only`.
     """
 
     folder: Path
+    writes: bool = True
 
     @classmethod
     def create(cls, place: Path) -> "Run":
-        """A new run at `place`; an existing run is never written into."""
+        """Create a run in a new or empty directory.
+
+        Raises:
+            InputError: If the directory is not empty or cannot be written.
+        """
         new_place(place, "")
         with writing(place):
             place.mkdir(parents=True, exist_ok=True)
@@ -47,24 +56,50 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """The run that was begun at `folder`."""
+        """Open an existing run.
+
+        Raises:
+            InputError: If the directory has no settings file.
+        """
         if not (Path(folder) / SETTINGS).is_file():
             raise InputError(f"a run directory (with {SETTINGS})", str(folder), "give the --out of an earlier command")
         return cls(Path(folder))
 
+    def read_only(self) -> Self:
+        """Return the same run for a process that must not write: it reads as usual, and its save methods do nothing.
+
+        Several processes that share the work of one run use it in all processes but the first.
+        """
+        return replace(self, writes=False)
+
+    def within(self, name: str, settings: Any) -> "Run":
+        """Create or open the run runs/CODE/NAME inside this one, where CODE is the version of the training code.
+
+        Args:
+            name: Name of the inner run.
+            settings: Dataclass that is written as its settings.
+        """
+        run = Run(self.folder / "runs" / training_version() / name, self.writes)
+        run.write_settings(settings)
+        return run
+
     def write(self, name: str, text: str) -> Path:
-        """The text in a file of the run, whole or not at all."""
-        return write_bytes(self.folder / name, text.encode())
+        """Write a text file of the run and return its path."""
+        return self._write(name, text.encode())
 
     def write_json(self, name: str, content: Any) -> Path:
-        """The content as JSON, lists of numbers on one line; numbers that are not finite are refused by the format."""
+        """Write a JSON file with each list of numbers on one line.
+
+        Raises:
+            ValueError: If a number is not finite.
+        """
         text = json.dumps(content, indent=1, allow_nan=False)
-        # A string holds no raw line break, so only lists of numbers are folded.
+        # A JSON string contains no raw line break, so the pattern matches lists of numbers only.
         folded = re.sub(r"\[\n[-\d.,eE+\s]+\]", lambda found: re.sub(r"\s+", "", found[0]), text)
         return self.write(name, folded + "\n")
 
     def read_json(self, name: str) -> Any:
-        """What `write_json` wrote, or None where it wrote nothing."""
+        """Return the content of a JSON file of the run, or None if there is no such file."""
         path = self.folder / name
         if not path.is_file():
             return None
@@ -74,11 +109,15 @@ class Run:
             raise InputError(f"JSON in {path}", f"{type(error).__name__}", "delete it and run the step again") from None
 
     def write_settings(self, settings: Any) -> None:
-        """The resolved settings of the run, to be read back by `read_settings`."""
-        self.write(SETTINGS, yaml.safe_dump(_yaml(asdict(settings)), sort_keys=False))
+        """Write the settings of the run, a dataclass, as YAML."""
+        self.write(SETTINGS, yaml.safe_dump(_plain(asdict(settings)), sort_keys=False))
 
     def read_settings(self) -> dict[str, Any]:
-        """What `write_settings` wrote, as plain values."""
+        """Return the settings of the run as plain values.
+
+        Raises:
+            InputError: If the file is missing or damaged.
+        """
         try:
             content = yaml.safe_load((self.folder / SETTINGS).read_text())
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -90,16 +129,22 @@ class Run:
         return content
 
     def save_part(self, name: str, key: str, results: Mapping[str, Result]) -> None:
-        """A finished step's results, with the exact description of what it did."""
+        """Save the results of a finished step.
+
+        Args:
+            name: Name of the step.
+            key: Description of everything that decides the results.
+            results: Results by kind.
+        """
         self.write_json(f"parts/{name}.json", {"key": key, "results": {k: dump(v) for k, v in results.items()}})
 
     def load_part(self, name: str, key: str) -> dict[str, Result] | None:
-        """The results of a finished step, if it did exactly what `key` describes."""
+        """Return the results of a step saved under the same key, or None."""
         part = self._part(name)
         return part[1] if part is not None and part[0] == key else None
 
     def parts(self) -> dict[str, dict[str, Result]]:
-        """The results of every finished step, by its name."""
+        """Return the results of all finished steps by name."""
         names = sorted(path.stem for path in (self.folder / "parts").glob("*.json"))
         return {name: part[1] for name in names if (part := self._part(name)) is not None}
 
@@ -114,24 +159,35 @@ class Run:
             raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", hint) from None
 
     def save_network(self, name: str, source: Source | ConvertedNetwork, model: nn.Module, key: str = "") -> None:
-        """Weights as safetensors, with what is needed to build the network again."""
+        """Save the weights of a network as safetensors.
+
+        Args:
+            name: Name of the network.
+            source: Description from which the network is built again.
+            model: The network.
+            key: Description of everything that decides the weights.
+        """
         tensors = {
             k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()
         }
         metadata = {name: json.dumps(content) for name, content in source_to_dict(source).items()} | {"made by": key}
-        write_bytes(self.folder / "networks" / f"{name}.safetensors", save(tensors, metadata))
+        self._write(f"networks/{name}.safetensors", save(tensors, metadata))
 
     def networks(self) -> tuple[str, ...]:
-        """The names of the networks of this run."""
+        """Return the names of all saved networks."""
         return tuple(sorted(path.stem for path in (self.folder / "networks").glob("*.safetensors")))
 
     def made_by(self, name: str) -> str | None:
-        """The key under which the network of that name was saved; None where there is none."""
+        """Return the key under which a network was saved, or None if there is no such network."""
         path = self.folder / "networks" / f"{name}.safetensors"
         return metadata_of(path).get("made by", "") if path.is_file() else None
 
     def load_network(self, name: str) -> nn.Module:
-        """The network of that name in eval mode."""
+        """Load a network in eval mode.
+
+        Raises:
+            InputError: If its file is missing, damaged or was not written by lowcurve.
+        """
         path = self.folder / "networks" / f"{name}.safetensors"
         metadata = metadata_of(path)
         source = source_from_dict(
@@ -145,22 +201,24 @@ class Run:
         load_weights(model, path)
         return model.eval()
 
-    def checkpoint(self, name: str, key: str) -> "DiskCheckpoint":
-        """Where a training described by `key` keeps its state while it is under way."""
-        return DiskCheckpoint(self.folder / "checkpoints" / f"{name}.pt", key)
+    def checkpoint(self, name: str, key: str) -> DiskCheckpoint:
+        """Return the checkpoint of an unfinished training."""
+        return DiskCheckpoint(self.folder / "checkpoints" / f"{name}.pt", key, self.writes)
 
-    def ledger(self, name: str, key: str) -> "DiskLedger":
-        """Where the attacks on a network, described by `key`, keep what they have finished while they are under way."""
-        return DiskLedger(self.folder / "ledgers" / f"{name}.pt", key)
+    def ledger(self, name: str, key: str) -> DiskLedger:
+        """Return the ledger of unfinished attacks on a network."""
+        return DiskLedger(self.folder / "ledgers" / f"{name}.pt", key, self.writes)
 
     def save_inputs(self, name: str, columns: Mapping[str, torch.Tensor]) -> None:
-        """The inputs that attacks on a network found, with their labels: adversarial/NAME.safetensors."""
+        """Save the inputs that attacks on a network found, with their labels, as adversarial/NAME.safetensors."""
         tensors = {key: values.contiguous() for key, values in columns.items()}
-        write_bytes(self.folder / "adversarial" / f"{name}.safetensors", save(tensors))
+        self._write(f"adversarial/{name}.safetensors", save(tensors))
 
     def loggers(self, name: str) -> list[Any]:
-        """CSV and TensorBoard loggers for a training; one that is resumed gets files of its own."""
-        from lightning_fabric.loggers import CSVLogger, TensorBoardLogger  # as slow to import as torch
+        """Return CSV and TensorBoard loggers for a training; a resumed training gets new files."""
+        if not self.writes:
+            return []
+        from lightning_fabric.loggers import CSVLogger, TensorBoardLogger  # slow to import
 
         root = self.folder / "logs"
         part = f"part-{len(list((root / name).glob('part-*'))) + 1}"
@@ -171,21 +229,23 @@ class Run:
                 TensorBoardLogger(root, name=name, version=part),
             ]
 
-    def within(self, name: str, settings: Any) -> "Run":
-        """A run of its own inside this one, runs/CODE/NAME, with these settings and of this version of the training code."""
-        run = Run(self.folder / "runs" / training_version() / name)
-        run.write_settings(settings)
-        return run
-
     def log(self) -> TextIO:
-        """The log, open at its end."""
+        """Open the log file for appending."""
         with writing(self.folder / LOG):
             self.folder.mkdir(parents=True, exist_ok=True)
             return (self.folder / LOG).open("a", buffering=1)
 
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        return write_bytes(path, content) if self.writes else path
+
 
 def new_place(folder: str | Path | None, name: str) -> Path:
-    """Where a new run can be made: `folder`, or runs/NAME-DATE-TIME. Nothing is made yet."""
+    """Return the path for a new run: `folder`, or runs/NAME-DATE-TIME. Creates nothing.
+
+    Raises:
+        InputError: If the directory exists and is not empty.
+    """
     place = Path(folder) if folder else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with writing(place):
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -194,7 +254,7 @@ def new_place(folder: str | Path | None, name: str) -> Path:
     return place
 
 
-def _yaml(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: _yaml(v) for k, v in value.items()}
-    return [_yaml(v) for v in value] if isinstance(value, tuple | list) else value
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

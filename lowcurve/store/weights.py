@@ -1,4 +1,4 @@
-"""Reading weights and states: tensors and plain values, never code."""
+"""Read weights and states: tensors and plain values, never code."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,10 +14,17 @@ from lowcurve.errors import InputError
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load safetensors, or a state dict saved by torch, into `model`; never a pickled module.
+    """Load safetensors, or a state dict saved by torch, into a model.
 
-    A state dict may lie under the key "state_dict", and its names may begin with "module." throughout, as those of
-    networks trained in parallel do. Errors: InputError with the first names or shapes that do not fit.
+    The state dict may be the entry "state_dict" of a dictionary. The prefix "module." of networks trained in parallel is
+    removed. Pickled modules are refused, because loading them runs code.
+
+    Args:
+        model: Network that receives the weights.
+        path: Path of a .safetensors, .pt or .pth file.
+
+    Raises:
+        InputError: If the file is missing, damaged or no state dict, or if names or shapes do not match the model.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,18 +48,26 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def read_state(path: Path) -> Any:
-    """What torch saved at `path`, tensors and plain values only: code in a pickle is never run."""
+    """Read tensors and plain values saved by torch; code in a pickle is never run.
+
+    Raises:
+        InputError: If the file is damaged or contains code.
+    """
     try:
-        with warnings.catch_warnings():  # a damaged file may look like one of another protocol
+        with warnings.catch_warnings():  # a damaged file may look like one of another pickle protocol
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # what an unpickler meets in a damaged file shares no narrower ancestor
+    except Exception:  # unpickling a damaged file raises errors without a narrower common class
         hint = "save model.state_dict() with torch.save, or use safetensors"
         raise InputError(f"tensors saved by torch in {path}", "a damaged file, or one with code in it", hint) from None
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a safetensors file says about itself beside its tensors."""
+    """Return the metadata of a safetensors file of lowcurve.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

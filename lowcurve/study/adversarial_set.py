@@ -52,7 +52,7 @@ def adversarial_set(
     return Examples(found.inputs[fallen], chosen.y[fallen], examples.classes)
 
 
-def mixed(first: Examples, second: Examples) -> Examples:
+def mix(first: Examples, second: Examples) -> Examples:
     """The examples of both, one after the other: clean and adversarial ones, to be shuffled in training.
 
     Where one part has grey levels and the other does not, both become floating-point pixels, which take four times the memory.
@@ -60,7 +60,7 @@ def mixed(first: Examples, second: Examples) -> Examples:
     Example:
         >>> part = Examples(torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([0]), ("a",))
         >>> moved = Examples(torch.tensor([[0.1, 0.9]]), torch.tensor([0]), ("a",))
-        >>> mixed(part, part).x.dtype, mixed(part, moved).x
+        >>> mix(part, part).x.dtype, mix(part, moved).x
         (torch.uint8, tensor([[0.0000, 1.0000],
                 [0.1000, 0.9000]]))
     """

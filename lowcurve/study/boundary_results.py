@@ -28,8 +28,8 @@ from lowcurve.models.smoothness import smoothness
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.results.cells import NETWORK, spread
+from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.settings import Study
-from lowcurve.study.subject import processes
 from lowcurve.types import Progress
 
 BOUNDS = (
@@ -89,7 +89,7 @@ def boundary_results(
         return {"boundary": Table("The decision boundary", HEADINGS, (empty,), conditions=conditions)}
     measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
     heading = f"boundary of {name}"
-    shared = {"progress": progress, "heading": heading, "fabric": processes(study.hardware)}
+    shared = {"progress": progress, "heading": heading, "fabric": launch_fabric(study.hardware)}
     promised = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
     found, ends = _found(model, kept, h, steps)
     radii, proof = certified_radii(model, kept, **shared)

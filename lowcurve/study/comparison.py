@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lowcurve.results import Curves, Line, Result, Scatter, Table, join, merge
-from lowcurve.study.methods import METHODS
+from lowcurve.study.method_options import METHOD_NAMES
 from lowcurve.study.settings import Study
 from lowcurve.training import History
 
@@ -46,6 +46,8 @@ COURSES = {
     ),
 }
 """Kind of result: how the names of its lines begin in a history, title, label, caption."""
+GIVEN = "given"
+"""Name of a network with the user's own weights."""
 UNRELIABLE = "upper bound, evaluation unreliable"
 """What a failed audit's verdict begins with."""
 
@@ -92,7 +94,7 @@ def _with_warning(result: Result, verdicts: Mapping[str, str]) -> Result:
 
 def in_reading_order(networks: Sequence[str]) -> list[str]:
     """A given network first, then the methods as the study lists them."""
-    known = ("given", *METHODS)
+    known = (GIVEN, *METHOD_NAMES)
     return sorted(networks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 

@@ -25,8 +25,8 @@ from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summariz
 from lowcurve.results.cells import CELLS, NETWORK, band, counted, spread
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import linearity, stability, train_against_test
+from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.settings import Study
-from lowcurve.study.subject import MeasuredNetwork
 from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
 
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
@@ -58,14 +58,14 @@ def curvature_results(
         "against scale": _against_scale(subject),
         "stability": stability(subject),
         "linearity": linearity(exact, extremes),
-        "density": _density(subject.few(settings.density_examples)),
+        "density": _density(subject.first(settings.density_examples)),
         **boundary_results(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
-        "indicator": _indicator(subject.few(max(settings.profile_examples, settings.density_examples))),
+        "indicator": _indicator(subject.first(max(settings.profile_examples, settings.density_examples))),
         "discrepancy": train_against_test(exact, extremes, data.train.take(slice(len(examples)))),
         **layers(name, model),
     }
     if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
-        few = subject.few(settings.profile_examples)
+        few = subject.first(settings.profile_examples)
         results["profile"] = profile(few, None)
         results["profile at scale"] = profile(few, few.reach)
     return results

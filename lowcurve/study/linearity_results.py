@@ -19,7 +19,7 @@ from lowcurve.geometry import (
 )
 from lowcurve.results import Cell, Column, Curves, Line, Table, summarize
 from lowcurve.results.cells import CELLS, NETWORK, band, spread
-from lowcurve.study.subject import MeasuredNetwork
+from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.types import Measure
 
 

@@ -7,7 +7,7 @@ from lowcurve.attacks import FULL, Effort
 from lowcurve.data import Augmentation, Limits
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import Budget
-from lowcurve.study.methods import Cure, GradientNorm, TrainingAttack
+from lowcurve.study.method_options import Cure, GradientNorm, TrainingAttack
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Optimization, Schedule
 

@@ -37,7 +37,9 @@ def same_images(study: Study, data: DataSet, models: Mapping[str, nn.Module], co
     )
 
 
-def drawn(study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]) -> dict[str, Result]:
+def report_figures(
+    study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]
+) -> dict[str, Result]:
     """What `lowcurve draw` has of each kind: cross-sections of the boundary, margin and loss around images, input gradients,
     paths within regions and, of color images, the hue circle.
 

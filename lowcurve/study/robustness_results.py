@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,21 +15,14 @@ from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.geometry import Curvature
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
 from lowcurve.results.cells import NETWORK
+from lowcurve.store import Run
 from lowcurve.study.boundary_results import certified_radii
 from lowcurve.study.comparison import UNRELIABLE
+from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.settings import Study
-from lowcurve.study.subject import processes
 from lowcurve.types import Measure, Progress
 
 UNAUDITED = "not audited"
-
-
-class Shelf(Protocol):
-    """Where an evaluation keeps what it has finished, and the inputs that it found."""
-
-    def ledger(self, name: str, key: str) -> Any: ...
-
-    def save_inputs(self, name: str, columns: Mapping[str, Tensor]) -> None: ...
 
 
 def suite_of(study: Study) -> Suite:
@@ -39,7 +31,7 @@ def suite_of(study: Study) -> Suite:
 
 
 def attack_results(
-    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int], shelf: Shelf
+    study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int], run: Run
 ) -> dict[str, Result]:
     """The robustness of one network: a row of accuracies with the audit's verdict, each attack of the suite, each test of
     the audit, accuracy against radius, examples of perturbed images."""
@@ -49,7 +41,7 @@ def attack_results(
     if first not in dict(members):  # one of the papers' suites has it itself
         members = ((first, PGD(ball, steps=settings.steps)), *members)
     suite = Suite(members)
-    ledger = shelf.ledger(name, describe((suite, study.data, study.limits, study.seed, settings.examples)))
+    ledger = run.ledger(name, describe((suite, study.data, study.limits, study.seed, settings.examples)))
     left = evaluation.attack(
         model,
         examples,
@@ -58,7 +50,7 @@ def attack_results(
         progress=progress,
         heading=f"attacking {name}",
         ledger=ledger,
-        fabric=processes(study.hardware),
+        fabric=launch_fabric(study.hardware),
     )
     verdict = None
     if settings.audited:
@@ -67,11 +59,11 @@ def attack_results(
         proved = _proved(study, model, few)
         verdict = audit(
             model, few, ball, seed=study.seed, certified=proved, budget=settings.budget, progress=progress,
-            heading=heading, fabric=processes(study.hardware),
+            heading=heading, fabric=launch_fabric(study.hardware),
         )  # fmt: skip
     if settings.save_inputs:
         stands = torch.from_numpy(left.robust)
-        shelf.save_inputs(name, {"inputs": left.inputs, "labels": examples.y, "robust": stands})
+        run.save_inputs(name, {"inputs": left.inputs, "labels": examples.y, "robust": stands})
     conditions = {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
         "examples": f"{len(examples)} of the test set",
@@ -93,7 +85,7 @@ def attack_results(
 
 def _proved(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
     """Each image's certified radius in the study's norm, where the network has Lipschitz bounds."""
-    radii, _ = certified_radii(model, examples, fabric=processes(study.hardware))
+    radii, _ = certified_radii(model, examples, fabric=launch_fabric(study.hardware))
     longest = np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0  # in l_2, of l_inf length 1
     return None if radii is None else radii / longest
 
@@ -165,7 +157,7 @@ def _against_radius(
     attack = PGD(largest, steps=study.evaluation.steps)
     found = evaluation.smallest_radius(
         model, examples, attack, largest=largest.radius, seed=study.seed,
-        progress=progress, heading=f"attacking {name} at every radius", fabric=processes(study.hardware),
+        progress=progress, heading=f"attacking {name} at every radius", fabric=launch_fabric(study.hardware),
     )  # fmt: skip
     shares = [proportion(int(row.sum()), len(row)) for row in found.robust_at(radii)]
     band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
@@ -184,7 +176,7 @@ def _against_radius(
         conditions=conditions,
     )
     measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
-    heading, made = f"measuring {name}", processes(study.hardware)
+    heading, made = f"measuring {name}", launch_fabric(study.hardware)
     ratio = evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=made)
     # Who is wrong without an attack has no radius, and who stood at the largest has none that was found.
     known = np.isfinite(found.radius) & (found.radius > 0)
@@ -241,7 +233,7 @@ def transfer_results(
     """Who is right about the images that were made for whom: a row a source, a column a target."""
     examples = data.test.take(slice(study.evaluation.examples))
     attack = PGD(study.ball(), steps=study.evaluation.steps)
-    made = processes(study.hardware)
+    made = launch_fabric(study.hardware)
     robust = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress, fabric=made)
     headings = [Column(f"seen by {name}", f"Accuracy of {name} on those images.", ".1%") for name in models]
     rows: list[tuple[Cell, ...]] = []

@@ -8,7 +8,15 @@ from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Limits
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import Budget
-from lowcurve.study.methods import METHODS, USUAL, Cure, GradientNorm, LowCurvature, Others, TrainingAttack
+from lowcurve.study.method_options import (
+    DEFAULT_METHODS,
+    METHOD_NAMES,
+    Cure,
+    GradientNorm,
+    LowCurvature,
+    OtherMethods,
+    TrainingAttack,
+)
 from lowcurve.training import Hardware, Optimization
 
 EVERYTHING = Limits()
@@ -88,7 +96,7 @@ class Study:
     weights: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    methods: tuple[str, ...] = USUAL
+    methods: tuple[str, ...] = DEFAULT_METHODS
     norm: Literal["l_inf", "l_2"] = "l_inf"
     radius: str = "0.125"
     suite: str = "strong"
@@ -100,7 +108,7 @@ class Study:
     gradient: GradientNorm = field(default_factory=GradientNorm)
     low_curvature: LowCurvature = field(default_factory=LowCurvature)
     training_attack: TrainingAttack = field(default_factory=TrainingAttack)
-    others: Others = field(default_factory=Others)
+    others: OtherMethods = field(default_factory=OtherMethods)
     validation_steps: int = 0
     evaluation: Evaluation = Evaluation()
     accelerator: str = "auto"
@@ -112,8 +120,10 @@ class Study:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in METHODS:
-                raise InputError(f"methods among {', '.join(METHODS)}", repr(method), "write --methods [standard,CURE]")
+            if method not in METHOD_NAMES:
+                raise InputError(
+                    f"methods among {', '.join(METHOD_NAMES)}", repr(method), "write --methods [standard,CURE]"
+                )
         if self.suite not in SUITES:
             raise InputError(f"a suite among {', '.join(SUITES)}", repr(self.suite), "write --suite strong")
         if not self.methods and self.model is None:

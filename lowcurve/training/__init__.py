@@ -2,7 +2,7 @@
 
 from lowcurve.training.fit import Checkpoint, History, Optimization, fit
 from lowcurve.training.hardware import Hardware, fabric
-from lowcurve.training.objective import Objective, Part, Penalty, Term
+from lowcurve.training.objective import Objective, Part, Term
 from lowcurve.training.schedule import Schedule
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Objective",
     "Optimization",
     "Part",
-    "Penalty",
     "Schedule",
     "Term",
     "fabric",

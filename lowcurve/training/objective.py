@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,10 @@ from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import set_training
-from lowcurve.penalties import AdaptiveWeight
+from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.penalties.differentiation import TWICE, require_smooth
 from lowcurve.training.schedule import Schedule
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
-
-
-class Penalty(Protocol):
-    """A field's jet at the training inputs -> one number per example, attached to the parameters.
-
-    One that says `data_free = True` looks at the field's model and at nothing else of the jet, and gives one number for all.
-    """
-
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample: ...
 
 
 class Part(NamedTuple):
@@ -51,12 +42,12 @@ class Term:
     every: int = 1
 
     def __post_init__(self) -> None:
+        _require_penalty(self.penalty)
         if self.every < 1:
             raise InputError("a penalty at every step, or every second, or third", self.every, "write every=1")
         scale = self.scale_schedule
-        if scale != Schedule() and not hasattr(self.penalty, "h"):
-            name = type(self.penalty).__name__
-            raise InputError("a penalty with a scale h to schedule", name, "leave out scale_schedule")
+        if scale != Schedule():
+            self.penalty.at_scale(1.0)  # raises an error for a penalty without a scale
         if min(scale.start, scale.end) <= 0 or scale.warm_up:
             raise InputError("a scale that stays above 0", scale, "begin at 0.05 of it, not at 0")
 
@@ -70,7 +61,7 @@ class Term:
         """
         penalty, scale = self.penalty, self.scale_schedule(progress)
         if scale != 1.0:
-            penalty = replace(penalty, h=penalty.h * scale)  # type: ignore[type-var, attr-defined]
+            penalty = penalty.at_scale(scale)
         weight = self.weight.now if isinstance(self.weight, AdaptiveWeight) else self.weight
         return self.every * weight * self.weight_schedule(progress), penalty
 
@@ -129,7 +120,7 @@ class Objective:
     @property
     def differentiates_twice(self) -> bool:
         """Whether a step differentiates an input gradient, which some distributed strategies do silently wrong."""
-        return any(getattr(term.penalty, "differentiates_twice", True) for term in self.penalties.values())
+        return any(term.penalty.differentiates_twice for term in self.penalties.values())
 
     def terms(
         self,
@@ -178,13 +169,13 @@ class Objective:
             with set_training(model, training=False), fold_batchnorm(model, x), autocast():
                 here = self.attack(model, x, y, generator=generator, **self._reach(x, progress))
         there = x if self.penalties_at == "clean" else here
-        apart = all(map(_wants_slope_alone, taken.values()))
-        twice = any(getattr(penalty, "differentiates_twice", True) for _, penalty in taken.values())
+        apart = all(penalty.detaches_gradient for _, penalty in taken.values())
+        twice = any(penalty.differentiates_twice for _, penalty in taken.values())
         own = TwiceDifferentiable() if twice else nullcontext()
         with set_training(model, training=self.statistics == "batch"):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, there)
-            looked = any(not getattr(penalty, "data_free", False) for _, penalty in taken.values())
+            looked = any(not penalty.data_free for _, penalty in taken.values())
             factor = self.loss_weight * self.loss_schedule(progress)
             if not (looked and there is here):  # nothing needs the input gradient, and x stays a constant
                 with autocast():
@@ -230,7 +221,7 @@ class Objective:
         x, y: a few examples. It must be smooth as it stands in eager mode, since compiling hides its kinks, and have no layer
         that acts on the batch or by chance unless `statistics` are frozen.
         """
-        ways = {name: getattr(term.penalty, "differentiation", "exact") for name, term in self.penalties.items()}
+        ways = {name: term.penalty.differentiation for name, term in self.penalties.items()}
         for name, way in ways.items():
             if way not in TWICE and self.statistics == "batch":
                 _require_alike_in_training(model, name, way)
@@ -239,9 +230,10 @@ class Objective:
                     require_smooth(Jet(loss_field(model, y, self.loss), x))
 
 
-def _wants_slope_alone(taken: tuple[float, Penalty]) -> bool:
-    """Whether a penalty holds the clean gradient constant, so that the loss's backward pass may be made with it."""
-    return getattr(taken[1], "wants_slope_alone", False) or getattr(taken[1], "data_free", False)
+def _require_penalty(penalty: object) -> None:
+    if not isinstance(penalty, Penalty):
+        hint = "derive its class from lowcurve.penalties.Penalty"
+        raise InputError("a penalty for a term", type(penalty).__name__, hint)
 
 
 def _require_alike_in_training(model: nn.Module, name: str, way: str) -> None:

@@ -38,7 +38,7 @@ class LCNNConversion:
 
     A block is a convolution or linear layer together with the BatchNorm after it. A block whose norm exceeds gamma gets a
     larger gamma at the start, so that only the nonlinearities change the function of a trained network. Train the converted
-    network with the penalty on betas and gammas (`penalties.LCNN`).
+    network with the penalty on betas and gammas (`penalties.LCNNPenalty`).
 
     Args:
         beta: Sharpness at the start, one per call.

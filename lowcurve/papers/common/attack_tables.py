@@ -87,7 +87,7 @@ def _attacked(one: TrainedRow, attacks: Attacks) -> Table:
 
 
 def _judged(context: Context, one: TrainedRow, study: Study) -> dict[str, Result]:
-    shelf = context.keeper(file_name(one.row), one.study)
-    found = attack_results(study, one.data, one.row, one.model, one.progress, shelf)
-    shelf.ledger(one.row, "").remove()
+    run = context.networks_run(file_name(one.row), one.study)
+    found = attack_results(study, one.data, one.row, one.model, one.progress, run)
+    run.ledger(one.row, "").remove()
     return found

@@ -1,94 +1,135 @@
-"""What every reproduced item shares: how it is asked for, the networks that it needs, and where they are kept."""
+"""Everything that reproduced items share: their settings, the networks that they need, and the run that holds both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from lowcurve.data import DataSet, Examples, Limits, load
 from lowcurve.errors import InputError
+from lowcurve.papers.common.epoch_run import EpochRun
 from lowcurve.results import Claim, Result, beside, code_version, describe
+from lowcurve.store import Run
 from lowcurve.study import pipeline as steps
-from lowcurve.study.pipeline import Keeper
 from lowcurve.study.presets import SCALES
 from lowcurve.study.settings import Study
 from lowcurve.types import Progress, silent
 
 
-class Room(Keeper, Protocol):
-    """A keeper that has others within it; `store.Run` is one."""
-
-    def within(self, name: str, settings: Any) -> Keeper: ...
-
-
 @dataclass(frozen=True)
 class Context:
-    """Where items are made: at a scale, on a data set, with as many seeds, keeping what is finished. rows: which models of a
-    table; all by default. used: of which settings were the networks that were asked for, by the names they are kept under.
+    """Settings with which items are made, and the run that holds their networks and results.
 
-    What was kept is taken up again only if it was made with the same settings by the same code, whatever its version is called:
-    networks by that which trains, results by all that computes.
+    Saved networks are used again only if they were trained with the same settings by the same training code. Saved results
+    are used again only if they were made with the same settings by the same code.
+
+    Args:
+        scale: "smoke", "laptop" or "paper".
+        data: Name of the data set.
+        run: Run that holds the networks and results.
+        data_dir: Folder of parquet files, for work without a network connection.
+        seeds: Number of networks of each kind.
+        rows: Rows of a table to make. Default: all.
+        progress: Progress display.
+        keeps_epochs: True to keep every training's weights by epoch; see `EpochRun`.
+        settings: Settings of all networks used so far, by name. Filled by `load_or_train`.
     """
 
     scale: str
     data: str
-    room: Room
+    run: Run
     data_dir: str | None = None
     seeds: int = 2
     rows: tuple[str, ...] = ()
     progress: Progress[int] = silent
-    used: dict[str, Study] = field(default_factory=dict, compare=False, repr=False)
+    keeps_epochs: bool = False
+    settings: dict[str, Study] = field(default_factory=dict, compare=False, repr=False)
 
-    def select_rows(self, wanted: Mapping[str, Study]) -> Mapping[str, Study]:
-        """The rows that were asked for; all, unless some were."""
-        if unknown := [row for row in self.rows if row not in wanted]:
-            raise InputError(f"rows among {', '.join(wanted)}", repr(unknown[0]), "leave out --rows for all")
-        return {row: study for row, study in wanted.items() if row in self.rows or not self.rows}
+    def select_rows(self, studies: Mapping[str, Study]) -> Mapping[str, Study]:
+        """Return the studies of the rows to make.
+
+        Args:
+            studies: Studies of all rows of a table.
+
+        Raises:
+            InputError: If a row does not exist.
+        """
+        if unknown := [row for row in self.rows if row not in studies]:
+            raise InputError(f"rows among {', '.join(studies)}", repr(unknown[0]), "leave out --rows for all")
+        return {row: study for row, study in studies.items() if row in self.rows or not self.rows}
 
     def load_or_train(self, name: str, study: Study, seed: int = 0) -> tuple[Study, DataSet, dict[str, nn.Module]]:
-        """The networks of a study by their methods, trained now or before, with the study as it was made, and its data."""
+        """Train the networks of a study, or load them if they were trained before.
+
+        Args:
+            name: Name of the networks' run.
+            study: Settings; data set and seed are replaced.
+            seed: Seed of the training.
+
+        Returns:
+            The study with all settings resolved, its data set, and the networks by method.
+        """
         made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolved()
-        keeper = self.keeper(name, made)
+        run = self.networks_run(name, made)
         data = _data(made.data, made.data_dir, made.limits, made.seed)
-        steps.train(made, data, keeper, self.progress)
-        # Where the data lie is no setting of what is made of them.
-        self.used[f"{name}-{seed}"] = placeless = replace(made, data_dir=None)
-        return placeless, data, {method: keeper.load_network(method) for method in made.methods}
+        steps.train(made, data, run, self.progress)
+        # The folder of the data does not decide any result.
+        self.settings[f"{name}-{seed}"] = resolved = replace(made, data_dir=None)
+        return resolved, data, {method: run.load_network(method) for method in made.methods}
 
-    def test_images(self, made: Study, count: int) -> Examples:
-        """So many test images, whatever the limit of the networks' study: its own are the first of them."""
-        return _data(made.data, self.data_dir, replace(made.limits, test=count), made.seed).test
+    def networks_run(self, name: str, study: Study) -> Run:
+        """Return the run inside this context's run that holds the networks of a resolved study."""
+        settings = replace(study, data_dir=self.data_dir)
+        run = self.run.within(f"{name}-{study.seed}", settings)
+        if not self.keeps_epochs:
+            return run
+        shared = self.run.within(EpochRun.shared_name(study), replace(settings, methods=("standard",)))
+        return EpochRun(run.folder, run.writes, study=settings, shared=shared)
 
-    def keeper(self, name: str, made: Study) -> Keeper:
-        """Where the networks of a study are kept."""
-        return self.room.within(f"{name}-{made.seed}", replace(made, data_dir=self.data_dir))
+    def test_images(self, study: Study, count: int) -> Examples:
+        """Return the first `count` test images, whatever the limit of the study is."""
+        return _data(study.data, self.data_dir, replace(study.limits, test=count), study.seed).test
 
-    def load_or_compute(self, name: str, what: Any, make: Callable[[], Mapping[str, Result]]) -> Mapping[str, Result]:
-        """The results of a step, made now or before; what: everything that decides them."""
-        key = describe((code_version(), self.scale, self.data, what))
-        kept = self.room.load_part(name, key)
-        if kept is None:
-            kept = dict(make())
-            self.room.save_part(name, key, kept)
-        return kept
+    def load_or_compute(
+        self, name: str, settings: Any, make: Callable[[], Mapping[str, Result]]
+    ) -> Mapping[str, Result]:
+        """Make the results of a step, or load them if they were made before.
+
+        Args:
+            name: Name of the step.
+            settings: Everything that decides the results, beside scale and data set.
+            make: Function that makes the results.
+        """
+        key = describe((code_version(), self.scale, self.data, settings))
+        results = self.run.load_part(name, key)
+        if results is None:
+            results = dict(make())
+            self.run.save_part(name, key, results)
+        return results
 
 
 class Reduction(str):
-    """A sentence on how the paper's setting is cut short at smaller scales, which is said at these alone."""
+    """A sentence on how the paper's setting is reduced at the scales below "paper", shown at those scales only."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What an item came to: its results by name, the paper's numbers beside ours, and what differs from the paper."""
+    """Results of an item.
+
+    Attributes:
+        results: Results by name.
+        claims: The paper's numbers beside ours.
+        differs: Sentences on what differs from the paper.
+    """
 
     results: Mapping[str, Result]
     claims: Sequence[Claim]
     differs: Sequence[str] = ()
 
     def differences_at(self, scale: str) -> list[str]:
-        """What differs at a scale.
+        """Return the differences at a scale.
 
         Example:
             >>> Reproduction({}, [], (Reduction("Fewer epochs."), "Another optimizer.")).differences_at("paper")
@@ -103,9 +144,17 @@ Claims = Callable[[Mapping[str, Result], str], list[Claim]]
 
 @dataclass(frozen=True)
 class Item:
-    """A table, figure or number of a paper, and how it is made. data: what it may be made on, the first at a laptop's scale by
-    default; at the scale of the paper it is `paper_data`. claims: for tables whose rows may be made in several runs, what is
-    said once they are put together."""
+    """A table, figure or number of a paper.
+
+    Attributes:
+        key: PAPER/ITEM.
+        title: Content of the item.
+        where: Place in the paper.
+        make: Function that makes the item.
+        data: Data sets on which it can be made. The first is the default at the scale laptop, the last at smoke.
+        paper_data: Data set of the paper, the default at the scale paper.
+        claims: Function that compares a merged table with the paper, for tables whose rows are made in several runs.
+    """
 
     key: str
     title: str
@@ -115,17 +164,26 @@ class Item:
     paper_data: str = "cifar10"
     claims: Claims | None = field(default=None, repr=False)
 
-    def data_at(self, scale: str, asked: str | None) -> str:
-        """The data set that is used at a scale, unless another is asked for."""
+    def data_at(self, scale: str, requested: str | None) -> str:
+        """Return the data set that is used at a scale.
+
+        Args:
+            scale: "smoke", "laptop" or "paper".
+            requested: Data set to use instead of the default.
+
+        Raises:
+            InputError: If the scale is unknown or the item cannot be made on the data set.
+        """
         if scale not in SCALES:
             raise InputError(f"a scale among {', '.join(SCALES)}", repr(scale), "write --scale laptop")
         known = (*self.data, self.paper_data)
-        if asked is not None and asked not in known:
-            raise InputError(f"data of {self.key} among {', '.join(dict.fromkeys(known))}", repr(asked), "leave it out")
-        return asked or {"smoke": self.data[-1], "laptop": self.data[0], "paper": self.paper_data}[scale]
+        if requested is not None and requested not in known:
+            choices = ", ".join(dict.fromkeys(known))
+            raise InputError(f"data of {self.key} among {choices}", repr(requested), "leave it out")
+        return requested or {"smoke": self.data[-1], "laptop": self.data[0], "paper": self.paper_data}[scale]
 
     def table(self, found: Reproduction, context: Context) -> Result:
-        """The paper's numbers beside ours."""
+        """Return the table of the paper's numbers beside ours."""
         caption = " ".join(found.differences_at(context.scale))
         conditions = {"item": self.key, "paper": self.where, "scale": context.scale, "data": context.data}
         return beside("Beside the paper", found.claims, caption, conditions)

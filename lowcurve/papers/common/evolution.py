@@ -12,8 +12,8 @@ from lowcurve.data import DataSet
 from lowcurve.geometry import FrobeniusNorm, SecantCurvature
 from lowcurve.results import Curves, Line
 from lowcurve.results.cells import counted
+from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.settings import Study
-from lowcurve.study.subject import MeasuredNetwork
 from lowcurve.types import Measure, Progress
 
 

@@ -20,9 +20,9 @@ from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
 from lowcurve.results.cells import counted
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import stability, train_against_test
+from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.robustness_results import suite_of
 from lowcurve.study.settings import Study
-from lowcurve.study.subject import MeasuredNetwork
 from lowcurve.types import Measure, Progress
 
 POWER_STEPS = 10

@@ -26,8 +26,8 @@ from lowcurve.randomness import normal, stream
 from lowcurve.results import Claim, Column, Curves, Result, Surface, Table, holds, merge
 from lowcurve.results.cells import counted
 from lowcurve.study.geometry_results import profile
+from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.report_figures import same_images
-from lowcurve.study.subject import MeasuredNetwork
 
 
 def _select_shared_images(context: Context, *names: str) -> SameImages:
@@ -102,8 +102,8 @@ def figure_2(context: Context) -> Reproduction:
         def make(one=one) -> dict[str, Result]:  # type: ignore[no-untyped-def]
             conditions = {"units": "pixel range [0, 1]", "BatchNorm": "eval mode"}
             subject = MeasuredNetwork(one.study, one.row, one.model, one.data.test, one.progress, conditions)
-            wide = subject.few(at_scale)
-            return {"profile": profile(subject.few(exactly), None), "profile at scale": profile(wide, wide.reach)}
+            wide = subject.first(at_scale)
+            return {"profile": profile(subject.first(exactly), None), "profile at scale": profile(wide, wide.reach)}
 
         key = ("profile", one.study, exactly, at_scale)
         for kind, result in context.load_or_compute(f"profile-{row}", key, make).items():

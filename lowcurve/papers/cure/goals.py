@@ -15,7 +15,8 @@ from lowcurve.papers.common.lookup import read_cells, read_value
 from lowcurve.papers.common.seed_tables import claim_order, train_row
 from lowcurve.papers.cure.networks import COUNTS, make_base_study
 from lowcurve.results import UNSAID, Cell, Claim, Result, holds
-from lowcurve.study.methods import GradientNorm, objective_of
+from lowcurve.study.method_options import GradientNorm
+from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
 from lowcurve.types import AttackFunction
 

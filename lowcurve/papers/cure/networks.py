@@ -8,7 +8,7 @@ from lowcurve.attacks import SPSA
 from lowcurve.data import Limits
 from lowcurve.papers.common.context import Context, Reduction
 from lowcurve.papers.recipes import Recipe, get_recipe
-from lowcurve.study.methods import Cure, TrainingAttack
+from lowcurve.study.method_options import Cure, TrainingAttack
 from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Optimization, Schedule

@@ -18,7 +18,7 @@ from lowcurve.papers.common.context import Context
 from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, summarize
 from lowcurve.results.cells import NETWORK
-from lowcurve.study.methods import LowCurvature
+from lowcurve.study.method_options import LowCurvature
 from lowcurve.study.presets import preset, shortened
 
 SIDE = 200

@@ -12,7 +12,8 @@ from lowcurve.papers.common.seed_tables import claim_order, make_extra_results, 
 from lowcurve.papers.lcnn.moons import make_softplus_curves, make_two_moons_results
 from lowcurve.papers.recipes import get_recipe
 from lowcurve.results import UNSAID, Claim, Result, holds
-from lowcurve.study.methods import Cure, GradientNorm, TrainingAttack, objective_of
+from lowcurve.study.method_options import Cure, GradientNorm, TrainingAttack
+from lowcurve.study.methods import objective_of
 from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
 from lowcurve.study.settings import Study
 from lowcurve.training import Schedule

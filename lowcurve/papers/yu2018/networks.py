@@ -11,7 +11,7 @@ from lowcurve.papers.common.context import Context, Reduction
 from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.results import Result, Table
-from lowcurve.study.methods import TrainingAttack
+from lowcurve.study.method_options import TrainingAttack
 from lowcurve.study.presets import ON_A_LAPTOP, shortened
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Evaluation, Study

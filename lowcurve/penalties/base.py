@@ -1,0 +1,72 @@
+"""The base class of all penalties."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.calculus import Jet
+from lowcurve.errors import InputError
+from lowcurve.penalties.differentiation import Differentiation
+
+
+class Penalty(ABC):
+    """A function of a field's value and derivatives at the training inputs, to be minimized beside the loss.
+
+    A subclass implements `__call__` and overrides the attributes whose defaults do not hold for it. The defaults are safe
+    for every penalty: they only cost time where a penalty needs less.
+
+    Attributes:
+        differentiation: Way in which the penalty is differentiated in the parameters; see `apply_to_gradients`.
+        differentiates_twice: True if the gradient in the parameters is that of an input gradient. Some distributed
+            strategies compute such gradients wrongly, and compiled networks do not support them.
+        detaches_gradient: True if the penalty uses the clean input gradient as a constant only. The loss's own backward
+            pass then computes that gradient.
+        data_free: True if the penalty depends on the field's model only. It then returns one number for the whole batch.
+
+    Example:
+        >>> class Confidence(Penalty):
+        ...     differentiates_twice = False
+        ...
+        ...     def __call__(self, jet, *, generator):
+        ...         return jet.logits.square().sum(1)
+        >>> Confidence().differentiates_twice, Confidence().data_free
+        (False, False)
+    """
+
+    data_free = False
+
+    @property
+    def differentiation(self) -> Differentiation:
+        """Way in which the penalty is differentiated in the parameters."""
+        return "exact"
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """True if the gradient in the parameters is that of an input gradient."""
+        return True
+
+    @property
+    def detaches_gradient(self) -> bool:
+        """True if the penalty uses the clean input gradient as a constant only."""
+        return self.data_free
+
+    @abstractmethod
+    def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:
+        """Compute the penalty.
+
+        Args:
+            jet: Values and gradients of the loss at the training inputs.
+            generator: Source of all random numbers of the penalty.
+
+        Returns:
+            One number per example, or a scalar if the penalty is `data_free`, attached to the parameters.
+        """
+
+    def at_scale(self, factor: float) -> "Penalty":  # noqa: ARG002 (subclasses use it)
+        """Return the penalty with its scale h multiplied by a factor.
+
+        Raises:
+            InputError: If the penalty has no scale.
+        """
+        raise InputError("a penalty with a scale h to schedule", type(self).__name__, "leave out scale_schedule")

@@ -1,0 +1,79 @@
+"""One network at the images of a study, and the processes that measure it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.data import Examples
+from lowcurve.losses import cross_entropy
+from lowcurve.results.cells import counted
+from lowcurve.study.settings import Study
+from lowcurve.training import Hardware, fabric
+from lowcurve.types import Loss, Measure, Progress
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """One network at a study's test examples.
+
+    Attributes:
+        study: Settings of the study.
+        name: Name of the network in the report.
+        model: The network.
+        examples: Test examples at which it is measured.
+        progress: Progress display.
+        conditions: Conditions that hold for all of its numbers.
+    """
+
+    study: Study
+    name: str
+    model: nn.Module
+    examples: Examples
+    progress: Progress[int]
+    conditions: Mapping[str, str]
+
+    def columns(self, measures: Mapping[str, Measure], loss: Loss = cross_entropy) -> evaluation.Columns:
+        """Compute measures at all examples.
+
+        Args:
+            measures: Measures by name.
+            loss: Loss whose field is measured.
+
+        Returns:
+            Columns by name, with one entry per example.
+        """
+        return evaluation.measure(
+            self.model,
+            self.examples,
+            measures,
+            loss=loss,
+            progress=self.progress,
+            heading=f"measuring {self.name}",
+            fabric=launch_fabric(self.study.hardware),
+        )
+
+    def first(self, count: int) -> "MeasuredNetwork":
+        """Return the same network with the first `count` examples only."""
+        examples = self.examples.take(slice(count))
+        return replace(self, examples=examples, conditions={**self.conditions, **counted(examples, "test")})
+
+    @property
+    def reach(self) -> float:
+        """The l_2 length of the study's largest perturbation."""
+        return self.study.scale(int(np.prod(self.examples.shape)))
+
+
+@cache
+def launch_fabric(hardware: Hardware) -> "Fabric":
+    """Return the launched Fabric whose processes share an evaluation; cached for each hardware."""
+    launched = fabric(hardware)
+    launched.launch()
+    return launched
