@@ -65,9 +65,8 @@ def make_seed_table(
         for seed in range(context.seeds):
             one = train_row(context, row, study, seed)
             key = (kind, one.study, what(one.study))
-            table = context.load_or_compute(f"{kind}-{file_name(row)}-{seed}", key, lambda one=one: {kind: make(one)})[
-                kind
-            ]  # type: ignore[misc]
+            name = f"{kind}-{file_name(row)}-{seed}"
+            table = context.load_or_compute(name, key, partial(_as_results, kind, make, one))[kind]
             assert isinstance(table, Table)
             shown = table
             found.append([read_value(cell) for cell in table.rows[0][1:]])
@@ -120,6 +119,10 @@ def claim_order(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequ
     apart = all(a[1] < b[0] or b[1] < a[0] for a, b in pairwise(spans))
     near = "" if apart else "; neighbors within the seeds' spread"
     return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + near)
+
+
+def _as_results(kind: str, make: Callable[[TrainedRow], Table], one: TrainedRow) -> dict[str, Result]:
+    return {kind: make(one)}
 
 
 def _numbers(one: TrainedRow, radii: Sequence[float]) -> Table:
