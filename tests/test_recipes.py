@@ -59,13 +59,13 @@ def test_the_rows_that_are_shipped():
 def test_a_recipe_is_whole(key):
     content = yaml.safe_load((files("lowcurve.papers.recipes") / f"{key}.yaml").read_text("utf-8"))
     assert set(content) <= {"title", "like", "paper", "quotation", "differs", "settings"}
-    assert set(content["paper"]) <= {"where", "values", "beside"}
+    assert set(content["paper"]) <= {"where", "values", "counterparts"}
     found = get_recipe(key)
     assert found.title
     assert found.paper.startswith(f"Table {key.split('/')[1].removeprefix('table-')}, section ")
     assert found.values
     assert found.quotation or found.differs
-    assert set(found.beside) <= set(found.values)
+    assert set(found.counterparts) <= set(found.values)
     assert len(found.settings["methods"]) == 1
     assert all(re.match(r"[a-zA-Z_., ]+: ", reason) for reason in found.differs)
 
@@ -118,7 +118,7 @@ def number(text: str) -> float:
 @every_recipe
 def test_no_setting_contradicts_the_quotation(key):
     found = get_recipe(key)
-    study, name = found.study(), found.network
+    study, name = found.study(), found.method
     values = dict(flat("", json.loads(json.dumps(study, default=vars))))
     course = "fine_tuning" if method_of(name, study).fine_tunes else "training"
     said = {path: set(re.findall(pattern, found.quotation)) for path, pattern in SAID.items()}
@@ -169,8 +169,8 @@ def test_a_recipe_trains(key, tmp_path):
     steps.check_study(study, data, training=True)
     run = Run(tmp_path)
     steps.train(study, data, run)
-    assert found.network in run.networks()
-    assert all(p.isfinite().all() for p in run.load_network(found.network).parameters())
+    assert found.method in run.networks()
+    assert all(p.isfinite().all() for p in run.load_network(found.method).parameters())
 
 
 def test_cure_from_scratch_needs_no_other_network(tmp_path):
@@ -197,14 +197,14 @@ def test_ours_beside_the_papers():
     curve = Curves(
         "Accuracy against radius", "r", "share", (0.0, 0.1), {f"gradient-norm ({UNRELIABLE})": Line((0.98, 0.881))}
     )
-    shown = found.table({"comparison": Table("C", heads, (row,)), "against radius": curve}, ["seed"])
+    shown = found.make_table({"comparison": Table("C", heads, (row,)), "against radius": curve}, ["seed"])
     rows = {name: tuple(rest) for name, *rest in shown.rows}
     assert rows["natural"] == ("98.4", "98.4", "C, clean")
     assert rows["BIM at 0.1"] == ("88.1", "88.1", f"Accuracy against radius, at 0.1 ({UNRELIABLE})")
     assert rows["BIM at 0.2"] == ("64.9", None, "")
     assert rows["FGSM at 0.1"] == ("91.6", None, "")
-    assert shown.caption == "Ours has other settings than the recipe: seed."
-    robust = replace(found, values={"BIM": "1"}, beside={"BIM": "PGD-10"}).table(
+    assert shown.caption == "These settings differ from the recipe: seed."
+    robust = replace(found, values={"BIM": "1"}, counterparts={"BIM": "PGD-10"}).make_table(
         {"comparison": Table("C", heads, (row,))}
     )
     assert robust.rows == (("BIM", "1", "50.0", f"C, PGD-10 ({UNRELIABLE})"),)
@@ -273,9 +273,9 @@ def test_a_recipe_is_trained_and_attacked_by_its_key(pets, capsys):
     ours = cells(found, "ours", "beside the paper")
     assert ours["natural"] == f"{100 * cells(found, 'clean')['gradient-norm'][0]:.1f}"
     assert ours["BIM at 0.2"] is not None
-    assert "Beside the paper" in capsys.readouterr().out
+    assert "Compared with the paper" in capsys.readouterr().out
     page = Path("run/report.html").read_text()
-    assert all(part in page for part in (OURS, "Beside the paper", "64.9", "the widths are not stated"))
+    assert all(part in page for part in (OURS, "Compared with the paper", "64.9", "the widths are not stated"))
     Path("run/recipe.json").write_text('{"key": 3}')
     assert "the recipe of the run in" in refused(capsys, "report", "run")
 
@@ -293,4 +293,4 @@ def test_settings_of_a_recipe_can_be_printed_and_read_back(capsys):
 def test_recipes_on_their_own_data(key, data_dir, tmp_path):
     few = ("--limits.train", "32", "--width", "2", "--out", tmp_path / "run")
     assert done("train", key, "--scale", "smoke", "--data-dir", data_dir, *few) == 0
-    assert get_recipe(key).network in Run(tmp_path / "run").networks()
+    assert get_recipe(key).method in Run(tmp_path / "run").networks()

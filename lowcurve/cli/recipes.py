@@ -114,7 +114,7 @@ def beside(recipe: "Recipe | None", run: "Run", results: Mapping[str, "Result"])
     if recipe is None:
         return dict(results)
     first = {name: result for name, result in results.items() if name == "comparison"}
-    return {**first, BESIDE: recipe.table(results, _changed(recipe, run)), **results}
+    return {**first, BESIDE: recipe.make_table(results, _changed(recipe, run)), **results}
 
 
 def lines(results: Mapping[str, "Result"]) -> list[Any]:

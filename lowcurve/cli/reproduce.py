@@ -123,7 +123,7 @@ def _made(item: "Item", context: "Context", run: "Run") -> int:
     log.info("%s at scale %s on %s, in %s", item.key, context.scale, context.data, run.folder)
     began = time.monotonic()
     found = item.make(context)
-    beside = item.table(found, context)
+    beside = item.make_table(found, context)
     results = {"beside the paper": beside, **found.results}
     seconds = time.monotonic() - began
     facts, name = _facts(item, context, found, seconds), item.key.split("/")[1]

@@ -1,1 +1,1 @@
-"""Reproduce the tables and figures of five papers, one folder or file for each paper."""
+"""Reproduce the tables and figures of five papers, one folder or file per paper."""

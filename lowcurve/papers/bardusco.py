@@ -1,5 +1,6 @@
 """Bardusco, Robustness and Curvature in Deep Learning: three networks with their geometry (Table 1, Figures 2 to 4), paths
-between adversarial images (Table 2, Figures 5 to 8), and a change of color (Figure 9)."""
+between adversarial images (Table 2, Figures 5 to 8), and a change of color (Figure 9).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

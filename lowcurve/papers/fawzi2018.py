@@ -1,5 +1,6 @@
 """Fawzi et al. 2018, Empirical Study of the Topology and Geometry of Deep Networks: connected regions, flat boundaries, the
-directions in which they bend, and what that bending tells of perturbed images. The claims are those of its abstract."""
+directions in which they bend, and what that bending tells of perturbed images. The claims are those of its abstract.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The items of all papers by their keys."""
+"""List the items of all papers by key."""
 
 import difflib
 
@@ -18,7 +18,13 @@ ITEMS: dict[str, Item] = {
 
 
 def get_item(key: str) -> Item:
-    """The item of that key. Errors: `InputError` for an unknown one, with the nearest.
+    """Return the item with this key.
+
+    Args:
+        key: PAPER/ITEM, such as "srinivas2022lcnn/table-1".
+
+    Raises:
+        InputError: If there is no such item. The error names the nearest key.
 
     Example:
         >>> get_item("srinivas2022lcnn/table-1").where

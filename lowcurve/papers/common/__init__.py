@@ -1,1 +1,1 @@
-"""Share what the papers have in common: where items are made, tables over seeds, units."""
+"""Share code between the papers: the context of a reproduction, tables over seeds, units, training costs."""

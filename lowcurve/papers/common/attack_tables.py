@@ -1,4 +1,4 @@
-"""The rows of a table of attacks: every attack by itself, as the papers have it, then the strong suite with its audit."""
+"""Evaluate the rows of a table under each of the paper's attacks, and under the strong suite with its audit."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,29 +24,36 @@ from lowcurve.study.settings import Study
 from lowcurve.types import AttackFunction
 
 Attacks = Callable[[Study], Mapping[str, AttackFunction]]
-"""A study's attacks by the headings of their columns."""
+"""Takes a study and returns its attacks by column heading."""
 
 
 def make_attack_table(context: Context, wanted: Mapping[str, Study], attacks: Attacks, kind: str = "attacked") -> Table:
-    """Accuracy of each model on clean images and under each attack by itself, over the seeds.
+    """Make a table of each network's accuracy on clean images and under each attack alone, over the seeds.
 
-    kind: how the parts are called, for a paper with several such tables.
+    Args:
+        context: The context of the item.
+        wanted: The studies by row.
+        attacks: The attacks of a study by column heading.
+        kind: Prefix of the names of stored parts; different for each such table of a paper.
     """
     return make_seed_table(
-        context, wanted, kind, lambda study: dict(attacks(study)), partial(_attacked, attacks=attacks)
+        context, wanted, kind, lambda study: dict(attacks(study)), partial(_make_attack_row, attacks=attacks)
     )
 
 
 def claim_printed_numbers(
-    table: Table, of: Mapping[str, Recipe], headings: Mapping[str, str] = MappingProxyType({})
+    table: Table, recipes: Mapping[str, Recipe], headings: Mapping[str, str] = MappingProxyType({})
 ) -> list[Claim]:
-    """Every number that the recipes of a table's rows have from the paper, with ours.
+    """Compare every number that the paper prints for the rows of a table with ours.
 
-    headings: under which ours stands, of those numbers whose names are not headings.
+    Args:
+        table: Our table.
+        recipes: The recipe of each row, which has the paper's numbers.
+        headings: The column heading of each number that the paper calls by another name.
     """
     found = read_cells(table)
     claims = []
-    for row, recipe in of.items():
+    for row, recipe in recipes.items():
         for name, value in recipe.values.items():
             ours = found.get(row, {}).get(headings.get(name, name))
             claims.append(Claim(f"{row}: {name}", value, recipe.paper, ours, ".1%"))
@@ -54,31 +61,38 @@ def claim_printed_numbers(
 
 
 def run_strong_suite(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
-    """The same models of the first seed under the suite `strong`, with the audit's verdict, accuracy against radius and
-    perturbed images."""
+    """Attack the networks of the first seed with the suite `strong`.
+
+    Args:
+        context: The context of the item.
+        wanted: The studies by row.
+
+    Returns:
+        The audit's verdicts, accuracy against radius and perturbed images, by name.
+    """
     found: dict[str, list[Result]] = {}
     for row, study in context.select_rows(wanted).items():
         one = train_row(context, row, study)
-        strongly = replace(one.study, suite="strong")
+        strong = replace(one.study, suite="strong")
         results = context.load_or_compute(
-            f"judged-{file_name(row)}", ("judged", strongly), partial(_judged, context, one, strongly)
+            f"judged-{file_name(row)}", ("judged", strong), partial(_attack_strongly, context, one, strong)
         )
         for name, result in results.items():
             found.setdefault(name, []).append(result)
     return merged_by_kind(found)
 
 
-def _attacked(one: TrainedRow, attacks: Attacks) -> Table:
+def _make_attack_row(one: TrainedRow, attacks: Attacks) -> Table:
     study = one.study
     examples = one.data.test.take(slice(study.evaluation.examples))
     cells = [
         (Column("clean", "On the whole test set.", ".1%"), float(evaluation.correct(one.model, one.data.test).mean()))
     ]
     for name, attack in attacks(study).items():
-        left = evaluation.attack(
+        outcome = evaluation.attack(
             one.model, examples, attack, seed=study.seed, progress=one.progress, heading=f"{name} on {one.row}"
         )
-        cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(left.robust.mean())))
+        cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(outcome.robust.mean())))
     conditions = {
         "attacks": f"{len(examples)} of the test set, {study.norm} in pixel units",
         **training_conditions(one),
@@ -86,7 +100,7 @@ def _attacked(one: TrainedRow, attacks: Attacks) -> Table:
     return make_row_table("Accuracy under attack", one, cells, conditions)
 
 
-def _judged(context: Context, one: TrainedRow, study: Study) -> dict[str, Result]:
+def _attack_strongly(context: Context, one: TrainedRow, study: Study) -> dict[str, Result]:
     run = context.networks_run(file_name(one.row), one.study)
     found = attack_results(study, one.data, one.row, one.model, one.progress, run)
     run.ledger(one.row, "").remove()

@@ -1,4 +1,4 @@
-"""Everything that reproduced items share: their settings, the networks that they need, and the run that holds both."""
+"""Define the items of a paper, their results, and the context in which they are made."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from torch import nn
 from lowcurve.data import DataSet, Examples, Limits, load
 from lowcurve.errors import InputError
 from lowcurve.papers.common.epoch_run import EpochRun
-from lowcurve.results import Claim, Result, beside, code_version, describe
+from lowcurve.results import Claim, Result, Table, beside, code_version, describe
 from lowcurve.store import Run
 from lowcurve.study import pipeline as steps
 from lowcurve.study.presets import SCALES
@@ -73,7 +73,7 @@ class Context:
         """
         made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolved()
         run = self.networks_run(name, made)
-        data = _data(made.data, made.data_dir, made.limits, made.seed)
+        data = _load_data(made.data, made.data_dir, made.limits, made.seed)
         steps.train(made, data, run, self.progress)
         # The folder of the data does not decide any result.
         self.settings[f"{name}-{seed}"] = resolved = replace(made, data_dir=None)
@@ -89,8 +89,8 @@ class Context:
         return EpochRun(run.folder, run.writes, study=settings, shared=shared)
 
     def test_images(self, study: Study, count: int) -> Examples:
-        """Return the first `count` test images, whatever the limit of the study is."""
-        return _data(study.data, self.data_dir, replace(study.limits, test=count), study.seed).test
+        """Return the first `count` test images, even if the study limits itself to fewer."""
+        return _load_data(study.data, self.data_dir, replace(study.limits, test=count), study.seed).test
 
     def load_or_compute(
         self, name: str, settings: Any, make: Callable[[], Mapping[str, Result]]
@@ -99,7 +99,7 @@ class Context:
 
         Args:
             name: Name of the step.
-            settings: Everything that decides the results, beside scale and data set.
+            settings: All settings that change the results, except scale, data set and code.
             make: Function that makes the results.
         """
         key = describe((code_version(), self.scale, self.data, settings))
@@ -120,7 +120,7 @@ class Reproduction:
 
     Attributes:
         results: Results by name.
-        claims: The paper's numbers beside ours.
+        claims: The paper's numbers and conclusions with ours.
         differs: Sentences on what differs from the paper.
     """
 
@@ -139,7 +139,7 @@ class Reproduction:
 
 
 Claims = Callable[[Mapping[str, Result], str], list[Claim]]
-"""Results by name and the data set -> the paper's numbers beside ours."""
+"""Takes results by name and the name of the data set; returns the paper's numbers with ours."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,13 @@ class Item:
             raise InputError(f"data of {self.key} among {choices}", repr(requested), "leave it out")
         return requested or {"smoke": self.data[-1], "laptop": self.data[0], "paper": self.paper_data}[scale]
 
-    def table(self, found: Reproduction, context: Context) -> Result:
-        """Return the table of the paper's numbers beside ours."""
-        caption = " ".join(found.differences_at(context.scale))
+    def make_table(self, reproduction: Reproduction, context: Context) -> Table:
+        """Return a table of the paper's numbers and ours."""
+        caption = " ".join(reproduction.differences_at(context.scale))
         conditions = {"item": self.key, "paper": self.where, "scale": context.scale, "data": context.data}
-        return beside("Beside the paper", found.claims, caption, conditions)
+        return beside("Compared with the paper", reproduction.claims, caption, conditions)
 
 
 @lru_cache(maxsize=4)
-def _data(name: str, data_dir: str | None, limits: Limits, seed: int) -> DataSet:
+def _load_data(name: str, data_dir: str | None, limits: Limits, seed: int) -> DataSet:
     return load(name, data_dir=data_dir, limits=limits, seed=seed)

@@ -1,4 +1,4 @@
-"""What a training step of a method costs, in plain steps: operations counted, time measured with the ways interleaved."""
+"""Measure the cost of a training step in operations and time, relative to a step without penalty or attack."""
 
 import statistics
 import time
@@ -19,14 +19,20 @@ from lowcurve.training import Objective
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts floating-point operations within; torch's own counter follows modules, which gradients in the input break."""
+    """Count the floating-point operations inside a `with` block.
+
+    Torch's own `FlopCounterMode` hooks into modules, which fails when gradients are taken in the input.
+
+    Attributes:
+        count: Floating-point operations counted so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The call, counted."""
+        """Run the operation and count it."""
         result = func(*args, **(kwargs or {}))
         if func._overloadpacket in flop_registry:
             self.count += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
@@ -36,28 +42,34 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def compare_step_costs(
     steps: Mapping[str, tuple[nn.Module, Objective]], x: Tensor, y: Tensor, rounds: int, period: int = 1
 ) -> Table:
-    """A step of each network under its objective, from the batch to the parameters' gradients, power iterations of LCNN's
-    layers included; without the optimizer.
+    """Measure forward passes, operations and time of a training step of each method.
 
-    Forward passes, operations and time; the first is the plain step that the others are counted in. Every round takes a step of
-    each, and the best round of each counts. Copies take it, in training mode; the networks stay as they are. period: so many
-    steps in a row stand for one, where a penalty is taken at every k-th.
+    A step goes from the batch to the parameters' gradients. It includes the power iterations of LCNN's layers and leaves out
+    the optimizer. Each round takes one step of every method in turn, and the fastest round of each method counts. The steps
+    are taken by copies in training mode, so the networks do not change.
+
+    Args:
+        steps: Network and objective by name. The first is the plain step, in which operations and time are expressed.
+        x: Images of the batch, pixel units.
+        y: Their labels.
+        rounds: Number of rounds.
+        period: Number of successive steps averaged into one; `every` of a penalty that is not taken at each step.
     """
     steps = {name: (deepcopy(model).requires_grad_(), objective) for name, (model, objective) in steps.items()}
     forwards: list[int] = []
     passes, operations = {}, {}
     for name, (model, objective) in steps.items():
         forwards.clear()
-        seen = model.register_forward_hook(lambda *_: forwards.append(1))
+        hook = model.register_forward_hook(lambda *_: forwards.append(1))
         with OperationCounter() as counter:
-            _steps(model, objective, x, y, period)
-        seen.remove()
+            _take_steps(model, objective, x, y, period)
+        hook.remove()
         passes[name], operations[name] = len(forwards), counter.count
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (model, objective) in steps.items():
             began = time.perf_counter()
-            _steps(model, objective, x, y, period)
+            _take_steps(model, objective, x, y, period)
             seconds[name].append((time.perf_counter() - began) / period)
     best = {name: min(times) for name, times in seconds.items()}
     plain = next(iter(steps))
@@ -70,22 +82,26 @@ def compare_step_costs(
     )  # fmt: skip
     columns = (
         Column("step"),
-        Column("forward passes", "Of the network." if period == 1 else f"Of the network, in {period} steps.", "d"),
-        Column("operations", "In plain steps."),
-        Column("time", "In plain steps: best round against best round."),
-        Column("seconds", "Of the best round."),
-        Column("median", "Seconds, over the rounds."),
+        Column(
+            "forward passes",
+            "Passes of the network." if period == 1 else f"Passes of the network in {period} steps.",
+            "d",
+        ),
+        Column("operations", "In units of the plain step."),
+        Column("time", "In units of the plain step; the fastest round of each."),
+        Column("seconds", "Of the fastest round."),
+        Column("median", "Median seconds over the rounds."),
     )
     device = x.device.type
     threads = f"{torch.get_num_threads()} threads" if device == "cpu" else ""
     conditions = {"batch": str(len(x)), "rounds": f"{rounds}, interleaved", "device": f"{device} {threads}".strip()}
-    return Table("A training step, in plain steps", columns, rows, conditions=conditions)
+    return Table("Cost of a training step", columns, rows, conditions=conditions)
 
 
-def _steps(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, period: int) -> None:
+def _take_steps(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, period: int) -> None:
     with set_training(model, training=True):
         for step in range(period):
             model.zero_grad(set_to_none=True)
-            update_norms(model)  # as `fit` does at every step
+            update_norms(model)  # `fit` does so at every step
             terms = objective.terms(model, x, y, generator=stream(0, "costs", step), step=step)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

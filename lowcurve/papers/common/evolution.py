@@ -1,4 +1,4 @@
-"""Curvature and robustness after each epoch of a training."""
+"""Measure curvature and robustness after each epoch of a training."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,7 +18,14 @@ from lowcurve.types import Measure, Progress
 
 
 def h_in_pixels(study: Study, data: DataSet) -> float:
-    """How far CURE's penalty looks, in l_2 and pixel units; h in normalized inputs counts the channels' mean deviation."""
+    """Return the step h of CURE's penalty as an l_2 length in pixel units.
+
+    The released form counts h in normalized inputs, so its h is multiplied by the channels' mean standard deviation.
+
+    Args:
+        study: The study with CURE's settings.
+        data: The data with the channels' standard deviations.
+    """
     if study.cure.form != "released":
         return study.cure.h
     _, deviations = data.statistics()
@@ -33,11 +40,21 @@ def measure_epochs(
     draws: int,
     progress: Progress[int],
 ) -> dict[str, Curves]:
-    """||H||_F, ||Hz|| along z = sign(g) and accuracy under PGD after each epoch: means over images between twice their
-    standard errors.
+    """Measure ||H||_F, ||Hz|| along z = sign(g) and accuracy under PGD after each epoch.
 
-    Both curvatures are at the scale at which the penalty looks, by differences of gradients; ||H||_F is by that many plain
-    normal draws, as published.
+    The curves are means over images; their bands reach two standard errors to either side. Both curvatures are gradient
+    differences at the step h of CURE's penalty.
+
+    Args:
+        study: The study with its evaluation settings.
+        data: The data with its test images.
+        row: Name of the curves.
+        networks: Networks with their epochs.
+        draws: Normal draws of the estimate of ||H||_F, without deflation as in the paper.
+        progress: Receives the progress of long computations.
+
+    Returns:
+        Curves by name: "Frobenius norm", "along the sign" and "robust".
 
     Reference: moosavi2019cure, Fig. 10.
     """
@@ -55,33 +72,36 @@ def measure_epochs(
         subject = MeasuredNetwork(study, f"{row}, epoch {epoch}", model, few, progress, {})
         columns = subject.columns(measures)
         attack = PGD(study.ball(), steps=settings.steps)
-        left = evaluation.attack(
+        outcome = evaluation.attack(
             model, attacked, attack, seed=study.seed, progress=progress,
             heading=f"attacking {subject.name}",
         )  # fmt: skip
         for kind, values in (
             *((k, columns[k]) for k in ("Frobenius norm", "along the sign")),
-            ("robust", left.robust),
+            ("robust", outcome.robust),
         ):
             found[kind].append(values.astype(np.float64))
     conditions = {**counted(few, "test"), "h": f"{h:.3g} in l_2", "draws": str(draws), "BatchNorm": "eval mode"}
-    under = {**counted(attacked, "test"), "attack": f"PGD-{settings.steps}, {study.norm}, radius {study.radius}"}
+    attack_conditions = {
+        **counted(attacked, "test"),
+        "attack": f"PGD-{settings.steps}, {study.norm}, radius {study.radius}",
+    }
     shared = Curves("", "epoch, 0 before fine-tuning", "", tuple(map(float, epochs)), {})
 
-    def curves(kind: str, title: str, label: str, said: dict[str, str]) -> Curves:
-        return replace(shared, title=title, y_label=label, lines={row: _between(found[kind])}, conditions=said)
+    def curves(kind: str, title: str, label: str, conditions: dict[str, str]) -> Curves:
+        return replace(shared, title=title, y_label=label, lines={row: _make_line(found[kind])}, conditions=conditions)
 
     return {
         "Frobenius norm": curves("Frobenius norm", "Frobenius norm of the Hessian, by epoch", "mean ‖H‖_F", conditions),
         "along the sign": curves(
             "along the sign", "Curvature along the sign of the gradient, by epoch", "mean ‖Hz‖", conditions
         ),
-        "robust": curves("robust", "Accuracy under attack, by epoch", "share of examples standing", under),
+        "robust": curves("robust", "Accuracy under attack, by epoch", "share of robust examples", attack_conditions),
     }
 
 
-def _between(values: Sequence[np.ndarray]) -> Line:
+def _make_line(values: Sequence[np.ndarray]) -> Line:
     means = [float(v.mean()) for v in values]
     errors = [2 * float(v.std(ddof=1)) / len(v) ** 0.5 for v in values]
-    both = list(zip(means, errors, strict=True))
-    return Line(tuple(means), tuple(m - e for m, e in both), tuple(m + e for m, e in both))
+    pairs = list(zip(means, errors, strict=True))
+    return Line(tuple(means), tuple(m - e for m, e in pairs), tuple(m + e for m, e in pairs))

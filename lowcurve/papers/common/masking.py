@@ -1,4 +1,4 @@
-"""Whether gradients are masked: the loss that a search without gradients reaches, beside that of one with them."""
+"""Compare an attack that follows gradients with one that does not, to detect masked gradients."""
 
 from collections.abc import Mapping
 
@@ -21,10 +21,21 @@ def compare_attacks(
     seed: int = 0,
     progress: Progress[int] = silent,
 ) -> dict[str, Result]:
-    """Each image's margin z_y - max z_k after two attacks, against one another; how many lie below the diagonal.
+    """Compare each image's margin z_y - max_{k != y} z_k after two attacks.
 
-    Below it the second attack went lower. Where its margins are lower by more than the first's own scatter, the gradients
-    that the first followed mislead it. Both go to their end on every image, wrong ones too.
+    An image lies below the diagonal if the second attack reached the lower margin. Many images far below it show that the
+    gradients which the first attack follows mislead it. Both attacks run to their end on every image, misclassified ones too.
+
+    Args:
+        models: Networks by name.
+        examples: Images with their labels.
+        first: Name and attack on the horizontal axis, the attack that follows gradients.
+        second: Name and attack on the vertical axis.
+        seed: Seed of the attacks.
+        progress: Receives the progress of the attacks.
+
+    Returns:
+        A scatter plot "both attacks" and a table "below" with one row per network.
 
     Reference: moosavi2019cure, Fig. 7.
     """
@@ -38,27 +49,32 @@ def compare_attacks(
             for _, attack in (first, second)
         )
         points[name] = Points(tuple(x.tolist()), tuple(y.tolist()))
-        away = np.abs(y - x)
+        distance = np.abs(y - x)
         correlation = float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else None
         shares = (y < x, (x > 0) & (y <= 0), x > 0, y > 0)
-        rows.append((name, *(float(s.mean()) for s in shares), float(np.median(y - x)), float(away.max()), correlation))
+        rows.append(
+            (name, *(float(s.mean()) for s in shares), float(np.median(y - x)), float(distance.max()), correlation)
+        )
     columns = (
         Column("network"),
-        Column("below", f"Share of images at which {second[0]} went lower.", ".1%"),
-        Column("fooled by it alone", f"Share that stands under {first[0]} and falls to {second[0]}.", ".1%"),
-        Column(f"stands under {first[0]}", "", ".1%"),
-        Column(f"stands under {second[0]}", "", ".1%"),
-        Column("difference", "Median of the second margin less the first."),
-        Column("farthest", "Largest distance of the two margins."),
-        Column("correlation", "Of the two margins over images."),
+        Column("below", f"Share of images at which {second[0]} reached the lower margin.", ".1%"),
+        Column(f"fooled by {second[0]} only", f"Share robust to {first[0]} and fooled by {second[0]}.", ".1%"),
+        Column(f"robust to {first[0]}", "Share of images with a positive margin.", ".1%"),
+        Column(f"robust to {second[0]}", "Share of images with a positive margin.", ".1%"),
+        Column("difference", "Median of the second margin minus the first."),
+        Column("farthest", "Largest absolute difference of the two margins."),
+        Column("correlation", "Correlation of the two margins over images."),
     )
-    conditions = {"examples": f"{len(examples)} of the test set", "loss": "margin z_y − max z_k, of attack and judge"}
+    conditions = {
+        "examples": f"{len(examples)} of the test set",
+        "loss": "margin z_y − max z_k of attack and comparison",
+    }
     scatter = Scatter(
         f"Margin after {second[0]} against margin after {first[0]}", f"margin after {first[0]}",
-        f"margin after {second[0]}", points, "Below 0 an image is misclassified; below the diagonal the search without "
-        "gradients went lower.", conditions, diagonal=True,
+        f"margin after {second[0]}", points, "Below 0 an image is misclassified. Below the diagonal the attack without "
+        "gradients reached the lower margin.", conditions, diagonal=True,
     )  # fmt: skip
     return {
         "both attacks": scatter,
-        "below": Table("Two attacks, image by image", columns, tuple(rows), "", conditions),
+        "below": Table("Two attacks compared image by image", columns, tuple(rows), "", conditions),
     }

@@ -1,4 +1,4 @@
-"""Robustness at equal clean accuracy: a network beside an earlier epoch of another one that is no more accurate."""
+"""Compare robustness at equal clean accuracy: a network with the epoch of another training that is as accurate."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,9 +18,18 @@ from lowcurve.types import Progress
 def find_nearest_epoch(
     networks: Iterable[tuple[int, nn.Module]], accuracy: float, on: Examples
 ) -> tuple[int, nn.Module]:
-    """The epoch whose accuracy on these examples is nearest to that number, the earlier of two.
+    """Find the epoch whose accuracy is nearest to a given accuracy. Of two equally near epochs the earlier is taken.
 
-    Errors: InputError for no epoch.
+    Args:
+        networks: Networks of a training with their epochs.
+        accuracy: The accuracy to match, between 0 and 1.
+        on: Examples on which accuracy is measured.
+
+    Returns:
+        The epoch and its network.
+
+    Raises:
+        InputError: If there are no networks.
     """
     found = [(abs(float(evaluation.correct(model, on).mean()) - accuracy), k, model) for k, model in networks]
     if not found:
@@ -32,33 +41,43 @@ def find_nearest_epoch(
 def compare_at_equal_accuracy(
     study: Study, data: DataSet, networks: dict[str, nn.Module], multiples: Sequence[float], progress: Progress[int]
 ) -> Table:
-    """Clean accuracy on validation and test images, and accuracy under PGD at several multiples of the radius, with 95 %
-    intervals."""
+    """Make a table of clean accuracy and of accuracy under PGD at several radii, with 95 % intervals.
+
+    Args:
+        study: Sets the attack's ball and steps and the number of images.
+        data: Validation and test images.
+        networks: Networks by name.
+        multiples: The radii, as multiples of the study's radius.
+        progress: Receives the progress of the attacks.
+    """
     examples = data.test.take(slice(study.evaluation.examples))
     rows: list[tuple[Cell, ...]] = []
     for name, model in networks.items():
-        who = [evaluation.correct(model, data.validation), evaluation.correct(model, data.test)]
+        counted = [evaluation.correct(model, data.validation), evaluation.correct(model, data.test)]
         for multiple in multiples:
             attack = PGD(study.ball(multiple), steps=study.evaluation.steps)
-            left = evaluation.attack(
+            outcome = evaluation.attack(
                 model, examples, attack, seed=study.seed, progress=progress,
                 heading=f"attacking {name} at {multiple:g} radii",
             )  # fmt: skip
-            who.append(left.robust)
-        rows.append((name, *(_share(values) for values in who)))
+            counted.append(outcome.robust)
+        rows.append((name, *(_compute_share(values) for values in counted)))
     columns = (
         NETWORK,
-        Column("validation", "Clean accuracy on the validation split, by which the epoch was chosen.", ".1%"),
+        Column("validation", "Clean accuracy on the validation split, which selects the epoch.", ".1%"),
         Column("clean", "Accuracy on the test set.", ".1%"),
-        *(Column(f"PGD at {m:g} radii", "Of the study's radius.", ".1%") for m in multiples),
+        *(
+            Column(f"PGD at {m:g} radii", "Accuracy under PGD at this multiple of the study's radius.", ".1%")
+            for m in multiples
+        ),
     )
     conditions = {
         "attacks": f"PGD-{study.evaluation.steps} on {len(examples)} of the test set, {study.norm}, radius {study.radius}",
     }
-    caption = "With 95 % intervals. The earlier epoch is that of normal training whose validation accuracy is nearest."
+    caption = "With 95 % intervals. The epoch of normal training is the one of nearest validation accuracy."
     return Table("At equal clean accuracy", columns, tuple(rows), caption, conditions)
 
 
-def _share(who: np.ndarray) -> Cell:
-    share = proportion(int(who.sum()), len(who))
+def _compute_share(true: np.ndarray) -> Cell:
+    share = proportion(int(true.sum()), len(true))
     return (share.value, share.low, share.high)

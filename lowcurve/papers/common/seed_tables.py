@@ -1,4 +1,4 @@
-"""Several networks' rows over several seeds: geometry and robustness in numbers, for every paper that compares models."""
+"""Make tables of several networks over several seeds: geometry, robustness, and claims about their order."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from lowcurve.attacks import PGD
 from lowcurve.data import DataSet
 from lowcurve.geometry import Curvature, PowerIteration
 from lowcurve.papers.common.context import Context
-from lowcurve.papers.common.lookup import read_value
+from lowcurve.papers.common.lookup import as_table, read_value
 from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
 from lowcurve.results.cells import counted
 from lowcurve.study.boundary_results import boundary_results
@@ -26,11 +26,20 @@ from lowcurve.study.settings import Study
 from lowcurve.types import Measure, Progress
 
 POWER_STEPS = 10
+"""Steps of power iteration, a few as in srinivas2022lcnn."""
 
 
 @dataclass(frozen=True)
 class TrainedRow:
-    """A row's network with the study that it was made by and its data."""
+    """The trained network of a row.
+
+    Attributes:
+        study: The resolved study.
+        data: Its data.
+        row: Name of the row.
+        model: The network in eval mode.
+        progress: Receives the progress of long computations.
+    """
 
     study: Study
     data: DataSet
@@ -40,7 +49,14 @@ class TrainedRow:
 
 
 def train_row(context: Context, row: str, study: Study, seed: int = 0) -> TrainedRow:
-    """The network of a row whose study has one method."""
+    """Return the network of a row, loaded if it is stored and trained otherwise.
+
+    Args:
+        context: The context of the item.
+        row: Name of the row.
+        study: The row's study, which has exactly one method.
+        seed: Seed of the data split and of training.
+    """
     made, data, models = context.load_or_train(file_name(row), study, seed)
     (name,) = study.methods
     return TrainedRow(made, data, row, models[name], context.progress)
@@ -50,50 +66,67 @@ def make_seed_table(
     context: Context,
     wanted: Mapping[str, Study],
     kind: str,
-    what: Callable[[Study], Any],
+    settings: Callable[[Study], Any],
     make: Callable[[TrainedRow], Table],
 ) -> Table:
-    """Each model's numbers: means over the seeds, between one standard deviation less and more.
+    """Make a table of means over the seeds, each with an interval of one standard deviation to either side.
 
-    kind: how the parts are called; what: what decides them beside the study, of which it is made; make: a network's table of
-    one row, of its name and then numbers alone.
+    Args:
+        context: The context of the item.
+        wanted: The studies by row.
+        kind: Prefix of the names of stored parts.
+        settings: Takes a study and returns the other settings that change its row.
+        make: Makes a table with one row: the network's name, then numbers.
     """
     lines: list[tuple[Cell, ...]] = []
-    shown = Table("", (), ())
+    table = Table("", (), ())
     for row, study in context.select_rows(wanted).items():
-        found = []
+        numbers = []
         for seed in range(context.seeds):
             one = train_row(context, row, study, seed)
-            key = (kind, one.study, what(one.study))
+            key = (kind, one.study, settings(one.study))
             name = f"{kind}-{file_name(row)}-{seed}"
-            table = context.load_or_compute(name, key, partial(_as_results, kind, make, one))[kind]
-            assert isinstance(table, Table)
-            shown = table
-            found.append([read_value(cell) for cell in table.rows[0][1:]])
-        lines.append((row, *_spreads(np.array(found))))
-    conditions = {**shown.conditions, "seeds": str(context.seeds)}
-    return replace(shown, rows=tuple(lines), caption="In brackets one standard deviation.", conditions=conditions)
+            table = as_table(context.load_or_compute(name, key, partial(_make_part, kind, make, one))[kind])
+            numbers.append([read_value(cell) for cell in table.rows[0][1:]])
+        lines.append((row, *_average_seeds(np.array(numbers))))
+    conditions = {**table.conditions, "seeds": str(context.seeds)}
+    return replace(table, rows=tuple(lines), caption="In brackets: one standard deviation.", conditions=conditions)
 
 
 def make_geometry_table(context: Context, wanted: Mapping[str, Study], radii: Sequence[float]) -> Table:
-    """Geometry and robustness in l_2, over the seeds."""
-    return make_seed_table(context, wanted, "numbers", lambda _: tuple(radii), partial(_numbers, radii=radii))
+    """Make a table of geometry and of robustness in l_2, over the seeds.
+
+    Args:
+        context: The context of the item.
+        wanted: The studies by row.
+        radii: The radii of PGD, in l_2 pixel units.
+    """
+    return make_seed_table(context, wanted, "numbers", lambda _: tuple(radii), partial(_make_geometry_row, radii=radii))
 
 
 def make_extra_results(context: Context, wanted: Mapping[str, Study], kinds: Sequence[str]) -> dict[str, Result]:
-    """Results of other kinds (stability, discrepancy, boundary, certified), of the first seed's networks."""
+    """Make results of other kinds for the networks of the first seed.
+
+    Args:
+        context: The context of the item.
+        wanted: The studies by row.
+        kinds: Names among "stability", "discrepancy", "boundary" and "certified".
+    """
     found: dict[str, list[Result]] = {}
     for row, study in context.select_rows(wanted).items():
         one = train_row(context, row, study)
         for kind in kinds:
-            make = partial(_extra, kind, one)
+            make = partial(_make_extra_result, kind, one)
             for name, result in context.load_or_compute(f"{kind}-{file_name(row)}", (kind, one.study), make).items():
                 found.setdefault(name, []).append(result)
     return {name: merge(results) for name, results in found.items()}
 
 
 def file_name(row: str) -> str:
-    """A row's name as a file's.
+    """Return a row's name as a file name.
+
+    Args:
+        row: Name of a row.
 
     Example:
         >>> file_name("LCNN + gradient norm")
@@ -102,30 +135,38 @@ def file_name(row: str) -> str:
     return row.replace(" + ", "-").replace(" ", "-").lower()
 
 
-def claim_order(found: Mapping[str, Mapping[str, Cell]], kind: str, models: Sequence[str], where: str) -> Claim:
-    """Whether a number rises along these models, and whether by more than the seeds' spreads; not run where one of them was
-    not.
+def claim_order(cells: Mapping[str, Mapping[str, Cell]], heading: str, models: Sequence[str], where: str) -> Claim:
+    """Claim that a number rises along a sequence of models.
+
+    The evidence says when neighbors overlap within the seeds' standard deviations. The claim is "not run" if a model is
+    missing.
+
+    Args:
+        cells: Cells by row and heading.
+        heading: Heading of the number.
+        models: Rows in the order in which the number should rise.
+        where: The place of the claim in the paper.
 
     Example:
         >>> claim_order({"CURE": {"C": 2.0}, "standard": {"C": 9.0}}, "C", ("CURE", "standard"), "Table 1").shown
         'holds (2, 9)'
     """
-    name = f"{kind}: {' < '.join(models)}"
-    if not found.keys() >= set(models):
+    name = f"{heading}: {' < '.join(models)}"
+    if not cells.keys() >= set(models):
         return holds(name, where, None)
-    values = [read_value(found[model][kind]) for model in models]
+    values = [read_value(cells[model][heading]) for model in models]
     evidence = ", ".join(f"{value:.3g}" for value in values)
-    spans = [_span(found[model][kind]) for model in models]
-    apart = all(a[1] < b[0] or b[1] < a[0] for a, b in pairwise(spans))
-    near = "" if apart else "; neighbors within the seeds' spread"
-    return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + near)
+    intervals = [_read_interval(cells[model][heading]) for model in models]
+    apart = all(a[1] < b[0] or b[1] < a[0] for a, b in pairwise(intervals))
+    overlap = "" if apart else "; neighbors within the seeds' spread"
+    return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + overlap)
 
 
-def _as_results(kind: str, make: Callable[[TrainedRow], Table], one: TrainedRow) -> dict[str, Result]:
+def _make_part(kind: str, make: Callable[[TrainedRow], Table], one: TrainedRow) -> dict[str, Result]:
     return {kind: make(one)}
 
 
-def _numbers(one: TrainedRow, radii: Sequence[float]) -> Table:
+def _make_geometry_row(one: TrainedRow, radii: Sequence[float]) -> Table:
     study, data, model, settings = one.study, one.data, one.model, one.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     attacked = data.test.take(slice(settings.examples))
@@ -137,19 +178,23 @@ def _numbers(one: TrainedRow, radii: Sequence[float]) -> Table:
         (Column("‖H‖", "Mean over images, by Lanczos."), float(columns["Hessian norm"].mean())),
         (Column("‖H‖, power", f"By {POWER_STEPS} steps of power iteration."), float(columns["power"].mean())),
         (Column("C", "Mean of ‖H‖ / ‖g‖."), float(columns["normalized curvature"].mean())),
-        (Column("C median", "Its median."), float(np.median(columns["normalized curvature"]))),
-        (Column("clean", "", ".1%"), float(evaluation.correct(model, data.test).mean())),
+        (Column("C median", "Median of ‖H‖ / ‖g‖."), float(np.median(columns["normalized curvature"]))),
+        (Column("clean", "Accuracy on the whole test set.", ".1%"), float(evaluation.correct(model, data.test).mean())),
     ]
     for radius in radii:
-        left = evaluation.attack(
+        outcome = evaluation.attack(
             model, attacked, PGD(Ball(L2, radius), steps=20), seed=study.seed, progress=one.progress,
             heading=f"PGD on {one.row}",
         )  # fmt: skip
-        cells.append((Column(f"PGD at {radius:g}", "20 steps in l_2, true label.", ".1%"), float(left.robust.mean())))
+        cells.append(
+            (Column(f"PGD at {radius:g}", "20 steps in l_2 on the true label.", ".1%"), float(outcome.robust.mean()))
+        )
     heading = f"strong on {one.row}"
-    left = evaluation.attack(model, attacked, suite_of(study), seed=study.seed, progress=one.progress, heading=heading)
-    strongest = Column(f"strong at {study.ball().radius:g}", "The suite strong.", ".1%")
-    cells.append((strongest, float(left.robust.mean())))
+    outcome = evaluation.attack(
+        model, attacked, suite_of(study), seed=study.seed, progress=one.progress, heading=heading
+    )
+    strongest = Column(f"strong at {study.ball().radius:g}", "Accuracy under the suite strong.", ".1%")
+    cells.append((strongest, float(outcome.robust.mean())))
     conditions = {
         "curvature": f"{len(few)} of the test set",
         "attacks": f"{len(attacked)} of the test set, l_2 in pixel units",
@@ -159,7 +204,11 @@ def _numbers(one: TrainedRow, radii: Sequence[float]) -> Table:
 
 
 def training_conditions(one: TrainedRow) -> dict[str, str]:
-    """What holds for each table of rows: the test set, the mode, and how the network was made."""
+    """Return the conditions that every table of rows states: test set, BatchNorm mode, network and training.
+
+    Args:
+        one: The trained network of the row.
+    """
     study = one.study
     return {
         "clean": f"{len(one.data.test)} of the test set",
@@ -171,12 +220,19 @@ def training_conditions(one: TrainedRow) -> dict[str, str]:
 def make_row_table(
     title: str, one: TrainedRow, cells: Sequence[tuple[Column, float]], conditions: Mapping[str, str]
 ) -> Table:
-    """A network's numbers under their headings."""
+    """Make a table of one row from a network's numbers.
+
+    Args:
+        title: Title of the table.
+        one: The trained network of the row.
+        cells: Columns with their numbers.
+        conditions: The conditions under which the numbers hold.
+    """
     headings = (Column("network"), *(column for column, _ in cells))
     return Table(title, headings, ((one.row, *(value for _, value in cells)),), conditions=dict(conditions))
 
 
-def _extra(kind: str, one: TrainedRow) -> dict[str, Result]:
+def _make_extra_result(kind: str, one: TrainedRow) -> dict[str, Result]:
     study, data, settings = one.study, one.data, one.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     conditions = {"BatchNorm": "eval mode", **counted(few, "test")}
@@ -191,13 +247,12 @@ def _extra(kind: str, one: TrainedRow) -> dict[str, Result]:
     return {name: result for name, result in found.items() if name == kind}
 
 
-def _span(cell: Cell) -> tuple[float, float]:
-    """From one end of its spread to the other."""
+def _read_interval(cell: Cell) -> tuple[float, float]:
     return (cell[1], cell[2]) if isinstance(cell, tuple) else (read_value(cell), read_value(cell))
 
 
-def _spreads(values: np.ndarray) -> list[Cell]:
-    """(seeds, numbers) -> each number's mean between one standard deviation less and more; alone where there is one seed."""
+def _average_seeds(values: np.ndarray) -> list[Cell]:
+    """Average values of shape (seeds, numbers); with several seeds each mean has an interval of one standard deviation."""
     if len(values) == 1:
         return [float(v) for v in values[0]]
     means, deviations = values.mean(0), values.std(0, ddof=1)

@@ -1,4 +1,4 @@
-"""Moosavi-Dezfooli et al. 2019 in figures: Figures 1 to 3 and 6 to 15, and Remark 3."""
+"""Reproduce Figures 1 to 3 and 6 to 15, and Remark 3, of Moosavi-Dezfooli et al. 2019."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -18,12 +18,12 @@ from lowcurve.papers.common.attack_tables import run_strong_suite
 from lowcurve.papers.common.context import Context, Reproduction
 from lowcurve.papers.common.epochs import load_epochs
 from lowcurve.papers.common.evolution import measure_epochs
-from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_value
+from lowcurve.papers.common.lookup import as_curves, as_surface, as_table, read_cells, read_value
 from lowcurve.papers.common.masking import compare_attacks
 from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.cure.networks import COUNTS, DIFFERS, make_spsa, select_studies
 from lowcurve.randomness import normal, stream
-from lowcurve.results import Claim, Column, Curves, Result, Surface, Table, holds, merge
+from lowcurve.results import Claim, Column, Result, Surface, Table, holds, merge
 from lowcurve.results.cells import counted
 from lowcurve.study.geometry_results import profile
 from lowcurve.study.measured_network import MeasuredNetwork
@@ -31,7 +31,7 @@ from lowcurve.study.report_figures import same_images
 
 
 def _select_shared_images(context: Context, *names: str) -> SameImages:
-    """The networks of the first seed at test images that all classify rightly."""
+    """Select three test images that all these networks of the first seed classify correctly."""
     ones = [train_row(context, row, study) for row, study in select_studies(context, *names).items()]
     points = {"smoke": 11, "laptop": 81, "paper": 101}[context.scale]
     models = {one.row: one.model for one in ones}
@@ -39,7 +39,13 @@ def _select_shared_images(context: Context, *names: str) -> SameImages:
 
 
 def figure_1(context: Context) -> Reproduction:
-    """Cross-sections of the decision boundary before and after fine-tuning on DeepFool's images, and of CURE."""
+    """Draw cross-sections of the decision boundary before and after fine-tuning on DeepFool's images, and with CURE.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Fig. 1.
+    """
     names = ("original", "fine-tuned", "CURE")
     results = context.load_or_compute(
         "figure-1",
@@ -58,20 +64,23 @@ def figure_1(context: Context) -> Reproduction:
 
 
 def figure_3(context: Context) -> Reproduction:
-    """The negative loss over the plane of the boundary's normal and a random direction."""
+    """Draw the negative loss over the plane of the boundary's normal and a random direction.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Figs. 3, 8 and 13.
+    """
     names = ("original", "fine-tuned", "CURE")
     found = context.load_or_compute(
         "figure-3",
         ("surfaces", select_studies(context, *names)),
         lambda: deepfool_surfaces(_select_shared_images(context, *names)),
     )
-    shown: dict[str, Result] = {key: _negative(one) for key, one in found.items() if key.startswith("loss")}
-    uneven: dict[str, list[float]] = {name: [] for name in names}
-    for key, one in found.items():
-        if key.startswith("loss") and isinstance(one, Surface):
-            for name, panel in one.panels.items():
-                uneven[name].append(nonlinear_share(panel.values))
-    sizes = {name: _mean(values) for name, values in uneven.items()}
+    losses = {key: as_surface(result) for key, result in found.items() if key.startswith("loss")}
+    shown = {key: _negate(surface) for key, surface in losses.items()}
+    panels = [item for surface in losses.values() for item in surface.panels.items()]
+    sizes = {name: _mean(nonlinear_share(panel.values) for row, panel in panels if row == name) for name in names}
     evidence = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
     claims = [
         holds(
@@ -82,19 +91,24 @@ def figure_3(context: Context) -> Reproduction:
         )
         for name, where in (("fine-tuned", "Figure 3"), ("CURE", "Figure 8"))
     ]
-    said = "Nearer: a smaller share of the variance over the window that no plane explains, mean over three images."
+    said = "Distance from a plane is the share of the variance over the window that no plane explains, mean over three images."
     return Reproduction(_add_figure_number("Figures 3, 8 and 13", shown), claims, (*DIFFERS[:1], said))
 
 
-def _negative(surface: Result) -> Result:
-    assert isinstance(surface, Surface)
+def _negate(surface: Surface) -> Surface:
     panels = {name: replace(panel, values=-panel.values) for name, panel in surface.panels.items()}
     return replace(surface, panels=panels, title=surface.title.replace("Loss", "Negative loss"), value_label="−ℓ")
 
 
 def figure_2(context: Context) -> Reproduction:
-    """All eigenvalues of the loss's Hessian, sorted and averaged over images: exact, and at the scale of the attack."""
-    exactly, at_scale, *_ = COUNTS[context.scale]
+    """Compute all eigenvalues of the loss's Hessian, sorted and averaged over images: exact, and by finite differences.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Figs. 2, 9 and 12.
+    """
+    exactly, at_scale = COUNTS[context.scale].exact_profile, COUNTS[context.scale].profile_at_scale
     parts: dict[str, list[Result]] = {"profile": [], "profile at scale": []}
     for row, study in select_studies(context, "original", "fine-tuned", "CURE").items():
         one = train_row(context, row, study)
@@ -111,24 +125,35 @@ def figure_2(context: Context) -> Reproduction:
     results = {kind: merge(several) for kind, several in parts.items()}
     claims = []
     for kind, result in results.items():
-        assert isinstance(result, Curves)
-        top = {name: float(line.y[-1] or 0) for name, line in result.lines.items()}
+        top = {name: float(line.y[-1] or 0) for name, line in as_curves(result).lines.items()}
         how = "exact" if kind == "profile" else "at scale"
         evidence = ", ".join(f"{name} {value:.3g}" for name, value in top.items())
         lower = top["fine-tuned"] < top["original"]
         claims.append(holds(f"{how}: fine-tuning lowers the largest eigenvalue", "Figure 2", lower, evidence))
         near = 0.5 < top["CURE"] / max(top["fine-tuned"], 1e-30) < 2
         claims.append(
-            holds(f"{how}: that of CURE is within a factor of two of fine-tuning's", "Figure 9", near, evidence)
+            holds(
+                f"{how}: the largest eigenvalue of CURE is within a factor of two of fine-tuning's",
+                "Figure 9",
+                near,
+                evidence,
+            )
         )
-    said = f"At scale {at_scale} images, {exactly} exactly; the paper has 100 and does not state its h. ReLU: exactly, all "
-    return Reproduction(
-        _add_figure_number("Figures 2, 9 and 12", results), claims, (*DIFFERS[:1], said + "but nine eigenvalues are 0.")
+    said = (
+        f"The exact profile is of {exactly} images, the one at scale of {at_scale}; the paper has 100 and states no h. "
+        "All but nine exact eigenvalues of a ReLU network are 0."
     )
+    return Reproduction(_add_figure_number("Figures 2, 9 and 12", results), claims, (*DIFFERS[:1], said))
 
 
 def remark_3(context: Context) -> Reproduction:
-    """How far the gradient lies along the eigenvector of the largest curvature, before and after fine-tuning."""
+    """Measure how well the gradient aligns with the eigenvector of the largest curvature, before and after fine-tuning.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Remark 3.
+    """
     rows, claims = [], []
     for row, study in select_studies(context, "original", "fine-tuned", "CURE").items():
         one = train_row(context, row, study)
@@ -137,10 +162,22 @@ def remark_3(context: Context) -> Reproduction:
         def make(one=one, few=few) -> dict[str, Result]:  # type: ignore[no-untyped-def]
             subject = MeasuredNetwork(one.study, one.row, one.model, few, one.progress, {})
             values = subject.columns({"all": Curvature(one.study.evaluation.lanczos_steps)})["alignment"]
-            columns = (Column("network"), Column("|g·u| / ‖g‖", "Mean."), Column("median"))
+            columns = (
+                Column("network"),
+                Column("|g·u| / ‖g‖", "Mean over images."),
+                Column("median", "Median over images."),
+            )
             conditions = {**counted(few, "test"), "Hessian": "exact; u by Lanczos", "BatchNorm": "eval mode"}
             line = (one.row, float(values.mean()), float(np.median(values)))
-            return {"alignment": Table("Gradient and direction of largest curvature", columns, (line,), "", conditions)}
+            return {
+                "alignment": Table(
+                    "Alignment of gradient and direction of largest curvature",
+                    columns,
+                    (line,),
+                    "",
+                    conditions,
+                )
+            }
 
         rows.append(context.load_or_compute(f"alignment-{row}", ("alignment", one.study), make)["alignment"])
         size = int(np.prod(one.data.shape))
@@ -151,37 +188,59 @@ def remark_3(context: Context) -> Reproduction:
     for name, text in (("original", "0.43"), ("fine-tuned", "0.90")):
         claims.append(Claim(f"{name}: mean |g·u| / ‖g‖", text, "Remark 3", found[name]))
     claims.append(Claim(f"two random vectors, root mean square, d = {size}", "0.02", "Remark 3", random))
-    rises = found["fine-tuned"] > found["original"]
-    claims.append(holds("the gradient is nearer to u after fine-tuning", "Remark 3", rises))
-    claims.append(holds("it is far nearer than random vectors", "Remark 3", found["original"] > 5 * random))
-    said = "u is of the exact Hessian; the paper does not say of which, nor with which h."
+    increases = found["fine-tuned"] > found["original"]
+    claims.append(holds("the gradient is better aligned with u after fine-tuning", "Remark 3", increases))
+    claims.append(
+        holds(
+            "it is better aligned with u than random vectors, by a factor of 5",
+            "Remark 3",
+            found["original"] > 5 * random,
+        )
+    )
+    said = "u is an eigenvector of the exact Hessian; the paper states neither its Hessian nor h."
     return Reproduction({"alignment": table}, claims, (*DIFFERS[:1], said))
 
 
 def figure_6(context: Context) -> Reproduction:
-    """Accuracy against the radius of the attack."""
+    """Draw accuracy against the radius of the attack.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Figs. 6 and 15.
+    """
     found = run_strong_suite(context, select_studies(context, "normal", "CURE", "adversarial"))
     curves = as_curves(found["against radius"])
     claims = []
     mine, theirs = (np.array(curves.lines[name].y, dtype=float) for name in ("CURE", "normal"))
     half = len(curves.x) // 2
     evidence = f"at {curves.x[half]:.3g}: {mine[half]:.1%} and {theirs[half]:.1%}"
-    wide = mine[half] > theirs[half]
-    claims.append(holds("CURE stands far more often than normal training", "Figure 6", bool(wide), evidence))
+    more_robust = bool(mine[half] > theirs[half])
+    claims.append(
+        holds("CURE is more robust than normal training at half the largest radius", "Figure 6", more_robust, evidence)
+    )
     falls = bool((np.diff(mine) <= 0).all())
     claims.append(
-        holds("accuracy falls with the radius and reaches 0 in the end", "Figure 6", falls, f"{mine[-1]:.1%} at last")
+        holds("CURE's accuracy never rises with the radius", "Figure 6", falls, f"{mine[-1]:.1%} at the largest radius")
     )
-    said = "By bisection of each image's own radius; the paper's curves are of 2000 test images."
+    said = (
+        "The smallest radius that fools each image is found by bisection; the paper's curves are of 2000 test images."
+    )
     return Reproduction(
         _add_figure_number("Figures 6 and 15", {"against radius": curves}), claims, (*DIFFERS[:1], said)
     )
 
 
 def figure_7(context: Context) -> Reproduction:
-    """Margins of CURE's network after PGD(100) and after SPSA, image by image."""
+    """Compare the margins of CURE's network after PGD(100) and after SPSA, image by image.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Fig. 7.
+    """
     one = train_row(context, "CURE", select_studies(context, "CURE")["CURE"])
-    count, ball = COUNTS[context.scale][2], one.study.ball()
+    count, ball = COUNTS[context.scale].figure_7, one.study.ball()
     first = ("PGD(100)", PGD(ball, steps=100, loss=margin_loss))
     second = ("SPSA", make_spsa(context.scale, ball))
     results = context.load_or_compute(
@@ -193,14 +252,17 @@ def figure_7(context: Context) -> Reproduction:
     )  # fmt: skip
     table = as_table(results["below"])
     cells = read_cells(table)["CURE"]
-    below, alone = read_value(cells["below"]), read_value(cells["fooled by it alone"])
+    below, alone = read_value(cells["below"]), read_value(cells["fooled by SPSA only"])
     claims = [
         holds(
-            "SPSA is stronger than PGD(100) at few images", "Figure 7", below < 0.1, f"{below:.1%} below the diagonal"
+            "SPSA reaches a lower margin than PGD(100) at fewer than 10 % of the images",
+            "Figure 7",
+            below < 0.1,
+            f"{below:.1%} below the diagonal",
         ),
-        holds("it fools none that PGD(100) does not", "Figure 7", alone == 0, f"{alone:.1%}"),
+        holds("SPSA fools no image that PGD(100) does not fool", "Figure 7", alone == 0, f"{alone:.1%}"),
     ]
-    said = "Both attacks follow the margin; the paper has the wide network and does not state its losses."
+    said = "Both attacks minimize the margin; the paper has the wide network and does not state its losses."
     return Reproduction(
         {**results, **_add_figure_number("Figure 7", {"both attacks": results["both attacks"]})},
         claims,
@@ -209,10 +271,16 @@ def figure_7(context: Context) -> Reproduction:
 
 
 def figure_10(context: Context) -> Reproduction:
-    """Curvature and robustness through CURE's fine-tuning."""
+    """Measure curvature and robustness after each epoch of CURE's fine-tuning.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Figs. 10 and 14.
+    """
     study = select_studies(context, "CURE")["CURE"]
     one = train_row(context, "CURE", study)
-    draws = COUNTS[context.scale][3]
+    draws = COUNTS[context.scale].draws
     results = context.load_or_compute(
         "figure-10", ("evolution", one.study, draws),
         lambda: measure_epochs(
@@ -227,13 +295,19 @@ def figure_10(context: Context) -> Reproduction:
         y = np.array(curves.lines["CURE"].y, dtype=float) * (1 if kind == "robust" else -1)
         steps = np.diff(y)
         evidence = f"{abs(y[0]):.3g} to {abs(y[-1]):.3g}; {int((steps > 0).sum())} of {len(steps)} epochs"
-        claims.append(holds(f"{said} through fine-tuning", "Figure 10", bool(y[-1] > y[0]), evidence))
-    said = "Curvature is at the scale at which the penalty looks; the radius is that of the table."
+        claims.append(holds(f"{said} during fine-tuning", "Figure 10", bool(y[-1] > y[0]), evidence))
+    said = "Curvature is measured at the step h of the penalty; the radius is that of Table 2."
     return Reproduction(_add_figure_number("Figures 10 and 14", results), claims, (*DIFFERS[:1], said))
 
 
 def figure_11(context: Context) -> Reproduction:
-    """Perturbed images and perturbations of normal training and of CURE."""
+    """Show perturbed images and perturbations of normal training and of CURE.
+
+    Args:
+        context: The context of the item.
+
+    Reference: moosavi2019cure, Fig. 11.
+    """
     wanted = select_studies(context, "normal", "CURE", "adversarial")
     gallery = run_strong_suite(context, wanted)["gallery"]
     judge = train_row(context, "adversarial", wanted["adversarial"])
@@ -241,18 +315,18 @@ def figure_11(context: Context) -> Reproduction:
     for row in ("normal", "CURE"):
         one = train_row(context, row, wanted[row])
         few, ball = one.data.test.take(slice(one.study.evaluation.examples)), one.study.ball()
-        left = evaluation.attack(one.model, few, PGD(ball, steps=20), seed=one.study.seed)
-        fell = torch.from_numpy(left.fallen_to == "PGD")
+        outcome = evaluation.attack(one.model, few, PGD(ball, steps=20), seed=one.study.seed)
+        fooled = torch.from_numpy(outcome.fallen_to == "PGD")
         like = next(one.model.parameters())
         seen, taken = (
-            evaluation.logits_of(model, left.inputs.to(like), few.y.to(like.device)).argmax(1).cpu()
+            evaluation.logits_of(model, outcome.inputs.to(like), few.y.to(like.device)).argmax(1).cpu()
             for model in (one.model, deepcopy(judge.model).to(like.device))
         )
-        shares[row] = float((seen == taken)[fell].double().mean()) if bool(fell.any()) else 0.0
-    said = "images made for CURE look more like their new class: to the adversarial network"
+        shares[row] = float((seen == taken)[fooled].double().mean()) if bool(fooled.any()) else 0.0
+    said = "images that fool CURE look more like their new class to the adversarially trained network"
     evidence = f"{shares['CURE']:.1%} and {shares['normal']:.1%}"
     claims = [holds(said, "Figure 11", shares["CURE"] > shares["normal"], evidence)]
-    more = "Whether an image resembles its new class is asked of the adversarially trained network, and is for the eye beside."
+    more = "The adversarially trained network judges whether an image looks like its new class; the paper leaves it to the eye."
     return Reproduction(_add_figure_number("Figure 11", {"gallery": gallery}), claims, (*DIFFERS[:1], more))
 
 
@@ -261,6 +335,6 @@ def _add_figure_number(figure: str, results: Mapping[str, Result]) -> dict[str, 
 
 
 def _mean(values: Iterable[float]) -> float:
-    """The mean of those that are numbers."""
+    """Average the finite values; NaN if there are none."""
     found = [v for v in values if np.isfinite(v)]
     return float(np.mean(found)) if found else float("nan")

@@ -1,5 +1,7 @@
-"""Beyond Moosavi-Dezfooli et al. 2019: penalties on clean images alone, and one step of attack with curvature, with a smooth
-nonlinearity, augmentation and averaged weights."""
+"""Go beyond Moosavi-Dezfooli et al. 2019: penalties on clean images alone, and curvature with a one-step attack.
+
+The networks have a smooth nonlinearity, augmentation and averaged weights.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,33 +22,42 @@ from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
 from lowcurve.types import AttackFunction
 
-STANDARD, SLOPE, CLEAN = "standard", "gradient norm", "CURE + gradient norm"
-STEP, CURVED_STEP = "N-FGSM", "CURE + N-FGSM"
+STANDARD, GRADIENT_NORM, CLEAN = "standard", "gradient norm", "CURE + gradient norm"
+ONE_STEP, CURE_ONE_STEP = "N-FGSM", "CURE + N-FGSM"
 METHODS = {
-    STANDARD: "standard", SLOPE: "gradient-norm", CLEAN: "CURE+gradient-norm", STEP: "N-FGSM", CURVED_STEP: "CURE+N-FGSM",
-}  # fmt: skip
-"""The rows by their methods, the plain step that all are counted in first."""
+    STANDARD: "standard",
+    GRADIENT_NORM: "gradient-norm",
+    CLEAN: "CURE+gradient-norm",
+    ONE_STEP: "N-FGSM",
+    CURE_ONE_STEP: "CURE+N-FGSM",
+}
+"""The method of each row. The first row is the plain step to which costs are compared."""
 GOALS = {
     CLEAN: {"clean": "81 % or more", "PGD-20": "45 % or more", "strong": "42 % or more"},
-    CURVED_STEP: {"strong": "46 % or more"},
+    CURE_ONE_STEP: {"strong": "46 % or more"},
 }
-"""Of ResNet-18 on CIFAR-10 at 8/255: what this library is to reach, a few points above CURE's wide network and GradAlign."""
+"""The goals of this library for ResNet-18 on CIFAR-10 at 8/255: a few points above CURE's wide network and GradAlign."""
 MOST_STEPS = 3
+"""Goal for the cost of a step, in plain steps."""
 EVERY = 4
-"""CURE is taken at every fourth step, with four times the weight."""
+"""CURE is computed at every fourth step, with four times the weight."""
 DIFFERS = (
     Reduction(
-        "The goals are those of ResNet-18 on all of CIFAR-10, for a GPU. On a laptop a small convolutional network without "
-        "BatchNorm stands for it, on 20,000 images for 10 epochs; other data have the settings of their presets."
+        "The goals are for ResNet-18 on all of CIFAR-10, which needs a GPU. At the scale laptop a small convolutional network "
+        "without BatchNorm replaces it, trained on 20,000 images for 10 epochs; other data use the settings of their presets."
     ),
-    "Every network is trained from new weights, for equally many epochs. Nothing was chosen by any result: GELU and the l_1 "
-    "norm weighed by 1.5 radii are those of the literature on gradient norms, CURE's weight, h and form those of its code; "
-    "CURE holds the clean gradient constant and is taken at every fourth step with four times the weight.",
+    "Every network is trained from new weights for the same number of epochs. No setting was chosen by a result. GELU and the "
+    "l_1 norm with a weight of 1.5 radii come from the literature on gradient norms; CURE's weight, h and form come from its "
+    "code. CURE holds the clean gradient constant and is computed at every fourth step with four times the weight.",
 )
 
 
 def make_studies(context: Context) -> dict[str, Study]:
-    """The networks by the names of their rows."""
+    """Make the studies by row.
+
+    Args:
+        context: The context of the item.
+    """
     study = make_base_study(context)
     training = replace(
         study.training, gradient_clipping=1.0, average=0.999 if context.scale == "paper" else 0.99,
@@ -61,49 +72,58 @@ def make_studies(context: Context) -> dict[str, Study]:
 
 
 def goals(context: Context) -> Reproduction:
-    """Five networks under PGD-20 and under the suite strong with its audit, and what a step of each costs."""
+    """Attack five networks with PGD-20 and with the strong suite, and compare the costs of their training steps.
+
+    Args:
+        context: The context of the item.
+    """
     wanted = make_studies(context)
     results = {
-        "attacked": make_attack_table(context, wanted, _twenty, kind="goals"),
+        "attacked": make_attack_table(context, wanted, _make_pgd_20, kind="goals"),
         **run_strong_suite(context, wanted),
     }
-    if not context.rows:  # ratios are of one run, with the plain step in it
-        results |= _costs(context, wanted)
+    if not context.rows:  # costs are relative to the plain step, so they need all rows in one run
+        results |= _compare_costs(context, wanted)
     return Reproduction(results, make_claims(results, context.data), DIFFERS)
 
 
 def make_claims(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
-    """The goals beside ours, and what the penalties add."""
+    """Compare the goals with our numbers, and claim that each penalty adds robustness.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
     found = {name: read_cells(results[name]) for name in ("attacked", "robustness", "costs") if name in results}
     made = [
-        Claim(f"{row}: {heading}", goal, UNSAID, _ours(found, row, heading), ".1%")
+        Claim(f"{row}: {heading}", goal, UNSAID, _get_cell(found, row, heading), ".1%")
         for row, wanted in GOALS.items()
         for heading, goal in wanted.items()
     ]
     made += [
-        claim_order(found["attacked"], "PGD-20", (STANDARD, SLOPE, CLEAN), UNSAID),
-        claim_order(found["robustness"], "strong", (STANDARD, SLOPE, CLEAN), UNSAID),
-        claim_order(found["robustness"], "strong", (STEP, CURVED_STEP), UNSAID),
+        claim_order(found["attacked"], "PGD-20", (STANDARD, GRADIENT_NORM, CLEAN), UNSAID),
+        claim_order(found["robustness"], "strong", (STANDARD, GRADIENT_NORM, CLEAN), UNSAID),
+        claim_order(found["robustness"], "strong", (ONE_STEP, CURE_ONE_STEP), UNSAID),
     ]
-    spent = found.get("costs", {}).get(CURVED_STEP)
-    said, kinds = f"{CURVED_STEP}: a step costs {MOST_STEPS} plain ones or less", ("operations", "time")
-    costs = None if spent is None else [read_value(spent[kind]) for kind in kinds]
+    costs_of_step = found.get("costs", {}).get(CURE_ONE_STEP)
+    said, kinds = f"{CURE_ONE_STEP}: a step costs {MOST_STEPS} plain ones or less", ("operations", "time")
+    costs = None if costs_of_step is None else [read_value(costs_of_step[kind]) for kind in kinds]
     evidence = "" if costs is None else f"{costs[0]:.3g} by operations, {costs[1]:.3g} by time"
     return [*made, holds(said, UNSAID, None if costs is None else max(costs) <= MOST_STEPS, evidence)]
 
 
-def _ours(found: Mapping[str, Mapping[str, Mapping[str, Cell]]], row: str, heading: str) -> Cell:
-    of = "robustness" if heading == "strong" else "attacked"
-    return found[of].get(row, {}).get(heading)
+def _get_cell(found: Mapping[str, Mapping[str, Mapping[str, Cell]]], row: str, heading: str) -> Cell:
+    table = "robustness" if heading == "strong" else "attacked"
+    return found[table].get(row, {}).get(heading)
 
 
-def _twenty(study: Study) -> dict[str, AttackFunction]:
+def _make_pgd_20(study: Study) -> dict[str, AttackFunction]:
     return {"PGD-20": PGD(study.ball(), steps=20)}
 
 
-def _costs(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
-    """Steps of each network, over as many as it takes until a penalty comes round again."""
-    one, rounds = train_row(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale][4]
+def _compare_costs(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
+    """Compare the costs of a step, averaged over one period of the penalty that is not computed at every step."""
+    one, rounds = train_row(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale].rounds
     _, std = one.data.statistics()
     steps = {row: (one.model, objective_of(METHODS[row], study.resolved(), std)) for row, study in wanted.items()}
     few = one.data.train.take(slice(one.study.training.batch_size))

@@ -1,7 +1,7 @@
-"""The networks of Moosavi-Dezfooli et al. 2019: their settings at each scale, and their recipes."""
+"""Set up the networks of Moosavi-Dezfooli et al. 2019 at each scale."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lowcurve.analysis.norms import Ball
 from lowcurve.attacks import SPSA
@@ -14,22 +14,50 @@ from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Optimization, Schedule
 
 RADII = {"mnist": ("0.05", "0.1"), "digits": ("0.0625", "0.125"), "svhn": ("4/255", "12/255")}
-"""Of Table 1 and of the other tables; of CIFAR-10 4/255 and 8/255."""
-COUNTS = {"smoke": (2, 2, 16, 8, 4), "laptop": (100, 6, 100, 100, 10), "paper": (100, 100, 1000, 100, 20)}
-"""Images of the exact profile, of that at scale, of Figure 7; draws of Figure 10; rounds of the cost."""
+"""Radii of Table 1 and of the other tables. On CIFAR-10 they are 4/255 and 8/255."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of images, draws and rounds at a scale.
+
+    Attributes:
+        exact_profile: Images of the exact curvature profile.
+        profile_at_scale: Images of the curvature profile by finite differences.
+        figure_7: Images of Figure 7.
+        draws: Normal draws of Figure 10.
+        rounds: Rounds of the cost of a step.
+    """
+
+    exact_profile: int
+    profile_at_scale: int
+    figure_7: int
+    draws: int
+    rounds: int
+
+
+COUNTS = {
+    "smoke": Counts(2, 2, 16, 8, 4),
+    "laptop": Counts(100, 6, 100, 100, 10),
+    "paper": Counts(100, 100, 1000, 100, 20),
+}
 IMAGES = ("cifar10", "svhn", "mnist", "digits")
 DIFFERS = (
     Reduction(
-        "On a laptop a small convolutional network without BatchNorm stands for ResNet-18: ReLU as there, 20,000 images of "
-        "CIFAR-10, 5 epochs of fine-tuning with a tenfold learning rate, 3 on DeepFool's images; MNIST and digits have the "
-        "settings of their presets and the squared penalty."
+        "At the scale laptop a small convolutional ReLU network without BatchNorm replaces ResNet-18. On CIFAR-10 it is "
+        "trained on 20,000 images and fine-tuned for 5 epochs (3 on DeepFool's images) with ten times the learning rate. "
+        "MNIST and digits use the settings of their presets and the squared penalty."
     ),
-    "PGD has steps of 2.5 radius / steps from a random start; the paper states neither.",
+    "PGD starts at random and its step size is 2.5 times the radius over the number of steps; the paper states neither.",
 )
 
 
 def make_base_study(context: Context) -> Study:
-    """The settings that all rows share: of the recipes, or a laptop's."""
+    """Make the study that all rows share.
+
+    Args:
+        context: The context of the item. At the scale "paper" the settings are those of the recipes.
+    """
     if context.scale == "paper":
         table = "table-3" if context.data == "svhn" else "table-2"
         return replace(get_recipe(f"moosavi2019cure/{table}/normal").study(), data=context.data)
@@ -52,7 +80,13 @@ def make_base_study(context: Context) -> Study:
 
 
 def make_studies(context: Context) -> dict[str, Study]:
-    """The networks by the names of their rows, at the radius of Table 2 (of SVHN that of Table 3)."""
+    """Make the studies of all networks by row.
+
+    The radius is that of Table 2, or that of Table 3 on SVHN.
+
+    Args:
+        context: The context of the item.
+    """
     shared = make_base_study(context)
     methods = {"original": "standard", "fine-tuned": "DeepFool", "CURE": "CURE", "adversarial": "PGD"}
     if context.scale == "paper":
@@ -64,28 +98,43 @@ def make_studies(context: Context) -> dict[str, Study]:
     else:
         found = {row: replace(shared, methods=(method,)) for row, method in methods.items()}
         found["normal"], tuned = found["original"], found["fine-tuned"]
-        short = min(3, tuned.fine_tuning.epochs)  # DeepFool moves each image in several steps
+        short = min(3, tuned.fine_tuning.epochs)  # an epoch on DeepFool's images takes long
         found["fine-tuned"] = replace(tuned, fine_tuning=replace(tuned.fine_tuning, epochs=short))
     found["CURE along the gradient"] = replace(found["CURE"], cure=replace(found["CURE"].cure, direction="gradient"))
     return found
 
 
 TABLE_2 = {"normal": "normal", "CURE": "cure", "adversarial": "adversarial"}
-"""A row's recipe."""
+"""The recipe of each row of Tables 2 and 3."""
 
 
 def select_studies(context: Context, *names: str) -> dict[str, Study]:
-    """Those rows."""
+    """Make the studies of the named rows.
+
+    Args:
+        context: The context of the item.
+        names: Names of rows.
+    """
     found = make_studies(context)
     return {name: found[name] for name in names}
 
 
 def make_spsa(scale: str, ball: Ball) -> SPSA:
-    """SPSA with as many steps and draws as the scale allows."""
+    """Make the attack SPSA with the steps and draws of a scale.
+
+    Args:
+        scale: "smoke", "laptop" or "paper".
+        ball: The attack's ball.
+    """
     steps, draws = {"smoke": (2, 4), "laptop": (20, 32), "paper": (100, 64)}[scale]
     return SPSA(ball, steps=steps, draws=draws)
 
 
 def get_recipes(table: str, wanted: Mapping[str, str]) -> dict[str, Recipe]:
-    """The recipes of a table's rows."""
+    """Return the recipes of a table's rows.
+
+    Args:
+        table: The table, such as "table-2".
+        wanted: The recipe's name in the table by row.
+    """
     return {row: get_recipe(f"moosavi2019cure/{table}/{key}") for row, key in wanted.items()}

@@ -1,8 +1,7 @@
-"""Theorem 1 of CURE in numbers: the bounds of the distance against curvature, and random quadratics solved exactly."""
+"""Check Theorem 1 of moosavi2019cure: its bounds against curvature, and against exact distances of random quadratics."""
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lowcurve.geometry import distance_bounds
 from lowcurve.geometry.bounds import Bracket
@@ -11,16 +10,18 @@ from lowcurve.randomness import normal, stream, uniform
 from lowcurve.results import Cell, Column, Curves, Line, Table
 
 CURVATURES = tuple(float(v) for v in np.linspace(0.02, 10, 250))
-BENT = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Curvatures of the figure in one dimension."""
+"""Curvatures of Figure 4."""
+FIGURE_5_CURVATURES = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
-def _number(value: float) -> Tensor:
-    return torch.tensor([value], dtype=torch.float64)
+def compute_bracket(nu: float, gradient_norm: float = 1.0, gap: float = 1.0, along: float = 0.5) -> Bracket:
+    """Compute the bounds of the distance for one image.
 
-
-def compute_bracket(nu: float, slope: float = 1.0, gap: float = 1.0, along: float = 0.5) -> Bracket:
-    """The bounds at one curvature; by default ||g|| = 1, c = 1, g.v = 1/2.
+    Args:
+        nu: Largest curvature.
+        gradient_norm: ||g||.
+        gap: c, the threshold minus the loss at the image.
+        along: |g.u|, where u is the direction of largest curvature.
 
     Example:
         >>> found = compute_bracket(1.0)
@@ -29,11 +30,14 @@ def compute_bracket(nu: float, slope: float = 1.0, gap: float = 1.0, along: floa
 
     Reference: moosavi2019cure, Fig. 4.
     """
-    return distance_bounds(*map(_number, (gap, slope, nu, along)))
+    return distance_bounds(*(torch.tensor([v], dtype=torch.float64) for v in (gap, gradient_norm, nu, along)))
 
 
 def make_bound_curves() -> Curves:
-    """Lower and upper bounds over nu."""
+    """Make curves of the lower and upper bounds over the curvature nu.
+
+    Reference: moosavi2019cure, Fig. 4.
+    """
     found = [compute_bracket(nu) for nu in CURVATURES]
     lines = {
         "upper bound (3)": Line(tuple(float(b.upper) for b in found)),
@@ -41,7 +45,7 @@ def make_bound_curves() -> Curves:
         "simple lower bound, c/G − νc²/(2G³)": Line(tuple(max(float(b.simple_lower), 0.0) for b in found)),
     }
     conditions = {"setting": "‖g‖ = 1, c = 1, |g·u| = 0.5"}
-    caption = "Both fall as curvature grows. The simple lower bound is 0 where it says nothing."
+    caption = "Both bounds fall as curvature grows. The simple lower bound is shown as 0 where it is negative."
     return Curves(
         "Bounds of the distance against curvature",
         "curvature ν",
@@ -54,57 +58,76 @@ def make_bound_curves() -> Curves:
 
 
 def make_one_dimensional_curves() -> tuple[Curves, dict[float, float]]:
-    """l(x) = x + nu x^2 / 2 for several nu, and where each reaches the threshold 1.
+    """Make curves of l(x) = x + nu x^2 / 2 for several nu, and compute where each reaches the threshold 1.
+
+    Returns:
+        The curves, and the x at the threshold by nu.
 
     Example:
         >>> round(make_one_dimensional_curves()[1][4.0], 4)  # x + 2 x^2 = 1
         0.5
+
+    Reference: moosavi2019cure, Fig. 5.
     """
     x = np.linspace(0, 1.25, 126)
-    lines = {f"ν = {nu:g}": Line(tuple(float(v) for v in x + nu * x**2 / 2)) for nu in BENT}
+    lines = {f"ν = {nu:g}": Line(tuple(float(v) for v in x + nu * x**2 / 2)) for nu in FIGURE_5_CURVATURES}
     lines["threshold t"] = Line((1.0,) * len(x))
-    across = {nu: float(compute_bracket(nu, along=1.0).upper) for nu in BENT}
+    across = {nu: float(compute_bracket(nu, along=1.0).upper) for nu in FIGURE_5_CURVATURES}
     said = ", ".join(f"{place:.3f} at ν = {nu:g}" for nu, place in across.items())
-    caption = f"All have the same loss and slope at 0, and cross the threshold at {said}."
+    caption = f"All have the same loss and derivative at 0, and reach the threshold at {said}."
     curves = Curves(
-        "Losses of one slope and several curvatures", "x − x₀", "loss", tuple(float(v) for v in x), lines, caption
+        "Losses with equal derivative and different curvature",
+        "x − x₀",
+        "loss",
+        tuple(float(v) for v in x),
+        lines,
+        caption,
     )
     return curves, across
 
 
 def check_random_quadratics(count: int, dimensions: int = 20, seed: int = 0) -> Table:
-    """Random quadratics, of which a fourth have their gradient along the top eigenvector: how often the bounds hold of the
-    exact distance, and how near they are.
+    """Compare the bounds of Theorem 1 with the exact distances of random quadratics.
 
-    g and the eigenvalues are normal, in the eigenbasis without loss of generality, and shifted so that nu > 0; c goes
-    from 0.01 to 10.
+    A quadratic is given in its eigenbasis by a normal gradient g and normal eigenvalues, the largest made positive. c is
+    log-uniform between 0.01 and 10. A fourth of the quadratics have g along the top eigenvector u.
+
+    Args:
+        count: Number of quadratics.
+        dimensions: Dimension of the input.
+        seed: Seed of the quadratics.
+
+    Reference: moosavi2019cure, Theorem 1.
     """
     like = torch.zeros(count, dimensions, dtype=torch.float64)
-    slope = normal(like, generator=stream(seed, "quadratics", "slope"))
-    values = normal(like, generator=stream(seed, "quadratics", "eigenvalues")).sort(1).values
-    values[:, -1] = values[:, -1].abs()
+    gradient = normal(like, generator=stream(seed, "quadratics", "slope"))
+    eigenvalues = normal(like, generator=stream(seed, "quadratics", "eigenvalues")).sort(1).values
+    eigenvalues[:, -1] = eigenvalues[:, -1].abs()
     collinear = torch.arange(count) % 4 == 0
     last = torch.arange(dimensions) == dimensions - 1
-    slope = torch.where(collinear[:, None] & ~last, 0, slope)
+    gradient = torch.where(collinear[:, None] & ~last, 0, gradient)
     gap = 10 ** uniform(like[:, 0], -2, 1, generator=stream(seed, "quadratics", "gap"))
-    exact = quadratic_distance(slope, values, gap)
-    found = distance_bounds(gap, slope.norm(dim=1), values[:, -1], slope[:, -1].abs())
-    near = 1e-9 * exact
-    inside = (found.lower <= exact + near) & (exact <= found.upper + near)
-    simply = (found.printed_lower <= exact + near) & (exact <= found.simple_upper + near)
+    exact = quadratic_distance(gradient, eigenvalues, gap)
+    bounds = distance_bounds(gap, gradient.norm(dim=1), eigenvalues[:, -1], gradient[:, -1].abs())
+    tolerance = 1e-9 * exact
+    within = (bounds.lower <= exact + tolerance) & (exact <= bounds.upper + tolerance)
+    simply_within = (bounds.printed_lower <= exact + tolerance) & (exact <= bounds.simple_upper + tolerance)
     rows: list[tuple[Cell, ...]] = []
-    for name, who in (("g anywhere", ~collinear), ("g along u", collinear)):
-        few = exact[who]
-        shares = (inside[who], simply[who])
-        tight = ((found.lower[who] / few).median(), (found.upper[who] / few).median())
-        rows.append((name, int(who.sum()), *(float(s.double().mean()) for s in shares), *map(float, tight)))
+    for name, chosen in (("g anywhere", ~collinear), ("g along u", collinear)):
+        few = exact[chosen]
+        shares = (within[chosen], simply_within[chosen])
+        tightness = ((bounds.lower[chosen] / few).median(), (bounds.upper[chosen] / few).median())
+        rows.append((name, int(chosen.sum()), *(float(s.double().mean()) for s in shares), *map(float, tightness)))
     columns = (
-        Column("quadratics"),
-        Column("count", "", "d"),
-        Column("within", "Share whose exact distance is between the bounds (2) and (3).", ".1%"),
-        Column("simply within", "The same of the simplified bounds as printed.", ".1%"),
-        Column("lower / exact", "Median."),
-        Column("upper / exact", "Median."),
+        Column("quadratics", "Direction of the gradient."),
+        Column("count", "Number of quadratics.", "d"),
+        Column("within", "Share whose exact distance lies between the bounds (2) and (3).", ".1%"),
+        Column("simply within", "Share whose exact distance lies between the simplified bounds as printed.", ".1%"),
+        Column("lower / exact", "Median of the lower bound over the exact distance."),
+        Column("upper / exact", "Median of the upper bound over the exact distance."),
     )
-    conditions = {"exact": "by the multiplier of the nearest point, bisected", "dimensions": str(dimensions)}
+    conditions = {
+        "exact": "by bisection of the Lagrange multiplier of the nearest point",
+        "dimensions": str(dimensions),
+    }
     return Table("Theorem 1 against exact distances", columns, tuple(rows), conditions=conditions)

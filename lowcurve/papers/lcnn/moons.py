@@ -1,5 +1,6 @@
 """Two moons: the decision regions of networks in the plane as pictures, how their boundary bends, and softplus against
-centered softplus (srinivas2022lcnn, Figure 1)."""
+centered softplus (srinivas2022lcnn, Figure 1).
+"""
 
 from dataclasses import replace
 

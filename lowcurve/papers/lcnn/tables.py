@@ -1,5 +1,6 @@
 """Srinivas et al. 2022, Efficient Training of Low-Curvature Neural Networks: Tables 1 to 3, Figures 1 and 2, and the
-ablation that the paper leaves open."""
+ablation that the paper leaves open.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

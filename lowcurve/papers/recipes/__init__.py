@@ -1,8 +1,7 @@
-"""Recipes: the rows of the papers' tables, each with its settings, the paper's numbers, and what differs from its text.
+"""Read the recipes of the rows of the papers' tables: settings, the paper's numbers, and what differs from its text.
 
-A recipe is the file recipes/PAPER/TABLE/ROW.yaml of the package, and that path is its key. `paper` has `where`, the `values` as
-they are printed and, for those that we call otherwise, where ours stand `beside` them; `like` names another recipe, whose
-quotation, differences and settings it begins from. Free of torch until a study is made.
+A recipe is a file recipes/PAPER/TABLE/ROW.yaml of the package, and PAPER/TABLE/ROW is its key. The field `like` names another
+recipe whose quotation, differences and settings are inherited. This module imports torch only when a study is made.
 """
 
 import difflib
@@ -27,10 +26,18 @@ COMPARISON = "comparison"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of a paper's table: the paper's numbers as printed (accuracies in %), its own words on the setting, every
-    setting that is ours and why, and a partial study; what that leaves out comes from `preset(data, "paper")`.
+    """A row of a paper's table with the settings that reproduce it.
 
-    beside: where our numbers stand, "HEADING" of the comparison or "RESULT: HEADING", for those that we call otherwise.
+    Attributes:
+        key: PAPER/TABLE/ROW.
+        title: Network, data and method of the row.
+        paper: The place in the paper.
+        values: The paper's numbers as printed, accuracies in %.
+        quotation: The paper's own words on the setting.
+        differs: Sentences on settings that differ from the paper or that it does not state.
+        settings: A partial study. The rest comes from `preset(data, "paper")`.
+        counterparts: Where our number is found, for numbers that we call by another name: "HEADING" of the comparison or
+            "RESULT: HEADING".
     """
 
     key: str
@@ -40,15 +47,21 @@ class Recipe:
     quotation: str
     differs: tuple[str, ...]
     settings: Mapping[str, Any]
-    beside: Mapping[str, str]
+    counterparts: Mapping[str, str]
 
     @property
-    def network(self) -> str:
-        """The method that the row is about."""
+    def method(self) -> str:
+        """The method that trains the row's network."""
         return str(self.settings["methods"][-1])
 
     def study(self, scale: str = "paper") -> "Study":
-        """The recipe's study: "paper", its own, or "smoke", shortened to seconds.
+        """Return the recipe's study.
+
+        Args:
+            scale: "paper" for the recipe's own settings, "smoke" for settings shortened to seconds.
+
+        Raises:
+            InputError: If the scale is another one.
 
         Example:
             >>> get_recipe("moosavi2019cure/table-2/cure").study().cure.weight
@@ -58,40 +71,50 @@ class Recipe:
 
         if scale not in ("paper", "smoke"):
             raise InputError("a scale paper or smoke of a recipe", repr(scale), "write --scale smoke, or leave it out")
-        study = _changed(preset(self.settings["data"], "paper"), self.settings)
+        study = _apply_changes(preset(self.settings["data"], "paper"), self.settings)
         return study if scale == "paper" else shortened(study)
 
-    def table(self, results: Mapping[str, Result], changed: Sequence[str] = ()) -> Table:
-        """The paper's numbers with ours beside them, where there are any yet, and which of our results those are. changed:
-        the settings that are not the recipe's, to be said below."""
+    def make_table(self, results: Mapping[str, Result], changed: Sequence[str] = ()) -> Table:
+        """Make a table of the paper's numbers and ours. A column names the result that has our number.
+
+        Args:
+            results: Our results by name. Numbers that are not there yet have empty cells.
+            changed: Names of settings that differ from the recipe's, which the caption lists.
+        """
         rows = []
         for name, value in self.values.items():
-            ours, where = _found(results, self.beside.get(name, name), self.network)
+            ours, where = _find_our_number(results, self.counterparts.get(name, name), self.method)
             rows.append((name, value, ours, where))
         headings = (
-            Column("number", "What the paper calls it."),
-            Column("paper", "As it is printed; accuracies in %."),
-            Column("ours", "What we found; accuracies in %."),
-            Column("ours is", "Which of this report's results it is."),
+            Column("number", "The paper's name for it."),
+            Column("paper", "As printed; accuracies in %."),
+            Column("ours", "Our number; accuracies in %."),
+            Column("ours is", "The result of this report from which our number is taken."),
         )
-        caption = f"Ours has other settings than the recipe: {', '.join(changed)}." if changed else ""
-        conditions = {"recipe": self.key, "paper": self.paper, "network": self.network}
-        return Table("Beside the paper", headings, tuple(rows), caption, conditions)
+        caption = f"These settings differ from the recipe: {', '.join(changed)}." if changed else ""
+        conditions = {"recipe": self.key, "paper": self.paper, "network": self.method}
+        return Table("Compared with the paper", headings, tuple(rows), caption, conditions)
 
 
 @cache
 def list_recipe_keys() -> tuple[str, ...]:
-    """The keys of all recipes, in alphabetical order."""
-    return tuple(sorted(_keys()))
+    """Return the keys of all recipes in alphabetical order."""
+    return tuple(sorted(_iterate_keys()))
 
 
 def get_recipes() -> tuple[Recipe, ...]:
-    """All recipes."""
+    """Return all recipes in the order of their keys."""
     return tuple(map(get_recipe, list_recipe_keys()))
 
 
 def get_recipe(key: str) -> Recipe:
-    """The recipe of that key. Errors: `InputError` for an unknown one, with the nearest.
+    """Return the recipe with this key.
+
+    Args:
+        key: PAPER/TABLE/ROW, such as "moosavi2019cure/table-2/cure".
+
+    Raises:
+        InputError: If there is no such recipe. The error names the nearest key.
 
     Example:
         >>> get_recipe("moosavi2019cure/table-2/cure").values
@@ -101,7 +124,7 @@ def get_recipe(key: str) -> Recipe:
         close = difflib.get_close_matches(key, list_recipe_keys(), n=1, cutoff=0.4)
         hint = f"write {close[0]}" if close else "see lowcurve recipes"
         raise InputError("the key of a recipe", repr(key), hint)
-    content = _content(key)
+    content = _read_file(key)
     paper = content["paper"]
     return Recipe(
         key,
@@ -111,11 +134,11 @@ def get_recipe(key: str) -> Recipe:
         content.get("quotation", ""),
         tuple(content.get("differs", ())),
         content["settings"],
-        paper.get("beside", {}),
+        paper.get("counterparts", {}),
     )
 
 
-def _keys() -> Iterator[str]:
+def _iterate_keys() -> Iterator[str]:
     for paper in (files("lowcurve.papers.recipes")).iterdir():
         for table in paper.iterdir() if paper.is_dir() else ():
             for row in table.iterdir() if table.is_dir() else ():
@@ -123,34 +146,34 @@ def _keys() -> Iterator[str]:
                     yield f"{paper.name}/{table.name}/{row.name.removesuffix('.yaml')}"
 
 
-def _content(key: str) -> dict[str, Any]:
-    """A recipe's file, with what it takes from the one that it is like."""
+def _read_file(key: str) -> dict[str, Any]:
+    """Read a recipe's file and what it inherits from the recipe named by `like`."""
     content: dict[str, Any] = yaml.safe_load((files("lowcurve.papers.recipes") / f"{key}.yaml").read_text("utf-8"))
     if "like" not in content:
         return content
-    first = _content(content["like"])
+    first = _read_file(content["like"])
     differs = [*first.get("differs", ()), *content.get("differs", ())]
-    settings = _over(first["settings"], content.get("settings", {}))
+    settings = _merge_settings(first["settings"], content.get("settings", {}))
     return {"quotation": first.get("quotation", ""), **content, "differs": differs, "settings": settings}
 
 
-def _over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """The second's values over the first's, however deep."""
+def _merge_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested settings; the second's values win."""
     both = dict(first)
     for name, value in second.items():
         before = both.get(name)
-        both[name] = _over(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        both[name] = _merge_settings(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
     return both
 
 
-def _changed(value: T, changes: Mapping[str, Any]) -> T:
-    """A setting with some of its fields changed, however deep they stand."""
+def _apply_changes(value: T, changes: Mapping[str, Any]) -> T:
+    """Return a settings dataclass with some of its nested fields changed."""
     known = {field.name for field in fields(value)}  # type: ignore[arg-type]
     new: dict[str, Any] = {}
     for name, change in changes.items():
         before = getattr(value, name) if name in known else None
         if isinstance(change, Mapping):
-            new[name] = _changed(before, change)
+            new[name] = _apply_changes(before, change)
         elif isinstance(change, list):
             new[name] = tuple(change)
         else:
@@ -158,8 +181,8 @@ def _changed(value: T, changes: Mapping[str, Any]) -> T:
     return replace(value, **new)  # type: ignore[type-var]
 
 
-def _found(results: Mapping[str, Result], place: str, network: str) -> tuple[str | None, str]:
-    """Our number at a place such as "PGD-20" or "against radius: 0.1", and that place in words; none where there is none."""
+def _find_our_number(results: Mapping[str, Result], place: str, network: str) -> tuple[str | None, str]:
+    """Return our number at a place such as "PGD-20" or "against radius: 0.1", with the place in words, or (None, "")."""
     from lowcurve.study.comparison import UNRELIABLE, unreliable
 
     kind, _, name = place.rpartition(": ")

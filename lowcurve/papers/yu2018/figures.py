@@ -86,7 +86,8 @@ def figures_1_to_3(context: Context) -> Reproduction:
 
 def figure_4(context: Context) -> Reproduction:
     """The natural network's loss and decision surfaces along a random and three adversarial directions, the way to L = 0, and
-    why the loss is blank where the decision is not."""
+    why the loss is blank where the decision is not.
+    """
     wanted = select_studies(context, NATURAL)
     radius = wanted[NATURAL].ball().radius
 

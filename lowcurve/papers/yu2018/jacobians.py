@@ -115,7 +115,7 @@ def figure_10(context: Context) -> Reproduction:
 
 
 def make_slope_and_curvature_curves() -> Curves:
-    """t + κ t² / 2 for three curvatures κ: one slope, and the larger κ the sooner the value is another one."""
+    """T + κ t² / 2 for three curvatures κ: one slope, and the larger κ the sooner the value is another one."""
     x = torch.linspace(-1, 1, 101, dtype=torch.float64)
     lines = {f"κ = {k:g}": Line(tuple((x + k * x.square() / 2).tolist())) for k in (0.0, 1.0, 4.0)}
     caption = "κ is the reciprocal of the radius of the osculating circle where the slope is 0."
