@@ -34,7 +34,7 @@ ATTACKS = {
     "APGD l_inf": (APGD(SMALL, steps=30), SMALL, True),
     "APGD l_2": (APGD(ROUND, steps=50), ROUND, True),
     "APGD towards targets": (APGD(SMALL, steps=10, loss=margin_loss, targets=2), SMALL, True),
-    "Square l_inf": (Square(SMALL, queries=600), SMALL, True),
+    "Square l_inf": (Square(SMALL, queries=300), SMALL, True),
     "Square l_2": (Square(ROUND, queries=300), ROUND, True),
     "FGSM": (FGSM(SMALL), SMALL, False),
     "relay": (Relay((Square(SMALL, queries=40), APGD(SMALL, steps=30, loss=margin_loss))), SMALL, True),

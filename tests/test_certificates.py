@@ -162,12 +162,12 @@ def test_a_kink_has_no_curvature_bound_but_a_slope():
     assert bool(torch.isfinite(smoothness(smooth, torch.zeros(1, 3, 8, 8)).curvature).all())
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_no_attack_succeeds_within_a_certified_radius_of_a_thousand_networks(part):
-    """250 networks a part; each is attacked at 0.9999 of its radii, where it must stand, from clean points and random ones."""
+@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.slow)], ids=str)
+def test_no_attack_succeeds_within_a_certified_radius_of_a_thousand_networks(seeds):
+    """Each network is attacked at 0.9999 of its radii, where it must be robust."""
     attacked, certified = 0, []
     kinds = [(kind, act) for kind in NETWORKS for act in ACTS]
-    for seed in range(250 * part, 250 * (part + 1)):
+    for seed in seeds:
         kind, act = kinds[seed % len(kinds)]
         model, x = network(kind, act, seed, gain=1 + seed % 3), 0.5 + 0.2 * points(6, seed)
         y = model(x).argmax(1)
@@ -180,8 +180,8 @@ def test_no_attack_succeeds_within_a_certified_radius_of_a_thousand_networks(par
         found = attack(model, x, y, generator=stream(seed), radius=radius)
         assert bool((model(found).argmax(1) == y).all()), (kind, act, seed)
         attacked, certified = attacked + len(x), [*certified, *radius.tolist()]
-    assert attacked == 1500
-    assert sum(radius > 1e-3 for radius in certified) > 1400
+    assert attacked == 6 * len(seeds)
+    assert sum(radius > 1e-3 for radius in certified) > 14 / 15 * attacked
 
 
 def test_certified_radius_true_distance_and_attack_distance_are_in_order():

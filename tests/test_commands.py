@@ -369,6 +369,7 @@ def check_finished(folder: Path, uninterrupted: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["checkpoints/standard.pt", "checkpoints/CURE.pt"])
+@pytest.mark.slow
 def test_ctrl_c_and_going_on(file, tmp_path, uninterrupted):
     folder = tmp_path / "run"
     child = started_until(file, folder)
@@ -392,6 +393,7 @@ def test_kill_and_going_on(tmp_path, uninterrupted):
     check_finished(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_an_attack_and_going_on(tmp_path, uninterrupted):
     folder = tmp_path / "run"
     child = started_until("ledgers/standard.pt", folder)

@@ -60,9 +60,11 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("launcher", "tasks"),
     [
-        (("-m", "lowcurve"), 1),
-        (("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowcurve"), 1),
-        (("-m", "lowcurve"), 2),
+        pytest.param(("-m", "lowcurve"), 1, marks=pytest.mark.slow),
+        pytest.param(
+            ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lowcurve"), 1, marks=pytest.mark.slow
+        ),
+        pytest.param(("-m", "lowcurve"), 2, marks=pytest.mark.slow),
     ],
     ids=["itself", "torchrun", "slurm"],
 )

@@ -157,6 +157,7 @@ def test_kinks_are_found_although_compiling_would_hide_them():
 
 @quietly
 @compiler
+@pytest.mark.slow
 def test_a_compiled_training_is_that_of_the_eager_network():
     """An attack (eval mode, input gradients), penalties that differentiate once, an average, the best weights, a resume."""
     penalties = {
@@ -181,6 +182,7 @@ def test_a_compiled_training_is_that_of_the_eager_network():
 
 @quietly
 @compiler
+@pytest.mark.slow
 def test_batch_statistics_of_a_compiled_network():
     objective = replace(ATTACKED, penalties={"chords": Term(ELLE(0.5), 10.0)})
     model, whole = difficult_network(), difficult_network()

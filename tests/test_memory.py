@@ -36,6 +36,7 @@ def counted(way: str) -> int:
 
 
 @glibc
+@pytest.mark.slow
 def test_what_is_kept_is_taken_once():
     """A step has 190 MB, 48,640 pages of the usual size: given back, 20 of them take most again, or their folios of 64 KB."""
     assert counted("kept") < 500

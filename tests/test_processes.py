@@ -10,6 +10,7 @@ from lowcurve.penalties import ELLE
 from lowcurve.training import fabric
 
 
+@pytest.mark.slow
 def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
     shared = child("attack", tmp_path)
     assert shared.returncode == 0, shared.stderr[-3000:]

@@ -272,6 +272,7 @@ def test_an_earlier_run_keeps_the_settings_that_made_it(capsys, smoke, tmp_path)
     assert (folder / "settings.yaml").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_full_disk(smoke, tmp_path):
     folder = tmp_path / "run"
     limit = 40_000  # the first network is larger
