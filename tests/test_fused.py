@@ -34,7 +34,7 @@ def test_value_and_slopes_are_right_to_rounding(beta):
     found = fused.values(x, beta)
     assert bool(((found - value).abs() <= 3e-7 * value.abs()).all())
     g = normal(x, generator=stream(0, "g"))
-    in_x, in_beta = fused.slopes(g, x, found, beta)
+    in_x, in_beta = fused.derivatives(g, x, found, beta)
     # What rounding of beta x makes of the exponential grows with beta |x|; below exp(-87) = 1.6e-38 it is no smaller.
     allowed = (2e-7 * (1 + (x * beta).abs()) * slope + 2e-38) * g.abs()
     assert bool(((in_x - g * slope).abs() <= allowed).all())
@@ -52,7 +52,7 @@ def test_the_layer_is_what_torch_makes_of_it(learn, layout, monkeypatch):
     for compiled in (True, False):
         monkeypatch.setattr(fused, "COMPILED", compiled)
         leaf = x.clone().requires_grad_()
-        assert fused.takes(leaf, act.beta) == compiled
+        assert fused.can_fuse(leaf, act.beta) == compiled
         act.zero_grad()
         value = act(leaf)
         assert value.stride() == x.stride()
@@ -65,7 +65,7 @@ def test_what_is_not_finite_stays_so():
     x = torch.tensor([math.nan, math.inf, -math.inf, 3e38, -3e38])
     value = centered_softplus(x, torch.tensor(2.0))
     assert_close(value, torch.tensor([math.nan, math.inf, -math.log(2) / 2, 3e38, -math.log(2) / 2]), equal_nan=True)
-    in_x, _ = fused.slopes(torch.ones(5), x, value, torch.tensor(2.0))
+    in_x, _ = fused.derivatives(torch.ones(5), x, value, torch.tensor(2.0))
     assert_close(in_x, torch.tensor([math.nan, 1, 0, 1, 0]), equal_nan=True)
 
 
@@ -79,20 +79,20 @@ class Looking(TorchDispatchMode):
 
 def test_where_torch_is_wanted():
     x, beta = torch.zeros(2, 3, 4, 4), torch.tensor(1.0)
-    assert fused.takes(x, beta)
-    assert fused.takes(x.to(memory_format=torch.channels_last), beta)
-    assert not fused.takes(x.double(), beta.double())
-    assert not fused.takes(x[:, :, ::2], beta)
-    assert not fused.takes(x.expand(2, 3, 4, 4).to("meta"), beta)
+    assert fused.can_fuse(x, beta)
+    assert fused.can_fuse(x.to(memory_format=torch.channels_last), beta)
+    assert not fused.can_fuse(x.double(), beta.double())
+    assert not fused.can_fuse(x[:, :, ::2], beta)
+    assert not fused.can_fuse(x.expand(2, 3, 4, 4).to("meta"), beta)
     seen = []
 
     def transformed(x):
-        seen.append(fused.takes(x, beta))
+        seen.append(fused.can_fuse(x, beta))
         return centered_softplus(x, beta)
 
     torch.func.vmap(transformed)(x)
     with Looking() as mode:
-        seen.append(fused.takes(x, beta))
+        seen.append(fused.can_fuse(x, beta))
         centered_softplus(x, beta)
     assert seen == [False, False]
     assert any("expm1" in name for name in mode.seen)
@@ -100,4 +100,4 @@ def test_where_torch_is_wanted():
 
 def test_more_threads_than_a_single_one_is_faster_than(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: fused.FEW + 1)
-    assert not fused.takes(torch.zeros(2), torch.tensor(1.0))
+    assert not fused.can_fuse(torch.zeros(2), torch.tensor(1.0))

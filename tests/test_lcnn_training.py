@@ -148,7 +148,7 @@ def test_betas_and_gammas_have_a_weight_decay_of_their_own(optimizer):
         ),
         (
             lambda: trained(model=nn.Sequential(LipschitzConv2d(1, 3, 6), nn.Flatten())),
-            "a layer that knows the size of its input",
+            "a layer prepared for the size of its input",
         ),
         (
             lambda: LCNNPenalty()(Jet(lambda x: x.sum(1), torch.zeros(1, 2)), generator=stream(0)),

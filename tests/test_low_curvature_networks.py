@@ -120,7 +120,7 @@ def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity()
     assert len(found) == 17
     assert [one.width for one in found[:3]] == [4 * 256, 8 * 256, 4 * 256]
     assert all(one.curvature == pytest.approx(5) for one in found)
-    assert all(0 < b.reach / a.reach < 3 for a, b in itertools.pairwise(found))
+    assert all(0 < b.norm_product / a.norm_product < 3 for a, b in itertools.pairwise(found))
     kinks = curvature_summands(network("lcnn-vgg11", "relu"), torch.zeros(1, 3, 16, 16))
     assert {one.curvature for one in kinks} == {math.inf}
 
@@ -143,12 +143,12 @@ def test_the_maps_of_the_bound():
         (lambda: CenteredSoftplus(math.nan), "a beta above its floor"),
         (
             lambda: LipschitzLinear(2, 2, gamma=0.5),
-            "a gamma of at least 1, or above 0 where not at_least_one, got 0.5",
+            "a gamma of at least 1, or above 0 with at_least_one=False, got 0.5",
         ),
         (lambda: LipschitzLinear(2, 2, gamma=0.0, at_least_one=False), "a gamma of at least 1, or above 0"),
         (
             lambda: update_norms(LipschitzConv2d(1, 1, 1)),
-            "a layer that knows the size of its input, got LipschitzConv2d",
+            "a layer prepared for the size of its input, got LipschitzConv2d",
         ),
         (
             lambda: LipschitzBatchNorm2d(nn.Conv2d(1, 1, 1), track_running_stats=False),
@@ -162,10 +162,10 @@ def test_the_maps_of_the_bound():
         ),
         (
             lambda: curvature_summands(nn.Sequential(nn.Tanh()), torch.zeros(1, 2)),
-            "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks, got Tanh",
+            "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks, got Tanh",
         ),
     ],
 )
-def test_errors_name_the_mend(make, message):
+def test_errors_name_the_hint(make, message):
     with pytest.raises(InputError, match=message):
         make()

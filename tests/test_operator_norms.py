@@ -13,8 +13,8 @@ from lowcurve.models.gram import norm_bound
 from lowcurve.models.spectral import (
     Interval,
     LinearMap,
-    columns,
-    linear_part,
+    apply_linear,
+    input_channels,
     norm_interval,
     power_iteration,
 )
@@ -44,9 +44,9 @@ def random_layer(seed: int, mode: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 def dense(layer, shape: tuple[int, ...]) -> torch.Tensor:
     """The matrix of a layer on images of this shape, without its bias."""
-    size = columns(layer) * math.prod(shape)
-    basis = torch.eye(size, dtype=torch.float64).view(size, columns(layer), *shape)
-    return linear_part(layer, basis, layer.weight.detach().double()).flatten(1).T
+    size = input_channels(layer) * math.prod(shape)
+    basis = torch.eye(size, dtype=torch.float64).view(size, input_channels(layer), *shape)
+    return apply_linear(layer, basis, layer.weight.detach().double()).flatten(1).T
 
 
 def true_norm(layer, shape: tuple[int, ...]) -> float:
@@ -115,7 +115,7 @@ def test_a_scale_of_the_channels_is_that_of_the_rows(seed):
     layer, shape = random_layer(seed, "zeros")
     scale = torch.linspace(-2, 3, layer.out_channels)
     found = norm_interval(layer, shape, scale=scale)
-    rows = dense(layer, shape).view(layer.out_channels, -1, columns(layer) * math.prod(shape))
+    rows = dense(layer, shape).view(layer.out_channels, -1, input_channels(layer) * math.prod(shape))
     true = float(torch.linalg.matrix_norm((rows * scale.double()[:, None, None]).flatten(0, 1), 2))
     assert found.lower <= true <= found.upper
 
@@ -166,10 +166,10 @@ def test_power_iteration_only_rises_and_a_vector_that_vanishes_stays():
         (lambda: norm_interval(nn.ReLU()), "a linear layer or a convolution of one to three dimensions, got ReLU"),
         (
             lambda: norm_interval(nn.Conv2d(1, 1, 1), (3,)),
-            r"2 sizes of an image, got \(3,\)\. Write the sizes without",
+            r"2 sizes of an image, got \(3,\)\. Write the image sizes without",
         ),
     ],
 )
-def test_errors_name_the_mend(make, message):
+def test_errors_name_the_hint(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Networks: architectures by name, the layers they are made of, and the norms of these."""
+"""Named architectures, their layers, conversion to low curvature, and operator norms of layers."""
 
 from lowcurve.models.architectures import ARCHITECTURES, Network
 from lowcurve.models.conversion import (

@@ -1,12 +1,13 @@
-/* Centered softplus and its slope in one pass each over memory, for one thread; lowcurve/models/fused.py says when.
+/* Centered softplus s0 and its derivatives, in one pass over memory each, by one thread. fused.py decides when it is used.
 
-   Eager torch needs nine passes for the value, (1) below, and four for what a gradient g becomes, (2). With a = |beta x| and
-   t = exp(-a), of which exp(-a) - 1 is had without cancellation:
+   Torch operations need nine passes for the value (1) and four for the gradients (2). With a = |beta x| and t = exp(-a),
+   where exp(-a) - 1 is computed without cancellation:
 
      (1)  s0(x) = max(x, 0) + log(1 + (t - 1) / 2) / beta
-     (2)  g s0'(x),  s0'(x) = 1 / (1 + t) for x >= 0 and t / (1 + t) else,  and sum g (x s0' - s0), beta times the slope in beta
+     (2)  g s0'(x), where s0'(x) = 1 / (1 + t) for x >= 0 and t / (1 + t) for x < 0;
+          sum g (x s0' - s0), which is beta times the derivative in beta
 
-   Right to a few units in the last place of the result (tests/test_fused.py), for every beta x of either sign and size. */
+   The results are accurate to a few units in the last place for every beta x (tests/test_fused.py). */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -15,14 +16,14 @@
 #include <string.h>
 
 #define LOG2_E 1.44269504088896341f
-#define LN2_HIGH 0.693145751953125f /* its low bits are 0, so that a small integer times it is exact */
+#define LN2_HIGH 0.693145751953125f /* its low bits are 0, so its product with a small integer is exact */
 #define LN2_LOW 1.42860682030941723212e-6f
-#define ROUNDER 12582912.0f /* 1.5 * 2^23: added and taken away, it rounds to an integer */
-#define LOWEST -87.0f       /* below, exp(-a) is 0 beside 1, and nearly so by itself */
+#define ROUNDER 12582912.0f /* 1.5 * 2^23: adding and subtracting it rounds to an integer */
+#define LOWEST -87.0f       /* below this, exp(-a) is negligible beside 1 and close to underflow */
 
 #define INLINED static inline __attribute__((always_inline))
 
-/* exp(y) = scale (1 + rest), with y = n log 2 + r and rest = exp(r) - 1: a Taylor polynomial on |r| <= log(2) / 2. */
+/* exp(y) = scale (1 + rest) with y = n log 2 + r, and rest = exp(r) - 1 by a Taylor polynomial on |r| <= log(2) / 2. */
 INLINED void exponential(float y, float *scale, float *rest) {
   y = y < LOWEST ? LOWEST : y;
   float shifted = y * LOG2_E + ROUNDER;
@@ -34,7 +35,7 @@ INLINED void exponential(float y, float *scale, float *rest) {
   *rest = r + r * r * (0.5f + r * tail);
 }
 
-/* log(1 + w) on -1/2 <= w <= 0, as 2 artanh(w / (2 + w)). */
+/* log(1 + w) = 2 artanh(w / (2 + w)) for -1/2 <= w <= 0. */
 INLINED float logarithm(float w) {
   float q = w / (2 + w), s = q * q;
   float series = 1.f / 3 + s * (1.f / 5 + s * (1.f / 7 + s * (1.f / 9 + s * (1.f / 11 + s * (1.f / 13)))));
@@ -61,7 +62,7 @@ INLINED float slope(float x, float beta) {
   return x < 0 ? t * over : over;
 }
 
-/* In blocks, whose sums are added up in double precision. */
+/* Sums of blocks in single precision are added in double precision. */
 INLINED double slopes(const float *g, const float *x, const float *value, float *out, Py_ssize_t n, float beta) {
   double total = 0;
   for (Py_ssize_t block = 0; block < n; block += 4096) {

@@ -1,4 +1,4 @@
-"""Networks by name, each beginning with its own normalization."""
+"""Network architectures by name. Every network begins with its own normalization layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +26,19 @@ ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
 
 @dataclass(frozen=True)
 class Network:
-    """What must be known to build a network again: kept beside its weights.
+    """The settings from which a network is built, saved with its weights.
 
-    shape: of one input. mean, std: of its training pixels, a number a channel. width: of its first stage; by default the
-    architecture's own.
+    Args:
+        name: An architecture, one of `ARCHITECTURES`.
+        shape: Shape of one input, without the batch.
+        classes: Number of classes.
+        mean: Means of the training pixels, one per channel.
+        std: Standard deviations of the training pixels, one per channel.
+        nonlinearity: A nonlinearity, one of `NONLINEARITIES`.
+        width: Width of the first stage. The default is the architecture's own.
+
+    Raises:
+        InputError: For an unknown architecture, a width below 1, inputs that are not images, or the wrong number of means.
 
     Example:
         >>> spec = Network("mlp", shape=(2,), classes=2, mean=(0.5, 0.5), std=(0.2, 0.2))
@@ -56,11 +65,18 @@ class Network:
         if not len(self.mean) == len(self.std) == self.shape[0]:
             sizes = f"{len(self.mean)} and {len(self.std)}"
             raise InputError(
-                f"a mean and a deviation for each of {self.shape[0]} channels", sizes, "take data.statistics()"
+                f"a mean and a standard deviation for each of {self.shape[0]} channels", sizes, "take data.statistics()"
             )
 
     def build(self, seed: int) -> nn.Sequential:
-        """A new network in training mode whose initial weights follow from the seed alone."""
+        """Build a new network in training mode; its initial weights depend on the seed alone.
+
+        Args:
+            seed: Seed of the initial weights.
+
+        Returns:
+            The normalization layer followed by the architecture.
+        """
         options = {} if self.width is None else {"width": self.width}
         with randomness.isolated(seed, "initial weights", self.name):
             body = ARCHITECTURES[self.name](self.shape, self.classes, self.nonlinearity, **options)

@@ -1,4 +1,4 @@
-"""LCNN's bound on normalized curvature: a network as a composition of maps, each with its norm, its curvature and its width."""
+"""LCNN's bound of normalized curvature, for networks that are a composition of known maps."""
 
 import math
 from collections.abc import Iterator
@@ -18,22 +18,28 @@ from lowcurve.models.modes import set_training
 
 @dataclass(frozen=True)
 class Summand:
-    """width * curvature * reach, of one nonlinearity: n_i, its largest |s''/s'|, and the product of the norms up to it.
+    """The term of one nonlinearity in LCNN's bound: width * curvature * norm_product.
+
+    Attributes:
+        name: Name of the nonlinearity.
+        width: Number of its outputs n_i.
+        curvature: Largest |s''/s'| of the nonlinearity.
+        norm_product: Product of the norms of all maps up to it.
 
     Example:
-        >>> Summand("act", width=10, curvature=5.0, reach=2.0).value
+        >>> Summand("act", width=10, curvature=5.0, norm_product=2.0).value
         100.0
     """
 
     name: str
     width: int
     curvature: float
-    reach: float
+    norm_product: float
 
     @property
     def value(self) -> float:
-        """The summand itself."""
-        return self.width * self.curvature * self.reach
+        """The product of width, curvature and norm product."""
+        return self.width * self.curvature * self.norm_product
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,27 @@ class _Map:
 
 @torch.no_grad()
 def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
-    """The summands n_i C_i prod_{j <= i} ||f_j|| of Theorem 1, one for each nonlinearity; their sum bounds ||H|| / ||g|| of any
-    function of the network's outputs that is affine, as the theorem has it.
+    """Compute the terms n_i C_i prod_{j <= i} ||f_j|| of LCNN's Theorem 1, one for each nonlinearity.
 
-    For networks in a row, of linear layers, BatchNorm, pooling and softplus, and of LCNN's scaled blocks, whose two arms are
-    one map of the larger norm. The norms are those of `norm_bound`, in eval mode. It is a statement about the method
-    and no certificate: n_i, the number of outputs of the i-th map, makes it far too large for any real network, and the loss
-    is not in it. `models.smoothness` bounds the curvature of margins themselves.
+    By the theorem, their sum bounds ||H|| / ||g|| of every affine function of the network's outputs. The bound describes the
+    method and is no certificate: the width n_i makes it far too large for any real network, and it does not include the loss.
+    `models.smoothness` bounds the curvature of margins themselves.
 
-    x: one input, shape (1, ...), of which the size alone matters. The curvature of ReLU and max-pooling is infinite.
+    The network must be a chain of linear layers, BatchNorm, pooling and softplus, and of LCNN's scaled blocks. The two
+    branches of a block count as one map with the larger norm. Norms are those of `norm_bound` in eval mode. The curvature of
+    ReLU and max-pooling is infinite.
+
+    Args:
+        model: The network.
+        x: One input, shape (1, ...), of which only the size is used.
+
+    Returns:
+        One term per nonlinearity, in their order.
+
+    Raises:
+        InputError: For any other layer.
+
     Cost: one forward pass and `norm_bound` of each layer.
-
-    Errors: InputError for a layer that is not among these.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(1, 1), CenteredSoftplus(3.0), nn.Linear(1, 1))
@@ -76,11 +91,11 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     finally:
         for hook in hooks:
             hook.remove()
-    found, reach = [], 1.0
+    found, product = [], 1.0
     for one in _maps("", model, sizes):
-        reach *= one.norm
+        product *= one.norm
         if one.curvature:
-            found.append(Summand(one.name, one.width, one.curvature, reach))
+            found.append(Summand(one.name, one.width, one.curvature, product))
     return found
 
 
@@ -92,17 +107,17 @@ def _note_sizes(sizes: Sizes, layer: nn.Module, inputs: tuple[Tensor, ...], outp
 
 
 def _maps(name: str, module: nn.Module, sizes: Sizes) -> Iterator[_Map]:
-    """The maps of a network in a row, a convolution and the BatchNorm behind it as one."""
+    """The maps of a chain of layers, in order. A convolution and the BatchNorm after it are one map."""
     if isinstance(module, ScaledBlock):
-        yield from _of_block(name, module, sizes)
+        yield from _block_maps(name, module, sizes)
         return
     if not isinstance(module, nn.Sequential):
-        yield _of_layer(name, module, None, sizes)
+        yield _layer_map(name, module, None, sizes)
         return
     layers = list(module.named_children())
     for place, (end, layer) in enumerate(layers):
-        behind = layers[place + 1][1] if place + 1 < len(layers) else None
-        if isinstance(behind, nn.modules.batchnorm._BatchNorm) and isinstance(
+        after = layers[place + 1][1] if place + 1 < len(layers) else None
+        if isinstance(after, nn.modules.batchnorm._BatchNorm) and isinstance(
             layer, nn.Linear | nn.modules.conv._ConvNd
         ):
             continue
@@ -111,25 +126,25 @@ def _maps(name: str, module: nn.Module, sizes: Sizes) -> Iterator[_Map]:
         if isinstance(layer, nn.Sequential | ScaledBlock):
             yield from _maps(label, layer, sizes)
         else:
-            yield _of_layer(label, layer, before, sizes)
+            yield _layer_map(label, layer, before, sizes)
 
 
-def _of_block(name: str, block: ScaledBlock, sizes: Sizes) -> Iterator[_Map]:
-    """X -> (x, x) / sqrt(2) -> (act(ConvBN x), shortcut x) -> (ConvBN, same) -> their mean -> act."""
-    first = _of_layer(name, block.norm1, block.conv1, sizes)
-    kept = math.prod(one.norm for one in _maps(name, block.shortcut, sizes))
-    second = _of_layer(name, block.norm2, block.conv2, sizes)
-    inner = _of_layer(f"{name}.act1", block.act1, None, sizes)
-    yield _Map(name, max(first.norm, kept), 0)
+def _block_maps(name: str, block: ScaledBlock, sizes: Sizes) -> Iterator[_Map]:
+    """The maps x -> (x, x) / sqrt(2) -> (act(ConvBN(.)), shortcut(.)) -> (ConvBN(.), .) -> mean -> act."""
+    first = _layer_map(name, block.norm1, block.conv1, sizes)
+    shortcut = math.prod(one.norm for one in _maps(name, block.shortcut, sizes))
+    second = _layer_map(name, block.norm2, block.conv2, sizes)
+    inner = _layer_map(f"{name}.act1", block.act1, None, sizes)
+    yield _Map(name, max(first.norm, shortcut), 0)
     yield _Map(inner.name, 1.0, inner.width + sizes[block.shortcut][1].numel(), inner.curvature)
     yield _Map(name, max(second.norm, 1.0) * math.sqrt(0.5), 0)
-    yield _of_layer(f"{name}.act2", block.act2, None, sizes)
+    yield _layer_map(f"{name}.act2", block.act2, None, sizes)
 
 
-def _of_layer(name: str, layer: nn.Module, before: nn.Module | None, sizes: Sizes) -> _Map:
-    """One layer; a BatchNorm with the layer `before` it folded in."""
-    came, left = sizes[layer]
-    width = left.numel()
+def _layer_map(name: str, layer: nn.Module, before: nn.Module | None, sizes: Sizes) -> _Map:
+    """The map of one layer. A BatchNorm is folded into the linear layer `before` it."""
+    before_size, after_size = sizes[layer]
+    width = after_size.numel()
     if isinstance(layer, CenteredSoftplus):
         return _Map(name, 1.0, width, float(layer.beta))
     if isinstance(layer, nn.Softplus):
@@ -139,19 +154,19 @@ def _of_layer(name: str, layer: nn.Module, before: nn.Module | None, sizes: Size
     if isinstance(layer, nn.Identity | nn.Flatten | nn.Dropout):
         return _Map(name, 1.0, width)
     if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AvgPool2d):
-        return _Map(name, math.sqrt(width / came.numel()), width)
+        return _Map(name, math.sqrt(width / before_size.numel()), width)
     if isinstance(layer, Normalize):
         return _Map(name, 1 / float(layer.std.min()), width)
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        return _Map(name, _norm_of_batchnorm(layer, before, sizes), width)
+        return _Map(name, _batchnorm_norm(layer, before, sizes), width)
     if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         factor = float(layer.factor) if isinstance(layer, LipschitzWeight) else 1.0
-        return _Map(name, factor * norm_bound(layer, came[2:]), width)
-    expected = "a network in a row of linear layers, BatchNorm, pooling, softplus and scaled blocks"
-    raise InputError(expected, type(layer).__name__, "use smoothness(model, example), which follows branches")
+        return _Map(name, factor * norm_bound(layer, before_size[2:]), width)
+    expected = "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks"
+    raise InputError(expected, type(layer).__name__, "use smoothness(model, example), which supports branches")
 
 
-def _norm_of_batchnorm(layer: nn.modules.batchnorm._BatchNorm, before: nn.Module | None, sizes: Sizes) -> float:
+def _batchnorm_norm(layer: nn.modules.batchnorm._BatchNorm, before: nn.Module | None, sizes: Sizes) -> float:
     """The norm of a BatchNorm in eval mode, folded into the linear layer before it if there is one."""
     factor = float(layer.factor) if isinstance(layer, LipschitzBatchNorm) else 1.0
     if layer.running_var is None:

@@ -1,4 +1,4 @@
-"""The user's own networks: a function that builds one, named as package.module:function."""
+"""Networks that a user's own function builds, named as package.module:function."""
 
 import importlib
 from dataclasses import dataclass
@@ -35,29 +35,54 @@ class Factory:
     std: tuple[float, ...] = ()
 
     def build(self, seed: int) -> nn.Module:
-        """Build a new network in training mode, behind a `Normalize` layer where `mean` and `std` are given.
+        """Build a new network in training mode, after a `Normalize` layer where `mean` and `std` are given.
 
-        Only the seed makes it random.
+        Args:
+            seed: Seed of the initial weights.
+
+        Returns:
+            The network.
+
+        Raises:
+            InputError: If the function cannot be imported, raises an error, or returns something other than a module.
         """
         model = self.build_bare(seed)
         return nn.Sequential(Normalize(self.mean, self.std), model) if self.mean or self.std else model
 
     def build_bare(self, seed: int) -> nn.Module:
-        """Build the network as the user's function returns it, to which the user's weights belong."""
+        """Build the network as the user's function returns it; its state dict has the user's own names.
+
+        Args:
+            seed: Seed of the initial weights.
+
+        Returns:
+            The network in training mode.
+
+        Raises:
+            InputError: If the function cannot be imported, raises an error, or returns something other than a module.
+        """
         module_name, _, function = self.path.partition(":")
         if not module_name or not function:
-            raise InputError("a model written package.module:factory", repr(self.path), "write my_networks:resnet")
+            raise InputError(
+                "a model written package.module:factory", repr(self.path), "write it as my_networks:resnet"
+            )
         try:
             factory = getattr(importlib.import_module(module_name), function)
         except (ImportError, AttributeError) as error:
-            hint = "run where it can be imported, and check its name"
+            hint = "check its name, and run in a directory from which it can be imported"
             raise InputError(f"a factory {function} in {module_name}", str(error), hint) from None
         with randomness.isolated(seed, "initial weights", self.path):
             try:
                 model = factory()
             except Exception as error:  # whatever the user's code raises
                 reason = f"{type(error).__name__}: {error}"
-                raise InputError(f"a network from {self.path}", reason, "call it by itself and mend it") from error
+                raise InputError(
+                    f"a network from {self.path}", reason, "call the function directly to find the error"
+                ) from error
         if not isinstance(model, nn.Module):
-            raise InputError(f"a torch.nn.Module from {self.path}", type(model).__name__, "return the network itself")
+            raise InputError(
+                f"a torch.nn.Module from {self.path}",
+                type(model).__name__,
+                "return the network itself from the function",
+            )
         return model

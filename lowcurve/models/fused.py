@@ -1,7 +1,7 @@
-"""Centered softplus in one pass over memory, where the package was built with a C compiler and a CPU has few threads.
+"""Centered softplus in one pass over memory, compiled from C, for a CPU with few threads.
 
-Elsewhere, on a GPU, under torch.func, torch.compile or a dispatch mode that looks on, in double precision and in twice
-differentiated backward passes, the same numbers come from torch's own operations, in nine passes.
+Everywhere else the same values come from torch operations, in nine passes: without a C compiler, on a GPU, with many threads,
+under torch.func, torch.compile or a dispatch mode, in double precision, and in backward passes that are differentiated again.
 """
 
 from typing import Any
@@ -11,20 +11,27 @@ from torch import Tensor
 
 try:
     from lowcurve.models import _centered
-except ImportError:  # no compiler was there
+except ImportError:  # the package was built without a C compiler
     COMPILED = False
 else:
     COMPILED = True
 
 FEW = 4
-"""Threads that one pass by a single thread is faster than nine passes by."""
+"""With at most this many threads, one pass by a single thread is faster than nine passes by all of them."""
 
 
-def takes(x: Tensor, beta: Tensor) -> bool:
-    """Whether `values` and `slopes` understand this call and are what is fastest.
+def can_fuse(x: Tensor, beta: Tensor) -> bool:
+    """Return True if `values` and `derivatives` support this call and are the fastest way.
+
+    Args:
+        x: Inputs, any shape.
+        beta: Sharpness, a scalar tensor.
+
+    Returns:
+        True for contiguous float32 tensors on a CPU, outside of transforms and compilation, with at most `FEW` threads.
 
     Example:
-        >>> takes(torch.zeros(2, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+        >>> can_fuse(torch.zeros(2, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
         False
     """
     return (
@@ -33,17 +40,24 @@ def takes(x: Tensor, beta: Tensor) -> bool:
         and x.dtype is beta.dtype is torch.float32
         and x.device.type == beta.device.type == "cpu"
         and torch.get_num_threads() <= FEW
-        and _whole(x)
-        and _seen_by_nobody(x, beta)
+        and _is_contiguous(x)
+        and _is_plain(x, beta)
     )
 
 
 def values(x: Tensor, beta: Tensor) -> Tensor:
-    """log((1 + exp(beta x)) / 2) / beta, laid out as x is.
+    """Compute log((1 + exp(beta x)) / 2) / beta.
+
+    Args:
+        x: Inputs that `can_fuse` supports.
+        beta: Sharpness, a scalar tensor.
+
+    Returns:
+        The values, with the shape and memory format of x.
 
     Example:
         >>> x, beta = torch.tensor([0.0, -100.0]), torch.tensor(1.0)
-        >>> [round(v, 4) for v in values(x, beta).tolist()] if takes(x, beta) else [0.0, -0.6931]
+        >>> [round(v, 4) for v in values(x, beta).tolist()] if can_fuse(x, beta) else [0.0, -0.6931]
         [0.0, -0.6931]
     """
     found = torch.empty_like(x)
@@ -51,12 +65,21 @@ def values(x: Tensor, beta: Tensor) -> Tensor:
     return found
 
 
-def slopes(g: Tensor, x: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """G s0'(x), and the sum of g times the derivative of s0(x) = value in beta.
+def derivatives(g: Tensor, x: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute g s0'(x) and the sum over elements of g times the derivative of s0(x) in beta.
+
+    Args:
+        g: Gradient of the values, shape as x.
+        x: Inputs that `can_fuse` supports.
+        value: s0(x), from `values`.
+        beta: Sharpness, a scalar tensor.
+
+    Returns:
+        The gradients in x and in beta.
 
     Example:
         >>> x, beta = torch.tensor([0.0]), torch.tensor(1.0)
-        >>> [v.item() for v in slopes(x + 2, x, x, beta)] if takes(x, beta) else [1.0, 0.0]
+        >>> [v.item() for v in derivatives(x + 2, x, x, beta)] if can_fuse(x, beta) else [1.0, 0.0]
         [1.0, 0.0]
     """
     if g.stride() != x.stride():
@@ -68,12 +91,12 @@ def slopes(g: Tensor, x: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, T
     return found, total
 
 
-def _whole(x: Tensor) -> bool:
-    """Whether its numbers lie side by side, in whatever order of axes."""
+def _is_contiguous(x: Tensor) -> bool:
+    """Return True if the elements are adjacent in memory, in contiguous or channels-last format."""
     return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
-def _seen_by_nobody(*tensors: Any) -> bool:
-    """Whether they are torch's own tensors, and no transform or mode wants to know what becomes of them."""
+def _is_plain(*tensors: Any) -> bool:
+    """Return True for plain torch tensors when no functorch transform and no dispatch mode is active."""
     plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
     return plain and not torch._C._are_functorch_transforms_active() and not torch._C._len_torch_dispatch_stack()

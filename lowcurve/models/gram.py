@@ -1,7 +1,7 @@
-"""Operator norms of convolutions and linear layers from above, by Gram iteration.
+"""Upper bounds of the operator norms of convolutions and linear layers, by Gram iteration.
 
-The norm is that of the layer as it acts on images of one size, in l_2, without its bias; never that of the weights written
-as a matrix, which is neither a lower nor an upper bound.
+The operator norm is the l_2 norm of the layer without its bias, as it acts on images of one size. The norm of the weights
+written as a matrix is something else, and neither a lower nor an upper bound.
 """
 
 import math
@@ -15,30 +15,38 @@ from lowcurve.errors import InputError
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 ROUNDING = 1e-9
-"""What an interval in double precision is widened by."""
+"""Relative widening of a bound, for rounding in double precision."""
 GRID = 48
-"""Frequencies along an axis from which on they are interpolated between and no longer those of the image."""
+"""Largest number of frequencies per axis, unless the kernel needs more. Larger images are bounded between frequencies."""
 SQUARINGS = 12
 AT_ONCE = 2**23
-"""Complex numbers that are squared together."""
+"""Number of complex matrix entries that are squared together."""
 
 
 def norm_bound(layer: nn.Module, shape: Sequence[int] = (), *, scale: Tensor | None = None) -> float:
-    """No less than the layer's operator norm, or that of diag(scale) layer: the upper end of `norm_interval`, which
-    needs no power iteration.
+    """Compute an upper bound of the operator norm of a layer, or of diag(scale) times a layer.
 
-    shape: the image's sizes without its channels; () of a linear layer. scale: one factor an output channel.
+    It is the upper end of `norm_interval` and needs no power iteration.
 
-    With zeros around it the image is a part of a periodic one of size + kernel - 1, on which the layer is one small matrix a
-    frequency; strides become channels (polyphase) and groups a maximum. Beyond GRID frequencies an axis the maximum between
-    them is at most 1 / sqrt(cos(pi (kernel - 1) / GRID)) of that on them (of the symbol, a trigonometric polynomial). The
-    norm of each matrix is bounded by ||(M M*)^(2^t)||_F^(1 / 2^(t + 1)), and those that cannot be the largest leave.
-    Circular padding at stride 1 is periodic already; other paddings cost a factor sqrt(how often a pixel is repeated) an
-    axis.
+    A zero-padded image is part of a periodic image of size + kernel - 1, on which the layer is one small matrix per
+    frequency. Strides become channels (polyphase), and groups a maximum. With more than GRID frequencies per axis, a grid of
+    them suffices: the maximum between grid points is at most 1 / sqrt(cos(pi (kernel - 1) / GRID)) times that on the grid,
+    because the symbol is a trigonometric polynomial. The norm of each matrix is bounded by
+    ||(M M*)^(2^t)||_F^(1 / 2^(t + 1)), and matrices that cannot be the largest are dropped. Circular padding at stride 1 is
+    already periodic. Any other padding multiplies the bound by sqrt(number of repetitions of a pixel) per axis.
 
-    Cost: (size + kernel)^2 / 2 complex matrices squared a few times.
+    Args:
+        layer: A linear layer or a convolution of one to three dimensions.
+        shape: Sizes of the image without channels; () for a linear layer.
+        scale: One factor per output channel.
 
-    Errors: InputError for another kind of layer or a shape that is not its image's.
+    Returns:
+        The upper bound.
+
+    Raises:
+        InputError: For any other kind of layer, or a shape with the wrong number of sizes.
+
+    Cost: (size + kernel)^2 / 2 complex matrices, squared a few times.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
@@ -48,28 +56,48 @@ def norm_bound(layer: nn.Module, shape: Sequence[int] = (), *, scale: Tensor | N
 
     Reference: Delattre et al. 2023, Theorem 2 (Gram iteration); Ehlich and Zeller 1964 (between frequencies).
     """
-    return _upper(*in_double(layer, shape, scale), tuple(shape)) * (1 + ROUNDING)
+    return _upper(*scaled_weight(layer, shape, scale), tuple(shape)) * (1 + ROUNDING)
 
 
-def in_double(layer: nn.Module, shape: Sequence[int], scale: Tensor | None) -> tuple[Weighted, Tensor]:
-    """The layer, whose kind and image were looked at, and diag(scale) W in double precision."""
+def scaled_weight(layer: nn.Module, shape: Sequence[int], scale: Tensor | None) -> tuple[Weighted, Tensor]:
+    """Check a layer and its image sizes, and compute diag(scale) W in double precision.
+
+    Args:
+        layer: The layer.
+        shape: Sizes of the image without channels.
+        scale: One factor per output channel.
+
+    Returns:
+        The layer and its scaled weight.
+
+    Raises:
+        InputError: For any other kind of layer, or a shape with the wrong number of sizes.
+    """
     if not isinstance(layer, Weighted):
         expected = "a linear layer or a convolution of one to three dimensions"
-        raise InputError(expected, type(layer).__name__, "bound other layers by hand")
+        raise InputError(expected, type(layer).__name__, "bound other layers separately")
     axes = layer.weight.ndim - 2
     if len(shape) != axes:
-        hint = "write the sizes without channels, such as (32, 32)"
+        hint = "write the image sizes without channels, such as (32, 32)"
         raise InputError(f"{axes} sizes of an image", tuple(shape), hint)
-    return layer, scaled(layer.weight.detach().double(), None if scale is None else scale.detach().double())
+    return layer, scale_outputs(layer.weight.detach().double(), None if scale is None else scale.detach().double())
 
 
-def scaled(weight: Tensor, scale: Tensor | None) -> Tensor:
-    """diag(scale) W."""
+def scale_outputs(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """Return diag(scale) W.
+
+    Args:
+        weight: A weight W, shape (outputs, ...).
+        scale: One factor per output, or None for 1.
+
+    Returns:
+        The scaled weight.
+    """
     return weight if scale is None else weight * scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def _upper(layer: Weighted, weight: Tensor, shape: tuple[int, ...]) -> float:
-    """An upper bound of the norm of a layer with this weight."""
+    """Compute an upper bound of the norm of a layer with this weight."""
     if isinstance(layer, nn.Linear):
         return _largest(weight.view(1, 1, *weight.shape), _phases((), (), weight), 1.0)
     sizes, factor, repeats = [], 1.0, _repeats(layer, shape)
@@ -93,8 +121,8 @@ def _upper(layer: Weighted, weight: Tensor, shape: tuple[int, ...]) -> float:
 
 
 def _polyphase(weight: Tensor, axis: int, size: int, stride: int, dilation: int) -> tuple[Tensor, int]:
-    """The kernel along this axis at stride 1 and dilation 1, with the phases of the image as channels; the image's new size."""
-    shared = math.gcd(stride, dilation)  # other pixels than every so manyth never meet
+    """Rewrite the kernel along an axis for stride 1 and dilation 1, with the image's phases as channels; also the new size."""
+    shared = math.gcd(stride, dilation)  # pixels in different residue classes modulo this never interact
     size, stride, dilation, place = -(-size // shared), stride // shared, dilation // shared, 2 + axis
     if stride == 1:
         return weight, -(-size // dilation)
@@ -107,18 +135,18 @@ def _polyphase(weight: Tensor, axis: int, size: int, stride: int, dilation: int)
 
 
 def _phases(sizes: Sequence[int], kernel: Sequence[int], like: Tensor) -> Tensor:
-    """exp(-i w tap) for half of the frequencies w, the others being their conjugates: shape (frequencies, taps)."""
+    """Compute exp(-i w tap) for half of the frequencies w, shape (frequencies, taps). The others are their conjugates."""
     found = torch.ones(1, 1, dtype=torch.complex128, device=like.device)
     for axis, (size, taps) in enumerate(zip(sizes, kernel, strict=True)):
-        some = size // 2 + 1 if axis == len(sizes) - 1 else size
-        steps = torch.arange(some, device=like.device)[:, None] * torch.arange(taps, device=like.device)
+        count = size // 2 + 1 if axis == len(sizes) - 1 else size
+        steps = torch.arange(count, device=like.device)[:, None] * torch.arange(taps, device=like.device)
         angles = -2 * math.pi * (steps % size).double() / size
         found = torch.kron(found, torch.polar(torch.ones_like(angles), angles))
     return found
 
 
 def _largest(taps: Tensor, phases: Tensor, factor: float) -> float:
-    """Factor times a bound of the norms of sum_tap phase taps, over groups and frequencies. taps: (groups, taps, out, in)."""
+    """Bound the norms of sum_tap phase taps over groups and frequencies, times a factor. taps: (groups, taps, out, in)."""
     log, known = -math.inf, -math.inf
     rows, entries = taps.shape[2:], taps.shape[2:].numel()
     for group in taps.flatten(2).to(phases.dtype):
@@ -130,13 +158,14 @@ def _largest(taps: Tensor, phases: Tensor, factor: float) -> float:
 
 
 def _gram(matrices: Tensor, known: float) -> tuple[float, float]:
-    """Bounds, upper and lower, of the logarithm of the largest squared norm among matrices, given one `known` from before.
+    """Compute an upper and a lower bound of the logarithm of the largest squared norm among matrices.
 
-    With L the logarithm of ||(M M*)^k||_F, L / k is an upper bound and (2 L - log tr (M M*)^k) / k a lower one.
+    `known` is a lower bound from earlier matrices. With L the logarithm of ||(M M*)^k||_F, L / k is an upper bound, and
+    (2 L - log tr (M M*)^k) / k is a lower bound.
     """
     gram, logs, power, upper = matrices @ matrices.mH, torch.zeros((), dtype=torch.float64), 1, known
     for _ in range(SQUARINGS + 1):
-        # Of real numbers: torch takes ten times as long over complex ones.
+        # As real numbers, because torch takes ten times as long for the norm of complex ones.
         size = torch.linalg.vector_norm(torch.view_as_real(gram).flatten(1), dim=1)
         if not bool(size.any()):
             break
@@ -153,14 +182,14 @@ def _gram(matrices: Tensor, known: float) -> tuple[float, float]:
 
 
 def _border(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, axis: int) -> tuple[int, int]:
-    """The padding in front of and behind an axis."""
-    both = list(layer._reversed_padding_repeated_twice)  # of the last axis first
+    """The padding before and after an axis."""
+    both = list(layer._reversed_padding_repeated_twice)  # the last axis comes first
     place = 2 * (len(both) // 2 - 1 - axis)
     return both[place], both[place + 1]
 
 
 def _repeats(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: tuple[int, ...]) -> list[int]:
-    """How often a pixel is repeated by the padding at most, along each axis."""
+    """The largest number of times that the padding repeats a pixel, along each axis."""
     if layer.padding_mode == "zeros":
         return [1] * len(shape)
     found = []

@@ -1,4 +1,4 @@
-"""Layers of the house's own: normalization inside the classifier, centered softplus, and the choice of nonlinearity."""
+"""The normalization layer, centered softplus, and the nonlinearities by name."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,16 @@ from lowcurve.types import Inputs
 
 
 class Normalize(nn.Module):
-    """x -> (x - mean) / std, channel by channel: the classifier's first layer, so that all else speaks pixels in [0, 1].
+    """The first layer of a classifier: x -> (x - mean) / std, per channel.
+
+    Normalization is part of the classifier, so everything else in this package works with pixels in [0, 1].
+
+    Args:
+        mean: Means of the training pixels, one per channel.
+        std: Standard deviations of the training pixels, one per channel.
+
+    Raises:
+        InputError: If there are no means, not as many standard deviations, or one that is not positive.
 
     Example:
         >>> Normalize((0.5,), (0.25,))(torch.ones(1, 1, 1, 1)).item()
@@ -27,24 +36,32 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if not mean or len(mean) != len(std) or min(std) <= 0:
-            raise InputError("as many positive deviations as means", (mean, std), "take both from the training images")
+            raise InputError(
+                "as many positive standard deviations as means", (mean, std), "take both from the training images"
+            )
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, x: Inputs) -> Tensor:
+        """Return the normalized inputs, shape (batch, channels, ...)."""
         shape = (-1, *[1] * (x.ndim - 2))
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
 
 class CenteredSoftplus(nn.Module):
-    """s0(x) = log((1 + exp(beta x)) / 2) / beta = x/2 + log cosh(beta x/2) / beta, with beta learned: x/2 at beta = 0, ReLU at
-    infinity.
+    """Softplus shifted to pass through 0, with a learned sharpness beta: s0(x) = log((1 + exp(beta x)) / 2) / beta.
 
-    s0(0) = 0, 0 < s0' < 1, 0 <= s0'' <= beta/4 and s0''/s0' <= beta. beta = floor + exp(log_beta); where it is not to `learn`,
-    log_beta is a buffer. Value and both derivatives are right to rounding for every beta x, of either sign and size; half
-    precision is computed in single.
+    It equals x/2 + log cosh(beta x/2) / beta, and tends to x/2 as beta tends to 0 and to ReLU as beta tends to infinity. It
+    satisfies s0(0) = 0, 0 < s0' < 1, 0 <= s0'' <= beta/4 and s0''/s0' <= beta. The value and the first two derivatives are
+    exact up to rounding for every beta x. Half precision inputs are computed in single precision.
 
-    Errors: InputError for a beta that is not above its floor, or a floor below 0.
+    Args:
+        beta: Sharpness at the start. It is stored as log(beta - floor).
+        learn: Train beta. Otherwise log_beta is a buffer.
+        floor: Lower bound of beta, at least 0.
+
+    Raises:
+        InputError: If beta is not above its floor, or the floor is below 0.
 
     Example:
         >>> act = CenteredSoftplus(beta=2.0)
@@ -69,19 +86,29 @@ class CenteredSoftplus(nn.Module):
 
     @property
     def beta(self) -> Tensor:
-        """The sharpness, a number attached to log_beta: the largest s0''/s0'."""
+        """The sharpness beta, a scalar attached to log_beta; it is the largest value of s0''/s0'."""
         return self.log_beta.exp() + self.floor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return s0(x), shape and precision as x."""
         return centered_softplus(x, self.beta)
 
     def extra_repr(self) -> str:
+        """Return the sharpness for the module's representation."""
         learned = "" if isinstance(self.log_beta, nn.Parameter) else ", learn=False"
         return f"beta={float(self.beta.detach()):.4g}{learned}"
 
 
 def betas_of(layers: Sequence[CenteredSoftplus]) -> Tensor:
-    """The beta of each layer, attached to its log_beta: (layers,). In few operations, whatever their number.
+    """Return the beta of each layer, attached to its log_beta, shape (layers,).
+
+    The number of tensor operations does not grow with the number of layers if all have the same floor.
+
+    Args:
+        layers: The centered softplus layers.
+
+    Returns:
+        The betas, shape (layers,).
 
     Example:
         >>> [round(beta, 4) for beta in betas_of([CenteredSoftplus(2.0), CenteredSoftplus(3.0)]).tolist()]
@@ -94,7 +121,16 @@ def betas_of(layers: Sequence[CenteredSoftplus]) -> Tensor:
 
 
 def centered_softplus(x: Tensor, beta: Tensor) -> Tensor:
-    """log((1 + exp(beta x)) / 2) / beta. To whoever records calls of torch functions it is one of them.
+    """Compute log((1 + exp(beta x)) / 2) / beta.
+
+    A TorchFunctionMode sees it as one call, like a function of torch.
+
+    Args:
+        x: Inputs, any shape.
+        beta: Sharpness, a positive scalar tensor.
+
+    Returns:
+        The values, shape and precision as x.
 
     Example:
         >>> centered_softplus(torch.tensor([0.0]), torch.tensor(3.0)).item()
@@ -102,39 +138,46 @@ def centered_softplus(x: Tensor, beta: Tensor) -> Tensor:
     """
     if has_torch_function((x, beta)):
         return handle_torch_function(centered_softplus, (x, beta), x, beta)
-    wide = widened(x)
+    wide = at_least_float32(x)
     beta = beta.to(wide.dtype)
-    kind = _InOnePass if fused.takes(wide, beta) else _Centered
+    kind = _FusedCenteredSoftplus if fused.can_fuse(wide, beta) else _CenteredSoftplus
     return kind.apply(wide, beta).to(x.dtype)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def widened(x: Tensor) -> Tensor:
-    """Half precision as single; whatever else as it is.
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precision tensors to float32 and return others unchanged.
+
+    Args:
+        x: A tensor of any floating-point precision.
+
+    Returns:
+        The tensor in float32 or float64.
 
     Example:
-        >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
-        (torch.float32, torch.float64)
+        >>> [at_least_float32(torch.ones(1, dtype=kind)).dtype for kind in (torch.bfloat16, torch.float64)]
+        [torch.float32, torch.float64]
     """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 LINEAR = 40
-"""From here on the slope of softplus is 1 to rounding in every precision, and its exponential still far from overflow."""
+"""For beta x above this, the derivative of softplus is 1 up to rounding, and exp(beta x) is still far from overflow."""
 
 
-class _Centered(torch.autograd.Function):
-    """max(x, 0) + log(1 + (exp(-|beta x|) - 1) / 2) / beta, in which nothing cancels; its slope is sigmoid(beta x), and that in
-    beta (x sigmoid(beta x) - s0) / beta. As one function it takes nine passes over x, and four back. (With the hyperbolic
-    tangent of |beta x| / 2 it takes six, and more time.)
+class _CenteredSoftplus(torch.autograd.Function):
+    """Compute max(x, 0) + log(1 + (exp(-|beta x|) - 1) / 2) / beta, a form of s0(x) without cancellation.
 
-    Without a rule for forward mode, since torch compiles no Function that has one.
+    The derivative in x is sigmoid(beta x), and the derivative in beta is (x sigmoid(beta x) - s0) / beta. One function takes
+    nine passes over x forward and four backward. The form with tanh(|beta x| / 2) takes six passes forward but more time.
+
+    There is no rule for forward-mode differentiation, because torch.compile does not support a Function with one.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, beta: Tensor) -> Tensor:
-        # In place where it can be: on a CPU a new tensor costs as much as a pass over it.
+        # In-place operations: on a CPU, allocating a tensor costs as much as a pass over it.
         return x.abs().mul_(-beta).expm1_().mul_(0.5).log1p_().mul_(1 / beta).add_(x.relu())
 
     @staticmethod
@@ -151,8 +194,11 @@ class _Centered(torch.autograd.Function):
         return in_x, (first - second) / beta
 
 
-class _InOnePass(torch.autograd.Function):
-    """The same by `fused`, for what it takes. Without a context apart, which torch looks up anew at every call."""
+class _FusedCenteredSoftplus(torch.autograd.Function):
+    """The same function by `fused`, for tensors that it supports.
+
+    `forward` takes the context itself: a separate setup_context would be looked up again at every call.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: Tensor) -> Tensor:
@@ -163,9 +209,9 @@ class _InOnePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
         x, beta, value = ctx.saved_tensors
-        if torch.is_grad_enabled() or not fused.takes(g, beta):
-            return _Centered.backward(ctx, g)
-        return fused.slopes(g, x, value, beta)
+        if torch.is_grad_enabled() or not fused.can_fuse(g, beta):
+            return _CenteredSoftplus.backward(ctx, g)
+        return fused.derivatives(g, x, value, beta)
 
 
 NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {
@@ -179,10 +225,20 @@ NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {
 
 
 def nonlinearity(name: str) -> nn.Module:
-    """A new nonlinearity: relu, softplus (beta = 10, the sharpness of LCNN's fixed baseline), softplus-1000 (that of its
-    standard one), centered-softplus (beta = 5 and learned), gelu or silu.
+    """Build a new nonlinearity by its name.
 
-    One module for each place in a network, never shared, so that a place can be measured or replaced by itself.
+    The names are relu, softplus (beta = 10, as in LCNN's fixed baseline), softplus-1000 (beta = 1000, as in LCNN's standard
+    baseline), centered-softplus (beta = 5, learned), gelu and silu. Use one module for each place in a network, so that each
+    place can be measured or replaced independently.
+
+    Args:
+        name: One of `NONLINEARITIES`.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: For an unknown name.
 
     Example:
         >>> nonlinearity("softplus")

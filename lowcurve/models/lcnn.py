@@ -1,4 +1,4 @@
-"""LCNN's own networks: residual blocks that do not lengthen, BatchNorm without weights, every convolution with a gamma."""
+"""The networks of the LCNN paper, in which every convolution has a learned norm bound gamma."""
 
 import math
 
@@ -12,10 +12,17 @@ from lowcurve.models.residual import convolution
 
 
 class ScaledBlock(nn.Module):
-    """act2((norm2(conv2(act1(norm1(conv1(x / sqrt(2)))))) + shortcut(x / sqrt(2))) / 2): the mean of two arms, each of which
-    gets its share of x, so that no sum lengthens.
+    """The residual block act2((norm2(conv2(act1(norm1(conv1(s))))) + shortcut(s)) / 2) with s = x / sqrt(2).
 
-    Behind BatchNorm nothing is left of the 1 / sqrt(2); an identity shortcut keeps it, and carries 0.354 x.
+    Scaling the input and averaging the two branches keeps the Lipschitz constant of the sum from growing. BatchNorm divides
+    the factor 1 / sqrt(2) out of its branch; an identity shortcut keeps it and passes on 0.354 x.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        stride: Stride of the first convolution and of the shortcut.
+        act: Name of the nonlinearity.
+        clipped: Bound the norm of each convolution with its BatchNorm by a learned gamma.
 
     Reference: srinivas2022lcnn, section 3 (the residual block of its code).
     """
@@ -31,6 +38,7 @@ class ScaledBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, _norm(projection, clipped))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output for x, shape (batch, channels, height, width)."""
         shared = x * math.sqrt(0.5)
         inner = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(shared)))))
         result: Tensor = self.act2((inner + self.shortcut(shared)) * 0.5)
@@ -38,10 +46,19 @@ class ScaledBlock(nn.Module):
 
 
 def lcnn_resnet18(shape: Shape, classes: int, act: str, width: int = 64, clipped: bool = True) -> nn.Sequential:
-    """LCNN's ResNet-18: `ScaledBlock`s, BatchNorm without weights, a spectrally normalized head, 17 nonlinearities and 20
-    gammas. 11.2 M parameters at width 64 and 100 classes.
+    """Build LCNN's ResNet-18, with `ScaledBlock`s, BatchNorm without weights and a spectrally normalized head.
 
-    clipped: with gammas, else the same network without them, on which the paper trains what it compares with.
+    It has 17 nonlinearities, 20 gammas, and 11.2 M parameters at width 64 and 100 classes.
+
+    Args:
+        shape: Shape of one image: channels, height, width.
+        classes: Number of classes.
+        act: Name of the nonlinearity.
+        width: Channels of the first stage.
+        clipped: Bound norms by gammas. Without them it is the network on which the paper trains the other methods.
+
+    Returns:
+        The network, without a normalization layer.
 
     Reference: srinivas2022lcnn, section 5.
     """
@@ -56,15 +73,35 @@ def lcnn_resnet18(shape: Shape, classes: int, act: str, width: int = 64, clipped
 
 
 def lcnn_resnet18_plain(shape: Shape, classes: int, act: str, width: int = 64) -> nn.Sequential:
-    """LCNN's ResNet-18 without gammas: the network of the methods that the paper compares with."""
+    """Build LCNN's ResNet-18 without gammas, on which the paper trains the methods that it compares with.
+
+    Args:
+        shape: Shape of one image: channels, height, width.
+        classes: Number of classes.
+        act: Name of the nonlinearity.
+        width: Channels of the first stage.
+
+    Returns:
+        The network, without a normalization layer.
+    """
     return lcnn_resnet18(shape, classes, act, width, clipped=False)
 
 
 def lcnn_vgg11(shape: Shape, classes: int, act: str, width: int = 64) -> nn.Sequential:
-    """LCNN's VGG-11: ten 3x3 convolutions, each with BatchNorm without weights and a gamma of its own, five 2x2
-    max-poolings, one linear layer that is not normalized. 9.5 M parameters at width 64 and 100 classes.
+    """Build LCNN's VGG-11: ten 3x3 convolutions, five 2x2 max-poolings and one linear layer.
 
-    Each nonlinearity is its own, where the paper's code shares one beta among all ten.
+    Each convolution has BatchNorm without weights and its own gamma; the linear layer is not normalized. Each nonlinearity has
+    its own beta, whereas the paper's code shares one among all ten. The network has 9.5 M parameters at width 64 and 100
+    classes.
+
+    Args:
+        shape: Shape of one image: channels, height, width.
+        classes: Number of classes.
+        act: Name of the nonlinearity.
+        width: Channels of the first stage.
+
+    Returns:
+        The network, without a normalization layer.
 
     Reference: srinivas2022lcnn, section 5; the widths are those of VGG's configuration B, Simonyan and Zisserman 2015, Table 1.
     """
@@ -72,7 +109,7 @@ def lcnn_vgg11(shape: Shape, classes: int, act: str, width: int = 64) -> nn.Sequ
     before = shape[0]
     for after in (width, 2 * width, 4 * width, 8 * width, 8 * width):
         layers += [*_stage(before, after, act, True, bias=True), *_stage(after, after, act, True, bias=True)]
-        layers.append(nn.MaxPool2d(2, ceil_mode=True))  # that small images do not vanish
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))  # rounded up, so that small images keep at least one pixel
         before = after
     head = nn.Linear(before, classes)
     return _prepared(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head), shape)
@@ -89,6 +126,6 @@ def _norm(conv: nn.Conv2d, clipped: bool) -> nn.BatchNorm2d:
 
 def _prepared(network: nn.Sequential, shape: Shape) -> nn.Sequential:
     x = torch.zeros(1, *shape)
-    if not x.is_meta:  # where there are no weights there are no norms
+    if not x.is_meta:  # on the meta device there are no weights whose norms could be computed
         prepare_norms(network, x, steps=15)
     return network

@@ -1,16 +1,16 @@
-"""Layers with a bound on how much they lengthen: LCNN's spectral normalization and gamma-Lipschitz BatchNorm as one factor.
+"""Linear layers and BatchNorm with an upper bound gamma on their operator norm, as in LCNN.
 
-Where BatchNorm follows a convolution, dividing the convolution's weights by a number changes nothing, since BatchNorm divides
-it out again. All that the two do together is to multiply by min(1, gamma / sigma), with sigma the operator norm of the
-convolution with BatchNorm folded in. So a `LipschitzBatchNorm2d` knows the layer before it, which stays as it is; a linear
-layer without BatchNorm behind it is a `LipschitzConv2d` or a `LipschitzLinear`. While gamma is above sigma a layer is the
-plain one: to the bit, or to rounding where BatchNorm has no weights.
+Where BatchNorm follows a convolution, spectral normalization of the convolution has no effect, because BatchNorm divides the
+factor out again. Both together multiply by min(1, gamma / sigma), where sigma is the operator norm of the convolution with
+BatchNorm folded in. A `LipschitzBatchNorm2d` therefore refers to the layer before it, which stays a plain layer. A linear
+layer without BatchNorm after it is a `LipschitzConv2d` or a `LipschitzLinear`. While gamma exceeds sigma, the layer computes
+the same as the plain one: exactly, or up to rounding if BatchNorm has no weights.
 
-They are subclasses with the weights under the names that the plain layers have, no parametrizations, so the state dict of a
-plain network loads with strict=True. It brings no norms; `update_norms(model, steps=50)` then finds them.
+The layers are subclasses of the plain ones with the same parameter names, so the state dict of a plain network loads with
+strict=True. It contains no norms; `update_norms(model, steps=50)` then estimates them.
 
-sigma is followed by power iteration, whose vector is a buffer: `prepare_norms` begins it, and `update_norms`, which `fit`
-calls after every step of the optimizer, does one step of it. A forward pass does none and looks at no value.
+`prepare_norms` starts the power iteration, whose vector is a buffer. `fit` calls `update_norms` after every step of the
+optimizer. A forward pass does no power iteration and reads no value back from the GPU.
 """
 
 import copy
@@ -24,8 +24,8 @@ from lowcurve.analysis.norms import L2
 from lowcurve.errors import InputError
 from lowcurve.models.clipping import LipschitzLayer, lipschitz_layers, prepare_norms, update_norms
 from lowcurve.models.gram import Weighted
-from lowcurve.models.layers import widened
-from lowcurve.models.spectral import linear_part
+from lowcurve.models.layers import at_least_float32
+from lowcurve.models.spectral import apply_linear
 
 __all__ = [
     "LipschitzLayer",
@@ -44,8 +44,20 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class LipschitzWeight(LipschitzLayer):
-    """A linear layer without BatchNorm behind it: its weight times `factor`, in which sigma = ||W v|| is followed by the
-    derivative in W, v held constant. `of(layer)` shares the tensors of a plain one.
+    """A linear layer without BatchNorm after it, whose weight is multiplied by `factor`.
+
+    The gradient takes sigma = ||W v|| as a function of W and v as a constant.
+
+    Args:
+        *args: Arguments of the plain layer.
+        gamma: The bound of the operator norm at the start.
+        learn: Train gamma.
+        at_least_one: Keep gamma at 1 or above.
+        clips: Multiply by min(1, gamma / sigma). Otherwise multiply by gamma / sigma.
+        **kwargs: Arguments of the plain layer.
+
+    Raises:
+        InputError: For a gamma below 1, or not above 0 if not `at_least_one`.
 
     Reference: srinivas2022lcnn, section 3.4.1; Miyato et al. 2018, Eq. (8).
     """
@@ -60,31 +72,43 @@ class LipschitzWeight(LipschitzLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._begin(gamma, learn, at_least_one, clips)
+        self._set_bound(gamma, learn, at_least_one, clips)
 
     @classmethod
     def of(cls, layer: Weighted, **settings: Any) -> Self:
-        """The layer with a bound, its tensors shared; settings: gamma, learn, at_least_one and clips."""
+        """Return a bounded layer that shares the tensors of a plain one.
+
+        Args:
+            layer: The plain layer.
+            **settings: gamma, learn, at_least_one and clips.
+
+        Returns:
+            The bounded layer.
+        """
         made = _like(cls, layer)
-        made._begin(**{"gamma": 1.0, "learn": False} | settings)
+        made._set_bound(**{"gamma": 1.0, "learn": False} | settings)
         return made
 
     @property
     def linear(self) -> Weighted:
+        """The layer itself."""
         return self  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear_part(self.linear, x, self.linear.weight * self.factor, self.linear.bias)
+        """Apply the layer with its weight multiplied by `factor`."""
+        return apply_linear(self.linear, x, self.linear.weight * self.factor, self.linear.bias)
 
-    def _norm(self) -> Tensor:
+    def _current_norm(self) -> Tensor:
         if not self.vector.numel():
             return self.sigma
         with torch.autocast(self.vector.device.type, enabled=False):
-            return L2.length(linear_part(self.linear, widened(self.vector), widened(self.linear.weight)))[0]
+            return L2.length(
+                apply_linear(self.linear, at_least_float32(self.vector), at_least_float32(self.linear.weight))
+            )[0]
 
 
 class LipschitzLinear(LipschitzWeight, nn.Linear):
-    """x -> min(1, gamma / sigma) W x + b, sigma = ||W||_2.
+    """The linear layer x -> min(1, gamma / sigma) W x + b with sigma = ||W||_2.
 
     Example:
         >>> layer = LipschitzLinear(2, 2, bias=False, gamma=2.0)
@@ -96,26 +120,35 @@ class LipschitzLinear(LipschitzWeight, nn.Linear):
 
 
 class LipschitzConv1d(LipschitzWeight, nn.Conv1d):
-    """min(1, gamma / sigma) times a convolution, sigma its operator norm on signals of the prepared size."""
+    """A convolution times min(1, gamma / sigma), where sigma is its operator norm on signals of the prepared size."""
 
 
 class LipschitzConv2d(LipschitzWeight, nn.Conv2d):
-    """min(1, gamma / sigma) times a convolution, sigma its operator norm on images of the prepared size."""
+    """A convolution times min(1, gamma / sigma), where sigma is its operator norm on images of the prepared size."""
 
 
 class LipschitzConv3d(LipschitzWeight, nn.Conv3d):
-    """min(1, gamma / sigma) times a convolution, sigma its operator norm on volumes of the prepared size."""
+    """A convolution times min(1, gamma / sigma), where sigma is its operator norm on volumes of the prepared size."""
 
 
 class LipschitzBatchNorm(LipschitzLayer, nn.modules.batchnorm._BatchNorm):
-    """BatchNorm times `factor`, with sigma = ||diag(a / std) W|| for the running deviations and the layer W `before`; max(|a| /
-    std) where it is `alone`, with no layer before it.
+    """BatchNorm multiplied by `factor`, which bounds the norm of BatchNorm and the linear layer before it together.
 
-    gamma is learned from 10 on. Running deviations and W are held constant in sigma, as running statistics are.
-    published: sigma is the bound max(|a| / std) ||W|| of it, as in the paper, and more is clipped. `of(before, norm)` shares
-    the tensors of a plain BatchNorm. settings: those of the plain layer, and gamma, learn, at_least_one, clips.
+    With the weights a and the running standard deviations std of BatchNorm and the weight W of the layer before it,
+    sigma = ||diag(a / std) W||. For a BatchNorm without such a layer (`alone`), sigma = max(|a| / std). The gradient takes a,
+    std and W in sigma as constants.
 
-    Errors: InputError without running statistics.
+    Args:
+        before: The linear layer before it.
+        gamma: The bound at the start.
+        learn: Train gamma.
+        at_least_one: Keep gamma at 1 or above.
+        clips: Multiply by min(1, gamma / sigma). Otherwise multiply by gamma / sigma.
+        published: Use the upper bound max(|a| / std) ||W|| as sigma, as in the paper. It clips more.
+        **settings: Arguments of the plain layer.
+
+    Raises:
+        InputError: For a BatchNorm without running statistics, or a gamma that is too small.
 
     Reference: srinivas2022lcnn, section 3.4.2.
     """
@@ -137,32 +170,50 @@ class LipschitzBatchNorm(LipschitzLayer, nn.modules.batchnorm._BatchNorm):
         **settings: Any,
     ) -> None:
         super().__init__(before.weight.shape[0], **settings)
-        self._follow(before, published, gamma=gamma, learn=learn, at_least_one=at_least_one, clips=clips)
+        self._attach(before, published, gamma=gamma, learn=learn, at_least_one=at_least_one, clips=clips)
 
     @classmethod
     def of(cls, before: Weighted | None, norm: nn.Module, *, published: bool = False, **settings: Any) -> Self:
-        """The BatchNorm with a bound, its tensors shared, behind the layer `before`, or alone."""
+        """Return a bounded BatchNorm that shares the tensors of a plain one.
+
+        Args:
+            before: The linear layer before it, or None.
+            norm: The plain BatchNorm.
+            published: Use the paper's bound of sigma.
+            **settings: gamma, learn, at_least_one and clips.
+
+        Returns:
+            The bounded BatchNorm.
+        """
         made = _like(cls, norm)
-        made._follow(before, published, **{"gamma": 10.0} | settings)
+        made._attach(before, published, **{"gamma": 10.0} | settings)
         return made
 
     @property
     def linear(self) -> Weighted:
+        """The linear layer before it."""
         return self.before[0]
 
     @property
     def alone(self) -> bool:
+        """True without a linear layer before it."""
         return not self.before
 
     def update(self, steps: int = 1) -> None:
+        """Run steps of power iteration, or compute sigma exactly without a layer before it.
+
+        Args:
+            steps: Number of steps.
+        """
         if self.alone:
             self.sigma.copy_(self.scale.abs().max())
         else:
             super().update(steps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply BatchNorm with its scale multiplied by `factor`."""
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        # Of its own memory: torch's BatchNorm reads a stretched number as a whole vector where channels stand last.
+        # repeat instead of expand: for channels-last inputs, torch's BatchNorm reads an expanded scalar out of bounds.
         factor = self.factor
         weight = factor.repeat(self.num_features) if self.weight is None else self.weight * factor
         if self.training:
@@ -170,32 +221,32 @@ class LipschitzBatchNorm(LipschitzLayer, nn.modules.batchnorm._BatchNorm):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         return F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, self.training, share, self.eps)
 
-    def _follow(self, before: Weighted | None, published: bool, **settings: Any) -> None:
+    def _attach(self, before: Weighted | None, published: bool, **settings: Any) -> None:
         if self.running_var is None:
             raise InputError("a BatchNorm with running statistics", "none", "write track_running_stats=True")
-        # In a tuple it is no part of this module's state.
+        # The tuple keeps the layer from being registered as a submodule.
         self.before, self.published = () if before is None else (before,), published
-        self._begin(**settings)
+        self._set_bound(**settings)
 
     @property
     def scale(self) -> Tensor:
-        """A / std, a number a channel, held constant."""
+        """The scale a / std in eval mode, one per channel, detached."""
         std = (self.running_var + self.eps).sqrt()
         return (1 if self.weight is None else self.weight.detach()) / std
 
-    def _scale(self) -> Tensor | None:
+    def _output_scale(self) -> Tensor | None:
         return None if self.published else self.scale
 
-    def _stretched(self, norm: Tensor) -> Tensor:
+    def _norm_from(self, norm: Tensor) -> Tensor:
         return norm * self.scale.abs().max() if self.published else norm
 
 
 class LipschitzBatchNorm1d(LipschitzBatchNorm, nn.BatchNorm1d):
-    """gamma-Lipschitz BatchNorm behind a linear layer or a convolution of signals."""
+    """Bounded BatchNorm after a linear layer or a convolution of signals."""
 
 
 class LipschitzBatchNorm2d(LipschitzBatchNorm, nn.BatchNorm2d):
-    """gamma-Lipschitz BatchNorm behind a convolution of images.
+    """Bounded BatchNorm after a convolution of images.
 
     Example:
         >>> before = nn.Conv2d(1, 1, 1, bias=False)
@@ -210,11 +261,11 @@ class LipschitzBatchNorm2d(LipschitzBatchNorm, nn.BatchNorm2d):
 
 
 class LipschitzBatchNorm3d(LipschitzBatchNorm, nn.BatchNorm3d):
-    """gamma-Lipschitz BatchNorm behind a convolution of volumes."""
+    """Bounded BatchNorm after a convolution of volumes."""
 
 
 def _like(kind: type[Kind], layer: nn.Module) -> Kind:
-    """A module of that kind with the tensors and settings of a layer."""
+    """Return a module of the given class that shares a layer's tensors and settings."""
     made = kind.__new__(kind)
     made.__dict__.update({name: copy.copy(v) if isinstance(v, dict) else v for name, v in layer.__dict__.items()})
     return made

@@ -1,4 +1,4 @@
-"""Residual networks for 32 x 32 images: ResNet-18, ResNet-20, WideResNet-28-10. Every nonlinearity is its own module."""
+"""Residual networks for 32 x 32 images, with one module for each nonlinearity."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,24 +8,51 @@ from lowcurve.models.layers import nonlinearity
 
 
 def convolution(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias, since BatchNorm follows, that keeps height and width at stride 1."""
+    """Build a convolution that keeps height and width at stride 1, without bias because BatchNorm follows.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        size: Kernel size, odd.
+        stride: Stride.
+
+    Returns:
+        The convolution.
+    """
     return nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
 
 
 class PaddedShortcut(nn.Module):
-    """Every `stride`-th pixel, and zeros for the new channels: a shortcut without parameters (He et al., option A)."""
+    """A shortcut without parameters: every `stride`-th pixel, and zeros for the new channels.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        stride: Stride.
+
+    Reference: He et al. 2016, section 4.2 (option A).
+    """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.stride, self.extra = stride, after - before
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the shortcut of x, shape (batch, channels, height, width)."""
         front = self.extra // 2
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.extra - front))
 
 
 class BasicBlock(nn.Module):
-    """act(shortcut(x) + BN(conv(act(BN(conv(x))))))."""
+    """The residual block act(shortcut(x) + BN(conv(act(BN(conv(x)))))).
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        stride: Stride of the first convolution and of the shortcut.
+        act: Name of the nonlinearity.
+        projection: Use a 1x1 convolution as the shortcut where the shape changes, instead of a `PaddedShortcut`.
+    """
 
     def __init__(self, before: int, after: int, stride: int, act: str, projection: bool) -> None:
         super().__init__()
@@ -41,13 +68,23 @@ class BasicBlock(nn.Module):
             self.shortcut = projected if projection else PaddedShortcut(before, after, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output for x, shape (batch, channels, height, width)."""
         inner = self.act1(self.bn1(self.conv1(x)))
         result: Tensor = self.act2(self.bn2(self.conv2(inner)) + self.shortcut(x))
         return result
 
 
 class PreActivationBlock(nn.Module):
-    """shortcut + conv(act(BN(conv(act(BN(x)))))), the projection taken after the first activation."""
+    """The pre-activation block shortcut + conv(act(BN(conv(act(BN(x)))))).
+
+    Where the shape changes, the shortcut is a 1x1 convolution of the first activation.
+
+    Args:
+        before: Input channels.
+        after: Output channels.
+        stride: Stride of the first convolution and of the shortcut.
+        act: Name of the nonlinearity.
+    """
 
     def __init__(self, before: int, after: int, stride: int, act: str) -> None:
         super().__init__()
@@ -60,14 +97,26 @@ class PreActivationBlock(nn.Module):
         self.projection = convolution(before, after, 1, stride) if stride != 1 or before != after else None
 
     def forward(self, x: Tensor) -> Tensor:
-        ready = self.act1(self.bn1(x))
-        kept = x if self.projection is None else self.projection(ready)
-        result: Tensor = kept + self.conv2(self.act2(self.bn2(self.conv1(ready))))
+        """Return the block's output for x, shape (batch, channels, height, width)."""
+        activated = self.act1(self.bn1(x))
+        shortcut = x if self.projection is None else self.projection(activated)
+        result: Tensor = shortcut + self.conv2(self.act2(self.bn2(self.conv1(activated))))
         return result
 
 
 def resnet18(shape: Shape, classes: int, act: str, width: int = 64) -> nn.Sequential:
-    """ResNet-18 for small images: 3x3 stem, four stages of two blocks, projection shortcuts. 11.2 M parameters at width 64.
+    """Build ResNet-18 for small images: a 3x3 stem, four stages of two blocks, projection shortcuts.
+
+    It has 11.2 M parameters at width 64.
+
+    Args:
+        shape: Shape of one image: channels, height, width.
+        classes: Number of classes.
+        act: Name of the nonlinearity.
+        width: Channels of the first stage.
+
+    Returns:
+        The network, without a normalization layer.
 
     Reference: He et al. 2016, with the stem that is customary for CIFAR (the network of moosavi2019cure).
     """
@@ -75,7 +124,18 @@ def resnet18(shape: Shape, classes: int, act: str, width: int = 64) -> nn.Sequen
 
 
 def resnet20(shape: Shape, classes: int, act: str, width: int = 16) -> nn.Sequential:
-    """ResNet-20: 3x3 stem, three stages of three blocks, padded shortcuts. 0.27 M parameters at width 16.
+    """Build ResNet-20: a 3x3 stem, three stages of three blocks, padded shortcuts.
+
+    It has 0.27 M parameters at width 16.
+
+    Args:
+        shape: Shape of one image: channels, height, width.
+        classes: Number of classes.
+        act: Name of the nonlinearity.
+        width: Channels of the first stage.
+
+    Returns:
+        The network, without a normalization layer.
 
     Reference: He et al. 2016, section 4.2.
     """
@@ -83,7 +143,18 @@ def resnet20(shape: Shape, classes: int, act: str, width: int = 16) -> nn.Sequen
 
 
 def wide_resnet28(shape: Shape, classes: int, act: str, width: int = 160) -> nn.Sequential:
-    """WideResNet-28-10: three stages of four pre-activation blocks. 36.5 M parameters at width 160 (= 10 x 16).
+    """Build WideResNet-28-10: three stages of four pre-activation blocks.
+
+    It has 36.5 M parameters at width 160 (10 times 16).
+
+    Args:
+        shape: Shape of one image: channels, height, width.
+        classes: Number of classes.
+        act: Name of the nonlinearity.
+        width: Channels of the first stage.
+
+    Returns:
+        The network, without a normalization layer.
 
     Reference: Zagoruyko and Komodakis 2016, Table 1.
     """

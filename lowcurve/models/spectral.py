@@ -1,7 +1,7 @@
-"""Operator norms of convolutions and linear layers: from below by power iteration, and the interval that holds them.
+"""Operator norms of convolutions and linear layers: lower bounds by power iteration, and intervals.
 
-The norm is that of the layer as it acts on images of one size, in l_2, without its bias; never that of the weights written
-as a matrix, which is neither a lower nor an upper bound.
+The operator norm is the l_2 norm of the layer without its bias, as it acts on images of one size. The norm of the weights
+written as a matrix is something else, and neither a lower nor an upper bound.
 """
 
 import math
@@ -16,15 +16,19 @@ from torch.nn import functional as F
 from lowcurve import randomness
 from lowcurve.analysis.calculus import pullback
 from lowcurve.analysis.double_backward import Geometry, input_gradient
-from lowcurve.models.gram import ROUNDING, Weighted, in_double, norm_bound
+from lowcurve.models.gram import ROUNDING, Weighted, norm_bound, scaled_weight
 
 TINY = 1e-300
-"""Beside a length in double precision it is nothing, and makes 0 / 0 the 0 that it should be."""
+"""Added to a denominator so that 0 / 0 is 0. It is negligible beside any other length in double precision."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """lower <= norm <= upper.
+    """An interval that contains a norm: lower <= norm <= upper.
+
+    Attributes:
+        lower: Lower bound.
+        upper: Upper bound.
 
     Example:
         >>> Interval(2.0, 2.5).slack
@@ -36,26 +40,36 @@ class Interval:
 
     @property
     def slack(self) -> float:
-        """Upper / lower - 1, how much is not known; 0 for a layer of zeros."""
+        """The relative width upper / lower - 1 of the interval; 0 for a layer of zeros."""
         return self.upper / self.lower - 1 if self.lower > 0 else (math.inf if self.upper > 0 else 0.0)
 
 
 def norm_interval(
     layer: nn.Module, shape: Sequence[int] = (), *, scale: Tensor | None = None, steps: int = 100
 ) -> Interval:
-    """An interval that holds the layer's operator norm, or that of diag(scale) layer, computed in double precision.
+    """Compute an interval that contains the operator norm of a layer, or of diag(scale) times a layer.
 
-    shape: the image's sizes without its channels; () of a linear layer. scale: one factor an output channel, as BatchNorm
-    folded into the layer is. steps: of power iteration, for the lower end. The upper end is that of `norm_bound`.
+    The computation is in double precision. The upper end is `norm_bound`, the lower end is found by power iteration.
 
-    Slack of the upper end, on random layers of 1 to 3 axes and images of 5 to 11 pixels (`tests/test_operator_norms.py`); the
-    lower one is within 0.4 % of the norm. Zeros: 2 % for the median, 8 % for nine of ten, 44 % at worst, where kernels are as
-    large as images; on 32 x 32 images 0.2 to 0.5 %. Circular 14 %, reflect 30 %, replicate 41 % for the median, and up to 3.8
-    times the norm.
+    Accuracy on random layers of 1 to 3 axes and images of 5 to 11 pixels (`tests/test_operator_norms.py`): the lower end is
+    within 0.4 % of the norm. With zero padding, the upper end exceeds the norm by 2 % in the median, by at most 8 % in nine
+    of ten cases and by 44 % in the worst case, where kernels are as large as images. On 32 x 32 images it exceeds the norm by
+    0.2 to 0.5 %. The medians for other paddings are 14 % (circular), 30 % (reflect) and 41 % (replicate), and the upper end
+    is up to 3.8 times the norm.
+
+    Args:
+        layer: A linear layer or a convolution of one to three dimensions.
+        shape: Sizes of the image without channels; () for a linear layer.
+        scale: One factor per output channel, for instance that of a BatchNorm folded into the layer.
+        steps: Steps of power iteration for the lower end.
+
+    Returns:
+        The interval.
+
+    Raises:
+        InputError: For any other kind of layer, or a shape with the wrong number of sizes.
 
     Cost: `steps` forward and backward passes of one image, and that of `norm_bound`.
-
-    Errors: InputError for another kind of layer or a shape that is not its image's.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
@@ -66,8 +80,8 @@ def norm_interval(
 
     Reference: Ryu et al. 2019, section 4.1 (power iteration).
     """
-    weighted, weight = in_double(layer, shape, scale)
-    start = torch.zeros(1, columns(weighted), *shape, dtype=torch.float64, device=weight.device)
+    weighted, weight = scaled_weight(layer, shape, scale)
+    start = torch.zeros(1, input_channels(weighted), *shape, dtype=torch.float64, device=weight.device)
     start = randomness.normal(start, generator=randomness.stream(0, "operator norm", tuple(start.shape)))
     found = power_iteration(linear_map(weighted, weight), start, steps)
     lower = float(found.length) * (1 - ROUNDING)
@@ -75,17 +89,30 @@ def norm_interval(
 
 
 class LinearMap(NamedTuple):
-    """A by its products: A v, and A^T u at a v, which says how large the result is and stays unread."""
+    """A linear map A by its products.
+
+    Attributes:
+        image: The map v -> A v.
+        back: The map (u, v) -> A^T u, where v only gives the shape of the result.
+    """
 
     image: Callable[[Tensor], Tensor]
     back: Callable[[Tensor, Tensor], Tensor]
 
 
 def linear_map(layer: Weighted, weight: Tensor, scale: Tensor | None = None) -> LinearMap:
-    """A layer with this weight and without its bias, its results multiplied by a number a channel, as BatchNorm does.
+    """Return the linear map of a layer with this weight, without its bias.
 
-    The transpose is the layer's own backward pass, so that its shapes are right for any stride, padding or grouping. Scaled
-    are results and not the weights, of which there are more.
+    The transpose is the layer's own backward pass, so it supports every stride, padding and grouping. The scale is applied to
+    the outputs, which have fewer elements than the weights.
+
+    Args:
+        layer: The layer.
+        weight: The weight to use instead of the layer's own.
+        scale: One factor per output channel, as in BatchNorm.
+
+    Returns:
+        The map and its transpose.
 
     Example:
         >>> doubled = linear_map(nn.Linear(2, 2), torch.tensor([[0.0, 1.0], [3.0, 0.0]]), torch.tensor([2.0, 2.0]))
@@ -97,31 +124,44 @@ def linear_map(layer: Weighted, weight: Tensor, scale: Tensor | None = None) -> 
     factor = None if scale is None else scale.view(-1, *[1] * axes)
 
     def image(v: Tensor) -> Tensor:
-        found = linear_part(layer, v, weight)
+        found = apply_linear(layer, v, weight)
         return found if factor is None else found * factor
 
     def back(u: Tensor, v: Tensor) -> Tensor:
-        return transposed(layer, u if factor is None else u * factor, v, weight)
+        return apply_transpose(layer, u if factor is None else u * factor, v, weight)
 
     return LinearMap(image, back)
 
 
-def transposed(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
-    """W^T u for the layer with this weight; v: of the size of the result."""
+def apply_transpose(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Tensor:
+    """Compute W^T u for the layer with this weight.
+
+    Args:
+        layer: The layer.
+        u: A tensor with the shape of the layer's output.
+        v: A tensor with the shape of the layer's input, of which only the shape is used.
+        weight: The weight to use instead of the layer's own.
+
+    Returns:
+        W^T u, shape as v.
+    """
     if isinstance(layer, nn.Linear):
         return u @ weight
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
         geometry = Geometry(list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
         return input_gradient(u, v, weight, geometry)
-    with torch.enable_grad():  # what pads has a transpose of its own
+    with torch.enable_grad():  # other paddings: differentiate, because the transpose includes that of the padding
         leaf = v.detach().requires_grad_()
-        return pullback(linear_part(layer, leaf, weight), leaf, u)
+        return pullback(apply_linear(layer, leaf, weight), leaf, u)
 
 
 @dataclass(frozen=True)
-class Singular:
-    """A length that some unit vector has after A or its transpose, so at most the norm of A; and a vector that nears the first
-    right singular one, of length 1 once a step has moved it.
+class SingularEstimate:
+    """The result of power iteration for a linear map A.
+
+    Attributes:
+        length: Length of the image of a unit vector under A or its transpose, so a lower bound of the norm of A.
+        direction: Approximation of the first right singular vector. It has length 1 once a step has changed it.
     """
 
     length: Tensor
@@ -129,13 +169,22 @@ class Singular:
 
 
 @torch.no_grad()
-def power_iteration(of: LinearMap, v: Tensor, steps: int = 1) -> Singular:
-    """V <- A^T A v / ||A^T A v||, `steps` times from where v stands, and ||A^T A v|| / ||A v|| before the last of them, which
-    is ||A^T u|| at the unit vector u along A v and no less than ||A v|| / ||v||; 0 steps measure that.
+def power_iteration(operator: LinearMap, v: Tensor, steps: int = 1) -> SingularEstimate:
+    """Run power iteration v <- A^T A v / ||A^T A v|| from the given vector.
 
-    A v that becomes 0 stays as it was. No value is looked at, so a GPU does not wait.
+    The length is ||A^T A v|| / ||A v|| before the last step. It equals ||A^T u|| at the unit vector u along A v, and is at
+    least ||A v|| / ||v||. With 0 steps the length is ||A v|| / ||v||. If A v becomes 0, v stays unchanged. No value is read
+    back, so a GPU does not wait.
 
-    v: shape (1, ...). Cost: `steps` products with A and with its transpose, or one with A.
+    Args:
+        operator: The linear map A.
+        v: The vector to start from, shape (1, ...).
+        steps: Number of steps.
+
+    Returns:
+        The lower bound of the norm and the vector.
+
+    Cost: `steps` products with A and with its transpose, or one with A for 0 steps.
 
     Example:
         >>> stretch = torch.tensor([1.0, 2.0])
@@ -144,26 +193,43 @@ def power_iteration(of: LinearMap, v: Tensor, steps: int = 1) -> Singular:
         2.0
     """
     if not steps:
-        before, after = _length(v), _length(of.image(v))
+        before, after = _length(v), _length(operator.image(v))
     for _ in range(steps):
-        image = of.image(v)
-        moved = of.back(image, v)
+        image = operator.image(v)
+        moved = operator.back(image, v)
         before, after = _length(image), _length(moved)
         v = torch.where(after > 0, moved / after, v)
-    return Singular((after / (before + TINY)).to(v.dtype), v)
+    return SingularEstimate((after / (before + TINY)).to(v.dtype), v)
 
 
 def _length(v: Tensor) -> Tensor:
-    """||v|| in double precision, whose squares do not underflow: one pass, where `L2` takes a dozen."""
+    """Compute ||v|| in double precision, so that squares do not underflow, in one pass (`L2` takes twelve)."""
     found: Tensor = torch.linalg.vector_norm(v, dtype=torch.float64)
     return found
 
 
-def linear_part(layer: Weighted, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What the layer does with another weight and without its bias, or with this one."""
+def apply_linear(layer: Weighted, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a layer with another weight, and with this bias or none.
+
+    Args:
+        layer: The layer.
+        x: Inputs of the layer.
+        weight: The weight to use.
+        bias: The bias to use, if any.
+
+    Returns:
+        The outputs.
+    """
     return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, weight, bias)
 
 
-def columns(layer: Weighted) -> int:
-    """The channels that a layer takes."""
+def input_channels(layer: Weighted) -> int:
+    """Return the number of input channels of a layer.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        The input features or channels.
+    """
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels

@@ -1,4 +1,4 @@
-"""What a network's betas and gammas have become, layer by layer."""
+"""The betas, gammas and operator norms of a network, layer by layer."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,16 @@ from lowcurve.models.spectral import Interval, norm_interval
 
 
 @dataclass(frozen=True)
-class Row:
-    """A layer with a beta, or one with a gamma. norm: of its linear part, with BatchNorm folded in, before it is clipped.
-    clipped: whether it is, by the norm that the layer follows.
+class LayerSummary:
+    """The learned bound of one layer.
+
+    Attributes:
+        name: Name of the layer in the network.
+        kind: Class of the layer.
+        beta: Sharpness of a centered softplus.
+        gamma: Bound of the operator norm.
+        norm: Interval of the operator norm of the linear part with BatchNorm folded in, before it is clipped.
+        clipped: True if the layer clips its current norm.
     """
 
     name: str
@@ -25,10 +32,17 @@ class Row:
 
 
 @torch.no_grad()
-def summary(model: nn.Module, steps: int = 100) -> list[Row]:
-    """A row for every nonlinearity with a beta and every layer with a gamma, in their order.
+def summary(model: nn.Module, steps: int = 100) -> list[LayerSummary]:
+    """Summarize every nonlinearity with a beta and every layer with a gamma.
 
-    steps: of power iteration for the lower end of each norm, from a start of its own. Cost: `norm_interval` of each layer.
+    Args:
+        model: The network.
+        steps: Steps of power iteration for the lower end of each norm, from a new start.
+
+    Returns:
+        One entry per layer, in the order of `named_modules`.
+
+    Cost: `norm_interval` of each layer with a gamma.
 
     Example:
         >>> [(row.name, row.kind, row.beta) for row in summary(nn.Sequential(nn.Linear(2, 2), CenteredSoftplus(4.0)))]
@@ -37,20 +51,25 @@ def summary(model: nn.Module, steps: int = 100) -> list[Row]:
     rows = []
     for name, layer in model.named_modules():
         if isinstance(layer, CenteredSoftplus):
-            rows.append(Row(name, type(layer).__name__, beta=round(float(layer.beta), 6)))
+            rows.append(LayerSummary(name, type(layer).__name__, beta=round(float(layer.beta), 6)))
         elif isinstance(layer, LipschitzLayer):
             clipped, gamma = bool(layer.factor != 1), float(layer.gamma)
-            rows.append(Row(name, type(layer).__name__, None, gamma, _interval(layer, steps), clipped))
+            rows.append(LayerSummary(name, type(layer).__name__, None, gamma, _interval(layer, steps), clipped))
     return rows
 
 
 @torch.no_grad()
-def levels(model: nn.Module) -> dict[str, float]:
-    """What of `summary` costs nothing: "β LAYER", "γ LAYER" and "σ LAYER", the norm as power iteration has it, before it is
-    clipped.
+def layer_values(model: nn.Module) -> dict[str, float]:
+    """Return the betas, gammas and norms that cost no computation.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The values "β LAYER", "γ LAYER" and "σ LAYER"; σ is the current estimate of the norm before it is clipped.
 
     Example:
-        >>> levels(nn.Sequential(nn.Linear(2, 2), CenteredSoftplus(4.0)))
+        >>> layer_values(nn.Sequential(nn.Linear(2, 2), CenteredSoftplus(4.0)))
         {'β 1': 4.0}
     """
     found = {}
@@ -63,7 +82,7 @@ def levels(model: nn.Module) -> dict[str, float]:
 
 
 def _interval(layer: LipschitzLayer, steps: int) -> Interval:
-    """The norm of the linear part before its factor; in the published form that of the bound which is clipped."""
+    """The norm of the linear part before its factor; in the published form, the norm's upper bound that is clipped."""
     if isinstance(layer, LipschitzBatchNorm) and layer.alone:
         exact = float(layer.scale.abs().max())
         return Interval(exact, exact)
@@ -71,5 +90,5 @@ def _interval(layer: LipschitzLayer, steps: int) -> Interval:
         return norm_interval(layer.linear, layer.vector.shape[2:], steps=steps)
     if not layer.published:
         return norm_interval(layer.linear, layer.vector.shape[2:], scale=layer.scale, steps=steps)
-    found, stretch = norm_interval(layer.linear, layer.vector.shape[2:], steps=steps), float(layer.scale.abs().max())
-    return Interval(found.lower * stretch, found.upper * stretch)
+    found, scale = norm_interval(layer.linear, layer.vector.shape[2:], steps=steps), float(layer.scale.abs().max())
+    return Interval(found.lower * scale, found.upper * scale)

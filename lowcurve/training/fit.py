@@ -12,7 +12,7 @@ from lowcurve import randomness
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuffled, steps_per_epoch
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
-from lowcurve.models.summary import levels
+from lowcurve.models.summary import layer_values
 from lowcurve.training.hardware import fabric as make_fabric
 from lowcurve.training.hardware import (
     like_weights,
@@ -217,7 +217,7 @@ def _end_epoch(
     row = state.close_epoch(steps)
     if validation is not None:
         row |= accuracies(state.result, validation, attack, state.fabric, optimization.batch_size, seed)
-    row |= levels(state.result)
+    row |= layer_values(state.result)
     if optimization.keep == "best":
         state.keep_if_best(row.get(ROBUST, row[CLEAN]))
     state.history.append(row)

@@ -14,7 +14,7 @@ from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, blocks
 from lowcurve.models.conversion.layer_kinds import POOLING
 from lowcurve.models.conversion.module_replacement import replace_module
 from lowcurve.models.conversion.recording import Recording, duplicate, record
-from lowcurve.models.gram import scaled
+from lowcurve.models.gram import scale_outputs
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
 
@@ -169,7 +169,7 @@ def taken_in(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     moved = scale * ((0.0 if bias is None else bias.double()) - norm.running_mean.double())
     moved = moved if norm.bias is None else moved + norm.bias.double()
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return scaled(weight, scale.to(wide)).to(weight.dtype), moved.to(weight.dtype)
+    return scale_outputs(weight, scale.to(wide)).to(weight.dtype), moved.to(weight.dtype)
 
 
 def _smooth(folded: nn.Module, recording: Recording) -> int:
