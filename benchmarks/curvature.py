@@ -81,7 +81,7 @@ def products(args: argparse.Namespace) -> list[Row]:
     v = normal(x, generator=stream(0, "vectors"))
     fast, slow, one = hessian(field, x), hessian(field, x, replay=False), hessian(alone, x[:1])
     slow_one = hessian(alone, x[:1], replay=False)
-    fast(v), slow(v), slow_one.many(v[:, None])
+    fast(v), slow(v), slow_one.apply_many(v[:, None])
 
     def forward_over_reverse() -> Tensor:
         return torch.func.jvp(lambda p: gradient_of(field, p), (x,), (v,))[1]
@@ -90,9 +90,9 @@ def products(args: argparse.Namespace) -> list[Row]:
         "input gradient": lambda: gradient(field, x),
         "recording (once)": lambda: hessian(field, x),
         "replayed, 64 images": lambda: fast(v),
-        "replayed, 64 vectors of one image": lambda: one.many(v[:, None]),
+        "replayed, 64 vectors of one image": lambda: one.apply_many(v[:, None]),
         "fallback, 64 images": lambda: slow(v),
-        "fallback, 64 vectors of one image": lambda: slow_one.many(v[:, None]),
+        "fallback, 64 vectors of one image": lambda: slow_one.apply_many(v[:, None]),
         "torch.func.jvp of the gradient": forward_over_reverse,
     }
     seconds = best(ways, args.rounds)
@@ -136,8 +136,8 @@ def profile(args: argparse.Namespace) -> list[Row]:
     operator = hessian(alone, x[:1])
     ways: Ways = {
         "input gradients, one an eigenvalue": lambda: gradient(field, x),
-        "replayed products": lambda: [operator.many(p) for p in units[:part].split(128)],
-        "columns from strips of rows": lambda: dense(operator, x[:1]),
+        "replayed products": lambda: [operator.apply_many(p) for p in units[:part].split(128)],
+        "all columns": lambda: dense(operator, x[:1]),
         "torch's kept graph, one at a time": lambda: [
             pullback(jet.gradient, jet.x, u, retain_graph=True) for u in units[: part // 8]
         ],
@@ -148,7 +148,7 @@ def profile(args: argparse.Namespace) -> list[Row]:
     }
     seconds = best(ways, max(1, args.rounds // 2))
     times = {
-        "input gradients, one an eigenvalue": size / 64, "replayed products": size / part, "columns from strips of rows": 1,
+        "input gradients, one an eigenvalue": size / 64, "replayed products": size / part, "all columns": 1,
         "torch's kept graph, one at a time": size / (part // 8), "fallback, one at a time": size / (part // 8),
         "eigvalsh (float64)": 1,
     }  # fmt: skip
@@ -158,9 +158,11 @@ def profile(args: argparse.Namespace) -> list[Row]:
     ]
     gradients = seconds["ReLU network, exact, 64 images"] / seconds["gradient of the ReLU network"]
     took = {row["what"]: float(row["s"]) for row in rows}  # type: ignore[arg-type]
-    columns, values = took["columns from strips of rows"], took["eigvalsh (float64)"]
+    columns, values = took["all columns"], took["eigvalsh (float64)"]
     rows.append({"what": "all eigenvalues of one image", "s": columns + values, "timed": "sum"})
-    rows.append({"what": "one at a time over strips", "times": took["torch's kept graph, one at a time"] / columns})
+    rows.append(
+        {"what": "one at a time over many at once", "times": took["torch's kept graph, one at a time"] / columns}
+    )
     rows.append({"what": "ReLU network: exact spectrum", "gradients": gradients})
     return rows
 
@@ -197,7 +199,7 @@ def largest(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = [
         {
             "what": first, "ms an image": 1e3 * an_image[first], "times": 1.0, "worst error": float(error.max()),
-            "median error": float(error.median()), "products at most": ends.most_products,
+            "median error": float(error.median()), "products at most": ends.max_products,
         }
     ]  # fmt: skip
     for name in list(an_image)[1:]:
@@ -246,7 +248,7 @@ def peak(args: argparse.Namespace) -> None:
     model, v = network(args), normal(x, generator=stream(0, "vectors"))
     gradient(loss_field(model, y[:1]), x[:1])
     for run in (
-        lambda: hessian(loss_field(model, y[:1]), x[:1]).many(v[:, None]),
+        lambda: hessian(loss_field(model, y[:1]), x[:1]).apply_many(v[:, None]),
         lambda: hessian(loss_field(model, y), x)(v),
     ):
         print(raised_by(run))

@@ -129,13 +129,13 @@ class LossField:
     loss: Loss = cross_entropy
 
     def __call__(self, x: Inputs) -> PerExample:
-        return self.of_logits(self.logits(x))
+        return self.from_logits(self.logits(x))
 
     def logits(self, x: Inputs) -> Logits:
         """The first half, x -> z."""
         return self.model(x)
 
-    def of_logits(self, logits: Logits) -> PerExample:
+    def from_logits(self, logits: Logits) -> PerExample:
         """The second half, z -> l."""
         return self.loss(logits, self.y)
 

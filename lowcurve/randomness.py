@@ -33,14 +33,14 @@ def stream(seed: int, *path: object) -> torch.Generator:
 
 
 @contextmanager
-def isolated(seed: int, *path: object) -> Iterator[None]:
+def temporary_seed(seed: int, *path: object) -> Iterator[None]:
     """Inside, torch's global generators start from (seed, path); afterwards they are as they were.
 
     For code that can only draw from the global state: initial weights of modules, dropout.
 
     Example:
         >>> before = torch.get_rng_state()
-        >>> with isolated(0, "weights"):
+        >>> with temporary_seed(0, "weights"):
         ...     layer = torch.nn.Linear(2, 2)
         >>> torch.equal(before, torch.get_rng_state())
         True
@@ -83,8 +83,8 @@ class Streams:
 
     Example:
         >>> x = torch.rand(4, 3, generator=stream(0))
-        >>> draws = of_examples(stream(1), x, torch.zeros(4, dtype=torch.long)).at("start").uniform(x, 0, 1)
-        >>> again = of_examples(stream(1), x[[2]], torch.zeros(1, dtype=torch.long)).at("start").uniform(x[[2]], 0, 1)
+        >>> draws = example_streams(stream(1), x, torch.zeros(4, dtype=torch.long)).at("start").uniform(x, 0, 1)
+        >>> again = example_streams(stream(1), x[[2]], torch.zeros(1, dtype=torch.long)).at("start").uniform(x[[2]], 0, 1)
         >>> torch.equal(draws[[2]], again)
         True
 
@@ -129,7 +129,7 @@ class Streams:
         return _shifted(bits, 11).double().mul_(2.0**-53).reshape(like.shape)
 
 
-def of_examples(generator: torch.Generator, x: Tensor, y: Tensor) -> Streams:
+def example_streams(generator: torch.Generator, x: Tensor, y: Tensor) -> Streams:
     """The streams of these examples under one draw from the generator.
 
     An example is known by its pixels (in single precision) and its label, not by its place.

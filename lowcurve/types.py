@@ -35,18 +35,18 @@ Progress = Callable[[Iterable[T], str], Iterable[T]]
 
 
 @runtime_checkable
-class Halves(Protocol):
+class LogitField(Protocol):
     """A field that shows its two halves, x -> z and z -> l; `losses.LossField` is one."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def logits(self, x: Tensor) -> Tensor: ...
 
-    def of_logits(self, logits: Tensor) -> Tensor: ...
+    def from_logits(self, logits: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
-class Divisible(Protocol):
+class IndexableField(Protocol):
     """A field that can be had for some of its examples alone, or for each of them several times."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -55,27 +55,17 @@ class Divisible(Protocol):
 
 
 @runtime_checkable
-class Products(Protocol):
+class BatchedOperator(Protocol):
     """An operator that gives several products at once, and that can leave examples aside."""
 
     def __call__(self, v: Tensor) -> Tensor: ...
 
-    def many(self, vectors: Tensor) -> Tensor:
+    def apply_many(self, vectors: Tensor) -> Tensor:
         """H v for each of several vectors an example, shape (vectors, batch, ...)."""
         ...
 
     def take(self, rows: Tensor) -> "Products":
         """The operator of these examples alone; rows: their numbers."""
-        ...
-
-
-@runtime_checkable
-class Strips(Products, Protocol):
-    """A symmetric operator on images of which the rows of half a matrix cost less than whole products."""
-
-    def strip(self, vectors: Tensor, first: int) -> Tensor:
-        """Of H v the image rows from `first` on, shape (vectors, batch, channels, height - first, width), for vectors that are
-        zero but in some rows from `first` on, which alone are given: (vectors, batch, channels, rows, width)."""
         ...
 
 

@@ -15,7 +15,7 @@ from lowcurve.models.lipschitz import (
     LipschitzConv3d,
     LipschitzLinear,
 )
-from lowcurve.randomness import isolated, normal, stream
+from lowcurve.randomness import normal, stream, temporary_seed
 
 # A small layer of each kind behind which stands what makes logits of it, and the shape of its inputs.
 KINDS = {
@@ -40,7 +40,7 @@ def behind(before: nn.Module, kind: type, gamma: float = 1.2, **settings) -> nn.
 def made(kind: str, scale: float = 3.0) -> tuple[nn.Module, torch.Tensor]:
     """The layer, its weights so large that it clips, in eval mode, and a batch of inputs."""
     build, shape = KINDS[kind]
-    with isolated(0, kind):
+    with temporary_seed(0, kind):
         layer = build()
         for module in layer.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -11,7 +11,8 @@ import torch
 from command import SMOKE, done
 from hypothesis import settings
 from torch import nn
-from trained import factories
+
+from lowcurve.examples import public_networks
 
 torch.set_num_threads(1)
 settings.register_profile("busy machines", deadline=None)
@@ -21,7 +22,6 @@ settings.load_profile("busy machines")
 OWN = """
 import torch
 from torch import nn
-from trained import factories
 
 def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 def a_map(): return nn.Sequential(nn.Conv2d(1, 10, 3))
@@ -55,7 +55,7 @@ def weights_dir() -> Path:
 @pytest.fixture(scope="session")
 def networks() -> ModuleType:
     """The factories of public networks."""
-    return factories()
+    return public_networks
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ LIPSCHITZ = ("convnet", "vgg", "mlp", "depthwise", "resnet", "inception")
 def network(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
     """A network that has seen a few batches, in eval mode, and an example."""
     make, shape, _ = NETWORKS[name]
-    with randomness.isolated(0, name):
+    with randomness.temporary_seed(0, name):
         model = make()
         for _ in range(8):
             model(torch.rand(16, *shape))

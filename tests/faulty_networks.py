@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import PGD
@@ -146,7 +146,7 @@ class OneStep:
     def __call__(self, model, x, y, *, generator):  # noqa: ARG002
         with frozen(model):
             slope = gradient(loss_field(model, y, log_odds), x)
-        return climb(x, slope, x, self.ball, size=self.ball.radii(x))
+        return ascent_step(x, slope, x, self.ball, size=self.ball.radii(x))
 
 
 def fitted(*trainings: tuple[Objective, int, float], width: int = 8) -> nn.Module:

@@ -4,18 +4,18 @@ import torch
 from torch import nn
 
 from lowcurve.data import Examples
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import stream, temporary_seed
 
 CLASSES = ("a", "b", "c")
 
 
 def linear() -> nn.Sequential:
-    with isolated(0, "network"):
+    with temporary_seed(0, "network"):
         return nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
 
 
 def perceptron() -> nn.Sequential:
-    with isolated(0, "network"):
+    with temporary_seed(0, "network"):
         return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Softplus(), nn.Linear(16, 3)).eval()
 
 

@@ -65,7 +65,7 @@ Y = torch.arange(6) % 3
 
 def network() -> nn.Sequential:
     """A small smooth network with BatchNorm, in training mode, with statistics that are not those of the batch."""
-    with randomness.isolated(0, "objective"):
+    with randomness.temporary_seed(0, "objective"):
         net = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
     net[2].running_mean.fill_(0.1)
     net[2].running_var.fill_(0.7)

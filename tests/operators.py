@@ -7,15 +7,15 @@ from lowcurve.randomness import stream
 
 
 class Matrices:
-    """One matrix an example as an operator of the kind `Products`, which counts the rows that it multiplies."""
+    """One matrix an example as an operator of the kind `BatchedOperator`, which counts the rows that it multiplies."""
 
     def __init__(self, matrices, work=None):
         self.matrices, self.work = matrices, [] if work is None else work
 
     def __call__(self, v):
-        return self.many(v[None])[0]
+        return self.apply_many(v[None])[0]
 
-    def many(self, vectors):
+    def apply_many(self, vectors):
         self.work.append(vectors.shape[0] * vectors.shape[1])
         assert vectors.shape[1] == len(self.matrices)
         return torch.einsum("bij,kbj->kbi", self.matrices, vectors.flatten(2)).reshape(vectors.shape)

@@ -39,5 +39,5 @@ def ones(count: int) -> torch.Tensor:
 
 
 def network(classes: int = 3, width: int = 16) -> nn.Module:
-    with randomness.isolated(3, "network"):
+    with randomness.temporary_seed(3, "network"):
         return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, classes)).eval()

@@ -122,7 +122,7 @@ NETWORKS = {
 
 def made(build, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The network with weights, and BatchNorm statistics, that follow from nothing but its shape."""
-    with randomness.isolated(0, "network"):
+    with randomness.temporary_seed(0, "network"):
         model = build()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:

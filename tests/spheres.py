@@ -30,7 +30,7 @@ T = torch.linspace(-0.5, 0.5, 11, dtype=torch.float64)
 
 
 def network() -> nn.Module:
-    with randomness.isolated(0, "slices"):
+    with randomness.temporary_seed(0, "slices"):
         layers = (nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 5))
     return nn.Sequential(*layers).double().eval()
 

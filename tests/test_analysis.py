@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.calculus import Jet, gradient, jacobian, value_and_gradient
 from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.norms import L2, LINF, Ball
@@ -54,17 +54,19 @@ def test_gradient_of_a_quadratic():
 
 
 def test_a_jet_keeps_the_logits_of_its_one_pass_and_gives_jets_of_other_losses_of_them():
-    with randomness.isolated(0, "jet"):
+    with randomness.temporary_seed(0, "jet"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     seen, y = [], torch.arange(4) % 3
     handle = model.register_forward_pre_hook(lambda *_: seen.append(1))
     jet = Jet(loss_field(model, y), X)
-    other = jet.of(loss_field(model, y, margin))
-    found = (jet.values, jet.gradient, other.values, other.gradient, other.slope, other.logits)
+    other = jet.with_field(loss_field(model, y, margin))
+    found = (jet.values, jet.gradient, other.values, other.gradient, other.detached_gradient, other.logits)
     assert len(seen) == 1
     handle.remove()
     alone = [Jet(loss_field(model, y, loss), X) for loss in (cross_entropy, margin)]
-    assert_close(found, (*(part for one in alone for part in (one.values, one.gradient)), alone[1].slope, model(X)))
+    assert_close(
+        found, (*(part for one in alone for part in (one.values, one.gradient)), alone[1].detached_gradient, model(X))
+    )
     total, parts = (sum(one.gradient.square().sum() for one in jets) for jets in ((jet, other), alone))
     weights = tuple(model.parameters())[:-1]
     assert_close(torch.autograd.grad(total, weights), torch.autograd.grad(parts, weights))
@@ -116,25 +118,25 @@ def test_a_field_without_a_graph():
 def test_ascent_climbs_to_the_optimum_of_a_linear_field(norm):
     center = torch.full((4, 12), 0.5, dtype=torch.float64)
     ball = Ball(norm, 0.1)
-    point = ball.sample(center, randomness.of_examples(stream(0, "start"), center, torch.arange(4)))
+    point = ball.sample(center, randomness.example_streams(stream(0, "start"), center, torch.arange(4)))
     for _ in range(20):
-        point = climb(point, B, center, ball, size=torch.full((4,), 0.025))
+        point = ascent_step(point, B, center, ball, size=torch.full((4,), 0.025))
     gained = (B * (point - center)).sum(1)
     assert bool((gained >= 0.99 * 0.1 * norm.dual.length(B)).all())
-    short = climb(center, B, center, ball, size=torch.full((4,), 1.0), radius=torch.linspace(0, 0.1, 4))
+    short = ascent_step(center, B, center, ball, size=torch.full((4,), 1.0), radius=torch.linspace(0, 0.1, 4))
     assert_close(norm.length(short - center), torch.linspace(0, 0.1, 4, dtype=torch.float64))
 
 
 def test_ascent_stays_where_the_gradient_is_zero():
     center = torch.full((1, 2), 0.5)
-    assert_close(climb(center, torch.zeros(1, 2), center, Ball(LINF, 0.2), size=torch.ones(1)), center)
+    assert_close(ascent_step(center, torch.zeros(1, 2), center, Ball(LINF, 0.2), size=torch.ones(1)), center)
 
 
 X_STREAMS = torch.rand(300, 40, generator=stream(0, "examples"))
 
 
 def streams(rows=slice(None)):
-    return randomness.of_examples(stream(3), X_STREAMS[rows], torch.arange(300)[rows] % 3)
+    return randomness.example_streams(stream(3), X_STREAMS[rows], torch.arange(300)[rows] % 3)
 
 
 def test_a_stream_an_example_follows_the_example_wherever_it_stands():
@@ -171,9 +173,9 @@ def test_a_stream_an_example_has_the_law_that_it_promises():
 def test_streams_do_not_touch_the_global_state_and_differ_by_name():
     before = torch.get_rng_state()
     a = randomness.normal(X, generator=stream(0, "a"))
-    with randomness.isolated(0, "weights"):
+    with randomness.temporary_seed(0, "weights"):
         first = nn.Linear(2, 2).weight.detach().clone()
-    with randomness.isolated(0, "weights"):
+    with randomness.temporary_seed(0, "weights"):
         assert_close(nn.Linear(2, 2).weight.detach(), first)
     assert_close(torch.get_rng_state(), before)
     assert_close(a, randomness.normal(X, generator=stream(0, "a")))

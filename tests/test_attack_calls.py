@@ -14,9 +14,9 @@ from lowcurve import attacks
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks.base import Attack
 from lowcurve.errors import InputError
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import temporary_seed, stream
 
-with isolated(0, "calls"):
+with temporary_seed(0, "calls"):
     MODEL = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).eval()
     X = torch.randint(0, 256, (6, 3, 2, 2)).to(torch.uint8)
 Y = MODEL(X / 255).argmax(1)

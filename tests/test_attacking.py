@@ -17,7 +17,7 @@ from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation import attacking
 from lowcurve.losses import margin, margin_loss
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import stream, temporary_seed
 
 
 def boundary_distance(model: nn.Sequential, examples: Examples, norm) -> np.ndarray:
@@ -315,7 +315,7 @@ def test_transfer_is_a_matrix_whose_diagonal_is_the_attack_itself():
 
 def test_the_adversarial_loss_of_a_linear_network():
     """With two classes the margin falls by radius * ||w_0 - w_1||_1, and cross-entropy is softplus of minus the margin."""
-    with isolated(0, "two"):
+    with temporary_seed(0, "two"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
     y = EXAMPLES.y % 2
     examples = Examples(EXAMPLES.x, y, ("a", "b"))

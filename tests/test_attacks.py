@@ -62,7 +62,7 @@ def each(*words: str, among: dict[str, tuple] = ALL) -> pytest.MarkDecorator:
 
 def network(shape: tuple[int, ...], classes: int = 3) -> nn.Module:
     """A small smooth network, with BatchNorm so that its mode matters."""
-    with randomness.isolated(0, "attacked network", shape, classes):
+    with randomness.temporary_seed(0, "attacked network", shape, classes):
         layers = (nn.Linear(math.prod(shape), 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, classes))
         return nn.Sequential(nn.Flatten(), *layers).eval()
 
@@ -150,7 +150,7 @@ def test_examples_are_independent(attack, draws):
 def test_the_optimum_of_a_linear_model(name, size):
     """In the interior of the box the margin can fall by radius * dual norm of the difference of the weights."""
     attack, ball, _ = ATTACKS[name]
-    with randomness.isolated(0, "linear", size):
+    with randomness.temporary_seed(0, "linear", size):
         model = nn.Linear(size, 2)
     with torch.no_grad():
         model.weight.mul_(torch.logspace(-2, 0, size))  # unequal weights
@@ -227,7 +227,7 @@ class Scaled(nn.Module):
     def __init__(self, scale: float) -> None:
         super().__init__()
         self.scale = 10 * scale
-        with randomness.isolated(0, "scaled"):
+        with randomness.temporary_seed(0, "scaled"):
             self.body = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.autograd import grad as by_another_name
 from trained import public
 
 from lowcurve import evaluation
-from lowcurve.analysis.calculus import derivatives_watched
+from lowcurve.analysis.calculus import watch_derivatives
 from lowcurve.analysis.norms import L2, LINF, Ball, pixels
 from lowcurve.attacks import PGD, Effort, strong
 from lowcurve.data import Examples, Limits, digits, load
@@ -22,7 +22,7 @@ from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.attacks import monotone
 from lowcurve.evaluation.audit.queries import Smoothed
 from lowcurve.losses import margin_loss
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import stream, temporary_seed
 
 BALL = Ball(LINF, 0.1)
 SMALL = Budget(
@@ -132,7 +132,7 @@ def test_every_test_has_a_network_that_raises_it():
 
 
 def test_a_forgotten_training_mode_is_noticed_and_stays(few):
-    with isolated(0, "network"):
+    with temporary_seed(0, "network"):
         model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 10)).train()
     model[2].eval()
     found = audit(model, few, BALL, budget=SMALL)
@@ -216,7 +216,7 @@ def test_what_square_finds_beyond_gradients_on_the_adversarially_trained_lenet5_
 
 
 def test_certificates_of_a_linear_network_hold_and_larger_ones_do_not():
-    with isolated(0, "network"):
+    with temporary_seed(0, "network"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     x = 0.3 + 0.4 * torch.rand(50, 3, 2, 2, generator=stream(0, "images"))
     with torch.no_grad():
@@ -418,11 +418,11 @@ def test_every_way_to_a_derivative_is_seen():
     }
     tracer = sys.gettrace()
     for name, way in ways.items():
-        with derivatives_watched() as asked:
+        with watch_derivatives() as asked:
             assert sys.gettrace() is tracer
             way()
         assert len(asked) == 1, name
-    with derivatives_watched() as asked:
+    with watch_derivatives() as asked:
         nn.Linear(2, 2)(x)
     assert asked == []
 

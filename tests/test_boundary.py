@@ -282,7 +282,7 @@ def test_the_pairwise_decision_function():
     first, second = logits.topk(2, dim=1).indices.unbind(1)
     field = logit_difference(network, first, second)
     assert_close(field(x).detach(), margin(logits, first))
-    assert_close(field.of_logits(field.logits(x)), field(x))
+    assert_close(field.from_logits(field.logits(x)), field(x))
     assert_close(logit_difference(network, second, first)(x), -field(x))
     assert_close(gradient(field, x), gradient(loss_field(network, first, margin), x))
     rows = torch.tensor([4, 1, 1])

@@ -78,7 +78,7 @@ NETWORKS = {
 
 
 def network(kind: str, act: str, seed: int, gain: float = 1.5) -> nn.Module:
-    with randomness.isolated(seed, "bounded", kind, act):
+    with randomness.temporary_seed(seed, "bounded", kind, act):
         model = NETWORKS[kind](ACTS[act]).double().eval()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -300,7 +300,7 @@ class Moody(nn.Module):
 
 
 def test_a_network_that_computes_otherwise_than_it_looks_is_refused():
-    with randomness.isolated(0, "weights"):
+    with randomness.temporary_seed(0, "weights"):
         model = Moody().eval()
     with pytest.raises(
         InputError, match=r"a network that computes what torch\.fx sees of it, got logits that differ by"
@@ -313,7 +313,7 @@ def test_softplus_as_a_function_bends_by_its_beta():
         def forward(self, x):
             return self[1](F.softplus(self[0](x), beta=8))
 
-    with randomness.isolated(0, "weights"):
+    with randomness.temporary_seed(0, "weights"):
         layers = nn.Linear(4, 4), nn.Linear(4, 3)
     written = smoothness(Written(*layers).eval(), torch.ones(1, 4))
     module = smoothness(nn.Sequential(layers[0], nn.Softplus(8), layers[1]).eval(), torch.ones(1, 4))

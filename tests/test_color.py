@@ -54,7 +54,7 @@ def plain(*colors: tuple[float, float, float], side: int = 2) -> torch.Tensor:
 
 def network(classes: int = 4) -> nn.Module:
     """A small smooth network of color images, with BatchNorm so that its mode matters."""
-    with randomness.isolated(0, "network of colors"):
+    with randomness.temporary_seed(0, "network of colors"):
         layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 8, 2), nn.Tanh(), nn.Flatten())
         return nn.Sequential(*layers, nn.Linear(32, classes)).double().eval()
 

@@ -41,7 +41,7 @@ def operations(function) -> int:
 
 def network() -> nn.Module:
     """Smooth, with a last layer that costs next to nothing."""
-    with randomness.isolated(0, "counted"):
+    with randomness.temporary_seed(0, "counted"):
         convolutions = [nn.Conv2d(channels, 32, 3, padding=1) for channels in (1, 32, 32, 32)]
         layers = [layer for convolution in convolutions for layer in (convolution, nn.Softplus(5))]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3)).eval()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.calculus import Jet, derivatives_watched
+from lowcurve.analysis.calculus import Jet, watch_derivatives
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.data import digits, shuffled
 from lowcurve.errors import InputError
@@ -27,7 +27,7 @@ Y = torch.arange(6) % 3
 
 
 def network(seed: int = 0) -> nn.Module:
-    with randomness.isolated(seed, "distilled"):
+    with randomness.temporary_seed(seed, "distilled"):
         return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3)).double().eval()
 
 
@@ -65,7 +65,7 @@ def test_the_teacher_is_in_eval_mode_held_constant_and_given_back_as_it_came():
     teacher[2].eval()
     teacher.register_forward_pre_hook(lambda module, _: modes.append((module.training, torch.is_grad_enabled())))
     objective = Objective(penalties={"teacher": Term(Distillation(teacher, 5.0), 1.0)})
-    with derivatives_watched() as asked:
+    with watch_derivatives() as asked:
         total = sum(objective.terms(student, X, Y, generator=stream(0)).values())
     assert asked == []
     total.backward()

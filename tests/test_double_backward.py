@@ -179,7 +179,7 @@ def test_second_derivatives_take_fewer_passes_than_torchs(call):
 
 
 def network(act: nn.Module) -> nn.Sequential:
-    with randomness.isolated(0, "twice"):
+    with randomness.temporary_seed(0, "twice"):
         net = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1),
             nn.BatchNorm2d(4),

@@ -43,7 +43,7 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
 
 def network(dtype=torch.float64, bend=softplus, pool=F.avg_pool2d, gain: float = 2.0) -> nn.Module:
     """The same weights in either precision; `gain` is their size beside the usual one."""
-    with randomness.isolated(0, "first order"):
+    with randomness.temporary_seed(0, "first order"):
         net = Own(bend, pool)
     with torch.no_grad():
         for weights in (net.first.weight, net.second.weight, net.last.weight):
@@ -133,7 +133,7 @@ def test_detached_is_differentiated_at_the_moved_point_alone(penalty):
         there = gradient(field, x + 0.3 * clean.sign() / math.sqrt(x[0].numel()), create_graph=True)
         mean = (there - clean).square().flatten(1).sum(1).mean()
     else:
-        streams = randomness.of_examples(stream(0, "draws"), x, torch.zeros(8, dtype=torch.long))
+        streams = randomness.example_streams(stream(0, "draws"), x, torch.zeros(8, dtype=torch.long))
         there = gradient(field, x + streams.uniform(x, -0.3, 0.3), create_graph=True)
         mean = (1 - F.cosine_similarity(there.flatten(1), clean.flatten(1))).mean()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(mean, tuple(model.parameters())[:-1])])

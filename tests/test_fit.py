@@ -30,7 +30,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation import attack, correct
 from lowcurve.models import Network
 from lowcurve.penalties import CURE
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import stream, temporary_seed
 from lowcurve.store import Run
 from lowcurve.training import Objective, Optimization, Schedule, Term, fabric
 
@@ -390,7 +390,7 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_points_of_the_plane_train_too():
-    with isolated(0, "plane"):
+    with temporary_seed(0, "plane"):
         model = nn.Linear(2, 2)
     points = Examples(torch.rand(32, 2, generator=stream(0, "points")), torch.arange(32) % 2, ("a", "b"))
     _, history = trained(CURVATURE, model=model, examples=points)

@@ -17,7 +17,7 @@ from lowcurve.analysis.norms import L2
 from lowcurve.attacks import FGSM, PGD
 from lowcurve.errors import InputError
 from lowcurve.penalties import CURE, ELLE, InputGradientNorm
-from lowcurve.randomness import isolated
+from lowcurve.randomness import temporary_seed
 from lowcurve.training import Hardware, Objective, Optimization, Schedule, Term, fabric, fit
 from lowcurve.training.hardware import refuse_what_is_silently_wrong
 
@@ -149,7 +149,7 @@ def test_compiling_is_refused_where_a_penalty_differentiates_twice(name):
 
 @quietly
 def test_kinks_are_found_although_compiling_would_hide_them():
-    with isolated(0, "kinks"):
+    with temporary_seed(0, "kinks"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(InputError, match="a smooth field for first_order differences, got one made with Relu"):
         trained(PENALIZED["CURE, first order"], model=model, fabric=fabric(compiled))

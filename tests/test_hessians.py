@@ -13,7 +13,7 @@ from trained import public
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient, jacobian
-from lowcurve.analysis.hessians import REPLAYED, gauss_newton_spectrum, hessian, ways_taken
+from lowcurve.analysis.hessians import REPLAYED, gauss_newton_spectrum, hessian, record_backends
 from lowcurve.analysis.secants import secant_hessian
 from lowcurve.analysis.spectra import lanczos, spectrum
 from lowcurve.data import Limits, load
@@ -73,13 +73,13 @@ def test_the_product_is_that_of_the_dense_hessian_at_every_level_of_confidence(n
     leveled = AtLevels(double, X, Y, torch.tensor(LEVELS))
     exact = applied(dense(lambda k: loss_field(lambda p: leveled.model(p) + leveled.moves[k], Y[k : k + 1]), X), V)
     operator = hessian(loss_field(leveled, Y), X)
-    assert operator.way == REPLAYED
-    assert relative(operator.many(V), exact) < 1e-9
+    assert operator.backend == REPLAYED
+    assert relative(operator.apply_many(V), exact) < 1e-9
     assert_close(operator.gradient, gradient(loss_field(leveled, Y), X), rtol=1e-9, atol=0)
     leveled.model = single
     operator = hessian(loss_field(leveled, Y), X.float())
-    assert operator.way == REPLAYED
-    assert relative(operator.many(V.float()), exact) < 1e-5
+    assert operator.backend == REPLAYED
+    assert relative(operator.apply_many(V.float()), exact) < 1e-5
     twice = hessian(loss_field(leveled, Y), X.float(), replay=False)
     assert relative(torch.stack([twice(v) for v in V.float()]), exact) < 1e-5
 
@@ -92,9 +92,14 @@ def test_the_two_parts_make_the_whole(name):
     rows = jacobian(model, X).flatten(2)
     curvature = dense(lambda k: lambda z: F.cross_entropy(z, Y[k : k + 1], reduction="none"), model(X).detach())
     inner = applied(torch.einsum("bci,bcd,bdj->bij", rows, curvature, rows), V)
-    assert relative(operator.only("Gauss-Newton").many(V), inner) < 1e-9
-    whole = operator.many(V)
-    assert_close(operator.only("Gauss-Newton").many(V) + operator.only("network").many(V), whole, rtol=1e-9, atol=1e-12)
+    assert relative(operator.only("Gauss-Newton").apply_many(V), inner) < 1e-9
+    whole = operator.apply_many(V)
+    assert_close(
+        operator.only("Gauss-Newton").apply_many(V) + operator.only("network").apply_many(V),
+        whole,
+        rtol=1e-9,
+        atol=1e-12,
+    )
     piecewise = name in ("ReLU", "leaky ReLU", "PReLU")
     assert operator.curved != piecewise
     if piecewise:
@@ -114,7 +119,7 @@ def test_the_recorded_pass_is_let_go_of(name):
     gc.collect()
     assert seen
     assert not [result for result in seen if result() is not None]
-    assert operator.way == REPLAYED
+    assert operator.backend == REPLAYED
 
 
 @pytest.mark.parametrize("name", ["residual", "max-pool", "squeeze and excite", "halves", "in place"])
@@ -124,10 +129,10 @@ def test_an_example_does_not_know_its_company(name, replay):
     operator = hessian(field, X, replay=replay)
     rows = torch.tensor([4, 0, 4])
     few = operator.take(rows)
-    assert_close(few.many(V[:, rows]), operator.many(V)[:, rows])
+    assert_close(few.apply_many(V[:, rows]), operator.apply_many(V)[:, rows])
     assert_close(few.take(torch.tensor([1]))(V[0, :1]), operator(V[0, [0, *range(1, 6)]])[:1])
     alone = hessian(loss_field(field.model, Y[2:3]), X[2:3], replay=replay)
-    assert_close(alone.many(V[:, 2:3]), operator.many(V)[:, 2:3])
+    assert_close(alone.apply_many(V[:, 2:3]), operator.apply_many(V)[:, 2:3])
 
 
 def test_points_of_the_plane_and_fields_without_halves():
@@ -139,12 +144,12 @@ def test_points_of_the_plane_and_fields_without_halves():
         )
         whole = dense(lambda k, loss=field.loss: loss_field(model, y[k : k + 1], loss), x)
         v = V[:2, :4, 0, 0, :2]
-        assert relative(hessian(field, x).many(v), applied(whole, v)) < 1e-9
+        assert relative(hessian(field, x).apply_many(v), applied(whole, v)) < 1e-9
     operator = hessian(lambda x: (x * x.exp()).sum(1), x)
-    assert operator.way == REPLAYED
+    assert operator.backend == REPLAYED
     assert_close(operator(torch.ones_like(x)), (x + 2) * x.exp())
-    assert operator.outer is None
-    with pytest.raises(InputError, match=r"a field that shows its logits, got one that is a whole"):
+    assert operator.logit_hessian is None
+    with pytest.raises(InputError, match=r"a field that shows its logits, got one without them"):
         operator.only("network")
 
 
@@ -186,13 +191,13 @@ STRANGE = {
 def test_what_cannot_be_recorded_is_differentiated_and_says_why(reason):
     model = made(lambda: Called(STRANGE[reason], top=nn.Linear(72, CLASSES)))
     field = loss_field(model, Y)
-    with ways_taken() as ways:
+    with record_backends() as ways:
         operator = hessian(field, X)
-    assert reason in operator.way
-    assert ways == {operator.way}
-    assert operator.way.startswith("differentiated twice: ")
+    assert reason in operator.backend
+    assert ways == {operator.backend}
+    assert operator.backend.startswith("differentiated twice: ")
     exact = applied(dense(lambda k: loss_field(model, Y[k : k + 1]), X), V)
-    assert relative(operator.many(V), exact) < 1e-9
+    assert relative(operator.apply_many(V), exact) < 1e-9
     assert_close(operator.gradient, gradient(field, X))
 
 
@@ -209,7 +214,7 @@ def test_a_field_that_cannot_be_divided_gives_the_same():
     ):
         size = known.gradient.shape
         v = randomness.normal(torch.zeros(2, *size, dtype=torch.float64), generator=stream(1, "v"))
-        assert_close(operator.many(v), known.many(v))
+        assert_close(operator.apply_many(v), known.apply_many(v))
 
 
 def test_the_networks_of_the_house_and_the_public_ones_are_replayed():
@@ -222,7 +227,7 @@ def test_the_networks_of_the_house_and_the_public_ones_are_replayed():
         x = randomness.uniform(torch.zeros(2, *shape), 0, 1, generator=stream(0, "x"))
         field = loss_field(model.eval(), torch.tensor([1, 2]))
         operator, other = hessian(field, x), hessian(field, x, replay=False)
-        assert operator.way == REPLAYED
+        assert operator.backend == REPLAYED
         scale = other(x).abs().max()
         assert_close(operator(x) / scale, other(x) / scale, rtol=0, atol=1e-5)
         assert [p for p in model.parameters() if p.grad is not None] == []
@@ -259,7 +264,9 @@ def test_errors_name_the_mend(replay):
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(2), nn.Dropout()])
 def test_a_layer_in_training_mode_is_no_field(layer):
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(72, CLASSES)).double().train()
-    with pytest.raises(InputError, match=r"independent and that does not act by chance, got .* in training mode"):
+    with pytest.raises(
+        InputError, match=r"a field of independent examples without randomness, got .* in training mode"
+    ):
         hessian(lambda x: model(x).square().sum(1), X)
 
 
@@ -268,11 +275,11 @@ def test_a_secant_in_one_batch_or_in_many():
     for central in (False, True):
         operator = secant_hessian(field, X, 0.1, central=central)
         apart = torch.stack([operator(v) for v in V])
-        assert_close(operator.many(V), apart)
+        assert_close(operator.apply_many(V), apart)
         rows = torch.tensor([5, 2])
         assert_close(operator.take(rows)(V[0, rows]), apart[0, rows])
     whole = secant_hessian(lambda x: field(x), X, 0.1)
-    assert_close(whole.many(V), torch.stack([secant_hessian(field, X, 0.1)(v) for v in V]))
+    assert_close(whole.apply_many(V), torch.stack([secant_hessian(field, X, 0.1)(v) for v in V]))
     with pytest.raises(InputError, match=r"a field that can be divided, got one that cannot\. Write loss_field"):
         whole.take(rows)
     with pytest.raises(InputError, match=r"a scale h of at most 8.485, the diagonal of the pixel box \[0, 1\], got 24"):
@@ -298,13 +305,13 @@ def test_a_network_that_views_its_images_as_rows_is_replayed():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(nn.functional.softplus(self.conv(x)).view(len(x), -1))
 
-    with randomness.isolated(0, "weights"):
+    with randomness.temporary_seed(0, "weights"):
         model = Viewing().double().eval()
     x = randomness.uniform(torch.zeros(2, 3, 4, 4, dtype=torch.float64), 0, 1, generator=stream(0, "inputs"))
     field = loss_field(model, torch.tensor([0, 2]))
     v = randomness.normal(torch.zeros_like(x), generator=stream(0, "directions"))
     operator = hessian(field, x)
-    assert operator.way == REPLAYED
+    assert operator.backend == REPLAYED
     assert_close(operator(v), hessian(field, x, replay=False)(v))
     assert_close(operator.take(torch.tensor([1]))(v[1:]), operator(v)[1:])
 
@@ -313,7 +320,7 @@ def random_network(seed: int) -> nn.Module:
     """A small network of random width, depth and nonlinearity, with weights a few times their usual size."""
     draw = randomness.integers((4,), 0, 6, generator=stream(seed, "shape")).tolist()
     acts = (nn.ReLU(), nn.Softplus(5), nn.GELU(), nn.Tanh(), nn.SiLU(), nn.ELU())
-    with randomness.isolated(seed, "weights"):
+    with randomness.temporary_seed(seed, "weights"):
         width, layers = 3 + draw[0], [nn.Linear(6, 3 + draw[0])]
         for _ in range(1 + draw[1] % 2):
             layers += [acts[draw[2]], nn.Linear(width, width)]
@@ -337,7 +344,7 @@ def test_logits_that_move_alike_leave_the_curvature_its_digits(part):
     rows = weight.double()
     exact = rows.T @ (torch.diag(p) - torch.outer(p, p)) @ rows
     operator = hessian(field, x).only(part)
-    found = operator.many(torch.eye(6)[:, None])[:, 0].double()
+    found = operator.apply_many(torch.eye(6)[:, None])[:, 0].double()
     assert float((found - exact).norm()) < 1e-3 * float(exact.norm())
     assert_close(
         operator.gauss_newton_matrices(weight[None])[0].double(), exact, rtol=0, atol=1e-3 * float(exact.norm())
@@ -353,9 +360,9 @@ def test_an_eigenvalue_lies_within_the_residual_on_a_thousand_random_networks(se
     for seed in seeds:
         model, y = random_network(seed).to(dtype), torch.tensor([seed % 3])
         operator = hessian(loss_field(model, y), x[seed])
-        assert operator.way == REPLAYED
+        assert operator.backend == REPLAYED
         ends = lanczos(operator, operator.gradient, steps=1 + seed % 6, tolerance=0)
-        matrix = operator.many(torch.eye(6, dtype=dtype)[:, None]).transpose(0, 1).double()
+        matrix = operator.apply_many(torch.eye(6, dtype=dtype)[:, None]).transpose(0, 1).double()
         exact = torch.linalg.eigvalsh((matrix + matrix.transpose(1, 2)) / 2)
         for value, residual in ((ends.smallest, ends.residual_smallest), (ends.largest, ends.residual_largest)):
             nearest = float((exact - value.double()[:, None]).abs().amin())
@@ -373,6 +380,6 @@ def test_twelve_products_are_enough_for_the_largest_eigenvalue_of_a_real_network
     x = few.pixels(slice(None))
     operator = hessian(field, x)
     ends = lanczos(operator, operator.gradient, steps=12, tolerance=1e-3)
-    assert ends.most_products <= 12
+    assert ends.max_products <= 12
     exact = spectrum(hessian_matrices(field, x)).abs().amax(1)
     assert_close(ends.spectral_norm, exact, rtol=1e-3, atol=0)

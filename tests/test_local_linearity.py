@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lowcurve.analysis.calculus import Jet, derivatives_watched
+from lowcurve.analysis.calculus import Jet, watch_derivatives
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, pixels
 from lowcurve.errors import InputError
 from lowcurve.penalties import ELLE, LLR, AdaptiveWeight, GradAlign
@@ -75,7 +75,7 @@ def test_elle_on_a_cubic_along_a_line():
 def test_elle_on_a_quadratic():
     """(t (1 - t) / 2 (b - a)^T H (b - a))^2, from three passes and not one derivative."""
     field = quadratic(H, B)
-    with derivatives_watched() as derivatives:
+    with watch_derivatives() as derivatives:
         found = asked(ELLE(0.3), field)
     assert derivatives == []
     c, a, b = (point.flatten(1) for point in field.points)

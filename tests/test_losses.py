@@ -119,7 +119,7 @@ def test_targets():
 def test_the_two_halves_compose():
     model, x, y = network_at(0.1)
     field = loss_field(model, y)
-    assert_close(field.of_logits(field.logits(x)), field(x))
+    assert_close(field.from_logits(field.logits(x)), field(x))
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(6), nn.Dropout(0.5)])

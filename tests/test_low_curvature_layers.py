@@ -26,7 +26,7 @@ from lowcurve.models.lipschitz import (
     LipschitzConv2d,
     LipschitzLinear,
 )
-from lowcurve.randomness import isolated, normal, stream
+from lowcurve.randomness import normal, stream, temporary_seed
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -181,7 +181,7 @@ def test_a_batchnorm_alone_is_as_steep_as_its_steepest_channel():
 
 def test_one_step_of_power_iteration_a_step_follows_moving_weights():
     """From below, since power iteration is; against the dense matrix."""
-    with isolated(0, "layer"):
+    with temporary_seed(0, "layer"):
         layer = LipschitzConv2d(3, 8, 3, padding=1)
     prepare_norms(layer, torch.zeros(1, 3, 8, 8))
     basis, errors = torch.eye(192, dtype=torch.float64).view(192, 3, 8, 8), []

@@ -28,7 +28,7 @@ from lowcurve.models.lipschitz import (
     LipschitzConv2d,
     LipschitzLinear,
 )
-from lowcurve.randomness import isolated, normal, stream
+from lowcurve.randomness import normal, stream, temporary_seed
 
 
 def network(name: str, act: str = "centered-softplus", shape: tuple[int, ...] = (3, 16, 16)) -> nn.Sequential:
@@ -61,7 +61,7 @@ def test_hessians_of_these_networks_are_replayed(name):
     x, y = torch.rand(2, 3, 16, 16, generator=stream(0)).double(), torch.tensor([0, 3])
     field = loss_field(model, y)
     operator = hessian(field, x)
-    assert operator.way == REPLAYED
+    assert operator.backend == REPLAYED
     v = normal(x, generator=stream(1))
     leaf = x.clone().requires_grad_()
     slope = torch.autograd.grad(field(leaf).sum(), leaf, create_graph=True)[0]
@@ -106,7 +106,7 @@ def test_a_summary_has_a_row_for_every_beta_and_gamma():
 
 def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity():
     """On a network with one output, whose normalized curvature is known; and the network of the paper can be asked."""
-    with isolated(0, "weights"):
+    with temporary_seed(0, "weights"):
         model = nn.Sequential(
             nn.Linear(3, 4), CenteredSoftplus(2.0), LipschitzLinear(4, 3), nn.Softplus(3), nn.Linear(3, 1)
         )

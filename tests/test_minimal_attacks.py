@@ -36,7 +36,7 @@ in_both_norms = pytest.mark.parametrize("norm", [L2, LINF], ids=["l_2", "l_inf"]
 
 def network(shape: tuple[int, ...], classes: int = 3) -> nn.Module:
     """A small smooth network, with BatchNorm so that its mode matters."""
-    with randomness.isolated(0, "nearly fooled network", shape, classes):
+    with randomness.temporary_seed(0, "nearly fooled network", shape, classes):
         layers = (nn.Linear(math.prod(shape), 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, classes))
         return nn.Sequential(nn.Flatten(), *layers).eval()
 
@@ -64,7 +64,7 @@ def fooled(model: nn.Module, found: torch.Tensor, y: torch.Tensor) -> torch.Tens
 
 def affine(size: int, classes: int) -> nn.Linear:
     """With weights of unequal size."""
-    with randomness.isolated(0, "affine", size, classes):
+    with randomness.temporary_seed(0, "affine", size, classes):
         model = nn.Linear(size, classes).double()
     with torch.no_grad():
         model.weight.mul_(torch.logspace(-1, 0, size)).mul_(torch.linspace(0.2, 1, classes)[:, None])
@@ -308,7 +308,7 @@ def test_a_start_is_where_the_path_begins(attack):
 def learned():
     """Digits at better than nine in ten, and 100 test images."""
     data = load("digits")
-    with randomness.isolated(0, "learned"):
+    with randomness.temporary_seed(0, "learned"):
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
         )

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, as_ball, as_norm, dot, parse_radius, pixels
 from lowcurve.errors import InputError
-from lowcurve.randomness import Streams, of_examples, stream
+from lowcurve.randomness import Streams, example_streams, stream
 
 NORMS = [L1, L2, LINF]
 finite = st.floats(-1e3, 1e3, allow_subnormal=False, width=32)
@@ -68,7 +68,7 @@ def test_the_unsquared_norm_has_derivative_zero_at_zero():
 
 
 def streams(count: int) -> Streams:
-    return of_examples(stream(0, "sample"), torch.zeros(count, 1), torch.arange(count))
+    return example_streams(stream(0, "sample"), torch.zeros(count, 1), torch.arange(count))
 
 
 @pytest.mark.parametrize("norm", [L2, LINF])

@@ -21,7 +21,7 @@ Y = torch.arange(50) % 2
 
 
 def linear() -> nn.Linear:
-    with randomness.isolated(0, "linear"):
+    with randomness.temporary_seed(0, "linear"):
         return nn.Linear(8, 2).double()
 
 
@@ -30,7 +30,7 @@ class Wavy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        with randomness.isolated(0, "wavy"):
+        with randomness.temporary_seed(0, "wavy"):
             self.first, self.last = nn.Linear(8, 32).double(), nn.Linear(32, 2).double()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from lowcurve.models.spectral import (
     norm_interval,
     power_iteration,
 )
-from lowcurve.randomness import integers, isolated, stream
+from lowcurve.randomness import integers, stream, temporary_seed
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 MODES = ("zeros", "circular", "reflect", "replicate")
@@ -38,7 +38,7 @@ def random_layer(seed: int, mode: str) -> tuple[nn.Module, tuple[int, ...]]:
     dilation = chosen(g, 1, 2, axes) if seed % 3 == 0 else (1,) * axes
     kernel, padding = chosen(g, 1, 3, axes), chosen(g, 0, 3, axes)
     words = {"stride": strides, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": mode}
-    with isolated(seed, "weights"):
+    with temporary_seed(seed, "weights"):
         return CONVOLUTIONS[axes](groups * before, groups * after, kernel, **words), size
 
 
@@ -84,7 +84,7 @@ def test_the_interval_holds_the_norm_of_any_convolution(mode):
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (9, 4), (40, 60)])
 def test_of_a_linear_layer_it_is_as_good_as_exact(shape):
-    with isolated(0, "weights"):
+    with temporary_seed(0, "weights"):
         layer = nn.Linear(*shape)
     found, true = norm_interval(layer, steps=300), float(torch.linalg.matrix_norm(layer.weight.detach().double(), 2))
     assert found.lower <= true <= found.upper
@@ -93,7 +93,7 @@ def test_of_a_linear_layer_it_is_as_good_as_exact(shape):
 
 def test_large_images_need_no_more_frequencies():
     """Beyond GRID they are interpolated between, and the bound stays one: of any image, since larger ones have larger norms."""
-    with isolated(0, "weights"):
+    with temporary_seed(0, "weights"):
         layer = nn.Conv1d(2, 3, 5, padding=2)
     shapes = (10, 47, 60, 200, 400)
     found = [norm_interval(layer, (size,), steps=300) for size in shapes]
@@ -104,7 +104,7 @@ def test_large_images_need_no_more_frequencies():
 
 
 def test_a_network_of_usual_size_is_known_to_three_percent():
-    with isolated(0, "weights"):
+    with temporary_seed(0, "weights"):
         layers = [(nn.Conv2d(16, 16, 3, padding=1), (32, 32)), (nn.Conv2d(16, 32, 3, 2, 1), (32, 32))]
         layers += [(nn.Conv2d(32, 64, 1, 2), (16, 16)), (nn.Conv2d(3, 16, 7, 2, 3), (64, 48))]
     assert max(norm_interval(layer, shape).slack for layer, shape in layers) < 0.03
@@ -121,7 +121,7 @@ def test_a_scale_of_the_channels_is_that_of_the_rows(seed):
 
 
 def test_homogeneous_over_every_scale_that_numbers_have():
-    with isolated(0, "weights"):
+    with temporary_seed(0, "weights"):
         layer = nn.Conv2d(2, 3, 3, stride=2, padding=1)
     one = norm_interval(layer, (6, 7))
     for factor in (1e-30, 1e-12, 1e12, 1e30):
@@ -141,7 +141,7 @@ def test_zeros_and_identities():
 
 
 def test_many_channels_are_squared_in_parts(monkeypatch):
-    with isolated(0, "weights"):
+    with temporary_seed(0, "weights"):
         layer = nn.Conv2d(4, 6, 3, padding=1)
     whole = norm_bound(layer, (8, 8))
     monkeypatch.setattr(gram, "AT_ONCE", 24 * 7)

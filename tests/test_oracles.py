@@ -17,7 +17,7 @@ from lowcurve.attacks import APGD, FGSM, PGD, SUITES, AutoAttack, Effort, strong
 from lowcurve.data import Examples, Limits, load
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin_loss
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import stream, temporary_seed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # foolbox imports a name that scipy will drop
@@ -70,7 +70,7 @@ def test_auto_pgd_is_as_strong_as_the_reference(norm, lenet):
     x, y = data.pixels(slice(None)), data.y
     reach = 0.1 if norm == LINF else 1.5
     name = "Linf" if norm == LINF else "L2"
-    with isolated(0, "reference"):
+    with temporary_seed(0, "reference"):
         reference = pyautoattack.AutoAttack(
             model, norm=name, eps=reach, version="custom", attacks=["apgd-ce"], device="cpu", seed=0
         )
@@ -87,7 +87,7 @@ def test_auto_pgd_is_as_strong_as_the_reference(norm, lenet):
 
 def tiny(classes: int = 5) -> nn.Module:
     """A smooth network on 1 x 8 x 8 images that falls to a small radius but for a few."""
-    with isolated(0, "tiny", classes):
+    with temporary_seed(0, "tiny", classes):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, classes)).eval()
 
 

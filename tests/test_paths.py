@@ -74,7 +74,7 @@ def pairs_of(model, count: int, name: str):
 
 
 def test_in_a_half_space_the_path_is_the_straight_segment():
-    with randomness.isolated(0, "half-space"):
+    with randomness.temporary_seed(0, "half-space"):
         model = nn.Linear(5, 2).double()
     x = draw(60, 5, name="half-space")
     with torch.no_grad():
@@ -262,7 +262,7 @@ def test_the_same_stream_gives_the_same_path_and_the_global_state_is_left_alone(
 
 def test_images_and_a_network_of_several_classes():
     """Waves on 6 x 6 images: regions that wind, so that paths bend. Found paths hold; the network is left as it was."""
-    with randomness.isolated(0, "waves"):
+    with randomness.temporary_seed(0, "waves"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 24), Wave(), nn.Linear(24, 4)).train()
     x = (draw(400, 1, 6, 6, name="images").float() + 1) / 2
     with torch.no_grad():

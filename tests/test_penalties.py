@@ -82,7 +82,7 @@ Y = torch.arange(5) % 3
 
 def network() -> nn.Module:
     """A tiny smooth network in float64."""
-    with randomness.isolated(0, "penalized network"):
+    with randomness.temporary_seed(0, "penalized network"):
         return nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.Softplus(beta=3), nn.Linear(6, 3)).double()
 
 

@@ -38,7 +38,7 @@ each_attack = pytest.mark.parametrize("attack", [attack for attack, _ in ATTACKS
 
 def network(shape: tuple[int, ...], classes: int = 3) -> nn.Module:
     """A small smooth network, with BatchNorm so that its mode matters."""
-    with randomness.isolated(0, "queried network", shape, classes):
+    with randomness.temporary_seed(0, "queried network", shape, classes):
         layers = (nn.Linear(math.prod(shape), 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, classes))
         return nn.Sequential(nn.Flatten(), *layers).eval()
 
@@ -183,7 +183,7 @@ def test_an_evaluation_gives_what_the_attack_gives(attack, ball):
 
 
 def linear(size: int, seed: int = 0) -> nn.Linear:
-    with randomness.isolated(seed, "linear", size):
+    with randomness.temporary_seed(seed, "linear", size):
         return nn.Linear(size, 2).double()
 
 

@@ -330,7 +330,7 @@ def test_pixels_outside_the_box_are_clipped_and_gray_is_gray():
 def test_images_of_other_channels_are_refused():
     with pytest.raises(InputError) as caught:
         draw_gallery(Gallery("g", ("a",), ("x",), np.zeros((1, 1, 2, 4, 4)), ()), {})
-    message = "Expected images of 1 or 3 channels, got 2 channels. Give gray or red-green-blue pixels"
+    message = "Expected images of 1 or 3 channels, got 2 channels. Give gray or red-green-blue pixels."
     assert str(caught.value) == message
 
 

@@ -251,7 +251,7 @@ def squares(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def test_the_parameter_surface_of_least_squares_is_its_quadratic():
     """mean |(W + a P + b Q) x - t|^2, by its six coefficients."""
-    with randomness.isolated(0, "least squares"):
+    with randomness.temporary_seed(0, "least squares"):
         model = nn.Linear(4, 3).double().eval()
     x, y = normal(7, 4, name="rows"), torch.arange(7)
     first, second = filter_normalized_direction(model), filter_normalized_direction(model, seed=1)

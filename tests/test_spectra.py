@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.estimates import frobenius_norm
-from lowcurve.analysis.krylov import krylov, orthogonalized
+from lowcurve.analysis.krylov import orthogonalize, start_krylov
 from lowcurve.analysis.norms import L2
 from lowcurve.analysis.spectra import dense, lanczos, power_iteration, spectrum
 from lowcurve.errors import InputError
 from lowcurve.randomness import stream
-from lowcurve.types import Products
+from lowcurve.types import BatchedOperator
 
 EXACT = torch.linalg.eigvalsh(H)
 
@@ -31,14 +31,14 @@ def test_lanczos_finds_the_ends_of_the_spectrum(steps):
         assert_close(L2.length(vector), torch.ones(4, dtype=torch.float64))
         assert_close(OPERATOR(vector), value[:, None, None, None] * vector, rtol=1e-6, atol=1e-8)
     assert ends.products.shape == (4,)
-    assert ends.most_products <= 12
+    assert ends.max_products <= 12
     assert bool(ends.converged.all())
 
 
 def test_lanczos_against_arpack():
     h = turned(SPECTRA["1/k^2"](1, 200) * torch.where(torch.arange(200) % 3 == 1, -1, 1))
     ends = lanczos(Matrices(h), points(1, 200), steps=60, tolerance=1e-9, ends="both")
-    assert ends.most_products < 60
+    assert ends.max_products < 60
     expected = sorted(eigsh(h[0].numpy(), k=2, which="BE", return_eigenvectors=False))
     assert_close(torch.stack([ends.smallest[0], ends.largest[0]]).tolist(), expected, rtol=1e-9, atol=0)
 
@@ -151,15 +151,15 @@ def test_an_example_does_not_depend_on_its_company(ends):
 def test_who_is_done_leaves():
     h, start = mixed(24, 40, torch.float32)
     operator = Matrices(h)
-    assert isinstance(operator, Products)
+    assert isinstance(operator, BatchedOperator)
     ends = lanczos(operator, start)
     assert operator.work[0] == 24
     assert operator.work == sorted(operator.work, reverse=True)
     assert operator.work[-1] < 24 * 2 / 3
-    assert int(ends.products.sum()) <= sum(operator.work) < 0.8 * 24 * ends.most_products
+    assert int(ends.products.sum()) <= sum(operator.work) < 0.8 * 24 * ends.max_products
     plain = Matrices(h)
     lanczos(plain.one_by_one, start)
-    assert plain.work == [24] * ends.most_products
+    assert plain.work == [24] * ends.max_products
 
 
 def test_an_example_that_is_not_a_number_spoils_no_other():
@@ -174,7 +174,7 @@ def test_an_example_that_is_not_a_number_spoils_no_other():
 def test_no_examples_at_all():
     none = Matrices(H[:0])
     assert lanczos(none, X[:0]).vector.shape == (0, 3, 2, 2)
-    assert lanczos(none, X[:0]).most_products == 0
+    assert lanczos(none, X[:0]).max_products == 0
     assert dense(none, X[:0]).shape == (0, 12, 12)
     assert spectrum(H[:0]).shape == (0, 12)
 
@@ -182,13 +182,13 @@ def test_no_examples_at_all():
 def test_the_basis_is_orthonormal_and_the_global_random_state_is_left_alone():
     before = torch.get_rng_state()
     h = turned(SPECTRA["e^-k"](8, 60)).float()
-    space = krylov(Matrices(h), points(8, 60, dtype=torch.float32), 30)
+    space = start_krylov(Matrices(h), points(8, 60, dtype=torch.float32), 30)
     space.extend(30)
     lanczos(Matrices(h), torch.zeros(8, 60))
     frobenius_norm(Matrices(h), points(8, 60, dtype=torch.float32), draws=2, generator=stream(0))
     gram = space.basis @ space.basis.mT
     assert_close(gram, torch.eye(30).expand(8, -1, -1), rtol=0, atol=2e-6)
-    away, inside = orthogonalized(torch.ones(5, 8, 60), space.basis)
+    away, inside = orthogonalize(torch.ones(5, 8, 60), space.basis)
     assert_close(torch.einsum("bkd,nbd->nbk", space.basis, away), torch.zeros(5, 8, 30), rtol=0, atol=1e-5)
     assert_close(away + torch.einsum("nbk,bkd->nbd", inside, space.basis), torch.ones(5, 8, 60), rtol=0, atol=1e-5)
     assert torch.equal(before, torch.get_rng_state())
@@ -277,10 +277,10 @@ def test_chunks_halve_when_memory_does_not_suffice(error, caplog):
 
 def test_dense_goes_on_in_smaller_chunks():
     class Tight(Matrices):
-        def many(self, vectors):
+        def apply_many(self, vectors):
             if len(vectors) > 2:
                 raise CPU
-            return super().many(vectors)
+            return super().apply_many(vectors)
 
     operator = Tight(H)
     assert_close(dense(operator, X), H)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.calculus import Jet, derivatives_watched, gradient
+from lowcurve.analysis.calculus import Jet, gradient, watch_derivatives
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field
@@ -87,7 +87,7 @@ def test_its_slope_in_single_precision_is_right_for_confident_examples(confidenc
 @pytest.mark.parametrize("radius", [0.05, 1.0])
 def test_a_linear_model_of_two_classes(radius):
     """Logits (s, 0), s = <w, x> + c: KL from sigmoid(s) to sigmoid(s +- radius ||w||_1), at a corner of the ball."""
-    with randomness.isolated(0, "linear"):
+    with randomness.temporary_seed(0, "linear"):
         model = nn.Linear(8, 1).double()
     field = loss_field(lambda x: torch.cat([model(x), 0 * model(x)], 1), torch.zeros(40, dtype=torch.long))
     x = logits(40, 8, name="x", scale=1.0)
@@ -102,7 +102,7 @@ def test_a_linear_model_of_two_classes(radius):
 
 
 def network() -> nn.Module:
-    with randomness.isolated(0, "trades"):
+    with randomness.temporary_seed(0, "trades"):
         layers = (nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
         net = nn.Sequential(nn.Flatten(), *layers).double()
     net[2].running_mean.fill_(0.1)
@@ -164,7 +164,7 @@ def test_both_predictions_are_differentiated_and_the_point_is_not():
 
 def test_what_it_asks_of_automatic_differentiation():
     """An input gradient a step, and none of it with a graph: whatever bears an ordinary backward pass bears this."""
-    with derivatives_watched() as asked:
+    with watch_derivatives() as asked:
         TRADES(Ball(LINF, 0.1), steps=4)(Jet(loss_field(network().eval(), Y), X), generator=stream(0))
     assert asked == ["grad"] * 4
     assert not TRADES().differentiates_twice

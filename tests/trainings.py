@@ -28,7 +28,7 @@ from lowcurve.penalties import (
     InputGradientNorm,
     LCNNPenalty,
 )
-from lowcurve.randomness import isolated, stream
+from lowcurve.randomness import temporary_seed, stream
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
 
 SCRIPT = Path(__file__).with_name("training_process.py")
@@ -45,7 +45,7 @@ def examples(count: int = 40) -> Examples:
 
 def difficult_network() -> nn.Sequential:
     """One with everything that makes an exact resume hard: BatchNorm's running statistics and dropout's draws."""
-    with isolated(0, "network"):
+    with temporary_seed(0, "network"):
         return nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1),
             nn.BatchNorm2d(4),
@@ -57,13 +57,13 @@ def difficult_network() -> nn.Sequential:
 
 
 def plain_network(seed: int = 1) -> nn.Sequential:
-    with isolated(seed, "network"):
+    with temporary_seed(seed, "network"):
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(144, 3))
 
 
 def low_curvature_network(batchnorm: bool = True) -> nn.Sequential:
     """One of LCNN's layers, each of which clips; without BatchNorm several processes take the steps of one."""
-    with isolated(3, "network"):
+    with temporary_seed(3, "network"):
         conv, last = nn.Conv2d(1, 4, 3, padding=1), LipschitzConv2d(4, 4, 3, gamma=1.1, learn=True)
         first = [conv, LipschitzBatchNorm2d(conv, gamma=1.1)] if batchnorm else [LipschitzConv2d.of(conv, learn=True)]
         head = LipschitzLinear(64, 3, clips=False)

@@ -6,7 +6,7 @@ from lowcurve.analysis.norms import Ball, per_example
 from lowcurve.types import Inputs, PerExample
 
 
-def climb(
+def ascent_step(
     point: Inputs, slope: Tensor, center: Inputs, ball: Ball, *, size: PerExample, radius: PerExample | None = None
 ) -> Inputs:
     """P(x + size * steepest(g)) with P the projection into the ball around the center: the highest point of a linear field
@@ -19,7 +19,7 @@ def climb(
         >>> import torch
         >>> from lowcurve.analysis.norms import LINF
         >>> center, slope = torch.full((1, 2), 0.5), torch.tensor([[1.0, -2.0]])
-        >>> climb(center, slope, center, Ball(LINF, 0.1), size=torch.tensor([0.2]))
+        >>> ascent_step(center, slope, center, Ball(LINF, 0.1), size=torch.tensor([0.2]))
         tensor([[0.6000, 0.4000]])
 
     Reference: Madry et al. 2018, section 2.1 (PGD).

@@ -1,7 +1,7 @@
 """First and second derivatives of a field at many points at once: the only calls of automatic differentiation.
 
 Every function backpropagates the sum over examples. That is right because examples are independent,
-d l_i / d x_j = 0 for i != j; `losses.loss_field` guards that law.
+d l_i / d x_j = 0 for i != j, which `losses.loss_field` checks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +15,20 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from lowcurve.errors import InputError
-from lowcurve.types import Classifier, Field, Halves, Inputs, Logits, PerExample
+from lowcurve.types import Classifier, Field, Inputs, LogitField, Logits, PerExample
 
 
 class Jet:
-    """A field's value and gradient at a point, computed once and with their graph: what several penalties share.
+    """A field's value and gradient at a point, computed once, with their graph, and shared by several penalties.
 
-    Of a field that shows its two halves, as `losses.loss_field` does, the logits between them are kept as well.
+    For a `types.LogitField`, such as `losses.loss_field` returns, the jet keeps the logits as well.
 
-    Cost: one forward pass for `logits` and `values` together, one input gradient more for `gradient` or `slope`, each on
-    first use.
+    Cost: one forward pass for `logits` and `values` together, and one input gradient for `gradient` or
+    `detached_gradient`. Each is computed on first use.
+
+    Args:
+        field: One number per example as a function of the input.
+        x: Inputs, shape (batch, ...). The jet differentiates a detached copy.
 
     Example:
         >>> jet = Jet(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
@@ -36,16 +40,24 @@ class Jet:
         self.field = field
         self.x = x.detach().requires_grad_()
 
-    def of(self, field: Halves) -> "Jet":
-        """The jet of another field with the same first half: another loss, of the logits that are here already."""
+    def with_field(self, field: LogitField) -> "Jet":
+        """Return the jet of another loss of the same logits, which are not computed again.
+
+        Args:
+            field: A field with the same model and labels and another loss.
+        """
         other = Jet(field, self.x)
         other.x, other.logits = self.x, self.logits
         return other
 
     @cached_property
     def logits(self) -> Logits:
-        """z(x), attached to the parameters and to x; InputError where the field does not show its halves."""
-        if not isinstance(self.field, Halves):
+        """Logits z(x), shape (batch, classes), attached to the parameters and to x.
+
+        Raises:
+            InputError: If the field does not show its logits.
+        """
+        if not isinstance(self.field, LogitField):
             received = type(self.field).__name__
             raise InputError("a field that shows its logits", received, "write loss_field(model, y)")
         with torch.enable_grad():
@@ -53,59 +65,78 @@ class Jet:
 
     @cached_property
     def values(self) -> PerExample:
-        """l(x), attached to the parameters and to x."""
+        """Values l(x), attached to the parameters and to x."""
         with torch.enable_grad():
-            return self.field.of_logits(self.logits) if isinstance(self.field, Halves) else self.field(self.x)
+            return self.field.from_logits(self.logits) if isinstance(self.field, LogitField) else self.field(self.x)
 
     @cached_property
     def gradient(self) -> Tensor:
-        """grad l(x), attached to the parameters and to x."""
+        """Gradients grad l(x), shape (batch, ...), attached to the parameters and to x."""
         return _gradient(self.values, self.x, create_graph=True)
 
     @cached_property
-    def slope(self) -> Tensor:
-        """grad l(x), detached, without a graph of its own unless `gradient` has been asked for already."""
+    def detached_gradient(self) -> Tensor:
+        """Gradients grad l(x), shape (batch, ...), without a graph; taken from `gradient` if that is computed already."""
         if "gradient" in self.__dict__:
             return self.gradient.detach()
         return _gradient(self.values, self.x, retain_graph=True)
 
-    def mean_with_slope(self, parameters: Sequence[Tensor]) -> Tensor:
-        """mean_i l_i(x), attached to these parameters and to nothing else, its derivative being known: it comes from the
-        backward pass that gives `slope`. `gradient` cannot be had afterwards, for the graph is spent.
+    def mean_with_gradients(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Return mean_i l_i(x), attached to these parameters only, from the pass that gives `detached_gradient`.
 
-        Cost: the loss's own backward pass, and none for `slope`.
+        `gradient` cannot be computed afterwards, because the graph is freed.
+
+        Cost: the loss's own backward pass, and none for `detached_gradient`.
+
+        Args:
+            parameters: The tensors that receive the mean's derivative.
+
+        Returns:
+            A scalar. Its derivative in the parameters is known already, so its own backward pass costs nothing.
 
         Example:
             >>> w = torch.tensor([2.0], requires_grad=True)
             >>> jet = Jet(lambda x: (w * x).square().sum(1), torch.tensor([[3.0]]))
-            >>> (torch.autograd.grad(jet.mean_with_slope([w]), w)[0].item(), jet.slope.item())  # 2 w x^2, 2 w^2 x
+            >>> mean = jet.mean_with_gradients([w])
+            >>> torch.autograd.grad(mean, w)[0].item(), jet.detached_gradient.item()  # 2 w x^2 and 2 w^2 x
             (36.0, 24.0)
         """
         values, count = self.values, len(self.values)
-        self.__dict__["slope"], *found = _gradients(values, [self.x, *parameters])
+        self.__dict__["detached_gradient"], *found = _gradients(values, [self.x, *parameters])
         pairs = [(p, g / count) for p, g in zip(parameters, found, strict=True) if g is not None]
         mean = values.detach().mean()
-        return _Known.apply(mean, [g for _, g in pairs], *(p for p, _ in pairs))  # type: ignore[no-untyped-call, no-any-return]
+        return _WithGradients.apply(mean, [g for _, g in pairs], *(p for p, _ in pairs))  # type: ignore[no-untyped-call, no-any-return]
 
 
-class _Known(torch.autograd.Function):
-    """A number with the derivatives that are given."""
+class _WithGradients(torch.autograd.Function):
+    """A number whose derivatives in the parameters are given."""
 
     @staticmethod
-    def forward(ctx: Any, number: Tensor, slopes: list[Tensor], *parameters: Tensor) -> Tensor:  # noqa: ARG004
-        ctx.slopes = slopes
+    def forward(ctx: Any, number: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.gradients = gradients
         return number.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(g * slope for slope in ctx.slopes)
+        return None, None, *(g * gradient for gradient in ctx.gradients)
 
 
 def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -> tuple[PerExample, Tensor]:
-    """l(x) and grad l(x), detached unless `create_graph`.
+    """Return l(x) and grad l(x).
 
-    Cost: one forward pass and one input gradient; parameters receive nothing.
+    Cost: one forward pass and one input gradient. The parameters' `.grad` does not change.
+
+    Args:
+        field: One number per example as a function of the input.
+        x: Inputs, shape (batch, ...).
+        create_graph: Keep the graph of both; otherwise they are detached.
+
+    Returns:
+        The values, shape (batch,), and the gradients, shape (batch, ...).
+
+    Raises:
+        InputError: If the field is not differentiable in its input.
 
     Example:
         >>> value_and_gradient(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
@@ -118,25 +149,37 @@ def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -
     return (values, result) if create_graph else (values.detach(), result)
 
 
-def value_gradient_and_rest(
+def value_gradient_and_aux(
     function: Callable[[Tensor], tuple[PerExample, Tensor]], x: Inputs
 ) -> tuple[PerExample, Tensor, Tensor]:
-    """l(x), grad l(x) and what else came with l(x), all detached: function(x) = (l(x), rest).
+    """Return l(x), grad l(x) and an auxiliary output of the same forward pass, all detached.
 
-    Cost: as `value_and_gradient`; an attack reads the logits from the same pass.
+    Cost: as `value_and_gradient`. An attack reads the logits from the same pass.
+
+    Args:
+        function: Returns (l(x), auxiliary output).
+        x: Inputs, shape (batch, ...).
+
+    Returns:
+        The values, shape (batch,), the gradients, shape (batch, ...), and the auxiliary output.
 
     Example:
-        >>> value_gradient_and_rest(lambda x: (x.square().sum(1), x + 1), torch.tensor([[3.0, 4.0]]))
+        >>> value_gradient_and_aux(lambda x: (x.square().sum(1), x + 1), torch.tensor([[3.0, 4.0]]))
         (tensor([25.]), tensor([[6., 8.]]), tensor([[4., 5.]]))
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
-        values, rest = function(leaf)
-    return values.detach(), _gradient(values, leaf), rest.detach()
+        values, auxiliary = function(leaf)
+    return values.detach(), _gradient(values, leaf), auxiliary.detach()
 
 
 def gradient(field: Field, x: Inputs, *, create_graph: bool = False) -> Tensor:
-    """grad l(x), one vector per example.
+    """Return grad l(x), one vector per example, as `value_and_gradient` computes it.
+
+    Args:
+        field: One number per example as a function of the input.
+        x: Inputs, shape (batch, ...).
+        create_graph: Keep the graph; otherwise the gradient is detached.
 
     Example:
         >>> gradient(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
@@ -146,9 +189,16 @@ def gradient(field: Field, x: Inputs, *, create_graph: bool = False) -> Tensor:
 
 
 def jacobian(function: Classifier, x: Inputs) -> Tensor:
-    """d f_k / d x for every output k, shape (batch, outputs, ...).
+    """Return d f_k / d x for every output k.
 
-    Cost: one forward pass and one input gradient an output.
+    Cost: one forward pass, and one input gradient for each output.
+
+    Args:
+        function: Maps inputs to outputs of shape (batch, outputs).
+        x: Inputs, shape (batch, ...).
+
+    Returns:
+        The Jacobians, shape (batch, outputs, ...).
 
     Example:
         >>> jacobian(lambda x: x @ torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(1, 2))
@@ -165,7 +215,14 @@ def jacobian(function: Classifier, x: Inputs) -> Tensor:
 def pullback(
     result: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: bool = False, retain_graph: bool = False
 ) -> Tensor:
-    """J^T c, the product of a cotangent with the Jacobian of `result` in `leaf`; zero where it does not depend on it.
+    """Return J^T c, the product of a cotangent with the Jacobian of `result` in `leaf`.
+
+    Args:
+        result: A tensor with a graph. Without one, the product is zero.
+        leaf: The tensor in which `result` is differentiated.
+        cotangent: The vector c, of the shape of `result`.
+        create_graph: Keep the graph of the product.
+        retain_graph: Keep the graph of `result` for another product.
 
     Example:
         >>> leaf = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -186,41 +243,51 @@ def pullback(
 
 
 @contextmanager
-def derivatives_watched() -> Iterator[list[str]]:
-    """Inside, whoever asks for a derivative is noted: the list names the calls in their order.
+def watch_derivatives() -> Iterator[list[str]]:
+    """Record every request for a derivative that is made inside the block.
 
-    grad, backward, whatever is made of them (torch.func, torch.autograd.functional) and forward-mode duals are seen,
-    under whatever name they were imported; nothing is patched and no trace function is set, so debuggers and coverage go
-    on. What runs in other threads is not seen.
+    This covers `grad`, `backward`, what is built on them (torch.func, torch.autograd.functional) and forward-mode duals,
+    under any import name. It patches nothing and sets no trace function, so debuggers and coverage still work. Calls in
+    other threads are not recorded.
+
+    Yields:
+        The names of the calls in their order.
 
     Example:
-        >>> with derivatives_watched() as asked:
+        >>> with watch_derivatives() as calls:
         ...     _ = gradient(lambda x: x.square().sum(1), torch.ones(1, 2))
-        >>> asked
+        >>> calls
         ['grad']
     """
-    with _Watch() as watch:
-        yield watch.asked
+    with _DerivativeWatch() as watch:
+        yield watch.calls
 
 
-class _Watch(TorchFunctionMode):
-    """Sees every function of torch that is called while it is on."""
+class _DerivativeWatch(TorchFunctionMode):
+    """Record the derivative calls among all functions of torch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in ("grad", "backward", "_make_dual"):
-            self.asked.append(name)
+            self.calls.append(name)
         return func(*args, **(kwargs or {}))
 
 
 def require_inputs(x: Inputs) -> None:
-    """Refuse what is not a batch of floating-point inputs."""
+    """Check that the inputs are a floating-point batch.
+
+    Args:
+        x: Inputs, shape (batch, ...).
+
+    Raises:
+        InputError: If they are not.
+    """
     if x.ndim < 2 or not x.is_floating_point():
         raise InputError(
             "floating-point inputs of shape (batch, ...)",
@@ -238,7 +305,7 @@ def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_g
 def _gradients(
     values: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
 ) -> list[Tensor | None]:
-    """The derivatives of sum_i l_i; InputError where there is none in the first leaf, the input."""
+    """Return the derivatives of sum_i l_i in the leaves, of which the first is the input and must have one."""
     found: list[Tensor | None] = [None]
     if values.requires_grad:
         keep = retain_graph or create_graph

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowcurve import randomness
 from lowcurve.analysis.chunks import in_chunks
-from lowcurve.analysis.krylov import ROUNDING, krylov, orthogonalized, several
+from lowcurve.analysis.krylov import ROUNDING, apply_many, orthogonalize, start_krylov
 from lowcurve.analysis.norms import L2, dot
 from lowcurve.errors import InputError
 from lowcurve.types import Operator, PerExample
@@ -74,13 +74,13 @@ def moments(
     if deflated < 0:
         raise InputError("no or more deflated vectors", deflated, "write deflated=10")
     streams = _streams(like, generator)
-    space = krylov(operator, streams.at("start").normal(like) if start is None else start, deflated)
+    space = start_krylov(operator, streams.at("start").normal(like) if start is None else start, deflated)
     space.extend(space.room)
 
     def sample(part: slice) -> Tensor:
         z = torch.stack([streams.at("draw", k).normal(like).flatten(1) for k in range(part.start, part.stop)])
-        outside = orthogonalized(z, space.basis)[0]
-        images = several(operator, outside.reshape(-1, *like.shape)).detach().reshape(z.shape)
+        outside = orthogonalize(z, space.basis)[0]
+        images = apply_many(operator, outside.reshape(-1, *like.shape)).detach().reshape(z.shape)
         lengths, products = L2.length(images.flatten(0, 1)), dot(outside.flatten(0, 1), images.flatten(0, 1))
         return torch.stack([lengths.double().square(), products.double()]).reshape(2, *z.shape[:2])
 
@@ -159,7 +159,9 @@ def spectral_density(
 
     def quadrature(part: slice) -> Tensor:
         probes = torch.stack([streams.at("draw", k).signs(like) for k in range(part.start, part.stop)])
-        space = krylov(lambda v: several(operator, v.reshape(probes.shape)).flatten(0, 1), probes.flatten(0, 1), steps)
+        space = start_krylov(
+            lambda v: apply_many(operator, v.reshape(probes.shape)).flatten(0, 1), probes.flatten(0, 1), steps
+        )
         space.extend(space.room)
         values, vectors, _ = space.ritz()
         return torch.stack([values, vectors[:, 0].square()]).reshape(2, *probes.shape[:2], -1)
@@ -170,7 +172,7 @@ def spectral_density(
 
 
 def _streams(like: Tensor, generator: torch.Generator) -> randomness.Streams:
-    return randomness.of_examples(generator, like, torch.zeros(len(like), dtype=torch.long, device=like.device))
+    return randomness.example_streams(generator, like, torch.zeros(len(like), dtype=torch.long, device=like.device))
 
 
 def _at_once(chunk: int, like: Tensor) -> int:

@@ -1,10 +1,10 @@
 """Exact products with the Hessian of a field at many points at once.
 
-`hessian` records the field's own operations and replays them on tangents, for no more than a gradient a product; what it
-cannot record it differentiates twice. Which way it went, and why, stands in `way`.
+`hessian` records the field's own operations and replays them on tangents, for less than a gradient per product. A field
+that cannot be recorded is differentiated twice. The operator's `backend` says which, and why.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -12,116 +12,154 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from lowcurve.analysis.autograd_hessian import AutogradHessian, require_per_example_values
 from lowcurve.analysis.calculus import jacobian, pullback, require_inputs
-from lowcurve.analysis.differentiated import Differentiated, require_one_number_each
-from lowcurve.analysis.replay import Line, Program, Recorder, along, each, strip
+from lowcurve.analysis.replay import Program, ProgramRecorder, push_tangents, unstack
 from lowcurve.errors import InputError
-from lowcurve.types import Field, Halves, Inputs
+from lowcurve.types import Field, Inputs, LogitField
 
 REPLAYED = "replayed tangents"
 Part = Literal["whole", "Gauss-Newton", "network"]
-_ways: ContextVar[set[str] | None] = ContextVar("ways", default=None)
+_backends: ContextVar[set[str] | None] = ContextVar("backends", default=None)
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """v -> H v by the recorded steps, about 0.6 of a gradient each.
+class ReplayedHessian:
+    """v -> H v by the recorded steps, at about 0.6 of a gradient per product.
 
-    outer: the loss's Hessian in the logits, (batch, classes, classes); None for a field recorded as a whole. gradient: grad
-    l(x), from the recording. way: how, and if not so, why not. last: images go with their channels last."""
+    Attributes:
+        program: The recorded steps from the input to the logits, or to the values of a field without logits.
+        logit_hessian: The loss's Hessian in the logits, shape (batch, classes, classes); None for a field without logits.
+        gradient: The gradients grad l(x) from the recording, shape (batch, ...).
+        part: The part of the Hessian that is applied; see `only`.
+        backend: How the products are computed.
+        channels_last: Whether images are stored with their channels last.
+    """
 
     program: Program
-    outer: Tensor | None
+    logit_hessian: Tensor | None
     gradient: Tensor
     part: Part = "whole"
-    way: str = REPLAYED
-    last: bool = True
+    backend: str = REPLAYED
+    channels_last: bool = True
 
     @property
     def curved(self) -> bool:
-        """Whether the network itself bends. Without that, H is of rank <= classes - 1 (`gauss_newton_spectrum`)."""
+        """False for a piecewise linear network: H then has rank at most classes - 1 (see `gauss_newton_spectrum`)."""
         return self.program.curved
 
     def __call__(self, v: Tensor) -> Tensor:
-        return self.many(v[None])[0]
+        return self.apply_many(v[None])[0]
 
-    def many(self, vectors: Tensor) -> Tensor:
-        """H v for several vectors an example, shape (vectors, batch, ...), in one pass."""
-        return self._product(self.program.steps, vectors).reshape(vectors.shape)
+    def apply_many(self, vectors: Tensor) -> Tensor:
+        """Return H v for several vectors per example, in one pass.
 
-    def strip(self, vectors: Tensor, first: int) -> Tensor:
-        """H v from image row `first` on, of vectors in rows from there on (`types.Strips`)."""
-        narrow = strip(self.program, first, end := first + vectors.shape[3])
-        if narrow is None:
-            return self.many(F.pad(vectors, (0, 0, first, self.gradient.shape[2] - end)))[..., first:, :]
-        return self._product(narrow, vectors)
+        Args:
+            vectors: Shape (vectors, batch, ...).
+        """
+        stacked = _set_layout(vectors.detach().flatten(0, 1), self.channels_last)
+        tangents = push_tangents(self.program.instructions, stacked, second_order=self.part != "Gauss-Newton")
+        adjoint = torch.zeros_like(tangents.tangent)
+        if self.logit_hessian is not None and self.part != "network":
+            logit_tangents = unstack(tangents.tangent, len(self.logit_hessian))
+            adjoint = _apply_logit_hessian(self.logit_hessian, logit_tangents).flatten(0, 1)
+        return tangents.pull_back(adjoint).reshape(vectors.shape)
 
-    def _product(self, steps: Sequence[Line], vectors: Tensor) -> Tensor:
-        rows = _laid_out(vectors.detach().flatten(0, 1), self.last)
-        way = along(steps, rows, bent=self.part != "Gauss-Newton")
-        seed = torch.zeros_like(way.change)
-        if self.outer is not None and self.part != "network":
-            seed = _times(self.outer, each(way.change, len(self.outer))).flatten(0, 1)
-        return each(way.back(seed), vectors.shape[1])
+    def take(self, rows: Tensor) -> "ReplayedHessian":
+        """Return the operator for some of the examples.
 
-    def take(self, rows: Tensor) -> "Replayed":
-        """The operator of these examples alone."""
-        outer = None if self.outer is None else self.outer[rows]
-        return replace(self, program=self.program.take(rows), outer=outer, gradient=self.gradient[rows])
+        Args:
+            rows: Indices of the examples.
+        """
+        logit_hessian = None if self.logit_hessian is None else self.logit_hessian[rows]
+        return replace(self, program=self.program.take(rows), logit_hessian=logit_hessian, gradient=self.gradient[rows])
 
     def gauss_newton_matrices(self, jacobians: Tensor) -> Tensor:
-        """J^T (d^2 l / dz^2) J, shape (batch, d, d), of the logits' Jacobians, shape (batch, classes, ...)."""
-        if self.outer is None:
-            raise InputError("a field that shows its logits", "one that is a whole", "write loss_field(model, y)")
-        rows = jacobians.flatten(2)
-        return rows.transpose(1, 2) @ _times(self.outer, rows.permute(2, 0, 1)).permute(1, 2, 0)
+        """Return the Gauss-Newton matrices J^T (d^2 l / dz^2) J, shape (batch, d, d).
 
-    def only(self, part: Part) -> "Replayed":
-        """H = Gauss-Newton part J^T (d^2 l / dz^2) J, the curvature of the loss, + network part, that of the logits."""
-        if self.outer is None:
-            raise InputError("a field that shows its logits", "one that is a whole", "write loss_field(model, y)")
+        Args:
+            jacobians: Jacobians of the logits, shape (batch, classes, ...).
+
+        Raises:
+            InputError: If the field does not show its logits.
+        """
+        if self.logit_hessian is None:
+            raise InputError("a field that shows its logits", "one without them", "write loss_field(model, y)")
+        rows = jacobians.flatten(2)
+        return rows.transpose(1, 2) @ _apply_logit_hessian(self.logit_hessian, rows.permute(2, 0, 1)).permute(1, 2, 0)
+
+    def only(self, part: Part) -> "ReplayedHessian":
+        """Return one part of H = Gauss-Newton part + network part.
+
+        The Gauss-Newton part J^T (d^2 l / dz^2) J is the curvature of the loss, the network part that of the logits.
+
+        Args:
+            part: "Gauss-Newton", "network" or "whole".
+
+        Raises:
+            InputError: If the field does not show its logits.
+        """
+        if self.logit_hessian is None:
+            raise InputError("a field that shows its logits", "one without them", "write loss_field(model, y)")
         return replace(self, part=part)
 
 
-def hessian(field: Field, x: Inputs, *, replay: bool = True) -> Replayed | Differentiated:
-    """v -> H v with the exact Hessian at x, one matrix an example; also `.gradient`, and `.way`: how, and why.
+def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian | AutogradHessian:
+    """Return the operator v -> H v of the exact Hessian at x, one matrix per example.
 
     A field of convolutions, linear layers, BatchNorm in eval mode, pooling, sums, reshaping and elementwise functions is
-    replayed: 1.4 gradients once, 0.6 to 0.7 for each product (ResNet-20). Any other is differentiated twice, 2 gradients for
-    each product. Both are exact; `replay=False` takes the second way. For a ReLU network this is the Hessian almost
-    everywhere, of rank <= classes - 1; what lies in its kinks shows only in `secant_hessian`.
+    replayed. Any other is differentiated twice. Both are exact. For a ReLU network this is the Hessian almost everywhere,
+    of rank at most classes - 1; the curvature in its kinks appears only in `secant_hessian`.
 
-    Errors: InputError for inputs without an axis of examples, for a field that does not give one finite number an
-    example, that mixes examples or acts by chance, or that cannot be differentiated.
+    Cost: replayed, 1.4 gradients once and 0.6 to 0.7 for each product (ResNet-20); otherwise 2 gradients for each product.
+
+    Args:
+        field: Per-example loss as a function of the input; see `losses.loss_field`.
+        x: Inputs, shape (batch, ...).
+        replay: False always differentiates twice.
+
+    Returns:
+        The operator, with the gradients as `.gradient`, and in `.backend` how products are computed, and why.
+
+    Raises:
+        InputError: If the inputs have no batch axis, or if the field does not give one finite number per example, mixes
+            examples, is random, or is not differentiable.
 
     Example:
         >>> product = hessian(lambda x: (x[:, :1] * x[:, 1:]).sum(1), torch.tensor([[3.0, 4.0]]))
         >>> product(torch.tensor([[1.0, 0.0]]))
         tensor([[0., 1.]])
-        >>> product.way
+        >>> product.backend
         'replayed tangents'
 
     Reference: Pearlmutter 1994.
     """
     require_inputs(x)
-    found = _replayed(field, x) if replay else "asked for"
-    operator = Differentiated(field, x, f"differentiated twice: {found}") if isinstance(found, str) else found
+    replayed = _replay(field, x) if replay else "asked for"
+    reason = f"differentiated twice: {replayed}"
+    operator = AutogradHessian(field, x, reason) if isinstance(replayed, str) else replayed
     _require_finite(operator.gradient, "gradient")
-    seen = _ways.get()
-    if seen is not None:
-        seen.add(operator.way)
+    recorded = _backends.get()
+    if recorded is not None:
+        recorded.add(operator.backend)
     return operator
 
 
-def gauss_newton_spectrum(field: Halves, x: Inputs) -> Tensor:
-    """The eigenvalues of J^T (d^2 l / dz^2) J that may differ from zero, in rising order, shape (batch, classes).
+def gauss_newton_spectrum(field: LogitField, x: Inputs) -> Tensor:
+    """Return the eigenvalues of J^T (d^2 l / dz^2) J that may differ from zero, in ascending order.
 
     For a ReLU network this is the whole spectrum of the exact Hessian: its other d - classes eigenvalues are zero, and with
-    cross-entropy one of these, too. For any network it is the curvature that comes of the loss alone.
+    cross-entropy one of these is zero too. For any network it is the curvature that comes from the loss alone.
 
     Cost: a vector-Jacobian product for each class, and one eigenvalue problem of that size.
+
+    Args:
+        field: A field that shows its logits.
+        x: Inputs, shape (batch, ...).
+
+    Returns:
+        Eigenvalues, shape (batch, classes).
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -132,87 +170,90 @@ def gauss_newton_spectrum(field: Halves, x: Inputs) -> Tensor:
     rows = jacobian(field.logits, x).flatten(2).double()
     with torch.no_grad():
         logits = field.logits(x)
-    outer = _outer(field, logits)[1].double()
-    # J^T A J and sqrt(J J^T) A sqrt(J J^T) share their eigenvalues but for zeros, and the second is small.
+    logit_hessian = _logit_derivatives(field, logits)[1].double()
+    # J^T A J and sqrt(J J^T) A sqrt(J J^T) share their nonzero eigenvalues, and the second is small.
     sizes, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
     root = vectors * torch.where(sizes > 0, sizes, 0).sqrt()[:, None] @ vectors.transpose(1, 2)
-    values: Tensor = torch.linalg.eigvalsh(root @ outer @ root)
+    values: Tensor = torch.linalg.eigvalsh(root @ logit_hessian @ root)
     return values.to(x.dtype)
 
 
 @contextmanager
-def ways_taken() -> Iterator[set[str]]:
-    """Inside, every call of `hessian` notes its way here.
+def record_backends() -> Iterator[set[str]]:
+    """Record the backend of every operator that `hessian` returns inside the block.
+
+    Yields:
+        The set of backends.
 
     Example:
-        >>> with ways_taken() as ways:
+        >>> with record_backends() as backends:
         ...     _ = hessian(lambda x: x.square().sum(1), torch.ones(1, 2))
-        >>> ways
+        >>> backends
         {'replayed tangents'}
     """
-    seen: set[str] = set()
-    token = _ways.set(seen)
+    backends: set[str] = set()
+    token = _backends.set(backends)
     try:
-        yield seen
+        yield backends
     finally:
-        _ways.reset(token)
+        _backends.reset(token)
 
 
-def _replayed(field: Field, x: Inputs, last: bool = True) -> Replayed | str:
-    """The recorded operator, or why there is none."""
-    leaf = _laid_out(x.detach(), last).requires_grad_()
+def _replay(field: Field, x: Inputs, channels_last: bool = True) -> ReplayedHessian | str:
+    """Return the recorded operator, or the reason why there is none."""
+    leaf = _set_layout(x.detach(), channels_last).requires_grad_()
     try:
-        with Recorder(leaf) as recorder, torch.enable_grad():
-            result = field.logits(leaf) if isinstance(field, Halves) else field(leaf)
+        with ProgramRecorder(leaf) as recorder, torch.enable_grad():
+            result = field.logits(leaf) if isinstance(field, LogitField) else field(leaf)
     except RuntimeError as error:
-        if last and "view size is not compatible" in str(error):  # a network's own view of what it takes for rows
-            return _replayed(field, x, last=False)
+        # A network that flattens with `view` needs images with their channels first.
+        if channels_last and "view size is not compatible" in str(error):
+            return _replay(field, x, channels_last=False)
         raise
-    outcome = recorder.program(result)
-    if recorder.mixes:
-        law = "a field whose examples are independent and that does not act by chance"
+    program = recorder.program(result)
+    if recorder.is_dependent:
+        law = "a field of independent examples without randomness"
         raise InputError(law, recorder.reason, "write model.eval() first")
-    if isinstance(outcome, str):
-        return outcome
-    if isinstance(field, Halves):
-        seed, outer = _outer(field, result)
+    if isinstance(program, str):
+        return program
+    if isinstance(field, LogitField):
+        adjoint, logit_hessian = _logit_derivatives(field, result)
     else:
-        require_one_number_each(result, x)
-        seed, outer = torch.ones_like(result), None
-    return Replayed(outcome, outer, pullback(result, leaf, seed), last=last)
+        require_per_example_values(result, x)
+        adjoint, logit_hessian = torch.ones_like(result), None
+    return ReplayedHessian(program, logit_hessian, pullback(result, leaf, adjoint), channels_last=channels_last)
 
 
-def _outer(field: Halves, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """d l / dz and d^2 l / dz^2, shapes (batch, classes) and (batch, classes, classes)."""
+def _logit_derivatives(field: LogitField, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return d l / dz and d^2 l / dz^2, of shapes (batch, classes) and (batch, classes, classes)."""
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
-        values = field.of_logits(leaf)
-        require_one_number_each(values, leaf)
-        slope = pullback(values, leaf, torch.ones_like(values), create_graph=True)
-        rows = [pullback(column, leaf, torch.ones_like(column), retain_graph=True) for column in slope.unbind(1)]
-    return slope.detach(), torch.stack(rows, 1)
+        values = field.from_logits(leaf)
+        require_per_example_values(values, leaf)
+        first = pullback(values, leaf, torch.ones_like(values), create_graph=True)
+        rows = [pullback(column, leaf, torch.ones_like(column), retain_graph=True) for column in first.unbind(1)]
+    return first.detach(), torch.stack(rows, 1)
 
 
-def _times(outer: Tensor, change: Tensor) -> Tensor:
-    """A t for the Hessian A of the loss in the logits, shape (batch, classes, classes), and changes t of the logits, shape
-    (vectors, batch, classes).
+def _apply_logit_hessian(logit_hessian: Tensor, tangents: Tensor) -> Tensor:
+    """Return A t for the loss's Hessian A, shape (batch, classes, classes), and logit tangents t, (vectors, batch, classes).
 
-    Where a shift of all logits changes nothing, A 1 = 0, as with every loss of differences, t is taken against its entry
-    at the most curved class, and the sum of A t is 0 but for the rounding of A t itself. Otherwise both keep the rounding
-    of the whole t, and where all logits move alike J^T makes of it more than the product.
+    If a common shift of all logits has no effect, A 1 = 0, as for every loss of logit differences. Then t is taken relative
+    to its entry at the class of largest curvature, and the entries of A t are made to sum to zero. Otherwise both would
+    contain the rounding of the whole t, which J^T enlarges beyond the product where all logits move alike.
     """
-    tolerance = 8 * outer.shape[1] * torch.finfo(outer.dtype).eps * outer.abs().sum(2)
-    level = (outer.sum(2).abs() <= tolerance).all(1)
-    top = outer.diagonal(dim1=1, dim2=2).abs().argmax(1).expand(len(change), -1)[..., None]
-    from_top = change - change.gather(2, top) * level[:, None]
-    found = torch.einsum("bij,kbj->kbi", outer, from_top)
+    tolerance = 8 * logit_hessian.shape[1] * torch.finfo(logit_hessian.dtype).eps * logit_hessian.abs().sum(2)
+    invariant = (logit_hessian.sum(2).abs() <= tolerance).all(1)
+    top = logit_hessian.diagonal(dim1=1, dim2=2).abs().argmax(1).expand(len(tangents), -1)[..., None]
+    relative = tangents - tangents.gather(2, top) * invariant[:, None]
+    found = torch.einsum("bij,kbj->kbi", logit_hessian, relative)
     others = found.scatter(2, top, 0.0).sum(2, keepdim=True)
-    return torch.where(level[:, None], found.scatter(2, top, -others), found)
+    return torch.where(invariant[:, None], found.scatter(2, top, -others), found)
 
 
-def _laid_out(x: Tensor, last: bool) -> Tensor:
-    """Images with their channels last, as convolutions on a CPU are fastest."""
-    if last and x.ndim == 4 and x.device.type == "cpu":
+def _set_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """Store images with their channels last, the layout in which convolutions on a CPU are fastest."""
+    if channels_last and x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF
-from lowcurve.types import Operator, PerExample, Products, Vectors
+from lowcurve.types import BatchedOperator, Operator, PerExample, Vectors
 
 ROUNDING = 128
 """What is allowed for rounding, in units of eps times the longest product. Lanczos itself needs up to 11 (7,000 matrices of
@@ -16,7 +16,7 @@ sizes 2 to 300, both precisions), the products of a network in single precision 
 
 
 @dataclass
-class Krylov:
+class KrylovSpace:
     """The space of v, H v, H^2 v, ...: an orthonormal basis Q that one product extends by one vector, with Q^T H Q.
 
     H Q = Q P + r e^T, where P, `projected`, has one diagonal below its main one and r is what the last product had outside
@@ -29,7 +29,7 @@ class Krylov:
     Cost: a product a vector.
 
     Example:
-        >>> space = krylov(lambda v: v @ torch.diag(torch.tensor([3.0, 1.0])), torch.ones(1, 2), 2)
+        >>> space = start_krylov(lambda v: v @ torch.diag(torch.tensor([3.0, 1.0])), torch.ones(1, 2), 2)
         >>> space.extend(2)
         >>> space.projected.round(decimals=4) + 0.0
         tensor([[[2., 1.],
@@ -65,7 +65,7 @@ class Krylov:
             self.basis[:, k] = self._direction()
             image = self.operator(self.basis[:, k].reshape(len(self.basis), *self.shape)).detach().flatten(1)
             self.size = k + 1
-            rest, weights = orthogonalized(image, self.basis[:, : k + 1])
+            rest, weights = orthogonalize(image, self.basis[:, : k + 1])
             self.beside = L2.length(rest)
             self.scale = torch.maximum(self.scale, torch.hypot(L2.length(weights), self.beside))
             # Rounding noise is no direction: an invariant subspace ends here and another start is needed.
@@ -96,10 +96,12 @@ class Krylov:
 
     def take(self, rows: Tensor) -> "Krylov":
         """The spaces of these examples alone, where the operator can leave the others aside."""
-        operator = cast(Products, self.operator).take(rows.to(self.basis.device))
+        operator = cast(BatchedOperator, self.operator).take(rows.to(self.basis.device))
         basis, projected, ahead, beside = self.basis[rows], self.projected[rows], self.ahead[rows], self.beside[rows]
         scale, invariant, restarted = self.scale[rows], self.invariant[rows], self.restarted[rows]
-        return Krylov(operator, self.shape, basis, projected, ahead, beside, scale, invariant, restarted, self.size)
+        return KrylovSpace(
+            operator, self.shape, basis, projected, ahead, beside, scale, invariant, restarted, self.size
+        )
 
     def _direction(self) -> Tensor:
         if not bool(self.invariant.any()):
@@ -107,17 +109,17 @@ class Krylov:
         self.restarted = self.restarted | (self.invariant if self.size else False)
         generator = randomness.stream(0, "Krylov", self.size)
         other = L2.unit(randomness.normal(self.ahead.new_empty(1, self.ahead.shape[1]), generator=generator))
-        other = L2.unit(orthogonalized(other.expand_as(self.ahead), self.basis[:, : self.size])[0])
+        other = L2.unit(orthogonalize(other.expand_as(self.ahead), self.basis[:, : self.size])[0])
         return torch.where(self.invariant[:, None], other, self.ahead)
 
 
-def krylov(operator: Operator, start: Tensor, size: int) -> Krylov:
+def start_krylov(operator: Operator, start: Tensor, size: int) -> KrylovSpace:
     """The empty space to which `extend` adds `start` / ||start|| first, with room for `size` vectors, at most d.
 
     A zero start is a random one. Memory: size * d numbers an example.
 
     Example:
-        >>> krylov(lambda v: 2 * v, torch.ones(5, 3, 2), 4).basis.shape
+        >>> start_krylov(lambda v: 2 * v, torch.ones(5, 3, 2), 4).basis.shape
         torch.Size([5, 4, 6])
     """
     ahead = L2.unit(start.detach().flatten(1))
@@ -125,16 +127,18 @@ def krylov(operator: Operator, start: Tensor, size: int) -> Krylov:
     room = min(size, d)
     basis, projected = ahead.new_zeros(batch, room, d), torch.zeros(batch, room, room, dtype=torch.float64)
     nothing, none = ahead.new_zeros(batch), ~(LINF.length(ahead) > 0)
-    return Krylov(operator, start.shape[1:], basis, projected, ahead, nothing, nothing, none, torch.zeros_like(none))
+    return KrylovSpace(
+        operator, start.shape[1:], basis, projected, ahead, nothing, nothing, none, torch.zeros_like(none)
+    )
 
 
-def orthogonalized(v: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def orthogonalize(v: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """v - Q Q^T v and Q^T v for every example, v of shape (..., batch, d) and Q, `basis`, of shape (batch, size, d).
 
     Twice, which is enough (Kahan, Parlett): once leaves the rounding of what was taken away.
 
     Example:
-        >>> orthogonalized(torch.tensor([[3.0, 4.0]]), torch.tensor([[[1.0, 0.0]]]))
+        >>> orthogonalize(torch.tensor([[3.0, 4.0]]), torch.tensor([[[1.0, 0.0]]]))
         (tensor([[0., 4.]]), tensor([[3.]]))
     """
     first = torch.einsum("bkd,...bd->...bk", basis, v)
@@ -143,13 +147,13 @@ def orthogonalized(v: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return v - torch.einsum("...bk,bkd->...bd", second, basis), first + second
 
 
-def several(operator: Operator, vectors: Vectors) -> Vectors:
-    """H v for several vectors an example, shape (vectors, batch, ...): at once where the operator is `Products`.
+def apply_many(operator: Operator, vectors: Vectors) -> Vectors:
+    """H v for several vectors an example, shape (vectors, batch, ...): at once where the operator is `BatchedOperator`.
 
     Example:
-        >>> several(lambda v: 2 * v, torch.ones(3, 1, 2)).shape
+        >>> apply_many(lambda v: 2 * v, torch.ones(3, 1, 2)).shape
         torch.Size([3, 1, 2])
     """
-    if isinstance(operator, Products):
-        return operator.many(vectors)
+    if isinstance(operator, BatchedOperator):
+        return operator.apply_many(vectors)
     return torch.stack([operator(v) for v in vectors])

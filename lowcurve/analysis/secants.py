@@ -9,7 +9,7 @@ from torch import Tensor
 from lowcurve.analysis.calculus import gradient, require_inputs
 from lowcurve.analysis.norms import L2, per_example
 from lowcurve.errors import InputError
-from lowcurve.types import Divisible, Field, Inputs
+from lowcurve.types import Field, IndexableField, Inputs
 
 
 def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) -> "Secant":
@@ -36,35 +36,35 @@ def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) 
     if h > diagonal:
         expected = f"a scale h of at most {diagonal:.4g}, the diagonal of the pixel box [0, 1]"
         raise InputError(expected, h, "give h as an l_2 length in pixel units, not in pixel levels: divide it by 255")
-    return Secant(field, x, h, gradient(field, x), central)
+    return SecantHessian(field, x, h, gradient(field, x), central)
 
 
 @dataclass(frozen=True)
-class Secant:
+class SecantHessian:
     """The operator of `secant_hessian`; slope: g(x)."""
 
     field: Field
     x: Inputs
     h: float
-    slope: Tensor
+    gradient: Tensor
     central: bool
 
     def __call__(self, v: Tensor) -> Tensor:
         step = self.h * L2.unit(v)
         ahead = gradient(self.field, self.x + step)
-        change = (ahead - gradient(self.field, self.x - step)) / 2 if self.central else ahead - self.slope
+        change = (ahead - gradient(self.field, self.x - step)) / 2 if self.central else ahead - self.gradient
         return change * per_example(L2.length(v) / self.h, v)
 
-    def many(self, vectors: Tensor) -> Tensor:
+    def apply_many(self, vectors: Tensor) -> Tensor:
         """The product for several vectors an example, in one batch if the field can be divided."""
         count, batch = vectors.shape[:2]
-        if count == 1 or not isinstance(self.field, Divisible):
+        if count == 1 or not isinstance(self.field, IndexableField):
             return torch.stack([self(v) for v in vectors])
         rows = torch.arange(batch, device=vectors.device).repeat(count)
         return self.take(rows)(vectors.flatten(0, 1)).view(vectors.shape)
 
     def take(self, rows: Tensor) -> "Secant":
         """The operator of these examples alone."""
-        if not isinstance(self.field, Divisible):
+        if not isinstance(self.field, IndexableField):
             raise InputError("a field that can be divided", "one that cannot", "write loss_field(model, y)")
-        return Secant(self.field.take(rows), self.x[rows], self.h, self.slope[rows], self.central)
+        return SecantHessian(self.field.take(rows), self.x[rows], self.h, self.gradient[rows], self.central)

@@ -1,6 +1,6 @@
 """Spectra of per-example operators v -> H v: batched over examples, so that one product serves all of them.
 
-An operator is a plain function; one that is also `types.Products` is asked for several products at once, and examples that
+An operator is a plain function; one that is also a `types.BatchedOperator` gives several products at once, and examples that
 are done leave it. A test hands over a dense matrix.
 """
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from lowcurve import randomness
 from lowcurve.analysis.chunks import in_chunks
-from lowcurve.analysis.krylov import Krylov, krylov, several
+from lowcurve.analysis.krylov import KrylovSpace, apply_many, start_krylov
 from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
-from lowcurve.types import Operator, PerExample, Products, Progress, Strips, silent
+from lowcurve.types import BatchedOperator, Operator, PerExample, Progress, silent
 
 MIXED = 0.3
 """So long is the random direction beside the unit start of Lanczos."""
 
 
 @dataclass(frozen=True)
-class Extremes:
+class ExtremeEigenvalues:
     """The ends of each example's spectrum as Lanczos sees them, with their unit vectors.
 
     residual_smallest, residual_largest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps
@@ -56,7 +56,7 @@ class Extremes:
         return torch.where(per_example(self._downward, self.vector_largest), self.vector_smallest, self.vector_largest)
 
     @property
-    def most_products(self) -> int:
+    def max_products(self) -> int:
         """Of any example: so many batched products were taken."""
         return int(self.products.max()) if len(self.products) else 0
 
@@ -72,7 +72,7 @@ def lanczos(
     steps: int = 12,
     tolerance: float = 1e-3,
     ends: Literal["norm", "both"] = "norm",
-) -> Extremes:
+) -> ExtremeEigenvalues:
     """lambda_min, lambda_max and ||H||_2 of every example by Lanczos with full re-orthogonalization.
 
     start: one vector per example; the gradient is the good one, since in trained networks it nearly is the top
@@ -82,7 +82,7 @@ def lanczos(
     An example is done once the residual of its end of largest magnitude ("norm"), or of each end ("both"), is at most
     tolerance * ||H||_2; its numbers do not depend on its company. One whose start lies in an invariant subspace is done only
     when a random vector has shown nothing else.
-    Cost: at most `steps` products, fewer where the operator is `Products`: those who are done leave it. Memory: `steps`
+    Cost: at most `steps` products, fewer where the operator is `BatchedOperator`: those who are done leave it. Memory: `steps`
     vectors an example.
     Errors: both ends are approached from within, so that ||H||_2 is never too large but for rounding. A small residual says
     that an eigenvalue is near, not that none lies beyond it.
@@ -101,9 +101,9 @@ def lanczos(
         raise InputError(
             'the ends "norm" or "both"', repr(ends), 'write ends="both" to wait for lambda_min and lambda_max'
         )
-    space = krylov(operator, _mixed(start), steps)
+    space = start_krylov(operator, _mixed(start), steps)
     numbers, waiting = torch.arange(len(start)), torch.ones(len(start), dtype=torch.bool)
-    parts: list[Extremes] = []
+    parts: list[ExtremeEigenvalues] = []
     order: list[Tensor] = []
     while bool(waiting.any()) or not parts:
         space.extend()
@@ -113,15 +113,19 @@ def lanczos(
         order.append(numbers[done])
         parts.append(_extremes(space, values, vectors, residuals, converged, done))
         waiting[done] = False
-        if isinstance(operator, Products) and 3 * int(waiting.sum()) <= 2 * len(waiting):  # so that the copying pays
+        if isinstance(operator, BatchedOperator) and 3 * int(waiting.sum()) <= 2 * len(
+            waiting
+        ):  # so that the copying pays
             left = waiting.nonzero()[:, 0]
             space, numbers, waiting = space.take(left), numbers[left], waiting[left]
     back = torch.cat(order).argsort()
-    return Extremes(*(torch.cat([getattr(part, field.name) for part in parts])[back] for field in fields(Extremes)))
+    return ExtremeEigenvalues(
+        *(torch.cat([getattr(part, field.name) for part in parts])[back] for field in fields(ExtremeEigenvalues))
+    )
 
 
 @dataclass(frozen=True)
-class Power:
+class PowerIterate:
     """What the last product H u of a power iteration tells: norm ||H u||, rayleigh |u^T H u|, and u itself, of length 1.
 
     Both are at most ||H||_2; `norm` is the larger one, and right also where eigenvalues of both signs are equally large.
@@ -132,7 +136,7 @@ class Power:
     vector: Tensor
 
 
-def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> Power:
+def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> PowerIterate:
     """||H||_2 from below by u <- H u / ||H u||, starting from `start`.
 
     Nothing is added to the norm, so that a confident example's curvature is not made smaller; zero stays zero.
@@ -154,7 +158,7 @@ def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> Po
     for _ in range(steps):
         vector = L2.unit(image)
         image = operator(vector)
-    return Power(L2.length(image), dot(vector, image).abs(), vector)
+    return PowerIterate(L2.length(image), dot(vector, image).abs(), vector)
 
 
 COLUMNS = "Hessian columns"
@@ -163,7 +167,7 @@ COLUMNS = "Hessian columns"
 def dense(
     operator: Operator, like: Tensor, *, chunk: int = 128, limit: int = 4 * 2**30, progress: Progress[int] = silent
 ) -> Tensor:
-    """Every example's matrix, shape (batch, d, d), column by column, or many columns at once from `Products`.
+    """Every example's matrix, shape (batch, d, d), column by column, or many columns at once from `BatchedOperator`.
 
     chunk: vectors times examples at once; halved where memory does not suffice. limit: bytes that the result may take.
     Cost: d products; batch * d^2 numbers of memory.
@@ -187,37 +191,11 @@ def dense(
         width = part.stop - part.start
         vectors = like.new_zeros(width, d)
         vectors[:, part] = torch.eye(width).to(like)
-        images = several(operator, vectors[:, None].expand(-1, batch, -1).reshape(width, *like.shape))
+        images = apply_many(operator, vectors[:, None].expand(-1, batch, -1).reshape(width, *like.shape))
         result[:, :, part] = images.detach().reshape(width, batch, d).permute(1, 2, 0)
 
-    size = max(chunk // max(batch, 1), 1)
-    if isinstance(operator, Strips) and like.ndim == 4:
-        _fill_in_strips(operator, result, like.shape, size, progress)
-    else:
-        in_chunks(fill, d, size, progress=progress, heading=COLUMNS)
+    in_chunks(fill, d, max(chunk // max(batch, 1), 1), progress=progress, heading=COLUMNS)
     return result
-
-
-def _fill_in_strips(operator: Strips, result: Tensor, shape: torch.Size, size: int, progress: Progress[int]) -> None:
-    """Both halves of symmetric matrices, from the columns of one image row after the other, each from this row on."""
-    batch, channels, height, width = shape
-    rows = result.view(batch, channels, height, width, -1)
-    columns = result.view(batch, -1, channels, height, width)
-    places = torch.arange(channels * height * width).view(channels, height, width).transpose(0, 1).flatten()
-    row = channels * width
-
-    def fill(part: slice) -> None:
-        first, end = part.start // row, (part.stop - 1) // row + 1
-        few = slice(part.start - first * row, part.stop - first * row)
-        units = torch.eye((end - first) * row)[few].view(-1, 1, end - first, channels, width).transpose(2, 3)
-        images = operator.strip(units.to(result).expand(-1, batch, -1, -1, -1), first)
-        here = places[part].to(result.device)
-        rows[:, :, first:, :, here] = images.permute(1, 2, 3, 4, 0)
-        columns[:, here, :, first:] = images.transpose(0, 1)
-
-    # Whole rows where there is room for one, else equal parts of one.
-    size = size - size % row if size >= row else -(-row // -(-row // size))
-    in_chunks(fill, channels * height * width, size, progress=progress, heading=COLUMNS)
 
 
 def spectrum(matrices: Tensor) -> Tensor:
@@ -245,7 +223,7 @@ def _mixed(start: Tensor) -> Tensor:
 
 
 def _converged(
-    space: Krylov, values: Tensor, residuals: Tensor, tolerance: float, ends: Literal["norm", "both"]
+    space: KrylovSpace, values: Tensor, residuals: Tensor, tolerance: float, ends: Literal["norm", "both"]
 ) -> Tensor:
     """Who is done: the ends have converged, and not for want of anything else in the start."""
     norm = values.abs().amax(1)
@@ -258,13 +236,13 @@ def _converged(
 
 
 def _extremes(
-    space: Krylov, values: Tensor, vectors: Tensor, residuals: Tensor, converged: Tensor, rows: Tensor
-) -> Extremes:
+    space: KrylovSpace, values: Tensor, vectors: Tensor, residuals: Tensor, converged: Tensor, rows: Tensor
+) -> ExtremeEigenvalues:
     like, ends = space.basis, [0, -1]
     smallest, largest = values[rows][:, ends].to(like).unbind(1)
     residual_smallest, residual_largest = residuals[rows][:, ends].to(like).unbind(1)
     vector_smallest, vector_largest = space.combined(vectors[rows][:, :, ends], rows).unbind()
-    return Extremes(
+    return ExtremeEigenvalues(
         smallest=smallest,
         largest=largest,
         residual_smallest=residual_smallest,

@@ -52,7 +52,7 @@ class AutoAttack(BallAttack):
         low, high = self.ball.box
         trace = sys.gettrace()
         scaled = _Scaled(model, low, high)
-        with frozen(scaled), randomness.isolated(seed, "AutoAttack"):
+        with frozen(scaled), randomness.temporary_seed(seed, "AutoAttack"):
             with torch.no_grad():
                 logits = model(x)
             require_logits(logits, y)

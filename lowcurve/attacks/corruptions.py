@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lowcurve.analysis.norms import pixels
 from lowcurve.attacks.color.spaces import HSV, WHOLE, in_box
 from lowcurve.errors import InputError
-from lowcurve.randomness import Streams, of_examples
+from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Inputs
 
 Corruption = Callable[..., Tensor]
@@ -47,7 +47,7 @@ def corrupt(x: Inputs, kind: str, severity: int, generator: torch.Generator) -> 
         raise InputError("images of shape (batch, 1 or 3, height, width)", tuple(x.shape), hint)
     WHOLE.require_inside_box(x)
     chosen = CORRUPTIONS[kind]
-    streams = of_examples(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device)).at(kind, severity)
+    streams = example_streams(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device)).at(kind, severity)
     return in_box(chosen.act(x, streams, *chosen.severities[severity - 1])) if len(x) else x
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.calculus import value_gradient_and_rest
+from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
 from lowcurve.attacks.active_set import pursue
 from lowcurve.attacks.base import Attack, Options
@@ -97,7 +97,7 @@ class MinimalNorm(Attack):
             logits = images.look(inputs)
             return margin_loss(logits, images.y), logits
 
-        value, slope, logits = value_gradient_and_rest(look, point)
+        value, slope, logits = value_gradient_and_aux(look, point)
         length, steepness = self.whole.norm.length(moved), self.whole.norm.dual.length(slope)
         boundary = length + torch.where(steepness > 0, value.abs() / torch.where(steepness > 0, steepness, 1), 0)
         phase = (1 + torch.cos(math.pi * rows["step"].to(value) / self.steps)) / 2

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import Ball, Norm
 from lowcurve.attacks.base import BallAttack, Options
@@ -58,7 +58,7 @@ class OneStep(BallAttack):
             noise, size, reach = (share * images.radius for share in (self.noise, self.length, self.reach))
             start = self.ball.sample(x, images.streams.at("start"), noise)
             slope = gradient(lambda at: self.loss(images.look(at), y), start)
-            return climb(start, slope, x, self.ball, size=size, radius=reach)
+            return ascent_step(start, slope, x, self.ball, size=size, radius=reach)
 
 
 def RSFGSM(norm: Norm | str | Ball, radius: float | None = None, *, box: tuple[float, float] = (0.0, 1.0)) -> OneStep:

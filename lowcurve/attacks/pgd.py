@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.norms import L2, Ball, Norm, as_ball
 from lowcurve.attacks.active_set import strongest
 from lowcurve.attacks.base import BallAttack
@@ -89,7 +89,7 @@ class PGD(BallAttack):
         """One step of steepest ascent."""
         _, slope, logits = climbed(self, images, rows["point"])
         size = images.radius * self._share() if self.ball.radius else torch.zeros_like(images.radius)
-        point = climb(rows["point"], slope, images.x, self.ball, size=size, radius=images.radius)
+        point = ascent_step(rows["point"], slope, images.x, self.ball, size=size, radius=images.radius)
         return logits, {"point": point}
 
     def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)

@@ -6,12 +6,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.calculus import value_gradient_and_rest
+from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import Ball
 from lowcurve.attacks.base import Options
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.randomness import Streams, of_examples
+from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 Rows = dict[str, Tensor]
@@ -127,7 +127,7 @@ def prepare(
         logits = model(x) if len(x) and look else x.new_zeros(len(x), 0)
     if len(x) and look:
         require_logits(logits, y)
-    return Images(model, x, y, radius, of_examples(options.generator, x, y), logits, start)
+    return Images(model, x, y, radius, example_streams(options.generator, x, y), logits, start)
 
 
 def require_logits(logits: object, y: Labels) -> None:
@@ -156,4 +156,4 @@ def climbed(walk: Walk, images: Images, point: Inputs) -> tuple[PerExample, Tens
         logits = images.look(inputs)
         return walk.value(images, inputs, logits), logits
 
-    return value_gradient_and_rest(look, point)
+    return value_gradient_and_aux(look, point)

@@ -278,5 +278,5 @@ class _Chunk:
         x, y = self.x[rows], self.y[rows]
         ball.require_inside_box(x)
         radius = ball.radii(x) if self.radius is None else ball.require_radii(self.radius[rows], x)
-        streams = randomness.of_examples(self._generator(name), x, y)
+        streams = randomness.example_streams(self._generator(name), x, y)
         return Images(self.model, x, y, radius, streams, self.logits[rows])

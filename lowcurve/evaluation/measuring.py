@@ -36,7 +36,7 @@ def measure(
 
     A measure that returns several columns gives each its own name and leaves the key aside. The model must be in eval
     mode with finite weights. Where memory does not suffice for a batch, it is halved. fabric: the examples are shared out
-    over its processes, and each gets all columns. `analysis.hessians.ways_taken()` around it tells how Hessians were had.
+    over its processes, and each gets all columns. `analysis.hessians.record_backends()` around it tells how Hessians were had.
     Errors: InputError, also where a measure gives NaN.
 
     Example:

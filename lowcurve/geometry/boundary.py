@@ -33,13 +33,13 @@ class LogitDifference:
     j: Labels
 
     def __call__(self, x: Inputs) -> PerExample:
-        return self.of_logits(self.logits(x))
+        return self.from_logits(self.logits(x))
 
     def logits(self, x: Inputs) -> Logits:
         """The first half, x -> z."""
         return self.model(x)
 
-    def of_logits(self, logits: Logits) -> PerExample:
+    def from_logits(self, logits: Logits) -> PerExample:
         """The second half, z -> z_i - z_j."""
         if len(logits) != len(self.i):
             raise InputError(f"{len(logits)} pairs of classes, one an example", len(self.i), "take(rows) the pairs too")
@@ -224,7 +224,7 @@ class NormalCurvatures:
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         here = tangent_space(field, x, self.h)
         labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        streams = randomness.of_examples(randomness.stream(self.seed, "tangent directions"), x, labels)
+        streams = randomness.example_streams(randomness.stream(self.seed, "tangent directions"), x, labels)
         directions = [L2.unit(here.project(streams.at(draw).normal(x))) for draw in range(self.draws)]
         bends = torch.stack([dot(v, here.operator(v)) for v in directions])
 

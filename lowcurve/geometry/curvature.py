@@ -12,11 +12,11 @@ import torch
 from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient, jacobian
 from lowcurve.analysis.estimates import frobenius_norm, spectral_density
-from lowcurve.analysis.hessians import Replayed, gauss_newton_spectrum, hessian
+from lowcurve.analysis.hessians import ReplayedHessian, gauss_newton_spectrum, hessian
 from lowcurve.analysis.norms import L2, LINF, dot
-from lowcurve.analysis.secants import Secant, secant_hessian
+from lowcurve.analysis.secants import secant_hessian
 from lowcurve.analysis.spectra import dense, lanczos, power_iteration, spectrum
-from lowcurve.types import Field, Halves, Inputs, PerExample
+from lowcurve.types import Field, Inputs, LogitField, PerExample
 
 
 def gradient_norm(field: Field, x: Inputs) -> PerExample:
@@ -136,7 +136,7 @@ class SecantCurvature:
 
     def __call__(self, field: Field, x: Inputs) -> PerExample:
         operator = secant_hessian(field, x, self.h)
-        return L2.length(operator(L2.unit(LINF.steepest(operator.slope))))
+        return L2.length(operator(L2.unit(LINF.steepest(operator.gradient))))
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,13 @@ class FrobeniusNorm:
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         operator = hessian(field, x) if self.h is None else secant_hessian(field, x, self.h)
-        slope = operator.slope if isinstance(operator, Secant) else operator.gradient
         found = frobenius_norm(
             operator,
             x,
             draws=self.draws,
             deflated=self.deflated,
             generator=randomness.stream(self.seed, "Frobenius norm"),
-            start=slope if self.deflated else None,
+            start=operator.gradient if self.deflated else None,
         )
         parts = {"": found.value, ", standard error": found.standard_error, ", low": found.low, ", high": found.high}
         return {f"Frobenius norm{name}": values for name, values in parts.items()}
@@ -193,7 +192,7 @@ class CurvatureProfile:
 
     def __call__(self, field: Field, x: Inputs) -> torch.Tensor:
         size = x[0].numel()
-        if self.h is None and isinstance(field, Halves) and not hessian(field, x).curved:
+        if self.h is None and isinstance(field, LogitField) and not hessian(field, x).curved:
             few = gauss_newton_spectrum(field, x)
             if few.shape[1] <= size:
                 return torch.cat([few, few.new_zeros(len(few), size - few.shape[1])], 1).sort(1).values
@@ -214,7 +213,7 @@ def hessian_matrices(field: Field, x: Inputs, h: float | None = None) -> torch.T
     if h is not None:
         return dense(secant_hessian(field, x, h), x)
     operator = hessian(field, x)
-    if isinstance(field, Halves) and isinstance(operator, Replayed) and not operator.curved:
+    if isinstance(field, LogitField) and isinstance(operator, ReplayedHessian) and not operator.curved:
         return operator.gauss_newton_matrices(jacobian(field.logits, x))
     return dense(operator, x)
 

@@ -18,7 +18,7 @@ from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, LINF, Norm, dot, per_example
 from lowcurve.errors import InputError
 from lowcurve.losses import require_eval
-from lowcurve.types import Divisible, Field, Inputs, PerExample, Progress, Vectors, silent
+from lowcurve.types import Field, IndexableField, Inputs, PerExample, Progress, Vectors, silent
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to
     for v in orthogonal_to:
         basis.append(L2.unit(_without(L2.unit(v), basis)))
     nobody = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    streams = randomness.of_examples(randomness.stream(seed, "slice directions"), x, nobody)
+    streams = randomness.example_streams(randomness.stream(seed, "slice directions"), x, nobody)
     for number in range(count):
         basis.append(L2.unit(_without(L2.unit(streams.at(number).normal(x)), basis)))
     return torch.stack(basis[len(orthogonal_to) :])
@@ -225,7 +225,7 @@ def select_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Callable[
         >>> select_rows(loss_field(nn.Identity(), torch.tensor([0, 1])), torch.tensor([1, 1])).y
         tensor([1, 1])
     """
-    return function.take(rows) if isinstance(function, Divisible) else function
+    return function.take(rows) if isinstance(function, IndexableField) else function
 
 
 def box_excess(

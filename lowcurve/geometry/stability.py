@@ -258,7 +258,7 @@ def discrepancy(train: Mean, test: Mean) -> Discrepancy:
 def _directions(x: Inputs, draws: int, seed: int) -> list[Inputs]:
     """Unit vectors uniform on the sphere, each example's its own."""
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    streams = randomness.of_examples(randomness.stream(seed, "directions"), x, labels)
+    streams = randomness.example_streams(randomness.stream(seed, "directions"), x, labels)
     return [L2.unit(streams.at(draw).normal(x)) for draw in range(draws)]
 
 

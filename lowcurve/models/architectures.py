@@ -78,6 +78,6 @@ class Network:
             The normalization layer followed by the architecture.
         """
         options = {} if self.width is None else {"width": self.width}
-        with randomness.isolated(seed, "initial weights", self.name):
+        with randomness.temporary_seed(seed, "initial weights", self.name):
             body = ARCHITECTURES[self.name](self.shape, self.classes, self.nonlinearity, **options)
         return nn.Sequential(Normalize(self.mean, self.std), body)

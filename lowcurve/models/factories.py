@@ -71,7 +71,7 @@ class Factory:
         except (ImportError, AttributeError) as error:
             hint = "check its name, and run in a directory from which it can be imported"
             raise InputError(f"a factory {function} in {module_name}", str(error), hint) from None
-        with randomness.isolated(seed, "initial weights", self.path):
+        with randomness.temporary_seed(seed, "initial weights", self.path):
             try:
                 model = factory()
             except Exception as error:  # whatever the user's code raises

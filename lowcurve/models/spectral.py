@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import pullback
-from lowcurve.analysis.double_backward import Geometry, input_gradient
+from lowcurve.analysis.double_backward import ConvolutionGeometry, input_gradient
 from lowcurve.models.gram import ROUNDING, Weighted, norm_bound, scaled_weight
 
 TINY = 1e-300
@@ -148,7 +148,7 @@ def apply_transpose(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Te
     if isinstance(layer, nn.Linear):
         return u @ weight
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        geometry = Geometry(list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
+        geometry = ConvolutionGeometry(list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
         return input_gradient(u, v, weight, geometry)
     with torch.enable_grad():  # other paddings: differentiate, because the transpose includes that of the padding
         leaf = v.detach().requires_grad_()

@@ -48,7 +48,7 @@ def of_gradients(
 
     Cost beside the shared clean forward pass, in forward passes F, the final backward pass included: exact 3 F with one
     gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F. All but exact need
-    1 F less where the loss's own backward pass brings g(x) (`Jet.mean_with_slope`).
+    1 F less where the loss's own backward pass brings g(x) (`Jet.mean_with_gradients`).
 
     Errors: InputError where first_order meets an operation with kinks or either meets a layer in training mode that acts on
     the batch or by chance. Kinks are looked for in the graph of l(x), in whatever way the network was written; not
@@ -62,7 +62,7 @@ def of_gradients(
     Reference: Finlay and Oberman 2021 (differences for gradient penalties, one-sided).
     """
     if differentiation in TWICE:
-        clean = jet.gradient if differentiation == "exact" else jet.slope
+        clean = jet.gradient if differentiation == "exact" else jet.detached_gradient
         ends = () if moved is None else (gradient(jet.field, moved(clean.detach()), create_graph=True),)
         return function(clean, *ends)
     _require_even_passes(jet.field)
@@ -79,7 +79,7 @@ def _by_differences(
     step: float | None,
 ) -> PerExample:
     """The value of f, whose derivative in the parameters comes from losses beside each point, or beside x' alone (held)."""
-    points = [(jet.x.detach(), jet.values.detach(), jet.slope)]
+    points = [(jet.x.detach(), jet.values.detach(), jet.detached_gradient)]
     if moved is not None:
         there = moved(points[0][2])
         points.append((there, *value_and_gradient(jet.field, there)))

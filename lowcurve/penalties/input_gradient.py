@@ -66,4 +66,4 @@ class InputGradientNorm(Penalty):
     def _of(self, jet: Jet) -> Jet:
         if self.of is None:
             return jet
-        return jet.of(replace(require_loss_field(jet.field), loss=self.of))
+        return jet.with_field(replace(require_loss_field(jet.field), loss=self.of))

@@ -65,7 +65,7 @@ class LLR(Penalty):
     def _farthest(self, jet: Jet, generator: torch.Generator) -> Inputs:
         """Where in the ball the loss is farthest from its tangent, as far as the ascent finds it."""
         x, level = jet.x.detach(), jet.values.detach()
-        clean = jet.gradient.detach() if self.differentiates_twice else jet.slope
+        clean = jet.gradient.detach() if self.differentiates_twice else jet.detached_gradient
 
         def slope(point: Inputs) -> Tensor:
             reached, there = value_and_gradient(jet.field, point)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
-from lowcurve.analysis.ascent import climb
+from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.errors import InputError
 from lowcurve.types import Inputs
@@ -37,7 +37,7 @@ def farthest(
     size = x.new_full((len(x),), length)
     point = start
     for _ in range(steps):
-        point = climb(point, slope(point), x, ball, size=size)
+        point = ascent_step(point, slope(point), x, ball, size=size)
     return point
 
 
@@ -50,7 +50,7 @@ def streams_of(x: Inputs, generator: torch.Generator) -> randomness.Streams:
         >>> bool(draws[0] == draws[2]), bool(draws[0] == draws[1])
         (True, False)
     """
-    return randomness.of_examples(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+    return randomness.example_streams(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device))
 
 
 def require_search(steps: int, step_size: float | None = None) -> None:

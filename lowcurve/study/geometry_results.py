@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.hessians import ways_taken
+from lowcurve.analysis.hessians import record_backends
 from lowcurve.data import DataSet
 from lowcurve.geometry import (
     Curvature,
@@ -48,7 +48,7 @@ def curvature_results(
         **counted(examples, "test"),
     }
     subject = MeasuredNetwork(study, name, model, examples, progress, conditions)
-    with ways_taken() as ways:
+    with record_backends() as ways:
         extremes = subject.columns({"extremes": Curvature(settings.lanczos_steps)})
     how = f"exact, {' and '.join(sorted(ways))}; Lanczos from the gradient, at most {settings.lanczos_steps} steps"
     exact = replace(subject, conditions={**conditions, "Hessian": how})

@@ -138,7 +138,7 @@ def fit(
     batches = _batches(examples, optimization, seed, state, per_epoch)
     for step in progress(range(state.step, total), heading):
         x, y = state.fabric.to_device(next(batches))
-        with randomness.isolated(seed, "training", step):
+        with randomness.temporary_seed(seed, "training", step):
             _take_step(state, optimization, like_weights(x, state.network), y, seed, step / total)
         ends, saves = state.step % per_epoch == 0, state.step % (checkpoint_every or per_epoch) == 0
         if ends or (checkpoint and saves):

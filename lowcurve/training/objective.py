@@ -180,9 +180,9 @@ class Objective:
             if not (looked and there is here):  # nothing needs the input gradient, and x stays a constant
                 with autocast():
                     logits = field.logits(here)
-                loss = field.of_logits(logits.to(here.dtype)).mean()
+                loss = field.from_logits(logits.to(here.dtype)).mean()
             elif apart and factor:
-                loss = jet.mean_with_slope([p for p in model.parameters() if p.requires_grad])
+                loss = jet.mean_with_gradients([p for p in model.parameters() if p.requires_grad])
             else:
                 with own:
                     loss = jet.values.mean()

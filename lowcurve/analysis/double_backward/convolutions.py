@@ -1,4 +1,4 @@
-"""Convolutions whose weights receive what the derivative of an input gradient has for them as they do everything else."""
+"""Convolutions whose input gradient has a cheap derivative in the weights: an ordinary weight gradient."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.double_backward.joined import Joined
+from lowcurve.analysis.double_backward.parameter_node import JoinParameters
 
-NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
-class Geometry(NamedTuple):
-    """How a convolution goes over its input, each by axis."""
+class ConvolutionGeometry(NamedTuple):
+    """Stride, padding and dilation of a convolution, one number per axis, and its number of groups."""
 
     stride: list[int]
     padding: list[int]
@@ -23,41 +23,58 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Convolution:
-    """One call of a convolution, with arguments that are understood."""
+    """One call of a convolution."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    geometry: Geometry
+    geometry: ConvolutionGeometry
     func: Callable[..., Tensor]
 
     @classmethod
-    def of(cls, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Convolution | None":
-        """None for padding by a word or an input without an axis of examples, which are torch's."""
-        given = dict(zip(NAMES, args, strict=False)) | dict(kwargs)
-        x, weight, bias = (given.get(name) for name in NAMES[:3])
+    def from_call(
+        cls, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "Convolution | None":
+        """Read a call's arguments; None for padding by name or an unbatched input, which are left to torch.
+
+        Args:
+            func: The convolution, such as `torch.conv2d`.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        given = dict(zip(ARGUMENTS, args, strict=False)) | dict(kwargs)
+        x, weight, bias = (given.get(name) for name in ARGUMENTS[:3])
         if x is None or weight is None or isinstance(given.get("padding"), str) or x.ndim != weight.ndim:
             return None
-        usual = {"stride": 1, "padding": 0, "dilation": 1}
-        stride, padding, dilation = (_by_axis(given.get(name, usual[name]), weight.ndim - 2) for name in usual)
-        return cls(x, weight, bias, Geometry(stride, padding, dilation, given.get("groups", 1)), func)
+        defaults = {"stride": 1, "padding": 0, "dilation": 1}
+        stride, padding, dilation = (_by_axis(given.get(name, defaults[name]), weight.ndim - 2) for name in defaults)
+        return cls(x, weight, bias, ConvolutionGeometry(stride, padding, dilation, given.get("groups", 1)), func)
 
-    def held(self) -> "Convolution":
-        """The same with weights that receive no derivatives."""
+    def detach_parameters(self) -> "Convolution":
+        """Return the same convolution with parameters that receive no gradients."""
         return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
-    def scaled(self, factor: Tensor, shift: Tensor) -> "Convolution":
-        """The convolution whose result is this one's times a factor plus a shift, both by channel."""
+    def scale_channels(self, factor: Tensor, shift: Tensor) -> "Convolution":
+        """Return the convolution whose result is this one's times a factor plus a shift.
+
+        Args:
+            factor: One factor per output channel.
+            shift: One shift per output channel.
+        """
         weight = self.weight * factor.view(-1, *[1] * (self.weight.ndim - 1))
         return replace(self, weight=weight, bias=shift if self.bias is None else shift + self.bias * factor)
 
-    def attached(self, value: Tensor | None = None) -> Tensor:
-        """The result, with derivatives in the input, in the weight and in the bias. value: what it is, where that is known."""
-        found: Tensor = _Convolved.apply(self.x, self, value)  # type: ignore[no-untyped-call]
+    def apply(self, value: Tensor | None = None) -> Tensor:
+        """Return the result, with derivatives in the input, the weight and the bias.
+
+        Args:
+            value: The result's value if it is known already.
+        """
+        found: Tensor = _InputPart.apply(self.x, self, value)  # type: ignore[no-untyped-call]
         if not (self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)):
             return found
-        own = _Weighing.apply(self.weight, self.bias, self, found.shape)  # type: ignore[no-untyped-call]
-        joined: Tensor = Joined.apply(found, own)  # type: ignore[no-untyped-call]
+        parameter_part = _ParameterPart.apply(self.weight, self.bias, self, found.shape)  # type: ignore[no-untyped-call]
+        joined: Tensor = JoinParameters.apply(found, parameter_part)  # type: ignore[no-untyped-call]
         return joined
 
 
@@ -65,8 +82,8 @@ def _by_axis(length: Any, axes: int) -> list[int]:
     return [length] * axes if isinstance(length, int) else list(length) * (axes if len(length) == 1 else 1)
 
 
-class _Convolved(torch.autograd.Function):
-    """The convolution as a function of its input; the weights are looked at without being owed a derivative."""
+class _InputPart(torch.autograd.Function):
+    """The convolution as a function of its input alone: the weights receive no gradient here."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: Convolution, value: Tensor | None) -> Tensor:
@@ -77,16 +94,18 @@ class _Convolved(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return _ConvolvedSlope.apply(g, ctx.weight, x.detach(), ctx.geometry), None, None  # type: ignore[no-untyped-call]
+        return _InputGradient.apply(g, ctx.weight, x.detach(), ctx.geometry), None, None  # type: ignore[no-untyped-call]
 
 
-class _ConvolvedSlope(torch.autograd.Function):
-    """(g, weight) -> what g is at the input; linear in both, so that its derivative is a convolution with the weights and a
-    weight gradient. (Torch's own takes the second as a convolution with kernels as large as images, in twice the time.)
+class _InputGradient(torch.autograd.Function):
+    """(g, weight) -> the gradient at the input. It is linear in both.
+
+    So its derivatives are a convolution with the weights and a weight gradient. Torch computes the second as a convolution
+    with kernels as large as images, which takes twice the time.
     """
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, geometry: ConvolutionGeometry) -> Tensor:
         ctx.geometry = geometry
         ctx.save_for_backward(g, weight)
         return input_gradient(g, x, weight, geometry)
@@ -102,8 +121,8 @@ class _ConvolvedSlope(torch.autograd.Function):
         return in_g, in_weight, None, None
 
 
-class _Weighing(torch.autograd.Function):
-    """0, as large as the convolution, with the derivatives of that in weight and bias."""
+class _ParameterPart(torch.autograd.Function):
+    """Zeros of the result's shape, with the convolution's derivatives in weight and bias."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, call: Convolution, shape: torch.Size) -> Tensor:  # noqa: ARG004
@@ -118,12 +137,18 @@ class _Weighing(torch.autograd.Function):
         return in_weight, in_bias, None, None
 
 
-def input_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """What g at a convolution's result is at its input: the transpose of it, applied to g. x: of the input's size, unread.
+def input_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: ConvolutionGeometry) -> Tensor:
+    """Return the gradient at a convolution's input: its transpose applied to g.
+
+    Args:
+        g: Gradient at the convolution's result.
+        x: A tensor of the input's shape; its values are not read.
+        weight: Weight of the convolution.
+        geometry: Stride, padding, dilation and groups of the convolution.
 
     Example:
-        >>> weight, line = torch.tensor([[[1.0, 2.0]]]), Geometry([1], [0], [1], 1)
-        >>> input_gradient(torch.tensor([[[1.0, 10.0]]]), torch.zeros(1, 1, 3), weight, line).tolist()
+        >>> weight, geometry = torch.tensor([[[1.0, 2.0]]]), ConvolutionGeometry([1], [0], [1], 1)
+        >>> input_gradient(torch.tensor([[[1.0, 10.0]]]), torch.zeros(1, 1, 3), weight, geometry).tolist()
         [[[1.0, 12.0, 20.0]]]
     """
     found: Tensor = _backward(g, x, weight, geometry, (True, False, False))[0]
@@ -131,7 +156,7 @@ def input_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> 
 
 
 def _backward(
-    g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+    g: Tensor, x: Tensor, weight: Tensor, geometry: ConvolutionGeometry, wanted: tuple[bool, bool, bool]
 ) -> tuple[Any, Any, Any]:
     stride, padding, dilation, groups = geometry
     found: tuple[Any, Any, Any] = torch.ops.aten.convolution_backward(

@@ -1,4 +1,4 @@
-"""Convolutions, normalization and nonlinearities whose gradients are differentiated once more in few passes over memory."""
+"""The mode that replaces layers of torch by ones whose gradients are cheap to differentiate again."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -8,33 +8,36 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lowcurve.analysis.double_backward.batch_statistics import normalize_by_batch
 from lowcurve.analysis.double_backward.convolutions import Convolution
-from lowcurve.analysis.double_backward.curves import curved
-from lowcurve.analysis.double_backward.live import live
-from lowcurve.analysis.double_backward.normalization import Normalization
-from lowcurve.analysis.nonlinearities import BENT, bent
+from lowcurve.analysis.double_backward.elementwise import apply_nonlinearity
+from lowcurve.analysis.double_backward.running_statistics import Normalization
+from lowcurve.analysis.smooth_nonlinearities import SMOOTH_NONLINEARITIES, find_smooth_nonlinearity
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-OWN = {*CONVOLUTIONS, "batch_norm", *BENT}
+REPLACED = {*CONVOLUTIONS, "batch_norm", *SMOOTH_NONLINEARITIES}
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """While it is on, convolutions, batch normalization and smooth nonlinearities are functions of the house's own: the same
-    values, and the same first and second derivatives but for rounding, in less time.
+    """Make second derivatives of convolutions, batch normalization and smooth nonlinearities faster.
 
-    Torch has the derivative of an input gradient in the weights as a convolution with kernels as large as images, and goes
-    over the input of a normalization some thirty times; here it is a weight gradient like any other, and half of that, or none
-    where the statistics are the running ones and a convolution stands before, whose weights are then scaled.
+    Inside the mode, these layers have the same values and the same first and second derivatives up to rounding.
 
-    weights: whether parameters receive derivatives.
+    The gain: torch computes the derivative of an input gradient in the weights as a convolution with kernels as large as
+    images, where here it is an ordinary weight gradient. Torch passes over the input of a normalization some thirty times,
+    and this mode half as often. With running statistics after a convolution it needs no pass, because it scales the
+    convolution's weights.
 
-    Errors: InputError for a third derivative of a nonlinearity or of a normalization by the batch.
+    A third derivative of a nonlinearity or of a normalization by the batch raises an `InputError`.
+
+    Args:
+        weights: Whether parameters receive gradients.
 
     Example:
         >>> x = torch.tensor([0.3], requires_grad=True)
         >>> with TwiceDifferentiable():
-        ...     (slope,) = torch.autograd.grad(torch.nn.functional.softplus(x), x, create_graph=True)
-        >>> torch.allclose(torch.autograd.grad(slope, x)[0], slope * (1 - slope))
+        ...     (first,) = torch.autograd.grad(torch.nn.functional.softplus(x), x, create_graph=True)
+        >>> torch.allclose(torch.autograd.grad(first, x)[0], first * (1 - first))
         True
     """
 
@@ -51,47 +54,48 @@ class TwiceDifferentiable(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        own = self._own(getattr(func, "__name__", ""), func, args, kwargs)
-        return func(*args, **kwargs) if own is None else own
+        replaced = self._replace(getattr(func, "__name__", ""), func, args, kwargs)
+        return func(*args, **kwargs) if replaced is None else replaced
 
-    def _own(
+    def _replace(
         self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Tensor | None:
-        """The house's own result, or None for what is left to torch."""
-        if name not in OWN or not args or not isinstance(args[0], Tensor) or not _full(args[0]):
+        """Return the result of the replaced layer, or None for a call that is left to torch."""
+        if name not in REPLACED or not args or not isinstance(args[0], Tensor) or not _is_supported(args[0]):
             return None
         x = args[0]
         if name in CONVOLUTIONS:
-            return self._convolved(Convolution.of(func, args, kwargs))
+            return self._convolve(Convolution.from_call(func, args, kwargs))
         if name == "batch_norm":
-            norm = Normalization.of(args, kwargs)
-            if norm is None or (norm.live and not self.weights):
+            norm = Normalization.from_call(args, kwargs)
+            if norm is None or (norm.uses_batch and not self.weights):
                 return None
-            return live(norm, x) if norm.live else self._normalized(norm if self.weights else norm.held(), x)
-        form = bent(name, args[1:], kwargs)
-        return None if form is None else curved(x, form, lambda x: func(x, *args[1:], **kwargs))
+            if norm.uses_batch:
+                return normalize_by_batch(norm, x)
+            return self._normalize(norm if self.weights else norm.detach_parameters(), x)
+        sigma = find_smooth_nonlinearity(name, args[1:], kwargs)
+        return None if sigma is None else apply_nonlinearity(x, sigma, lambda x: func(x, *args[1:], **kwargs))
 
-    def _convolved(self, call: Convolution | None) -> Tensor | None:
+    def _convolve(self, call: Convolution | None) -> Tensor | None:
         if call is None:
             return None
-        call = call if self.weights else call.held()
-        found = call.attached()
+        call = call if self.weights else call.detach_parameters()
+        found = call.apply()
         self._last = (weakref.ref(found), found._version, call)
         return found
 
-    def _normalized(self, norm: Normalization, x: Tensor) -> Tensor:
-        """The normalization; after a convolution it is that with other weights, and has no passes of its own backwards."""
+    def _normalize(self, norm: Normalization, x: Tensor) -> Tensor:
+        """Normalize by running statistics; right after a convolution, scale its weights instead."""
         value = norm.value(x)
         if self._last is not None:
             result, version, call = self._last
             if result() is x and x._version == version:
-                return call.scaled(norm.factor, norm.shift).attached(value)
-        return norm.attached(x, value)
+                return call.scale_channels(norm.factor, norm.shift).apply(value)
+        return norm.apply(x, value)
 
 
-def _full(x: Tensor) -> bool:
-    """Whether a gradient in x may be asked for, in a precision that is neither widened nor chosen on the way, and torch.func
-    does not look on."""
+def _is_supported(x: Tensor) -> bool:
+    """Return whether x may need a gradient, in a plain precision without autocast, outside torch.func."""
     if not x.requires_grad or x.dtype not in (torch.float32, torch.float64):
         return False
     return not torch.is_autocast_enabled(x.device.type) and not torch._C._are_functorch_transforms_active()

@@ -1,8 +1,7 @@
-"""A function's own operations, recorded at a point and replayed on tangents: the fast way to its derivatives."""
+"""Record a function's own operations at a point and replay them on tangents: the fast way to its derivatives."""
 
-from lowcurve.analysis.replay.recording import Recorder
-from lowcurve.analysis.replay.rows import each
-from lowcurve.analysis.replay.strips import strip
-from lowcurve.analysis.replay.tangents import Line, Program, along
+from lowcurve.analysis.replay.recording import ProgramRecorder
+from lowcurve.analysis.replay.stacking import unstack
+from lowcurve.analysis.replay.tangents import Program, push_tangents
 
-__all__ = ["Line", "Program", "Recorder", "along", "each", "strip"]
+__all__ = ["Program", "ProgramRecorder", "push_tangents", "unstack"]

@@ -1,4 +1,4 @@
-"""One call of a torch function, as a recorder sees it."""
+"""One recorded call of a torch function, and the reasons why a call cannot be replayed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,17 +8,26 @@ import torch
 from torch import Tensor
 
 
-class Unrecorded(Exception):
-    """Why a call has no step."""
+class NotReplayable(Exception):
+    """The reason why a call has no step."""
 
 
-class Mixing(Unrecorded):
-    """Why a call makes a field's Hessian meaningless: its examples are not independent, or it acts by chance."""
+class DependentExamples(NotReplayable):
+    """The reason why a field has no Hessian per example: its examples are not independent, or it is random."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a torch function: inputs are the tensors that depend on the point, in their order."""
+    """One call of a torch function.
+
+    Attributes:
+        name: Name of the function.
+        func: The function itself.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        inputs: The tensors among the arguments that depend on the point, in their order.
+        result: The result.
+    """
 
     name: str
     func: Callable[..., Any]
@@ -27,21 +36,30 @@ class Call:
     inputs: tuple[Tensor, ...]
     result: Tensor
 
-    def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument given by place or by name."""
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument that is given by position or by name.
+
+        Args:
+            position: Its position.
+            name: Its name.
+            default: Its value if it is not given.
+        """
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     @property
     def shape(self) -> torch.Size:
-        """Of one example's result."""
+        """Shape of one example's result."""
         return self.result.shape[1:]
 
 
-def names(words: str) -> frozenset[str]:
-    """Names of calls, written in a row.
+def names(text: str) -> frozenset[str]:
+    """Return the function names in a text, which are separated by spaces.
+
+    Args:
+        text: Names such as "relu gelu".
 
     Example:
         >>> sorted(names("relu gelu"))
         ['gelu', 'relu']
     """
-    return frozenset(words.split())
+    return frozenset(text.split())

@@ -1,297 +1,321 @@
-"""What one recorded call does to tangents, and its adjoint.
+# ruff: noqa: ARG002 (`Step` documents the methods of its subclasses)
+"""The action of one recorded call on tangents, and its adjoint.
 
-A step is linear: `push` leads tangents of its inputs to that of its result, `pull` leads an adjoint of the result back. A
-nonlinearity multiplies by its slope sigma'(a) in both; where second derivatives are asked for (`bent`), its `pull` adds what
-the change of its slope along the tangent gives, (sigma''(a) g) a', with g the loss's derivative at its result.
+A step is linear: `push` maps tangents of its inputs to the tangent of its result, and `pull` maps an adjoint of the result
+back. A nonlinearity multiplies by sigma'(a) in both. With `second_order`, its `pull` also adds (sigma''(a) g) a', where g
+is the loss's derivative at the result and a' is the tangent.
 
-A step takes any number of rows for each example. Memory that nobody else sees is written over: a new tensor of this size
-costs as much as the arithmetic.
+A step takes any number of vectors per example (see `stacking`). It overwrites memory that nothing else reads, because new
+memory of this size costs as much time as the arithmetic.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lowcurve.analysis.calculus import pullback
-from lowcurve.analysis.replay.rows import each, taken, times
+from lowcurve.analysis.replay.stacking import multiply, take_examples, unstack
 
 
-class Pass(Protocol):
-    """What a call does to tangents."""
+class Step(ABC):
+    """One step of a program on tangents."""
 
-    makes: ClassVar[bool]
-    """Whether the result of `push` is memory of its own."""
-    returns: ClassVar[bool]
-    """Whether the results of `pull` are."""
+    push_allocates: ClassVar[bool] = True
+    """Whether the result of `push` is in new memory, or in that of a writable input."""
+    pull_allocates: ClassVar[bool] = True
+    """The same for the results of `pull`."""
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:
-        """The result's tangent, and what `pull` has to know. spare: which tangents may be written over."""
-        ...
+    @abstractmethod
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the result's tangent, and what `pull` needs.
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:
-        """The adjoint of each input. spare: whether g may be written over."""
-        ...
+        Args:
+            tangents: Tangents of the inputs.
+            writable: For each tangent, whether it may be overwritten.
+            second_order: Whether `pull` adds the term of second derivatives.
+        """
 
+    @abstractmethod
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return the adjoint of each input.
 
-class Step(Pass, Protocol):
-    """The same, for some of its examples, too."""
+        Args:
+            g: Adjoint of the result.
+            saved: The second result of `push`.
+            writable: Whether g may be overwritten.
+        """
 
     def take(self, rows: Tensor) -> "Step":
-        """The step of these examples alone."""
-        ...
+        """Return the step for some of the examples.
 
-
-@dataclass
-class Same:
-    """t -> t."""
-
-    makes: ClassVar[bool] = False
-    returns: ClassVar[bool] = False
-
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
-        return tangents[0], None
-
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        return (g,)
-
-    def take(self, rows: Tensor) -> "Same":  # noqa: ARG002
+        Args:
+            rows: Indices of the examples.
+        """
         return self
 
 
 @dataclass
-class Linear:
-    """A map that is linear in each of its tangents and the same for every example; its adjoint is left to autograd."""
+class Identity(Step):
+    """t -> t."""
+
+    push_allocates: ClassVar[bool] = False
+    pull_allocates: ClassVar[bool] = False
+
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        return tangents[0], None
+
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        return (g,)
+
+
+@dataclass
+class LinearMap(Step):
+    """A function that is linear in each of its tangents and the same for every example. Autograd gives its adjoint."""
 
     function: Callable[..., Tensor]
-    row_by_row: bool = False
-    """Whether it maps every row of an image by itself."""
-    makes: ClassVar[bool] = False
-    returns: ClassVar[bool] = False
+    push_allocates: ClassVar[bool] = False
+    pull_allocates: ClassVar[bool] = False
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         leaves = [t.detach().requires_grad_() for t in tangents]
         with torch.enable_grad():
             result = self.function(*leaves)
         return result.detach(), (result, leaves)
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        result, leaves = kept
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        result, leaves = saved
         return tuple(pullback(result, leaf, g, retain_graph=True) for leaf in leaves)
-
-    def take(self, rows: Tensor) -> "Linear":  # noqa: ARG002
-        return self
 
 
 @dataclass
-class Weighted:
-    """A convolution or a linear layer without its bias."""
+class WeightLayer(Step):
+    """A convolution or a linear layer without its bias.
+
+    Attributes:
+        func: The torch function.
+        weight: Its weight.
+        geometry: Stride, padding and dilation, as tuples, and groups of a convolution; empty for a linear layer.
+    """
 
     func: Callable[..., Tensor]
     weight: Tensor
     geometry: Mapping[str, Any]
-    """Of a convolution: stride, padding, dilation, as tuples, and groups."""
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = True
 
-    def scaled(self, factor: Tensor | float) -> "Weighted | None":
-        """The same with each output channel times its factor; None if the factor is none of channels."""
-        alone = isinstance(factor, Tensor) and len(factor) == 1 and factor.numel() == factor.shape[1]
-        if not isinstance(factor, Tensor) or not alone:
+    def scale_channels(self, factor: Tensor | float) -> "WeightLayer | None":
+        """Return the layer whose output channels are multiplied by a factor.
+
+        Args:
+            factor: One factor per channel, shape (1, channels, 1, ...). For any other, the result is None.
+        """
+        if not isinstance(factor, Tensor) or len(factor) != 1 or factor.numel() != factor.shape[1]:
             return None
         return replace(self, weight=self.weight * factor.view(-1, *[1] * (self.weight.ndim - 1)))
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         return self.func(tangents[0], self.weight, None, **self.geometry), tangents[0].shape
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
         if not self.geometry:
             return (g @ self.weight,)
         stride, padding, dilation = (self.geometry[name] for name in ("stride", "padding", "dilation"))
-        # What no window reaches at the end of each axis.
-        beyond = tuple(
-            kept[2 + i] - ((g.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (length - 1) + 1)
+        # The part of the input at the end of each axis that no window reaches.
+        output_padding = tuple(
+            saved[2 + i] - ((g.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (length - 1) + 1)
             for i, length in enumerate(self.weight.shape[2:])
         )
-        back = getattr(F, self.func.__name__.replace("conv", "conv_transpose"))
-        return (back(g, self.weight, None, stride, padding, beyond, self.geometry["groups"], dilation),)
-
-    def take(self, rows: Tensor) -> "Weighted":  # noqa: ARG002
-        return self
+        transpose = getattr(F, self.func.__name__.replace("conv", "conv_transpose"))
+        groups = self.geometry["groups"]
+        return (transpose(g, self.weight, None, stride, padding, output_padding, groups, dilation),)
 
 
 @dataclass
-class Sum:
-    """s t + s' t' with signs s; broadcast to the result's shape."""
+class Sum(Step):
+    """sign_1 t_1 + sign_2 t_2, broadcast to the result's shape."""
 
     signs: tuple[float, float]
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = False
+    pull_allocates: ClassVar[bool] = False
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         (first, second), (sign, other) = tangents, self.signs
         shapes = first.shape, second.shape
-        if spare[0] and first.shape == shapes[1] and sign == 1:
+        if writable[0] and first.shape == shapes[1] and sign == 1:
             return first.add_(second, alpha=other), shapes
-        if spare[1] and first.shape == shapes[1] and other == 1:
+        if writable[1] and first.shape == shapes[1] and other == 1:
             return second.add_(first, alpha=sign), shapes
         return torch.add(first if sign == 1 else sign * first, second, alpha=other), shapes
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
         return tuple(
-            (g if sign == 1 else sign * g).sum_to_size(shape) for sign, shape in zip(self.signs, kept, strict=True)
+            (g if sign == 1 else sign * g).sum_to_size(shape) for sign, shape in zip(self.signs, saved, strict=True)
         )
-
-    def take(self, rows: Tensor) -> "Sum":  # noqa: ARG002
-        return self
 
 
 @dataclass
-class Indexed:
-    """t[:, ...]: slices and places along the axes of each example."""
+class Slice(Step):
+    """t[index] along the axes of each example.
+
+    Attributes:
+        index: Slices and integers; the first is the whole batch axis.
+        shape: Shape of one example's input.
+        memory_format: Memory format of the input. An adjoint in another one would slow down every convolution before it.
+    """
 
     index: tuple[Any, ...]
     shape: torch.Size
-    """Of one example's input."""
-    form: torch.memory_format
-    """How the input lies in memory; adjoints that lie otherwise would slow down every convolution below."""
-    makes: ClassVar[bool] = False
-    returns: ClassVar[bool] = True
+    memory_format: torch.memory_format
+    push_allocates: ClassVar[bool] = False
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         return tangents[0][self.index], None
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        everywhere = torch.empty(len(g), *self.shape, dtype=g.dtype, device=g.device, memory_format=self.form).zero_()
-        everywhere[self.index] = g
-        return (everywhere,)
-
-    def take(self, rows: Tensor) -> "Indexed":  # noqa: ARG002
-        return self
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        adjoint = torch.empty(
+            len(g), *self.shape, dtype=g.dtype, device=g.device, memory_format=self.memory_format
+        ).zero_()
+        adjoint[self.index] = g
+        return (adjoint,)
 
 
 @dataclass
-class Scaled:
-    """t -> factor t; a factor with an axis of examples has one for each."""
+class Scale(Step):
+    """t -> factor t. A factor with a batch axis has one entry per example."""
 
     factor: Tensor | float
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = True
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
-        return times(tangents[0], self.factor), tangents[0].shape
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        return multiply(tangents[0], self.factor), tangents[0].shape
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        return (times(g, self.factor).sum_to_size(kept),)
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        return (multiply(g, self.factor).sum_to_size(saved),)
 
-    def take(self, rows: Tensor) -> "Scaled":
-        return Scaled(taken(self.factor, rows) if isinstance(self.factor, Tensor) else self.factor)
+    def take(self, rows: Tensor) -> "Scale":
+        return Scale(take_examples(self.factor, rows) if isinstance(self.factor, Tensor) else self.factor)
 
 
 @dataclass
-class Masked:
-    """The sum of tangents, each under its mask."""
+class MaskedSum(Step):
+    """The sum of one or two tangents, each multiplied by its mask."""
 
     masks: tuple[Tensor, ...]
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = True
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
-        parts = [times(t, mask) for t, mask in zip(tangents, self.masks, strict=True)]
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        parts = [multiply(t, mask) for t, mask in zip(tangents, self.masks, strict=True)]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1], [t.shape for t in tangents]
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        return tuple(times(g, mask).sum_to_size(shape) for mask, shape in zip(self.masks, kept, strict=True))
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        return tuple(multiply(g, mask).sum_to_size(shape) for mask, shape in zip(self.masks, saved, strict=True))
 
-    def take(self, rows: Tensor) -> "Masked":
-        return Masked(tuple(taken(mask, rows) for mask in self.masks))
-
-
-@dataclass
-class Gathered:
-    """The entries of each channel at stored places, shape (batch, channels, places): a max-pooling."""
-
-    places: Tensor
-    shape: tuple[int, ...]
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = True
-
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
-        flat = each(tangents[0].flatten(2), len(self.places))
-        found = flat.gather(-1, self.places.expand(len(flat), *self.places.shape))
-        return found.reshape(-1, *self.shape), tangents[0].shape
-
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        to = g.new_zeros(kept[0] // len(self.places), len(self.places), kept[1], kept[2:].numel())
-        values = g.reshape(len(to), *self.places.shape)
-        return (to.scatter_add_(-1, self.places.expand_as(values), values).view(kept),)
-
-    def take(self, rows: Tensor) -> "Gathered":
-        return Gathered(self.places[rows], self.shape)
+    def take(self, rows: Tensor) -> "MaskedSum":
+        return MaskedSum(tuple(take_examples(mask, rows) for mask in self.masks))
 
 
 @dataclass
-class Elementwise:
-    """t -> sigma'(a) t, whose adjoint adds (sigma''(a) g) a' once g is known.
+class MaxPool(Step):
+    """The entries of each channel at the positions of the maxima.
 
-    slope: sigma'(a). second: gives sigma''(a), once the pass that is recorded no longer takes up memory; None where it is zero
-    everywhere. `receive` makes the bend sigma''(a) g of it.
+    Attributes:
+        positions: Positions in the flattened map, shape (batch, channels, positions).
+        shape: Shape of one example's result.
     """
 
-    slope: Tensor
-    second: Callable[[], Tensor] | None
-    bend: Tensor | None = None
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = True
+    positions: Tensor
+    shape: tuple[int, ...]
+
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        flat = unstack(tangents[0].flatten(2), len(self.positions))
+        found = flat.gather(-1, self.positions.expand(len(flat), *self.positions.shape))
+        return found.reshape(-1, *self.shape), tangents[0].shape
+
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        batch = len(self.positions)
+        adjoint = g.new_zeros(saved[0] // batch, batch, saved[1], saved[2:].numel())
+        values = g.reshape(len(adjoint), *self.positions.shape)
+        return (adjoint.scatter_add_(-1, self.positions.expand_as(values), values).view(saved),)
+
+    def take(self, rows: Tensor) -> "MaxPool":
+        return MaxPool(self.positions[rows], self.shape)
+
+
+@dataclass
+class Elementwise(Step):
+    """t -> sigma'(a) t, whose adjoint adds (sigma''(a) g) t for second derivatives.
+
+    Attributes:
+        derivative: sigma'(a).
+        second_derivative: Computes sigma''(a) once the memory of the recorded pass is free; None where it is zero.
+        second_order_factor: sigma''(a) g, which `receive` computes.
+    """
+
+    derivative: Tensor
+    second_derivative: Callable[[], Tensor] | None
+    second_order_factor: Tensor | None = None
 
     def receive(self, g: Tensor) -> None:
-        """The loss's derivative at the result, as a hook of autograd gets it."""
-        if self.second is not None:
-            self.bend, self.second = self.second() * g, None
+        """Take the loss's derivative at the result from a hook of autograd.
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:
-        kept = tangents[0] if bent and self.bend is not None else None
-        return times(tangents[0], self.slope, over=spare[0] and kept is None), kept
+        Args:
+            g: The derivative, of the result's shape.
+        """
+        if self.second_derivative is not None:
+            self.second_order_factor, self.second_derivative = self.second_derivative() * g, None
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:
-        result = times(g, self.slope, over=spare)
-        if kept is not None:
-            assert self.bend is not None
-            each(result, len(self.bend)).addcmul_(each(kept, len(self.bend)), self.bend)
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        saved = tangents[0] if second_order and self.second_order_factor is not None else None
+        return multiply(tangents[0], self.derivative, inplace=writable[0] and saved is None), saved
+
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        result, factor = multiply(g, self.derivative, inplace=writable), self.second_order_factor
+        if saved is not None:
+            assert factor is not None
+            unstack(result, len(factor)).addcmul_(unstack(saved, len(factor)), factor)
         return (result,)
 
     def take(self, rows: Tensor) -> "Elementwise":
-        return Elementwise(taken(self.slope, rows), None, None if self.bend is None else taken(self.bend, rows))
+        factor = self.second_order_factor
+        return Elementwise(
+            take_examples(self.derivative, rows), None, None if factor is None else take_examples(factor, rows)
+        )
 
 
 @dataclass
-class Product:
-    """(s, t) -> b s + a t, the tangent of a b; its adjoint adds g t to the first and g s to the second."""
+class Product(Step):
+    """(s, t) -> b s + a t, the tangent of a b. Second derivatives add g t to the first adjoint and g s to the second."""
 
     a: Tensor
     b: Tensor
-    bend: Tensor | None = None
-    makes: ClassVar[bool] = True
-    returns: ClassVar[bool] = True
+    second_order_factor: Tensor | None = None
 
     def receive(self, g: Tensor) -> None:
-        """The loss's derivative at the result."""
-        self.bend = g
+        """Take the loss's derivative at the result from a hook of autograd.
 
-    def push(self, tangents: tuple[Tensor, ...], spare: tuple[bool, ...], bent: bool) -> tuple[Tensor, Any]:  # noqa: ARG002
+        Args:
+            g: The derivative, of the result's shape.
+        """
+        self.second_order_factor = g
+
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         s, t = tangents
-        return times(s, self.b) + times(t, self.a), (s, t, bent and self.bend is not None)
+        needed = second_order and self.second_order_factor is not None
+        return multiply(s, self.b) + multiply(t, self.a), (s, t, needed)
 
-    def pull(self, g: Tensor, kept: Any, spare: bool) -> tuple[Tensor, ...]:  # noqa: ARG002
-        s, t, bent = kept
-        to_s, to_t = times(g, self.b), times(g, self.a)
-        if bent:
-            assert self.bend is not None
-            to_s, to_t = to_s + times(t, self.bend), to_t + times(s, self.bend)
-        return to_s.sum_to_size(s.shape), to_t.sum_to_size(t.shape)
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        s, t, second_order = saved
+        in_s, in_t = multiply(g, self.b), multiply(g, self.a)
+        if second_order:
+            assert self.second_order_factor is not None
+            in_s = in_s + multiply(t, self.second_order_factor)
+            in_t = in_t + multiply(s, self.second_order_factor)
+        return in_s.sum_to_size(s.shape), in_t.sum_to_size(t.shape)
 
     def take(self, rows: Tensor) -> "Product":
-        return Product(*(None if t is None else taken(t, rows) for t in (self.a, self.b, self.bend)))  # type: ignore[arg-type]
+        factor = self.second_order_factor
+        return Product(
+            take_examples(self.a, rows),
+            take_examples(self.b, rows),
+            None if factor is None else take_examples(factor, rows),
+        )

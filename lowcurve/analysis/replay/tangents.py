@@ -1,11 +1,11 @@
-"""Replaying a function on tangents: the steps of a recorded pass and, made of them, products with Jacobian and Hessian.
+"""Programs on tangents: the steps of a recorded pass, and products with Jacobian and Hessian that are made of them.
 
 A function made of linear maps and elementwise nonlinearities is, at one point, a linear program: each nonlinearity sigma
-multiplies by its slope sigma'(a), which is known once the point is. J v is that program applied to v. H v, the change of
-the gradient along v, is its adjoint applied to the change of the loss's derivative, in which each nonlinearity adds what
-the change of its slope gives: sigma'(a) g' + (sigma''(a) g) a', with g the loss's derivative at its result and ' along v.
-Both passes are made of the network's own convolutions, no nonlinearity is evaluated again, and so a product costs less
-than a gradient.
+multiplies by its derivative sigma'(a), which is known at the point. J v is that program applied to v. H v, the derivative
+of the gradient along v, is its adjoint applied to the derivative of the loss's gradient in the logits. In it each
+nonlinearity gives sigma'(a) g' + (sigma''(a) g) a', where g is the loss's derivative at its result and ' is the derivative
+along v. Both passes consist of the network's own convolutions and evaluate no nonlinearity, so a product costs less than a
+gradient.
 
 Reference: Pearlmutter 1994 (the R-operator).
 """
@@ -18,97 +18,130 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.replay.steps import Pass, Scaled, Step, Weighted
+from lowcurve.analysis.replay.steps import Elementwise, Product, Scale, Step, WeightLayer
 
-Line = tuple[int, Pass, tuple[int, ...]]
-"""The slot of the result, the step, the slots that it reads; slot 0 is the input."""
+Instruction = tuple[int, Step, tuple[int, ...]]
+"""The slot of the result, the step, and the slots of its inputs. Slot 0 is the function's input."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """The steps of a function at a point, and the shape of one example's value in each slot.
+    """The steps of a function at a point: a map of tangents at the input to tangents at the result, v -> J v.
 
-    Called with tangents at the input it gives those at the result: v -> J v.
+    Attributes:
+        instructions: The steps in their order.
+        shapes: The shape of one example's value in each slot.
     """
 
-    steps: tuple[tuple[int, Step, tuple[int, ...]], ...]
+    instructions: tuple[Instruction, ...]
     shapes: Mapping[int, torch.Size]
 
     def __call__(self, v: Tensor) -> Tensor:
-        """J v."""
-        return along(self.steps, v, bent=False).change
+        """Return J v.
+
+        Args:
+            v: One or several vectors per example, shape (vectors * batch, ...).
+        """
+        return push_tangents(self.instructions, v, second_order=False).tangent
 
     @property
     def curved(self) -> bool:
-        """Whether any slope changes; without one the function is piecewise linear."""
-        return any(getattr(step, "bend", None) is not None for _, step, _ in self.steps)
+        """Whether any second derivative differs from zero; otherwise the function is piecewise linear."""
+        steps = (step for _, step, _ in self.instructions)
+        return any(isinstance(s, Elementwise | Product) and s.second_order_factor is not None for s in steps)
 
     def take(self, rows: Tensor) -> "Program":
-        """The program of these examples alone."""
-        return replace(self, steps=tuple((slot, step.take(rows), inputs) for slot, step, inputs in self.steps))
+        """Return the program for some of the examples.
+
+        Args:
+            rows: Indices of the examples.
+        """
+        taken = tuple((slot, step.take(rows), inputs) for slot, step, inputs in self.instructions)
+        return replace(self, instructions=taken)
 
 
 @dataclass
-class Along:
-    """A pass along tangents v. change: J v."""
+class TangentPass:
+    """A forward pass of tangents v.
 
-    steps: Sequence[Line]
-    change: Tensor
-    kept: list[Any]
+    Attributes:
+        instructions: The steps in their order.
+        tangent: The result J v.
+        saved: For each step, what its `pull` needs.
+    """
+
+    instructions: Sequence[Instruction]
+    tangent: Tensor
+    saved: list[Any]
 
     @torch.no_grad()
-    def back(self, seed: Tensor) -> Tensor:
-        """J^T seed, with the bends along v if they were asked for. Once: the pass is used up."""
-        adjoints, own = {self.steps[-1][0] if self.steps else 0: seed}, set[int]()
-        for slot, step, inputs in reversed(self.steps):
+    def pull_back(self, adjoint: Tensor) -> Tensor:
+        """Return J^T times an adjoint, plus the terms of second derivatives along v if the pass has `second_order`.
+
+        Frees the pass, so it can be called once.
+
+        Args:
+            adjoint: An adjoint of the result.
+        """
+        adjoints = {self.instructions[-1][0] if self.instructions else 0: adjoint}
+        writable = set[int]()
+        for slot, step, inputs in reversed(self.instructions):
             g = adjoints.pop(slot)
-            for i, part in zip(inputs, step.pull(g, self.kept.pop(), slot in own), strict=True):
-                there = adjoints.get(i)
-                if there is None:
+            for i, part in zip(inputs, step.pull(g, self.saved.pop(), slot in writable), strict=True):
+                known = adjoints.get(i)
+                if known is None:
                     adjoints[i] = part
-                elif i in own:
-                    there.add_(part)
+                elif i in writable:
+                    known.add_(part)
                 else:
-                    adjoints[i] = part.add_(there) if step.returns else there + part
-                if step.returns or there is not None:
-                    own.add(i)
+                    adjoints[i] = part.add_(known) if step.pull_allocates else known + part
+                if step.pull_allocates or known is not None:
+                    writable.add(i)
         return adjoints[0]
 
 
 @torch.no_grad()
-def along(steps: Sequence[Line], v: Tensor, *, bent: bool) -> Along:
-    """J v and the way back, step by step; `bent`: the way back adds what second derivatives do.
+def push_tangents(instructions: Sequence[Instruction], v: Tensor, *, second_order: bool) -> TangentPass:
+    """Compute J v step by step. Overwrites memory that no later step reads.
 
-    Memory that no later step reads is written over.
+    Args:
+        instructions: The steps in their order.
+        v: One or several vectors per example, shape (vectors * batch, ...).
+        second_order: Prepare the terms of second derivatives for `TangentPass.pull_back`.
     """
-    last = {i: place for place, (_, _, inputs) in enumerate(steps) for i in inputs}
-    values, own, kept = {0: v}, set[int](), []
-    for place, (slot, step, inputs) in enumerate(steps):
-        spare = tuple(i in own and last[i] == place for i in inputs)
-        values[slot], known = step.push(tuple(values[i] for i in inputs), spare, bent)
-        kept.append(known)
-        own.difference_update(inputs)  # the step may hold on to them, or have made a view of them
-        if step.makes:
-            own.add(slot)
-        for i in {i for i in inputs if last[i] == place}:
+    last_read = {i: position for position, (_, _, inputs) in enumerate(instructions) for i in inputs}
+    values, writable, saved = {0: v}, set[int](), []
+    for position, (slot, step, inputs) in enumerate(instructions):
+        free = tuple(i in writable and last_read[i] == position for i in inputs)
+        values[slot], kept = step.push(tuple(values[i] for i in inputs), free, second_order)
+        saved.append(kept)
+        writable.difference_update(inputs)  # the step may have stored them or returned a view of them
+        if step.push_allocates:
+            writable.add(slot)
+        for i in {i for i in inputs if last_read[i] == position}:
             del values[i]
-    return Along(steps, values[steps[-1][0] if steps else 0], kept)
+    return TangentPass(instructions, values[instructions[-1][0] if instructions else 0], saved)
 
 
-def program(
-    steps: Sequence[tuple[int, Step, tuple[int, ...]]], shapes: Mapping[int, torch.Size], result: int
-) -> Program:
-    """The steps that lead to the result, each factor for whole channels made part of the weights before it."""
-    readers = Counter(i for _, _, inputs in steps for i in inputs)
-    made: dict[int, tuple[Step, tuple[int, ...]]] = {}
-    for slot, step, inputs in steps:
-        made[slot] = (step, inputs)
-        before = made.get(inputs[0])
-        if isinstance(step, Scaled) and before and isinstance(before[0], Weighted) and readers[inputs[0]] == 1:
-            folded = before[0].scaled(step.factor)
-            made[slot] = (folded, before[1]) if folded is not None else made[slot]
+def build_program(instructions: Sequence[Instruction], shapes: Mapping[int, torch.Size], result: int) -> Program:
+    """Keep the steps that lead to the result, and fold factors of whole channels into the weights before them.
+
+    Args:
+        instructions: All recorded steps in their order.
+        shapes: The shape of one example's value in each slot.
+        result: The slot of the result.
+    """
+    readers = Counter(i for _, _, inputs in instructions for i in inputs)
+    folded: dict[int, tuple[Step, tuple[int, ...]]] = {}
+    for slot, step, inputs in instructions:
+        folded[slot] = (step, inputs)
+        before, sources = folded.get(inputs[0], (None, ()))
+        if isinstance(step, Scale) and isinstance(before, WeightLayer) and readers[inputs[0]] == 1:
+            scaled = before.scale_channels(step.factor)
+            if scaled is not None:
+                folded[slot] = (scaled, sources)
     needed = {result}
-    for slot in sorted(made, reverse=True):
+    for slot in sorted(folded, reverse=True):
         if slot in needed:
-            needed.update(made[slot][1])
-    return Program(tuple((slot, *made[slot]) for slot in sorted(made) if slot in needed), shapes)
+            needed.update(folded[slot][1])
+    return Program(tuple((slot, *folded[slot]) for slot in sorted(folded) if slot in needed), shapes)

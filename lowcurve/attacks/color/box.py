@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.calculus import value_gradient_and_rest
+from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import Ball, per_example
 from lowcurve.attacks.active_set import strongest
 from lowcurve.attacks.base import Attack, Options
@@ -193,7 +193,7 @@ class ColorBox(Attack):
             return self.value(images, point, logits), logits
 
         parameters = rows["parameters"]
-        _, slope, logits = value_gradient_and_rest(look, parameters)
+        _, slope, logits = value_gradient_and_aux(look, parameters)
         low, high, _ = self._box(images.x)
         share = (1 - rows["step"].to(slope) / self.steps) / 2
         parameters = parameters + share[:, None] * (high - low) * slope.sign()

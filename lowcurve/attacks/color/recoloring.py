@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowcurve.analysis.calculus import value_gradient_and_rest
+from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import LINF, Ball, per_example
 from lowcurve.attacks.active_set import strongest
 from lowcurve.attacks.base import Attack, Options
@@ -95,7 +95,7 @@ class Recoloring(Attack):
             logits = images.look(point)
             return self.value(images, point, logits) - self.smoothness * roughness(grid), logits
 
-        _, slope, logits = value_gradient_and_rest(look, rows["grid"])
+        _, slope, logits = value_gradient_and_aux(look, rows["grid"])
         size = self.reach * (1 - rows["step"].to(slope) / self.steps) / 2
         grid = LINF.project(rows["grid"] + per_example(size, slope) * slope.sign(), self.reach)
         with torch.no_grad():

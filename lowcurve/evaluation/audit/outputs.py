@@ -5,7 +5,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from lowcurve.analysis.calculus import derivatives_watched
+from lowcurve.analysis.calculus import watch_derivatives
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.audit.lending import clean_logits, given_back
 from lowcurve.evaluation.audit.subject import AuditState
@@ -96,9 +96,9 @@ def no_optimization(subject: AuditState) -> Finding:
     """Test 3, on one batch with the graph recorded and without. Reference: AutoAttack, checks.py, check_dynamic;
     RobustBench, third restriction."""
     x = subject.all.pixels(slice(subject.batch_size)).to(subject.like)
-    with derivatives_watched() as asked, torch.enable_grad():
+    with watch_derivatives() as asked, torch.enable_grad():
         subject.model(x)
-    with derivatives_watched() as also, torch.no_grad():
+    with watch_derivatives() as also, torch.no_grad():
         subject.model(x)
     calls = [*asked, *also]
     named = ", ".join(sorted(set(calls)))

@@ -16,7 +16,7 @@ from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.sharing import agreed
 from lowcurve.models.modes import frozen
-from lowcurve.randomness import isolated
+from lowcurve.randomness import temporary_seed
 from lowcurve.types import Progress, silent
 
 STAGES: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
@@ -94,7 +94,7 @@ def audit(
     if not ball.radius > 0:
         raise InputError("a radius above 0 to audit", ball.radius, "write pixels(8)")
     _require_columns(len(examples), certified, reference)
-    with isolated(seed, "audit"), given_back(model):
+    with temporary_seed(seed, "audit"), given_back(model):
         as_given = None
         if any(module.training for module in model.modules()):
             as_given = outputs.passes(model, examples, batch_size)

@@ -91,7 +91,7 @@ class AuditState:
 
     def streams(self, *path: object, rows: np.ndarray | None = None) -> randomness.Streams:
         """A stream for each of these examples, its own whatever the batch."""
-        streams = randomness.of_examples(randomness.stream(self.seed, *path), self.x, self.y)
+        streams = randomness.example_streams(randomness.stream(self.seed, *path), self.x, self.y)
         return streams if rows is None else streams.take(torch.from_numpy(rows))
 
     def pgd(self, loss: Loss = log_odds, steps: int | None = None, restarts: int = 1, ball: Ball | None = None) -> PGD:
@@ -150,12 +150,12 @@ class AuditState:
         """Inside, a network may draw as many random numbers as this process's share needs; afterwards all are alike again."""
         if self.fabric is None or self.fabric.world_size == 1:
             return nullcontext()
-        return randomness.isolated(self.seed, "audit", self.fabric.global_rank)
+        return randomness.temporary_seed(self.seed, "audit", self.fabric.global_rank)
 
     def walked(self, method: PGD, rows: np.ndarray, *, stop: bool, watch: Watch | None = None) -> Found:
         """One walk from each of these examples, watched."""
         there = torch.from_numpy(rows)
-        streams = randomness.of_examples(randomness.stream(self.seed, "attack", "PGD"), self.x, self.y)
+        streams = randomness.example_streams(randomness.stream(self.seed, "attack", "PGD"), self.x, self.y)
         x = self.x[there]
         images = Images(self.model, x, self.y[there], self.ball.radii(x), streams.take(there), self.logits[there])
         return pursue(

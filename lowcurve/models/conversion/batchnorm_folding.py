@@ -159,7 +159,7 @@ def _is_the_same(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
         mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]
         variance = randomness.uniform(norm.running_var, 0.5, 1.5, generator=generator)  # type: ignore[arg-type]
         drawn[norm] = {"running_mean": mean, "running_var": variance}
-    with torch.no_grad(), randomness.isolated(0, "folding"), _hidden(drawn):
+    with torch.no_grad(), randomness.temporary_seed(0, "folding"), _hidden(drawn):
         plain = model(x)
         with _folded(pairs):
             folded = model(x)

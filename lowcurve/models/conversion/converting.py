@@ -109,7 +109,7 @@ def convert(
     per_call = _smoothed(copied, wanted, conversion, like)
     if not isinstance(conversion, SmoothConversion):
         new = _bounded(copied, wanted, blocks(before), conversion, like)
-        with randomness.isolated(0, "norms"):
+        with randomness.temporary_seed(0, "norms"):
             prepare_norms(copied, example, steps=STEPS)
         if isinstance(conversion, LCNNConversion):
             _started(new, conversion.gamma)

@@ -116,7 +116,7 @@ def record(model: nn.Module, example: Tensor) -> Recording:
         raise InputError("an example batch of the network's inputs", received, "pass a tensor such as x[:2]")
     recorder = CallRecorder(model)
     with ExitStack() as stack:
-        stack.enter_context(randomness.isolated(0, "dry run"))
+        stack.enter_context(randomness.temporary_seed(0, "dry run"))
         stack.enter_context(set_training(model, training=False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(recorder.hooks())
