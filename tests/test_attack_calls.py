@@ -14,7 +14,7 @@ from lowcurve import attacks
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks.base import Attack
 from lowcurve.errors import InputError
-from lowcurve.randomness import temporary_seed, stream
+from lowcurve.randomness import stream, temporary_seed
 
 with temporary_seed(0, "calls"):
     MODEL = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).eval()

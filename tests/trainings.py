@@ -28,7 +28,7 @@ from lowcurve.penalties import (
     InputGradientNorm,
     LCNNPenalty,
 )
-from lowcurve.randomness import temporary_seed, stream
+from lowcurve.randomness import stream, temporary_seed
 from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
 
 SCRIPT = Path(__file__).with_name("training_process.py")
