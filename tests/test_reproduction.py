@@ -12,7 +12,7 @@ from command import done, refused
 from lowcurve.papers.common.lookup import read_cells, read_value
 from lowcurve.papers.common.seed_tables import claim_order
 from lowcurve.papers.items import ITEMS, get_item
-from lowcurve.papers.yu2018.tables import JUDGED
+from lowcurve.papers.yu2018.tables import STRONG_ROWS
 from lowcurve.results import Claim, Column, Table, beside, holds, load
 from lowcurve.store import Run
 
@@ -80,9 +80,9 @@ def test_every_network_of_a_table_is_tried_under_the_suite_strong_and_no_other_i
     rows = {name: ours for name, _, ours, _ in load(content["results"]["beside the paper"]).rows}
     found = read_cells(load(content["results"]["robustness"]))
     assert tuple(found) == some
-    for row in JUDGED["table-1"]:
+    for row in STRONG_ROWS["table-1"]:
         strong = rows[f"{row}: under the suite strong at 0.2"]
-        (told,) = (ours for name, ours in rows.items() if name.startswith(f"{row}: what stands"))
+        (told,) = (ours for name, ours in rows.items() if name.startswith(f"{row}: as robust to the suite strong"))
         assert (strong == "not run") == (told == "not run") == (row not in some)
         if row in some:
             assert read_value(found[row]["strong"]) <= read_value(found[row]["clean"])

@@ -115,10 +115,10 @@ def table_1(context: Context) -> Reproduction:
     """Gradient norm, Hessian norm and normalized curvature of seven models."""
     table = make_geometry_table(context, make_studies(context), get_radii(context.data))
     results = {"numbers": table, **make_extra_results(context, make_studies(context), ("boundary", "certified"))}
-    return Reproduction(results, claims_1(results, context.data), DIFFERS)
+    return Reproduction(results, claim_table_1(results, context.data), DIFFERS)
 
 
-def claims_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+def claim_table_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """Table 1 beside ours."""
     kinds, found = ("‖g‖", "‖H‖", "C", "clean"), read_cells(results["numbers"])
     claims = [
@@ -143,10 +143,10 @@ def table_2(context: Context) -> Reproduction:
         get_radii(context.data),
     )
     said = () if radii == PAPER_RADII else (f"Radii here are {', '.join(map(str, radii))}.",)
-    return Reproduction(results, claims_2(results, context.data), (*DIFFERS, *said))
+    return Reproduction(results, claim_table_2(results, context.data), (*DIFFERS, *said))
 
 
-def claims_2(results: Mapping[str, Result], data: str) -> list[Claim]:
+def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:
     """Table 2 beside ours."""
     found, radii = read_cells(results["numbers"]), get_radii(data)
     claims = [
@@ -167,10 +167,10 @@ def table_3(context: Context) -> Reproduction:
     wanted = {row: study for row, study in make_studies(context).items() if row in PRINTED_DISCREPANCY}
     results = make_extra_results(context, wanted, ("discrepancy",))
     said = "One seed; in brackets the 95 % interval over examples."
-    return Reproduction(results, claims_3(results, context.data), (said,))
+    return Reproduction(results, claim_table_3(results, context.data), (said,))
 
 
-def claims_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+def claim_table_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """Table 3 beside ours."""
     table = as_table(results["discrepancy"])
     found = {str(row[0]): row[1:] for row in table.rows}
@@ -191,11 +191,11 @@ def figure_2(context: Context) -> Reproduction:
     """Relative change of the gradient under random noise, with C at the image beside it."""
     results = make_extra_results(context, make_studies(context), ("stability",))
     return Reproduction(
-        results, claims_of_figure_2(results, context.data), ("One seed; medians and 10 to 90 % over examples.",)
+        results, claim_figure_2(results, context.data), ("One seed; medians and 10 to 90 % over examples.",)
     )
 
 
-def claims_of_figure_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+def claim_figure_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
     """What is read off Figure 2, of ours."""
     curves = as_curves(results["stability"])
     middle = {name: line.y[len(line.y) // 2] for name, line in curves.lines.items()}
@@ -265,10 +265,10 @@ ITEMS = tuple(
     Item(f"srinivas2022lcnn/{key}", title, where, make, data, paper_data, claims)
     for key, title, where, make, data, paper_data, claims in (
         ("figure-1", "Two moons, and two softpluses", "Figure 1, section 1", figure_1, ("two-moons",), "two-moons", None),
-        ("table-1", "Curvature of seven models", "Table 1, section 5.1", table_1, IMAGES, "cifar100", claims_1),
-        ("table-2", "The same models under attack", "Table 2, section 5.3", table_2, IMAGES, "cifar100", claims_2),
-        ("table-3", "Training against test images", "Table 3, section 5.2", table_3, IMAGES, "cifar100", claims_3),
-        ("figure-2", "Gradients under noise", "Figure 2, section 5.2", figure_2, IMAGES, "cifar100", claims_of_figure_2),
+        ("table-1", "Curvature of seven models", "Table 1, section 5.1", table_1, IMAGES, "cifar100", claim_table_1),
+        ("table-2", "The same models under attack", "Table 2, section 5.3", table_2, IMAGES, "cifar100", claim_table_2),
+        ("table-3", "Training against test images", "Table 3, section 5.2", table_3, IMAGES, "cifar100", claim_table_3),
+        ("figure-2", "Gradients under noise", "Figure 2, section 5.2", figure_2, IMAGES, "cifar100", claim_figure_2),
         ("times", "Training time of seven models", "section 5", times, IMAGES, "cifar100", None),
         ("ablation", "Nonlinearities and penalties", UNSAID, ablation, IMAGES, "cifar100", None),
     )

@@ -1,4 +1,4 @@
-"""The robustness indicator of yu2018: its statistics under three readings of the Hessian, and what its bound promises."""
+"""Make tables of the robustness indicator of Yu et al. 2018: its statistics for three Hessians, and a test of its bound."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -18,12 +18,12 @@ from lowcurve.results.cells import NETWORK
 from lowcurve.types import Field, Inputs, PerExample, Progress, silent
 
 EXACT, SECANT, LOSS = "L, exact", "L, at h", "cross-entropy, exact"
-"""Of which function and how: the margin of a ReLU network has no Hessian almost everywhere."""
+"""The three Hessians: of the margin, whose exact Hessian is 0 for a ReLU network almost everywhere, and of the loss."""
 KINDS = {
-    "Jacobian, mean": Column("mean |J|", "Over pixels."),
+    "Jacobian, mean": Column("mean |J|", "Mean over pixels."),
     "Jacobian, l_1 norm": Column("‖J‖₁", "Sum over pixels."),
     "Jacobian, zeros": Column("J, zeros", "Share of pixels.", ".1%"),
-    "eigenvalues, mean": Column("mean |λ|", "Over eigenvalues."),
+    "eigenvalues, mean": Column("mean |λ|", "Mean over eigenvalues."),
     "eigenvalues, l_1 norm": Column("Σ|λ|", "Sum over eigenvalues."),
     "eigenvalues, zeros": Column("λ, zeros", "Share of eigenvalues.", ".1%"),
     "Hessian, l_1 norm": Column("‖H‖₁", "Sum over entries."),
@@ -33,9 +33,16 @@ KINDS = {
 def make_statistics_table(
     models: Mapping[str, nn.Module], examples: Examples, few: int, h: float, progress: Progress[int] = silent
 ) -> Table:
-    """Means over the images of the statistics of Jacobian and Hessian, in double precision, a row a network and reading.
+    """Make a table of the statistics of Jacobian and Hessian: means over images in double precision.
 
-    few: how many of the images the Hessian at the scale h is taken at, which costs a gradient a pixel.
+    There is a row for each network and Hessian.
+
+    Args:
+        models: Networks by name.
+        examples: Images with their labels.
+        few: Number of images for the Hessian by finite differences, which costs a gradient per pixel.
+        h: Step of the finite differences, in l_2 pixel units.
+        progress: Receives the progress of long computations.
 
     Reference: yu2018interpreting, Fig. 8 and its footnote 3.
     """
@@ -51,58 +58,66 @@ def make_statistics_table(
             rows.append((name, reading, *(float(columns[key].mean()) if key in columns else None for key in KINDS)))
     zeros = RobustnessIndicator()
     conditions = {
-        "images": f"{len(examples)} of the test set, drawn at random; {min(few, len(examples))} of them at h",
+        "images": f"{len(examples)} of the test set, at random; {min(few, len(examples))} of them at h",
         "zeros": f"|J| < {zeros.jacobian_zero:g}, |λ| < {zeros.eigenvalue_zero:g}",
-        "h": f"{h:.3g} in l_2, a grey level a pixel",
+        "h": f"{h:.3g} in l_2, one grey level per pixel",
         "precision": "float64",
         "units": "pixel range [0, 1]",
     }
     caption = "Means over images. L = z_y − max z_k; its exact Hessian is 0 for a ReLU network."
-    headings = (NETWORK, Column("of", "The function, and how its Hessian is had."), *KINDS.values())
+    headings = (NETWORK, Column("of", "The function, and how its Hessian is computed."), *KINDS.values())
     return Table("Statistics of Jacobian and Hessian", headings, tuple(rows), caption, conditions)
 
 
 def make_bound_table(
     models: Mapping[str, nn.Module], examples: Examples, radii: tuple[float, ...], progress: Progress[int] = silent
 ) -> Table:
-    """Of the images whose bound by Eq. (9) is below their margin, how many an attack fools all the same; a row a network and
-    radius. The bound is one of the quadratic model: of a ReLU network that is linear, and kinks are not in it.
+    """Count the images that the bound of Eq. (9) declares safe and that an attack fools.
+
+    The bound is that of the quadratic model. For a ReLU network the model is linear and does not see kinks. There is a row
+    for each network and radius.
+
+    Args:
+        models: Networks by name.
+        examples: Images with their labels.
+        radii: Radii of the attack in l_inf.
+        progress: Receives the progress of the attacks.
 
     Reference: yu2018interpreting, Eqs. (6) to (9).
     """
     rows: list[tuple[Cell, ...]] = []
     for name, model in models.items():
-        values = evaluation.measure(model, examples, {"margin": _value, "slope": _slope}, loss=margin)
+        values = evaluation.measure(model, examples, {"margin": _margin, "gradient norm": _gradient_norm}, loss=margin)
         right = values["margin"] > 0
         for radius in radii:
             attack = PGD(Ball(LINF, radius), steps=20, loss=margin_loss)
-            left = evaluation.attack(model, examples, attack, progress=progress, heading=f"attacking {name}")
+            outcome = evaluation.attack(model, examples, attack, progress=progress, heading=f"attacking {name}")
             change = evaluation.measure(model, examples, {"bound": DecisionChange(radius)}, loss=margin)["bound"]
             promised = right & (change < values["margin"])
-            fooled = promised & ~left.robust
-            relative = np.median(values["slope"][right] / values["margin"][right]) if right.any() else None
+            fooled = promised & ~outcome.robust
+            relative = np.median(values["gradient norm"][right] / values["margin"][right]) if right.any() else None
             rows.append(
                 (
-                    name, radius, float(values["slope"].mean()), None if relative is None else float(relative),
-                    float(left.robust.mean()), int(promised.sum()), int(fooled.sum()),
+                    name, radius, float(values["gradient norm"].mean()), None if relative is None else float(relative),
+                    float(outcome.robust.mean()), int(promised.sum()), int(fooled.sum()),
                 )
             )  # fmt: skip
     columns = (
         NETWORK,
-        Column("radius", "In l_inf."),
-        Column("‖J‖₁", "Of the margin, mean over images."),
-        Column("‖J‖₁ / L", "Median over images that are classified rightly."),
+        Column("radius", "Radius of the attack in l_inf."),
+        Column("‖J‖₁", "Mean over images of the l_1 norm of the margin's gradient."),
+        Column("‖J‖₁ / L", "Median over correctly classified images."),
         Column("PGD", "Accuracy under 20 steps on the margin.", ".1%"),
-        Column("promised", "Images whose bound is below their margin.", "d"),
-        Column("fooled", "How many of those the attack fools.", "d"),
+        Column("promised", "Images that the bound declares safe: it is below their margin.", "d"),
+        Column("fooled", "Images among them that the attack fools.", "d"),
     )
     conditions = {"images": f"{len(examples)} of the test set", "units": "pixel range [0, 1]"}
-    return Table("What the bound of Eq. (9) promises", columns, tuple(rows), conditions=conditions)
+    return Table("Test of the bound of Eq. (9)", columns, tuple(rows), conditions=conditions)
 
 
-def _value(field: Field, x: Inputs) -> PerExample:
+def _margin(field: Field, x: Inputs) -> PerExample:
     return field(x)
 
 
-def _slope(field: Field, x: Inputs) -> PerExample:
+def _gradient_norm(field: Field, x: Inputs) -> PerExample:
     return L1.length(gradient(field, x))

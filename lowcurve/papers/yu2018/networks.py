@@ -1,4 +1,4 @@
-"""Yu et al. 2018, Interpreting Adversarial Robustness: the networks of Tables 1 and 2 and of the figures, at every scale."""
+"""Set up the networks of Yu et al. 2018 at each scale: the rows of Tables 1 and 2, which the figures share."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,51 +25,66 @@ FILES: Mapping[str, Mapping[str, str]] = {
     "table-1": _FOUR,
     "table-2": {**_FOUR, BOTH: "ours-advtrain", MINMAX: "minmax"},
 }
-"""The rows of each table by their recipes' files, in the paper's order."""
+"""The recipe of each row by table, in the paper's order."""
 RADII = {"table-1": ("0.1", "0.2", "0.3"), "table-2": ("3", "6", "9")}
-"""As the tables have them: of 1, and of 255 grey levels."""
+"""Radii as printed: of pixels in [0, 1] in Table 1, in grey levels of 255 in Table 2."""
 EPOCHS = {
     "table-1": {NATURAL: 4, ADVTRAIN: 8, CROSS_ENTROPY: 6, OURS: 6, BOTH: 8, MINMAX: 8},
     "table-2": {NATURAL: 8, ADVTRAIN: 4, CROSS_ENTROPY: 4, OURS: 4, BOTH: 3, MINMAX: 4},
 }
-"""At a laptop's scale."""
+"""Epochs of training at the scale laptop."""
 ADDED_EPOCHS = {BOTH: 5, MINMAX: 4}
-"""On MNIST at the paper's scale, of the two that its Table 1 lacks: a step has the passes of 13 and of 41 natural ones."""
+"""Epochs at the scale paper of the two networks that Table 1 lacks. A step takes the passes of 13 and 41 natural ones."""
 RAMP = 0.15
-"""With 0.3 from the first step on a network may stay at chance for an epoch and more."""
+"""Share of training over which their radius rises. With radius 0.3 from the start a network may stay at chance for an epoch."""
 DIFFERS = (
     Reduction(
-        "At a laptop's scale networks see 10,000 training images of MNIST for 4 to 8 epochs (batches of 64) and 20,000 of "
-        "CIFAR-10 for 3 to 8 (batches of 32, not augmented) with AdamW from 3e-3 and 4e-3 after a warm-up; adversarial "
-        "training takes two long steps in place of ten short ones, and the network on CIFAR-10 is a quarter as wide as the "
-        "recipe's."
+        "At the scale laptop networks are trained on 10,000 images of MNIST for 4 to 8 epochs (batches of 64) and on 20,000 of "
+        "CIFAR-10 for 3 to 8 epochs (batches of 32, no augmentation), with AdamW from 3e-3 and 4e-3 after a warm-up. "
+        "Adversarial training takes two long steps instead of ten short ones. The network on CIFAR-10 is a quarter as wide as "
+        "the recipe's."
     ),
-    "The paper states neither the norm of its penalty nor how images are averaged; the recipes say how c = 500 was read.",
+    "The paper states neither the norm of its penalty nor how images are averaged; the recipes say how we read c = 500.",
 )
 
 
 def choose_table(context: Context) -> str:
-    """Whose networks a figure takes: those of Table 2 on CIFAR-10, of Table 1 on digits."""
+    """Return the table whose networks a figure uses: "table-2" on CIFAR-10, "table-1" on digits.
+
+    Args:
+        context: The context of the item.
+    """
     return "table-2" if context.data == "cifar10" else "table-1"
 
 
 def get_recipes(table: str) -> dict[str, Recipe]:
-    """The table's rows with the paper's numbers."""
+    """Return the recipes of a table by row.
+
+    Args:
+        table: "table-1" or "table-2".
+    """
     return {row: get_recipe(f"yu2018interpreting/{table}/{file}") for row, file in FILES[table].items()}
 
 
 def make_studies(context: Context, table: str) -> dict[str, Study]:
-    """The table's models, and on MNIST the two that only Table 2 has; MinMax stands in section 4.3, too."""
+    """Make the studies of a table by row.
+
+    On MNIST there are two more than in the paper's Table 1: MinMax of section 4.3, and ours with adversarial training.
+
+    Args:
+        context: The context of the item.
+        table: "table-1" or "table-2".
+    """
     found = {row: one.study() for row, one in get_recipes(table).items()}
     if table == "table-1":
-        found |= _added(found)
+        found |= _make_added_studies(found)
     if context.scale == "paper":
         return found
-    return {row: _reduced(context, table, row, study) for row, study in found.items()}
+    return {row: _reduce(context, table, row, study) for row, study in found.items()}
 
 
-def _added(found: Mapping[str, Study]) -> dict[str, Study]:
-    """Both at once, ours with the attack of AdvTrain, and MinMax with the attack of its own paper."""
+def _make_added_studies(found: Mapping[str, Study]) -> dict[str, Study]:
+    """Make the studies of ours with the attack of AdvTrain, and of MinMax with the attack of its own paper."""
     of_both = replace(found[ADVTRAIN].training_attack, ramp=RAMP)
     of_minmax = TrainingAttack(steps=40, norm="l_inf", radius="0.3", step_size=0.01, ramp=RAMP)
     training = {row: replace(found[NATURAL].training, epochs=epochs) for row, epochs in ADDED_EPOCHS.items()}
@@ -84,7 +99,7 @@ def _added(found: Mapping[str, Study]) -> dict[str, Study]:
     }
 
 
-def _reduced(context: Context, table: str, row: str, study: Study) -> Study:
+def _reduce(context: Context, table: str, row: str, study: Study) -> Study:
     digits = table == "table-1"
     training = replace(
         study.training, epochs=EPOCHS[table][row], batch_size=64 if digits else 32, augmentation=Augmentation(),
@@ -106,11 +121,18 @@ def _reduced(context: Context, table: str, row: str, study: Study) -> Study:
     if context.scale != "smoke":
         return study
     quick = shortened(study)
-    return replace(quick, training=replace(training, epochs=5, batch_size=32))  # a network of chance has no images
+    return replace(
+        quick, training=replace(training, epochs=5, batch_size=32)
+    )  # figures need correctly classified images
 
 
 def make_attacks(study: Study, table: str) -> dict[str, AttackFunction]:
-    """FGSM, BIM and C&W at each of the table's radii, by the names that the recipes have."""
+    """Make FGSM, BIM and C&W at each of the table's radii, by the names of the recipes' numbers.
+
+    Args:
+        study: Sets the norm.
+        table: "table-1" or "table-2".
+    """
     found: dict[str, AttackFunction] = {}
     for text in RADII[table]:
         radius, step = (parse_radius(text), 0.1) if table == "table-1" else (pixels(float(text)), pixels(1))
@@ -120,13 +142,25 @@ def make_attacks(study: Study, table: str) -> dict[str, AttackFunction]:
 
 
 def select_studies(context: Context, *names: str) -> dict[str, Study]:
-    """Some of the models of a figure."""
+    """Make the studies of the named networks of a figure.
+
+    Args:
+        context: The context of the item.
+        names: Names of rows.
+    """
     found = make_studies(context, choose_table(context))
     return {name: found[name] for name in names}
 
 
 def select_shared_images(context: Context, wanted: Mapping[str, Study], count: int, points: int = 51) -> SameImages:
-    """The first seed's networks at test images that all of them classify rightly."""
+    """Select test images that all networks of the first seed classify correctly.
+
+    Args:
+        context: The context of the item.
+        wanted: The studies by row.
+        count: Number of images.
+        points: Grid points along a side of a plane.
+    """
     ones = [train_row(context, row, study) for row, study in wanted.items()]
     models = {one.row: one.model for one in ones}
     points = 11 if context.scale == "smoke" else points
@@ -134,14 +168,24 @@ def select_shared_images(context: Context, wanted: Mapping[str, Study], count: i
 
 
 def limit_count(context: Context, count: int) -> int:
-    """So many images, or four to see that it runs."""
+    """Return `count`, or at most four at the scale smoke.
+
+    Args:
+        context: The context of the item.
+        count: A number of images.
+    """
     return min(count, 4) if context.scale == "smoke" else count
 
 
 def add_figure_numbers(figures: Mapping[str, str], results: Mapping[str, Result]) -> dict[str, Result]:
-    """The results that are pictures with the figure's number before their title: that of the first beginning of their name."""
+    """Put the paper's figure number before the title of each result that is not a table.
+
+    Args:
+        figures: Figure numbers by prefix of a result's name. The first prefix that matches is used.
+        results: Results by name.
+    """
     found = {}
     for key, result in results.items():
-        number = next(figure for beginning, figure in figures.items() if key.startswith(beginning))
+        number = next(figure for prefix, figure in figures.items() if key.startswith(prefix))
         found[key] = result if isinstance(result, Table) else replace(result, title=f"{number}: {result.title}")
     return found

@@ -1,4 +1,4 @@
-"""Yu et al. 2018, Interpreting Adversarial Robustness: Tables 1 and 2, the figures, and what training costs."""
+"""Reproduce Tables 1 and 2 and the training times of Yu et al. 2018, and list all its items."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,70 +29,100 @@ from lowcurve.papers.yu2018.networks import (
 from lowcurve.results import UNSAID, Cell, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 
-JUDGED: Mapping[str, tuple[str, ...]] = {"table-1": tuple(EPOCHS["table-1"]), "table-2": (OURS,)}
-"""The rows that are tried under the suite `strong` as well, and audited."""
-JUDGED_AT = 200
-"""On so many images, since the suite costs a hundred times an attack of the paper's."""
+STRONG_ROWS: Mapping[str, tuple[str, ...]] = {"table-1": tuple(EPOCHS["table-1"]), "table-2": (OURS,)}
+"""Rows that are also attacked by the suite `strong`, with its audit."""
+STRONG_EXAMPLES = 200
+"""Number of images for the suite, which costs a hundred times as much as an attack of the paper."""
 
 
 def table_1(context: Context) -> Reproduction:
-    """Four networks on MNIST and two more under FGSM, BIM and C&W, each by itself; then all of them under the suite strong."""
-    results = _made(context, "table-1")
+    """Attack six networks on MNIST with FGSM, BIM and C&W, each alone, then with the strong suite.
+
+    Args:
+        context: The context of the item.
+
+    Reference: yu2018interpreting, Table 1.
+    """
+    results = _make_results(context, "table-1")
     said = (
-        "Two networks are none of the paper's Table 1: MinMax is one of the MNIST challenge in its section 4.3, and ours with "
-        "adversarial training stands in Table 2 alone. Here both are trained beside the others, at the paper's scale for "
-        f"{ADDED_EPOCHS[MINMAX]} and {ADDED_EPOCHS[BOTH]} epochs, whose steps have the passes of 41 and of 13 natural ones; "
-        f"over the first {RAMP:.0%} of them the radius grows from 0."
+        "Two networks are not in the paper's Table 1. MinMax is a network of the MNIST challenge in its section 4.3, and ours "
+        "with adversarial training is in Table 2 only. Here both are trained as well, at the scale paper for "
+        f"{ADDED_EPOCHS[MINMAX]} and {ADDED_EPOCHS[BOTH]} epochs. Their steps take 41 and 13 times the passes of natural ones. "
+        f"The radius grows from 0 over the first {RAMP:.0%} of training."
     )
-    return Reproduction(results, claims_1(results, context.data), (*DIFFERS, said))
+    return Reproduction(results, claim_table_1(results, context.data), (*DIFFERS, said))
 
 
-def claims_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
-    """Table 1 beside ours."""
-    found, claims = _beside(results, "table-1")
+def claim_table_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+    """Compare Table 1 with our numbers.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
+    found, claims = _compare_with_paper(results, "table-1")
     worst = {row: _worst(cells, "0.3") for row, cells in found.items()}
     claims.append(Claim("MinMax: under all attacks at 0.3", "~88", "section 4.3", worst.get(MINMAX), ".1%"))
     claims.append(Claim("its natural network: at 0.3", "0.0", "section 4.3", worst.get(NATURAL), ".1%"))
     ours, theirs = found.get(OURS), found.get(CROSS_ENTROPY)
     lowest = None if ours is None else _worst(ours, "0.1")
-    said = "ours: about 90 % (85 at least) under every attack at 0.1"
-    claims.append(holds(said, "section 5.2", None if lowest is None else lowest >= 0.85, _percents(lowest)))
-    said = "CrossEntropy: as robust as ours at 0.1 (within 5 points), and loses more by 0.3"
+    said = "ours: about 90 % (at least 85) under every attack at 0.1"
+    claims.append(holds(said, "section 5.2", None if lowest is None else lowest >= 0.85, _format_percents(lowest)))
+    said = "CrossEntropy: as robust as ours at 0.1 (within 5 points), and less robust at 0.3"
     right, evidence = None, ""
     if ours is not None and theirs is not None:
         gaps = [_mean(ours, radius) - _mean(theirs, radius) for radius in RADII["table-1"]]
-        right, evidence = gaps[0] <= 0.05 and gaps[2] > gaps[0], "ours ahead by " + _percents(*gaps)
+        right, evidence = gaps[0] <= 0.05 and gaps[2] > gaps[0], "ours ahead by " + _format_percents(*gaps)
     claims.append(holds(said, "section 5.2", right, evidence))
-    return [*claims, *_of_strong(results, "table-1")]
+    return [*claims, *_claim_strong(results, "table-1")]
 
 
 def table_2(context: Context) -> Reproduction:
-    """Six networks on CIFAR-10 under the same attacks at 3, 6 and 9 grey levels; then ours under the suite strong."""
-    results = _made(context, "table-2")
-    return Reproduction(results, claims_2(results, context.data), DIFFERS)
+    """Attack six networks on CIFAR-10 with the same attacks at 3, 6 and 9 grey levels, then ours with the strong suite.
+
+    Args:
+        context: The context of the item.
+
+    Reference: yu2018interpreting, Table 2.
+    """
+    results = _make_results(context, "table-2")
+    return Reproduction(results, claim_table_2(results, context.data), DIFFERS)
 
 
-def claims_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
-    """Table 2 beside ours."""
-    found, claims = _beside(results, "table-2")
+def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+    """Compare Table 2 with our numbers.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
+    found, claims = _compare_with_paper(results, "table-2")
     ours, best = found.get(OURS), found.get(MINMAX)
     said = "MinMax: about 40 % (35 to 45) under the strongest attack"
     lowest = None if best is None else _worst(best, "9")
     right = None if lowest is None else 0.35 <= lowest <= 0.45
-    claims.append(holds(said, "section 5.2", right, _percents(lowest)))
+    claims.append(holds(said, "section 5.2", right, _format_percents(lowest)))
     right, falls, evidence = None, None, ""
     if ours is not None and best is not None:
         gaps = [_mean(best, radius) - _mean(ours, radius) for radius in RADII["table-2"]]
         shares = [_mean(ours, radius) / max(_mean(best, radius), 1e-6) for radius in RADII["table-2"]]
-        right, evidence = gaps[0] <= 0.1, "MinMax ahead by " + _percents(*gaps)
+        right, evidence = gaps[0] <= 0.1, "MinMax ahead by " + _format_percents(*gaps)
         falls = shares[0] > shares[2]
     claims.append(holds("ours: comparable to MinMax at 3 (within 10 points)", "section 5.2", right, evidence))
-    claims.append(holds("ours: what it gains is less at a larger radius", "section 5.2", falls, evidence))
-    return [*claims, *_of_strong(results, "table-2")]
+    claims.append(
+        holds("ours: its share of MinMax's accuracy is smaller at 9 than at 3", "section 5.2", falls, evidence)
+    )
+    return [*claims, *_claim_strong(results, "table-2")]
 
 
 def training_time(context: Context) -> Reproduction:
-    """Seconds of a step of each method in those of a natural one, measured in this run with the steps interleaved."""
+    """Compare the time of a training step of each method with that of a natural step.
+
+    Args:
+        context: The context of the item.
+
+    Reference: yu2018interpreting, section 5.2.
+    """
     paper = {name: one.study() for name, one in get_recipes("table-2").items()}
     made = make_studies(context, "table-2")
     wanted = {name: replace(study, training_attack=paper[name].training_attack) for name, study in made.items()}
@@ -123,41 +153,43 @@ def training_time(context: Context) -> Reproduction:
         ),
     ]  # fmt: skip
     said = (
-        "Times are of one run: the best of interleaved steps of the same network on the same batch, from the batch to the "
-        "parameters' gradients, so an epoch is as many such steps whatever the method. Attacks are the recipes', not shortened."
+        "A time is the fastest of several steps of the same network on the same batch, from the batch to the parameters' "
+        "gradients. An epoch has as many steps whatever the method. Attacks are those of the recipes, not shortened."
     )
     return Reproduction(results, claims, (said,))
 
 
-def _made(context: Context, table: str) -> dict[str, Result]:
-    """Every row under the paper's attacks, and those of `JUDGED` under the suite strong, with the audit's verdict."""
+def _make_results(context: Context, table: str) -> dict[str, Result]:
+    """Attack every row with the paper's attacks, and the rows of `STRONG_ROWS` with the suite strong."""
     wanted = make_studies(context, table)
     numbers = make_attack_table(context, wanted, lambda study: make_attacks(study, table), f"attacked-{table}")
-    tried = {}
+    strong = {}
     for row, study in context.select_rows(wanted).items():
-        if row in JUDGED[table]:
-            settings = replace(study.evaluation, examples=min(study.evaluation.examples, JUDGED_AT))
-            tried[row] = replace(study, evaluation=settings)
-    # Whoever asked for other rows has none of these, and `judged` would refuse the names of those.
-    return {"numbers": numbers, **run_strong_suite(replace(context, rows=()), tried)}
+        if row in STRONG_ROWS[table]:
+            settings = replace(study.evaluation, examples=min(study.evaluation.examples, STRONG_EXAMPLES))
+            strong[row] = replace(study, evaluation=settings)
+    # Selected rows may be missing in `strong`, and `run_strong_suite` would raise an error for them.
+    return {"numbers": numbers, **run_strong_suite(replace(context, rows=()), strong)}
 
 
-def _beside(results: Mapping[str, Result], table: str) -> tuple[Mapping[str, Mapping[str, Cell]], list[Claim]]:
-    """The cells of our table, and what the paper has printed beside them."""
+def _compare_with_paper(
+    results: Mapping[str, Result], table: str
+) -> tuple[Mapping[str, Mapping[str, Cell]], list[Claim]]:
+    """Return the cells of our table, and their comparison with the printed numbers."""
     numbers = as_table(results["numbers"])
     return read_cells(numbers), claim_printed_numbers(numbers, get_recipes(table), {"natural": "clean"})
 
 
-def _of_strong(results: Mapping[str, Result], table: str) -> list[Claim]:
-    """Whether the paper's own attacks told the truth at the table's middle radius."""
+def _claim_strong(results: Mapping[str, Result], table: str) -> list[Claim]:
+    """Claim that the paper's own attacks are as strong as the suite at the table's middle radius."""
     radius, claims = RADII[table][1], []
     found = read_cells(results["robustness"]) if "robustness" in results else {}
-    for row in JUDGED[table]:
+    for row in STRONG_ROWS[table]:
         cells, right, evidence = found.get(row, {}), None, ""
         if cells:
             strong, worst = read_value(cells["strong"]), _worst(read_cells(results["numbers"])[row], radius)
-            right, evidence = worst - strong <= 0.05, f"{_percents(worst, strong)}; audit: {cells['audit']}"
-        said = f"{row}: what stands under the paper's attacks at {radius} stands under strong ones (within 5 points)"
+            right, evidence = worst - strong <= 0.05, f"{_format_percents(worst, strong)}; audit: {cells['audit']}"
+        said = f"{row}: as robust to the suite strong as to the paper's attacks at {radius} (within 5 points)"
         claims.append(
             Claim(f"{row}: under the suite strong at {radius}", "not tried", UNSAID, cells.get("strong"), ".1%")
         )
@@ -166,31 +198,31 @@ def _of_strong(results: Mapping[str, Result], table: str) -> list[Claim]:
 
 
 def _worst(cells: Mapping[str, Cell], radius: str) -> float:
-    """The accuracy under whichever attack leaves least at a radius."""
-    return min(_at(cells, radius))
+    """Return the lowest accuracy under the three attacks at a radius."""
+    return min(_get_accuracies(cells, radius))
 
 
 def _mean(cells: Mapping[str, Cell], radius: str) -> float:
-    """The mean of the accuracies under the three attacks at a radius."""
-    return float(np.mean(_at(cells, radius)))
+    """Return the mean accuracy under the three attacks at a radius."""
+    return float(np.mean(_get_accuracies(cells, radius)))
 
 
-def _at(cells: Mapping[str, Cell], radius: str) -> list[float]:
+def _get_accuracies(cells: Mapping[str, Cell], radius: str) -> list[float]:
     return [read_value(cell) for heading, cell in cells.items() if heading.endswith(f" at {radius}")]
 
 
-def _percents(*values: float | None) -> str:
+def _format_percents(*values: float | None) -> str:
     return ", ".join(f"{value:.1%}" for value in values if value is not None)
 
 
 DIGITS, WHERE = ("mnist", "digits"), ("cifar10", "mnist", "digits")
-CLAIMS = {"table-1": claims_1, "table-2": claims_2}
+CLAIMS = {"table-1": claim_table_1, "table-2": claim_table_2}
 ITEMS = tuple(
     Item(f"yu2018interpreting/{key}", title, where, make, data, data[0], CLAIMS.get(key))
     for key, title, where, make, data in (
         ("table-1", "Attacks on MNIST", "Table 1, section 5.2", table_1, DIGITS),
         ("table-2", "Attacks on CIFAR-10", "Table 2, section 5.2", table_2, ("cifar10", "digits")),
-        ("training-time", "What training costs", "section 5.2", training_time, ("cifar10", "digits")),
+        ("training-time", "Cost of training", "section 5.2", training_time, ("cifar10", "digits")),
         (
             "figures-1-3", "Loss in parameter space and in input space", "Figures 1, 2, 3, section 2.2",
             figures.figures_1_to_3, ("cifar10", "digits"),
