@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from planar_regions import DISCS, draw, network, ones
+from scipy import stats
 from torch.testing import assert_close
 
 from lowcurve import randomness
@@ -132,7 +133,6 @@ def test_the_bootstrap_interval_is_that_of_the_normal_law_for_many_numbers():
 
 
 def test_the_paired_test_is_wilcoxons():
-    stats = pytest.importorskip("scipy.stats")
     first = randomness.normal(torch.zeros(60, dtype=torch.float64), generator=stream(0, "first"))
     second = first + 0.3 * randomness.normal(first, generator=stream(0, "second")) + 0.06
     found = paired_test(first, second, generator=stream(1), draws=50_000)
@@ -142,7 +142,13 @@ def test_the_paired_test_is_wilcoxons():
     assert found.mean_difference == pytest.approx(float((first - second).mean()))
     assert paired_test(second, first, generator=stream(1), draws=50_000).p_value == found.p_value
     few = paired_test(torch.arange(1.0, 5.0), torch.zeros(4), generator=stream(2))
-    assert few.p_value == pytest.approx(2 / 16, abs=0.02)  # all four signs alike
+    assert few.p_value == pytest.approx(2 / 16)  # all four signs alike
+    assert paired_test(torch.ones(1), torch.zeros(1), generator=stream(2)).p_value == 1
+
+
+def test_a_single_number_has_an_interval_of_length_zero():
+    found = bootstrap_interval(torch.ones(1), generator=stream(0))
+    assert (found.low, found.value, found.high) == (1.0, 1.0, 1.0)
 
 
 def test_statistics_refuse():

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from closed_surfaces import sphere
-from scipy import ndimage
 from spheres import IMAGES, LABELS, ON_SPHERE, PLANES, A, B, T, U, V, X, assert_orthonormal, network, normal
 from torch.testing import assert_close
 
@@ -169,16 +168,29 @@ def test_shares_of_a_linear_classifier_are_those_of_the_half_planes():
     assert class_components(decisions, 3).tolist() == [[1, 1, 0]] * 2
 
 
+def flood_fill(grid: torch.Tensor, label: int) -> int:
+    """The number of connected components of a label, by visiting neighbors one at a time."""
+    left, components = {tuple(at) for at in torch.nonzero(grid == label).tolist()}, 0
+    while left:
+        components, open_ = components + 1, [left.pop()]
+        while open_:
+            i, j = open_.pop()
+            near = {(i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)} & left
+            left -= near
+            open_ += near
+    return components
+
+
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_pieces_are_those_of_flood_filling(classes):
+def test_components_are_those_of_flood_filling(classes):
     decisions = randomness.integers((6, 23, 31), 0, classes, generator=stream(0, "pieces", classes))
     found = class_components(decisions, classes)
-    expected = [[ndimage.label((one == k).numpy())[1] for k in range(classes)] for one in decisions]
+    expected = [[flood_fill(one, k) for k in range(classes)] for one in decisions]
     assert found.tolist() == expected
     assert class_components(decisions[[3]], classes).tolist() == [expected[3]]
 
 
-def test_a_spiral_is_one_piece():
+def test_a_spiral_is_one_component():
     """The longest way from point to point."""
     spiral = torch.zeros(1, 41, 41, dtype=torch.long)
     row, column, down, right, length = 0, 0, 0, 1, 40
@@ -190,6 +202,6 @@ def test_a_spiral_is_one_piece():
         length -= 2 if turn % 2 and turn > 1 else 0
         if length <= 2:
             break
-    expected = [ndimage.label((spiral[0] == k).numpy())[1] for k in (0, 1)]
+    expected = [flood_fill(spiral[0], k) for k in (0, 1)]
     assert class_components(spiral, 2).tolist() == [expected]
     assert expected[1] == 1

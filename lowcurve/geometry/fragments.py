@@ -1,10 +1,9 @@
-"""The classes of a slice: which share of it each holds, and in how many pieces.
+"""Describe the classes predicted on a slice: the share of each and its number of connected components.
 
-decisions: the predicted class at every grid point, integers (batch, len(a), len(b)), such as
-`surface(lambda x: model(x).argmax(1), plane, a, b)`. Both are numbers of a window and a spacing, which belong with them:
-what is finer than the spacing is not seen.
+Both depend on the window and the spacing of the grid; report these with the numbers.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,10 +11,21 @@ from torch import Tensor
 from lowcurve.errors import InputError
 
 Decisions = Int[Tensor, "batch a b"]
+"""The predicted class at every grid point, such as `surface(lambda x: model(x).argmax(1), plane, a, b)`."""
 
 
 def class_shares(decisions: Decisions, classes: int) -> Float[Tensor, "batch classes"]:
-    """The share of the grid points at which each class is predicted, shape (batch, classes); a row sums to 1.
+    """Compute the share of grid points at which each class is predicted.
+
+    Args:
+        decisions: Predicted classes, integers of shape (batch, len(a), len(b)).
+        classes: Number of the network's classes.
+
+    Returns:
+        Shares of shape (batch, classes); a row sums to 1.
+
+    Raises:
+        InputError: If `decisions` has another shape or holds other numbers than classes.
 
     Example:
         >>> class_shares(torch.tensor([[[0, 2], [2, 2]]]), 3)
@@ -24,15 +34,27 @@ def class_shares(decisions: Decisions, classes: int) -> Float[Tensor, "batch cla
     Reference: bardusco_report, Figs. 3 and 4.
     """
     _require_decisions(decisions, classes)
-    return _counted(decisions, torch.ones_like(decisions, dtype=torch.bool), classes) / decisions[:1].numel()
+    counts = torch.stack([torch.bincount(grid.flatten(), minlength=classes) for grid in decisions])
+    return counts / decisions[0].numel()
 
 
 def class_components(decisions: Decisions, classes: int) -> Int[Tensor, "batch classes"]:
-    """In how many connected pieces each class lies on the slice, shape (batch, classes): 0 where it is not predicted.
+    """Count the connected components of each class on a slice.
 
-    Grid points are neighbors along a and along b, not across corners. A single point is a piece. Two pieces on a plane may be
-    one region outside it: a count of the plane, not of the region. Their sum is the slice's fragmentation.
-    Cost: a few passes over the grid, all slices at once.
+    Grid points are neighbors along a and along b, not diagonally. Two components on a plane may belong to one region of input
+    space. The sum over classes is the slice's fragmentation.
+
+    Args:
+        decisions: Predicted classes, integers of shape (batch, len(a), len(b)).
+        classes: Number of the network's classes.
+
+    Returns:
+        Counts of shape (batch, classes); 0 where a class is not predicted.
+
+    Raises:
+        InputError: If `decisions` has another shape or holds other numbers than classes.
+
+    Cost: one pass over the grid for each class that is predicted, on the CPU.
 
     Example:
         >>> class_components(torch.tensor([[[0, 1], [1, 0]], [[0, 0], [1, 0]]]), 3)
@@ -42,37 +64,21 @@ def class_components(decisions: Decisions, classes: int) -> Int[Tensor, "batch c
     Reference: bardusco_report, Fig. 3; Somepalli et al. 2022 (fragmentation).
     """
     _require_decisions(decisions, classes)
-    place = torch.arange(decisions.numel(), device=decisions.device).view(decisions.shape)
-    alike = decisions[:, 1:] == decisions[:, :-1], decisions[:, :, 1:] == decisions[:, :, :-1]
-    one = torch.cat([place[:, 1:][alike[0]], place[:, :, 1:][alike[1]]])
-    other = torch.cat([place[:, :-1][alike[0]], place[:, :, :-1][alike[1]]])
-    # Each point names a point of its piece; the smallest of them comes to stand for all.
-    named = place.flatten()
-    while True:
-        high, low = torch.maximum(named[one], named[other]), torch.minimum(named[one], named[other])
-        apart = high > low
-        if not bool(apart.any()):
-            break
-        named = named.scatter_reduce(0, high[apart], low[apart], "amin")
-        while not torch.equal(nearer := named[named], named):
-            named = nearer
-    return _counted(decisions, named.view(decisions.shape) == place, classes)
+    from scipy import ndimage
 
-
-def _counted(decisions: Decisions, counts: Tensor, classes: int) -> Tensor:
-    """How many of the points that count each class has on each slice."""
-    slice_ = torch.arange(len(decisions), device=decisions.device)[:, None, None]
-    return torch.bincount((slice_ * classes + decisions)[counts], minlength=len(decisions) * classes).view(-1, classes)
+    counts = torch.zeros(len(decisions), classes, dtype=torch.long)
+    for row, grid in enumerate(decisions.cpu().numpy()):
+        for label in np.unique(grid):
+            counts[row, label] = ndimage.label(grid == label)[1]
+    return counts.to(decisions.device)
 
 
 def _require_decisions(decisions: Decisions, classes: int) -> None:
     if decisions.ndim != 3 or decisions.is_floating_point() or not decisions.numel():
         received = f"{decisions.dtype} of shape {tuple(decisions.shape)}"
-        raise InputError(
-            "predicted classes (batch, a, b)", received, "write surface(lambda x: model(x).argmax(1), ...)"
-        )
+        hint = "write surface(lambda x: model(x).argmax(1), ...)"
+        raise InputError("predicted classes (batch, a, b)", received, hint)
     if int(decisions.min()) < 0 or int(decisions.max()) >= classes:
-        found = f"{int(decisions.min())} to {int(decisions.max())}"
-        raise InputError(
-            f"predicted classes from 0 to {classes - 1}", found, "give the number of the network's classes"
-        )
+        received = f"{int(decisions.min())} to {int(decisions.max())}"
+        hint = "give the number of the network's classes"
+        raise InputError(f"predicted classes from 0 to {classes - 1}", received, hint)
