@@ -305,7 +305,7 @@ def test_into_region_goes_beyond_the_boundary_where_it_may():
         wall, x, ones(1), generator=stream(0)
     )
     assert_close(boxed, torch.tensor([[0.5, 0.2]]))
-    with pytest.raises(InputError, match="a way beyond the boundary of at least 0"):
+    with pytest.raises(InputError, match="an overshoot of at least 0"):
         RegionProjection(DeepFool(), overshoot=-1.0)
 
 

@@ -338,7 +338,7 @@ def test_bad_input_is_refused_in_a_sentence():
     with pytest.raises(InputError, match=r"values of shape \(4, 11, 11\)"):
         boundary_heights(sphere, plane, T, T, values=torch.zeros(4, 3, 11))
     for most, samples in ((0.0, 5), (math.inf, 5), (1.0, 0)):
-        with pytest.raises(InputError, match="a finite distance above 0 to look at"):
+        with pytest.raises(InputError, match="a finite distance above 0 and at least one sample"):
             crossing_distance(sphere, X, U, most=most, samples=samples)
     for decisions in (
         torch.zeros(2, 3, 3),

@@ -1,4 +1,4 @@
-"""Whether a network's input gradient follows what is drawn: its correlation with an image's local contrast."""
+"""Compare an input gradient with the image: correlation of the gradient with local contrast."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,18 @@ from lowcurve.types import Field, Inputs, PerExample
 
 
 def local_contrast(x: Inputs) -> Tensor:
-    """Largest less smallest value of each pixel's 3 x 3 neighborhood, summed over channels, shape (batch, height, width).
+    """Compute the local contrast of each pixel, summed over channels.
 
-    Errors: InputError for inputs that are no images.
+    The local contrast is the largest minus the smallest value of the pixel's 3 x 3 neighborhood.
+
+    Args:
+        x: Images, shape (batch, channels, height, width).
+
+    Returns:
+        Contrasts, shape (batch, height, width).
+
+    Raises:
+        InputError: If the inputs are not images.
 
     Example:
         >>> local_contrast(torch.tensor([[[[0.0, 0.0, 0.0, 1.0]]]]))
@@ -25,10 +34,22 @@ def local_contrast(x: Inputs) -> Tensor:
 
 
 def contrast_alignment(field: Field, x: Inputs) -> PerExample:
-    """The correlation over pixels of sum_c |J_c| with `local_contrast`: 1 where the gradient follows edges and strokes alone.
+    """Compute the correlation over pixels of the absolute input gradient, summed over channels, with `local_contrast`.
 
-    A number for what yu2018interpreting shows in pictures, that a robust network's Jacobian keeps to the pattern of the image.
-    No scale of the gradient changes it. Conventions: 0 where either is the same at every pixel.
+    It is 1 where the gradient follows edges and strokes alone, and no scaling of the gradient changes it.
+    yu2018interpreting shows in pictures that the Jacobian of a robust network follows the image; this is a number
+    for it.
+
+    Args:
+        field: Per-example loss, margin or logit as a function of the input.
+        x: Images, shape (batch, channels, height, width).
+
+    Returns:
+        One correlation per image; 0 where the gradient or the contrast is the same at every pixel.
+
+    Raises:
+        InputError: If the inputs are not images.
+
     Cost: one input gradient.
 
     Example:

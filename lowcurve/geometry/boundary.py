@@ -1,10 +1,11 @@
-"""The decision boundary {F = 0} of a decision function F: a point on it, its curvature there, how far away it is.
+"""Find points of the decision boundary {F = 0} of a decision function F and measure its curvature there.
 
-n = grad F / ||grad F|| is its unit normal, to the side where F grows, and P = I - n n^T the projection onto its tangent
-space. The normal curvature along a unit tangent v is kappa = <v, H v> / ||grad F||: in the plane of v and n the boundary
-is s = -kappa t^2 / 2, t along v and s along n. So kappa > 0 where it bends towards F < 0, 1/R on the sphere ||x||^2 - R^2.
-Scaling F by k > 0 changes nothing; k < 0 turns n and the sign. Conventions: where grad F = 0 there is no normal and P = I;
-a curvature is then 0 where its numerator is, and otherwise infinite.
+n = grad F / ||grad F|| is the unit normal, pointing to F > 0, and P = I - n n^T projects onto the tangent space.
+The normal curvature along a unit tangent v is kappa = <v, H v> / ||grad F||. In the plane of v and n the boundary
+is the curve s = -kappa t^2 / 2, with t along v and s along n. So kappa > 0 where the boundary bends towards F < 0,
+and kappa = 1/R for F = ||x||^2 - R^2. Scaling F by k > 0 changes nothing; k < 0 flips n and the sign of kappa.
+Conventions: where grad F = 0 there is no normal and P = I; a curvature is then 0 where its numerator is 0, and
+infinite otherwise.
 """
 
 import math
@@ -26,34 +27,58 @@ from lowcurve.types import Classifier, Field, Inputs, Labels, Logits, Operator, 
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """F(x) = z_i(x) - z_j(x), positive on the side of class i; it shows its two halves, as `losses.LossField` does."""
+    """The decision function F(x) = z_i(x) - z_j(x) of each example, positive on the side of class i.
+
+    It exposes its two parts, x -> z and z -> F, as `losses.LossField` does.
+
+    Args:
+        model: The network.
+        i: The first class of each example.
+        j: The second class of each example.
+    """
 
     model: Classifier
     i: Labels
     j: Labels
 
     def __call__(self, x: Inputs) -> PerExample:
+        """Compute F(x)."""
         return self.from_logits(self.logits(x))
 
     def logits(self, x: Inputs) -> Logits:
-        """The first half, x -> z."""
+        """Compute the logits z of x, the first part."""
         return self.model(x)
 
     def from_logits(self, logits: Logits) -> PerExample:
-        """The second half, z -> z_i - z_j."""
+        """Compute z_i - z_j from the logits, the second part."""
         if len(logits) != len(self.i):
-            raise InputError(f"{len(logits)} pairs of classes, one an example", len(self.i), "take(rows) the pairs too")
+            raise InputError(
+                f"{len(logits)} pairs of classes, one an example",
+                len(self.i),
+                "call take(rows) on the decision function too",
+            )
         return (logits.gather(1, self.i[:, None]) - logits.gather(1, self.j[:, None])).squeeze(1)
 
     def take(self, rows: Tensor) -> "LogitDifference":
-        """The decision functions of some of the examples."""
+        """Select the decision functions of some examples."""
         return LogitDifference(self.model, self.i[rows], self.j[rows])
 
 
 def logit_difference(model: Classifier, i: Labels, j: Labels) -> LogitDifference:
-    """The decision function between two classes of each example, F = z_i - z_j.
+    """Return the decision function F = z_i - z_j between two classes of each example.
 
-    Unlike the margin it has no kinks where the second class changes. The model must be in eval mode.
+    Unlike the margin it has no kinks where the second-largest class changes.
+
+    Args:
+        model: The network, in eval mode.
+        i: The first class of each example.
+        j: The second class of each example.
+
+    Returns:
+        F as a function of the input; it can be restricted to some examples.
+
+    Raises:
+        InputError: If the two classes of an example are equal, or the model is in training mode.
 
     Example:
         >>> logit_difference(nn.Identity(), torch.tensor([0]), torch.tensor([2]))(torch.tensor([[5.0, 1.0, 2.0]]))
@@ -70,20 +95,41 @@ def logit_difference(model: Classifier, i: Labels, j: Labels) -> LogitDifference
 
 @dataclass(frozen=True)
 class BoundaryPoint:
-    """Points where F = 0. crossed: whether F changed its sign on the way; where not, the point is the end of the way."""
+    """Points on the segments from x to other points, as found by `find_boundary_point`.
+
+    Attributes:
+        point: A point with F = 0, or the end of the segment where F did not change its sign.
+        crossed: True where F changed its sign along the segment.
+    """
 
     point: Inputs
     crossed: Tensor
 
 
 def find_boundary_point(
-    decision: Field, x: Inputs, across: Inputs, *, steps: int = 60, tolerance: float = 0
+    decision: Field, x: Inputs, end: Inputs, *, steps: int = 60, tolerance: float = 0
 ) -> BoundaryPoint:
-    """z on the segment from x to `across` with F(z) = 0, by bisection: a crossing, the only one or one of several.
+    """Find a point with F = 0 on the segment from x to `end`, by bisection.
 
-    across: a point on the other side, such as an attack's. Whoever has none keeps `across` and is not `crossed`.
-    tolerance: of the interval, as a share of the way; 0 goes on to rounding (about 24 halvings in float32, 53 in float64,
-    more near x); of its ends the one of smaller |F| is given. Cost: at most `steps` + 2 forward passes.
+    If there are several crossings, one of them is found.
+
+    Args:
+        decision: The decision function F.
+        x: Starting points, shape (batch, ...).
+        end: Points on the other side of the boundary, such as adversarial images. Where F has the same sign at
+            both, `point` is `end` and `crossed` is False.
+        steps: Maximum number of bisections.
+        tolerance: Length of the last interval as a share of the segment. 0 continues down to rounding: about 24
+            steps in float32, 53 in float64, more near x. The end of the last interval with the smaller |F| is
+            returned.
+
+    Returns:
+        The points and whether each is a crossing.
+
+    Raises:
+        InputError: If `steps` is below 1 or `tolerance` is outside [0, 1).
+
+    Cost: at most `steps` + 2 forward passes.
 
     Example:
         >>> found = find_boundary_point(lambda x: 1 - x.square().sum(1), torch.zeros(1, 2), torch.tensor([[4.0, 0.0]]))
@@ -92,11 +138,11 @@ def find_boundary_point(
     """
     if steps < 1 or not 0 <= tolerance < 1:
         raise InputError("a step and a tolerance from 0 to 1", (steps, tolerance), "write steps=60, tolerance=0")
-    way = across - x
+    offset = end - x
 
     def at(share: PerExample) -> PerExample:
         with torch.no_grad():
-            return decision(x + per_example(share, way) * way)
+            return decision(x + per_example(share, offset) * offset)
 
     here, there = torch.zeros(len(x)).to(x), torch.ones(len(x)).to(x)
     value_here, value_there = at(here), at(there)
@@ -111,54 +157,81 @@ def find_boundary_point(
         here, value_here = torch.where(before, middle, here), torch.where(before, value, value_here)
         there, value_there = torch.where(before, there, middle), torch.where(before, value_there, value)
     share = torch.where(value_here.abs() < value_there.abs(), here, there)
-    point = x + per_example(share, way) * way
-    return BoundaryPoint(torch.where(per_example(crossed, x), point, across), crossed)
+    point = x + per_example(share, offset) * offset
+    return BoundaryPoint(torch.where(per_example(crossed, x), point, end), crossed)
 
 
 @dataclass(frozen=True)
 class TangentSpace:
-    """The tangent space of a level set: its unit normals n, ||grad F|| and the Hessian of F, as an operator."""
+    """The tangent space of a level set of F at a point of each example.
+
+    Attributes:
+        normal: Unit normals n.
+        gradient_norm: ||grad F||.
+        operator: v -> H v, the Hessian of F.
+    """
 
     normal: Tensor
     gradient_norm: PerExample
     operator: Operator
 
     def project(self, v: Tensor) -> Tensor:
-        """P v, less what is rounding: a vector along n has no direction in the tangent space."""
-        for _ in range(2):  # once leaves rounding of v along n, which counts where P v is short
+        """Project v onto the tangent space; where only rounding is left, return 0."""
+        # A second pass removes the rounding that remains along n, which matters where P v is short.
+        for _ in range(2):
             tangent = v - per_example(dot(self.normal, v), v) * self.normal
             noise = 10 * torch.finfo(v.dtype).eps * L2.length(v)
             v = tangent * per_example(L2.length(tangent) > noise, v)
         return v
 
     def curvature(self, direction: Tensor) -> PerExample:
-        """kappa along P direction, 0 where that is 0."""
+        """Compute the normal curvature along the projected direction, 0 where the projection is 0."""
         tangent = L2.unit(self.project(direction))
-        return self.relative(dot(tangent, self.operator(tangent)))
+        return self.divide_by_gradient_norm(dot(tangent, self.operator(tangent)))
 
-    def relative(self, values: Tensor) -> Tensor:
-        """values / ||grad F||, one or several an example, and 0 where they are 0."""
+    def divide_by_gradient_norm(self, values: Tensor) -> Tensor:
+        """Divide by ||grad F|| one or several numbers per example; 0 stays 0."""
         gradient_norm = per_example(self.gradient_norm, values)
         return torch.where(values != 0, values / gradient_norm, 0)
 
 
 def tangent_space(field: Field, x: Inputs, h: float | None = None) -> TangentSpace:
-    """The tangent space at x, with the exact Hessian or with central differences at the scale h.
+    """Compute the tangent space of the level set of a field at x.
 
-    For a ReLU network F = z_i - z_j has no Hessian almost everywhere and every curvature is 0; its boundary bends in
-    kinks, which only a scale h (an l_2 length in pixel units) can see.
+    For a ReLU network F = z_i - z_j has a zero Hessian almost everywhere, so every exact curvature is 0. Its
+    boundary bends in kinks, which only a finite scale h can measure.
+
+    Args:
+        field: The decision function F.
+        x: Points, shape (batch, ...).
+        h: None for the exact Hessian, or the scale of central differences, an l_2 length in pixel units.
+
+    Returns:
+        Normals, gradient norms and the Hessian operator.
+
+    Raises:
+        InputError: If an input is a single number, which has no tangent space.
     """
     if x[:1].numel() < 2 and len(x):
         raise InputError("inputs of two numbers or more", tuple(x.shape), "a point on a line has no tangent space")
-    slope = gradient(field, x)
+    grad = gradient(field, x)
     operator = hessian(field, x) if h is None else secant_hessian(field, x, h, central=True)
-    return TangentSpace(L2.unit(slope), L2.length(slope), operator)
+    return TangentSpace(L2.unit(grad), L2.length(grad), operator)
 
 
 def normal_curvature(field: Field, x: Inputs, direction: Inputs, *, h: float | None = None) -> PerExample:
-    """kappa = <v, H v> / ||grad F|| along v = P direction / ||P direction||; 0 where the direction is along the normal.
+    """Compute the normal curvature kappa = <v, H v> / ||grad F|| along v = P direction / ||P direction||.
 
-    x: a point of the boundary (or of any level set). h: see `tangent_space`. Cost: one gradient, one product.
+    Args:
+        field: The decision function F.
+        x: Points of the boundary or of any other level set, shape (batch, ...).
+        direction: A direction for each example, of x's shape.
+        h: None for the exact Hessian, or a scale; see `tangent_space`.
+
+    Returns:
+        One curvature per example, 1 / length; 0 where the direction is along the normal.
+
+    Cost: one gradient and one Hessian product.
 
     Example:
         >>> cylinder, x = lambda x: x[:, 0].square() + x[:, 1].square() - 4, torch.tensor([[2.0, 0.0, 7.0]])
@@ -173,10 +246,16 @@ def normal_curvature(field: Field, x: Inputs, direction: Inputs, *, h: float | N
 
 @dataclass(frozen=True)
 class PrincipalCurvatures:
-    """All d - 1 principal curvatures in rising order, shape (batch, d - 1): eigenvalues of P H P / ||grad F|| without n's 0.
+    """Measure all d - 1 principal curvatures, in ascending order.
 
-    Their mean is the mean curvature, trace / (d - 1). h: see `tangent_space`; at a scale the matrix is symmetrized.
-    Cost: one gradient and d products, one eigenvalue problem of size d - 1; d^2 numbers of memory an example.
+    They are the eigenvalues of P H P / ||grad F|| without the zero that belongs to n. Their mean is the mean
+    curvature. Called with a field and points, it returns shape (batch, d - 1).
+
+    Args:
+        h: None for the exact Hessian, or a scale at which the matrix is symmetrized; see `tangent_space`.
+
+    Cost: one gradient, d Hessian products and an eigenvalue problem of size d - 1; d^2 numbers of memory per
+    example.
 
     Example:
         >>> PrincipalCurvatures()(lambda x: x.square().sum(1) - 4, torch.tensor([[0.0, 2.0, 0.0]]))  # a sphere, R = 2
@@ -188,20 +267,30 @@ class PrincipalCurvatures:
     h: float | None = None
 
     def __call__(self, field: Field, x: Inputs) -> Tensor:
+        """Measure the principal curvatures at x."""
         here = tangent_space(field, x, self.h)
         basis = torch.linalg.qr(here.normal.flatten(1).double()[:, :, None], mode="complete").Q[:, :, 1:]
         within = dense(lambda v: here.operator(here.project(v)), x)
         inside = basis.transpose(1, 2) @ within.double() @ basis
-        return here.relative(spectrum(inside).to(x))
+        return here.divide_by_gradient_norm(spectrum(inside).to(x))
 
 
 @dataclass(frozen=True)
 class NormalCurvatures:
-    """The ends of the principal curvatures by Lanczos, and the mean curvature from random tangent directions.
+    """Measure the extreme principal curvatures by Lanczos and the mean curvature from random tangent directions.
 
-    Columns: "largest principal curvature", "smallest principal curvature" (algebraic, from within); "mean curvature",
-    trace / (d - 1), as the mean of kappa over `draws` uniform tangent directions, which it is in expectation, and its
-    standard error. h: see `tangent_space`. Cost: one gradient, at most `steps` + 1 + `draws` products.
+    Columns: "largest principal curvature" and "smallest principal curvature", algebraic and approached from inside
+    the spectrum; "mean curvature", trace / (d - 1); "mean curvature, standard error". The mean curvature is the
+    mean of kappa over uniform tangent directions, an unbiased estimate.
+
+    Args:
+        steps: Maximum number of Lanczos steps.
+        tolerance: Relative residual at which Lanczos stops.
+        draws: Number of random tangent directions.
+        seed: Seed of the directions.
+        h: None for the exact Hessian, or a scale; see `tangent_space`.
+
+    Cost: one gradient and at most `steps` + 1 + `draws` Hessian products.
 
     Example:
         >>> columns = NormalCurvatures()(lambda x: x.square().sum(1) - 4, torch.tensor([[0.0, 2.0, 0.0]]))
@@ -222,37 +311,50 @@ class NormalCurvatures:
             raise InputError("at least two draws", self.draws, "write draws=10")
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Measure the columns at x."""
         here = tangent_space(field, x, self.h)
         labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
         streams = randomness.example_streams(randomness.stream(self.seed, "tangent directions"), x, labels)
         directions = [L2.unit(here.project(streams.at(draw).normal(x))) for draw in range(self.draws)]
-        bends = torch.stack([dot(v, here.operator(v)) for v in directions])
+        curvatures = torch.stack([dot(v, here.operator(v)) for v in directions])
 
-        def within(v: Tensor) -> Tensor:
-            # Along n a value from inside the tangent spectrum in place of 0, which might be an end of it.
-            upright = bends[0] * dot(here.normal, v)
-            return here.project(here.operator(here.project(v))) + per_example(upright, v) * here.normal
+        def tangential(v: Tensor) -> Tensor:
+            # The eigenvalue 0 along n could be an extreme one, so a value inside the tangent spectrum replaces it.
+            normal_part = curvatures[0] * dot(here.normal, v)
+            return here.project(here.operator(here.project(v))) + per_example(normal_part, v) * here.normal
 
         start = here.project(here.operator(here.normal))
-        ends = lanczos(within, start, steps=self.steps, tolerance=self.tolerance, ends="both")
+        ends = lanczos(tangential, start, steps=self.steps, tolerance=self.tolerance, ends="both")
         return {
-            "largest principal curvature": here.relative(ends.largest),
-            "smallest principal curvature": here.relative(ends.smallest),
-            "mean curvature": here.relative(bends.mean(0)),
-            "mean curvature, standard error": here.relative(bends.std(0) / math.sqrt(self.draws)),
+            "largest principal curvature": here.divide_by_gradient_norm(ends.largest),
+            "smallest principal curvature": here.divide_by_gradient_norm(ends.smallest),
+            "mean curvature": here.divide_by_gradient_norm(curvatures.mean(0)),
+            "mean curvature, standard error": here.divide_by_gradient_norm(curvatures.std(0) / math.sqrt(self.draws)),
         }
 
 
 def boundary_distances(
     decision: Field, x: Inputs, boundary: BoundaryPoint, *, h: float | None = None
 ) -> dict[str, PerExample]:
-    """How far the boundary is from x: ||x - z||, |<x - z, n>|, and the distance to the circle that osculates it at z.
+    """Compute the distance from x to the boundary in four approximations, from one boundary point z.
 
-    Columns: "distance along the way" ||x - z||, an upper bound; "distance to the tangent plane" |s|, s = <x - z, n>;
-    "normal curvature" kappa at z along t = P (x - z); "distance to the osculating circle", of curvature kappa in the plane
-    of n and t: |kappa ||x - z||^2 + 2 s| / (1 + sqrt(kappa^2 ||t||^2 + (1 + kappa s)^2)), exact for spheres and hyperplanes
-    wherever the segment crosses them. All are l_2 lengths, inf (and kappa 0) where nothing was crossed. If x - z is along
-    n, no plane is singled out: kappa is 0 and the three lengths agree. h: see `tangent_space`. Cost: one gradient, one product.
+    With s = <x - z, n> and t = P (x - z), the distance to the osculating circle is |kappa ||x - z||^2 + 2 s| / (1 +
+    sqrt(kappa^2 ||t||^2 + (1 + kappa s)^2)), where the circle of curvature kappa lies in the plane of n and t. It
+    is exact for spheres and hyperplanes wherever the segment crosses them.
+
+    Args:
+        decision: The decision function F.
+        x: Points, shape (batch, ...).
+        boundary: Boundary points z, from `find_boundary_point`.
+        h: None for the exact Hessian, or a scale; see `tangent_space`.
+
+    Returns:
+        Columns: "distance along the way", ||x - z||, an upper bound; "distance to the tangent plane", |s|;
+        "distance to the osculating circle"; "normal curvature", kappa at z along t. Lengths are l_2 in pixel units.
+        Where nothing was crossed, the lengths are infinite and kappa is 0. Where x - z is along n, kappa is 0 and
+        the three lengths agree.
+
+    Cost: one gradient and one Hessian product.
 
     Example:
         >>> x, z = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -260,31 +362,42 @@ def boundary_distances(
         >>> found["distance along the way"], found["distance to the osculating circle"]  # of (3, 0) and the unit circle
         (tensor([3.1623]), tensor([2.]))
     """
-    way = x - boundary.point
+    offset = x - boundary.point
     here = tangent_space(decision, boundary.point, h)
-    length, upright, bend = L2.length(way), dot(way, here.normal), here.curvature(way)
-    aside = L2.length(here.project(way))
-    around = (bend * length.square() + 2 * upright).abs() / (1 + torch.hypot(bend * aside, 1 + bend * upright))
+    length, normal_part, curvature = L2.length(offset), dot(offset, here.normal), here.curvature(offset)
+    tangent_length = L2.length(here.project(offset))
+    osculating = (curvature * length.square() + 2 * normal_part).abs() / (
+        1 + torch.hypot(curvature * tangent_length, 1 + curvature * normal_part)
+    )
     lengths = {
         "distance along the way": length,
-        "distance to the tangent plane": upright.abs(),
-        "distance to the osculating circle": around,
+        "distance to the tangent plane": normal_part.abs(),
+        "distance to the osculating circle": osculating,
     }
     columns = {name: torch.where(boundary.crossed, column, torch.inf) for name, column in lengths.items()}
-    return columns | {"normal curvature": torch.where(boundary.crossed, bend, 0)}
+    return columns | {"normal curvature": torch.where(boundary.crossed, curvature, 0)}
 
 
-def mean_hessian(decision: Field, x: Inputs, across: Inputs, *, share: float = 0.8, h: float | None = None) -> Operator:
-    """v -> the mean over the sample of H_i v at x_i + share (across_i - x_i), central differences at the scale h.
+def mean_hessian(decision: Field, x: Inputs, end: Inputs, *, share: float = 0.8, h: float | None = None) -> Operator:
+    """Return the mean over the sample of the Hessians at x_i + share (end_i - x_i), as an operator.
 
-    Not the normal curvature, though published under the name of principal curvatures: one matrix for the whole sample,
-    of F = z_original - z_fooling at points inside the region and not on its boundary, without projection onto a tangent
-    space and without division by ||grad F||, so that it is scaled as F is.
+    Uses central differences at the scale h. This was published under the name of principal curvatures, but it is
+    not the normal curvature: it is one matrix for the whole sample, of F = z_original - z_fooling, at points inside
+    the region and not on its boundary. It is not projected onto a tangent space and not divided by ||grad F||, so
+    it scales with F.
 
-    v: one vector for the whole sample, shape (1, ...). Its extreme eigenvalues: `lanczos(mean_hessian(...), start)` with a
-    start of shape (1, ...); all: `spectrum(dense(mean_hessian(...), x[:1]))`. across: an attack's answer, DeepFool's with
-    an overshoot of 5 % in that lineage. h: an l_2 length, by default sqrt(d) 10 / 512, five grey levels in every pixel.
-    Cost: two gradients of the whole sample for each product.
+    Args:
+        decision: The decision function F.
+        x: Points, shape (batch, ...).
+        end: Adversarial points of x's shape; the published code takes DeepFool's with an overshoot of 5 %.
+        share: Position on the segment from x to `end`.
+        h: An l_2 length in pixel units; by default sqrt(d) 10 / 512, five grey levels in every pixel.
+
+    Returns:
+        v -> H v for one vector v of shape (1, ...). Use `lanczos(mean_hessian(...), start)` for the extreme
+        eigenvalues and `spectrum(dense(mean_hessian(...), x[:1]))` for all.
+
+    Cost: two gradients of the whole sample per product.
 
     Example:
         >>> product = mean_hessian(lambda x: x.pow(2).sum(1) * x[:, 0], torch.ones(2, 1), -torch.ones(2, 1), share=0.5)
@@ -294,7 +407,7 @@ def mean_hessian(decision: Field, x: Inputs, across: Inputs, *, share: float = 0
     Reference: Jetley et al. 2018, as their code has it.
     """
     scale = math.sqrt(x[0].numel()) * 10 / 512 if h is None else h
-    operator = secant_hessian(decision, x + share * (across - x), scale, central=True)
+    operator = secant_hessian(decision, x + share * (end - x), scale, central=True)
 
     def product(v: Tensor) -> Tensor:
         return operator(v.expand_as(x)).mean(0, keepdim=True)

@@ -1,7 +1,7 @@
-"""What gradient and Hessian at a point promise of the field around it.
+"""Bound the change of a field around a point from its gradient and Hessian.
 
-Everything here is about the quadratic model at x, l(x) + <g, r> + <r, H r> / 2, and a promise about the field itself where
-that is quadratic. Lengths are l_2, in pixel units, unless a norm is named.
+All bounds are about the quadratic model l(x) + <g, r> + <r, H r> / 2, and hold for the field itself where it is
+quadratic. Lengths are l_2 in pixel units, unless a norm is named.
 """
 
 import math
@@ -22,7 +22,15 @@ from lowcurve.types import Field, Inputs, PerExample
 
 @dataclass(frozen=True)
 class Bracket:
-    """lower <= ||r*|| <= upper, and three simpler bounds outside of them; `printed_lower` is the paper's."""
+    """Lower and upper bounds of ||r*||; see `distance_bounds`.
+
+    Attributes:
+        lower: Lower bound.
+        upper: Upper bound.
+        simple_lower: A looser lower bound.
+        printed_lower: The looser lower bound as the paper prints it.
+        simple_upper: A looser upper bound.
+    """
 
     lower: PerExample
     upper: PerExample
@@ -31,23 +39,33 @@ class Bracket:
     simple_upper: PerExample
 
 
-def distance_bounds(gap: PerExample, slope: PerExample, nu: PerExample, along: PerExample) -> Bracket:
-    """2c / (G + sqrt(G^2 + 2 nu c)) <= ||r*|| <= 2c / (a + sqrt(a^2 + 2 nu c)), r* the least r with <g, r> + <r, Hr>/2 >= c.
+def distance_bounds(
+    gap: PerExample, gradient_norm: PerExample, nu: PerExample, gradient_component: PerExample
+) -> Bracket:
+    """Bound the smallest ||r*|| at which <g, r> + <r, H r> / 2 >= c.
 
-    gap: c, the threshold less l(x). slope: G = ||g||. nu: lambda_max(H), algebraic. along: a = |<g, u>|, u its eigenvector.
-    These are the paper's (G/nu)(sqrt(1 + 2 nu c / G^2) - 1) and the same of a, without the difference that cancels. The
-    simple forms are c/G - nu c^2 / (2 G^3), as printed c/G - 2 nu c^2 / G^3 (true and four times as loose), and c/a.
+    2c / (G + sqrt(G^2 + 2 nu c)) <= ||r*|| <= 2c / (a + sqrt(a^2 + 2 nu c)). These are the paper's (G/nu)(sqrt(1 +
+    2 nu c / G^2) - 1), and the same with a for G, rewritten without cancellation. The simple forms are c/G - nu c^2
+    / (2 G^3) and c/a. The printed form is c/G - 2 nu c^2 / G^3, which is true and four times as loose.
 
-    What is needed. Lower: <r, Hr> <= nu ||r||^2, so any larger nu serves as well. Upper: only nu = <u, Hu>, so a Ritz
-    pair serves that is no eigenpair. Neither needs nu >= 0, the paper's premise: for nu < 0 both hold as they stand, and
-    are inf where the root is of a negative number (lower: the model rises to c nowhere; upper: not along u). The simple
-    forms do need it; for nu < 0 they are c/G, c/G (true, as nu = 0 is a larger nu) and inf.
-    Conventions: 0 where c <= 0 (across already); inf where nothing bounds the distance (a = 0 and nu <= 0; G = 0 and
-    nu <= 0, where the model never rises). The simple lower forms may be negative, -inf at G = 0.
+    The lower bound needs only <r, H r> <= nu ||r||^2, so any larger nu is valid. The upper bound needs only nu =
+    <u, H u>, so a Ritz pair is enough. Neither needs nu >= 0, which the paper assumes. For nu < 0 both hold, and
+    are infinite where the root is of a negative number: the model then never reaches c, or not along u. The simple
+    forms need nu >= 0; for nu < 0 they are c/G, c/G (valid, because 0 is a larger nu) and infinite.
+
+    Args:
+        gap: c, the threshold minus l(x).
+        gradient_norm: G = ||g||.
+        nu: lambda_max(H), algebraic.
+        gradient_component: a = |<g, u>|, with u the eigenvector of nu.
+
+    Returns:
+        The bounds, 0 where c <= 0. They are infinite where nothing bounds the distance (a = 0 or G = 0, and nu <=
+        0). The simple lower forms may be negative, and -inf at G = 0.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
-        >>> bracket = distance_bounds(gap=one, slope=one, nu=one, along=one / 2)  # the setting of Fig. 4
+        >>> bracket = distance_bounds(gap=one, gradient_norm=one, nu=one, gradient_component=one / 2)  # the setting of Fig. 4
         >>> round(bracket.lower.item(), 4), round(bracket.upper.item(), 4)  # sqrt(3) - 1 and (sqrt(9) - 1) / 2
         (0.7321, 1.0)
         >>> bracket.simple_lower.item(), bracket.printed_lower.item(), bracket.simple_upper.item()
@@ -55,41 +73,46 @@ def distance_bounds(gap: PerExample, slope: PerExample, nu: PerExample, along: P
 
     Reference: moosavi2019cure, Theorem 1, Eqs. (2) and (3).
     """
-    straight = gap / slope
-    shrink = torch.where(nu > 0, nu * straight / slope, 0)
+    straight = gap / gradient_norm
+    shrink = torch.where(nu > 0, nu * straight / gradient_norm, 0)
     bounds = (
-        _rise(slope, nu, gap),
-        _rise(along, nu, gap),
+        _rise(gradient_norm, nu, gap),
+        _rise(gradient_component, nu, gap),
         straight * (1 - shrink / 2),
         straight * (1 - 2 * shrink),
-        torch.where(nu >= 0, gap / along, torch.inf),
+        torch.where(nu >= 0, gap / gradient_component, torch.inf),
     )
     return Bracket(*(torch.where(gap > 0, bound, 0) for bound in bounds))
 
 
-def _rise(slope: PerExample, bend: PerExample, gap: PerExample) -> PerExample:
-    """The least t >= 0 with slope t + bend t^2 / 2 >= gap > 0, inf where there is none."""
-    size = (2 * bend.abs()).sqrt() * gap.sqrt()  # no squares or products, which underflow for confident examples
-    falling = torch.where(size > slope, torch.nan, (slope - size).sqrt() * (slope + size).sqrt())
-    root = torch.where(bend < 0, falling, torch.hypot(slope, size))
-    return torch.where(torch.isnan(root), torch.inf, 2 * gap / (slope + root))
+def _rise(derivative: PerExample, second_derivative: PerExample, gap: PerExample) -> PerExample:
+    """Return the least t >= 0 with derivative t + second_derivative t^2 / 2 >= gap > 0, inf where there is none."""
+    size = (
+        2 * second_derivative.abs()
+    ).sqrt() * gap.sqrt()  # no squares or products, which underflow for confident examples
+    falling = torch.where(size > derivative, torch.nan, (derivative - size).sqrt() * (derivative + size).sqrt())
+    root = torch.where(second_derivative < 0, falling, torch.hypot(derivative, size))
+    return torch.where(torch.isnan(root), torch.inf, 2 * gap / (derivative + root))
 
 
 @dataclass(frozen=True)
 class DistanceBounds:
-    """Bounds of the l_2 distance at which the quadratic model of the field reaches the threshold: `distance_bounds` at x.
+    """Bound the l_2 distance at which the quadratic model of the field at x reaches a threshold, by `distance_bounds`.
 
-    One more column, "upper bound along the gradient": the same proof with g / ||g|| in place of u. Where nu is a multiple
-    eigenvalue, Lanczos gives some vector of it, perhaps one across the gradient, and Eq. (3) says little: so for the margin
-    of a ReLU network, H = 0, where the distance is c/G.
+    A further column, "distance, upper bound along the gradient", uses g / ||g|| instead of u. Where nu is a
+    multiple eigenvalue, Lanczos may return an eigenvector orthogonal to the gradient, and then Eq. (3) says little.
+    That is so for the margin of a ReLU network, where H = 0 and the distance is c/G.
 
-    threshold: of the field. log 2 is the binary log-loss's; with more classes a cross-entropy of log 2 means p_y = 1/2,
-    which comes before the decision changes: lower bounds stay true of the decision, upper bounds do not. With
-    `losses.margin_loss` the threshold is 0, exactly, and the model is a better one: at confident examples that of the
-    cross-entropy is flat, and its distances are far beyond those of the network.
-    steps, tolerance: of Lanczos, which approaches nu from below: the upper bounds hold whatever the steps, the lower ones
-    only with a nu that has converged (`steps` = d is certain).
-    Cost: at most `steps` + 1 Hessian-vector products and one gradient.
+    Args:
+        threshold: Value of the field. log 2 belongs to the binary log-loss. With more classes a cross-entropy of
+            log 2 means p_y = 1/2, which comes before the decision changes, so only the lower bounds hold for the
+            decision. For `losses.margin_loss` the threshold is exactly 0 and the quadratic model is better: at
+            confident examples the cross-entropy is flat and its distances are far too large.
+        steps: Maximum number of Lanczos steps. Lanczos approaches nu from below: the upper bounds hold at any
+            number of steps, the lower bounds only once nu has converged (`steps` = d is certain).
+        tolerance: Relative residual at which Lanczos stops.
+
+    Cost: one gradient and at most `steps` + 1 Hessian products.
 
     Example:
         >>> columns = DistanceBounds(threshold=2.0)(lambda x: x[:, 0].square() / 2, torch.tensor([[1.0, 0.0]]))
@@ -105,10 +128,11 @@ class DistanceBounds:
     tolerance: float = 1e-3
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
-        values, slope = value_and_gradient(field, x)
-        product, steepest = hessian(field, x), L2.unit(slope)
-        ends = lanczos(product, slope, steps=self.steps, tolerance=self.tolerance, ends="both")
-        gap, size, along = self.threshold - values, L2.length(slope), dot(slope, ends.vector_largest).abs()
+        """Measure the bounds at x."""
+        values, grad = value_and_gradient(field, x)
+        product, steepest = hessian(field, x), L2.unit(grad)
+        ends = lanczos(product, grad, steps=self.steps, tolerance=self.tolerance, ends="both")
+        gap, size, along = self.threshold - values, L2.length(grad), dot(grad, ends.vector_largest).abs()
         bounds = distance_bounds(gap, size, ends.largest, along)
         straight = distance_bounds(gap, size, dot(steepest, product(steepest)), size)
         return {
@@ -123,21 +147,24 @@ class DistanceBounds:
 
 @dataclass(frozen=True)
 class RobustnessIndicator:
-    """mean |J_i| and mean |lambda_i| of a decision function (a field of `losses.margin`), with the statistics of Fig. 8.
+    """Measure mean |J_i| and mean |lambda_i| of a decision function, such as `losses.margin`.
 
-    Columns: "Jacobian, mean", "Jacobian, l_1 norm" sum |J_i| and "Jacobian, zeros", the share of |J_i| < jacobian_zero;
-    "eigenvalues, mean" of |lambda_i|, "eigenvalues, l_1 norm" sum |lambda_i| and "eigenvalues, zeros", the share of
-    |lambda_i| < eigenvalue_zero; "Hessian, l_1 norm" sum |H_ij|. The paper says "l_1 norm of the Hessian" and not
-    which: entries, as it is written of the Jacobian, or eigenvalues, as its indicator has it. Both are here.
+    Columns: "Jacobian, mean"; "Jacobian, l_1 norm", sum |J_i|; "Jacobian, zeros", the share of |J_i| <
+    jacobian_zero. The same of |lambda_i| with the name "eigenvalues". "Hessian, l_1 norm", sum |H_ij|. The paper
+    does not say whether its l_1 norm of the Hessian is over entries or over eigenvalues; both are here.
 
-    The margin of a ReLU network has no Hessian almost everywhere; then all of the last four are 0, 0, 1 and 0, and what
-    else is reported of such a network is a finite difference or rounding. In float32 rounding leaves eigenvalues of about
-    1e-8 ||H||, which are no zeros at the paper's threshold: count them in float64.
+    The margin of a ReLU network has a zero Hessian almost everywhere, so its last four columns are 0, 0, 1 and 0.
+    Other numbers reported of such networks are finite differences or rounding. In float32 rounding leaves
+    eigenvalues of about 1e-8 ||H||, which exceed the paper's threshold: count zeros in float64.
 
-    up_to: the columns of H and its eigenvalues are there for inputs of at most so many numbers. h: None for the exact H,
-    or the l_2 length, in pixel units, at which a symmetrized secant takes its place (`analysis.secants`).
-    Cost: one gradient; d Hessian-vector products (none for a ReLU network), an eigenvalue problem of size d and d^2 numbers
-    of memory an example.
+    Args:
+        jacobian_zero: Threshold below which an entry of the Jacobian counts as 0.
+        eigenvalue_zero: Threshold below which an eigenvalue counts as 0.
+        up_to: Largest number of entries per input for which the columns of the Hessian are computed.
+        h: None for the exact Hessian, or the scale of a symmetrized secant, an l_2 length in pixel units.
+
+    Cost: one gradient, d Hessian products (none for a ReLU network), an eigenvalue problem of size d and d^2
+    numbers of memory per example.
 
     Example:
         >>> columns = RobustnessIndicator()(lambda x: 3 * x[:, 0] - x[:, 1].square(), torch.zeros(1, 2))
@@ -154,6 +181,7 @@ class RobustnessIndicator:
     at_once: ClassVar[int] = 4
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Measure the columns at x."""
         entries = gradient(field, x).flatten(1).abs()
         columns = _statistics("Jacobian", entries, self.jacobian_zero)
         if entries.shape[1] <= self.up_to:
@@ -169,10 +197,19 @@ def _statistics(name: str, sizes: Tensor, zero: float) -> dict[str, PerExample]:
 
 
 def decision_change_bound(field: Field, x: Inputs, perturbation: Inputs) -> PerExample:
-    """|<J, delta> + <delta, H delta> / 2| <= sum |J_i| |delta_i| + sum |lambda_i| y_i^2 / 2, y = E^T delta: the right side.
+    """Bound |<J, delta> + <delta, H delta> / 2| by sum |J_i| |delta_i| + sum |lambda_i| y_i^2 / 2, with y = E^T delta.
 
-    E: the eigenvectors of H. It bounds the change of the quadratic model, so that of L itself where L is quadratic between.
-    Cost: as `RobustnessIndicator`, with the eigenvectors.
+    E holds the eigenvectors of H. The bound is for the change of the quadratic model.
+
+    Args:
+        field: The decision function L.
+        x: Points, shape (batch, ...).
+        perturbation: delta, of x's shape.
+
+    Returns:
+        One bound per example.
+
+    Cost: as for `RobustnessIndicator`, with the eigenvectors.
 
     Example:
         >>> field, delta = lambda x: x[:, 0] + x[:, 0] * x[:, 1], torch.tensor([[1.0, 1.0]])
@@ -190,12 +227,19 @@ def decision_change_bound(field: Field, x: Inputs, perturbation: Inputs) -> PerE
 
 @dataclass(frozen=True)
 class DecisionChange:
-    """sup |<J, delta> + <delta, H delta> / 2| <= ||J||_dual radius + ||H||_2 R^2 / 2 over ||delta|| <= radius: the right side.
+    """Bound |<J, delta> + <delta, H delta> / 2| over a ball by ||J||_dual radius + ||H||_2 R^2 / 2.
 
-    R is the largest l_2 length in the ball: radius in l_1 and l_2, sqrt(d) radius in l_inf. Where it is below the margin,
-    the quadratic model keeps its decision in the whole ball (Eq. 6). norm: of the ball; its pixel box is left aside.
-    Cost: at most `steps` Hessian-vector products and one gradient. Lanczos approaches ||H||_2 from below, so the bound is
-    one once it has converged (`steps` = d is certain).
+    R is the largest l_2 length in the ball: radius in l_1 and l_2, sqrt(d) radius in l_inf. Where the bound is
+    below the margin, the quadratic model keeps its decision in the whole ball (Eq. 6). The pixel box is ignored.
+
+    Args:
+        radius: Radius of the ball in pixel units.
+        norm: Norm of the ball.
+        steps: Maximum number of Lanczos steps. Lanczos approaches ||H||_2 from below, so the bound holds only once
+            it has converged (`steps` = d is certain).
+        tolerance: Relative residual at which Lanczos stops.
+
+    Cost: one gradient and at most `steps` Hessian products.
 
     Example:
         >>> field = lambda x: 3 * x[:, 0] - 4 * x[:, 1] + x.square().sum(1)
@@ -216,7 +260,8 @@ class DecisionChange:
             raise InputError("a finite radius of at least 0", self.radius, "write pixels(8) for 8/255")
 
     def __call__(self, field: Field, x: Inputs) -> PerExample:
-        slope = gradient(field, x)
-        ends = lanczos(hessian(field, x), slope, steps=self.steps, tolerance=self.tolerance)
+        """Measure the bound at x."""
+        grad = gradient(field, x)
+        ends = lanczos(hessian(field, x), grad, steps=self.steps, tolerance=self.tolerance)
         square = self.radius**2 * (x[0].numel() if self.norm == LINF else 1)
-        return self.norm.dual.length(slope) * self.radius + ends.spectral_norm * square / 2
+        return self.norm.dual.length(grad) * self.radius + ends.spectral_norm * square / 2

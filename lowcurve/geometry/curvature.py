@@ -1,7 +1,8 @@
-"""Input-space curvature of a field, one number per example.
+"""Measure the input-space curvature of a field, one number per example.
 
-A measure is a function (field, x) -> numbers. Measures that need a setting are frozen dataclasses, so that the setting
-has a name (`results.describe`). Units: gradients are loss per unit of pixel range, Hessians per its square.
+A measure is a function (field, x) -> numbers. Measures with settings are frozen dataclasses, so that
+`results.describe` can name the settings. Units: gradients are loss per unit of pixel range, Hessians loss per its
+square.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from lowcurve.types import Field, Inputs, LogitField, PerExample
 
 
 def gradient_norm(field: Field, x: Inputs) -> PerExample:
-    """||grad l(x)||_2.
+    """Compute ||grad l(x)||_2.
+
+    Args:
+        field: Per-example loss as a function of the input.
+        x: Inputs, shape (batch, ...).
+
+    Returns:
+        One norm per example.
+
+    Cost: one gradient.
 
     Example:
         >>> gradient_norm(lambda x: 3 * x[:, 0] + 4 * x[:, 1], torch.zeros(1, 2))
@@ -31,14 +41,18 @@ def gradient_norm(field: Field, x: Inputs) -> PerExample:
 
 @dataclass(frozen=True)
 class Curvature:
-    """The exact Hessian's ends and what follows from them, from one Lanczos run started at the gradient.
+    """Measure the exact Hessian's extreme eigenvalue and what follows from it, by one Lanczos run started at the gradient.
 
-    Columns: "gradient norm" ||g||_2; "Hessian norm" ||H||_2 = max |lambda|; "largest eigenvalue" lambda_max (algebraic,
-    CURE's nu); "normalized curvature" C = ||H||_2 / ||g||_2 (0 where H = 0); "alignment" |<g, u>| / ||g|| with u the
-    eigenvector of ||H||_2; "residual" ||H u - theta u||, within which an eigenvalue lies. Of the loss, a margin or a logit:
-    whatever the field is (`losses.cross_entropy`, `margin`, `true_logit`).
+    Columns: "gradient norm", ||g||_2; "Hessian norm", ||H||_2 = max |lambda|; "largest eigenvalue", lambda_max,
+    algebraic (CURE's nu); "normalized curvature", C = ||H||_2 / ||g||_2, 0 where H = 0; "alignment", |<g, u>| /
+    ||g|| with u the eigenvector of ||H||_2; "residual", ||H u - theta u||, within which an eigenvalue lies. The
+    field may be a loss, a margin or a logit; see `losses.cross_entropy`, `losses.margin` and `losses.true_logit`.
 
-    Cost: at most `steps` Hessian-vector products, which come to about as many gradients, and one gradient.
+    Args:
+        steps: Maximum number of Lanczos steps.
+        tolerance: Relative residual at which Lanczos stops.
+
+    Cost: one gradient and at most `steps` Hessian products, each about as expensive as a gradient.
 
     Example:
         >>> columns = Curvature()(lambda x: 3 * x[:, 0].square() / 2, torch.tensor([[1.0, 0.0]]))
@@ -52,28 +66,32 @@ class Curvature:
     tolerance: float = 1e-3
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Measure the columns at x."""
         operator = hessian(field, x)
-        slope = operator.gradient
-        ends = lanczos(operator, slope, steps=self.steps, tolerance=self.tolerance)
-        length, norm = L2.length(slope), ends.spectral_norm
+        grad = operator.gradient
+        ends = lanczos(operator, grad, steps=self.steps, tolerance=self.tolerance)
+        length, norm = L2.length(grad), ends.spectral_norm
         return {
             "gradient norm": length,
             "Hessian norm": norm,
             "largest eigenvalue": ends.largest,
             "normalized curvature": torch.where(norm > 0, norm / length, 0),
-            "alignment": dot(L2.unit(slope), ends.vector).abs(),
+            "alignment": dot(L2.unit(grad), ends.vector).abs(),
             "residual": ends.residual,
         }
 
 
 @dataclass(frozen=True)
 class PowerIteration:
-    """||H||_2 from below by `steps` of power iteration from one fixed random direction: how LCNN's numbers were had.
+    """Estimate ||H||_2 from below by power iteration from one fixed random direction, as LCNN's numbers were computed.
 
-    Beside `Curvature`, whose Lanczos steps find more with as many products, it shows how much the method of the
-    estimate alone explains.
+    The Lanczos steps of `Curvature` find more with as many products. Comparing the two shows how much the method of
+    estimation explains.
 
-    Cost: `steps` Hessian-vector products.
+    Args:
+        steps: Number of iterations.
+
+    Cost: `steps` Hessian products.
 
     Example:
         >>> PowerIteration(steps=20)(lambda x: 3 * x[:, 0].square() / 2, torch.tensor([[1.0, 0.0]]))
@@ -85,19 +103,26 @@ class PowerIteration:
     steps: int = 10
 
     def __call__(self, field: Field, x: Inputs) -> PerExample:
+        """Measure the estimate at x."""
         start = randomness.normal(x[:1], generator=randomness.stream(0, "power iteration")).expand_as(x)
         return power_iteration(hessian(field, x), start, steps=self.steps).norm
 
 
 @dataclass(frozen=True)
 class CurvatureParts:
-    """||J^T A J||_2, what comes of the loss, and ||H - J^T A J||_2, what comes of the network: H is their sum.
+    """Measure the norms of the two parts of the Hessian: the loss's, ||J^T A J||_2, and the network's, ||H - J^T A J||_2.
 
-    A is the Hessian of the loss in the logits, J the logits' Jacobian (the Gauss-Newton matrix). Columns: "Gauss-Newton
-    norm", "network norm". What smooths the network lowers the second alone; of a ReLU network it is 0. The norms do not add
-    up: ||H|| lies between their difference and their sum.
+    A is the Hessian of the loss in the logits and J the Jacobian of the logits; J^T A J is the Gauss-Newton matrix.
+    A smoother network lowers only the second part, which is 0 for a ReLU network. The norms do not add up: ||H||
+    lies between their difference and their sum.
 
-    Cost: twice that of `Curvature`. Errors: InputError for a field that is not replayed.
+    Columns: "Gauss-Newton norm", "network norm".
+
+    Args:
+        steps: Maximum number of Lanczos steps.
+        tolerance: Relative residual at which Lanczos stops.
+
+    Cost: twice that of `Curvature`.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -112,6 +137,11 @@ class CurvatureParts:
     tolerance: float = 1e-3
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Measure the columns at x.
+
+        Raises:
+            InputError: If the field is not replayed, see `analysis.hessians`.
+        """
         operator = hessian(field, x)
         start = operator.gradient
         parts = {"Gauss-Newton norm": operator.only("Gauss-Newton"), "network norm": operator.only("network")}
@@ -121,9 +151,14 @@ class CurvatureParts:
 
 @dataclass(frozen=True)
 class SecantCurvature:
-    """||H_h z|| = ||g(x + h z) - g(x)||_2 / h along z = sign(g) / ||sign(g)||_2: curvature at the scale h of an attack.
+    """Measure the curvature at a finite scale h along the gradient's sign, ||g(x + h z) - g(x)||_2 / h.
 
-    h: an l_2 length in pixel units. Two gradients.
+    The direction is z = sign(g) / ||sign(g)||_2, that of an l_inf attack.
+
+    Args:
+        h: An l_2 length in pixel units.
+
+    Cost: two gradients.
 
     Example:
         >>> SecantCurvature(0.1)(lambda x: 3 * x[:, 0].square() / 2, torch.tensor([[1.0]]))
@@ -135,17 +170,25 @@ class SecantCurvature:
     h: float
 
     def __call__(self, field: Field, x: Inputs) -> PerExample:
+        """Measure the curvature at x."""
         operator = secant_hessian(field, x, self.h)
         return L2.length(operator(L2.unit(LINF.steepest(operator.gradient))))
 
 
 @dataclass(frozen=True)
 class FrobeniusNorm:
-    """||H||_F: exactly on `deflated` directions, by `draws` random products on what is left, with a 95 % interval.
+    """Estimate ||H||_F with a 95 % interval: exactly on some directions, by random products on the rest.
 
-    Columns: "Frobenius norm", and the same with "standard error", "low", "high". In trained networks ten directions hold
-    nearly all of the norm, which is why plain draws (deflated=0, as in the paper) are off by a fifth even with a hundred.
-    h: None for the exact H, or the l_2 length, in pixel units, at which a secant takes its place (`analysis.secants`).
+    In trained networks ten directions hold nearly all of the norm. Plain draws, as in the paper, are therefore off
+    by a fifth even with a hundred of them.
+
+    Columns: "Frobenius norm", and the same with ", standard error", ", low" and ", high".
+
+    Args:
+        draws: Number of random products.
+        deflated: Number of directions on which the norm is exact; 0 is the paper's estimate.
+        seed: Seed of the directions.
+        h: None for the exact Hessian, or the scale of a secant, an l_2 length in pixel units.
 
     Cost: draws + deflated products.
 
@@ -158,6 +201,7 @@ class FrobeniusNorm:
     h: float | None = None
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Measure the columns at x."""
         operator = hessian(field, x) if self.h is None else secant_hessian(field, x, self.h)
         found = frobenius_norm(
             operator,
@@ -173,11 +217,15 @@ class FrobeniusNorm:
 
 @dataclass(frozen=True)
 class CurvatureProfile:
-    """All d eigenvalues in rising order, shape (batch, d): of the exact Hessian, or at the scale h, symmetrized.
+    """Measure all d eigenvalues of the Hessian in ascending order, shape (batch, d).
 
-    The exact Hessian of a ReLU network has rank <= classes - 1, and its eigenvalues cost a gradient for each class
-    (`analysis.hessians.gauss_newton_spectrum`). Any other costs d products an example, and one eigenvalue problem of size d.
-    Memory: d^2 numbers an example. Errors: InputError where these matrices do not fit (`analysis.spectra.dense`).
+    The exact Hessian of a ReLU network has rank <= classes - 1, and its eigenvalues cost one gradient per class
+    (`analysis.hessians.gauss_newton_spectrum`).
+
+    Args:
+        h: None for the exact Hessian, or the scale of a symmetrized secant, an l_2 length in pixel units.
+
+    Cost: d products per example and an eigenvalue problem of size d; d^2 numbers of memory per example.
 
     Example:
         >>> CurvatureProfile()(lambda x: 3 * x[:, 0].square() / 2 - x[:, 1].square() / 2, torch.zeros(1, 2))
@@ -191,6 +239,11 @@ class CurvatureProfile:
     """So many examples have their matrices in memory together, and progress is seen after so many."""
 
     def __call__(self, field: Field, x: Inputs) -> torch.Tensor:
+        """Measure the eigenvalues at x.
+
+        Raises:
+            InputError: If the matrices do not fit into memory, see `analysis.spectra.dense`.
+        """
         size = x[0].numel()
         if self.h is None and isinstance(field, LogitField) and not hessian(field, x).curved:
             few = gauss_newton_spectrum(field, x)
@@ -200,10 +253,22 @@ class CurvatureProfile:
 
 
 def hessian_matrices(field: Field, x: Inputs, h: float | None = None) -> torch.Tensor:
-    """H of every example as a matrix, shape (batch, d, d): exact, or the secant at the scale h, which is not symmetric.
+    """Compute the Hessian of every example as a matrix.
 
-    Cost: d products an example; for a ReLU network, whose exact H is J^T A J, a gradient for each class. Memory: d^2 numbers
-    an example. Errors: InputError where they do not fit (`analysis.spectra.dense`).
+    Args:
+        field: Per-example loss as a function of the input.
+        x: Inputs, shape (batch, ...).
+        h: None for the exact Hessian, or the scale of a secant, an l_2 length in pixel units. Secants are not
+            symmetric.
+
+    Returns:
+        Matrices of shape (batch, d, d).
+
+    Raises:
+        InputError: If the matrices do not fit into memory, see `analysis.spectra.dense`.
+
+    Cost: d products per example; for a ReLU network, whose exact Hessian is J^T A J, one gradient per class. d^2
+    numbers of memory per example.
 
     Example:
         >>> hessian_matrices(lambda x: x[:, 0] * x[:, 1], torch.zeros(1, 2))
@@ -220,10 +285,16 @@ def hessian_matrices(field: Field, x: Inputs, h: float | None = None) -> torch.T
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """The distribution of all d eigenvalues without finding them, by stochastic Lanczos quadrature.
+    """Estimate the distribution of all d eigenvalues by stochastic Lanczos quadrature, without computing them.
 
-    Columns of draws * steps numbers an example: "eigenvalues", where the mass lies, and "masses", which sum to 1. It is for
-    inputs too large for a `CurvatureProfile`; single eigenvalues inside the bulk are not resolved.
+    Use it for inputs too large for `CurvatureProfile`; it does not resolve single eigenvalues inside the bulk.
+    Columns of draws * steps numbers per example: "eigenvalues", the positions of the mass, and "masses", which sum
+    to 1.
+
+    Args:
+        draws: Number of random starts.
+        steps: Lanczos steps per start.
+        seed: Seed of the starts.
 
     Cost: draws * steps products.
 
@@ -241,6 +312,7 @@ class SpectralDensity:
     seed: int = 0
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, torch.Tensor]:
+        """Measure the columns at x."""
         generator = randomness.stream(self.seed, "spectral density")
         found = spectral_density(hessian(field, x), x, draws=self.draws, steps=self.steps, generator=generator)
         return {"eigenvalues": found.nodes, "masses": found.weights}

@@ -1,6 +1,6 @@
-"""Which points a path is looked for between: pairs of one class, by family, matched in their start or their distance.
+"""Pair the endpoints of paths: points of one class, by family, with matched starts or distances.
 
-Values in, values out: the adversarial and the noisy points have been found elsewhere, and y is what the network says of each.
+The adversarial and noisy points are computed elsewhere, and y is the network's own prediction for each point.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,20 @@ from lowcurve.errors import InputError
 from lowcurve.types import Inputs, Labels, PerExample
 
 NO_SOURCE = -1
+"""The source of a point that was made from no image."""
 
 
 @dataclass(frozen=True)
 class LabeledPoints:
-    """Points with the label y that the network gives each and the number of the image that it was made from (`source`;
-    NOWHERE for noise). Two points of one image are never paired."""
+    """Points with the network's label and the image that each was made from.
+
+    Two points of one image are never paired.
+
+    Args:
+        x: The points, shape (points, ...).
+        y: The network's label of each point.
+        source: Number of the image that a point was made from; NO_SOURCE for noise.
+    """
 
     x: Inputs
     y: Labels
@@ -34,14 +42,22 @@ class LabeledPoints:
         return len(self.x)
 
     def take(self, rows: Tensor) -> "LabeledPoints":
-        """Some of them."""
+        """Select some points."""
         return LabeledPoints(self.x[rows], self.y[rows], self.source[rows])
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Pairs of different points of one class: the ends, their class, ||end - start||, and the numbers of both among the points
-    that were given as starts and as ends."""
+    """Pairs of different points of one class.
+
+    Attributes:
+        start: First points, shape (pairs, ...).
+        end: Second points, of the same shape.
+        y: The class of each pair.
+        distance: ||end - start||, l_2 in pixel units.
+        start_index: Numbers of the first points among the given starts.
+        end_index: Numbers of the second points among the given ends.
+    """
 
     start: Inputs
     end: Inputs
@@ -57,12 +73,22 @@ class Endpoints:
 def match_endpoints(
     starts: LabeledPoints, ends: LabeledPoints, *, generator: torch.Generator, distance: PerExample | None = None
 ) -> Endpoints:
-    """Each start with an end of its class that was made from another image, and no end twice.
+    """Match each start with an end of its class that was made from another image.
 
-    distance: one a start, which the end's distance should be near (that of another family's pair with the same start, say);
-    without it the ends are drawn. The best matches are made first; starts for which none is left are left out, so
-    `start_index` says whose pairs these are.
-    Cost: starts times ends numbers.
+    No end is used twice. The best matches are made first; starts without a remaining end are left out, see
+    `start_index`.
+
+    Args:
+        starts: Candidate starts.
+        ends: Candidate ends.
+        generator: Source of the random choice; unused where `distance` is given.
+        distance: Wanted distance of each start to its end, such as that of another family's pair with the same
+            start. Without it the ends are chosen at random.
+
+    Returns:
+        The pairs.
+
+    Cost: starts times ends numbers of memory.
 
     Example:
         >>> y, at = torch.zeros(3, dtype=torch.long), torch.arange(3)
@@ -73,19 +99,28 @@ def match_endpoints(
     """
     eligible = (starts.y[:, None] == ends.y) & (starts.source[:, None] != ends.source)
     eligible |= (starts.y[:, None] == ends.y) & (starts.source[:, None] == NO_SOURCE)
-    apart = torch.cdist(starts.x.flatten(1).double(), ends.x.flatten(1).double())
-    eligible &= apart > 0
+    distances = torch.cdist(starts.x.flatten(1).double(), ends.x.flatten(1).double())
+    eligible &= distances > 0
     if distance is None:
-        cost = randomness.uniform(apart, 0, 1, generator=generator)
+        cost = randomness.uniform(distances, 0, 1, generator=generator)
     else:
-        cost = (apart - distance.to(apart)[:, None]).abs()
-    end = _matched(torch.where(eligible, cost, torch.inf))
+        cost = (distances - distance.to(distances)[:, None]).abs()
+    end = _assign_columns(torch.where(eligible, cost, torch.inf))
     rows = torch.nonzero(end >= 0).flatten()
-    return _endpoints(starts, ends, rows, end[rows])
+    return _select_pairs(starts, ends, rows, end[rows])
 
 
 def pair_points(points: LabeledPoints, *, generator: torch.Generator) -> Endpoints:
-    """Pairs of points of one class made from different images, drawn; no point in two pairs, and about half as many as points.
+    """Pair points of one class made from different images, at random.
+
+    No point is in two pairs; there are about half as many pairs as points.
+
+    Args:
+        points: The points.
+        generator: Source of the random choice.
+
+    Returns:
+        The pairs; both indices are numbers among `points`.
 
     Example:
         >>> points = LabeledPoints(torch.arange(8.0)[:, None], torch.arange(8) % 2, torch.arange(8))
@@ -95,14 +130,23 @@ def pair_points(points: LabeledPoints, *, generator: torch.Generator) -> Endpoin
     """
     order = randomness.permutation(len(points), generator=generator).to(points.y.device)
     grouped = order[points.y[order].argsort(stable=True)]
-    first = torch.arange(len(points), device=grouped.device) % 2 == 0  # every second of a class, but for its odd one
+    first = (
+        torch.arange(len(points), device=grouped.device) % 2 == 0
+    )  # alternates within a class; an odd point out may cross classes
     found = match_endpoints(points.take(grouped[first]), points.take(grouped[~first]), generator=generator)
     start, end = grouped[first][found.start_index], grouped[~first][found.end_index]
     return Endpoints(found.start, found.end, found.y, found.distance, start, end)
 
 
 def natural_pairs(natural: LabeledPoints, *, generator: torch.Generator) -> Endpoints:
-    """Two natural images of one predicted class.
+    """Pair natural images of one predicted class.
+
+    Args:
+        natural: Natural images.
+        generator: Source of the random choice.
+
+    Returns:
+        The pairs.
 
     Reference: Fawzi et al. 2018, section 3 (first scenario); bardusco_report, Table 2 (natural).
     """
@@ -116,9 +160,19 @@ def natural_adversarial_pairs(
     generator: torch.Generator,
     distance: PerExample | None = None,
 ) -> Endpoints:
-    """A natural image of class y and an adversarial image, made from another one, that the network calls y.
+    """Pair a natural image of class y with an adversarial image that the network calls y, made from another image.
 
-    With `LabeledPoints(pairs.start, pairs.y, ...)` of natural pairs and their distances, both families share starts
+    Pass `LabeledPoints(pairs.start, pairs.y, ...)` of natural pairs and their distances to give both families the
+    same starts and similar distances.
+
+    Args:
+        natural: Natural images, the starts.
+        adversarial: Adversarial images, the candidate ends.
+        generator: Source of the random choice.
+        distance: Wanted distance of each start to its end; see `match_endpoints`.
+
+    Returns:
+        The pairs.
 
     Reference: Fawzi et al. 2018, section 3 (second scenario).
     """
@@ -126,9 +180,18 @@ def natural_adversarial_pairs(
 
 
 def adversarial_pairs(adversarial: LabeledPoints, origin: Labels, *, generator: torch.Generator) -> Endpoints:
-    """Two adversarial images led into one class y from the regions of others; origin: what each image was before.
+    """Pair two adversarial images that were moved into one class y from other classes.
 
-    Errors: InputError where an image was of class y before.
+    Args:
+        adversarial: Adversarial images.
+        origin: The class of each image before the attack.
+        generator: Source of the random choice.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        InputError: If an image was of class y before the attack.
 
     Reference: bardusco_report, section 2.2.1 and Table 2 (adversarial).
     """
@@ -140,15 +203,27 @@ def adversarial_pairs(adversarial: LabeledPoints, origin: Labels, *, generator: 
 def natural_noise_pairs(
     natural: LabeledPoints, noise: LabeledPoints, *, generator: torch.Generator, distance: PerExample | None = None
 ) -> Endpoints:
-    """A natural image of class y and random noise that was led to y (`source` NOWHERE).
+    """Pair a natural image of class y with random noise that was moved into y.
+
+    Args:
+        natural: Natural images, the starts.
+        noise: Noise points, with `source` NO_SOURCE.
+        generator: Source of the random choice.
+        distance: Wanted distance of each start to its end; see `match_endpoints`.
+
+    Returns:
+        The pairs.
 
     Reference: Fawzi et al. 2018, section 3 (third scenario).
     """
     return match_endpoints(natural, noise, generator=generator, distance=distance)
 
 
-def _matched(cost: Tensor) -> Tensor:
-    """For each row a column that no other has, the lowest costs first, or -1: in rounds, each row asks for its cheapest."""
+def _assign_columns(cost: Tensor) -> Tensor:
+    """Return for each row a column that no other row has, lowest costs first, or -1.
+
+    In each round every free row proposes to its cheapest free column.
+    """
     match = torch.full_like(cost[:, 0], -1, dtype=torch.long) if cost.numel() else torch.full((len(cost),), -1)
     while cost.numel():
         least, column = cost.min(1)
@@ -164,6 +239,6 @@ def _matched(cost: Tensor) -> Tensor:
     return match
 
 
-def _endpoints(starts: LabeledPoints, ends: LabeledPoints, start: Tensor, end: Tensor) -> Endpoints:
+def _select_pairs(starts: LabeledPoints, ends: LabeledPoints, start: Tensor, end: Tensor) -> Endpoints:
     a, b = starts.x[start], ends.x[end]
     return Endpoints(a, b, starts.y[start], L2.length(b - a), start, end)

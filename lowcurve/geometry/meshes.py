@@ -1,6 +1,7 @@
-"""Loops within a classification region, filled: a mesh of triangles in the region, whose edge is the loop.
+"""Fill loops within the region of a class by triangle meshes in the region.
 
-Where every loop of a region can be filled, the region is simply connected; a mesh shows it of one loop, at one spacing.
+If every loop of a region can be filled, the region is simply connected. A mesh shows this for one loop at one
+spacing.
 """
 
 import math
@@ -22,13 +23,19 @@ from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 @dataclass(frozen=True)
 class Meshes:
-    """One mesh a loop, as far as it came.
+    """One mesh per loop, as far as the filling got.
 
-    vertices: (loops, n + 1, n + 1, ...), the four anchors in its corners; every square is cut into two triangles. sides: the
-    paths between the anchors, four for each loop. filled: no vertex and no sample of a triangle, at `spacing`, lies outside;
-    where not, "not filled" within these doublings, which never means that it cannot be. vertices_inside,
-    triangles_clear: shares; nan where a side was not found. deviation: the largest distance of a vertex from the Coons
-    patch of its sides, over the length of the loop. looks: forward images spent on vertices and triangles.
+    Attributes:
+        vertices: Shape (loops, n + 1, n + 1, ...), with the four anchors in the corners; every square is cut into
+            two triangles.
+        sides: The paths between the anchors, four for each loop.
+        filled: True where no vertex and no sample of a triangle, at `spacing`, lies outside the region. False means
+            "not filled within these doublings", never that it is impossible.
+        spacing: Spacing of the samples, l_2 in pixel units.
+        vertices_inside: Share of the vertices inside the region; nan where a side was not found.
+        triangles_clear: Share of the triangles without a sample outside; nan where a side was not found.
+        deviation: Largest distance of a vertex from the Coons patch of its sides, over the length of the loop.
+        forward_passes: Forward images spent on vertices and triangles.
     """
 
     vertices: Tensor
@@ -41,7 +48,7 @@ class Meshes:
     forward_passes: Tensor
 
     def statements(self) -> tuple[str, ...]:
-        """What is known of each loop, in words."""
+        """Describe the result of each loop in words."""
         sides = self.sides.found.view(-1, 4).all(1).tolist()
         known = []
         for filled, loop, share in zip(self.filled.tolist(), sides, self.triangles_clear.tolist(), strict=True):
@@ -52,21 +59,26 @@ class Meshes:
 
 @dataclass(frozen=True)
 class LoopFilling:
-    """Fills the loop a - b - c - d - a of paths within one region with a mesh within it.
+    """Fill the loop a - b - c - d - a within one region with a mesh within the region.
 
-    The sides are paths by `search`. The first mesh, of `cells` by `cells` squares, is the Coons patch of the sides; vertices
-    outside the region are led into it by the search's projection. Where a triangle has a sample outside, all squares are cut
-    into four, up to `doublings` times: new vertices are middles of old ones (on the edge, points of the sides), projected if
-    outside. A mesh that is clear stays the surface that it is. The edge of the mesh is a polygon on the sides, of as many
-    chords as there are squares. The projection should go well inside: between vertices that
-    lie on the boundary, where it bends into the mesh, there is a triangle outside at every size.
+    The sides are paths found by `search`. The first mesh, of `cells` by `cells` squares, is the Coons patch of the
+    sides. Vertices outside the region are moved into it by the search's projection. If a triangle has a sample
+    outside, every square is cut into four, up to `doublings` times. New vertices are midpoints of old ones, or
+    points of the sides on the edge, and are projected if outside. A clear mesh is not changed.
 
-    Vertices stay, entry by entry, within the range of the loop, and so in the pixel box.
+    The edge of the mesh is a polygon with its corners on the sides. The projection should go well inside the
+    region, as `RegionProjection` does by default. Between vertices on a boundary that bends into the mesh, some
+    triangle is outside at every size. Each entry of a vertex stays within the range of the loop, and so in the
+    pixel box.
 
-    spacing: of the samples of each triangle, l_2 in pixel units; it may be coarser than that of the paths, since areas take
-    many. Between samples there may be anything.
-    Called: corners, (loops, 4, ...) in the order of the loop, and y, one class a loop.
-    Cost: the paths; about twice the mesh's area over spacing^2 forward images a doubling; the projections.
+    Args:
+        search: The search for the sides.
+        spacing: Spacing of the samples of each triangle, l_2 in pixel units. It may be coarser than that of the
+            paths, because areas need many samples. Between samples nothing is known.
+        cells: Squares along a side of the first mesh.
+        doublings: Maximum number of refinements.
+
+    Cost: the paths, about twice the mesh's area over spacing^2 forward images per doubling, and the projections.
 
     Example:
         >>> from lowcurve.attacks import DeepFool
@@ -90,6 +102,20 @@ class LoopFilling:
             raise InputError("a cell, no fewer than 0 doublings, a spacing above 0", found, "write LoopFilling(search)")
 
     def __call__(self, model: Classifier, corners: Inputs, y: Labels, *, generator: torch.Generator) -> Meshes:
+        """Fill one loop for each row of `corners`.
+
+        Args:
+            model: The network.
+            corners: Four anchors per loop in the order of the loop, shape (loops, 4, ...).
+            y: The class of each loop.
+            generator: Source of the projection's random choices.
+
+        Returns:
+            The meshes.
+
+        Raises:
+            InputError: If `corners` has another shape, or an anchor is not classified as y.
+        """
         if corners.ndim < 3 or corners.shape[1] != 4:
             found = f"shape {tuple(corners.shape)}"
             raise InputError("four anchors a loop, (loops, 4, ...)", found, "stack them along the second axis")
@@ -108,14 +134,14 @@ class LoopFilling:
         return mesh
 
     def _begun(self, sides: Paths, corners: Inputs, loops: Tensor) -> Meshes:
-        """The Coons patches of the sides."""
+        """Start from the Coons patches of the sides."""
         nothing = torch.full((len(corners),), torch.nan, dtype=corners.dtype, device=corners.device)
         none = torch.zeros_like(loops)
         patch = _within(coons_patch(sides, self.cells), sides)
         return Meshes(patch, sides, none, self.spacing, nothing, nothing.clone(), nothing.clone(), none.long())
 
     def _looked_at(self, model: Classifier, mesh: Meshes, y: Labels, rows: Tensor, stream: torch.Generator) -> Meshes:
-        """The meshes of these loops with their outer vertices led inside, and what is known of them."""
+        """Move outside vertices of these loops inside, and test vertices and triangles."""
         vertices = mesh.vertices.clone()
         side = vertices.shape[1]
         flat = vertices[rows].flatten(0, 2)
@@ -141,17 +167,24 @@ class LoopFilling:
         )
 
     def _around(self, sides: Paths, cells: int, vertices: Tensor) -> PerExample:
-        """The largest distance of a vertex from the Coons patch, over the length of the loop."""
+        """Compute the largest distance of a vertex from the Coons patch, over the length of the loop."""
         apart = L2.length((vertices - coons_patch(sides, cells)).flatten(0, 2)).view(len(vertices), -1).amax(1)
         steps = sides.anchors[:, 1:] - sides.anchors[:, :-1]
         return apart / L2.length(steps.flatten(0, 1)).view(len(vertices), -1).sum(1)
 
 
 def coons_patch(sides: Paths, cells: int) -> Tensor:
-    """The bilinearly blended patch of four sides, (loops, cells + 1, cells + 1, ...): its edge lies on them, at equal steps.
+    """Compute the bilinearly blended patch of four sides; its edge lies on them, at equal steps of arc length.
 
-    With u along a - b and d - c, v along a - d and b - c: (1 - v) ab(u) + v dc(u) + (1 - u) ad(v) + u bc(v), less the
-    bilinear interpolation of the corners, which that counts twice.
+    With u along a - b and d - c, and v along a - d and b - c, the patch is (1 - v) ab(u) + v dc(u) + (1 - u) ad(v)
+    + u bc(v), minus the bilinear interpolation of the corners, which the sum counts twice.
+
+    Args:
+        sides: Four paths for each loop.
+        cells: Squares along a side.
+
+    Returns:
+        Vertices of shape (loops, cells + 1, cells + 1, ...).
 
     Example:
         >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
@@ -174,15 +207,17 @@ def coons_patch(sides: Paths, cells: int) -> Tensor:
 
 
 def _within(patch: Tensor, sides: Paths) -> Tensor:
-    """The patch with each entry between the lowest and the highest of its loop: that of bent sides may leave the pixel box,
-    where the loop lies, and by rounding any does."""
+    """Clamp each entry to the range of its loop.
+
+    Patches of bent sides may leave the pixel box, in which the loop lies; any patch may by rounding.
+    """
     points = sides.anchors.reshape(len(patch), -1, *sides.anchors.shape[2:])
     low, high = points.amin(1)[:, None, None], points.amax(1)[:, None, None]
     return torch.minimum(torch.maximum(patch, low), high)
 
 
 def _doubled(mesh: Meshes) -> Meshes:
-    """Every square cut into four, which leaves the surface as it is; then the edges of those not filled on their sides."""
+    """Cut every square into four, which keeps the surface, and put the edges of unfilled loops on their sides."""
     old = mesh.vertices
     fine = _middles(_middles(old, 1), 2)
     fine[:, 1::2, 1::2] = (old[:, :-1, :-1] + old[:, 1:, 1:]) / 2  # on the cut between the two triangles
@@ -192,7 +227,7 @@ def _doubled(mesh: Meshes) -> Meshes:
 
 
 def _middles(points: Tensor, axis: int) -> Tensor:
-    """The points along that axis with the middle of each two neighbors between them."""
+    """Insert the midpoint between each two neighbors along an axis."""
     count = points.shape[axis]
     before, after = points.narrow(axis, 0, count - 1), points.narrow(axis, 1, count - 1)
     woven = torch.stack([before, (before + after) / 2], axis + 1).flatten(axis, axis + 1)
@@ -202,9 +237,20 @@ def _middles(points: Tensor, axis: int) -> Tensor:
 def sample_triangles(
     model: Classifier, vertices: Tensor, y: Labels, spacing: float, *, chunk: int = 256
 ) -> tuple[PerExample, Tensor]:
-    """The share of each mesh's triangles without a sample outside, and the forward images spent.
+    """Test which triangles of the meshes have no sample outside the region.
 
-    A triangle whose longest edge is l is sampled on its lattice of ceil(l / spacing) parts an edge, corners included.
+    A triangle whose longest edge is l is sampled on its lattice of ceil(l / spacing) parts per edge, corners
+    included.
+
+    Args:
+        model: The network.
+        vertices: Vertices of shape (loops, n + 1, n + 1, ...).
+        y: The class of each loop.
+        spacing: Spacing of the samples, l_2 in pixel units.
+        chunk: Batch size.
+
+    Returns:
+        The share of clear triangles of each mesh, and the forward images spent.
     """
     a, b, c, d = vertices[:, :-1, :-1], vertices[:, :-1, 1:], vertices[:, 1:, 1:], vertices[:, 1:, :-1]
     corners = [torch.stack(pair, 1).flatten(0, 3) for pair in ((a, a), (b, c), (c, d))]

@@ -1,4 +1,4 @@
-"""Surfaces of the mean loss in the space of parameters, along filter-normalized directions: the contrast to `slices`."""
+"""Compute surfaces of the mean loss in the space of parameters, along filter-normalized directions."""
 
 from collections.abc import Mapping
 
@@ -14,21 +14,31 @@ from lowcurve.losses import cross_entropy, require_eval
 from lowcurve.types import Inputs, Labels, Loss, Progress, silent
 
 Direction = Mapping[str, Tensor]
-"""Changes of parameters, by their names."""
+"""Changes of parameters, by name."""
 
 
 def filter_normalized_direction(model: nn.Module, *, seed: int = 0) -> dict[str, Tensor]:
-    """A Gaussian direction in parameter space, each filter with the length of the network's own, by the parameters' names.
+    """Draw a Gaussian direction in parameter space in which each filter is as long as the network's own.
 
-    A filter is a slice along the first axis of a parameter of two axes or more: an output channel of a convolution, a row of a
-    linear layer. Biases, BatchNorm's weights and whatever else has fewer axes are left alone, and so are running statistics.
-    Two seeds give two directions, orthogonal but for chance (a cosine of about 1 / sqrt(number of weights)).
-    Errors: InputError for a model without such parameters.
+    A filter is a slice along the first axis of a parameter with two axes or more: an output channel of a
+    convolution or a row of a linear layer. Parameters with fewer axes, such as biases and BatchNorm weights, and
+    running statistics are left out. Directions of two seeds are nearly orthogonal, with a cosine of about 1 /
+    sqrt(number of weights).
+
+    Args:
+        model: The network.
+        seed: Seed of the direction.
+
+    Returns:
+        The changes of the parameters, by name.
+
+    Raises:
+        InputError: If the model has no such parameter.
 
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
-        >>> {name: L2.length(moved) for name, moved in filter_normalized_direction(layer).items()}
+        >>> {name: L2.length(change) for name, change in filter_normalized_direction(layer).items()}
         {'weight': tensor([5., 2.])}
 
     Reference: Li et al. 2018 (visualizing the loss landscape), section 4; yu2018interpreting, section 2.1.
@@ -54,19 +64,38 @@ def parameter_surface(
     chunk: int = 128,
     progress: Progress[int] = silent,
 ) -> Tensor:
-    """The mean over the given examples of loss(model(x; w + a_i first + b_j second), y), shape (len(a), len(b)), in float64.
+    """Compute the mean over the examples of loss(model(x; w + a_i first + b_j second), y).
 
-    a, b: shape (n,), shares of each filter's length: at 1 it has moved by as much as it is long. The model must be in eval
-    mode, so BatchNorm keeps the running statistics of the weights at (0, 0); it is the same module afterwards. A mean over a
-    fixed set of examples: say which and how many. Cost: len(a) len(b) forward passes of all of them.
-    Errors: InputError for a model in training mode, a name or shape that is not the model's, coordinates of another shape.
+    BatchNorm keeps the running statistics of the weights at (0, 0), and the model is unchanged afterwards. The mean
+    is over a fixed set of examples; report which and how many.
+
+    Args:
+        model: The network, in eval mode.
+        x: Inputs, shape (batch, ...).
+        y: Labels.
+        first: The first direction, by parameter names; see `filter_normalized_direction`.
+        second: The second direction.
+        a: Coordinates along `first`, shape (n,): at 1 a filter has moved by its own length.
+        b: Coordinates along `second`, shape (m,).
+        loss: Loss per example.
+        chunk: Batch size.
+        progress: Receives the progress over the grid.
+
+    Returns:
+        Mean losses of shape (len(a), len(b)), in float64.
+
+    Raises:
+        InputError: If the model is in training mode, a name or shape is not the model's, or the coordinates have
+            another shape.
+
+    Cost: len(a) len(b) forward passes of all examples.
 
     Example:
         >>> layer, square = nn.Linear(1, 2, bias=False), lambda z, y: z.square().sum(1)
         >>> _ = layer.weight.data.copy_(torch.tensor([[1.0], [0.0]]))
-        >>> along, aside = {"weight": torch.tensor([[1.0], [0.0]])}, {"weight": torch.tensor([[0.0], [1.0]])}
+        >>> first, second = {"weight": torch.tensor([[1.0], [0.0]])}, {"weight": torch.tensor([[0.0], [1.0]])}
         >>> x, y, a, b = torch.ones(1, 1), torch.tensor([0]), torch.tensor([-1.0, 1.0]), torch.tensor([0.0, 3.0])
-        >>> parameter_surface(layer.eval(), x, y, along, aside, a, b, loss=square)  # (1 + a)^2 + b^2
+        >>> parameter_surface(layer.eval(), x, y, first, second, a, b, loss=square)  # (1 + a)^2 + b^2
         tensor([[ 0.,  9.],
                 [ 4., 13.]], dtype=torch.float64)
 
@@ -84,16 +113,18 @@ def parameter_surface(
     found = []
     with torch.no_grad():
         for number in progress(range(len(places)), "loss surface"):
-            moved = _moved(weights, (first, second), places[number])
+            shifted = _shift_weights(weights, (first, second), places[number])
 
-            def total(part: slice, moved: Mapping[str, Tensor] = moved) -> Tensor:
-                return loss(functional_call(model, dict(moved), (x[part],)), y[part]).double().sum()
+            def total(part: slice, weights: Mapping[str, Tensor] = shifted) -> Tensor:
+                return loss(functional_call(model, dict(weights), (x[part],)), y[part]).double().sum()
 
             found.append(torch.stack(in_chunks(total, len(x), chunk)).sum() / len(x))
     return torch.stack(found).view(len(a), len(b))
 
 
-def _moved(weights: Direction, directions: tuple[Direction, ...], coordinates: tuple[float, ...]) -> dict[str, Tensor]:
+def _shift_weights(
+    weights: Direction, directions: tuple[Direction, ...], coordinates: tuple[float, ...]
+) -> dict[str, Tensor]:
     moved: dict[str, Tensor] = {}
     for direction, coordinate in zip(directions, coordinates, strict=True):
         for name, change in direction.items():

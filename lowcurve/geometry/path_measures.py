@@ -1,6 +1,6 @@
-"""What a path is like: how long, how bent, how clear of the boundary, and what the straight way would have met.
+"""Measure paths: length, deviation from the straight line, clearance, and what the straight segment would meet.
 
-All columns have one number a pair, nan where no path was found; lengths are l_2, in pixel units.
+All columns have one number per pair, nan where no path was found. Lengths are l_2 in pixel units.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,19 @@ AT_ONCE = 16
 
 
 def resample(paths: Paths, points: int) -> Tensor:
-    """So many points of each path, at equal steps of arc length from start to end: (pairs, points, ...), in double precision.
+    """Compute points of each path at equal steps of arc length, from start to end.
 
-    Of a pair without a path, points of the straight segment. Between anchors; the anchors themselves are in general not among
-    them.
+    In general the anchors are not among them. For a pair without a path they are points of the straight segment.
+
+    Args:
+        paths: The paths.
+        points: Number of points per path.
+
+    Returns:
+        Points of shape (pairs, points, ...), in double precision.
+
+    Raises:
+        InputError: If `points` is below 2.
 
     Example:
         >>> corner = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]])
@@ -39,7 +48,7 @@ def resample(paths: Paths, points: int) -> Tensor:
 
 
 def _lengths(anchors: Tensor) -> Tensor:
-    """The length of each segment, (pairs, segments); 0 for those that padding makes."""
+    """Return the length of each segment, (pairs, segments); padding has length 0."""
     steps = anchors[:, 1:] - anchors[:, :-1]
     return L2.length(steps.flatten(0, 1)).view(steps.shape[:2])
 
@@ -58,12 +67,20 @@ def _resample(anchors: Tensor, points: int) -> Tensor:
 
 
 def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
-    """The shape of each path, without a look at the network.
+    """Measure the shape of each path, without the network.
 
-    Columns: "anchors" and "segments", their counts; "distance" of the ends (known of every pair); "length"; "excess length",
-    length / distance - 1; "maximal deviation", the largest distance of an anchor (and so of any point) to the straight line
-    through the ends, over their distance; "mean deviation", its mean over arc length, at `points` equal steps; "clearance", of
-    `Paths`. In double precision, since deviations are small.
+    Args:
+        paths: The paths.
+        points: Number of points at which the mean deviation is taken.
+
+    Returns:
+        Columns, computed in double precision because deviations are small: "anchors" and "segments", their numbers;
+        "distance" of the ends, known of every pair; "length"; "excess length", length / distance - 1; "maximal
+        deviation", the largest distance of a point to the straight line through the ends, over their distance;
+        "mean deviation", the mean of that distance over arc length; "clearance", as in `Paths`.
+
+    Raises:
+        InputError: If `points` is below 2.
 
     Example:
         >>> corner = torch.tensor([[[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]])
@@ -95,25 +112,38 @@ def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
 
 
 def _from_line(anchors: Tensor, points: Tensor) -> Tensor:
-    """The distance of each point, (pairs, points, ...), to the line through the first and the last anchor."""
+    """Return the distance of each point, (pairs, points, ...), to the line through the first and the last anchor."""
     along = L2.unit(anchors[:, -1] - anchors[:, 0])[:, None].expand_as(points).flatten(0, 1)
     way = (points - anchors[:, :1]).flatten(0, 1)
     return L2.length(way - per_example(dot(way, along), way) * along).view(points.shape[:2])
 
 
 def _mean_over_way(values: Tensor) -> PerExample:
-    """By the trapezoidal rule."""
+    """Return the mean by the trapezoidal rule."""
     return (values[:, 1:] + values[:, :-1]).mean(1) / 2
 
 
 def straight_line_measures(
     model: Classifier, paths: Paths, *, samples: int = 101, loss: Loss = margin_loss, chunk: int = 256
 ) -> dict[str, PerExample]:
-    """What the straight segment between the ends meets, of every pair, with a path or without.
+    """Measure the straight segment between the ends of every pair, with a path or without.
 
-    Columns: "share outside", of `samples` points at equal steps, ends included, how many lie outside the region; "barrier", the
-    largest loss at any of them: by default -margin, which is above 0 where the segment leaves the region and says how deep.
-    Cost: `samples` forward images a pair.
+    Args:
+        model: The network.
+        paths: The paths, or pairs without one.
+        samples: Points per segment at equal steps, ends included.
+        loss: Loss of the barrier.
+        chunk: Batch size.
+
+    Returns:
+        Columns: "share outside", the share of the samples outside the region; "barrier", the largest loss at a
+        sample. The default loss is -margin, which is above 0 where the segment leaves the region and says by how
+        much.
+
+    Raises:
+        InputError: If `samples` is below 2.
+
+    Cost: `samples` forward images per pair.
 
     Example:
         >>> def rings(x):  # class 1 at a distance from 0 of 1 and more
@@ -142,10 +172,12 @@ def straight_line_measures(
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """A path in its own principal axes.
+    """Paths in their own principal axes.
 
-    coordinates: (pairs, points, components), of points at equal steps of arc length, around their mean; each axis is turned
-    so that its longest coordinate is positive. explained: (pairs, points), every component's share of the variance, falling.
+    Attributes:
+        coordinates: Shape (pairs, points, components), centered, of points at equal steps of arc length. The sign
+            of each axis makes its longest coordinate positive.
+        explained: Shape (pairs, points), the share of the variance of every component, in descending order.
     """
 
     coordinates: Tensor
@@ -153,9 +185,21 @@ class PrincipalComponents:
 
 
 def principal_components(paths: Paths, *, points: int = 101, components: int = 3) -> PrincipalComponents:
-    """PCA of each path by itself: how nearly it is a line (one component), or lies in a plane.
+    """Compute the principal components of each path by itself, which show whether it is a line or lies in a plane.
 
-    Exact, from the matrix of scalar products of `points` points of the path. A straight path explains all with the first.
+    The computation is exact, from the matrix of scalar products of the points. The first component explains all of
+    a straight path.
+
+    Args:
+        paths: The paths.
+        points: Number of points per path.
+        components: Number of coordinates.
+
+    Returns:
+        Coordinates and shares of the variance.
+
+    Raises:
+        InputError: If `points` is below 2 or `components` is not between 1 and `points`.
 
     Example:
         >>> corner = torch.tensor([[[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]])

@@ -1,6 +1,6 @@
-"""Paths within classification regions: from one point to another of the same class without leaving its region.
+"""Find paths within the region of a class, from one point to another, without leaving the region.
 
-The region of y is where the network says y. A path is piecewise linear, and lengths are l_2, in pixel units.
+The region of y is where the network predicts y. A path is piecewise linear. Lengths are l_2 in pixel units.
 """
 
 from dataclasses import dataclass, replace
@@ -20,14 +20,22 @@ FOUND = ""
 
 @dataclass(frozen=True)
 class Paths:
-    """One path a pair, as far as found.
+    """One path per pair, where one was found.
 
-    anchors: (pairs, most anchors, ...), from the start to the end, which is repeated where a pair has fewer; counts: how many
-    are a pair's own, 0 where no path was found (the anchors are then start and end alone). found; why: FOUND, or the name of
-    the cap that a pair ran into: "no path found" within these caps never means that there is none. spacing: of the
-    samples, none of which lay outside; certified: whether balls of certified radius cover the path besides, a proof.
-    clearance: the smallest margin at any sample or anchor of the path, nan where not found. looks: forward images spent by
-    validation; projections: points that were led into the region (each costs what the projection costs).
+    "No path found" within the limits of a search never means that there is none.
+
+    Attributes:
+        anchors: Shape (pairs, most anchors, ...), from start to end. The end is repeated where a pair has fewer.
+        counts: Number of a pair's own anchors; 0 where no path was found, and the anchors are then start and end.
+        y: The class of each pair.
+        found: True where a path was found.
+        failure: "" where a path was found, or the limit that stopped the search: "depth", "anchors",
+            "forward_passes" or "projection".
+        spacing: Spacing of the samples, none of which lies outside; nan for paths that were not tested.
+        certified: True where balls of certified radius cover the path, which proves that it stays inside.
+        clearance: The smallest margin at a sample or anchor of the path; nan where none was found.
+        forward_passes: Forward images spent on validation.
+        projections: Points that were moved into the region; each costs one call of the projection.
     """
 
     anchors: Tensor
@@ -43,7 +51,14 @@ class Paths:
 
     @classmethod
     def through(cls, anchors: Tensor, y: Labels) -> "Paths":
-        """Paths through these anchors, (pairs, anchors, ...), of which nothing has been looked at.
+        """Return paths through these anchors, untested.
+
+        Args:
+            anchors: Shape (pairs, anchors, ...).
+            y: The class of each pair.
+
+        Returns:
+            The paths.
 
         Example:
             >>> Paths.through(torch.tensor([[[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]]), torch.tensor([1])).counts
@@ -60,16 +75,16 @@ class Paths:
 
     @property
     def start(self) -> Inputs:
-        """Where the paths begin."""
+        """The starts of the paths."""
         return self.anchors[:, 0]
 
     @property
     def end(self) -> Inputs:
-        """Where they end."""
+        """The ends of the paths."""
         return self.anchors[:, -1]
 
     def take(self, rows: Tensor) -> "Paths":
-        """The paths of some of the pairs, with no more padding than they need."""
+        """Select the paths of some pairs, with no more padding than they need."""
         most = max(2, int(self.counts[rows].max()) if len(rows) else 2)
         few = {
             name: getattr(self, name)[rows] for name in self.__dataclass_fields__ if name not in ("anchors", "failure")
@@ -77,13 +92,13 @@ class Paths:
         return Paths(self.anchors[rows, :most], failure=tuple(self.failure[row] for row in rows.tolist()), **few)
 
     def segments(self) -> tuple[Segments, Tensor]:
-        """The straight pieces of all paths found, and the number of the pair that each belongs to."""
+        """Return the segments of all paths found, and the pair of each."""
         places = torch.arange(self.anchors.shape[1] - 1, device=self.counts.device)
         pair, place = torch.nonzero(places < self.counts[:, None] - 1, as_tuple=True)
         return Segments(self.anchors[pair, place], self.anchors[pair, place + 1], self.y[pair]), pair
 
     def statements(self) -> tuple[str, ...]:
-        """What is known of each pair, in words."""
+        """Describe the result of each pair in words."""
         known = []
         for failure, spacing, certified in zip(
             self.failure, self.spacing.tolist(), self.certified.tolist(), strict=True
@@ -97,27 +112,32 @@ class Paths:
 
 @dataclass(frozen=True)
 class PathSearch:
-    """A path from start to end within the region of y: straight where that stays inside, else by way of the projected middle.
+    """Find a path from start to end within the region of y.
 
-    Each segment is sampled at the spacing, coarse to fine up to the first violation. Where there is one, the middle
-    is led into the region by `projection`, unless it is there already, and both halves are treated alike. All open segments of
-    all pairs share full batches, round by round; what becomes of a pair depends on it alone.
+    The straight segment is sampled at the spacing, coarse to fine, up to the first violation. If there is one, the
+    midpoint is moved into the region by `projection`, unless it is inside already, and both halves are treated in
+    the same way. Open segments of all pairs share full batches, round by round; the result of a pair depends on
+    that pair alone.
 
-    projection: (model, x, y) -> x' in the region of y, such as `RegionProjection(DeepFool())`.
-    spacing: an l_2 length in pixel units, for all pairs or one a pair; the paper's is 1e-4 times the distance of the ends.
-    Between two samples there may be anything, unless certified.
-    Caps a pair: `depth` (halvings), `anchors`, `forward_passes` (no more halving
-    once they are spent). Whoever meets one
-    is "no path found", for that reason: "depth", "anchors", "forward_passes", or "projection", where that ended
-    outside. Regions that
-    are not connected end so, but so may a connected one. Gradients are capped by the projection's own steps.
-    certificate: None, or a measure with "certified radius" that holds for this model (`CertifiedRadius`): segments without
-    violation are then covered with balls, at most `balls` a segment, and a path all of whose segments are covered is
-    certified. A violation that a ball's center meets counts as the samples' do.
+    A search stops at its limits and reports the one it met: "depth", "anchors", "forward_passes", or "projection"
+    where the projection ended outside. Searches across a disconnected region end so, but so may searches in a
+    connected one.
 
-    Called: start, end, y of one length. The model runs in eval mode. Errors: InputError where an end is not of class y, where
-    ends have different classes or are the same point.
-    Cost: length / spacing forward images for a path, those that a violation wasted (few, by the order), the projections.
+    Args:
+        projection: (model, x, y) -> x' in the region of y, such as `RegionProjection(DeepFool())`.
+        spacing: Spacing of the samples, l_2 in pixel units, for all pairs or one per pair. The paper's is 1e-4
+            times the distance of the ends. Between two samples nothing is known, unless the path is certified.
+        depth: Maximum number of halvings.
+        anchors: Maximum number of anchors per pair.
+        forward_passes: Forward images per pair after which no segment is halved. The projection's steps are limited
+            by its own options.
+        certificate: None, or a measure with the column "certified radius" that holds for this model, such as
+            `CertifiedRadius`. Segments without a violation are then covered with balls; a path whose segments are
+            all covered is certified. A ball's center outside the region counts as a violation.
+        balls: Maximum number of balls per segment.
+        chunk: Batch size.
+
+    Cost: length / spacing forward images per path, some for violations, and the projections.
 
     Example:
         >>> from lowcurve.attacks import DeepFool
@@ -150,6 +170,21 @@ class PathSearch:
     def __call__(
         self, model: Classifier, start: Inputs, end: Inputs, y: Labels, *, generator: torch.Generator
     ) -> Paths:
+        """Search one path per pair; the model runs in eval mode.
+
+        Args:
+            model: The network.
+            start: Starts, shape (pairs, ...).
+            end: Ends, of the same shape.
+            y: The class of each pair.
+            generator: Source of the projection's random choices.
+
+        Returns:
+            The paths.
+
+        Raises:
+            InputError: If an end is not classified as y or both ends are the same point.
+        """
         with frozen(model):
             clearance = require_endpoints(model, start, end, y, chunk=self.chunk)
             spacing = _spacings(self.spacing, start)
@@ -165,7 +200,7 @@ class PathSearch:
             return state.paths(start, end, y, spacing)
 
     def _failing(self, model: Classifier, state: "_State", open_: "_Open", spacing: PerExample) -> "_Open":
-        """Those of the open segments that were seen to leave the region; the others are closed."""
+        """Test the open segments and return those seen to leave the region; the others are closed."""
         seen = sample_segments(model, open_.segments, spacing[open_.pair], chunk=self.chunk)
         clear = seen.clear
         state.forward_passes.index_add_(0, open_.pair, seen.forward_passes)
@@ -183,7 +218,7 @@ class PathSearch:
         return open_.take(failing)
 
     def _close(self, state: "_State", pair: Tensor, depth: int) -> None:
-        """Give up the pairs of these failing segments that have run into a cap."""
+        """Give up the pairs of these failing segments that have met a limit."""
         state.close(pair[state.forward_passes[pair] > self.forward_passes], "forward_passes")
         counts = state.counts().index_add(0, pair, torch.ones_like(pair))
         state.close(pair[counts[pair] > self.anchors], "anchors")
@@ -191,7 +226,7 @@ class PathSearch:
             state.close(pair, "depth")
 
     def _halved(self, model: Classifier, state: "_State", failing: "_Open", stream: torch.Generator) -> "_Open":
-        """The halves of these segments on both sides of a new anchor: their middle, or where the projection led it."""
+        """Return both halves of these segments at a new anchor: the midpoint, moved into the region if outside."""
         segments, pair = failing.segments, failing.pair
         middle, y = (segments.start + segments.end) / 2, segments.y
         seen = inner_margins(model, middle, y, self.chunk)
@@ -212,8 +247,7 @@ CAPS = (FOUND, "depth", "anchors", "forward_passes", "projection")
 
 @dataclass(frozen=True)
 class _Open:
-    """Segments whose fate is open: the pair that each belongs to, and the share of the way at which it begins and ends,
-    counted in halvings."""
+    """Segments still to be tested, with the pair of each and its start and end as shares of the whole, in halvings."""
 
     pair: Tensor
     low: Tensor
@@ -232,7 +266,7 @@ class _Open:
 
 @dataclass
 class _State:
-    """What a search knows: all anchors with their pairs and places, and a tally of each pair."""
+    """All anchors with their pairs and positions, and the counters of each pair."""
 
     anchors: Tensor
     pair: Tensor
@@ -252,15 +286,15 @@ class _State:
         return cls(*ends, nothing, nothing.bool(), clearance, nothing.clone(), nothing.clone())
 
     def close(self, pair: Tensor, cap: str) -> None:
-        """Give these pairs up, unless that has been done for another reason."""
+        """Give these pairs up, unless they already have been for another reason."""
         self.failure[pair] = torch.where(self.failure[pair] == 0, CAPS.index(cap), self.failure[pair])
 
     def counts(self) -> Tensor:
-        """How many anchors each pair has."""
+        """Count the anchors of each pair."""
         return torch.zeros_like(self.failure).index_add(0, self.pair, torch.ones_like(self.pair))
 
     def joined(self, parts: _Open, middle: Inputs, clearance: PerExample) -> _Open:
-        """The halves of the parts, once their new anchors are entered."""
+        """Enter the new anchors and return the halves of the segments."""
         place, segments = (parts.low + parts.high) / 2, parts.segments
         self.anchors = torch.cat([self.anchors, middle])
         self.pair, self.place = torch.cat([self.pair, parts.pair]), torch.cat([self.place, place])
@@ -274,7 +308,7 @@ class _State:
         )
 
     def paths(self, start: Inputs, end: Inputs, y: Labels, spacing: PerExample) -> Paths:
-        """The anchors of each pair in a row, in the order of the way."""
+        """Collect the anchors of each pair in order."""
         found = self.failure == 0
         counts = torch.where(found, self.counts(), 0)
         order = self.place.argsort(stable=True)
@@ -295,7 +329,7 @@ class _State:
 
 
 def _spacings(spacing: float | PerExample, start: Inputs) -> PerExample:
-    """One spacing a pair."""
+    """Return one spacing per pair."""
     spacings = torch.as_tensor(spacing, device=start.device).to(start.dtype)
     if spacings.shape not in ((), (len(start),)) or not bool((torch.isfinite(spacings) & (spacings > 0)).all()):
         received = f"{tuple(spacings.shape)} numbers, some not above 0" if spacings.ndim else f"{float(spacings):g}"

@@ -1,6 +1,6 @@
-"""How long the pieces and holes of {margin > t} on a slice last while t falls: fragmentation by degrees, not by counting.
+"""Compute the persistence of connected components and holes of {margin > t} on a slice, which grades its fragmentation.
 
-Cubical persistence of numbers on a grid, by gudhi, which is optional: `pip install lowcurve[topology]`.
+Cubical persistence needs the optional package gudhi: `pip install lowcurve[topology]`.
 """
 
 import importlib
@@ -16,10 +16,13 @@ from lowcurve.types import PerExample
 
 @dataclass(frozen=True)
 class Persistence:
-    """The pieces and the holes of {values > t} for all t, of one slice.
+    """The components and holes of {values > t} over all t, on one slice.
 
-    pieces, holes: (count, 2), the t at which each appears, and the lower t at which it joins a piece that appeared before it
-    (or is filled); the first piece never does: -inf. Longest first.
+    Attributes:
+        components: Shape (count, 2): the t at which each component appears, and the lower t at which it joins one
+            that appeared earlier; -inf for the first. Longest first.
+        holes: Shape (count, 2): the t at which each hole appears, and the lower t at which it is filled. Longest
+            first.
     """
 
     components: Tensor
@@ -27,11 +30,21 @@ class Persistence:
 
 
 def cubical_persistence(values: Tensor) -> tuple[Persistence, ...]:
-    """Of every grid of values (slices, rows, columns), such as margins: when its pieces and holes come and go.
+    """Compute the persistence of the superlevel sets of each grid.
 
-    Grid points are neighbors along rows and columns, not across corners; a square is there with its four corners. Numbers of
-    a plane and a spacing: two pieces on a slice may be one region outside it.
-    Cost: about that of sorting the grid, on the CPU. Errors: InputError without gudhi, or where a value is not finite.
+    Grid points are neighbors along rows and columns, not diagonally; a square is present with its four corners. The
+    numbers depend on the plane and the spacing: two components on a slice may belong to one region of input space.
+
+    Args:
+        values: Finite values on grids, such as margins, shape (slices, rows, columns).
+
+    Returns:
+        One `Persistence` per slice.
+
+    Raises:
+        InputError: If gudhi is not installed or a value is not finite.
+
+    Cost: about that of sorting the grid, on the CPU.
 
     Reference: Wagner, Chen and Vuçini 2012 (cubical persistence).
     """
@@ -40,16 +53,24 @@ def cubical_persistence(values: Tensor) -> tuple[Persistence, ...]:
         raise InputError(
             "finite values on grids, (slices, rows, columns)", received, "write values[None] for one slice"
         )
-    gudhi = _gudhi()
-    return tuple(_of_one(gudhi, grid) for grid in values.detach().double().cpu())
+    gudhi = _import_gudhi()
+    return tuple(_persistence_of_grid(gudhi, grid) for grid in values.detach().double().cpu())
 
 
 def fragmentation(values: Tensor) -> dict[str, PerExample]:
-    """Of every grid of margins, how fragmented {margin > 0} is.
+    """Measure the fragmentation of {margin > 0} on each grid.
 
-    Columns: "pieces" and "holes" of {margin > 0}, their counts; "separation", how far below 0 the margin falls before the last
-    of these pieces has joined another (0 for one piece, or none); "weight of lesser pieces", the sum over all of them but
-    the first of how high each rises above 0: near 0 where they are specks that a little noise would make or unmake.
+    Args:
+        values: Finite margins on grids, shape (slices, rows, columns).
+
+    Returns:
+        Columns: "pieces" and "holes", the numbers of connected components and holes of {margin > 0}; "separation",
+        the margin below 0 at which the last of these components has joined another, 0 for at most one component;
+        "weight of lesser pieces", the sum over all components but the first of their height above 0. A weight near
+        0 means specks that a little noise would make or remove.
+
+    Raises:
+        InputError: If gudhi is not installed or a value is not finite.
 
     Example:
         >>> ridge = torch.tensor([[[3.0, -1.0, 2.0, -2.0, 0.5]]])  # three peaks, and what lies between them
@@ -68,7 +89,7 @@ def fragmentation(values: Tensor) -> dict[str, PerExample]:
     return dict(zip(("pieces", "holes", "separation", "weight of lesser pieces"), table.unbind(1), strict=True))
 
 
-def _of_one(gudhi: Any, grid: Tensor) -> Persistence:
+def _persistence_of_grid(gudhi: Any, grid: Tensor) -> Persistence:
     complex_ = gudhi.CubicalComplex(vertices=-grid.numpy())
     complex_.compute_persistence()
     return Persistence(
@@ -81,7 +102,7 @@ def _longest_first(intervals: Tensor) -> Tensor:
     return intervals[(intervals[:, 0] - intervals[:, 1]).argsort(descending=True, stable=True)]
 
 
-def _gudhi() -> Any:
+def _import_gudhi() -> Any:
     try:
         return importlib.import_module("gudhi")
     except ImportError:

@@ -1,4 +1,4 @@
-"""The exact distance at which a quadratic rises by a given amount, which Theorem 1 of CURE brackets."""
+"""Compute the exact distance at which a quadratic rises by a given amount; Theorem 1 of CURE bounds it."""
 
 import torch
 from torch import Tensor
@@ -6,18 +6,26 @@ from torch import Tensor
 from lowcurve.analysis.norms import L2
 from lowcurve.types import PerExample
 
-REACH, HALVINGS = 80.0, 100
-"""Of the bisection, in logarithms: from exp(-80) to exp(80) times ||g||."""
+LOG_RANGE, BISECTIONS = 80.0, 100
+"""The multiplier is bisected between exp(-80) and exp(80) times ||g||."""
 
 
-def quadratic_distance(slope: Tensor, eigenvalues: Tensor, gap: PerExample) -> PerExample:
-    """min ||r||_2 with <g, r> + sum_i lambda_i r_i^2 / 2 >= gap > 0; inf where the quadratic never rises so high.
+def quadratic_distance(gradient: Tensor, eigenvalues: Tensor, gap: PerExample) -> PerExample:
+    """Compute min ||r||_2 with <g, r> + sum_i lambda_i r_i^2 / 2 >= gap > 0.
 
-    slope: g in the eigenbasis of H, shape (batch, d); eigenvalues: as many, in any order. At the minimum r_i = g_i / (m -
-    lambda_i) with one multiplier m >= max(lambda_max, 0), and the rise falls in m, so m is found by bisection. Where even
-    the lowest m does not suffice (g has nothing along the top eigenvector), r goes on along that one.
+    At the minimum r_i = g_i / (m - lambda_i) with one multiplier m >= max(lambda_max, 0). The rise decreases in m, so bisection
+    finds m. If even the smallest m is not enough, because g has no component along the top eigenvector, r also moves along
+    that eigenvector.
 
-    Cost: a hundred sums of d numbers an example. Meant for float64.
+    Args:
+        gradient: g in the eigenbasis of H, shape (batch, d), best in float64.
+        eigenvalues: The eigenvalues of H in the same order, shape (batch, d).
+        gap: The required rise of each example, above 0.
+
+    Returns:
+        One distance per example; infinite where the quadratic never rises so high.
+
+    Cost: a hundred sums of d numbers per example.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
@@ -27,21 +35,21 @@ def quadratic_distance(slope: Tensor, eigenvalues: Tensor, gap: PerExample) -> P
     Reference: moosavi2019cure, section 3 (r*, of which Theorem 1 has bounds); Conn et al. 2000, section 7.3 (the multiplier).
     """
     lowest = torch.maximum(eigenvalues.amax(1), gap.new_zeros(()))
-    size = L2.length(slope)
+    size = L2.length(gradient)
     unit = torch.where(size > 0, size, 1)
-    apart = lowest[:, None] - eigenvalues
+    differences = lowest[:, None] - eigenvalues
 
-    def along(logarithm: Tensor) -> tuple[Tensor, Tensor]:
-        r = slope / (apart + (logarithm.exp() * unit)[:, None])
-        return r, (slope * r + eigenvalues * r.square() / 2).sum(1)
+    def step_and_rise(logarithm: Tensor) -> tuple[Tensor, Tensor]:
+        r = gradient / (differences + (logarithm.exp() * unit)[:, None])
+        return r, (gradient * r + eigenvalues * r.square() / 2).sum(1)
 
-    low, high = torch.full_like(gap, -REACH), torch.full_like(gap, REACH)
-    for _ in range(HALVINGS):
+    low, high = torch.full_like(gap, -LOG_RANGE), torch.full_like(gap, LOG_RANGE)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        enough = along(middle)[1] >= gap
+        enough = step_and_rise(middle)[1] >= gap
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    r, rise = along(low)
+    r, rise = step_and_rise(low)
     missing = torch.where(rise < gap, gap - rise, 0)
-    short = low == -REACH  # nothing sufficed
-    overshoot = torch.where(lowest > 0, 2 * missing / torch.where(lowest > 0, lowest, 1), torch.inf)
-    return (r.square().sum(1) + torch.where(short & (missing > 0), overshoot, 0)).sqrt()
+    none_enough = low == -LOG_RANGE
+    square = torch.where(lowest > 0, 2 * missing / torch.where(lowest > 0, lowest, 1), torch.inf)
+    return (r.square().sum(1) + torch.where(none_enough & (missing > 0), square, 0)).sqrt()

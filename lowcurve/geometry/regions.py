@@ -1,6 +1,6 @@
-"""Classification regions: who lies in one, by how much, and how a point is led into one.
+"""Test whether points lie in the region of a class, and project points into one.
 
-The region of y is where z_y is the largest logit, by more than rounding.
+The region of y is where z_y is the largest logit by more than rounding.
 """
 
 import math
@@ -17,13 +17,22 @@ from lowcurve.losses import margin
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 ROUNDING = 16
-"""So many machine epsilons of the two logits a margin must exceed, so that a batch of another size sees the same region."""
+"""A margin must exceed this many machine epsilons of the two logits, so that every batch size sees the same region."""
 
 
 def inner_margin(model: Classifier, x: Inputs, y: Labels, *, times: float = 1.0) -> PerExample:
-    """z_y - max_{k != y} z_k less what rounding may have added: above 0 in the region of y. Without a graph.
+    """Compute z_y - max_{k != y} z_k minus an allowance for rounding; it is above 0 in the region of y.
 
-    times: so often what is allowed for rounding; whoever chooses points that others are to find in the region allows twice.
+    Args:
+        model: The network.
+        x: Points, shape (batch, ...).
+        y: The class of each point.
+        times: Factor of the allowance. Use 2 to choose points that a later pass, in a batch of another size, must
+            find in the region.
+
+    Returns:
+        One margin per point, without a graph.
+
     Cost: one forward pass.
 
     Example:
@@ -32,20 +41,26 @@ def inner_margin(model: Classifier, x: Inputs, y: Labels, *, times: float = 1.0)
     """
     with torch.no_grad():
         logits = model(x)
-        apart = margin(logits, y)
+        difference = margin(logits, y)
         true = logits.gather(1, y[:, None]).squeeze(1)
-        size = torch.maximum(true.abs(), (true - apart).abs())
-        return apart - times * ROUNDING * torch.finfo(logits.dtype).eps * size
+        size = torch.maximum(true.abs(), (true - difference).abs())
+        return difference - times * ROUNDING * torch.finfo(logits.dtype).eps * size
 
 
 @dataclass(frozen=True)
 class OneVersusRest:
-    """x -> (max_{k != c} z_k, z_c): the network with two classes, another one and c."""
+    """A network with two logits: (max_{k != c} z_k, z_c).
+
+    Args:
+        model: The network.
+        c: The class.
+    """
 
     model: Classifier
     c: int
 
     def __call__(self, x: Inputs) -> Logits:
+        """Compute the two logits."""
         logits = self.model(x)
         c = torch.full((len(logits), 1), self.c, device=logits.device)
         return torch.cat([logits.scatter(1, c, -torch.inf).amax(1, keepdim=True), logits.gather(1, c)], 1)
@@ -53,17 +68,23 @@ class OneVersusRest:
 
 @dataclass(frozen=True)
 class RegionProjection:
-    """x' in the region of y and near x, by an attack that leads away from a class: here from all the classes but y.
+    """Move points into the region of y by an attack that leads away from all other classes.
 
-    The attack sees `OneVersusRest(model, y)` with all labels 0, so DeepFool linearizes z_y - z_k: the targeted
-    DeepFool of the paper. Where the attack does not get there, x' is wherever it ended.
+    The attack sees `OneVersusRest(model, y)` with all labels 0, so DeepFool linearizes z_y - max_{k != y} z_k: the
+    targeted DeepFool of the paper. Where the attack fails, the result is its last point.
 
-    beyond: once across, x' goes so many times as far again as the attack went (clipped to the box), or a half or a quarter
-    of that where the whole is outside. It decides how many anchors a path has. Where the boundary bends evenly, the way from
-    a point on it to the projected middle of a chord is clear from `overshoot` = 1 on. With an
-    overshoot of a few per cent the halves stay outside until they are too short for the spacing to see it, so that anchors
-    count the spacing; the paper's own method is `DeepFool(bisections=0)` with `overshoot` = 0.
-    Cost: one call of the attack for each class among y, up to four forward images a point.
+    The overshoot decides how many anchors a path has. With an overshoot of a few per cent the halves of a segment
+    stay outside until they are too short for the spacing, so the number of anchors reflects the spacing. Where the
+    boundary bends evenly, an overshoot of 1 or more clears the way from a boundary point to the projected midpoint
+    of a chord. The paper's own method is `DeepFool(bisections=0)` with an overshoot of 0.
+
+    Args:
+        attack: The attack, such as `DeepFool()`.
+        overshoot: After crossing, the point moves on by this multiple of the attack's step, clipped to the box; by
+            a half or a quarter of that where the whole is outside the region.
+        box: Range of the pixels.
+
+    Cost: one call of the attack for each class in y and at most four forward images per point.
 
     Example:
         >>> from lowcurve.attacks import DeepFool
@@ -81,60 +102,95 @@ class RegionProjection:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.overshoot) and self.overshoot >= 0):
-            raise InputError("a way beyond the boundary of at least 0", self.overshoot, "write beyond=1.5")
+            raise InputError("an overshoot of at least 0", self.overshoot, "write overshoot=1.5")
 
     def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+        """Move the points x into the regions of their classes y.
+
+        Args:
+            model: The network.
+            x: Points, shape (batch, ...).
+            y: The class into which each point is moved.
+            generator: Source of the attack's random choices.
+
+        Returns:
+            The moved points.
+        """
         seed = int(randomness.integers((), 0, 2**62, generator=generator))
         found = x.clone()
         for c in torch.unique(y).tolist():
             rows = torch.nonzero(y == c).flatten()
             stream = randomness.stream(seed, c)
             found[rows] = self.attack(OneVersusRest(model, c), x[rows], torch.zeros_like(y[rows]), generator=stream)
-        return self._deeper(model, x, found, y)
+        return self._move_further(model, x, found, y)
 
-    def _deeper(self, model: Classifier, x: Inputs, found: Inputs, y: Labels) -> Inputs:
-        """The points moved on along their ways, as far as that is inside the region."""
-        whole, way = Ball(L2, 0.0, self.box), found - x
-        rows = torch.nonzero((L2.length(way) > 0) & (self.overshoot > 0)).flatten()
+    def _move_further(self, model: Classifier, x: Inputs, found: Inputs, y: Labels) -> Inputs:
+        """Move the points on along their steps, as far as that is inside the region."""
+        box, step = Ball(L2, 0.0, self.box), found - x
+        rows = torch.nonzero((L2.length(step) > 0) & (self.overshoot > 0)).flatten()
         for share in (1.0, 0.5, 0.25):
             if not len(rows):
                 break
-            everywhere = torch.full_like(rows, torch.inf, dtype=x.dtype)
-            there = whole.project(found[rows] + share * self.overshoot * way[rows], found[rows], everywhere)
-            inside = inner_margin(model, there, y[rows]) > 0
-            found[rows[inside]] = there[inside]
+            unbounded = torch.full_like(rows, torch.inf, dtype=x.dtype)
+            moved = box.project(found[rows] + share * self.overshoot * step[rows], found[rows], unbounded)
+            inside = inner_margin(model, moved, y[rows]) > 0
+            found[rows[inside]] = moved[inside]
             rows = rows[~inside]
         return found
 
 
 def require_endpoints(model: Classifier, start: Inputs, end: Inputs, y: Labels, *, chunk: int = 256) -> PerExample:
-    """The smaller of the two ends' margins, once they are known to be different points in one region.
+    """Check that two ends are different points in the region of their class, and return the smaller of their margins.
 
-    Errors: InputError otherwise.
+    Args:
+        model: The network.
+        start: First ends, shape (pairs, ...).
+        end: Second ends.
+        y: The class of each pair.
+        chunk: Batch size.
+
+    Returns:
+        The smaller inner margin of each pair.
+
+    Raises:
+        InputError: If shapes differ, an end is not classified as y, or the ends are the same point.
     """
     require_inputs(start)
     if start.shape != end.shape or y.shape != (len(start),):
         found = f"shapes {tuple(start.shape)}, {tuple(end.shape)} and {tuple(y.shape)}"
-        raise InputError("a start, an end and a label for each pair", found, "give one row of each a pair")
-    here, there = inner_margins(model, start, y, chunk), inner_margins(model, end, y, chunk)
+        raise InputError("a start, an end and a label for each pair", found, "give one row of each for every pair")
+    start_margin, end_margin = inner_margins(model, start, y, chunk), inner_margins(model, end, y, chunk)
     hint = "leave such pairs out"
-    if not bool((here > 0).all()):
-        raise InputError("starts that are classified as their labels", f"{_others(here)} that are not", hint)
-    if not bool((there > 0).all()):
-        received = f"{_others(there)} whose end is classified otherwise"
+    if not bool((start_margin > 0).all()):
+        raise InputError(
+            "starts that are classified as their labels", f"{_count_failing(start_margin)} that are not", hint
+        )
+    if not bool((end_margin > 0).all()):
+        received = f"{_count_failing(end_margin)} whose end is classified otherwise"
         raise InputError("two ends of one class", received, f"{hint}, or take pairs by the network's own label")
-    same = L2.length(end - start)
-    if not bool((same > 0).all()):
-        raise InputError("two different ends", f"{_others(same)} with the same twice", hint)
-    return torch.minimum(here, there)
+    distance = L2.length(end - start)
+    if not bool((distance > 0).all()):
+        raise InputError("two different ends", f"{_count_failing(distance)} with equal ends", hint)
+    return torch.minimum(start_margin, end_margin)
 
 
-def _others(good: PerExample) -> str:
+def _count_failing(good: PerExample) -> str:
     rows = torch.nonzero(~(good > 0)).flatten()
     return f"{len(rows)} of {len(good)} pairs (number {int(rows[0])} is the first)"
 
 
 def inner_margins(model: Classifier, x: Inputs, y: Labels, chunk: int, *, times: float = 1.0) -> PerExample:
-    """`inner_margin` in parts of that size."""
+    """Compute `inner_margin` in batches of size `chunk`.
+
+    Args:
+        model: The network.
+        x: Points, shape (batch, ...).
+        y: The class of each point.
+        chunk: Batch size.
+        times: Factor of the allowance for rounding.
+
+    Returns:
+        One margin per point.
+    """
     parts = in_chunks(lambda part: inner_margin(model, x[part], y[part], times=times), len(x), chunk)
     return torch.cat(parts) if parts else x.new_zeros(0)

@@ -1,7 +1,7 @@
-"""Cross-sections of the decision boundary {F = 0}: its height over a line, its parabola, where a ray meets it.
+"""Compute cross-sections of the decision boundary {F = 0}: heights over a line, parabolas and distances along rays.
 
-All lengths are l_2, in pixel units. What lies between two samples is not seen: a region thinner than the spacing may be missed,
-and every number here belongs with the spacing that it was had with.
+Lengths are l_2 in pixel units. Regions thinner than the sampling distance may be missed, so report the spacing with
+each number.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,18 @@ from lowcurve.types import Field, Inputs, PerExample, Progress, silent
 
 @dataclass(frozen=True)
 class CrossSection:
-    """The boundary in the plane of r (first) and v (second) at a point of it, to second order.
+    """The boundary in the plane of r (first) and v (second) at one of its points, to second order.
 
-    There it is the curve s = slope t + bend t^2 / 2 + O(t^3), s along r and t along v. curvature: the boundary's normal
-    curvature kappa along that curve, with the sign of `normal_curvature`: above 0 where it bends towards F < 0. With r = n
-    slope is 0 and bend -kappa; with r = -n, the way an attack goes, bend is kappa.
+    There the boundary is the curve s = slope t + second_derivative t^2 / 2 + O(t^3), with s along r and t along v.
+    With r = n the slope is 0 and the second derivative -kappa; with r = -n, the direction of an attack, it is
+    kappa.
+
+    Attributes:
+        plane: The plane of each example.
+        slope: ds/dt at the point.
+        second_derivative: d^2 s/dt^2 at the point.
+        curvature: The boundary's normal curvature kappa along the curve, with the sign of `normal_curvature`: above
+            0 where the boundary bends towards F < 0.
     """
 
     plane: Plane
@@ -32,7 +39,14 @@ class CrossSection:
     curvature: PerExample
 
     def parabola(self, t: Tensor) -> Tensor:
-        """slope t + bend t^2 / 2, shape (batch, n); t: (n,) or (batch, n)."""
+        """Compute slope t + second_derivative t^2 / 2.
+
+        Args:
+            t: Coordinates along v, shape (n,) or (batch, n).
+
+        Returns:
+            Heights of shape (batch, n).
+        """
         t = self.plane.grid(t)
         return self.slope[:, None] * t + self.second_derivative[:, None] * t.square() / 2
 
@@ -46,14 +60,28 @@ def cross_section(
     seed: int = 0,
     h: float | None = None,
 ) -> CrossSection:
-    """The plane of r and v through a boundary point x, and the parabola that osculates the boundary in it.
+    """Compute the plane of r and v through a boundary point x, and the parabola that osculates the boundary in it.
 
-    x: from `find_boundary_point`, say. upright: r, by default the unit normal n = grad F / ||grad F|| (towards F > 0); or an
-    attack's perturbation, which need not be normal. along: v, made orthogonal to r; by default random, each example's own, the
-    same for every network (another seed, another v). With w = v + slope r, slope = -<n, v> / <n, r>, tangent to the boundary,
-    bend = -kappa ||w||^2 / <n, r>. Not a number where r is tangent or grad F is 0. h: see `tangent_space`: a ReLU network has
-    kappa 0 almost everywhere, and what is drawn bends in kinks that only a scale h can see: report it.
-    Cost: one gradient, one product. Errors: InputError for a direction without length, also for a normal where grad F = 0.
+    With w = v + slope r tangent to the boundary, slope = -<n, v> / <n, r> and second_derivative = -kappa ||w||^2 /
+    <n, r>. Both are nan where r is tangent to the boundary or grad F is 0.
+
+    Args:
+        decision: The decision function F.
+        x: Boundary points, such as those of `find_boundary_point`.
+        first: r, such as an attack's perturbation; by default the unit normal grad F / ||grad F||.
+        second: v, which is made orthogonal to r; by default random, each example's own and the same for every
+            network.
+        seed: Seed of the random v.
+        h: None for the exact Hessian, or a scale; see `tangent_space`. A ReLU network has kappa 0 almost
+            everywhere, and its visible bends are kinks that only a scale h can measure: report h.
+
+    Returns:
+        The plane and the curve.
+
+    Raises:
+        InputError: If a direction has no length; so also for the default normal where grad F = 0.
+
+    Cost: one gradient and one Hessian product.
 
     Example:
         >>> section = cross_section(lambda x: x.square().sum(1) - 4, torch.tensor([[0.0, 0.0, 2.0]]))  # a sphere, R = 2
@@ -66,10 +94,10 @@ def cross_section(
     r = here.normal if first is None else first
     v = random_directions(x, 1, seed=seed, orthogonal_to=[r])[0] if second is None else second
     plane = span(x, r, v)
-    rise = dot(here.normal, plane.first)
-    slope = -dot(here.normal, plane.second) / rise
+    normal_part = dot(here.normal, plane.first)
+    slope = -dot(here.normal, plane.second) / normal_part
     curvature = here.curvature(plane.second + per_example(slope, x) * plane.first)
-    return CrossSection(plane, slope, -curvature * (1 + slope.square()) / rise, curvature)
+    return CrossSection(plane, slope, -curvature * (1 + slope.square()) / normal_part, curvature)
 
 
 def boundary_heights(
@@ -83,12 +111,29 @@ def boundary_heights(
     chunk: int = 64,
     progress: Progress[int] = silent,
 ) -> Tensor:
-    """s(t_j) with F(origin + s first + t_j second) = 0, the one nearest to 0, shape (batch, len(t)); NaN where there is none.
+    """Compute s(t_j) with F(origin + s first + t_j second) = 0, the one nearest to 0.
 
-    s: rising, (n,) or (batch, n): the window, and the spacing at which F is asked for its sign. Of the intervals over which it
-    changes the nearest to s = 0 is halved until it is `tolerance` of its width. values: F on this grid, as of `surface`, if it
-    is known. Where the boundary folds over, s(t) jumps from one sheet to another. For the boundary beyond this curve draw the
-    contour of `surface`. Cost: len(s) len(t) forward passes for `values`, log2(1 / tolerance) + 2 for each t.
+    Where the boundary folds over, s(t) jumps from one sheet to another. To draw all sheets, use the contour of
+    `surface`.
+
+    Args:
+        decision: The decision function F.
+        plane: The planes.
+        s: Ascending coordinates along `first`, shape (n,) or (batch, n): the window, and the spacing at which signs
+            are compared.
+        t: Coordinates along `second`, shape (m,) or (batch, m).
+        values: F on the grid of s and t from `surface`, if known.
+        tolerance: The interval of the nearest sign change is bisected to this share of its width.
+        chunk: Batch size.
+        progress: Receives the progress over the grid.
+
+    Returns:
+        Heights of shape (batch, m); nan where F does not change its sign.
+
+    Raises:
+        InputError: If s does not ascend or `values` has another shape.
+
+    Cost: len(s) len(t) forward passes for `values` and log2(1 / tolerance) + 2 for each t.
 
     Example:
         >>> section = cross_section(lambda x: x.square().sum(1) - 1, torch.tensor([[0.0, 1.0]]))
@@ -104,16 +149,16 @@ def boundary_heights(
         values = surface(decision, plane, s, t, chunk=chunk, progress=progress, heading="boundary")
     if values.shape != (len(plane), grid.shape[1], columns.shape[1]):
         expected = f"values of shape {(len(plane), grid.shape[1], columns.shape[1])}"
-        raise InputError(expected, tuple(values.shape), "take them of surface(decision, plane, s, t)")
+        raise InputError(expected, tuple(values.shape), "take them from surface(decision, plane, s, t)")
     low, high = grid[:, :-1, None], grid[:, 1:, None]
-    away = torch.where(low > 0, low, torch.where(high < 0, -high, 0))
-    nearest, which = torch.where(_changes(values), away, torch.inf).min(dim=1)
+    distance = torch.where(low > 0, low, torch.where(high < 0, -high, 0))
+    nearest, which = torch.where(_sign_changes(values), distance, torch.inf).min(dim=1)
     rows, place = torch.nonzero(nearest.isfinite(), as_tuple=True)
     number = which[rows, place]
     start = plane.at(rows, torch.zeros_like(columns[rows, place]), columns[rows, place])
     found = torch.full_like(columns, torch.nan)
     ends = grid[rows, number], grid[rows, number + 1]
-    found[rows, place] = _crossings(decision, rows, start, plane.first[rows], ends, tolerance, chunk)
+    found[rows, place] = _bisect_crossings(decision, rows, start, plane.first[rows], ends, tolerance, chunk)
     return found
 
 
@@ -127,13 +172,28 @@ def crossing_distance(
     tolerance: float = 1e-4,
     chunk: int = 64,
 ) -> PerExample:
-    """The smallest t > 0 at which l(x + t v) changes its sign, v = direction / ||direction||; inf where not up to `most`.
+    """Compute the smallest t > 0 at which l(x + t v) changes its sign, with v = direction / ||direction||.
 
-    From either side: with the margin, how far the boundary is, or for a misclassified x the region of its class. Sampled at the
-    spacing most / samples and bisected to `tolerance` of that, so a change back within the spacing is missed: state it. 0 where
-    l(x) = 0. As an l_inf length: times LINF.length(v). Points outside the pixel box count as any.
-    Cost: a forward pass a sample up to the crossing, in batches of `chunk` over all examples, and log2(1 / tolerance) + 2.
-    Errors: InputError for a direction without length.
+    For the margin this is the distance to the boundary; for a misclassified x, the distance to the region of its
+    class. A change and change back within one sampling interval is missed, so report the spacing, most / samples.
+    Points outside the pixel box are evaluated as they are. Multiply by LINF.length(v) for an l_inf length.
+
+    Args:
+        field: Per-example margin or loss as a function of the input.
+        x: Inputs, shape (batch, ...).
+        direction: Directions of x's shape.
+        most: Largest distance, one number or one per example.
+        samples: Number of samples up to `most`.
+        tolerance: The interval with the sign change is bisected to this share of its width.
+        chunk: Batch size.
+
+    Returns:
+        One l_2 distance per example; infinite if there is no sign change up to `most`, 0 where l(x) = 0.
+
+    Raises:
+        InputError: If a direction has no length, or `most` or `samples` is out of range.
+
+    Cost: one forward pass per sample up to the crossing, and log2(1 / tolerance) + 2.
 
     Example:
         >>> v = torch.tensor([[2.0, 0.0], [-1.0, 0.0]])
@@ -145,37 +205,37 @@ def crossing_distance(
     reach = torch.as_tensor(most).to(x).expand(len(x))
     if samples < 1 or not bool(((reach > 0) & torch.isfinite(reach)).all()):
         received = f"most={most}, samples={samples}"
-        raise InputError("a finite distance above 0 to look at, and a sample", received, "write most=1.0, samples=100")
+        raise InputError("a finite distance above 0 and at least one sample", received, "write most=1.0, samples=100")
     require_direction(direction)
     v, spacing = L2.unit(direction), reach / samples
-    nowhere = torch.zeros(1)
-    before = surface(field, Plane(x, v, torch.zeros_like(x)), nowhere, nowhere, chunk=chunk).flatten()
-    step = torch.full((len(x),), -1, device=x.device)  # the number of the interval with the crossing
+    origin = torch.zeros(1)
+    before = surface(field, Plane(x, v, torch.zeros_like(x)), origin, origin, chunk=chunk).flatten()
+    step = torch.full((len(x),), -1, device=x.device)  # index of the interval with the crossing
     seen = 0
     while seen < samples and bool((step < 0).any()):
         rows = torch.nonzero(step < 0).flatten()
         more = min(max(1, chunk // len(rows)), samples - seen)
         ray = Plane(x[rows], v[rows], torch.zeros_like(x[rows]))
         ahead = spacing[rows, None] * torch.arange(seen + 1, seen + more + 1, device=x.device)
-        values = surface(select_rows(field, rows), ray, ahead, nowhere, chunk=chunk)[:, :, 0]
-        changed = _changes(torch.cat([before[rows, None], values], dim=1))
+        values = surface(select_rows(field, rows), ray, ahead, origin, chunk=chunk)[:, :, 0]
+        changed = _sign_changes(torch.cat([before[rows, None], values], dim=1))
         step[rows] = torch.where(changed.any(1), seen + changed.int().argmax(1), -1)
         before[rows] = values[:, -1]
         seen += more
     rows = torch.nonzero(step >= 0).flatten()
     ends = step[rows] * spacing[rows], (step[rows] + 1) * spacing[rows]
     distance = torch.full((len(x),), torch.inf).to(x)
-    distance[rows] = _crossings(field, rows, x[rows], v[rows], ends, tolerance, chunk)
+    distance[rows] = _bisect_crossings(field, rows, x[rows], v[rows], ends, tolerance, chunk)
     return distance
 
 
-def _changes(values: Tensor) -> Tensor:
-    """Whether the sign changes, or is 0, between neighbors along axis 1; NaN is no sign."""
+def _sign_changes(values: Tensor) -> Tensor:
+    """Return True where the sign changes, or is 0, between neighbors along axis 1; nan has no sign."""
     sign = values.sign()
     return sign[:, :-1] * sign[:, 1:] <= 0
 
 
-def _crossings(
+def _bisect_crossings(
     field: Field,
     rows: Tensor,
     start: Inputs,
@@ -184,18 +244,18 @@ def _crossings(
     tolerance: float,
     chunk: int,
 ) -> Tensor:
-    """The t between two ends at which F(start + t direction) = 0, one for each of the rows."""
+    """Find for each row the t between two ends at which F(start + t direction) = 0."""
     if not len(rows):
         return torch.zeros_like(ends[0])
 
     def part(some: slice) -> Tensor:
         low, high = (end[some] for end in ends)
-        base, way = start[some], direction[some]
-        here, there = base + per_example(low, base) * way, base + per_example(high, base) * way
+        base, along = start[some], direction[some]
+        here, there = base + per_example(low, base) * along, base + per_example(high, base) * along
         decision = select_rows(field, rows[some])
         found = find_boundary_point(decision, here, there, tolerance=tolerance)
-        at = dot(found.point - base, way)
-        if not bool(found.crossed.all()):  # the other sign was rounding: an end is where it is 0
+        at = dot(found.point - base, along)
+        if not bool(found.crossed.all()):  # A sign change within rounding: take the end with the smaller value.
             with torch.no_grad():
                 at = torch.where(~found.crossed & (decision(here).abs() < decision(there).abs()), low, at)
         return at
@@ -205,4 +265,6 @@ def _crossings(
 
 def _require_rising(grid: Tensor) -> None:
     if grid.shape[1] < 2 or not bool((grid[:, 1:] > grid[:, :-1]).all()):
-        raise InputError("rising coordinates s, two at least", "others", "write torch.linspace(-1, 1, 101)")
+        raise InputError(
+            "rising coordinates s, two at least", "coordinates that do not rise", "write torch.linspace(-1, 1, 101)"
+        )

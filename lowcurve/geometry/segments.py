@@ -1,6 +1,6 @@
-"""Whether straight segments stay within classification regions: sampled coarse to fine, or covered by certified balls.
+"""Test whether straight segments stay within the region of a class, by samples or by certified balls.
 
-Lengths are l_2, in pixel units.
+Lengths are l_2 in pixel units.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,13 @@ from lowcurve.types import Classifier, Inputs, Labels, Measure, PerExample
 
 @dataclass(frozen=True)
 class Segments:
-    """Straight ways from start to end, one an example, each asked whether it stays in the region of its y."""
+    """One straight segment per row, with the class whose region it should not leave.
+
+    Attributes:
+        start: Starts, shape (segments, ...).
+        end: Ends.
+        y: Classes.
+    """
 
     start: Inputs
     end: Inputs
@@ -27,11 +33,11 @@ class Segments:
         return len(self.start)
 
     def take(self, rows: Tensor) -> "Segments":
-        """Some of them."""
+        """Select some segments."""
         return Segments(self.start[rows], self.end[rows], self.y[rows])
 
     def at(self, rows: Tensor, share: Tensor) -> Inputs:
-        """One point for each of the rows, that share of the way from start to end."""
+        """Return one point for each row, at that share of the segment."""
         start = self.start[rows]
         return start + per_example(share.to(start), start) * (self.end[rows] - start)
 
@@ -43,8 +49,13 @@ class Segments:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What sampling saw. clear: no sample outside; clearance: the smallest inner margin seen (of some of the samples only
-    where one was outside); looks: forward images spent."""
+    """The result of `sample_segments`.
+
+    Attributes:
+        clear: True where no sample lies outside.
+        clearance: The smallest inner margin of the samples; where one lies outside, of only some of them.
+        forward_passes: Forward images spent.
+    """
 
     clear: Tensor
     clearance: PerExample
@@ -52,11 +63,21 @@ class Sampling:
 
 
 def sample_segments(model: Classifier, segments: Segments, spacing: PerExample, *, chunk: int = 256) -> Sampling:
-    """No point of {start + j (end - start) / n, 0 < j < n} lies outside the region, n = ceil(length / spacing).
+    """Test the points start + j (end - start) / n, 0 < j < n, with n = ceil(length / spacing).
 
-    From coarse to fine, in the order of halving, and no further than the level at which a segment was found outside. The ends
-    are not looked at. All segments share full batches of `chunk` points.
-    Cost: n - 1 forward images for a clear segment; often a few for one that is not.
+    Points are visited from coarse to fine, by halving, and not beyond the level at which a segment was found
+    outside. The ends are not tested. All segments share full batches.
+
+    Args:
+        model: The network.
+        segments: The segments.
+        spacing: Spacing of each segment, l_2 in pixel units.
+        chunk: Batch size.
+
+    Returns:
+        The segments that are clear, and their clearance.
+
+    Cost: n - 1 forward images for a clear segment; often a few for another.
 
     Example:
         >>> ways = Segments(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
@@ -92,8 +113,13 @@ def sample_segments(model: Classifier, segments: Segments, spacing: PerExample, 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What certified balls showed. certified: they cover the segment, so that every point of it lies in the region, a proof;
-    outside: one of their centers lies outside; looks: centers, each with the gradients that a certificate takes."""
+    """The result of `cover_segments`.
+
+    Attributes:
+        certified: True where the balls cover the segment, which proves that it lies in the region.
+        outside: True where a center of a ball lies outside.
+        forward_passes: Number of centers, each with the certificate's gradients.
+    """
 
     certified: Tensor
     outside: Tensor
@@ -103,12 +129,23 @@ class Coverage:
 def cover_segments(
     model: Classifier, segments: Segments, certificate: Measure, *, most: int = 1000, chunk: int = 256
 ) -> Coverage:
-    """Whether balls of certified radius around points of the segment cover it: each in the middle of what is still bare.
+    """Cover segments with balls of certified radius, each in the middle of an uncovered part.
 
-    certificate: a measure with the column "certified radius", such as `CertifiedRadius`, which must hold for the model. Each
-    radius counts less what rounding may have moved its center. A segment on which `most` looks do not suffice, or where a
-    radius is 0, is not certified, which does not mean that it leaves the region.
-    Cost: about length / (2 radius) looks, with the gradients of the certificate; all segments share full batches.
+    A segment that needs more than `most` balls, or at which a radius is 0, is not certified; it may still lie in
+    the region. Each radius is reduced by the rounding of its center.
+
+    Args:
+        model: The network.
+        segments: The segments.
+        certificate: A measure with the column "certified radius" that holds for the model, such as
+            `CertifiedRadius`.
+        most: Maximum number of balls per segment.
+        chunk: Batch size.
+
+    Returns:
+        The segments that are certified, and those found outside.
+
+    Cost: about length / (2 radius) balls, with the gradients of the certificate; all segments share full batches.
     """
     length = segments.length.double()
     rounding = (
@@ -141,6 +178,16 @@ def cover_segments(
 
 
 def certified_radius(certificate: Measure, model: Classifier, x: Inputs, y: Labels) -> PerExample:
-    """The column "certified radius" of the certificate."""
+    """Return the column "certified radius" of a certificate.
+
+    Args:
+        certificate: The measure.
+        model: The network.
+        x: Points, shape (batch, ...).
+        y: The class of each point.
+
+    Returns:
+        One radius per point.
+    """
     found = certificate(loss_field(model, y), x)
     return found if isinstance(found, Tensor) else found["certified radius"]

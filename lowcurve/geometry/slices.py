@@ -1,9 +1,9 @@
-"""Planes through input space, one an example, and what a function is on a grid of each.
+"""Evaluate functions on planes through input space, one plane per example.
 
-x(a, b) = origin + a first + b second with orthonormal directions (l_2, over all pixels), so coordinates are l_2 lengths in
-pixel units. A step of t along a direction v moves some pixel by t ||v||_inf: a grid in steps of so many grey levels is
-`pixels(levels) / LINF.length(v)[:, None]`, exact in every pixel where v is a sign of a gradient. Points outside the pixel box
-are evaluated as they are, as the papers draw them; `box_excess` says which they are and by how much.
+x(a, b) = origin + a first + b second with orthonormal directions (l_2 over all pixels), so coordinates are l_2
+lengths in pixel units. A step of t along v changes some pixel by t ||v||_inf. For steps of whole grey levels use
+`pixels(levels) / LINF.length(v)[:, None]`, which is exact in every pixel where v is the sign of a gradient. Points
+outside the pixel box are evaluated as they are, as in the papers; `box_excess` measures how far outside they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,12 @@ from lowcurve.types import Field, IndexableField, Inputs, PerExample, Progress, 
 
 @dataclass(frozen=True)
 class PlaneProjection:
-    """Where points fall on their planes. coordinates: (steps, batch, 2), the pairs (a, b); distance: (steps, batch), how far
-    each point is from its plane (l_2)."""
+    """Points projected onto planes.
+
+    Attributes:
+        coordinates: Shape (steps, batch, 2), the pairs (a, b).
+        distance: Shape (steps, batch), the l_2 distance of each point from its plane.
+    """
 
     coordinates: Tensor
     distance: Tensor
@@ -32,10 +36,15 @@ class PlaneProjection:
 
 @dataclass(frozen=True)
 class Plane:
-    """x(a, b) = origin + a first + b second: a plane an example, with orthonormal directions; `span` makes them so.
+    """One plane per example, x(a, b) = origin + a first + b second; `span` makes the directions orthonormal.
 
-    All three have the shape (batch, ...). Coordinates are given once for all planes, shape (n,), or a row a plane, shape
-    (batch, n), where each has a window of its own. Points have the origin's precision and memory layout.
+    Coordinates have the shape (n,) for all planes, or (batch, n) with a window for each. Points have the origin's
+    precision and memory layout.
+
+    Args:
+        origin: Origins, shape (batch, ...).
+        first: First directions, of the same shape.
+        second: Second directions, of the same shape.
 
     Example:
         >>> plane = span(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[3.0, 4.0, 0.0]]))
@@ -59,33 +68,42 @@ class Plane:
         return len(self.origin)
 
     def take(self, rows: Tensor) -> "Plane":
-        """The planes of some of the examples, by their numbers."""
+        """Select the planes of some examples."""
         return Plane(self.origin[rows], self.first[rows], self.second[rows])
 
     def grid(self, coordinates: Tensor) -> Tensor:
-        """Coordinates as (batch, n), in the planes' precision and place."""
+        """Return coordinates as (batch, n), in the planes' precision and on their device."""
         if coordinates.ndim == 1 or coordinates.shape[:-1] == (len(self),):
             return coordinates.to(self.origin).expand(len(self), -1)
         expected = f"coordinates of shape (n,) or ({len(self)}, n)"
         raise InputError(expected, tuple(coordinates.shape), "write torch.linspace(-1, 1, 101)")
 
     def at(self, rows: Tensor, a: Tensor, b: Tensor) -> Inputs:
-        """One point for each of the rows, with its own coordinates."""
+        """Return one point for each row, with its own coordinates."""
         points = self.origin[rows]
         for coordinate, direction in ((a, self.first), (b, self.second)):
             points = points.addcmul(per_example(coordinate.to(points), points), direction[rows])
         return points
 
     def points(self, a: Tensor, b: Tensor) -> Tensor:
-        """Every point of the grid, shape (batch, len(a), len(b), ...), all in memory at once."""
+        """Return every point of the grid, shape (batch, len(a), len(b), ...), all in memory at once."""
         row, i, j = _places(torch.arange(len(self) * a.shape[-1] * b.shape[-1], device=self.origin.device), a, b)
         found = self.at(row, self.grid(a)[row, i], self.grid(b)[row, j])
         return found.reshape(len(self), a.shape[-1], b.shape[-1], *found.shape[1:])
 
     def project(self, points: Tensor) -> PlaneProjection:
-        """The nearest points of the planes to a sequence of points an example, shape (steps, batch, ...): a trajectory.
+        """Project a sequence of points per example onto the planes, such as a trajectory.
 
-        A trajectory that is far from its plane is not shown by its projection: look at the distance.
+        A trajectory far from its plane is not described by its projection: check the distance.
+
+        Args:
+            points: Points of shape (steps, batch, ...).
+
+        Returns:
+            Coordinates and distances.
+
+        Raises:
+            InputError: If the points have another shape.
 
         Example:
             >>> plane = Plane(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]]))
@@ -104,10 +122,21 @@ class Plane:
 
 
 def span(origin: Inputs, first: Inputs, second: Inputs) -> Plane:
-    """The planes through `origin` along two directions of any length: first keeps its direction, second is orthogonalized.
+    """Return the planes through `origin` along two directions of any length; `second` is made orthogonal to `first`.
 
-    Through three points x, y, z: span(x, y - x, z - x). Sign directions do not stay signs when they are second.
-    Errors: InputError where a direction has no length or the second is along the first, with the examples' numbers.
+    For the plane through three points x, y, z: span(x, y - x, z - x). A sign direction given as `second` does not
+    stay a sign direction.
+
+    Args:
+        origin: Origins, shape (batch, ...).
+        first: First directions.
+        second: Second directions.
+
+    Returns:
+        The planes.
+
+    Raises:
+        InputError: If a direction has no length or both are parallel, with the numbers of the examples.
 
     Example:
         >>> span(torch.zeros(1, 2), torch.tensor([[3.0, 0.0]]), torch.tensor([[5.0, 5.0]])).second
@@ -127,10 +156,22 @@ def span(origin: Inputs, first: Inputs, second: Inputs) -> Plane:
 
 
 def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to: Sequence[Inputs] = ()) -> Vectors:
-    """`count` orthonormal vectors an example, uniform among those orthogonal to the given ones; shape (count, batch, ...).
+    """Draw orthonormal vectors per example, uniform among those orthogonal to the given ones.
 
-    Drawn from each example's own stream, known by its pixels: the same for every network, whatever else is in the batch.
-    For a random plane: span(x, *random_directions(x)).
+    Each example has its own random stream, identified by its pixels, so the vectors are the same for every network
+    and every batch. For a random plane: span(x, *random_directions(x)).
+
+    Args:
+        x: Inputs, shape (batch, ...).
+        count: Number of vectors per example.
+        seed: Seed of the vectors.
+        orthogonal_to: Vectors to which the new ones are orthogonal, each of x's shape.
+
+    Returns:
+        Vectors of shape (count, batch, ...).
+
+    Raises:
+        InputError: If there are fewer dimensions than vectors.
 
     Example:
         >>> u, v = random_directions(torch.zeros(1, 3), orthogonal_to=[torch.tensor([[0.0, 0.0, 2.0]])])
@@ -154,11 +195,21 @@ def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to
 
 
 def gradient_direction(field: Field, x: Inputs, norm: Norm = LINF) -> Inputs:
-    """The unit l_2 vector along sign(grad l(x)), in which the field rises; with L2 along grad l(x) itself; 0 where that is.
+    """Return the unit l_2 vector along sign(grad l(x)), or along grad l(x) for the l_2 norm; 0 where the gradient is 0.
 
-    The paper's three are those of `loss_field(model, y, log_odds)`, of `loss_field(model, y, margin_loss)` and, with a minus
-    sign, of `loss_field(model, least_likely(model(x)), log_odds)`: all towards the other side (as printed the first, y_t log
-    softmax, falls in it). log_odds has cross-entropy's direction and does not underflow on confident examples.
+    The paper's three directions, all towards the other side, are those of `loss_field(model, y, log_odds)`, of
+    `loss_field(model, y, margin_loss)` and, with a minus sign, of `loss_field(model, least_likely(model(x)),
+    log_odds)`. As printed, the first, y_t log softmax, decreases along it. log_odds has cross-entropy's direction
+    and does not underflow on confident examples.
+
+    Args:
+        field: Per-example loss as a function of the input.
+        x: Inputs, shape (batch, ...).
+        norm: Norm whose steepest direction is taken.
+
+    Returns:
+        Unit vectors of x's shape.
+
     Cost: one input gradient.
 
     Example:
@@ -180,13 +231,30 @@ def surface(
     progress: Progress[int] = silent,
     heading: str = "slices",
 ) -> Tensor:
-    """function(origin + a_i first + b_j second) for every plane, shape (batch, len(a), len(b), ...), without a graph.
+    """Evaluate function(origin + a_i first + b_j second) for every plane, without a graph.
 
-    function: a field or a classifier, of a batch of any size; one with labels must be divisible, as `loss_field` and
-    `logit_difference` are. Predicted classes: lambda x: model(x).argmax(1). a, b: (n,) or (batch, n).
-    All points of all planes share batches of `chunk`; 32 to 64 small images are best on a CPU, hundreds on a GPU. On a CPU
-    images with their channels last may be faster: give such an origin. Say with the numbers: directions, units, spacing, loss.
-    Cost: one forward pass a point. Errors: InputError for no points, or where the function does not give one row a point.
+    All points of all planes share batches of `chunk`. 32 to 64 small images are best on a CPU, hundreds on a GPU.
+    On a CPU an origin with channels last may be faster. Report directions, units, spacing and loss with the
+    numbers.
+
+    Args:
+        function: A field or classifier for batches of any size. One with labels must be divisible, as `loss_field`
+            and `logit_difference` are. For predicted classes: lambda x: model(x).argmax(1). A module must be in
+            eval mode.
+        plane: The planes.
+        a: Coordinates along `first`, shape (n,) or (batch, n).
+        b: Coordinates along `second`, shape (m,) or (batch, m).
+        chunk: Batch size.
+        progress: Receives the progress over the points.
+        heading: Name of the progress bar.
+
+    Returns:
+        Values of shape (batch, len(a), len(b), ...).
+
+    Raises:
+        InputError: If there is no point, or the function does not return one row per point.
+
+    Cost: one forward pass per point.
 
     Example:
         >>> plane = span(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
@@ -218,7 +286,14 @@ def surface(
 
 
 def select_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """The function for these examples, each perhaps several times; what cannot be divided takes any batch.
+    """Restrict a function to these examples, which may repeat; a function without labels is returned as it is.
+
+    Args:
+        function: A field or classifier.
+        rows: Numbers of the examples.
+
+    Returns:
+        The restricted function.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -231,10 +306,20 @@ def select_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Callable[
 def box_excess(
     plane: Plane, a: Tensor, b: Tensor, *, box: tuple[float, float] = (0.0, 1.0), chunk: int = 1024
 ) -> Tensor:
-    """How far the furthest pixel of each grid point is outside the pixel box, shape (batch, len(a), len(b)): 0 inside.
+    """Compute how far the furthest pixel of each grid point lies outside the pixel box; 0 inside.
 
-    Share of the plane inside: (box_excess(...) == 0).double().mean((1, 2)). Black or white pixels leave the box at once along
-    a random direction, so that share is near 0 for digits and says less than the excess.
+    The share of a plane inside is (box_excess(...) == 0).double().mean((1, 2)). Along a random direction black or
+    white pixels leave the box at once, so for digits that share is near 0 and says less than the excess.
+
+    Args:
+        plane: The planes.
+        a: Coordinates along `first`, shape (n,) or (batch, n).
+        b: Coordinates along `second`, shape (m,) or (batch, m).
+        box: Range of the pixels.
+        chunk: Batch size.
+
+    Returns:
+        Excesses of shape (batch, len(a), len(b)).
 
     Example:
         >>> plane = span(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
@@ -252,7 +337,15 @@ def box_excess(
 
 
 def require_direction(v: Inputs, name: str = "direction") -> None:
-    """Refuse vectors that are 0 or not finite, by the examples' numbers."""
+    """Raise an error that names the examples whose direction is 0 or not finite.
+
+    Args:
+        v: Directions, shape (batch, ...).
+        name: Name of the direction in the message.
+
+    Raises:
+        InputError: If a direction is 0 or not finite.
+    """
     length = L2.length(v)
     wrong = ~((length > 0) & torch.isfinite(length))
     if bool(wrong.any()):
@@ -261,12 +354,12 @@ def require_direction(v: Inputs, name: str = "direction") -> None:
 
 
 def _places(numbers: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Plane, place along a, place along b of the points of these numbers."""
+    """Return plane, index along a and index along b of each numbered point."""
     return numbers // (a.shape[-1] * b.shape[-1]), numbers // b.shape[-1] % a.shape[-1], numbers % b.shape[-1]
 
 
 def _without(v: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """A unit v less its parts along orthonormal others, and 0 where only rounding is left."""
+    """Remove from a unit v its parts along orthonormal others; return 0 where only rounding is left."""
     rest = v
     for _ in range(2):  # once leaves rounding along the others, which counts where the rest is short
         for u in others:

@@ -1,6 +1,6 @@
-"""How far gradient and value move near a point: what normalized curvature promises of it, and what is measured.
+"""Bound and measure the change of gradient and value near a point.
 
-C is the normalized curvature ||H||_2 / ||g||_2. Lengths are l_2, in pixel units, unless a norm is named.
+C is the normalized curvature ||H||_2 / ||g||_2. Lengths are l_2 in pixel units, unless a norm is named.
 """
 
 import math
@@ -21,11 +21,16 @@ from lowcurve.types import Field, Inputs, PerExample
 
 @dataclass(frozen=True)
 class ChangeBounds:
-    """Three bounds of one change: as `printed`; `sharp`, which a field attains; `quadratic`, that of a quadratic field.
+    """Three bounds of one change.
 
-    The first two need the largest C on the segment from x to x + e (or in a ball around it). With C at x, the number that
-    is measured, they are estimates and no bounds. `quadratic` is a bound with C at x, of quadratic fields alone.
-    Conventions: 0 at length 0, else inf where C is inf.
+    `printed` and `sharp` need the largest C on the segment from x to x + e, or in a ball around it. With C at x,
+    the number that is measured, they are estimates and not bounds. `quadratic` is a bound with C at x, but for
+    quadratic fields only. All are 0 at length 0; elsewhere they are infinite where C is.
+
+    Attributes:
+        printed: The bound as the paper prints it.
+        sharp: A bound that some field attains.
+        quadratic: The bound for quadratic fields.
     """
 
     printed: PerExample
@@ -34,10 +39,18 @@ class ChangeBounds:
 
 
 def gradient_change_bounds(length: float | PerExample, curvature: PerExample) -> ChangeBounds:
-    """||g(x + e) - g(x)|| / ||g(x)|| <= exp(a) - 1 (sharp) <= a exp(a) (printed), a = ||e|| C; a for a quadratic field.
+    """Bound ||g(x + e) - g(x)|| / ||g(x)|| by exp(a) - 1 (sharp) <= a exp(a) (printed), with a = ||e|| C.
 
-    ||g(x + t e)|| grows by at most a ||g(x + t e)|| dt, so it is at most ||g(x)|| exp(t a) (Gronwall), and the change at
-    most the integral of a ||g(x)|| exp(t a). exp(k <w, x>) attains it, with C = k ||w|| everywhere.
+    For a quadratic field the bound is a. Proof: d/dt ||g(x + t e)|| <= a ||g(x + t e)||, so ||g(x + t e)|| <=
+    ||g(x)|| exp(t a) (Gronwall), and the change is at most the integral of a ||g(x)|| exp(t a). The field exp(k <w,
+    x>) attains it, with C = k ||w|| everywhere.
+
+    Args:
+        length: ||e||, one number or one per example.
+        curvature: C of each example.
+
+    Returns:
+        The three bounds.
 
     Example:
         >>> gradient_change_bounds(0.5, torch.tensor([2.0]))  # e, e - 1 and 1
@@ -45,15 +58,24 @@ def gradient_change_bounds(length: float | PerExample, curvature: PerExample) ->
 
     Reference: srinivas2022lcnn, Proposition 1.
     """
-    _, a = _length_and_turn(length, curvature)
+    _, a = _length_and_scaled_curvature(length, curvature)
     return _change(curvature, a * a.exp(), torch.expm1(a), a)
 
 
-def value_change_bounds(length: float | PerExample, curvature: PerExample, slope: PerExample) -> ChangeBounds:
-    """|f(x + e) - f(x)| <= ||e|| ||g|| (exp(a) - 1) / a (sharp) <= ||e|| ||g|| (1 + a exp(a)) (printed), a = ||e|| C.
+def value_change_bounds(length: float | PerExample, curvature: PerExample, gradient_norm: PerExample) -> ChangeBounds:
+    """Bound |f(x + e) - f(x)| by ||e|| ||g|| (exp(a) - 1) / a, with a = ||e|| C.
 
-    slope: ||g(x)||. sharp: the integral of ||e|| ||g|| exp(t a). quadratic: ||e|| ||g|| (1 + a / 2), where the paper has
-    1 + a. Where g = 0 they are 0, but inf where C is.
+    That is `sharp`; `printed` is ||e|| ||g|| (1 + a exp(a)). `sharp` is the integral of ||e|| ||g|| exp(t a). For a
+    quadratic field the bound is ||e|| ||g|| (1 + a / 2), where the paper has 1 + a. Where g = 0 the bounds are 0,
+    but infinite where C is.
+
+    Args:
+        length: ||e||, one number or one per example.
+        curvature: C of each example.
+        gradient_norm: ||g(x)|| of each example.
+
+    Returns:
+        The three bounds.
 
     Example:
         >>> one = torch.ones(1)
@@ -62,18 +84,26 @@ def value_change_bounds(length: float | PerExample, curvature: PerExample, slope
 
     Reference: srinivas2022lcnn, Proposition 2.
     """
-    length, a = _length_and_turn(length, curvature)
-    first = length * slope.double()
+    length, a = _length_and_scaled_curvature(length, curvature)
+    first = length * gradient_norm.double()
     unknown = torch.where(torch.isfinite(a), 0, a)  # in place of 0 times an infinite growth
-    growths = (1 + a * a.exp(), _first_growth(a), 1 + a / 2)
+    growths = (1 + a * a.exp(), _exp_quotient(a), 1 + a / 2)
     return _change(curvature, *(torch.where(first == 0, unknown, first * growth) for growth in growths))
 
 
 def linearity_error_bounds(length: float | PerExample, curvature: PerExample) -> ChangeBounds:
-    """|f(x + e) - f(x) - <g, e>| / ||g|| <= (exp(a) - 1 - a) / C (sharp), a = ||e|| C; C ||e||^2 / 2 for a quadratic field.
+    """Bound |f(x + e) - f(x) - <g, e>| / ||g|| by (exp(a) - 1 - a) / C (sharp), with a = ||e|| C.
 
-    sharp: the integral of ||e|| (exp(t a) - 1). printed: C ||e|| / 2, which lacks a power of ||e|| (the left side is a
-    length, as C ||e||^2 / 2 is). That with the largest C is no bound either: exp(k <w, x>) exceeds it and attains `sharp`.
+    `sharp` is the integral of ||e|| (exp(t a) - 1). For a quadratic field the bound is C ||e||^2 / 2. `printed` is
+    C ||e|| / 2, which lacks a power of ||e||: the left side is a length, as C ||e||^2 / 2 is. Even C ||e||^2 / 2
+    with the largest C is not a bound: the field exp(k <w, x>) exceeds it and attains `sharp`.
+
+    Args:
+        length: ||e||, one number or one per example.
+        curvature: C of each example.
+
+    Returns:
+        The three bounds.
 
     Example:
         >>> linearity_error_bounds(1.0, torch.tensor([1.0]))  # 1/2, e - 2 and 1/2
@@ -81,24 +111,24 @@ def linearity_error_bounds(length: float | PerExample, curvature: PerExample) ->
 
     Reference: srinivas2022lcnn, Eq. (1).
     """
-    length, a = _length_and_turn(length, curvature)
-    return _change(curvature, a / 2, length * a * _second_growth(a), length * a / 2)
+    length, a = _length_and_scaled_curvature(length, curvature)
+    return _change(curvature, a / 2, length * a * _second_exp_quotient(a), length * a / 2)
 
 
-def _length_and_turn(length: float | PerExample, curvature: PerExample) -> tuple[Tensor, Tensor]:
-    """||e|| and a = ||e|| C in double precision; a = 0 at length 0 whatever C."""
+def _length_and_scaled_curvature(length: float | PerExample, curvature: PerExample) -> tuple[Tensor, Tensor]:
+    """Return ||e|| and a = ||e|| C in double precision; a = 0 at length 0, whatever C."""
     lengths = torch.as_tensor(length, device=curvature.device).double()
     return lengths, torch.where(lengths == 0, 0, lengths * curvature.double())
 
 
-def _first_growth(a: Tensor) -> Tensor:
-    """(exp(a) - 1) / a, 1 at 0."""
+def _exp_quotient(a: Tensor) -> Tensor:
+    """Return (exp(a) - 1) / a, 1 at 0."""
     short = torch.minimum(a, torch.full_like(a, 1e4))  # infinite from there on, and inf / inf is no number
     return torch.where(short == 0, 1, torch.expm1(short) / short)
 
 
-def _second_growth(a: Tensor) -> Tensor:
-    """(exp(a) - 1 - a) / a^2, 1/2 at 0; by its series where the difference cancels."""
+def _second_exp_quotient(a: Tensor) -> Tensor:
+    """Return (exp(a) - 1 - a) / a^2, 1/2 at 0; by its series where the difference cancels."""
     short = torch.minimum(a, torch.full_like(a, 1e4))
     series = 1 / 2 + short / 6 + short.square() / 24 + short**3 / 120
     return torch.where(short < 3e-3, series, (torch.expm1(short) - short) / short.square())
@@ -110,15 +140,24 @@ def _change(like: PerExample, *forms: Tensor) -> ChangeBounds:
 
 @dataclass(frozen=True)
 class GradientStability:
-    """||g(x + e) - g(x)|| / ||g(x)|| under noise of each length, beside the estimate length * C with C at x.
+    """Measure ||g(x + e) - g(x)|| / ||g(x)|| under noise of each length, and its estimate length * C with C at x.
 
-    Columns, for each length: "gradient change, noise 0.01", the mean over `draws` directions e uniform on the sphere, and
-    "gradient change, estimate 0.01". The directions are the same at all lengths and depend on the example alone. No pixel
-    box: e keeps its length. The estimate is for the worst direction: a random one sees about ||H||_F / sqrt(d) in place of
-    ||H||_2, so that noise stays below it in high dimension also where the field is quadratic. Kinks are not in H: ReLU,
-    and ties in max-pooling (blank pixels), change the gradient at any length, and noise may be far above the estimate.
-    Conventions: where g = 0, 0 if it stays 0 and inf otherwise.
-    Cost: 1 + draws * lengths gradients, and those of `Curvature` with these steps and tolerance.
+    Columns for each length: "gradient change, noise 0.01", the mean over random directions e, and "gradient change,
+    estimate 0.01". Directions are uniform on the sphere, the same at all lengths, and depend on the example alone.
+    There is no pixel box, so e keeps its length. Where g = 0, the change is 0 if g stays 0 and infinite otherwise.
+
+    The estimate is for the worst direction. A random one sees about ||H||_F / sqrt(d) instead of ||H||_2, so in
+    high dimension noise stays below the estimate even for quadratic fields. H does not contain kinks: ReLU, and
+    ties in max-pooling (blank pixels), change the gradient at any length, and noise may be far above the estimate.
+
+    Args:
+        lengths: l_2 lengths of the noise, in pixel units.
+        draws: Number of random directions.
+        seed: Seed of the directions.
+        steps: Maximum number of Lanczos steps for C.
+        tolerance: Relative residual at which Lanczos stops.
+
+    Cost: 1 + draws * lengths gradients, and the cost of `Curvature`.
 
     Example:
         >>> columns = GradientStability(lengths=(0.1,))(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
@@ -140,24 +179,34 @@ class GradientStability:
         _require_draws(self.draws)
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
-        slope, directions = gradient(field, x), _directions(x, self.draws, self.seed)
+        """Measure the columns at x."""
+        grad, directions = gradient(field, x), _directions(x, self.draws, self.seed)
         curvature = Curvature(self.steps, self.tolerance)(field, x)["normalized curvature"]
         columns = {}
         for length in self.lengths:
-            changes = [L2.length(gradient(field, x + length * e) - slope) for e in directions]
-            relative = _relative(torch.stack(changes).mean(0), L2.length(slope))
+            changes = [L2.length(gradient(field, x + length * e) - grad) for e in directions]
+            relative = _relative(torch.stack(changes).mean(0), L2.length(grad))
             columns[f"gradient change, noise {length:g}"] = relative
             columns[f"gradient change, estimate {length:g}"] = length * curvature
         return columns
 
 
 def linearity_error(field: Field, x: Inputs, perturbation: Inputs) -> dict[str, PerExample]:
-    """|f(x + e) - f(x) - <g, e>| / ||g||, and |<e, H e>| / (2 ||g||), which predicts it: both are l_2 lengths in pixel units.
+    """Compute |f(x + e) - f(x) - <g, e>| / ||g||, and its second-order prediction |<e, H e>| / (2 ||g||).
 
-    perturbation: e, of x's shape; an attack's is x' - x. Columns: "linearity error", "linearity error, second order".
-    A difference of values: it has the rounding error of f(x), about 1e-7 |f| / ||g|| in float32.
-    Conventions: where g = 0, 0 where the numerator is 0 and inf otherwise.
-    Cost: one forward pass, one gradient, one Hessian-vector product.
+    Both are l_2 lengths in pixel units. The first is a difference of values and has the rounding error of f(x),
+    about 1e-7 |f| / ||g|| in float32.
+
+    Args:
+        field: Per-example loss as a function of the input.
+        x: Inputs, shape (batch, ...).
+        perturbation: e, of x's shape; for an attack x' - x.
+
+    Returns:
+        Columns "linearity error" and "linearity error, second order". Where g = 0, they are 0 if the numerator is 0
+        and infinite otherwise.
+
+    Cost: one forward pass, one gradient and one Hessian product.
 
     Example:
         >>> columns = linearity_error(lambda x: x[:, 0].exp(), torch.zeros(1, 1), torch.ones(1, 1))
@@ -166,24 +215,32 @@ def linearity_error(field: Field, x: Inputs, perturbation: Inputs) -> dict[str, 
 
     Reference: srinivas2022lcnn, Eq. (1), left side.
     """
-    values, slope = value_and_gradient(field, x)
+    values, grad = value_and_gradient(field, x)
     with torch.no_grad():
         moved = field(x + perturbation)
-    bend = dot(perturbation, hessian(field, x)(perturbation))
-    size, error = L2.length(slope), (moved - values - dot(slope, perturbation)).abs()
+    quadratic = dot(perturbation, hessian(field, x)(perturbation))
+    size, error = L2.length(grad), (moved - values - dot(grad, perturbation)).abs()
     return {
         "linearity error": _relative(error, size),
-        "linearity error, second order": _relative(bend.abs() / 2, size),
+        "linearity error, second order": _relative(quadratic.abs() / 2, size),
     }
 
 
 @dataclass(frozen=True)
 class LinearityError:
-    """`linearity_error` at e = radius v: v random, the mean over `draws`, or the steepest direction of the norm (no draw).
+    """Measure `linearity_error` at e = radius v, for random v or for the steepest direction of the norm.
 
-    norm, radius: ||e|| = radius in this norm. direction: "random", uniform on the l_2 sphere and then scaled; "steepest",
-    the step of FGSM (l_inf) or along the gradient (l_2). The pixel box is left aside.
-    Cost: that of `linearity_error`, once for each draw.
+    The pixel box is ignored.
+
+    Args:
+        radius: Length of e in the norm, in pixel units.
+        norm: Norm of the radius.
+        direction: "random", uniform on the l_2 sphere, then scaled; or "steepest", the step of FGSM (l_inf) or
+            along the gradient (l_2).
+        draws: Number of random directions, over which the mean is taken.
+        seed: Seed of the directions.
+
+    Cost: that of `linearity_error`, once per direction.
 
     Example:
         >>> measure = LinearityError(0.5, direction="steepest")
@@ -207,6 +264,7 @@ class LinearityError:
         _require_draws(self.draws)
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Measure the columns at x."""
         if self.direction == "steepest":
             return linearity_error(field, x, self.radius * self.norm.steepest(gradient(field, x)))
         directions = map(self.norm.unit, _directions(x, self.draws, self.seed))
@@ -215,30 +273,48 @@ class LinearityError:
 
 
 class Mean(Protocol):
-    """A mean over examples with its standard error: a `results.Summary`, say."""
+    """A mean over examples with its standard error, such as a `results.Summary`."""
 
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> float:
+        """The mean."""
+        ...
 
     @property
-    def standard_error(self) -> float: ...
+    def standard_error(self) -> float:
+        """The standard error of the mean."""
+        ...
 
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """A relative difference of means with its standard error."""
+    """A relative difference of means.
+
+    Attributes:
+        value: The difference over the training mean.
+        standard_error: Its standard error.
+    """
 
     value: float
     standard_error: float
 
 
 def discrepancy(train: Mean, test: Mean) -> Discrepancy:
-    """(mean(test) - mean(train)) / mean(train): 0 where a geometric measure is the same on both, 9 where test is ten times.
+    """Compute (mean(test) - mean(train)) / mean(train): 0 for equal means, 9 where the test mean is ten times as large.
 
-    The standard error is that of the ratio mean(test) / mean(train) of two independent means, by the delta method:
-    sqrt(s_test^2 + (ratio s_train)^2) / |mean(train)|; nan where a summary of one example has none.
-    The paper prints a division by the test's mean, under which no test mean above the train's could give its 11.75.
-    Errors: InputError where a mean is not finite (a normalized curvature at g = 0) or the train's is 0.
+    The standard error is that of the ratio of two independent means by the delta method, sqrt(s_test^2 + (ratio
+    s_train)^2) / |mean(train)|. It is nan where a summary of one example has none. The paper prints a division by
+    the test mean, under which no test mean above the training mean could give its value of 11.75.
+
+    Args:
+        train: Mean on the training set.
+        test: Mean on the test set.
+
+    Returns:
+        The difference with its standard error.
+
+    Raises:
+        InputError: If a mean is not finite (a normalized curvature at g = 0), or the training mean is 0.
 
     Example:
         >>> from types import SimpleNamespace as Summary
@@ -256,14 +332,14 @@ def discrepancy(train: Mean, test: Mean) -> Discrepancy:
 
 
 def _directions(x: Inputs, draws: int, seed: int) -> list[Inputs]:
-    """Unit vectors uniform on the sphere, each example's its own."""
+    """Draw unit vectors uniform on the sphere, from each example's own stream."""
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
     streams = randomness.example_streams(randomness.stream(seed, "directions"), x, labels)
     return [L2.unit(streams.at(draw).normal(x)) for draw in range(draws)]
 
 
-def _relative(change: PerExample, slope: PerExample) -> PerExample:
-    return torch.where(change > 0, change / slope, 0)
+def _relative(change: PerExample, gradient_norm: PerExample) -> PerExample:
+    return torch.where(change > 0, change / gradient_norm, 0)
 
 
 def _require_draws(draws: int) -> None:
