@@ -17,7 +17,7 @@ from lowcurve.data import digits
 from lowcurve.losses import log_odds, loss_field
 from lowcurve.models import Network
 from lowcurve.models.modes import frozen
-from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
+from lowcurve.training import Hardware, Objective, Optimization, fit, make_fabric
 
 OVERFITTED = Path(__file__).with_name("overfitted.safetensors")
 """Written by `python tests/faulty_networks.py`."""
@@ -154,7 +154,7 @@ def fitted(*trainings: tuple[Objective, int, float], width: int = 8) -> nn.Modul
     model, train = _untrained(width), digits().train
     for objective, epochs, rate in trainings:
         settings = Optimization(epochs=epochs, batch_size=32, learning_rate=rate)
-        fit(model, objective, train, settings, fabric=fabric(Hardware(accelerator="cpu")))
+        fit(model, objective, train, settings, fabric=make_fabric(Hardware(accelerator="cpu")))
     return model
 
 

@@ -13,9 +13,9 @@ from lowcurve.evaluation import correct
 from lowcurve.models import Network
 from lowcurve.randomness import stream
 from lowcurve.study.adversarial_set import adversarial_set, mix
-from lowcurve.training import Hardware, Objective, Optimization, fabric, fit
+from lowcurve.training import Hardware, Objective, Optimization, fit, make_fabric
 
-CPU = fabric(Hardware(accelerator="cpu"))
+CPU = make_fabric(Hardware(accelerator="cpu"))
 ASCENT = PGD(Ball(L2, 3.0), steps=300, step_size=0.02, start="center", target=1)
 """The ascent in steps of one length, which an evaluation stops at the crossing."""
 

@@ -16,7 +16,7 @@ from lowcurve.models import LCNNConversion, LipschitzConversion, Network
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.penalties import TRADES
 from lowcurve.randomness import stream
-from lowcurve.training import Hardware, Objective, Term, fabric
+from lowcurve.training import Hardware, Objective, Term, make_fabric
 
 
 class Norms(TorchFunctionMode):
@@ -91,7 +91,7 @@ def test_the_papers_own_network_has_none_left():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_a_network_that_fabric_has_wrapped_is_folded_too(precision):
     model, x = network("resnet", torch.float64 if precision == "64-true" else torch.float32)
-    wrapped = fabric(Hardware(accelerator="cpu", precision=precision)).setup(model)
+    wrapped = make_fabric(Hardware(accelerator="cpu", precision=precision)).setup(model)
     with unchanged(model, x):
         before = wrapped(x)
         with fold_batchnorm(wrapped, x):
@@ -188,7 +188,7 @@ def wrapped(model):
 
 def compiled_inside():
     """As `Hardware(compile=True)` has it."""
-    model = fabric(Hardware(accelerator="cpu")).setup(
+    model = make_fabric(Hardware(accelerator="cpu")).setup(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
     )
     model._forward_module = wrapped(model._forward_module)

@@ -15,7 +15,7 @@ from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, margin
 from lowcurve.models import ConvertedNetwork, LCNNConversion, Network
 from lowcurve.penalties import CURE, ELLE, LLR, GradAlign, InputGradientNorm
-from lowcurve.penalties.differentiation import along, difference_step, operations
+from lowcurve.penalties.differentiation import choose_step, directional_difference, graph_operations
 from lowcurve.randomness import stream
 from lowcurve.training import Objective, Term
 
@@ -231,7 +231,7 @@ def test_what_bounds_the_layers_of_a_low_curvature_network_is_no_kink():
     spec = Network("resnet18", (3, 8, 8), 3, (0.5,) * 3, (0.25,) * 3, "softplus", 2)
     model, x = ConvertedNetwork(spec, LCNNConversion(), spec.shape).build(seed=0).eval(), torch.rand(2, 3, 8, 8)
     term = Term(InputGradientNorm(differentiation="first_order"), 1.0)
-    Objective(penalties={"gradient": term}, statistics="frozen").require(model, x, torch.tensor([0, 1]))
+    Objective(penalties={"gradient": term}, statistics="frozen").check_network(model, x, torch.tensor([0, 1]))
 
 
 def test_layers_that_act_on_the_batch_or_by_chance_are_refused():
@@ -250,24 +250,27 @@ def test_the_step_is_a_share_of_the_length_over_which_the_loss_changes():
     slopes = torch.zeros(6, 1, 4, 4, dtype=torch.float64)
     slopes[:, 0, 0, 0] = torch.tensor([4.0, 4.0, 4e-9, 3.0, 0.0, 1.0])
     lengths = torch.tensor([0.25, 0.125, 0.25, 16 * eps ** (2 / 3) * 4, 4.0, 1.0], dtype=torch.float64)
-    assert_close(difference_step(values, slopes), eps ** (1 / 3) * lengths)
+    assert_close(choose_step(values, slopes), eps ** (1 / 3) * lengths)
 
 
 def test_along_is_exact_on_quadratics_and_second_order_beyond():
     x, v = torch.rand(3, 2, 2, dtype=torch.float64, generator=stream(0)), torch.ones(3, 2, 2, dtype=torch.float64)
     steps = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
-    found = along(lambda x: x.pow(3).flatten(1).sum(1), x, v, steps)
+    found = directional_difference(lambda x: x.pow(3).flatten(1).sum(1), x, v, steps)
     assert_close(found, 3 * x.square().flatten(1).sum(1) + 4 * (steps / 2) ** 2)  # each pixel moves by t / 2
-    assert_close(along(lambda x: x.square().flatten(1).sum(1), x, v, steps), 2 * x.flatten(1).sum(1))
-    assert_close(along(lambda x: x.square().flatten(1).sum(1), x, 0 * v, steps), torch.zeros(3, dtype=torch.float64))
+    assert_close(directional_difference(lambda x: x.square().flatten(1).sum(1), x, v, steps), 2 * x.flatten(1).sum(1))
+    assert_close(
+        directional_difference(lambda x: x.square().flatten(1).sum(1), x, 0 * v, steps),
+        torch.zeros(3, dtype=torch.float64),
+    )
 
 
 def test_operations_are_seen_once_each_on_every_path():
     leaf = torch.ones(2, requires_grad=True)
     twice = leaf.exp()
-    found = sorted(operations(twice.sin() + twice.cos()))
+    found = sorted(graph_operations(twice.sin() + twice.cos()))
     assert found == ["AccumulateGrad", "Add", "Cos", "Exp", "Sin"]
-    assert list(operations(torch.ones(2))) == []
+    assert list(graph_operations(torch.ones(2))) == []
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_operations_are_seen_once_each_on_every_path():
         (lambda: InputGradientNorm(differentiation="detached"), "a differentiation among exact, first_order, secant"),
         (lambda: LLR(differentiation="detached"), "a differentiation among exact, first_order, secant"),
         (lambda: CURE(0.1, differentiation="secant"), "the step of a secant, an l_2 length in pixel units, got None"),
-        (lambda: CURE(0.1, step=0.1), 'no step beside differentiation "exact" or "detached", got 0.1'),
+        (lambda: CURE(0.1, step=0.1), 'no step with differentiation "exact" or "detached", got 0.1'),
         (lambda: GradAlign(differentiation="first_order", step=0.0), "a step > 0 of central differences, got 0.0"),
         (lambda: GradAlign(differentiation="secant", step=math.inf), "a step > 0 of central differences, got inf"),
     ],

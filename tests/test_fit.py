@@ -32,7 +32,7 @@ from lowcurve.models import Network
 from lowcurve.penalties import CURE
 from lowcurve.randomness import stream, temporary_seed
 from lowcurve.store import Run
-from lowcurve.training import Objective, Optimization, Schedule, Term, fabric
+from lowcurve.training import Objective, Optimization, Schedule, Term, make_fabric
 
 CURVATURE = Objective(penalties={"curvature": Term(CURE(h=0.5), 1.0)})
 ATTACKED = MEMBERS["PGD"]
@@ -359,7 +359,7 @@ def test_no_examples():
 
 def test_the_logs_hold_the_numbers_of_the_history(tmp_path):
     run = Run(tmp_path)
-    made = fabric(CPU, loggers=run.loggers("standard"))
+    made = make_fabric(CPU, loggers=run.loggers("standard"))
     _, history = trained(CURVATURE, fabric=made, validation=FEW)
     with (tmp_path / "logs" / "standard" / "part-1" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -374,7 +374,7 @@ def test_the_logs_hold_the_numbers_of_the_history(tmp_path):
 
 
 def test_the_log_of_a_training_that_was_stopped_holds_what_was_done(tmp_path):
-    made = fabric(CPU, loggers=Run(tmp_path).loggers("standard"))
+    made = make_fabric(CPU, loggers=Run(tmp_path).loggers("standard"))
     with pytest.raises(Stopped):
         trained(fabric=made, progress=stopping(7))
     with (tmp_path / "logs" / "standard" / "part-1" / "metrics.csv").open() as file:

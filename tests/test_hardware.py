@@ -18,8 +18,8 @@ from lowcurve.attacks import FGSM, PGD
 from lowcurve.errors import InputError
 from lowcurve.penalties import CURE, ELLE, InputGradientNorm
 from lowcurve.randomness import temporary_seed
-from lowcurve.training import Hardware, Objective, Optimization, Schedule, Term, fabric, fit
-from lowcurve.training.hardware import refuse_what_is_silently_wrong
+from lowcurve.training import Hardware, Objective, Optimization, Schedule, Term, fit, make_fabric
+from lowcurve.training.hardware import require_correct_strategy
 
 CURVATURE, ATTACKED = MEMBERS["CURE"], MEMBERS["PGD"]
 STILL = replace(QUICK, epochs=1, learning_rate=0.0)
@@ -40,7 +40,7 @@ def halved(precision: str = "bf16-mixed") -> Fabric:
 @pytest.mark.parametrize("objective", [CURVATURE, ATTACKED], ids=["CURE", "PGD"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_train(precision, objective):
-    made = fabric(Hardware(accelerator="cpu", precision=precision))
+    made = make_fabric(Hardware(accelerator="cpu", precision=precision))
     optimization = Optimization(epochs=1, batch_size=20, optimizer="sgd", learning_rate=0.1)
     model, history = trained(objective, optimization, fabric=made, validation=FEW)
     reference, expected = trained(objective, optimization)
@@ -121,12 +121,10 @@ def test_the_gradient_that_is_clipped_is_not_scaled(objective, precision):
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_weights_in_half_precision_are_refused_with_penalties_only(precision):
-    made = fabric(Hardware(accelerator="cpu", precision=precision))
-    with pytest.raises(
-        InputError, match=r"weights in whole precision for penalties.*float16\. Write precision bf16-mix"
-    ):
+    made = make_fabric(Hardware(accelerator="cpu", precision=precision))
+    with pytest.raises(InputError, match=r"float32 weights for penalties.*float16\. Write precision bf16-mix"):
         trained(PENALIZED["CURE, first order"], fabric=made)
-    trained(fabric=fabric(Hardware(accelerator="cpu", precision="bf16-true")), optimization=STILL)
+    trained(fabric=make_fabric(Hardware(accelerator="cpu", precision="bf16-true")), optimization=STILL)
 
 
 # --- compiling
@@ -142,7 +140,7 @@ compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compil
 def test_compiling_is_refused_where_a_penalty_differentiates_twice(name):
     message = "an eager network for penalties that differentiate it twice, got a compiled one. Write compile: false"
     with pytest.raises(InputError, match=message):
-        trained(MEMBERS[name], fabric=fabric(compiled))
+        trained(MEMBERS[name], fabric=make_fabric(compiled))
     with pytest.raises(InputError, match=message):
         trained(MEMBERS[name], model=torch.compile(plain_network()))  # by whomever
 
@@ -152,7 +150,7 @@ def test_kinks_are_found_although_compiling_would_hide_them():
     with temporary_seed(0, "kinks"):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(InputError, match="a smooth field for first_order differences, got one made with Relu"):
-        trained(PENALIZED["CURE, first order"], model=model, fabric=fabric(compiled))
+        trained(PENALIZED["CURE, first order"], model=model, fabric=make_fabric(compiled))
 
 
 @quietly
@@ -169,7 +167,7 @@ def test_a_compiled_training_is_that_of_the_eager_network():
     options: Any = {"validation": FEW, "validation_attack": FGSM(NEAR)}
     whole, expected = trained(objective, settings, difficult_network(), **options)
     memory, model = Memory(), difficult_network()
-    _, history = trained(objective, settings, model, fabric=fabric(compiled), checkpoint=memory, **options)
+    _, history = trained(objective, settings, model, fabric=make_fabric(compiled), checkpoint=memory, **options)
     assert_close(history, expected, rtol=1e-5, atol=1e-5)
     assert_close(model.state_dict(), whole.state_dict(), rtol=1e-5, atol=1e-5)
     assert [list(state["model"]) for state in memory.states] == [list(whole.state_dict())] * 2
@@ -189,7 +187,7 @@ def test_batch_statistics_of_a_compiled_network():
     for network in (model, whole):
         network[3].p = 0.0  # dropout draws other numbers once it is compiled
     calm = replace(QUICK, optimizer="sgd")  # Adam divides rounding by rounding
-    _, history = trained(objective, calm, model, fabric=fabric(compiled))
+    _, history = trained(objective, calm, model, fabric=make_fabric(compiled))
     _, expected = trained(objective, calm, whole)
     assert_close(history, expected, rtol=1e-5, atol=1e-5)
     assert_close(model.state_dict(), whole.state_dict(), rtol=1e-5, atol=1e-5)
@@ -201,14 +199,14 @@ def test_batch_statistics_of_a_compiled_network():
 
 @pytest.mark.parametrize("objective", [CURVATURE, Objective(penalties={"g": Term(InputGradientNorm(L2), 1.0)})])
 def test_a_static_graph_is_refused_with_penalties_only(objective):
-    made = fabric(Hardware(accelerator="cpu", devices=2), strategy=DDPStrategy(static_graph=True))
+    made = make_fabric(Hardware(accelerator="cpu", devices=2), strategy=DDPStrategy(static_graph=True))
     with pytest.raises(InputError, match="a dynamic graph for an objective with input-gradient penalties"):
-        refuse_what_is_silently_wrong(made, objective)
+        require_correct_strategy(made, objective)
     with pytest.raises(InputError, match="static_graph=True"):
         fit(plain_network(), objective, FEW, QUICK, fabric=made)
-    refuse_what_is_silently_wrong(made, Objective())
-    refuse_what_is_silently_wrong(made, ATTACKED)
-    refuse_what_is_silently_wrong(fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp")), objective)
+    require_correct_strategy(made, Objective())
+    require_correct_strategy(made, ATTACKED)
+    require_correct_strategy(make_fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp")), objective)
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
@@ -219,8 +217,8 @@ def test_sharded_parameters_are_refused_with_penalties_only(strategy):
     made = Stand()
     made.strategy = strategy() if strategy is FSDPStrategy else strategy(lambda model, _mesh: model)
     with pytest.raises(InputError, match=f"whole parameters .* got {strategy.__name__}"):
-        refuse_what_is_silently_wrong(made, CURVATURE)
-    refuse_what_is_silently_wrong(made, Objective())
+        require_correct_strategy(made, CURVATURE)
+    require_correct_strategy(made, Objective())
 
 
 @pytest.mark.parametrize("name", ["CURE, first order", "CURE, secant", "LLR, first order"])
@@ -231,7 +229,7 @@ def test_differences_of_losses_want_frozen_statistics_and_say_so_before_the_firs
 
     model = nn.Sequential(layer, *plain_network()).eval()
     way = MEMBERS[name].penalties["it"].penalty.differentiation
-    message = f'frozen statistics beside it by "{way}", got {type(layer).__name__}.*. Write Objective'
+    message = f'frozen statistics with it by "{way}", got {type(layer).__name__}.*. Write Objective'
     with pytest.raises(InputError, match=message):
         trained(replace(MEMBERS[name], statistics="batch"), model=model, progress=never)
     trained(replace(MEMBERS[name], statistics="batch"), optimization=STILL)  # a network without such layers
@@ -241,13 +239,13 @@ def test_differences_of_losses_want_frozen_statistics_and_say_so_before_the_firs
 @pytest.mark.parametrize("words", [{"accelerator": "abacus"}, {"precision": "12-maybe"}, {"strategy": "hope"}])
 def test_hardware_that_is_none(words):
     with pytest.raises(InputError, match="hardware that Lightning Fabric knows"):
-        fabric(Hardware(**{"accelerator": "cpu", **words}))
+        make_fabric(Hardware(**{"accelerator": "cpu", **words}))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is CUDA")
 def test_hardware_that_is_not_here():
     with pytest.raises(InputError, match=r"hardware that Lightning Fabric knows .*accelerator='cuda'"):
-        fabric(Hardware(accelerator="cuda"))
+        make_fabric(Hardware(accelerator="cuda"))
 
 
 # --- a GPU
@@ -262,7 +260,7 @@ def test_a_gpu_takes_the_steps_of_a_cpu(objective, precision):
         epochs=1, batch_size=20, optimizer="sgd", learning_rate=0.1, gradient_clipping=0.5, weight_decay=0.0,
         learning_rate_schedule=Schedule(),
     )  # fmt: skip
-    model, history = trained(objective, settings, fabric=fabric(Hardware(accelerator="cuda", precision=precision)))
+    model, history = trained(objective, settings, fabric=make_fabric(Hardware(accelerator="cuda", precision=precision)))
     whole, expected = trained(objective, settings)
     tolerance = 1e-3 if precision == "32-true" else 3e-2
     assert_close(history, expected, rtol=tolerance, atol=tolerance)
@@ -273,8 +271,10 @@ def test_a_gpu_takes_the_steps_of_a_cpu(objective, precision):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 def test_a_gpu_compiles():
     objective = replace(ATTACKED, penalties={"chords": Term(ELLE(0.5), 10.0)})
-    made = fabric(Hardware(accelerator="cuda", compile=True, precision="bf16-mixed"))
+    made = make_fabric(Hardware(accelerator="cuda", compile=True, precision="bf16-mixed"))
     model, history = trained(objective, QUICK, fabric=made)
-    whole, expected = trained(objective, QUICK, fabric=fabric(Hardware(accelerator="cuda", precision="bf16-mixed")))
+    whole, expected = trained(
+        objective, QUICK, fabric=make_fabric(Hardware(accelerator="cuda", precision="bf16-mixed"))
+    )
     assert_close(history, expected, rtol=3e-2, atol=3e-2)
     assert_close(model.state_dict(), whole.state_dict(), rtol=3e-2, atol=3e-2)

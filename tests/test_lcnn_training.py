@@ -26,7 +26,7 @@ from lowcurve.models.lipschitz import LipschitzConv2d, LipschitzLinear, lipschit
 from lowcurve.penalties import LCNNPenalty
 from lowcurve.penalties.lcnn import PUBLISHED, RELEASED
 from lowcurve.randomness import stream
-from lowcurve.training import Hardware, Objective, Optimization, Term, fabric
+from lowcurve.training import Hardware, Objective, Optimization, Term, make_fabric
 
 X, Y = FEW.x[:8], FEW.y[:8]
 every_objective = pytest.mark.parametrize("objective", LOW_CURVATURE.values(), ids=LOW_CURVATURE)
@@ -48,7 +48,7 @@ def layers(low: bool = False) -> nn.Sequential:
 def test_the_penalty_is_the_weighted_sum_over_what_is_learned():
     assert_close(of(LCNNPenalty(0.1, 0.01), layers()).item(), 0.1 * 4.5 + 0.01 * math.log(20))
     assert_close(of(LCNNPenalty(0.0, 1.0), layers(low=True)).item(), math.log(5), rtol=1e-5, atol=0)
-    assert_close(of(LCNNPenalty(0.0, 1.0, size=True), layers(low=True)).item(), math.log(20), rtol=1e-5, atol=0)
+    assert_close(of(LCNNPenalty(0.0, 1.0, absolute=True), layers(low=True)).item(), math.log(20), rtol=1e-5, atol=0)
     assert_close(of(RELEASED, layers()), 10 * of(PUBLISHED, layers()))
     assert (PUBLISHED.beta, PUBLISHED.gamma, RELEASED.beta, RELEASED.gamma) == (1e-3, 1e-3, 1e-2, 1e-2)
 
@@ -86,7 +86,7 @@ def test_it_looks_at_no_example_and_costs_no_pass():
 def test_the_loss_beside_it_is_under_autocast_and_it_is_whole(precision):
     seen, model = set(), low_curvature_network()
     model.register_forward_hook(lambda _m, _x, logits: seen.add(logits.dtype))
-    made = fabric(Hardware(accelerator="cpu", precision=precision))
+    made = make_fabric(Hardware(accelerator="cpu", precision=precision))
     _, history = trained(LOW_CURVATURE["LCNN"], model=model, fabric=made)
     assert seen == {torch.bfloat16 if precision == "bf16-mixed" else torch.float64}
     _, whole = trained(LOW_CURVATURE["LCNN"], model=low_curvature_network())

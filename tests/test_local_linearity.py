@@ -149,15 +149,15 @@ def test_elle_a_switches_on_where_an_error_stands_out_and_fades():
     for k, error in enumerate(errors):
         stands_out = k > 2 and error > statistics.fmean(errors[:k]) + 1.5 * statistics.pstdev(errors[:k])
         weight, rises = (50.0, rises + 1) if stands_out else (0.99 * weight, rises)
-        surge = surge.after(error)
-        assert math.isclose(surge.now, weight, rel_tol=1e-12)
+        surge = surge.update(error)
+        assert math.isclose(surge.current, weight, rel_tol=1e-12)
     assert 5 < rises < 100
 
 
 def test_the_defaults_are_the_released_ones():
     assert GradAlign() == GradAlign(radius=8 / 255, differentiation="exact")
     assert ELLE() == ELLE(radius=8 / 255)
-    assert AdaptiveWeight() == AdaptiveWeight(weight=4000.0, deviations=2.0, decay=0.99, patience=3, now=0.0)
+    assert AdaptiveWeight() == AdaptiveWeight(weight=4000.0, deviations=2.0, decay=0.99, patience=3, current=0.0)
     assert LLR() == LLR(Ball(LINF, 8 / 255), steps=10, linearity=4.0, tilt=3.0)
 
 

@@ -33,7 +33,7 @@ from lowcurve.randomness import normal, stream, uniform
 from lowcurve.results import Column, Table
 from lowcurve.store import Run
 from lowcurve.study.method_options import Cure
-from lowcurve.study.presets import preset, shortened
+from lowcurve.study.presets import preset, shorten
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Term
 
@@ -215,7 +215,7 @@ def context(tmp_path_factory):
 
 
 def small(method):
-    study = shortened(preset("digits"))
+    study = shorten(preset("digits"))
     optimization = study.fine_tuning
     tuned = replace(optimization, epochs=3)
     return replace(study, methods=(method,), training=replace(study.training, epochs=2), fine_tuning=tuned)

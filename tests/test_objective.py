@@ -161,7 +161,7 @@ def test_a_penalty_at_the_clean_inputs_is_what_it_is_without_the_attack(penalty,
     alone = replace(both, attack=None)
     draws = stream(0, "step")
     ATTACK(copy.deepcopy(model).eval(), X, Y, generator=draws)  # which takes its numbers first
-    assert_close(found["it"], alone.parts(copy.deepcopy(model), X, Y, generator=draws)["it"].mean * 2.0)
+    assert_close(found["it"], alone.term_values(copy.deepcopy(model), X, Y, generator=draws)["it"].mean * 2.0)
     assert_close(found["loss"], terms(replace(both, penalties={}), copy.deepcopy(model))["loss"])
 
 
@@ -190,13 +190,13 @@ def test_a_scheduled_radius_wants_an_attack_within_a_ball_and_never_exceeds_it()
 @pytest.mark.parametrize("name", NAMES)
 def test_the_radius_of_every_method_trained_at_attacked_inputs_grows_over_the_ramp(name):
     for ramp, shares in ((0.0, [1.0, 1.0, 1.0]), (0.2, [0.0, 0.5, 1.0])):
-        study = Study(methods=(name,), training_attack=TrainingAttack(ramp=ramp)).resolved()
+        study = Study(methods=(name,), training_attack=TrainingAttack(ramp=ramp)).resolve()
         schedule = objective_of(name, study, (1.0,)).radius_schedule
         assert [schedule(progress) for progress in (0.0, 0.1, 0.2)] == shares
 
 
 def test_a_method_whose_attack_has_no_ball_has_no_ramp():
-    study = Study(methods=("standard", "DeepFool"), training_attack=TrainingAttack(ramp=0.2)).resolved()
+    study = Study(methods=("standard", "DeepFool"), training_attack=TrainingAttack(ramp=0.2)).resolve()
     with pytest.raises(InputError, match=r"whose radius can grow, got DeepFool, which has none\. Leave out --train"):
         objective_of("DeepFool", study, (1.0,))
 
@@ -210,7 +210,7 @@ def test_a_method_whose_attack_has_no_ball_has_no_ramp():
     ],
 )
 def test_methods_of_two_parts_have_the_attack_of_one_and_the_penalties_of_both(name, parts):
-    study = Study().resolved()
+    study = Study().resolve()
     found, attacked = objective_of(name, study, (1.0,)), name.split("+")[1] in ("N-FGSM", "PGD")
     assert set(found.penalties) == parts
     assert found.attack == (objective_of(name.split("+")[1], study, (1.0,)).attack if attacked else None)

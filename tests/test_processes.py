@@ -7,7 +7,7 @@ from training_process import DOUBLE, attacked, audited, course, gradients, measu
 from trainings import EAGER, LOW_CURVATURE, MEMBERS, child, equal, low_curvature_network, penalized, plain_network
 
 from lowcurve.penalties import ELLE
-from lowcurve.training import fabric
+from lowcurve.training import make_fabric
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
 
 def test_one_process_alone_audits_as_none_does():
     """Of a network that draws at random, too: its draws are those of one evaluation, in their order."""
-    assert audited(fabric(DOUBLE), random=True) == audited(None, random=True)
+    assert audited(make_fabric(DOUBLE), random=True) == audited(None, random=True)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(ranks, name):
     the rounding that they amplify."""
     first, second = (rank["gradients"][name] for rank in ranks)
     assert equal(first, second)
-    for parameter, expected in gradients(fabric(DOUBLE), MEMBERS[name]).items():
+    for parameter, expected in gradients(make_fabric(DOUBLE), MEMBERS[name]).items():
         size = float(expected.abs().max())
         assert size > 0 or parameter == "3.bias"  # which drops out of the gradient of a margin
         assert_close(first[parameter], expected, rtol=0, atol=1e-6 * size, msg=f"{name}: {parameter}")
@@ -67,7 +67,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(ranks, name):
 
 def test_the_course_of_a_training_is_that_of_one(ranks):
     """Its history, with validation under attack, and a weight that follows the penalty's mean over both processes."""
-    history, weights = course(fabric(DOUBLE), plain_network(), penalized(ELLE(0.5), EAGER))
+    history, weights = course(make_fabric(DOUBLE), plain_network(), penalized(ELLE(0.5), EAGER))
     assert any(0 < row["validation robust accuracy"] < row["validation accuracy"] for row in history)
     for rank in ranks:
         found, reached = rank["course"]
@@ -79,7 +79,7 @@ def test_the_course_of_a_training_is_that_of_one(ranks):
 @pytest.mark.parametrize("name", LOW_CURVATURE)
 def test_two_processes_follow_the_same_norms_as_one(ranks, name):
     """The penalty is of the network alone and the norms of the weights alone, so nothing of them is any process's own."""
-    history, weights = course(fabric(DOUBLE), low_curvature_network(batchnorm=False), LOW_CURVATURE[name])
+    history, weights = course(make_fabric(DOUBLE), low_curvature_network(batchnorm=False), LOW_CURVATURE[name])
     for rank in ranks:
         found, reached = rank["low curvature"][name]
         assert_close(found, history, rtol=1e-9, atol=1e-12)

@@ -159,7 +159,7 @@ def test_the_weights_of_lcnn_are_per_example():
 def test_the_command_line_begins_with_the_recipes_study(key):
     request = parse("train", "train", [key, "--seed", "3"])
     assert request.recipe == get_recipe(key)
-    assert request.study == replace(get_recipe(key).study(), seed=3).resolved()
+    assert request.study == replace(get_recipe(key).study(), seed=3).resolve()
 
 
 @every_recipe
@@ -284,7 +284,7 @@ def test_a_recipe_is_trained_and_attacked_by_its_key(pets, capsys):
 def test_settings_of_a_recipe_can_be_printed_and_read_back(capsys):
     assert done("train", OURS, "--print_config") == 0
     Path("printed.yaml").write_text(capsys.readouterr().out)
-    assert parse("train", "train", ["--config", "printed.yaml"]).study == get_recipe(OURS).study().resolved()
+    assert parse("train", "train", ["--config", "printed.yaml"]).study == get_recipe(OURS).study().resolve()
     request = parse("train", "train", ["--out", OURS, "--data", "digits"])
     assert (request.recipe, request.out) == (None, OURS)
 

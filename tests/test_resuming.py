@@ -35,7 +35,7 @@ def test_what_is_resumed_has_every_kind_of_state():
     scores = [row["validation robust accuracy"] for row in history]
     assert 0 < scores.index(max(scores)) < 3  # neither the first weights nor the last
     assert not equal(last["best"]["weights"], {k[7:]: v for k, v in last["average"].items() if k.startswith("module.")})
-    weights = [state["surges"]["chords"]["now"] for state in memory.states]
+    weights = [state["adaptive weights"]["chords"]["current"] for state in memory.states]
     assert len(set(weights)) > 2
     assert any(0 < after < before for before, after in itertools.pairwise(weights))
 

@@ -86,7 +86,7 @@ def test_of_a_loss_that_weighs_nothing_only_the_penalties_are_followed():
 def test_parts_are_the_terms_with_their_weights_beside_them():
     model = network().eval()
     objective = Objective(penalties={"curvature": CURVATURE, "slope": SLOPE}, loss_weight=0.3, statistics="frozen")
-    parts = objective.parts(model, X, Y, generator=stream(0, "step"))
+    parts = objective.term_values(model, X, Y, generator=stream(0, "step"))
     assert {name: part.weight for name, part in parts.items()} == {"loss": 0.3, "curvature": 2.0, "slope": 0.5}
     assert_close({name: part.weight * part.mean for name, part in parts.items()}, terms(objective, model))
 
@@ -97,23 +97,23 @@ def test_a_weight_that_follows_its_penalty():
     chords = Term(ELLE(0.3), AdaptiveWeight(weight=50.0, deviations=1.0, patience=2))
     objective, weights = Objective(penalties={"chords": chords}, statistics="frozen"), []
     for step, error in enumerate([1.0, 1.0, 3.0, 1.0]):
-        part = objective.parts(model, X, Y, generator=stream(0, "step"))["chords"]
+        part = objective.term_values(model, X, Y, generator=stream(0, "step"))["chords"]
         plain = terms(Objective(penalties={"it": Term(ELLE(0.3), 1.0)}, statistics="frozen"), model)["it"]
         assert_close(part.mean, plain, rtol=0, atol=0)
         assert part.mean.requires_grad == (part.weight > 0)
         weights.append(part.weight)
-        objective = objective.after({"loss": torch.tensor(7.0), "chords": torch.tensor(error)}, step=step)
+        objective = objective.update({"loss": torch.tensor(7.0), "chords": torch.tensor(error)}, step=step)
     assert weights == [0.0, 0.0, 0.0, 50.0]
-    assert objective.penalties["chords"].weight.now == 50 * 0.99
+    assert objective.penalties["chords"].weight.current == 50 * 0.99
 
 
 def test_a_weight_follows_at_the_steps_of_its_penalty_alone():
     lazy = Objective(penalties={"chords": Term(ELLE(0.3), AdaptiveWeight(), every=2)})
     for step, errors in ((0, 1), (1, 0), (2, 1)):
-        assert lazy.after({"chords": torch.tensor(1.0)}, step=step).penalties["chords"].weight.errors == errors
+        assert lazy.update({"chords": torch.tensor(1.0)}, step=step).penalties["chords"].weight.errors == errors
     plain = Objective(penalties={"chords": CHORDS})
-    assert plain.after({"chords": torch.tensor(1.0)}) is plain
-    scheduled = Term(ELLE(0.3), AdaptiveWeight(now=3.0), weight_schedule=Schedule(start=0.0), every=2)
+    assert plain.update({"chords": torch.tensor(1.0)}) is plain
+    scheduled = Term(ELLE(0.3), AdaptiveWeight(current=3.0), weight_schedule=Schedule(start=0.0), every=2)
     assert scheduled.at(0.5)[0] == 2 * 3.0 * 0.5
 
 

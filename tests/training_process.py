@@ -38,7 +38,7 @@ from lowcurve.evaluation.audit import Budget, audit
 from lowcurve.geometry import Curvature, CurvatureProfile
 from lowcurve.penalties import ELLE
 from lowcurve.store import DiskCheckpoint
-from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, fabric, fit
+from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, fit, make_fabric
 
 DOUBLE = Hardware(accelerator="cpu", precision="64-true")
 ONE_EPOCH = Optimization(epochs=1, batch_size=16)
@@ -142,7 +142,7 @@ def attack(made: Fabric, folder: Path) -> None:
 
 
 def pair(precision: str) -> Fabric:
-    return fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp_spawn", precision=precision))
+    return make_fabric(Hardware(accelerator="cpu", devices=2, strategy="ddp_spawn", precision=precision))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from lowcurve.penalties import (
     LCNNPenalty,
 )
 from lowcurve.randomness import stream, temporary_seed
-from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fabric, fit
+from lowcurve.training import Hardware, History, Objective, Optimization, Schedule, Term, fit, make_fabric
 
 SCRIPT = Path(__file__).with_name("training_process.py")
 CPU = Hardware(accelerator="cpu")
@@ -84,7 +84,7 @@ def penalized(penalty: Any, weight: float | AdaptiveWeight = 1.0, every: int = 1
     return Objective(penalties={"it": Term(penalty, weight, every=every)}, **words)
 
 
-EAGER = AdaptiveWeight(weight=1000.0, deviations=0.0, patience=1, now=500.0)
+EAGER = AdaptiveWeight(weight=1000.0, deviations=0.0, patience=1, current=500.0)
 FROZEN: Any = {"statistics": "frozen"}
 
 # What a training can minimize; each is held to an exact resume and to the gradients of one process.
@@ -136,7 +136,7 @@ QUICK = Optimization(epochs=2, batch_size=8, learning_rate=1e-2)
 
 def trained(objective=None, optimization=QUICK, model=None, examples=FEW, **options) -> tuple[nn.Module, History]:
     model = plain_network() if model is None else model
-    made = options.pop("fabric", None) or fabric(CPU)
+    made = options.pop("fabric", None) or make_fabric(CPU)
     history = fit(model, objective or Objective(), examples, optimization, fabric=made, **options)
     return model, history
 
@@ -156,7 +156,7 @@ def difficult_training(model: nn.Module, **options) -> History:
         keep="best",
     )
     return fit(
-        model, objective, FEW, optimization, seed=5, fabric=fabric(CPU), validation=FEW.take(slice(15)),
+        model, objective, FEW, optimization, seed=5, fabric=make_fabric(CPU), validation=FEW.take(slice(15)),
         validation_attack=FGSM(NEAR), checkpoint_every=2, **options,
     )  # fmt: skip
 

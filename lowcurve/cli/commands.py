@@ -225,12 +225,12 @@ def _report(study: "Study", run: "Run") -> None:
 def _facts(study: "Study", run: "Run") -> dict[str, str]:
     from importlib.metadata import version
 
-    from lowcurve.study.comparison import in_reading_order
+    from lowcurve.study.comparison import sort_networks
 
     return {
         "data": study.data,
         "seed": str(study.seed),
-        "networks": ", ".join(in_reading_order(run.networks())),
+        "networks": ", ".join(sort_networks(run.networks())),
         "lowcurve": version("lowcurve"),
         **circumstances(),
         "settings": "settings.yaml beside this page; read it back with --config",

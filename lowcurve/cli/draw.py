@@ -133,9 +133,9 @@ def _same_images(found: argparse.Namespace, progress: "Progress[int]") -> "tuple
 
 
 def _chosen(run: "Run", words: str) -> list[str]:
-    from lowcurve.study.comparison import in_reading_order
+    from lowcurve.study.comparison import sort_networks
 
-    kept = in_reading_order(run.networks())
+    kept = sort_networks(run.networks())
     if not kept:
         raise InputError("a run with at least one network", f"none in {run.folder}", "run lowcurve train first")
     names = [word.strip() for word in words.split(",") if word.strip()] or kept

@@ -139,6 +139,6 @@ def _changed(recipe: "Recipe", run: "Run") -> list[str]:
     """The names of what the run has otherwise than the recipe at its own scale."""
     from lowcurve.cli.words import flat
 
-    own = dict(flat("", json.loads(json.dumps(asdict(recipe.study().resolved())))))
+    own = dict(flat("", json.loads(json.dumps(asdict(recipe.study().resolve())))))
     there = dict(flat("", run.read_settings()))
     return [name for name in own if name.split(".")[0] not in HERE and own[name] != there.get(name)]

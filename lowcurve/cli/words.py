@@ -43,7 +43,7 @@ def parse(command: str, summary: str, words: list[str]) -> Request:
     found = _parsed(command, summary, words, asdict(begun))
     place = getattr(found, "run", None) or found.resume
     if place is None or recipe is not None:
-        return Request(None, found.out, _study(found).resolved(), recipe)
+        return Request(None, found.out, _study(found).resolve(), recipe)
     if command == "train" and place != found.resume and not Path(place).exists():
         _no_recipe(place)
     if found.out is not None:

@@ -26,7 +26,7 @@ from lowcurve.papers.recipes import get_recipe
 from lowcurve.results import UNSAID, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
 from lowcurve.study.method_options import Cure
-from lowcurve.study.presets import preset, shortened
+from lowcurve.study.presets import preset, shorten
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Study
 from lowcurve.types import Measure
@@ -74,7 +74,7 @@ def make_study(context: Context) -> Study:
     if context.scale == "paper" and context.data == "tiny-imagenet":
         return get_recipe("bardusco_report/table-1/base").study()
     study = replace(preset(context.data), methods=("standard",), norm="l_2", radius="0.5")
-    return shortened(study, epochs=10) if context.scale == "smoke" else study
+    return shorten(study, epochs=10) if context.scale == "smoke" else study
 
 
 def train_networks(context: Context) -> Networks:

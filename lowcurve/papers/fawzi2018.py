@@ -12,7 +12,7 @@ from lowcurve.figures.same_images import SameImages
 from lowcurve.papers.common.context import Context, Item, Reproduction
 from lowcurve.papers.common.lookup import as_table, read_value
 from lowcurve.results import UNSAID, Cell, Result, holds
-from lowcurve.study.presets import preset, shortened
+from lowcurve.study.presets import preset, shorten
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Study
 
@@ -28,7 +28,7 @@ DIFFERS = (
 def make_study(context: Context) -> Study:
     """A standard network on the data's preset."""
     study = replace(preset(context.data, "paper" if context.scale == "paper" else "laptop"), methods=(NAME,))
-    return shortened(study, epochs=10) if context.scale == "smoke" else study
+    return shorten(study, epochs=10) if context.scale == "smoke" else study
 
 
 def connected(context: Context) -> Reproduction:

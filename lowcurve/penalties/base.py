@@ -11,7 +11,7 @@ from lowcurve.penalties.differentiation import Differentiation
 
 
 class Penalty(ABC):
-    """A function of a field's value and derivatives at the training inputs, to be minimized beside the loss.
+    """A function of a field's value and derivatives at the training inputs, to be minimized in addition to the loss.
 
     A subclass implements `__call__` and overrides the attributes whose defaults do not hold for it. The defaults are safe
     for every penalty: they only cost time where a penalty needs less.

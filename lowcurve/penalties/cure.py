@@ -11,7 +11,13 @@ from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.norms import L2, LINF, dot, pixels
 from lowcurve.errors import InputError
 from lowcurve.penalties.base import Penalty
-from lowcurve.penalties.differentiation import TWICE, WAYS, Differentiation, of_gradients, require_differentiation
+from lowcurve.penalties.differentiation import (
+    DIFFERENTIATIONS,
+    DOUBLE_BACKWARD,
+    Differentiation,
+    apply_to_gradients,
+    require_differentiation,
+)
 from lowcurve.types import Inputs, PerExample
 
 
@@ -19,19 +25,24 @@ from lowcurve.types import Inputs, PerExample
 class CURE(Penalty):
     """||grad l(x + h z) - grad l(x)||_2^2 with z = sign(g) / ||sign(g)||_2 and g = grad l(x), per example.
 
-    On a quadratic field it is h^2 ||H z||^2. z is held constant; both gradients are differentiated.
+    On a quadratic field this is h^2 ||H z||^2. z is held constant; both gradients are differentiated.
 
-    h: an l_2 length, in pixel units, or in units of `scale`. squared: as published; the released code has the norm
-    itself. direction: along "sign" (published) or along the "gradient" (the paper's footnote 5: almost the same).
-    scale: one number a channel, to work in the coordinates x / scale, such as the standard deviations of a normalized
-    input; the penalty is then exactly what code finds that takes gradients with respect to normalized inputs.
-    differentiation, step: see `of_gradients`. "detached" holds the clean gradient constant, which is not harmless: at
-    random initialization its direction has a cosine of 0.4 to 0.7 with the exact one.
+    Args:
+        h: Scale, an l_2 length in pixel units, or in units of `scale`.
+        squared: Square the norm, as in the paper. The released code uses the norm itself.
+        direction: "sign" (published) or "gradient" (footnote 5 of the paper: almost the same).
+        scale: One number per channel; the penalty then works in the coordinates x / scale. With the standard deviations of
+            a normalized input it equals the penalty on gradients with respect to the normalized input.
+        differentiation: Way to differentiate in the parameters; see `apply_to_gradients`. "detached" changes the
+            direction considerably: at random initialization its cosine with the exact one is 0.4 to 0.7.
+        step: Step of the central differences; see `apply_to_gradients`.
 
-    Cost beside the shared clean forward pass, in forward passes F: exact 9 F (the clean gradient, a forward pass and gradient
-    at x + h z, all twice differentiated), detached 7 F, first_order 15 F, first_order_detached 9 F, each but the first 1 F less
-    in an `Objective`, where the loss's own backward pass brings the clean gradient; with the loss's 3 F that is 4, 3, 5.7 and
-    3.7 plain training steps by count of operations.
+    Raises:
+        InputError: If an option is out of range.
+
+    Cost in addition to the shared clean forward pass, in forward passes F: exact 9 F, detached 7 F, first_order 15 F and
+    first_order_detached 9 F. In an `Objective` all but exact cost 1 F less, because the loss's own backward pass computes
+    the clean gradient. With the 3 F of the loss that is 4, 3, 5.7 and 3.7 plain training steps by count of operations.
 
     Example:
         >>> x = torch.tensor([[0.5, 0.5]])
@@ -58,16 +69,16 @@ class CURE(Penalty):
             raise InputError(
                 "a positive scale for each channel", self.scale, "write the standard deviations of the pixels"
             )
-        require_differentiation(self.differentiation, self.step, *WAYS)
+        require_differentiation(self.differentiation, self.step, *DIFFERENTIATIONS)
 
     @property
     def differentiates_twice(self) -> bool:
-        """Whether the parameters' gradient is that of an input gradient."""
-        return self.differentiation in TWICE
+        """True for the ways that differentiate an input gradient."""
+        return self.differentiation in DOUBLE_BACKWARD
 
     @property
     def detaches_gradient(self) -> bool:
-        """Whether the clean gradient is held constant."""
+        """True unless the way is exact."""
         return self.differentiation != "exact"
 
     def at_scale(self, factor: float) -> "CURE":
@@ -75,22 +86,24 @@ class CURE(Penalty):
         return replace(self, h=self.h * factor)
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
-        """One number per example, at least 0."""
+        """Compute one number of at least 0 per example."""
         unit = self._unit(jet.x)
 
-        def moved(clean: Tensor) -> Inputs:
-            slope = clean * unit
-            z = L2.unit(LINF.steepest(slope) if self.direction == "sign" else slope)
+        def shifted_input(clean: Tensor) -> Inputs:
+            scaled = clean * unit
+            z = L2.unit(LINF.steepest(scaled) if self.direction == "sign" else scaled)
             return jet.x.detach() + self.h * z * unit
 
-        def bend(clean: Tensor, there: Tensor) -> PerExample:
-            change = (there - clean) * unit
+        def gradient_change(clean: Tensor, shifted: Tensor) -> PerExample:
+            change = (shifted - clean) * unit
             return dot(change, change) if self.squared else L2.length(change)
 
-        return of_gradients(jet, bend, moved, differentiation=self.differentiation, step=self.step)
+        return apply_to_gradients(
+            jet, gradient_change, shifted_input, differentiation=self.differentiation, step=self.step
+        )
 
     def _unit(self, x: Tensor) -> Tensor:
-        """How long a step of 1 in the coordinates of `scale` is in pixels, channel by channel."""
+        """Return the length in pixels of a unit step in the coordinates of `scale`, for each channel."""
         if self.scale is None:
             return x.new_ones(())
         if len(self.scale) != x.shape[1]:
@@ -99,11 +112,14 @@ class CURE(Penalty):
 
 
 def published(h: float = pixels(1.5)) -> CURE:
-    """CURE as the paper states it: squared norm, z along sign(g), h = 1.5 "where the pixel values are in [0, 255]".
+    """Return CURE as the paper states it: squared norm, z along sign(g), h = 1.5 for pixel values in [0, 255].
 
-    Taken at its word an image moves by 1.5 / 255 in l_2, which is 0.03 grey levels a pixel of CIFAR-10 and far below the
-    scale of an attack; the authors' code, which counts h in standard deviations, moves it by a hundred times as much.
-    So this form is used with an h of your own, stated beside the result; the paper's weight is gamma = 4.
+    With this h an image moves by 1.5 / 255 in l_2, which is 0.03 grey levels a pixel of CIFAR-10 and far below the scale of
+    an attack. The authors' code counts h in standard deviations and moves an image a hundred times as far. So use this form
+    with an h of your own, stated with the result. The paper's weight is gamma = 4.
+
+    Args:
+        h: Scale, an l_2 length in pixel units.
 
     Reference: moosavi2019cure, section 4.
     """
@@ -111,10 +127,14 @@ def published(h: float = pixels(1.5)) -> CURE:
 
 
 def released(standard_deviation: tuple[float, ...], h: float = 3.0) -> CURE:
-    """CURE as its authors' code computes it: the norm itself, not squared, in normalized inputs, h up to 3.
+    """Return CURE as its authors' code computes it: the norm itself, in normalized inputs, h up to 3.
 
-    With the weight lambda = 4 the term is 4 * mean_i ||grad l_i(x_i + z_i) - grad l_i(x_i)||_2, gradients with respect to
-    (x - mean) / standard_deviation. For CIFAR-10, h = 3 is 0.6 in l_2 on [0, 1].
+    With the weight lambda = 4 the term is 4 * mean_i ||grad l_i(x_i + z_i) - grad l_i(x_i)||_2, with gradients with respect
+    to (x - mean) / standard_deviation. For CIFAR-10, h = 3 is 0.6 in l_2 on [0, 1].
+
+    Args:
+        standard_deviation: Standard deviation of the pixels of each channel.
+        h: Scale, an l_2 length in normalized inputs.
 
     Reference: the code released with moosavi2019cure; h rises over five epochs, 0.1 to 3.
     """

@@ -1,4 +1,4 @@
-"""How a penalty on input gradients comes by its derivative in the parameters: twice backwards, or by differences of losses."""
+"""Ways to differentiate a penalty on input gradients in the parameters: by double backward or by differences of losses."""
 
 import math
 import re
@@ -15,122 +15,158 @@ from lowcurve.losses import LossField, require_eval
 from lowcurve.types import Field, Inputs, PerExample
 
 Differentiation = Literal["exact", "detached", "first_order", "first_order_detached", "secant"]
-WAYS = get_args(Differentiation)
-TWICE = ("exact", "detached")
-"""The ways in which an input gradient is differentiated once more."""
+DIFFERENTIATIONS = get_args(Differentiation)
+DOUBLE_BACKWARD = ("exact", "detached")
+"""The ways that differentiate an input gradient once more."""
 KINKED = re.compile(r"relu|maxpool|hard|threshold|clamp|^abs|^(maximum|minimum)|shrink", re.IGNORECASE)
 
 
-def of_gradients(
+def apply_to_gradients(
     jet: Jet,
     function: Callable[..., PerExample],
-    moved: Callable[[Tensor], Inputs] | None = None,
+    second_point: Callable[[Tensor], Inputs] | None = None,
     *,
     differentiation: Differentiation = "exact",
     step: float | None = None,
 ) -> PerExample:
-    """f(g(x)), or f(g(x), g(x')) with x' = moved(g(x)) held constant; g = grad l. The value is the same in every way, and its
-    derivative in the parameters
+    """Compute f(g(x)), or f(g(x), g(x')) with x' = second_point(g(x)) held constant, where g = grad l.
 
-    exact: by differentiating every gradient once more.
-    detached: likewise, but with g(x) held constant: another direction than the slope of the value, for less.
-    first_order: sum_k <c_k, d g(x_k)> with c_k = df / dg_k held constant, where <c, g(x)> is the central difference of losses
-        ||c|| (l(x + t u) - l(x - t u)) / (2 t), u = c / ||c||. Nothing is differentiated in x while a graph is kept, so
-        whatever bears one ordinary backward pass bears this. For smooth fields in eval mode alone.
-    first_order_detached: likewise, of the slope that detached has.
-    secant: the same for fields with kinks, at a `step` t of your own: the slope of another objective, which sees the kinks
-        within t and whose direction has little in common with the exact one (a cosine of 0.01 to 0.25 on a ReLU network).
+    The value is the same for every way. The derivative in the parameters is computed as follows:
 
-    function: gradients, shape (batch, ...) -> one number an example. step: t, an l_2 length in pixel units; of first_order by
-    default as `difference_step` has it. The parameters' gradient then differs from the exact one, for CURE and the norms
-    of gradients, by 2e-3 or less in float32 and 2e-8 in float64, on small untrained smooth networks and on a trained
-    ResNet-20 with softplus; there, for LLR by 7e-3 and for GradAlign, a difference of directions, by 2e-2 in float32.
+    * exact: differentiate every gradient once more.
+    * detached: the same with g(x) held constant. This is cheaper and has another direction than the gradient of the value.
+    * first_order: sum_k <c_k, d g(x_k)> with c_k = df / dg_k held constant, where <c, g(x)> is the central difference of
+      losses ||c|| (l(x + t u) - l(x - t u)) / (2 t), u = c / ||c||. No graph of an input gradient is kept, so every network
+      with an ordinary backward pass supports it. For smooth fields in eval mode only.
+    * first_order_detached: the same for the derivative of detached.
+    * secant: the same for fields with kinks, at a `step` t of your choice. This is the gradient of another objective, which
+      includes the kinks within t. Its cosine with the exact one is 0.01 to 0.25 on a ReLU network.
 
-    Cost beside the shared clean forward pass, in forward passes F, the final backward pass included: exact 3 F with one
-    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F. All but exact need
-    1 F less where the loss's own backward pass brings g(x) (`Jet.mean_with_gradients`).
+    Args:
+        jet: Values and gradients of a field at x.
+        function: f, from one or two gradients of shape (batch, ...) to one number per example.
+        second_point: Function from g(x) to x'. Default: f has one argument.
+        differentiation: The way.
+        step: t, an l_2 length in pixel units. Default for first_order: `choose_step`. The gradient in the parameters then
+            differs from the exact one, for CURE and gradient norms, by at most 2e-3 in float32 and 2e-8 in float64 (small
+            untrained smooth networks and a trained ResNet-20 with softplus). On the ResNet it differs by 7e-3 for LLR and
+            by 2e-2 for GradAlign in float32.
 
-    Errors: InputError where first_order meets an operation with kinks or either meets a layer in training mode that acts on
-    the batch or by chance. Kinks are looked for in the graph of l(x), in whatever way the network was written; not
-    seen are those that torch.where, amax or a custom or compiled function make.
+    Returns:
+        One number per example.
+
+    Raises:
+        InputError: If first_order meets an operation with kinks, or if a difference meets a layer in training mode that
+            depends on the batch or on random numbers. Kinks are searched in the graph of l(x). Kinks of torch.where,
+            amax and custom or compiled functions are not found.
+
+    Cost in addition to the shared clean forward pass, in forward passes F and with the final backward pass: exact 3 F with one
+    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F. All but exact
+    need 1 F less if the loss's own backward pass computes g(x) (`Jet.mean_with_gradients`).
 
     Example:
         >>> jet = Jet(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
-        >>> of_gradients(jet, L2.length).tolist(), of_gradients(jet, L2.length, differentiation="first_order").tolist()
-        ([10.0], [10.0])
+        >>> apply_to_gradients(jet, L2.length).tolist()
+        [10.0]
+        >>> apply_to_gradients(jet, L2.length, differentiation="first_order").tolist()
+        [10.0]
 
     Reference: Finlay and Oberman 2021 (differences for gradient penalties, one-sided).
     """
-    if differentiation in TWICE:
+    if differentiation in DOUBLE_BACKWARD:
         clean = jet.gradient if differentiation == "exact" else jet.detached_gradient
-        ends = () if moved is None else (gradient(jet.field, moved(clean.detach()), create_graph=True),)
-        return function(clean, *ends)
-    _require_even_passes(jet.field)
+        second = () if second_point is None else (gradient(jet.field, second_point(clean.detach()), create_graph=True),)
+        return function(clean, *second)
+    _require_deterministic(jet.field)
     if differentiation != "secant":
         require_smooth(jet)
-    return _by_differences(jet, function, moved, differentiation == "first_order_detached", step)
+    return _apply_by_differences(jet, function, second_point, differentiation == "first_order_detached", step)
 
 
-def _by_differences(
+def _apply_by_differences(
     jet: Jet,
     function: Callable[..., PerExample],
-    moved: Callable[[Tensor], Inputs] | None,
-    held: bool,
+    second_point: Callable[[Tensor], Inputs] | None,
+    detached: bool,
     step: float | None,
 ) -> PerExample:
-    """The value of f, whose derivative in the parameters comes from losses beside each point, or beside x' alone (held)."""
+    """Compute f with a derivative by differences of losses at each point, or at x' only if `detached`."""
     points = [(jet.x.detach(), jet.values.detach(), jet.detached_gradient)]
-    if moved is not None:
-        there = moved(points[0][2])
-        points.append((there, *value_and_gradient(jet.field, there)))
+    if second_point is not None:
+        shifted = second_point(points[0][2])
+        points.append((shifted, *value_and_gradient(jet.field, shifted)))
     leaves = [g.detach().requires_grad_() for _, _, g in points]
     with torch.enable_grad():
         value = function(*leaves)
     ones = torch.ones_like(value)
-    followed = torch.zeros_like(value)
-    for (x, level, g), leaf in list(zip(points, leaves, strict=True))[1 if held else 0 :]:
+    surrogate = torch.zeros_like(value)
+    for (x, level, g), leaf in list(zip(points, leaves, strict=True))[1 if detached else 0 :]:
         cotangent = pullback(value, leaf, ones, retain_graph=True)
-        size = difference_step(level, g) if step is None else torch.full_like(level, step)
-        followed = followed + along(jet.field, x, cotangent, size)
-    return followed - followed.detach() + value.detach()
+        size = choose_step(level, g) if step is None else torch.full_like(level, step)
+        surrogate = surrogate + directional_difference(jet.field, x, cotangent, size)
+    return surrogate - surrogate.detach() + value.detach()
 
 
-def along(field: Field, x: Inputs, direction: Tensor, step: PerExample) -> PerExample:
-    """||v|| (l(x + t u) - l(x - t u)) / (2 t), u = v / ||v||: <grad l, v> from losses, attached to the parameters.
+def directional_difference(field: Field, x: Inputs, direction: Tensor, step: PerExample) -> PerExample:
+    """Compute ||v|| (l(x + t u) - l(x - t u)) / (2 t), u = v / ||v||, which approximates <grad l, v>.
 
-    step: t, an l_2 length in pixel units, one an example. Cost: two forward passes.
+    Args:
+        field: l, from inputs to one number per example.
+        x: Inputs, shape (batch, ...).
+        direction: v, shape (batch, ...).
+        step: t, an l_2 length in pixel units, one per example.
+
+    Returns:
+        One number per example, attached to the parameters.
+
+    Cost: two forward passes.
 
     Example:
         >>> x, v = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 2.0]])
-        >>> along(lambda x: x.square().sum(1), x, v, torch.tensor([0.5]))  # exact on quadratics, whatever t is
+        >>> directional_difference(lambda x: x.square().sum(1), x, v, torch.tensor([0.5]))  # exact on quadratics for every t
         tensor([8.])
     """
-    reach = L2.unit(direction) * per_example(step, x)
-    return L2.length(direction) * (field(x + reach) - field(x - reach)) / (2 * step)
+    shift = L2.unit(direction) * per_example(step, x)
+    return L2.length(direction) * (field(x + shift) - field(x - shift)) / (2 * step)
 
 
-def difference_step(values: PerExample, gradients: Tensor) -> PerExample:
-    """t = eps^(1/3) min(|l|, 1) / ||g||, of each example: the distance over which the loss changes by all of itself or by 1,
-    times the cube root of the precision, where what is cut off and what is rounded off are of one size.
+def choose_step(values: PerExample, gradients: Tensor) -> PerExample:
+    """Compute the step t = eps^(1/3) min(|l|, 1) / ||g|| of central differences for each example.
 
-    Never more than the diagonal of the pixel box times that root, and never so little that x + t u would be rounded:
-    16 eps sqrt(d). In float32 this is 1e-4 on a trained ResNet-20 and 6e-2 on an untrained network, and no one length
-    does for both: 1e-2 is 25 % wrong on the first, 1e-4 90 % on the second.
+    min(|l|, 1) / ||g|| is the distance over which the loss changes by its own value or by 1. With the factor eps^(1/3)
+    truncation and rounding errors have the same size. t is at most the diagonal of the pixel box times that factor and at
+    least 16 eps sqrt(d), so that x + t u is not rounded to x. In float32 this is 1e-4 on a trained ResNet-20 and 6e-2 on an
+    untrained network. No single length works for both: 1e-2 is 25 % wrong on the first and 1e-4 90 % on the second.
+
+    Args:
+        values: l, one per example.
+        gradients: g, shape (batch, ...).
+
+    Returns:
+        t, an l_2 length in pixel units, one per example.
 
     Example:
-        >>> difference_step(torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]))  # 2^(-23/3) / 10
+        >>> choose_step(torch.tensor([0.5]), torch.tensor([[3.0, 4.0]]))  # 2^(-23/3) / 10
         tensor([0.0005])
     """
-    eps, widest = torch.finfo(values.dtype).eps, torch.full_like(values, math.sqrt(gradients[:1].numel()))
-    steepness, own = L2.length(gradients), torch.minimum(values.abs(), torch.ones_like(values))
-    length = torch.where(steepness > 0, own / torch.where(steepness > 0, steepness, 1), widest)
-    return torch.maximum(torch.minimum(length, widest) * eps ** (1 / 3), 16 * eps * widest)
+    eps, diagonal = torch.finfo(values.dtype).eps, torch.full_like(values, math.sqrt(gradients[:1].numel()))
+    steepness, change = L2.length(gradients), torch.minimum(values.abs(), torch.ones_like(values))
+    length = torch.where(steepness > 0, change / torch.where(steepness > 0, steepness, 1), diagonal)
+    return torch.maximum(torch.minimum(length, diagonal) * eps ** (1 / 3), 16 * eps * diagonal)
 
 
 def require_smooth(jet: Jet) -> None:
-    """Refuse a field made with ReLU, max-pooling or another operation that has kinks, where differences tell nothing of the
-    exact derivative."""
-    kink = next((name for name in operations(jet.values) if KINKED.search(name)), None)
+    """Raise an error for a field with ReLU, max-pooling or another operation with kinks.
+
+    At kinks, differences say nothing about the exact derivative.
+
+    Args:
+        jet: Values of the field, with their graph.
+
+    Raises:
+        InputError: If the graph has an operation with kinks.
+    """
+    kink = next((name for name in graph_operations(jet.values) if KINKED.search(name)), None)
     if kink is not None:
         expected = "a smooth field for first_order differences"
         hint = 'write softplus and average pooling, differentiation="exact", or "secant" for another objective'
@@ -138,22 +174,34 @@ def require_smooth(jet: Jet) -> None:
 
 
 def require_differentiation(differentiation: str, step: float | None, *ways: str) -> None:
-    """Refuse a way that is none of these, a step that no way asks for or that is no length, and a secant without one."""
+    """Raise an error for an unknown way, for a step that the way does not use, and for secant without a step.
+
+    Args:
+        differentiation: The way.
+        step: The step of central differences.
+        *ways: The ways that are possible.
+
+    Raises:
+        InputError: If way and step do not fit.
+    """
     if differentiation not in ways:
         raise InputError(f"a differentiation among {', '.join(ways)}", repr(differentiation), 'write "exact"')
     if differentiation == "secant" and step is None:
         raise InputError("the step of a secant, an l_2 length in pixel units", step, "write step=0.1")
-    if step is not None and differentiation in TWICE:
-        raise InputError('no step beside differentiation "exact" or "detached"', step, "leave out step")
+    if step is not None and differentiation in DOUBLE_BACKWARD:
+        raise InputError('no step with differentiation "exact" or "detached"', step, "leave out step")
     if step is not None and not (math.isfinite(step) and step > 0):
         raise InputError("a step > 0 of central differences", step, "leave it out, or write step=1e-3")
 
 
-def operations(values: Tensor) -> Iterator[str]:
-    """The names of the operations in the graph behind these values, each as often as it was done.
+def graph_operations(values: Tensor) -> Iterator[str]:
+    """Yield the names of the operations in the autograd graph of a tensor, once per use.
+
+    Args:
+        values: Tensor with a graph.
 
     Example:
-        >>> list(operations(torch.ones(2, requires_grad=True).relu().square()))
+        >>> list(graph_operations(torch.ones(2, requires_grad=True).relu().square()))
         ['Pow', 'Relu', 'AccumulateGrad']
     """
     waiting, known = [values.grad_fn], set()
@@ -165,7 +213,7 @@ def operations(values: Tensor) -> Iterator[str]:
             waiting += [following for following, _ in node.next_functions]
 
 
-def _require_even_passes(field: Field) -> None:
-    """The passes of a difference must differ in x alone, or what else moves is divided by t."""
+def _require_deterministic(field: Field) -> None:
+    """The two passes of a difference must differ in x only, or every other change is divided by t."""
     if isinstance(field, LossField) and isinstance(field.model, nn.Module):
         require_eval(field.model)

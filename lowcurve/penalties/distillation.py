@@ -1,4 +1,4 @@
-"""Distillation: the predictions of a teacher in the place of labels."""
+"""Distillation: the predictions of a teacher replace the labels."""
 
 from dataclasses import dataclass
 
@@ -16,16 +16,20 @@ from lowcurve.types import Classifier, PerExample
 class Distillation(Penalty):
     """-sum_k p_k log q_k with p = softmax(teacher(x) / T) and q = softmax(z / T), per example, in nats.
 
-    Never below the entropy of p, which it is where teacher and student agree; so it has a value of its own where all else is
-    constant, as a loss has. The teacher is in eval mode and held constant. Labels play no part: for a student that learns
-    from its teacher alone let the objective's loss weigh nothing beside it. With a teacher trained
-    by `losses.TemperatureCrossEntropy(T)`
-    and the student used at T = 1 it is defensive distillation, whose robustness is false: its logits are T times as far
-    apart, the gradient of cross-entropy underflows, and the audit says so.
+    The smallest value is the entropy of p, reached where teacher and student agree. The teacher is in eval mode and held
+    constant. Labels are not used: for a student that learns from its teacher only, give the objective a loss weight of 0.
+    With a teacher trained by `losses.TemperatureCrossEntropy(T)` and the student used at T = 1 this is defensive
+    distillation. Its robustness is false: the logits are T times as far apart, so the gradient of cross-entropy underflows,
+    and the audit reports it.
 
-    Cost beside the shared clean forward pass: one forward pass of the teacher.
+    Args:
+        teacher: Network whose predictions are learned.
+        temperature: T, above 0.
 
-    Errors: InputError if the field does not show its logits, or the teacher has other classes.
+    Raises:
+        InputError: If the temperature is not above 0, the field has no logits, or the teacher has other classes.
+
+    Cost in addition to the shared clean forward pass: one forward pass of the teacher.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -44,7 +48,7 @@ class Distillation(Penalty):
         require_temperature(self.temperature)
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
-        """One number per example, at least 0."""
+        """Compute one number of at least 0 per example."""
         student = (jet.logits / self.temperature).log_softmax(1)
         with frozen(self.teacher), torch.no_grad():
             target = (self.teacher(jet.x) / self.temperature).softmax(1)

@@ -1,4 +1,4 @@
-"""The norm of the input gradient as a penalty, of the loss or of another function of the logits."""
+"""The norm of the input gradient as a penalty: of the loss or of another function of the logits."""
 
 from dataclasses import dataclass, replace
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import Jet
-from lowcurve.analysis.norms import L2, Norm
+from lowcurve.analysis.norms import L2, Norm, as_norm
 from lowcurve.losses import require_loss_field
 from lowcurve.penalties.base import Penalty
-from lowcurve.penalties.differentiation import Differentiation, of_gradients, require_differentiation
+from lowcurve.penalties.differentiation import Differentiation, apply_to_gradients, require_differentiation
 from lowcurve.types import Loss, PerExample
 
 
@@ -17,14 +17,20 @@ from lowcurve.types import Loss, PerExample
 class InputGradientNorm(Penalty):
     """||grad l(x)||^2 (or its root where not `squared`), per example, in pixel units.
 
-    norm: L2 (the default), L1 or LINF, of the gradient. To first order radius * ||grad l|| is what an attack in the ball of
-    the dual norm adds to the loss: L1 belongs to l_inf attacks, LINF to l_1 attacks.
-    of: another loss to take the gradient of, with the same model and labels: `losses.margin` for the Jacobian penalty.
-    differentiation: exact, first_order or secant, with its step; see `of_gradients`.
+    To first order, an attack in the ball of the dual norm adds radius * ||grad l|| to the loss. So L1 belongs to l_inf
+    attacks and LINF to l_1 attacks.
 
-    Cost beside the shared clean forward pass, in forward passes F: exact 3 F, first_order 7 F, whatever it is `of`.
+    Args:
+        norm: Norm of the gradient, or its name: "l2", "l1" or "linf".
+        squared: Square the norm.
+        of: Another loss whose gradient is taken, with the same model and labels. `losses.margin` gives the Jacobian penalty.
+        differentiation: "exact", "first_order" or "secant"; see `apply_to_gradients`.
+        step: Step of the central differences; see `apply_to_gradients`.
 
-    Errors: InputError if `of` is given and the field is not `losses.loss_field`'s.
+    Raises:
+        InputError: If an option is out of range, or if `of` is given and the field does not come from `losses.loss_field`.
+
+    Cost in addition to the shared clean forward pass, in forward passes F: exact 3 F, first_order 7 F, for every `of`.
 
     Example:
         >>> x = torch.tensor([[0.5, 0.5]])
@@ -42,28 +48,29 @@ class InputGradientNorm(Penalty):
     step: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", as_norm(self.norm))
         require_differentiation(self.differentiation, self.step, "exact", "first_order", "secant")
 
     @property
     def differentiates_twice(self) -> bool:
-        """Whether the parameters' gradient is that of an input gradient."""
+        """True for the exact way."""
         return self.differentiation == "exact"
 
     @property
     def detaches_gradient(self) -> bool:
-        """Whether the clean gradient is held constant."""
+        """True unless the way is exact or the gradient is that of another loss."""
         return self.differentiation != "exact" and self.of is None
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
-        """One number per example, at least 0."""
+        """Compute one number of at least 0 per example."""
 
-        def length(slope: Tensor) -> PerExample:
-            found = self.norm.length(slope)
-            return found.square() if self.squared else found
+        def length(gradient: Tensor) -> PerExample:
+            norm = self.norm.length(gradient)
+            return norm.square() if self.squared else norm
 
-        return of_gradients(self._of(jet), length, differentiation=self.differentiation, step=self.step)
+        return apply_to_gradients(self._jet(jet), length, differentiation=self.differentiation, step=self.step)
 
-    def _of(self, jet: Jet) -> Jet:
+    def _jet(self, jet: Jet) -> Jet:
         if self.of is None:
             return jet
         return jet.with_field(replace(require_loss_field(jet.field), loss=self.of))

@@ -1,4 +1,4 @@
-"""LCNN's penalty: the betas and gammas of a network, whatever its inputs."""
+"""The penalty of LCNN on the betas and gammas of a network."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,21 @@ from lowcurve.penalties.base import Penalty
 
 @dataclass(frozen=True)
 class LCNNPenalty(Penalty):
-    """beta * sum_i beta_i + gamma * sum_j log gamma_j over a network's centered softplus and Lipschitz layers: one number for
-    all examples, which looks at none of them.
+    """beta * sum_i beta_i + gamma * sum_j log gamma_j over the centered softplus and Lipschitz layers of a network.
 
-    beta, gamma: the two weights lambda; a term's own weight multiplies both. size: |log gamma_j|, as the released code has it,
-    which matters where gammas may fall below 1. Gammas and betas that are not learned are left out. `PUBLISHED` and
-    `RELEASED` are the pairs of the code's two versions; the paper does not say which it used.
+    The penalty is one number for the whole batch and does not depend on the examples. Betas and gammas that are not learned
+    are left out. `PUBLISHED` and `RELEASED` are the weights of the two versions of the authors' code; the paper does not say
+    which one it used.
 
-    Cost: nothing.
+    Args:
+        beta: Weight of the betas, a lambda of the paper. The weight of a term multiplies both weights.
+        gamma: Weight of the logarithms of the gammas, the other lambda.
+        absolute: Use |log gamma_j|, as in the released code. This matters if gammas may fall below 1.
 
-    Errors: InputError for a network without what is to be penalized.
+    Raises:
+        InputError: If a weight is below 0 or both are 0, or if the network has no betas or gammas to penalize.
+
+    Cost: negligible.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -38,7 +43,7 @@ class LCNNPenalty(Penalty):
 
     beta: float = 1e-3
     gamma: float = 1e-3
-    size: bool = False
+    absolute: bool = False
     data_free = True
     differentiates_twice = False
 
@@ -49,25 +54,25 @@ class LCNNPenalty(Penalty):
             )
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
-        """One number for all, of shape ()."""
+        """Compute one number for the whole batch, of shape ()."""
         model = require_loss_field(jet.field).model
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
-        bends = [m for m in modules if isinstance(m, CenteredSoftplus) and m.log_beta.requires_grad]
+        smooth = [m for m in modules if isinstance(m, CenteredSoftplus) and m.log_beta.requires_grad]
         bounded = [m for m in modules if isinstance(m, LipschitzLayer) and m.log_gamma.requires_grad]
         total = jet.x.new_zeros(())
-        for weight, found, what in ((self.beta, bends, "betas"), (self.gamma, bounded, "gammas")):
-            if weight and not found:
+        for weight, layers, what in ((self.beta, smooth, "betas"), (self.gamma, bounded, "gammas")):
+            if weight and not layers:
                 hint = 'write nonlinearity="centered-softplus" and an lcnn network, convert yours, or give it no weight'
                 raise InputError(f"a network with {what} to penalize", "none that is learned", hint)
-        if bends:
-            total = total + self.beta * betas_of(bends).sum()
+        if smooth:
+            total = total + self.beta * betas_of(smooth).sum()
         if bounded:
             logs = logs_of_gammas(bounded)
-            total = total + self.gamma * (logs.abs() if self.size else logs).sum()
+            total = total + self.gamma * (logs.abs() if self.absolute else logs).sum()
         return total
 
 
-PUBLISHED = LCNNPenalty(1e-3, 1e-3, size=True)
-"""The weights of the code's first version, of October 2022."""
-RELEASED = LCNNPenalty(1e-2, 1e-2, size=True)
-"""Those of its last version, of March 2023."""
+PUBLISHED = LCNNPenalty(1e-3, 1e-3, absolute=True)
+"""Weights of the first version of the authors' code, of October 2022."""
+RELEASED = LCNNPenalty(1e-2, 1e-2, absolute=True)
+"""Weights of its last version, of March 2023."""

@@ -1,4 +1,4 @@
-"""Local linearity: penalties on how far the loss is from its tangent, or from a chord, within a ball around the input."""
+"""Local linearity: penalties on the distance of the loss from its tangent or chord within a ball around the input."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -10,21 +10,36 @@ from lowcurve.analysis.calculus import Jet, value_and_gradient
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, per_example, pixels
 from lowcurve.errors import InputError
 from lowcurve.penalties.base import Penalty
-from lowcurve.penalties.differentiation import TWICE, WAYS, Differentiation, of_gradients, require_differentiation
-from lowcurve.penalties.search import farthest, require_search, streams_of
+from lowcurve.penalties.differentiation import (
+    DIFFERENTIATIONS,
+    DOUBLE_BACKWARD,
+    Differentiation,
+    apply_to_gradients,
+    require_differentiation,
+)
+from lowcurve.penalties.search import input_streams, projected_ascent, require_ascent
 from lowcurve.types import Inputs, PerExample
 
 
 @dataclass(frozen=True)
 class LLR(Penalty):
-    """linearity * |l(x + d) - l(x) - <d, g(x)>| + tilt * |<d, g(x)>|, g = grad l, at the d in the ball that makes the first
-    term largest; per example.
+    """linearity * |l(x + d) - l(x) - <d, g(x)>| + tilt * |<d, g(x)>|, g = grad l, per example.
 
-    d is found by `steps` of projected ascent from a random point, each 2.5 radius / steps long (twice that in l_2), and held
-    constant. linearity, tilt: lambda and mu; 4 and 3 for CIFAR-10 at 8/255, to be used with weight 1. ball: pixel
-    units. differentiation, step: of <d, g(x)>; see `of_gradients`.
+    d is the point of the ball with the largest first term. It is found by projected ascent from a random point and held
+    constant.
 
-    Cost beside the shared clean forward pass, in forward passes F: 2 F a step of the ascent, and 6 F (exact) or 11 F.
+    Args:
+        ball: Ball around the input, in pixel units.
+        steps: Number of steps of the ascent, each 2.5 radius / steps long (twice that in l_2).
+        linearity: Weight lambda of the paper: 4 for CIFAR-10 at 8/255, with a term weight of 1.
+        tilt: Weight mu of the paper: 3 for CIFAR-10 at 8/255.
+        differentiation: Way to differentiate <d, g(x)>; see `apply_to_gradients`.
+        step: Step of the central differences; see `apply_to_gradients`.
+
+    Raises:
+        InputError: If an option is out of range.
+
+    Cost in addition to the shared clean forward pass, in forward passes F: 2 F per step of the ascent, and 6 F (exact) or 11 F.
 
     Example:
         >>> field = lambda x: 3 * x[:, 0].square() / 2 + x[:, 1]  # |d H d| / 2 = 0.015 and g = (0, 1)
@@ -43,7 +58,7 @@ class LLR(Penalty):
     step: float | None = None
 
     def __post_init__(self) -> None:
-        require_search(self.steps)
+        require_ascent(self.steps)
         if not all(math.isfinite(weight) and weight >= 0 for weight in (self.linearity, self.tilt)):
             received = (self.linearity, self.tilt)
             raise InputError("weights of linearity and tilt of 0 or more", received, "write linearity=4.0, tilt=3.0")
@@ -51,42 +66,49 @@ class LLR(Penalty):
 
     @property
     def differentiates_twice(self) -> bool:
-        """Whether the parameters' gradient is that of an input gradient."""
+        """True for the exact way."""
         return self.differentiation == "exact"
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
-        """One number per example, at least 0."""
+        """Compute one number of at least 0 per example."""
         far = self._farthest(jet, generator)
         shift = far - jet.x.detach()
-        rise = of_gradients(jet, lambda g: dot(g, shift), differentiation=self.differentiation, step=self.step)
+        rise = apply_to_gradients(jet, lambda g: dot(g, shift), differentiation=self.differentiation, step=self.step)
         gap = jet.field(far) - jet.values - rise
         return self.linearity * gap.abs() + self.tilt * rise.abs()
 
     def _farthest(self, jet: Jet, generator: torch.Generator) -> Inputs:
-        """Where in the ball the loss is farthest from its tangent, as far as the ascent finds it."""
+        """Search the point of the ball at which the loss is farthest from its tangent."""
         x, level = jet.x.detach(), jet.values.detach()
         clean = jet.gradient.detach() if self.differentiates_twice else jet.detached_gradient
 
-        def slope(point: Inputs) -> Tensor:
-            reached, there = value_and_gradient(jet.field, point)
-            side = (reached - level - dot(point - x, clean)).sign()
-            return per_example(side, x) * (there - clean)
+        def ascent_direction(point: Inputs) -> Tensor:
+            value, gradient = value_and_gradient(jet.field, point)
+            side = (value - level - dot(point - x, clean)).sign()
+            return per_example(side, x) * (gradient - clean)
 
-        start = self.ball.sample(x, streams_of(x, generator))
-        return farthest(slope, start, x, self.ball, steps=self.steps)
+        start = self.ball.sample(x, input_streams(x, generator))
+        return projected_ascent(ascent_direction, start, x, self.ball, steps=self.steps)
 
 
 @dataclass(frozen=True)
 class GradAlign(Penalty):
-    """1 - cos(g(x), g(x + r)) with g = grad l and r ~ U(-radius, radius) in every pixel, per example; 0 where either
-    gradient is 0.
+    """1 - cos(g(x), g(x + r)) with g = grad l and r ~ U(-radius, radius) in every pixel, per example.
 
-    x + r is not clipped to the pixel box. radius: that of the attack, in pixel units; the released weights go with it: 0.2 at
-    8/255 and 2.0 at 16/255, on a ladder from 0.036 at 2/255. There, an example with a zero gradient is left out of
-    the mean; here it counts, with 0. differentiation, step: see `of_gradients`; the released code is exact, "detached" was
-    reported to do no worse.
+    The value is 0 if either gradient is 0. The released code leaves such an example out of the mean; here it counts as 0.
+    x + r is not clipped to the pixel box. The released weights depend on the radius: 0.036 at 2/255, 0.2 at 8/255 and 2.0
+    at 16/255.
 
-    Cost beside the shared clean forward pass, in forward passes F: exact 9 F, detached 7 F, first_order 15 F,
+    Args:
+        radius: Radius of the attack, in pixel units.
+        differentiation: Way to differentiate in the parameters; see `apply_to_gradients`. The released code is exact;
+            "detached" was reported to do no worse.
+        step: Step of the central differences; see `apply_to_gradients`.
+
+    Raises:
+        InputError: If an option is out of range.
+
+    Cost in addition to the shared clean forward pass, in forward passes F: exact 9 F, detached 7 F, first_order 15 F,
     first_order_detached 9 F.
 
     Example:
@@ -103,34 +125,42 @@ class GradAlign(Penalty):
 
     def __post_init__(self) -> None:
         _require_radius(self.radius)
-        require_differentiation(self.differentiation, self.step, *WAYS)
+        require_differentiation(self.differentiation, self.step, *DIFFERENTIATIONS)
 
     @property
     def differentiates_twice(self) -> bool:
-        """Whether the parameters' gradient is that of an input gradient."""
-        return self.differentiation in TWICE
+        """True for the ways that differentiate an input gradient."""
+        return self.differentiation in DOUBLE_BACKWARD
 
     @property
     def detaches_gradient(self) -> bool:
-        """Whether the clean gradient is held constant."""
+        """True unless the way is exact."""
         return self.differentiation != "exact"
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
-        """One number per example, from 0 to 2."""
+        """Compute one number from 0 to 2 per example."""
         x = jet.x.detach()
-        near = x + streams_of(x, generator).uniform(x, -self.radius, self.radius)
-        return of_gradients(jet, _misalignment, lambda _: near, differentiation=self.differentiation, step=self.step)
+        near = x + input_streams(x, generator).uniform(x, -self.radius, self.radius)
+        return apply_to_gradients(
+            jet, _misalignment, lambda _: near, differentiation=self.differentiation, step=self.step
+        )
 
 
 @dataclass(frozen=True)
 class ELLE(Penalty):
-    """(l(c) - (1 - t) l(a) - t l(b))^2 with c = (1 - t) a + t b, a and b uniform in the l_inf ball around x, t ~ U(0, 1);
-    per example: how far the loss is from its chord.
+    """(l(c) - (1 - t) l(a) - t l(b))^2, the squared distance of the loss from a chord, per example.
 
-    The points are not clipped to the pixel box. radius: that of the attack, in pixel units; the released weights go with it:
-    1000 up to 8/255, then 5000 and 10000. ELLE-A is this penalty under the weight of `AdaptiveWeight`.
+    a and b are uniform in the l_inf ball around x, c = (1 - t) a + t b and t ~ U(0, 1). The points are not clipped to the
+    pixel box. The released weights depend on the radius: 1000 up to 8/255, then 5000 and 10000. ELLE-A is this penalty with
+    an `AdaptiveWeight`.
 
-    Cost: three forward passes and their ordinary backward passes; no gradient in x at all.
+    Args:
+        radius: Radius of the attack, in pixel units.
+
+    Raises:
+        InputError: If the radius is not above 0.
+
+    Cost: three forward passes and their ordinary backward passes, without any gradient in x.
 
     Example:
         >>> ELLE(radius=0.1)(Jet(lambda x: x[:, 0], torch.zeros(1, 1)), generator=torch.Generator()).item() < 1e-14
@@ -146,9 +176,9 @@ class ELLE(Penalty):
         _require_radius(self.radius)
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
-        """One number per example, at least 0."""
+        """Compute one number of at least 0 per example."""
         x = jet.x.detach()
-        streams = streams_of(x, generator)
+        streams = input_streams(x, generator)
         a, b = (x + streams.at(end).uniform(x, -self.radius, self.radius) for end in ("a", "b"))
         t = streams.at("share").uniform(x.flatten(1)[:, 0], 0, 1)
         between = a + per_example(t, x) * (b - a)
@@ -157,15 +187,25 @@ class ELLE(Penalty):
 
 @dataclass(frozen=True)
 class AdaptiveWeight:
-    """ELLE-A's weight, step by step: 0 at first, `weight` after a step whose error stood out, `decay` times the last otherwise.
+    """The weight of ELLE-A, which follows the error: the mean of the penalty over a batch.
 
-    An error, the mean of the penalty over a batch, stands out if it exceeds mean + deviations * standard deviation of all
-    before it, of which there must be `patience`. now: the weight of the coming step. errors, mean, squares: of the steps
-    so far, how many, their mean and their squared deviations from it; what a checkpoint has to keep.
+    The weight starts at 0. After a step with an unusually large error it becomes `weight`; after every other step it is
+    multiplied by `decay`. An error is unusually large if it exceeds mean + deviations * standard deviation of all errors
+    before it.
+
+    Args:
+        weight: Weight after an unusually large error.
+        deviations: Number of standard deviations above the mean that make an error unusually large.
+        decay: Factor on the weight after every other step.
+        patience: Number of errors before the first that can be unusually large.
+        current: Weight of the next step.
+        errors: Number of errors so far.
+        mean: Their mean.
+        squares: Sum of their squared deviations from the mean.
 
     Example:
-        >>> calm = AdaptiveWeight().after(1.0).after(1.1).after(0.9)
-        >>> calm.now, calm.after(9.0).now, calm.after(9.0).after(1.0).now
+        >>> calm = AdaptiveWeight().update(1.0).update(1.1).update(0.9)
+        >>> calm.current, calm.update(9.0).current, calm.update(9.0).update(1.0).current
         (0.0, 4000.0, 3960.0)
 
     Reference: Abad Rocamora et al. 2024 (ELLE-A); its released code.
@@ -175,27 +215,27 @@ class AdaptiveWeight:
     deviations: float = 2.0
     decay: float = 0.99
     patience: int = 3
-    now: float = 0.0
+    current: float = 0.0
     errors: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
-    def after(self, error: float) -> "AdaptiveWeight":
-        """The weight after a step with this error."""
-        spread = math.sqrt(self.squares / self.errors) if self.errors else 0.0
-        surges = self.errors >= self.patience and error > self.mean + self.deviations * spread
-        away, errors = error - self.mean, self.errors + 1
-        mean = self.mean + away / errors
-        squares = self.squares + away * (error - mean)
-        now = self.weight if surges else self.now * self.decay
-        return replace(self, now=now, errors=errors, mean=mean, squares=squares)
+    def update(self, error: float) -> "AdaptiveWeight":
+        """Return the weight after a step with this error."""
+        deviation = math.sqrt(self.squares / self.errors) if self.errors else 0.0
+        large = self.errors >= self.patience and error > self.mean + self.deviations * deviation
+        difference, errors = error - self.mean, self.errors + 1
+        mean = self.mean + difference / errors
+        squares = self.squares + difference * (error - mean)
+        current = self.weight if large else self.current * self.decay
+        return replace(self, current=current, errors=errors, mean=mean, squares=squares)
 
 
 def _misalignment(a: Tensor, b: Tensor) -> PerExample:
-    """1 - cos(a, b), as half the squared distance of the unit vectors, which does not cancel for small angles."""
-    apart = L2.unit(a) - L2.unit(b)
-    both = (L2.length(a) > 0) & (L2.length(b) > 0)
-    return torch.where(both, dot(apart, apart) / 2, 0)
+    """Compute 1 - cos(a, b) as half the squared distance of the unit vectors, which does not cancel for small angles."""
+    difference = L2.unit(a) - L2.unit(b)
+    nonzero = (L2.length(a) > 0) & (L2.length(b) > 0)
+    return torch.where(nonzero, dot(difference, difference) / 2, 0)
 
 
 def _require_radius(radius: float) -> None:

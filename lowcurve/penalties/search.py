@@ -1,4 +1,4 @@
-"""Points in a ball that penalties choose for themselves: by ascent, or by chance."""
+"""Points in a ball that penalties choose themselves, by ascent or at random."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from lowcurve.errors import InputError
 from lowcurve.types import Inputs
 
 
-def farthest(
-    slope: Callable[[Inputs], Tensor],
+def projected_ascent(
+    gradient: Callable[[Inputs], Tensor],
     start: Inputs,
     x: Inputs,
     ball: Ball,
@@ -22,39 +22,64 @@ def farthest(
     steps: int,
     step_size: float | None = None,
 ) -> Inputs:
-    """The end of `steps` of projected steepest ascent from `start` along slope(point), inside the ball around x.
+    """Run projected steepest ascent inside the ball around x and return its end.
 
-    step_size: in the ball's norm, by default 2.5 radius / steps in l_inf and 5 radius / steps in l_2, as `PGD`'s.
-    Cost: that of the slope, `steps` times.
+    Args:
+        gradient: Function of a point that returns the direction of ascent.
+        start: First point.
+        x: Center of the ball.
+        ball: The ball, in pixel units.
+        steps: Number of steps.
+        step_size: Length of a step in the ball's norm. Default, as in `PGD`: 2.5 radius / steps in l_inf and
+            5 radius / steps in l_2.
+
+    Returns:
+        The last point, with the shape of x.
+
+    Cost: `steps` times that of the gradient.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF
         >>> x = torch.full((1, 2), 0.5)
-        >>> farthest(lambda at: torch.tensor([[1.0, -2.0]]), x, x, Ball(LINF, 0.1), steps=3)
+        >>> projected_ascent(lambda point: torch.tensor([[1.0, -2.0]]), x, x, Ball(LINF, 0.1), steps=3)
         tensor([[0.6000, 0.4000]])
     """
     length = (5 if ball.norm == L2 else 2.5) * ball.radius / steps if step_size is None else step_size
     size = x.new_full((len(x),), length)
     point = start
     for _ in range(steps):
-        point = ascent_step(point, slope(point), x, ball, size=size)
+        point = ascent_step(point, gradient(point), x, ball, size=size)
     return point
 
 
-def streams_of(x: Inputs, generator: torch.Generator) -> randomness.Streams:
-    """A stream for each input, whatever its place, company and label; equal inputs have equal draws.
+def input_streams(x: Inputs, generator: torch.Generator) -> randomness.Streams:
+    """Return one random stream per input, which depends on the input and not on its place in the batch or its label.
+
+    Equal inputs have equal draws.
+
+    Args:
+        x: Inputs, shape (batch, ...).
+        generator: Generator from which one number is drawn for all streams.
 
     Example:
         >>> x = torch.tensor([[0.1], [0.2], [0.1]])
-        >>> draws = streams_of(x, randomness.stream(0)).uniform(x, 0, 1).squeeze(1)
+        >>> draws = input_streams(x, randomness.stream(0)).uniform(x, 0, 1).squeeze(1)
         >>> bool(draws[0] == draws[2]), bool(draws[0] == draws[1])
         (True, False)
     """
     return randomness.example_streams(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device))
 
 
-def require_search(steps: int, step_size: float | None = None) -> None:
-    """Refuse a search without steps, and steps without length."""
+def require_ascent(steps: int, step_size: float | None = None) -> None:
+    """Raise an error unless there is at least one step and its size is above 0.
+
+    Args:
+        steps: Number of steps.
+        step_size: Length of a step, if given.
+
+    Raises:
+        InputError: If one of them is out of range.
+    """
     if steps < 1:
         raise InputError("at least one step towards the farthest point", steps, "write steps=2")
     if step_size is not None and not (math.isfinite(step_size) and step_size > 0):

@@ -1,4 +1,4 @@
-"""TRADES: how far the prediction changes within a ball, whatever the label is."""
+"""TRADES: the largest change of the prediction within a ball, for any label."""
 
 from dataclasses import dataclass, field
 
@@ -11,24 +11,29 @@ from lowcurve.losses import LossField, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import frozen
 from lowcurve.penalties.base import Penalty
-from lowcurve.penalties.search import farthest, require_search, streams_of
+from lowcurve.penalties.search import input_streams, projected_ascent, require_ascent
 from lowcurve.types import Inputs, Logits, PerExample
 
 START = 1e-3
-"""Standard deviation of the first step away from x, where the divergence has no slope."""
+"""Standard deviation of the random start around x, where the gradient of the divergence is 0."""
 
 
 @dataclass(frozen=True)
 class TRADES(Penalty):
     """KL(p(x) || p(x')), p = softmax(z), at the x' in the ball that makes it largest; per example, in nats.
 
-    x' is found by `steps` of projected ascent from x + 0.001 n, n normal, with the model in eval mode, and held constant;
-    then both predictions are differentiated. Labels play no part. The weight that belongs to it is 1 / lambda = 6.
-    ball: pixel units. step_size: see `search.farthest`; 0.007 at a radius of 0.031 in the released code.
+    x' is found by projected ascent from x + 0.001 n with normal n, with the model in eval mode, and held constant. Both
+    predictions are differentiated. Labels are not used. The weight of the paper is 1 / lambda = 6.
 
-    Cost beside the shared clean forward pass, in forward passes F: 2 F a step of the ascent, and 4 F.
+    Args:
+        ball: Ball around the input, in pixel units.
+        steps: Number of steps of the ascent.
+        step_size: Length of a step; see `projected_ascent`. The released code uses 0.007 at a radius of 0.031.
 
-    Errors: InputError if the field is not `losses.loss_field`'s.
+    Raises:
+        InputError: If an option is out of range or the field does not come from `losses.loss_field`.
+
+    Cost in addition to the shared clean forward pass, in forward passes F: 2 F per step of the ascent, and 4 F.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -48,33 +53,40 @@ class TRADES(Penalty):
     differentiates_twice = False
 
     def __post_init__(self) -> None:
-        require_search(self.steps, self.step_size)
+        require_ascent(self.steps, self.step_size)
 
     def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
-        """One number per example, at least 0."""
+        """Compute one number of at least 0 per example."""
         field = require_loss_field(jet.field)
         far = self._farthest(field, jet.x.detach(), generator)
         return divergence(jet.logits, field.logits(far))
 
     def _farthest(self, field: LossField, x: Inputs, generator: torch.Generator) -> Inputs:
-        """Where in the ball the prediction is farthest from that at x, as far as the ascent finds it."""
-        start = self.ball.project(x + START * streams_of(x, generator).normal(x), x)
+        """Search the point of the ball with the largest divergence from the prediction at x."""
+        start = self.ball.project(x + START * input_streams(x, generator).normal(x), x)
         with frozen(field.model), fold_batchnorm(field.model, x):
             with torch.no_grad():
                 clean = field.logits(x)
 
-            def slope(point: Inputs) -> Tensor:
-                return gradient(lambda at: divergence(clean, field.logits(at)), point)
+            def ascent_direction(point: Inputs) -> Tensor:
+                return gradient(lambda moved: divergence(clean, field.logits(moved)), point)
 
-            return farthest(slope, start, x, self.ball, steps=self.steps, step_size=self.step_size)
+            return projected_ascent(ascent_direction, start, x, self.ball, steps=self.steps, step_size=self.step_size)
 
 
 def divergence(a: Logits, b: Logits) -> PerExample:
-    """KL(softmax(a) || softmax(b)) = sum_k p_k (exp(t_k) - 1 - t_k), t = log q - log p: right also where p and q are close.
+    """Compute KL(softmax(a) || softmax(b)) = sum_k p_k (exp(t_k) - 1 - t_k), t = log q - log p, also for close p and q.
 
-    The usual form, sum_k p_k (log p_k - log q_k), is a small difference of large terms, of either sign; its slope in b loses
-    q_y - p_y where both are nearly 1, and with it the direction of the input gradient. Here every term is at least 0 but
-    for its own rounding, and equal logits give exactly 0.
+    The usual form, sum_k p_k (log p_k - log q_k), is a small difference of large terms of both signs. Its gradient in b loses
+    q_y - p_y if both are nearly 1, and with it the direction of the input gradient. Here every term is at least 0 except for
+    its own rounding, and equal logits give exactly 0.
+
+    Args:
+        a: Logits of p, shape (batch, classes).
+        b: Logits of q, shape (batch, classes).
+
+    Returns:
+        One number per example, in nats.
 
     Example:
         >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.2]]))  # log(cosh(0.1))
@@ -82,5 +94,5 @@ def divergence(a: Logits, b: Logits) -> PerExample:
     """
     log_p, log_q = a.log_softmax(1), b.log_softmax(1)
     p, t = log_p.exp(), log_q - log_p
-    near = torch.minimum(t, torch.ones_like(t))  # beyond 1 nothing cancels, and exp(t) would overflow
+    near = torch.minimum(t, torch.ones_like(t))  # for t above 1 nothing cancels, and exp(t) would overflow
     return torch.where(t < 1, p * (near.expm1() - near), log_q.exp() - p - p * t).sum(1)

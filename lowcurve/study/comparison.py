@@ -29,7 +29,7 @@ READING_ORDER = (
     "audit",
 )
 LEVELS = ("β ", "γ ", "σ ")
-COURSES = {
+TRAINING_CURVES = {
     "course": ("", "", "mean over the epoch", ""),
     "course of β": (
         "β ",
@@ -57,7 +57,7 @@ def training_results(study: Study, method: str, history: History) -> dict[str, R
     epochs = tuple(row["epoch"] for row in history)
     conditions = {"seed": str(study.seed), "data": study.data}
     found: dict[str, Result] = {}
-    for kind, (sign, what, label, caption) in COURSES.items():
+    for kind, (sign, what, label, caption) in TRAINING_CURVES.items():
         names = [name for name in history[0] if name.startswith(sign) and name not in ("epoch", "learning rate")]
         if kind == "course":
             names = [name for name in names if not name.startswith(LEVELS)]
@@ -92,13 +92,13 @@ def _with_warning(result: Result, verdicts: Mapping[str, str]) -> Result:
     return result
 
 
-def in_reading_order(networks: Sequence[str]) -> list[str]:
+def sort_networks(networks: Sequence[str]) -> list[str]:
     """A given network first, then the methods as the study lists them."""
     known = (GIVEN, *METHOD_NAMES)
     return sorted(networks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def merged_by_kind(found: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
+def merge_by_kind(found: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
     """Several networks' results, kind by kind; the clean images, which are the same for all, once above the perturbed ones."""
     kinds = dict(found)
     if clean := kinds.pop("clean images", None):
@@ -108,13 +108,13 @@ def merged_by_kind(found: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
 
 def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) -> dict[str, Result]:
     """The report's results from the parts of a run: one headline table, then each figure with all networks in it."""
-    order = in_reading_order(networks)
+    order = sort_networks(networks)
     grouped: dict[str, list[Result]] = {}
     for step in ("attack", "curvature"):
         for network in order:
             for kind, result in parts.get(f"{step}-{network}", {}).items():
                 grouped.setdefault(kind, []).append(result)
-    merged = merged_by_kind(grouped)
+    merged = merge_by_kind(grouped)
     tables = [table for kind in ("robustness", "geometry") if isinstance(table := merged.get(kind), Table)]
     compared: dict[str, Result] = {}
     if tables:

@@ -13,7 +13,7 @@ from lowcurve.data import Examples
 from lowcurve.losses import cross_entropy
 from lowcurve.results.cells import counted
 from lowcurve.study.settings import Study
-from lowcurve.training import Hardware, fabric
+from lowcurve.training import Hardware, make_fabric
 from lowcurve.types import Loss, Measure, Progress
 
 if TYPE_CHECKING:
@@ -74,6 +74,6 @@ class MeasuredNetwork:
 @cache
 def launch_fabric(hardware: Hardware) -> "Fabric":
     """Return the launched Fabric whose processes share an evaluation; cached for each hardware."""
-    launched = fabric(hardware)
+    launched = make_fabric(hardware)
     launched.launch()
     return launched

@@ -15,14 +15,14 @@ from lowcurve.models.modes import set_training
 from lowcurve.results import Result, describe
 from lowcurve.store import Run
 from lowcurve.study.adversarial_set import adversarial_set, mix
-from lowcurve.study.comparison import GIVEN, LEVELS, in_reading_order, training_results
+from lowcurve.study.comparison import GIVEN, LEVELS, sort_networks, training_results
 from lowcurve.study.geometry_results import curvature_results
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.methods import METHODS, method_of, objective_of
 from lowcurve.study.report_figures import report_figures
 from lowcurve.study.robustness_results import attack_results, transfer_results
 from lowcurve.study.settings import Study
-from lowcurve.training import Objective, Optimization, fabric, fit
+from lowcurve.training import Objective, Optimization, fit, make_fabric
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
@@ -79,7 +79,7 @@ def check_study(study: Study, data: DataSet, *, training: bool) -> None:
     Raises:
         InputError: If the hardware, an objective or a network cannot work.
     """
-    fabric(study.hardware)
+    make_fabric(study.hardware)
     if not training:
         return
     for optimization in (study.training, study.fine_tuning):
@@ -253,7 +253,7 @@ def _evaluate_each(
         raise InputError(
             "a run with at least one network", "none", "run lowcurve train first, or give --model and --weights"
         )
-    for name in in_reading_order(run.networks()):
+    for name in sort_networks(run.networks()):
         key = describe((step, study.data, study.limits, study.seed, settings, run.made_by(name)))
         if run.load_part(f"{step}-{name}", key) is not None:
             log.info("%s: %s already done", name, step)
@@ -273,7 +273,7 @@ def _evaluate_together(
     progress: Progress[int],
     results_of: Callable[[Study, DataSet, Mapping[str, nn.Module], Progress[int]], dict[str, Result]],
 ) -> None:
-    names = in_reading_order(run.networks())
+    names = sort_networks(run.networks())
     key = describe((step, study.data, study.limits, study.seed, settings, [run.made_by(n) for n in names]))
     if run.load_part(step, key) is None:
         models = {name: run.load_network(name).to(launch_fabric(study.hardware).device) for name in names}
@@ -294,7 +294,7 @@ class _Training:
 def _train_one(
     study: Study, job: _Training, model: nn.Module, data: DataSet, run: Run, progress: Progress[int]
 ) -> None:
-    launched = fabric(study.hardware, loggers=run.loggers(job.name))
+    launched = make_fabric(study.hardware, loggers=run.loggers(job.name))
     launched.launch()
     history = fit(
         model,

@@ -13,7 +13,7 @@ from lowcurve.training import Optimization, Schedule
 
 Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "paper")
-ON_A_LAPTOP = Effort(steps=50, targets=3, queries=1000)
+LAPTOP_EFFORT = Effort(steps=50, targets=3, queries=1000)
 
 
 def preset(data: str, scale: str = "laptop") -> Study:
@@ -27,7 +27,7 @@ def preset(data: str, scale: str = "laptop") -> Study:
         raise InputError(f"a scale among {', '.join(SCALES)}", repr(scale), "write --scale laptop")
     study = replace(_at_laptop(data), data=data)
     if scale == "smoke":
-        return shortened(study)
+        return shorten(study)
     return _at_paper(study) if scale == "paper" else study
 
 
@@ -52,7 +52,7 @@ def _at_laptop(data: str) -> Study:
             training=Optimization(epochs=6, batch_size=128, learning_rate=2e-3),
             fine_tuning=Optimization(epochs=5, batch_size=128, learning_rate=2e-3),
             cure=Cure(weight=0.1, h=3.0),
-            evaluation=Evaluation(examples=200, effort=ON_A_LAPTOP, curvature_examples=200, profile_examples=8),
+            evaluation=Evaluation(examples=200, effort=LAPTOP_EFFORT, curvature_examples=200, profile_examples=8),
         )
     augmentation = Augmentation(crop_padding=4, flip=data != "svhn")
     # Of two hundred classes with softplus and without normalization nothing is learned in so few steps.
@@ -66,7 +66,7 @@ def _at_laptop(data: str) -> Study:
         fine_tuning=Optimization(epochs=6, batch_size=128, learning_rate=2e-3, augmentation=augmentation),
         cure=Cure(weight=4.0, h=1.7),
         gradient=GradientNorm(weight=0.3),
-        evaluation=Evaluation(examples=200, effort=ON_A_LAPTOP, curvature_examples=100, profile_examples=0),
+        evaluation=Evaluation(examples=200, effort=LAPTOP_EFFORT, curvature_examples=100, profile_examples=0),
     )
 
 
@@ -103,7 +103,7 @@ def _at_paper(study: Study) -> Study:
     )
 
 
-def shortened(study: Study, epochs: int = 1) -> Study:
+def shorten(study: Study, epochs: int = 1) -> Study:
     """The study on a few images and for an epoch, to see in seconds that it runs. epochs: of training from new weights, more
     where a network of chance has nothing to show."""
     budget = Budget(

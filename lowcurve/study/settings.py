@@ -136,7 +136,7 @@ class Study:
         for multiple in (1.0, *self.evaluation.radii):
             self.ball(multiple)
 
-    def resolved(self) -> "Study":
+    def resolve(self) -> "Study":
         """With nothing left open, so that a later evaluation at another radius does not change how networks are made."""
         against = self.training_attack
         against = replace(against, norm=against.norm or self.norm, radius=against.radius or self.radius)

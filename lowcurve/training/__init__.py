@@ -1,8 +1,8 @@
-"""Training: objectives (what is minimized), hardware (where) and the loop (how)."""
+"""Training: objectives, hardware and the training loop."""
 
 from lowcurve.training.fit import Checkpoint, History, Optimization, fit
-from lowcurve.training.hardware import Hardware, fabric
-from lowcurve.training.objective import Objective, Part, Term
+from lowcurve.training.hardware import Hardware, make_fabric
+from lowcurve.training.objective import Objective, Term, TermValue
 from lowcurve.training.schedule import Schedule
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "History",
     "Objective",
     "Optimization",
-    "Part",
     "Schedule",
     "Term",
-    "fabric",
+    "TermValue",
     "fit",
+    "make_fabric",
 ]

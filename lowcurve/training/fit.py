@@ -1,4 +1,4 @@
-"""The training loop. Everything random in a step follows from (seed, step), so a run killed at any step resumes exactly."""
+"""The training loop. All randomness of a step follows from (seed, step), so an interrupted training resumes exactly."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,33 +13,46 @@ from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuff
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
-from lowcurve.training.hardware import fabric as make_fabric
 from lowcurve.training.hardware import (
-    like_weights,
-    refuse_what_is_silently_wrong,
-    refuse_what_penalties_cannot_bear,
+    make_fabric,
+    match_precision,
+    require_correct_strategy,
+    require_differentiable_network,
 )
 from lowcurve.training.objective import Objective
 from lowcurve.training.schedule import Schedule
 from lowcurve.training.state import State
-from lowcurve.training.validation import CLEAN, ROBUST, accuracies
+from lowcurve.training.validation import CLEAN, ROBUST, validation_accuracies
 from lowcurve.types import AttackFunction, Progress, silent
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CURVATURE = ("log_beta", "log_gamma")
-"""How the names of betas and gammas end."""
+"""Endings of the parameter names of betas and gammas."""
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """How an objective is minimized. The learning rate is `learning_rate` times its schedule at the share of steps done;
-    `average` is the decay of an exponential moving average of the weights, which then are the result.
+    """Settings of the optimizer.
 
-    curvature_decay: the weight decay of log_beta and log_gamma, in the place of the other parameters' one.
-    keep: the weights of the "last" epoch, or of the "best": that of the highest validation accuracy, which is the robust
-    one where `fit` is given a validation attack; of equal epochs the earlier.
+    Args:
+        epochs: Number of epochs.
+        batch_size: Number of examples in a batch.
+        optimizer: "sgd" (with momentum), "adam" or "adamw".
+        learning_rate: Learning rate, before the schedule.
+        learning_rate_schedule: Factor on the learning rate over training.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of all parameters but log_beta and log_gamma.
+        curvature_decay: Weight decay of log_beta and log_gamma.
+        gradient_clipping: Largest l_2 norm of the gradient. Default: no clipping.
+        average: Decay of an exponential moving average of the weights, which then is the result. Default: no average.
+        augmentation: Data augmentation.
+        keep: Weights to keep: of the "last" epoch, or of the "best" one by validation accuracy (by robust validation
+            accuracy if there is a validation attack; the earlier of equal epochs).
+
+    Raises:
+        InputError: If an option is out of range.
     """
 
     epochs: int = 20
@@ -72,14 +85,18 @@ class Optimization:
             raise InputError('the "last" or the "best" weights to keep', repr(self.keep), "write keep: last")
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD with momentum, Adam or AdamW over all parameters, log_beta and log_gamma in a group of their own."""
+        """Create the optimizer of all parameters, with log_beta and log_gamma in a group of their own.
+
+        Raises:
+            InputError: If the optimizer is unknown.
+        """
         rate, decay = self.learning_rate, self.weight_decay
-        apart = [p for name, p in model.named_parameters() if name.endswith(CURVATURE)]
+        curvature = [p for name, p in model.named_parameters() if name.endswith(CURVATURE)]
         groups: list[dict[str, Any]] = [
             {"params": [p for n, p in model.named_parameters() if not n.endswith(CURVATURE)]}
         ]
-        if apart:
-            groups.append({"params": apart, "weight_decay": self.curvature_decay})
+        if curvature:
+            groups.append({"params": curvature, "weight_decay": self.curvature_decay})
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=self.momentum, weight_decay=decay)
         if self.optimizer in ("adam", "adamw"):
@@ -92,11 +109,15 @@ History = list[dict[str, float]]
 
 
 class Checkpoint(Protocol):
-    """Where the state of a training survives; `store` keeps it on disk."""
+    """A place for the state of a training, such as `store.DiskCheckpoint`."""
 
-    def load(self) -> dict[str, Any] | None: ...
+    def load(self) -> dict[str, Any] | None:
+        """Return the saved state, or None."""
+        ...
 
-    def save(self, state: Mapping[str, Any]) -> None: ...
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the saved state."""
+        ...
 
 
 def fit(
@@ -114,17 +135,34 @@ def fit(
     progress: Progress[int] = silent,
     heading: str = "training",
 ) -> History:
-    """Train `model` in place and leave it in eval mode; returns each epoch's mean terms, learning rate and, where there are
-    validation examples, validation accuracy, and the betas, gammas and norms of its layers, where they have any.
+    """Train a network in place and leave it in eval mode.
 
-    validation_attack: beside it each epoch has its "validation robust accuracy", an upper bound: the curve on which robust
-    overfitting is seen. What is validated and kept is the average of the weights, if there is one; the last weights are the
-    result unless `optimization` keeps the best by validation, and nothing else is selected on any data.
-    checkpoint_every: in steps, by default once an epoch; from a checkpoint training goes on as if never interrupted, bit for
-    bit on one CPU. Several processes share each batch and take the step of one, except that BatchNorm in training mode sees
-    each process's own examples (running statistics are averaged over them for validation, checkpoints and the end) and
-    that dropout draws alike in all of them.
-    Errors: InputError for what cannot be trained, before the first step, and when a term is no longer finite, by its name.
+    The result is the last weights (or their average), unless `optimization` keeps the best by validation. Nothing is
+    selected on other data. Several processes share each batch and take the same steps as one process, with two exceptions:
+    BatchNorm in training mode sees the examples of its own process only, and dropout draws the same numbers in all processes.
+    Running statistics are averaged over the processes for validation, checkpoints and the end.
+
+    Args:
+        model: Network to train.
+        objective: Objective to minimize.
+        examples: Training examples.
+        optimization: Settings of the optimizer.
+        seed: Seed of all random numbers.
+        validation: Validation examples.
+        validation_attack: Attack on the validation examples after each epoch. The robust accuracy is an upper bound; its
+            course shows robust overfitting.
+        fabric: Device, precision and processes. Default: `make_fabric()`.
+        checkpoint: Place for the state. Training resumes from it as if it had not been interrupted, bit for bit on one CPU.
+        checkpoint_every: Steps between two checkpoints. Default: one epoch.
+        progress: Progress display.
+        heading: Heading of the progress display.
+
+    Returns:
+        One dictionary per epoch: mean terms, learning rate, validation accuracies, and the betas, gammas and norms of the
+        network's layers, if it has any.
+
+    Raises:
+        InputError: Before the first step if something cannot be trained, and later if a term is no longer finite.
     """
     if validation is not None and not len(validation):
         validation = None
@@ -133,16 +171,16 @@ def fit(
         raise InputError(expected, "none", 'give validation=, or leave out keep="best" and validation_attack')
     per_epoch = steps_per_epoch(examples, optimization.batch_size)
     total = per_epoch * optimization.epochs
-    state = _state(model, objective, optimization, examples, fabric or make_fabric())
+    state = _start(model, objective, optimization, examples, fabric or make_fabric())
     state.restore(checkpoint.load() if checkpoint else None)
     batches = _batches(examples, optimization, seed, state, per_epoch)
     for step in progress(range(state.step, total), heading):
         x, y = state.fabric.to_device(next(batches))
         with randomness.temporary_seed(seed, "training", step):
-            _take_step(state, optimization, like_weights(x, state.network), y, seed, step / total)
+            _take_step(state, optimization, match_precision(x, state.network), y, seed, step / total)
         ends, saves = state.step % per_epoch == 0, state.step % (checkpoint_every or per_epoch) == 0
         if ends or (checkpoint and saves):
-            state.agree()
+            state.average_statistics()
         if ends:
             _end_epoch(state, optimization, per_epoch, validation, validation_attack, seed)
         if checkpoint and (saves or state.step == total):
@@ -154,17 +192,18 @@ def fit(
     return state.history
 
 
-def _state(
+def _start(
     model: nn.Module, objective: Objective, optimization: Optimization, examples: Examples, fabric: "Fabric"
 ) -> State:
-    """Everything in its place, once it is known that it can be trained."""
-    refuse_what_is_silently_wrong(fabric, objective)
+    """Check that the training is possible and return its first state."""
+    require_correct_strategy(fabric, objective)
     wrapped, optimizer = fabric.setup(model, optimization.optimizer_for(model))
-    refuse_what_penalties_cannot_bear(wrapped, objective)
-    update_norms(wrapped, steps=0)  # which refuses layers that were not prepared
+    require_differentiable_network(wrapped, objective)
+    update_norms(wrapped, steps=0)  # raises an error for layers that were not prepared
     state = State(fabric, wrapped, optimizer, objective, optimization.average)
     x, y = fabric.to_device(next(in_order(examples, 2)))
-    objective.require(getattr(state.forward, "_orig_mod", state.forward), like_weights(x, wrapped), y)
+    eager = getattr(state.forward, "_orig_mod", state.forward)
+    objective.check_network(eager, match_precision(x, wrapped), y)
     return state
 
 
@@ -173,12 +212,12 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
     for group in optimizer.param_groups:
         group["lr"] = optimization.learning_rate * optimization.learning_rate_schedule(progress)
     optimizer.zero_grad(set_to_none=True)
-    # Draws are each example's own, so every process may begin with the same stream.
+    # Each example has its own draws, so all processes can start from the same stream.
     generator = randomness.stream(seed, "objective", progress)
-    parts = objective.parts(
+    values = objective.term_values(
         state.forward, x, y, generator=generator, progress=progress, step=state.step, autocast=fabric.autocast
     )
-    fabric.backward(torch.stack([part.weight * part.mean for part in parts.values()]).sum())
+    fabric.backward(torch.stack([value.weight * value.mean for value in values.values()]).sum())
     if optimization.gradient_clipping is not None:
         fabric.clip_gradients(state.model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
     optimizer.step()
@@ -186,17 +225,17 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
     if state.average is not None:
         state.average.update_parameters(state.network)
         update_norms(state.average)
-    # What is reported, followed, and found to be finite or not, is the mean over all processes: every rank sees the same.
-    stacked = torch.stack([part.mean.detach() for part in parts.values()])
-    means = dict(zip(parts, torch.as_tensor(fabric.all_reduce(stacked, reduce_op="mean")), strict=True))
-    _accumulate(state, {name: part.weight * means[name] for name, part in parts.items()})
-    state.objective = objective.after(means, step=state.step)
+    # Means over all processes, so that every process reports the same and stops at the same step.
+    stacked = torch.stack([value.mean.detach() for value in values.values()])
+    means = dict(zip(values, torch.as_tensor(fabric.all_reduce(stacked, reduce_op="mean")), strict=True))
+    _accumulate(state, {name: value.weight * means[name] for name, value in values.items()})
+    state.objective = objective.update(means, step=state.step)
     state.step += 1
 
 
 def _accumulate(state: State, terms: Mapping[str, Tensor]) -> None:
     for name, term in terms.items():
-        # A look at the value makes a GPU wait, so there it is taken now and then.
+        # Reading a value makes a GPU wait, so there it is checked in every 50th step only.
         if (term.device.type == "cpu" or state.step % 50 == 0) and not math.isfinite(term.item()):
             raise InputError(
                 f"a finite {name} in training",
@@ -216,7 +255,7 @@ def _end_epoch(
 ) -> None:
     row = state.close_epoch(steps)
     if validation is not None:
-        row |= accuracies(state.result, validation, attack, state.fabric, optimization.batch_size, seed)
+        row |= validation_accuracies(state.result, validation, attack, state.fabric, optimization.batch_size, seed)
     row |= layer_values(state.result)
     if optimization.keep == "best":
         state.keep_if_best(row.get(ROBUST, row[CLEAN]))
@@ -227,7 +266,7 @@ def _end_epoch(
 def _batches(
     examples: Examples, optimization: Optimization, seed: int, state: State, per_epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every batch of this rank from the state's step on, epoch after epoch."""
+    """Yield the batches of this process from the state's step on, epoch after epoch."""
     first, start = divmod(state.step, per_epoch)
     for epoch in range(first, optimization.epochs):
         yield from shuffled(

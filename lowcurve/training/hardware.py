@@ -1,4 +1,4 @@
-"""Where training runs: device, precision, processes; through Lightning Fabric."""
+"""Device, precision and processes of a training, through Lightning Fabric."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,16 +11,24 @@ from torch import Tensor, nn
 from lowcurve.errors import InputError
 from lowcurve.training.objective import Objective
 
-if TYPE_CHECKING:  # Fabric takes as long to import as torch: whoever only asks for help need not wait for it
+if TYPE_CHECKING:  # Fabric takes as long to import as torch
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import Strategy
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """accelerator: auto, cpu, cuda. devices: processes on each node. strategy: auto, ddp, ddp_spawn. precision: Fabric's
-    names, such as 32-true or bf16-mixed; penalties are computed in whole precision all the same. compile: the forward pass
-    by torch.compile, for objectives that do not differentiate twice; dropout then has other random numbers."""
+    """Device, precision and processes, in the words of Lightning Fabric.
+
+    Args:
+        accelerator: "auto", "cpu" or "cuda".
+        devices: Number of processes on each machine.
+        nodes: Number of machines.
+        strategy: "auto", "ddp" or "ddp_spawn".
+        precision: For example "32-true" or "bf16-mixed". Penalties are always computed in the precision of the weights.
+        compile: Compile the forward pass with torch.compile, for objectives that do not differentiate twice. Dropout then
+            draws other random numbers.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
@@ -30,21 +38,30 @@ class Hardware:
     compile: bool = False
 
 
-def fabric(
+def make_fabric(
     hardware: Hardware | None = None, *, strategy: "Strategy | None" = None, loggers: Sequence[Any] = ()
 ) -> "Fabric":
-    """A Fabric for this hardware; `strategy` overrides the one that the hardware names."""
+    """Create a Fabric.
+
+    Args:
+        hardware: Device, precision and processes.
+        strategy: Strategy in place of the one that `hardware` names.
+        loggers: Loggers of Lightning Fabric.
+
+    Raises:
+        InputError: If Fabric does not know the hardware or does not find it.
+    """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
     hardware = hardware or Hardware()
     chosen: Strategy | str = strategy or hardware.strategy
     if chosen in ("ddp", "ddp_spawn"):
-        # Two forward passes before one backward are normal here, and broadcasting buffers in between breaks the first.
-        # The word for it changed between torch 2.9 and 2.13.
-        words = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        still = "forward_sync_buffers" if "forward_sync_buffers" in words else "broadcast_buffers"
-        chosen = DDPStrategy(start_method="popen" if chosen == "ddp" else "spawn", **{still: False})
+        # One step has several forward passes before its backward pass, and broadcasting buffers between them breaks it.
+        # The name of the option changed between torch 2.9 and 2.13.
+        options = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
+        chosen = DDPStrategy(start_method="popen" if chosen == "ddp" else "spawn", **{name: False})
     try:
         return Fabric(
             accelerator=hardware.accelerator,
@@ -61,17 +78,24 @@ def fabric(
         raise InputError("hardware that Lightning Fabric knows and finds here", reason, hint) from None
 
 
-def refuse_what_is_silently_wrong(made: "Fabric", objective: Objective) -> None:
-    """static_graph=True and sharded parameters give wrong gradients, without an error, to twice-differentiated objectives.
+def require_correct_strategy(fabric: "Fabric", objective: Objective) -> None:
+    """Raise an error for strategies whose gradients are wrong for an objective that differentiates twice.
 
-    So it is with torch 2.13: under static_graph the ranks even disagree with one another; FSDP leaves the
-    gradients empty.
+    With torch 2.13 such gradients differ between processes under static_graph=True and are empty under FSDP, both without
+    an error.
+
+    Args:
+        fabric: Fabric of the training.
+        objective: Objective of the training.
+
+    Raises:
+        InputError: If the objective differentiates twice under such a strategy.
     """
     from lightning_fabric.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 
     if not objective.differentiates_twice:
         return
-    strategy, hint = made.strategy, 'use strategy="ddp" without it, or an objective without penalties'
+    strategy, hint = fabric.strategy, 'use strategy="ddp" without it, or an objective without penalties'
     if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
         raise InputError(
             "whole parameters for an objective with input-gradient penalties", type(strategy).__name__, hint
@@ -80,27 +104,38 @@ def refuse_what_is_silently_wrong(made: "Fabric", objective: Objective) -> None:
         raise InputError("a dynamic graph for an objective with input-gradient penalties", "static_graph=True", hint)
 
 
-def refuse_what_penalties_cannot_bear(model: nn.Module, objective: Objective) -> None:
-    """A model that Fabric has set up: compiled, where an objective differentiates it twice, or in half precision beside any
-    penalty. torch does not differentiate a compiled function twice, and says so only in the first backward pass."""
+def require_differentiable_network(model: nn.Module, objective: Objective) -> None:
+    """Raise an error for compiled networks in objectives that differentiate twice, and for half-precision penalties.
+
+    torch does not differentiate a compiled function twice and reports it only in the first backward pass.
+
+    Args:
+        model: Network that Fabric has set up.
+        objective: Objective of the training.
+
+    Raises:
+        InputError: If the network does not fit the objective.
+    """
     from torch._dynamo import OptimizedModule
 
     if objective.differentiates_twice and isinstance(model._forward_module, OptimizedModule):
         hint = 'write compile: false, or penalties with differentiation="first_order"'
         raise InputError("an eager network for penalties that differentiate it twice", "a compiled one", hint)
-    kinds = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
-    if objective.penalties and kinds:
-        hint = "write precision bf16-mixed, in which penalties are whole"
-        raise InputError("weights in whole precision for penalties, which are small differences", kinds.pop(), hint)
+    half = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
+    if objective.penalties and half:
+        hint = "write precision bf16-mixed, which computes penalties in float32"
+        raise InputError(
+            "float32 weights for penalties, whose small differences half precision loses", half.pop(), hint
+        )
 
 
-def like_weights(x: Tensor, model: nn.Module) -> Tensor:
-    """x in the precision of the weights, float64 in 64-true; under autocast that is float32, which differences need."""
+def match_precision(x: Tensor, model: nn.Module) -> Tensor:
+    """Convert x to the precision of the weights: float64 in 64-true, and float32 under autocast, which differences need."""
     return x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype))
 
 
 class _Compiling:
-    """What Fabric calls with each model that it has set up."""
+    """A callback of Fabric that compiles each network which Fabric sets up."""
 
     def on_after_setup(self, fabric: "Fabric", module: Any) -> None:  # noqa: ARG002 (Fabric names them)
         module._forward_module = torch.compile(module._forward_module)

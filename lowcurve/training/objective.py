@@ -1,4 +1,4 @@
-"""What a training step minimizes: a loss, perhaps on attacked inputs, and weighted penalties, all in one BatchNorm mode."""
+"""Objectives: a loss, on clean or attacked inputs, and weighted penalties, all in one BatchNorm mode."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,18 +10,24 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.double_backward import TwiceDifferentiable
+from lowcurve.attacks.base import BallAttack
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import set_training
 from lowcurve.penalties import AdaptiveWeight, Penalty
-from lowcurve.penalties.differentiation import TWICE, require_smooth
+from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_smooth
 from lowcurve.training.schedule import Schedule
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
 
 
-class Part(NamedTuple):
-    """A term of an objective before it is weighted: what it weighs at this step, and its mean over the batch."""
+class TermValue(NamedTuple):
+    """A term of an objective at one step.
+
+    Attributes:
+        weight: Weight of the term at this step.
+        mean: Mean of the term over the batch, without the weight.
+    """
 
     weight: float
     mean: Tensor
@@ -29,10 +35,17 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Term:
-    """A penalty with its weight; `weight_schedule` multiplies the weight, `scale_schedule` the penalty's own h.
+    """A penalty with its weight.
 
-    weight: a number, or a `AdaptiveWeight`, which follows the penalty's mean from step to step. every: taken at every k-th step
-    alone, with k times the weight, so that its mean over steps is what it would be.
+    Args:
+        penalty: The penalty.
+        weight: A number, or an `AdaptiveWeight`, which follows the mean of the penalty from step to step.
+        weight_schedule: Factor on the weight over training.
+        scale_schedule: Factor on the penalty's scale h over training.
+        every: Compute the penalty in every k-th step only, with k times the weight, so that its mean over steps is the same.
+
+    Raises:
+        InputError: If `penalty` is no `Penalty`, or an option is out of range.
     """
 
     penalty: Penalty
@@ -52,7 +65,10 @@ class Term:
             raise InputError("a scale that stays above 0", scale, "begin at 0.05 of it, not at 0")
 
     def at(self, progress: float) -> tuple[float, Penalty]:
-        """Weight and penalty at this point of training.
+        """Return weight and penalty at a point of training.
+
+        Args:
+            progress: Share of the training steps done, from 0 to 1.
 
         Example:
             >>> from lowcurve.penalties import CURE
@@ -62,35 +78,51 @@ class Term:
         penalty, scale = self.penalty, self.scale_schedule(progress)
         if scale != 1.0:
             penalty = penalty.at_scale(scale)
-        weight = self.weight.now if isinstance(self.weight, AdaptiveWeight) else self.weight
+        weight = self.weight.current if isinstance(self.weight, AdaptiveWeight) else self.weight
         return self.every * weight * self.weight_schedule(progress), penalty
 
-    def taken(self, progress: float, step: int) -> bool:
-        """Whether the penalty is looked at in this step: not where it weighs nothing, unless its weight follows it."""
+    def is_due(self, progress: float, step: int) -> bool:
+        """Return True if the penalty is computed in this step.
+
+        A penalty with weight 0 is computed only if its weight is adaptive.
+
+        Args:
+            progress: Share of the training steps done, from 0 to 1.
+            step: Number of the training step.
+        """
         return step % self.every == 0 and (isinstance(self.weight, AdaptiveWeight) or self.at(progress)[0] != 0)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with l at the clean inputs or at those of an attack.
+    """w mean_i l_i + sum_k weight_k mean_i penalty_k,i, with the loss l at clean inputs or at those of an attack.
 
-    attack: if given, its inputs are made in eval mode, with BatchNorm folded away (`fold_batchnorm`), and the loss is taken
-    there (adversarial training). radius_schedule: a factor on the attack's radius over training, from 0 to 1; where the
-    radius is large from the first step on, a network may never leave chance. penalties_at: beside an attack, the penalties
-    are taken at the "clean" inputs (as FGSM with GradAlign, ELLE or CURE is published) or at the "attacked" ones.
-    loss_weight, loss_schedule: w and its factor over training; 0 leaves the penalties alone, as in distillation, and "loss"
-    is then 0 in the terms.
+    Every term is a mean over examples of a per-example number, or one number of the network alone. So duplicating the batch
+    changes nothing.
 
-    statistics: "batch" (BatchNorm in training mode) or "frozen" (its running statistics, which stay); every term sees the
-    same, and penalties by differences of losses need frozen ones. In batch mode each forward pass but the attack's moves
-    the running statistics: one for the loss, which penalties at its point share; one more if penalties look at another
-    point, as all but ELLE do; and a penalty's own, 1 of CURE, GradAlign and TRADES, 3 of ELLE, of LLR its steps and 1.
+    Each forward pass in training mode moves the running statistics of BatchNorm, except that of the attack: one for the
+    loss, which penalties at the same inputs share; one more if penalties use other inputs, as all but ELLE do; and the
+    penalties' own: 1 of CURE, GradAlign and TRADES, 3 of ELLE, `steps` + 1 of LLR.
 
-    Where no penalty follows the clean gradient into the parameters, it comes with the loss's own backward pass, which is then
-    made at once. Penalties that differentiate it go through `TwiceDifferentiable` layers.
+    If no penalty differentiates the clean input gradient, the loss's own backward pass computes that gradient and runs at
+    once. Penalties that do differentiate it use `TwiceDifferentiable` layers.
 
-    Every term is a mean over examples of a per-example number, or one of the network alone, so duplicating the batch changes
-    nothing.
+    Args:
+        loss: Loss, one number per example.
+        attack: Attack for adversarial training. It runs in eval mode with BatchNorm folded (`fold_batchnorm`), and the loss
+            is taken at its inputs.
+        radius_schedule: Factor from 0 to 1 on the attack's radius over training. With a large radius from the first step
+            on, a network may stay at chance level.
+        penalties: Terms by name.
+        statistics: BatchNorm mode of all terms: "batch" (training mode) or "frozen" (running statistics, which then stay
+            as they are). Penalties by differences of losses need "frozen".
+        penalties_at: Inputs of the penalties when there is an attack: "clean", as FGSM with GradAlign, ELLE or CURE is
+            published, or "attacked".
+        loss_weight: w. With 0 only the penalties are minimized, as in distillation, and the term "loss" is 0.
+        loss_schedule: Factor on w over training.
+
+    Raises:
+        InputError: If an option is out of range.
     """
 
     loss: Loss = cross_entropy
@@ -111,7 +143,7 @@ class Objective:
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
         share = self.radius_schedule
-        if share != Schedule() and not hasattr(self.attack, "ball"):
+        if share != Schedule() and not isinstance(self.attack, BallAttack):
             name = type(self.attack).__name__
             raise InputError("an attack within a ball to schedule", name, "leave out radius_schedule")
         if min(share.start, share.end) < 0 or max(share.start, share.end) > 1:
@@ -119,7 +151,7 @@ class Objective:
 
     @property
     def differentiates_twice(self) -> bool:
-        """Whether a step differentiates an input gradient, which some distributed strategies do silently wrong."""
+        """True if a step differentiates an input gradient, which some distributed strategies do wrongly without an error."""
         return any(term.penalty.differentiates_twice for term in self.penalties.values())
 
     def terms(
@@ -132,7 +164,18 @@ class Objective:
         progress: float = 1.0,
         step: int = 0,
     ) -> dict[str, Tensor]:
-        """The named scalars whose sum is minimized; "loss" first, and 0 for a penalty whose step this is not.
+        """Compute the weighted terms whose sum is minimized.
+
+        Args:
+            model: Network to train.
+            x: Inputs, shape (batch, ...), pixel units.
+            y: Labels, shape (batch,).
+            generator: Source of all random numbers of the step.
+            progress: Share of the training steps done, from 0 to 1.
+            step: Number of the training step.
+
+        Returns:
+            Scalars by name, "loss" first. A penalty that is not computed in this step is 0.
 
         Example:
             >>> from lowcurve.penalties import CURE
@@ -140,13 +183,13 @@ class Objective:
             >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False)
             >>> _ = flat[1].weight.zero_(), flat[1].bias.zero_()
             >>> terms = objective.terms(flat, torch.zeros(3, 1, 2, 2), torch.zeros(3).long(), generator=torch.Generator())
-            >>> {name: round(term.item(), 4) for name, term in terms.items()}  # log(2) / 2, and nothing to bend
+            >>> {name: round(term.item(), 4) for name, term in terms.items()}  # log(2) / 2, and no curvature
             {'loss': 0.3466, 'curvature': 0.0}
         """
-        parts = self.parts(model, x, y, generator=generator, progress=progress, step=step)
-        return {name: part.weight * part.mean for name, part in parts.items()}
+        values = self.term_values(model, x, y, generator=generator, progress=progress, step=step)
+        return {name: value.weight * value.mean for name, value in values.items()}
 
-    def parts(
+    def term_values(
         self,
         model: nn.Module,
         x: Inputs,
@@ -156,75 +199,98 @@ class Objective:
         progress: float = 1.0,
         step: int = 0,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> dict[str, Part]:
-        """The terms with their weights still beside them: what `after` wants to know.
+    ) -> dict[str, TermValue]:
+        """Compute the terms with their weights apart, as `update` needs them.
 
-        autocast: the precision of the attack and of a loss that shares nothing with a penalty. Half precision ruins the
-        small differences that penalties are made of, so whatever a penalty sees is computed as the model's weights are.
-        A penalty that weighs nothing has a mean without a graph.
+        Args:
+            model: Network to train.
+            x: Inputs, shape (batch, ...), pixel units.
+            y: Labels, shape (batch,).
+            generator: Source of all random numbers of the step.
+            progress: Share of the training steps done, from 0 to 1.
+            step: Number of the training step.
+            autocast: Precision of the attack and of a loss that shares nothing with a penalty. Everything that a penalty
+                uses has the precision of the weights, because half precision ruins small differences.
+
+        Returns:
+            Weight and mean by name, "loss" first. The mean of a penalty with weight 0 has no graph.
         """
-        taken = {name: term.at(progress) for name, term in self.penalties.items() if term.taken(progress, step)}
-        here = x
+        due = {name: term.at(progress) for name, term in self.penalties.items() if term.is_due(progress, step)}
+        loss_input = x
         if self.attack is not None:
             with set_training(model, training=False), fold_batchnorm(model, x), autocast():
-                here = self.attack(model, x, y, generator=generator, **self._reach(x, progress))
-        there = x if self.penalties_at == "clean" else here
-        apart = all(penalty.detaches_gradient for _, penalty in taken.values())
-        twice = any(penalty.differentiates_twice for _, penalty in taken.values())
-        own = TwiceDifferentiable() if twice else nullcontext()
+                loss_input = self.attack(model, x, y, generator=generator, **self._radius(x, progress))
+        penalty_input = x if self.penalties_at == "clean" else loss_input
+        detached = all(penalty.detaches_gradient for _, penalty in due.values())
+        twice = any(penalty.differentiates_twice for _, penalty in due.values())
+        layers = TwiceDifferentiable() if twice else nullcontext()
         with set_training(model, training=self.statistics == "batch"):
             field = loss_field(model, y, self.loss, batch_statistics=True)
-            jet = Jet(field, there)
-            looked = any(not penalty.data_free for _, penalty in taken.values())
+            jet = Jet(field, penalty_input)
+            shares_input = penalty_input is loss_input and any(not penalty.data_free for _, penalty in due.values())
             factor = self.loss_weight * self.loss_schedule(progress)
-            if not (looked and there is here):  # nothing needs the input gradient, and x stays a constant
+            if not shares_input:  # no penalty uses the input gradient of the loss, so x stays a constant
                 with autocast():
-                    logits = field.logits(here)
-                loss = field.from_logits(logits.to(here.dtype)).mean()
-            elif apart and factor:
+                    logits = field.logits(loss_input)
+                loss = field.from_logits(logits.to(loss_input.dtype)).mean()
+            elif detached and factor:
                 loss = jet.mean_with_gradients([p for p in model.parameters() if p.requires_grad])
             else:
-                with own:
+                with layers:
                     loss = jet.values.mean()
-            parts = {"loss": Part(factor, loss)}
+            values = {"loss": TermValue(factor, loss)}
             for name in self.penalties:
-                weight, penalty = taken.get(name, (0.0, None))
-                with own, nullcontext() if weight else torch.no_grad():
+                weight, penalty = due.get(name, (0.0, None))
+                with layers, nullcontext() if weight else torch.no_grad():
                     mean = loss.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
-                parts[name] = Part(weight, mean)
-        return parts
+                values[name] = TermValue(weight, mean)
+        return values
 
-    def _reach(self, x: Inputs, progress: float) -> dict[str, PerExample]:
-        """The radius for an attack that is not to have its own at this point of training."""
+    def _radius(self, x: Inputs, progress: float) -> dict[str, PerExample]:
+        """Return the attack's radius at this point of training as keyword arguments, empty for its own radius."""
         share = self.radius_schedule(progress)
-        return {} if share == 1.0 else {"radius": share * self.attack.ball.radii(x)}  # type: ignore[union-attr]
+        if share == 1.0 or not isinstance(self.attack, BallAttack):
+            return {}
+        return {"radius": share * self.attack.ball.radii(x)}
 
-    def after(self, means: Mapping[str, Tensor], *, step: int = 0) -> "Objective":
-        """The objective of the next step, given the means of this one's terms: each `AdaptiveWeight` has moved on.
+    def update(self, means: Mapping[str, Tensor], *, step: int = 0) -> "Objective":
+        """Return the objective of the next step, with every `AdaptiveWeight` updated.
+
+        Args:
+            means: Means of this step's terms, without weights.
+            step: Number of this step.
 
         Example:
             >>> from lowcurve.penalties import ELLE
             >>> calm = Objective(penalties={"chords": Term(ELLE(), AdaptiveWeight(errors=3, mean=1.0))})
-            >>> calm.after({"chords": torch.tensor(2.0)}).penalties["chords"].weight.now
+            >>> calm.update({"chords": torch.tensor(2.0)}).penalties["chords"].weight.current
             4000.0
         """
-        moved = {
-            name: replace(term, weight=term.weight.after(float(means[name])))
+        updated = {
+            name: replace(term, weight=term.weight.update(float(means[name])))
             for name, term in self.penalties.items()
             if isinstance(term.weight, AdaptiveWeight) and step % term.every == 0
         }
-        return replace(self, penalties={**self.penalties, **moved}) if moved else self
+        return replace(self, penalties={**self.penalties, **updated}) if updated else self
 
-    def require(self, model: nn.Module, x: Inputs, y: Labels) -> None:
-        """Refuse a network on which a penalty by differences of losses cannot be had, before a step is made.
+    def check_network(self, model: nn.Module, x: Inputs, y: Labels) -> None:
+        """Raise an error for a network on which a penalty by differences of losses is not possible.
 
-        x, y: a few examples. It must be smooth as it stands in eager mode, since compiling hides its kinks, and have no layer
-        that acts on the batch or by chance unless `statistics` are frozen.
+        The network must be smooth. Unless `statistics` are frozen, it must also have no layer that depends on the batch or
+        on random numbers.
+
+        Args:
+            model: Network in eager mode, since a compiled network hides its kinks.
+            x: A few inputs.
+            y: Their labels.
+
+        Raises:
+            InputError: If the network does not fit a penalty.
         """
         ways = {name: term.penalty.differentiation for name, term in self.penalties.items()}
         for name, way in ways.items():
-            if way not in TWICE and self.statistics == "batch":
-                _require_alike_in_training(model, name, way)
+            if way not in DOUBLE_BACKWARD and self.statistics == "batch":
+                _require_deterministic(model, name, way)
             if way.startswith("first_order"):
                 with set_training(model, training=False):
                     require_smooth(Jet(loss_field(model, y, self.loss), x))
@@ -236,11 +302,11 @@ def _require_penalty(penalty: object) -> None:
         raise InputError("a penalty for a term", type(penalty).__name__, hint)
 
 
-def _require_alike_in_training(model: nn.Module, name: str, way: str) -> None:
-    """Refuse a model whose forward passes in training mode differ in more than their inputs."""
+def _require_deterministic(model: nn.Module, name: str, way: str) -> None:
+    """Raise an error for a model whose forward passes in training mode depend on more than their inputs."""
     with set_training(model, training=True):
         try:
             require_eval(model)
         except InputError as error:
             hint = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
-            raise InputError(f'frozen statistics beside {name} by "{way}"', error.received, hint) from None
+            raise InputError(f'frozen statistics with {name} by "{way}"', error.received, hint) from None

@@ -1,4 +1,4 @@
-"""How a weight or a scale changes over training."""
+"""Schedules of a weight, a scale or the learning rate over training."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,21 @@ from lowcurve.errors import InputError
 
 @dataclass(frozen=True)
 class Schedule:
-    """A factor over training: from 0 to `start` while progress (0 to 1) runs from 0 to `warm_up`, from `start` to `end`
-    while it runs on to `until`, then `end`.
+    """A factor over training, as a function of the share of steps done.
 
-    shape: on a line, half a cosine, or by equal ratios ("exponential", between numbers above 0). milestones: from each of
-    these shares of training on it is a tenth of that.
+    The factor rises from 0 to `start` during the warm-up, then goes from `start` to `end`, and stays at `end`.
 
-    Errors: InputError for an unknown shape, a warm-up that does not end by `until`, an exponential course to 0, milestones
-    outside of training.
+    Args:
+        start: Factor at the end of the warm-up.
+        end: Last factor.
+        until: Share of training at which `end` is reached.
+        shape: Course from `start` to `end`: "linear", "cosine" (half a period) or "exponential" (equal ratios).
+        warm_up: Share of training over which the factor rises from 0 to `start`.
+        milestones: Shares of training from which on the factor is divided by ten.
+
+    Raises:
+        InputError: If the shape is unknown, the warm-up does not end by `until`, an exponential course has a factor of 0,
+            or a milestone is not between 0 and 1.
 
     Example:
         >>> ramp = Schedule(start=0.0, end=1.0, until=0.5)
@@ -52,6 +59,7 @@ class Schedule:
             raise InputError(expected, self.warm_up, "write warm_up: 0.1 for the first tenth of training")
 
     def __call__(self, progress: float) -> float:
+        """Return the factor at a share of training from 0 to 1."""
         return self._course(progress) * 0.1 ** sum(progress >= share for share in self.milestones)
 
     def _course(self, progress: float) -> float:

@@ -1,4 +1,4 @@
-"""What a training consists of between two steps: all that a checkpoint has to keep."""
+"""The state of a training between two steps: everything that a checkpoint holds."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 class State:
-    """Network, optimizer, objective and average, how far they are, and the best weights so far."""
+    """Network, optimizer, objective and weight average of a training, its progress, and the best weights so far.
+
+    Args:
+        fabric: Fabric of the training.
+        model: Network that Fabric has set up.
+        optimizer: Its optimizer.
+        objective: Objective of the next step.
+        average: Decay of the moving average of the weights, or None.
+    """
 
     def __init__(
         self,
@@ -28,43 +36,49 @@ class State:
     ) -> None:
         self.fabric, self.model, self.optimizer, self.objective = fabric, model, optimizer, objective
         self.network: nn.Module = model.module  # type: ignore[assignment]
-        self.average = None if average is None else _average(self.network, average)
+        self.average = None if average is None else _moving_average(self.network, average)
         self.step, self.history, self.sums = 0, list[dict[str, float]](), dict[str, Tensor]()
         self.best: dict[str, Any] | None = None
 
     @property
     def forward(self) -> nn.Module:
-        """The network as this process runs it. Not through Fabric's own wrapper, which wants every backward pass for itself:
-        attacks and penalties cannot give it those."""
+        """The network as this process runs it, without Fabric's wrapper.
+
+        The wrapper requires every backward pass to go through Fabric, which those of attacks and penalties do not.
+        """
         return self.model._forward_module  # type: ignore[return-value]
 
     @property
     def result(self) -> nn.Module:
-        """The network whose weights training would give if it ended now."""
+        """The network with the weights that training would give if it ended now."""
         return self.network if self.average is None else self.average.module
 
     def close_epoch(self, steps: int) -> dict[str, float]:
-        """The means of an epoch's terms, and its learning rate at the end."""
+        """Return the means of an epoch's terms and its last learning rate, and start the next epoch.
+
+        Args:
+            steps: Number of steps of an epoch.
+        """
         means = {name: (value / steps).item() for name, value in self.sums.items()}
         self.sums.clear()
         rate = float(self.optimizer.param_groups[0]["lr"])
         return {"epoch": float(self.step // steps), **means, "learning rate": rate}
 
     def keep_if_best(self, score: float) -> None:
-        """Keep the weights of `result` unless an epoch before had as high a score."""
+        """Keep the weights of `result` if no epoch before had as high a score."""
         if self.best is None or score > self.best["score"]:
             weights = {name: value.detach().clone() for name, value in self.result.state_dict().items()}
             self.best = {"score": score, "weights": weights}
 
     def finish(self) -> None:
-        """Give the network the weights that were to be kept."""
+        """Give the network the best weights or their average, if they are to be kept."""
         if self.best is not None:
             self.network.load_state_dict(self.best["weights"])
         elif self.average is not None:
             self.network.load_state_dict(self.average.module.state_dict())
 
-    def agree(self) -> None:
-        """Give all processes the mean of their running statistics: each of them has seen other batches."""
+    def average_statistics(self) -> None:
+        """Give all processes the mean of their running statistics, since each has seen other batches."""
         if self.fabric.world_size == 1 or self.objective.statistics == "frozen":
             return
         for module in (*self.network.modules(), *(() if self.average is None else self.average.modules())):
@@ -73,8 +87,9 @@ class State:
                     buffer.copy_(torch.as_tensor(self.fabric.all_reduce(buffer, reduce_op="mean")))
 
     def dump(self) -> dict[str, Any]:
-        """Tensors and plain values alone."""
+        """Return the state as tensors and plain values."""
         terms = self.objective.penalties.items()
+        adaptive = {name: asdict(term.weight) for name, term in terms if isinstance(term.weight, AdaptiveWeight)}
         return {
             "step": self.step,
             "history": self.history,
@@ -83,12 +98,12 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
-            "surges": {name: asdict(term.weight) for name, term in terms if isinstance(term.weight, AdaptiveWeight)},
+            "adaptive weights": adaptive,
             "loss scale": self.fabric.strategy.precision.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go back to what was dumped, if anything was."""
+        """Restore a state that `dump` returned; None changes nothing."""
         if state is None:
             return
         self.step, self.history, self.sums = state["step"], list(state["history"]), dict(state["sums"])
@@ -98,13 +113,14 @@ class State:
             self.average.load_state_dict(state["average"])
         self.best = state["best"]
         terms = self.objective.penalties
-        moved = {
-            name: replace(terms[name], weight=AdaptiveWeight(**values)) for name, values in state["surges"].items()
+        restored = {
+            name: replace(terms[name], weight=AdaptiveWeight(**values))
+            for name, values in state["adaptive weights"].items()
         }
-        self.objective = replace(self.objective, penalties={**terms, **moved})
+        self.objective = replace(self.objective, penalties={**terms, **restored})
         if state["loss scale"]:
             self.fabric.strategy.precision.load_state_dict(state["loss scale"])
 
 
-def _average(network: nn.Module, decay: float) -> AveragedModel:
+def _moving_average(network: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]

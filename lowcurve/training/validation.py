@@ -1,4 +1,4 @@
-"""How well a network does on examples that it is not trained on, epoch by epoch."""
+"""Accuracy on validation examples after each epoch."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.data.batches import Examples, in_order
 from lowcurve.models.modes import set_training
-from lowcurve.training.hardware import like_weights
+from lowcurve.training.hardware import match_precision
 from lowcurve.types import AttackFunction
 
 if TYPE_CHECKING:
@@ -17,34 +17,50 @@ if TYPE_CHECKING:
 CLEAN, ROBUST = "validation accuracy", "validation robust accuracy"
 
 
-def accuracies(
-    model: nn.Module, examples: Examples, attack: AttackFunction | None, fabric: "Fabric", batch_size: int, seed: int
+def validation_accuracies(
+    model: nn.Module,
+    examples: Examples,
+    attack: AttackFunction | None,
+    fabric: "Fabric",
+    batch_size: int,
+    seed: int,
 ) -> dict[str, float]:
-    """The shares of the examples that are classified rightly, and, if there is an attack, that stand under it.
+    """Compute the shares of examples that are classified correctly, without and under an attack, in eval mode.
 
-    Each process looks at its share of the examples, and all have the whole result. The attack's random numbers are the same
-    every time, so that one epoch can be compared with another. The model is in eval mode meanwhile. batch_size: of the
-    attack, which then wants no more memory than a step of training.
+    Each process evaluates its share of the examples, and all return the whole result. The random numbers of the attack are
+    the same in every epoch, so that epochs can be compared.
 
-    Cost: one forward pass an example, and the attack on those that are classified rightly.
+    Args:
+        model: Network.
+        examples: Validation examples.
+        attack: Attack, or None.
+        fabric: Processes that share the examples.
+        batch_size: Batch size of the attack, so that it needs no more memory than a training step.
+        seed: Seed of the attack.
+
+    Returns:
+        "validation accuracy" and, with an attack, "validation robust accuracy".
+
+    Cost: one forward pass per example, and the attack on the correctly classified ones.
     """
-    mine = examples.take(range(fabric.global_rank, len(examples), fabric.world_size))
+    own = examples.take(range(fabric.global_rank, len(examples), fabric.world_size))
     counts = torch.zeros(2, dtype=torch.long)
     with set_training(model, training=False):
-        for batch in in_order(mine, batch_size if attack is not None else max(batch_size, 512)):
+        for batch in in_order(own, batch_size if attack is not None else max(batch_size, 512)):
             x, y = fabric.to_device(batch)
-            x = like_weights(x, model)
-            right = _right(model, x, y)
-            x, y = x[right], y[right]
+            x = match_precision(x, model)
+            correct = _correct(model, x, y)
+            x, y = x[correct], y[correct]
             counts[0] += len(y)
             if attack is not None and len(y):
-                moved = attack(model, x, y, generator=randomness.stream(seed, "validation attack"))
-                counts[1] += int(_right(model, moved, y).sum())
-    correct, robust = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum")).tolist()
-    found = {CLEAN: correct / len(examples), ROBUST: robust / len(examples)}
-    return {CLEAN: found[CLEAN]} if attack is None else found
+                adversarial = attack(model, x, y, generator=randomness.stream(seed, "validation attack"))
+                counts[1] += int(_correct(model, adversarial, y).sum())
+    clean, robust = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum")).tolist()
+    if attack is None:
+        return {CLEAN: clean / len(examples)}
+    return {CLEAN: clean / len(examples), ROBUST: robust / len(examples)}
 
 
-def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.as_tensor(model(x).argmax(1) == y)

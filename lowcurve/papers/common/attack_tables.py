@@ -18,7 +18,7 @@ from lowcurve.papers.common.seed_tables import (
 )
 from lowcurve.papers.recipes import Recipe
 from lowcurve.results import Claim, Column, Result, Table
-from lowcurve.study.comparison import merged_by_kind
+from lowcurve.study.comparison import merge_by_kind
 from lowcurve.study.robustness_results import attack_results
 from lowcurve.study.settings import Study
 from lowcurve.types import AttackFunction
@@ -79,7 +79,7 @@ def run_strong_suite(context: Context, wanted: Mapping[str, Study]) -> dict[str,
         )
         for name, result in results.items():
             found.setdefault(name, []).append(result)
-    return merged_by_kind(found)
+    return merge_by_kind(found)
 
 
 def _make_attack_row(one: TrainedRow, attacks: Attacks) -> Table:

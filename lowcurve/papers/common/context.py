@@ -71,7 +71,7 @@ class Context:
         Returns:
             The study with all settings resolved, its data set, and the networks by method.
         """
-        made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolved()
+        made = replace(study, data=self.data, data_dir=self.data_dir, seed=seed).resolve()
         run = self.networks_run(name, made)
         data = _load_data(made.data, made.data_dir, made.limits, made.seed)
         steps.train(made, data, run, self.progress)

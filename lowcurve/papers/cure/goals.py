@@ -125,7 +125,7 @@ def _compare_costs(context: Context, wanted: Mapping[str, Study]) -> dict[str, R
     """Compare the costs of a step, averaged over one period of the penalty that is not computed at every step."""
     one, rounds = train_row(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale].rounds
     _, std = one.data.statistics()
-    steps = {row: (one.model, objective_of(METHODS[row], study.resolved(), std)) for row, study in wanted.items()}
+    steps = {row: (one.model, objective_of(METHODS[row], study.resolve(), std)) for row, study in wanted.items()}
     few = one.data.train.take(slice(one.study.training.batch_size))
     key = ("costs", dict(wanted), rounds)
     make = partial(compare_step_costs, steps, few.pixels(slice(None)), few.y, rounds, EVERY)

@@ -9,7 +9,7 @@ from lowcurve.data import Limits
 from lowcurve.papers.common.context import Context, Reduction
 from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.study.method_options import Cure, TrainingAttack
-from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
+from lowcurve.study.presets import LAPTOP_EFFORT, preset, shorten
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Optimization, Schedule
 
@@ -64,7 +64,7 @@ def make_base_study(context: Context) -> Study:
     study = preset(context.data)
     study = replace(study, nonlinearity="relu", radius=RADII.get(context.data, ("", "8/255"))[1])
     settings = Evaluation(
-        examples=200, effort=ON_A_LAPTOP, audited=60, save_inputs=False, curvature_examples=100, gallery=5
+        examples=200, effort=LAPTOP_EFFORT, audited=60, save_inputs=False, curvature_examples=100, gallery=5
     )
     if context.data in ("cifar10", "svhn"):
         training = replace(study.training, epochs=10, learning_rate=2e-3)
@@ -76,7 +76,7 @@ def make_base_study(context: Context) -> Study:
             fine_tuning=tuning, cure=Cure(weight=4.0, h=3.0, form="released"),
         )  # fmt: skip
     study = replace(study, training_attack=TrainingAttack(steps=7), evaluation=settings)
-    return shortened(study, epochs=10) if context.scale == "smoke" else study
+    return shorten(study, epochs=10) if context.scale == "smoke" else study
 
 
 def make_studies(context: Context) -> dict[str, Study]:

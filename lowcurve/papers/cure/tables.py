@@ -255,9 +255,7 @@ def cost(context: Context) -> Reproduction:
         "PGD-7": ("PGD", seven),
         "PGD-10": ("PGD", ten),
     }
-    steps = {
-        name: (one.model, objective_of(method, study.resolved(), std)) for name, (method, study) in studies.items()
-    }
+    steps = {name: (one.model, objective_of(method, study.resolve(), std)) for name, (method, study) in studies.items()}
     few, rounds = one.data.train.take(slice(one.study.training.batch_size)), COUNTS[context.scale].rounds
     x = few.pixels(slice(None))
     results = context.load_or_compute(

@@ -20,7 +20,7 @@ from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, summarize
 from lowcurve.results.cells import NETWORK
 from lowcurve.study.method_options import LowCurvature
-from lowcurve.study.presets import preset, shortened
+from lowcurve.study.presets import preset, shorten
 
 SIDE = 200
 SCALE = 0.02
@@ -32,7 +32,7 @@ SHARPNESS = (1.0, 5.0, 20.0)
 def make_two_moons_results(context: Context) -> dict[str, Result]:
     """Standard, gradient norm, LCNN and both: the regions as images, and the curvature of the boundary between them."""
     study = preset("two-moons")
-    study = shortened(study) if context.scale == "smoke" else study
+    study = shorten(study) if context.scale == "smoke" else study
     methods = ("standard", "gradient-norm", "LCNN", "LCNN+gradient-norm")
     weights = LowCurvature(weight_of_beta=1e-2, weight_of_gamma=1e-2)
     study = replace(study, methods=methods, low_curvature=weights)

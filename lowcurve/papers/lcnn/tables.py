@@ -15,7 +15,7 @@ from lowcurve.papers.recipes import get_recipe
 from lowcurve.results import UNSAID, Claim, Result, holds
 from lowcurve.study.method_options import Cure, GradientNorm, TrainingAttack
 from lowcurve.study.methods import objective_of
-from lowcurve.study.presets import ON_A_LAPTOP, preset, shortened
+from lowcurve.study.presets import LAPTOP_EFFORT, preset, shorten
 from lowcurve.study.settings import Study
 from lowcurve.training import Schedule
 
@@ -64,7 +64,7 @@ def make_base_study(context: Context) -> Study:
         radius=str(radius),
         cure=replace(study.cure, from_scratch=True, form="published"),
         training_attack=TrainingAttack(steps=3, norm="l_2", step_size=0.5 * radius),
-        evaluation=replace(study.evaluation, effort=ON_A_LAPTOP, examples=200),
+        evaluation=replace(study.evaluation, effort=LAPTOP_EFFORT, examples=200),
     )
     if context.data == "cifar10":
         training = replace(
@@ -75,7 +75,7 @@ def make_base_study(context: Context) -> Study:
             study, network="resnet20", width=8, limits=Limits(train=20_000, validation=1000, test=1000), training=training,
             gradient=GradientNorm(weight=0.0061), cure=Cure(weight=0.000061, h=1.0, ramp=0.0, from_scratch=True),
         )  # fmt: skip
-    return shortened(study) if context.scale == "smoke" else study
+    return shorten(study) if context.scale == "smoke" else study
 
 
 def make_studies(context: Context) -> dict[str, Study]:

@@ -67,12 +67,12 @@ class Recipe:
             >>> get_recipe("moosavi2019cure/table-2/cure").study().cure.weight
             4.0
         """
-        from lowcurve.study.presets import preset, shortened
+        from lowcurve.study.presets import preset, shorten
 
         if scale not in ("paper", "smoke"):
             raise InputError("a scale paper or smoke of a recipe", repr(scale), "write --scale smoke, or leave it out")
         study = _apply_changes(preset(self.settings["data"], "paper"), self.settings)
-        return study if scale == "paper" else shortened(study)
+        return study if scale == "paper" else shorten(study)
 
     def make_table(self, results: Mapping[str, Result], changed: Sequence[str] = ()) -> Table:
         """Make a table of the paper's numbers and ours. A column names the result that has our number.

@@ -12,7 +12,7 @@ from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.results import Result, Table
 from lowcurve.study.method_options import TrainingAttack
-from lowcurve.study.presets import ON_A_LAPTOP, shortened
+from lowcurve.study.presets import LAPTOP_EFFORT, shorten
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Schedule
@@ -115,12 +115,12 @@ def _reduce(context: Context, table: str, row: str, study: Study) -> Study:
         training=training,
         training_attack=against,
         evaluation=Evaluation(
-            examples=500, effort=ON_A_LAPTOP, audited=60, save_inputs=False, radii=study.evaluation.radii
+            examples=500, effort=LAPTOP_EFFORT, audited=60, save_inputs=False, radii=study.evaluation.radii
         ),
     )
     if context.scale != "smoke":
         return study
-    quick = shortened(study)
+    quick = shorten(study)
     return replace(
         quick, training=replace(training, epochs=5, batch_size=32)
     )  # figures need correctly classified images

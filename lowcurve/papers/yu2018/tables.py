@@ -129,7 +129,7 @@ def training_time(context: Context) -> Reproduction:
     one = train_row(context, NATURAL, made[NATURAL])
     batch = one.data.train.take(slice(paper[NATURAL].training.batch_size))
     std = one.data.statistics()[1]
-    steps = {name: (one.model, objective_of(study.methods[0], study.resolved(), std)) for name, study in wanted.items()}
+    steps = {name: (one.model, objective_of(study.methods[0], study.resolve(), std)) for name, study in wanted.items()}
     rounds = {"smoke": 1, "laptop": 7, "paper": 20}[context.scale]
     decided = (one.study, {name: study.training_attack for name, study in wanted.items()}, len(batch), rounds)
     results = context.load_or_compute(
