@@ -1,6 +1,4 @@
-"""Bardusco, Robustness and Curvature in Deep Learning: three networks with their geometry (Table 1, Figures 2 to 4), paths
-between adversarial images (Table 2, Figures 5 to 8), and a change of color (Figure 9).
-"""
+"""Reproduce Bardusco's report: three networks with their geometry, paths between adversarial images, a change of color."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from lowcurve.figures.regions import wide_sections
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import Curvature, FrobeniusNorm
 from lowcurve.papers.common.context import Context, Item, Reproduction
-from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_value
+from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_records, read_value
 from lowcurve.papers.recipes import get_recipe
 from lowcurve.results import UNSAID, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
@@ -32,45 +30,67 @@ from lowcurve.study.settings import Study
 from lowcurve.types import Measure
 
 PRINTED = {NATURAL: ("11 ± 9", "2.7e-4 ± 2.8e-4"), ADVERSARIAL: ("70 ± 15", "3.0e-3 ± 1.0e-3")}
-"""Table 2: number of points, normalized distance; mean and standard deviation over 18 and 30 pairs."""
+"""Table 2: number of points and normalized distance, as mean ± standard deviation over 18 and 30 pairs."""
 SHARE = 1e-3
-"""The spacing over the distance of the ends. Fawzi et al. have 1e-4, which is ten times the work."""
+"""Spacing of the points of a path over the distance of its ends. Fawzi et al. have 1e-4, which costs ten times as much."""
 IMAGES = 1000
-"""Test images that the ends of paths are among, at a laptop's scale."""
-BASE, ADVERSARIALLY, CURE, LESS = "base", "adversarial training", "CURE", "base on a tenth"
-PRINTED_TABLE_1 = {BASE: ("5.5", "0.67"), ADVERSARIALLY: ("1.1", "0.80"), CURE: ("6.4e-4", "5.6")}
-PRINTED_ACCURACY = {BASE: ("about 37 %", "about 10 %"), ADVERSARIALLY: (None, "about 30 %"), CURE: ("7 %", "about 3 %")}
-"""Sections 2.1.1 and 2.1.2: on the validation set, and on the adversarial set."""
+"""Test images from which the ends of paths are taken at the scale laptop."""
+BASE, ADVERSARIAL_TRAINING, CURE, BASE_ON_A_TENTH = "base", "adversarial training", "CURE", "base on a tenth"
+PRINTED_TABLE_1 = {BASE: ("5.5", "0.67"), ADVERSARIAL_TRAINING: ("1.1", "0.80"), CURE: ("6.4e-4", "5.6")}
+"""Table 1: squared Frobenius norm of the Hessian, and size of the smallest perturbation."""
+PRINTED_ACCURACY = {
+    BASE: ("about 37 %", "about 10 %"),
+    ADVERSARIAL_TRAINING: (None, "about 30 %"),
+    CURE: ("7 %", "about 3 %"),
+}
+"""Sections 2.1.1 and 2.1.2: accuracy on the validation set and on the adversarial set."""
 DIFFERS = (
-    "The report has 18 natural and 30 adversarial pairs of one network on Tiny ImageNet; here each family has as many pairs as "
-    "its count says, of one network trained by the study's settings.",
-    "Its number of points is that of a projection which goes just across the boundary ('as published'). Both halves are then "
-    "left outside until they are shorter than the spacing, so the number follows the spacing; 'beyond' goes on inwards.",
+    "The report has 18 natural and 30 adversarial pairs of one network on Tiny ImageNet; here the table states the number of "
+    "pairs of each family, for one network with the settings of its preset.",
+    "The report's projection stops just across the boundary ('as published'). Both halves then stay outside the region until "
+    "they are shorter than the spacing, so the number of points depends on the spacing; 'beyond' projects further inwards.",
 )
 TRAINED = (
-    "The report's network, its batches and the weight and h of CURE are not stated; the recipes say what is taken for them.",
-    "CURE sees a tenth of the training images, as in the report; 'base on a tenth' is the standard network on the same.",
-    "An adversarial set fools the network that it was made for at every image; 10 % is possible only where its pixels were "
-    "rounded to grey levels, or BatchNorm was in another mode. Both are shown.",
+    "The report does not state its network, its batch size, or the weight and h of CURE; the recipes say what we use.",
+    "CURE is trained on a tenth of the training images, as in the report; 'base on a tenth' is a standard network on the same.",
+    "Every image of an adversarial set fools the network for which it was made. The report's 10 % are possible only if pixels "
+    "were rounded to grey levels or BatchNorm was in another mode. Accuracies on the exact and the rounded set are shown.",
 )
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The report's networks by the rows of Table 1, with the study of the first and its data."""
+    """The networks of the report.
+
+    Attributes:
+        study: The resolved study of the base network.
+        data: Its data.
+        models: Networks in eval mode by row of Table 1.
+    """
 
     study: Study
     data: DataSet
     models: Mapping[str, nn.Module]
 
-    def shared(self, context: Context, count: int, points: int, *rows: str) -> SameImages:
-        """Some of them at the first test images that all of these are right about."""
+    def select_images(self, context: Context, count: int, points: int, *rows: str) -> SameImages:
+        """Select the first test images that the networks of these rows all classify correctly.
+
+        Args:
+            context: The context of the item.
+            count: Number of images.
+            points: Grid points along a side of a plane.
+            rows: Rows of Table 1.
+        """
         shown = {row: self.models[row] for row in rows}
         return same_images(self.study, self.data, shown, count, points, context.progress)
 
 
 def make_study(context: Context) -> Study:
-    """A standard network: of the paper, or on the data's preset."""
+    """Make the study of the base network: the report's at the scale paper, otherwise that of the preset of the data.
+
+    Args:
+        context: The context of the item.
+    """
     if context.scale == "paper" and context.data == "tiny-imagenet":
         return get_recipe("bardusco_report/table-1/base").study()
     study = replace(preset(context.data), methods=("standard",), norm="l_2", radius="0.5")
@@ -78,7 +98,11 @@ def make_study(context: Context) -> Study:
 
 
 def train_networks(context: Context) -> Networks:
-    """The base network, the one that is fine-tuned on its adversarial set, and CURE and the base on a tenth of the images."""
+    """Load or train the four networks: base, fine-tuned on an adversarial set, CURE and base on a tenth of the images.
+
+    Args:
+        context: The context of the item.
+    """
     study = make_study(context)
     own = context.scale == "paper" and context.data == "tiny-imagenet"
     tuned = get_recipe("bardusco_report/table-1/adversarial").study() if own else study
@@ -94,17 +118,23 @@ def train_networks(context: Context) -> Networks:
             training=replace(study.training, epochs=2 * study.training.epochs),
         )  # fmt: skip
     _, _, second = context.load_or_train("tenth", replace(few, methods=("standard", "CURE")))
-    models = {BASE: first["standard"], ADVERSARIALLY: first["adversarial-set"]}
-    return Networks(made, data, {**models, LESS: second["standard"], CURE: second["CURE"]})
+    models = {BASE: first["standard"], ADVERSARIAL_TRAINING: first["adversarial-set"]}
+    return Networks(made, data, {**models, BASE_ON_A_TENTH: second["standard"], CURE: second["CURE"]})
 
 
 def table_1(context: Context) -> Reproduction:
-    """Squared Frobenius norm of the Hessian, smallest perturbation and accuracies of the networks."""
-    those, count = train_networks(context), {"smoke": 8}.get(context.scale, 100)
+    """Measure the squared Frobenius norm of the Hessian, the smallest perturbation and the accuracies of the networks.
+
+    Args:
+        context: The context of the item.
+
+    Reference: bardusco_report, Table 1.
+    """
+    networks, count = train_networks(context), {"smoke": 8}.get(context.scale, 100)
     rows = []
-    for name, model in those.models.items():
-        make = partial(_numbers, context, those, name, model, count)
-        result = context.load_or_compute(f"table-1-{name.replace(' ', '-')}", ("table-1", those.study, count), make)[
+    for name, model in networks.models.items():
+        make = partial(_measure_network, context, networks, name, model, count)
+        result = context.load_or_compute(f"table-1-{name.replace(' ', '-')}", ("table-1", networks.study, count), make)[
             "numbers"
         ]
         rows.append(result)
@@ -114,44 +144,59 @@ def table_1(context: Context) -> Reproduction:
     for row, printed in PRINTED_TABLE_1.items():
         for column, text in zip(("‖H‖_F²", "perturbation"), printed, strict=True):
             claims.append(Claim(f"{row}: {column}", text, "Table 1", found[row][column]))
-        for column, said in zip(("clean", "adversarial set"), PRINTED_ACCURACY[row], strict=True):
-            if said is not None:
-                claims.append(Claim(f"{row}: {column}", said, "section 2.1", found[row][column], ".1%"))
+        for column, accuracy in zip(("clean", "adversarial set"), PRINTED_ACCURACY[row], strict=True):
+            if accuracy is not None:
+                claims.append(Claim(f"{row}: {column}", accuracy, "section 2.1", found[row][column], ".1%"))
     for column, falls in (("‖H‖_F²", True), ("perturbation", False)):
-        values = [read_value(found[row][column]) for row in (BASE, ADVERSARIALLY, CURE)]
-        turned = bool(np.all(np.diff(values) < 0) if falls else np.all(np.diff(values) > 0))
+        values = [read_value(found[row][column]) for row in (BASE, ADVERSARIAL_TRAINING, CURE)]
+        ordered = bool(np.all(np.diff(values) < 0) if falls else np.all(np.diff(values) > 0))
         evidence = ", ".join(f"{v:.3g}" for v in values)
-        said = f"{column}: {'falls' if falls else 'rises'} from the base over adversarial training to CURE"
-        claims.append(holds(said, "section 2.1.2", turned, evidence))
+        said = f"{column}: {'falls' if falls else 'rises'} from the base to adversarial training to CURE"
+        claims.append(holds(said, "section 2.1.2", ordered, evidence))
     for column in ("C", "perturbation"):
-        ours, plain = (read_value(found[row][column]) for row in (CURE, LESS))
+        ours, plain = (read_value(found[row][column]) for row in (CURE, BASE_ON_A_TENTH))
         said = f"{column}: CURE is {'smaller' if column == 'C' else 'larger'} than the base on the same tenth"
         better = ours < plain if column == "C" else ours > plain
         claims.append(holds(said, UNSAID, better, f"{ours:.3g} and {plain:.3g}"))
     return Reproduction({"numbers": table}, claims, TRAINED)
 
 
-def _numbers(context: Context, those: Networks, name: str, model: nn.Module, count: int) -> dict[str, Result]:
-    few, study = those.data.test.take(slice(count)), those.study
-    made = context.progress
+def _measure_network(
+    context: Context, networks: Networks, name: str, model: nn.Module, count: int
+) -> dict[str, Result]:
+    few, study = networks.data.test.take(slice(count)), networks.study
+    progress = context.progress
     measures: dict[str, Measure] = {
         "norm": FrobeniusNorm(draws=100, deflated=0),
         "curvature": Curvature(study.evaluation.lanczos_steps),
     }
-    found = evaluation.measure(model, few, measures, progress=made, heading=f"measuring {name}")
-    moved = evaluation.attack(model, few, DeepFool(L2), seed=study.seed, progress=made, heading=f"DeepFool on {name}")
+    found = evaluation.measure(model, few, measures, progress=progress, heading=f"measuring {name}")
+    moved = evaluation.attack(
+        model, few, DeepFool(L2), seed=study.seed, progress=progress, heading=f"DeepFool on {name}"
+    )
     far = moved.distance[evaluation.correct(model, few) & ~moved.robust]
-    base = those.models[BASE]
-    fooling = adversarial_set(base, those.data.train, per_class=study.others.per_class, seed=study.seed, progress=made)
+    base = networks.models[BASE]
+    fooling = adversarial_set(
+        base, networks.data.train, per_class=study.others.per_class, seed=study.seed, progress=progress
+    )
     level = pixels(1)
     rounded = Examples((fooling.pixels(slice(None)) / level).round() * level, fooling.y, fooling.classes)
     cells = (
-        (Column("‖H‖_F²", "Mean over images, by 100 draws."), float((found["Frobenius norm"] ** 2).mean())),
-        (Column("perturbation", "Mean l_2 length of DeepFool's, of images that are right."), _mean(far)),
+        (Column("‖H‖_F²", "Mean over images, estimated by 100 draws."), float((found["Frobenius norm"] ** 2).mean())),
+        (
+            Column("perturbation", "Mean l_2 length of DeepFool's perturbations of correctly classified images."),
+            _mean(far),
+        ),
         (Column("C", "Mean of ‖H‖ / ‖g‖."), float(found["normalized curvature"].mean())),
-        (Column("clean", "On the whole test set.", ".1%"), float(evaluation.correct(model, those.data.test).mean())),
-        (Column("adversarial set", "On the base network's adversarial set.", ".1%"), _right(model, fooling)),
-        (Column("rounded", "On that set in whole grey levels.", ".1%"), _right(model, rounded)),
+        (
+            Column("clean", "Accuracy on the whole test set.", ".1%"),
+            float(evaluation.correct(model, networks.data.test).mean()),
+        ),
+        (
+            Column("adversarial set", "Accuracy on the base network's adversarial set.", ".1%"),
+            _compute_accuracy(model, fooling),
+        ),
+        (Column("rounded", "Accuracy on that set rounded to grey levels.", ".1%"), _compute_accuracy(model, rounded)),
     )
     conditions = {"images": f"{count} of the test set", "units": "pixel range [0, 1]", "BatchNorm": "eval mode",
                   "adversarial set": f"{len(fooling)} training images"}  # fmt: skip
@@ -163,37 +208,47 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _right(model: nn.Module, examples: Examples) -> float:
+def _compute_accuracy(model: nn.Module, examples: Examples) -> float:
     return float(evaluation.correct(model, examples).mean()) if len(examples) else float("nan")
 
 
 def figure_2(context: Context) -> Reproduction:
-    """Cross-sections of the decision boundary with their parabolas."""
-    return _drawn(context, "figure-2", cross_sections, "cross-sections", "κ")
+    """Draw cross-sections of the decision boundary with the parabolas that fit them.
+
+    Args:
+        context: The context of the item.
+
+    Reference: bardusco_report, Figs. 2 and 4.
+    """
+    return _make_pictures(context, "figure-2", cross_sections, "cross-sections", "κ")
 
 
 def figure_3(context: Context) -> Reproduction:
-    """Classes over wide planes of random directions."""
-    return _drawn(context, "figure-3", wide_sections, "wide", "pieces")
+    """Draw the classes over wide planes of random directions.
+
+    Args:
+        context: The context of the item.
+
+    Reference: bardusco_report, Figs. 3 and 4.
+    """
+    return _make_pictures(context, "figure-3", wide_sections, "wide", "pieces")
 
 
-def _drawn(
+def _make_pictures(
     context: Context, name: str, draw: Callable[[SameImages], dict[str, Result]], table: str, column: str
 ) -> Reproduction:
-    """Pictures of three networks, and whether a number of theirs is less than the base's; two images are shown."""
-    those, rows = train_networks(context), (BASE, ADVERSARIALLY, CURE)
+    """Draw three networks at two images, and claim that a number of a table is smaller than for the base network."""
+    networks, rows = train_networks(context), (BASE, ADVERSARIAL_TRAINING, CURE)
     count, points = {"smoke": (2, 9)}.get(context.scale, (20, 101))
-    key = (name, those.study, count, points)
-    results = context.load_or_compute(name, key, lambda: draw(those.shared(context, count, points, *rows)))
-    numbers = as_table(results[table])
-    place = [c.heading for c in numbers.columns].index(column)
+    key = (name, networks.study, count, points)
+    results = context.load_or_compute(name, key, lambda: draw(networks.select_images(context, count, points, *rows)))
     values: dict[str, list[float]] = {row: [] for row in rows}
-    for line in numbers.rows:
-        if line[place] is not None:
-            values[str(line[0])].append(abs(read_value(line[place])))
+    for record in read_records(results[table]):
+        if record[column] is not None:
+            values[str(record["network"])].append(abs(read_value(record[column])))
     means = {row: float(np.mean(found)) if found else float("nan") for row, found in values.items()}
     claims = []
-    for other in (ADVERSARIALLY, CURE):
+    for other in (ADVERSARIAL_TRAINING, CURE):
         evidence = f"mean |{column}| {means[other]:.3g}, {means[BASE]:.3g}"
         claims.append(holds(f"flatter than the base: {other}", "section 2.1", means[other] < means[BASE], evidence))
     shown = {key: value for key, value in results.items() if not key[-1].isdigit() or key.split()[-1] in ("1", "2")}
@@ -201,40 +256,50 @@ def _drawn(
 
 
 def table_2(context: Context) -> Reproduction:
-    """Number of points and normalized distance of paths between natural and between adversarial images; two families more."""
+    """Measure the number of points and the deviation of paths between natural and between adversarial images.
+
+    Args:
+        context: The context of the item.
+
+    Reference: bardusco_report, Table 2.
+    """
     made, data, models = context.load_or_train("base", make_study(context))
     pairs = {"smoke": 8}.get(context.scale, 200)
-    # A network on few images is right about few of a laptop's test images: there are not as many pairs among them.
+    # The limits of the study leave too few correctly classified test images for so many pairs.
     test = context.test_images(made, IMAGES) if context.scale == "laptop" else data.test
     results = context.load_or_compute(
         "table-2", ("paths", made, len(test), pairs, SHARE),
         lambda: path_results(models["standard"], test, pairs, share=SHARE, seed=made.seed, progress=context.progress),
     )  # fmt: skip
     table = as_table(results["paths"])
-    headings = [column.heading for column in table.columns]
-    cells = {
-        (row[0], row[1]): {name: read_value(cell) for name, cell in zip(headings[2:], row[2:], strict=True)}
-        for row in table.rows
-    }
+    cells = {(row[0], row[1]): record for row, record in zip(table.rows, read_records(table), strict=True)}
     claims, kinds = [], {"Number of points": "anchors", "Normalized distance": "maximal deviation"}
     for how in ("as published", "beyond"):
         for family, printed in PRINTED.items():
             for (name, measure), text in zip(kinds.items(), printed, strict=True):
-                there = cells.get((family, how))
-                ours = f"{there[measure]:.2g} ± {there[f'{measure}, sd']:.2g}" if there else None
+                row = cells.get((family, how))
+                numbers = (read_value(row[heading]) for heading in (measure, f"{measure}, sd")) if row else ()
+                ours = " ± ".join(f"{number:.2g}" for number in numbers) or None
                 claims.append(Claim(f"{family}, {how}: {name}", text, "Table 2", ours))
         if not {(NATURAL, how), (ADVERSARIAL, how)} <= cells.keys():
             continue
-        few, many = (cells[family, how]["anchors"] for family in (NATURAL, ADVERSARIAL))
-        near, far = (cells[family, how]["maximal deviation"] for family in (NATURAL, ADVERSARIAL))
-        more = f"{how}: adversarial pairs need more points", many > few, f"{few:.3g} and {many:.3g}"
-        bent = f"{how}: they deviate by an order of magnitude more", far > 10 * near, f"{near:.2g} and {far:.2g}"
-        claims += [holds(said, "section 2.2.1", found, evidence) for said, found, evidence in (more, bent)]
+        few, many = (read_value(cells[family, how]["anchors"]) for family in (NATURAL, ADVERSARIAL))
+        said = f"{how}: adversarial pairs need more points"
+        claims.append(holds(said, "section 2.2.1", many > few, f"{few:.3g} and {many:.3g}"))
+        small, large = (read_value(cells[family, how]["maximal deviation"]) for family in (NATURAL, ADVERSARIAL))
+        said = f"{how}: adversarial pairs deviate by an order of magnitude more"
+        claims.append(holds(said, "section 2.2.1", large > 10 * small, f"{small:.2g} and {large:.2g}"))
     return Reproduction(results, claims, DIFFERS)
 
 
 def figure_5(context: Context) -> Reproduction:
-    """Paths in their principal components, and how much of the variance the first components have."""
+    """Draw paths in their principal components, with the share of the variance of the first components.
+
+    Args:
+        context: The context of the item.
+
+    Reference: bardusco_report, Figs. 5 to 8.
+    """
     made, data, models = context.load_or_train("base", make_study(context))
     count = {"smoke": 30}.get(context.scale, 500)
     make = lambda: path_pictures(same_images(made, data, {BASE: models["standard"]}, count, progress=context.progress))  # noqa: E731
@@ -244,9 +309,9 @@ def figure_5(context: Context) -> Reproduction:
         family: [line.y for key, line in flat.lines.items() if key.startswith(f"{BASE}, {family} (")]
         for family in PRINTED
     }
-    # Straight paths have all of it in the first.
+    # A straight path has all its variance in the first component.
     natural, adversarial = (lines[0][0] or 0.0 if lines else 1.0 for lines in first.values())
-    ours = f"{natural:.4f} of bent paths" if first[NATURAL] else "1: every path is straight"
+    ours = f"{natural:.4f} for curved paths" if first[NATURAL] else "1: every path is straight"
     claims = [
         Claim("natural: share of the first component", "almost all", "Figure 6", ours),
         holds("the variance falls more slowly for adversarial pairs", "Figure 8", adversarial < natural,
@@ -256,29 +321,36 @@ def figure_5(context: Context) -> Reproduction:
 
 
 def figure_9(context: Context) -> Reproduction:
-    """Changes of color: whether networks that are smooth or robust in pixels withstand them."""
-    those, count = train_networks(context), {"smoke": 8}.get(context.scale, 200)
-    rows = (BASE, ADVERSARIALLY, CURE)
-    few = those.data.test.take(slice(count))
+    """Measure how changes of hue and of other colors fool the three networks.
+
+    Args:
+        context: The context of the item.
+
+    Reference: bardusco_report, Fig. 9.
+    """
+    networks, count = train_networks(context), {"smoke": 8}.get(context.scale, 200)
+    rows = (BASE, ADVERSARIAL_TRAINING, CURE)
+    few = networks.data.test.take(slice(count))
 
     def make() -> dict[str, Result]:
         made = [
-            color_table(row, those.models[row], few, seed=those.study.seed, progress=context.progress) for row in rows
+            color_table(row, networks.models[row], few, seed=networks.study.seed, progress=context.progress)
+            for row in rows
         ]
-        drawn = colors(those.shared(context, 3, 101, *rows))
+        drawn = colors(networks.select_images(context, 3, 101, *rows))
         return {**drawn, "colors": merge(made)}
 
-    results = context.load_or_compute("figure-9", ("figure-9", those.study, count), make)
+    results = context.load_or_compute("figure-9", ("figure-9", networks.study, count), make)
     table = as_table(results["colors"])
     claims = []
     for row, cells in read_cells(table).items():
         clean, kept, hue = (read_value(cells[name]) for name in ("clean", "pepper test", "hue"))
-        said = f"{row}: a hue changed by 30 degrees at most fools it"
+        said = f"{row}: a change of hue by at most 30 degrees fools it"
         claims.append(
             holds(said, "Figure 9", kept < clean, f"{clean:.1%} clean, {kept:.1%} then, {hue:.1%} at any hue")
         )
     differs = (
-        "The report changes one picture of a pepper; here the whole test sample, by the hue alone and by other colors.",
+        "The report changes one picture of a pepper; here the whole sample of test images is changed, in hue and in color.",
     )
     return Reproduction(results, claims, (*differs, *TRAINED[:2]))
 

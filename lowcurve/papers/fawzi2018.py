@@ -1,5 +1,6 @@
-"""Fawzi et al. 2018, Empirical Study of the Topology and Geometry of Deep Networks: connected regions, flat boundaries, the
-directions in which they bend, and what that bending tells of perturbed images. The claims are those of its abstract.
+"""Reproduce Fawzi et al. 2018: connected regions, flat boundaries, curved directions, and detection of perturbed images.
+
+The claims are those of its abstract.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,29 +11,39 @@ from lowcurve.figures.loops import loop_results
 from lowcurve.figures.paths import MIXED, NATURAL, NOISE, path_results
 from lowcurve.figures.same_images import SameImages
 from lowcurve.papers.common.context import Context, Item, Reproduction
-from lowcurve.papers.common.lookup import as_table, read_value
+from lowcurve.papers.common.lookup import as_table, read_records, read_value
 from lowcurve.results import UNSAID, Cell, Result, holds
 from lowcurve.study.presets import preset, shorten
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Study
 
 SHARE = 1e-3
-"""The spacing over the distance of the ends; the paper's is about 1e-4, ten times the work."""
+"""Spacing of the points of a path over the distance of its ends. The paper's 1e-4 costs ten times as much."""
 NAME = "standard"
 DIFFERS = (
-    "The paper's networks are of ImageNet's size and its pairs 1,000 a family; here it is one network of the study's settings.",
-    "Curvatures are of z_y − z_j at DeepFool's point on the boundary, by central differences at one grey level a pixel.",
+    "The paper has networks for ImageNet and 1,000 pairs per family; here it is one network with the settings of its preset.",
+    "Curvatures are of z_y − z_j at DeepFool's point on the boundary, by central differences of one grey level per pixel.",
 )
 
 
 def make_study(context: Context) -> Study:
-    """A standard network on the data's preset."""
+    """Make the study of a standard network with the preset of the data.
+
+    Args:
+        context: The context of the item.
+    """
     study = replace(preset(context.data, "paper" if context.scale == "paper" else "laptop"), methods=(NAME,))
     return shorten(study, epochs=10) if context.scale == "smoke" else study
 
 
-def connected(context: Context) -> Reproduction:
-    """Paths within a region from natural images to natural, perturbed and noise images."""
+def connectivity(context: Context) -> Reproduction:
+    """Find paths within a region from natural images to natural, perturbed and noise images.
+
+    Args:
+        context: The context of the item.
+
+    Reference: fawzi2018topology, section 3.
+    """
     made, data, models = context.load_or_train(NAME, make_study(context))
     pairs = {"smoke": 8, "laptop": 200, "paper": 1000}[context.scale]
 
@@ -41,8 +52,7 @@ def connected(context: Context) -> Reproduction:
 
     results = context.load_or_compute("connected", ("connected", made, pairs, SHARE), make)
     table = as_table(results["paths"])
-    headings = [column.heading for column in table.columns]
-    cells = {(row[0], row[1]): dict(zip(headings, row, strict=True)) for row in table.rows}
+    cells = {(row[0], row[1]): record for row, record in zip(table.rows, read_records(table), strict=True)}
     claims = []
     for family in (NATURAL, MIXED, NOISE):
         for how in ("as published", "beyond"):
@@ -51,27 +61,40 @@ def connected(context: Context) -> Reproduction:
             claims.append(
                 holds(said, "section 3", row["found"] == 1, f"{read_value(row['found']):.1%} of {row['count']}")
             )
-            far = read_value(row["maximal deviation"])
+            deviation = read_value(row["maximal deviation"])
             said = f"{family}, {how}: nearly straight"
-            claims.append(holds(said, "section 3", far < 0.1, f"deviates by {far:.2g} of its length in the mean"))
+            claims.append(holds(said, "section 3", deviation < 0.1, f"mean deviation {deviation:.2g} of the length"))
     return Reproduction(results, claims, DIFFERS[:1])
 
 
 def flatness(context: Context) -> Reproduction:
-    """All principal curvatures of the boundary near images, in rising order."""
-    results, (_, flat, mean, error, *_) = _at_images(context, "flatness", profile, {"smoke": 4, "laptop": 20})
-    said = f"{read_value(flat):.1%} of them have |κ| of at most {FLAT:g} times the largest"
-    uneven = abs(read_value(mean)) > 2 * read_value(error)
+    """Measure all principal curvatures of the boundary near images.
+
+    Args:
+        context: The context of the item.
+
+    Reference: fawzi2018topology, section 4.
+    """
+    results, (_, flat, mean, error, *_) = _measure_at_images(context, "flatness", profile, {"smoke": 4, "laptop": 20})
+    said = f"{read_value(flat):.1%} of the curvatures have |κ| of at most {FLAT:g} times the largest"
+    asymmetric = abs(read_value(mean)) > 2 * read_value(error)
+    evidence = f"mean κ {read_value(mean):.3g} ± {read_value(error):.2g}"
     claims = [
-        holds("flat along most directions", "abstract", read_value(flat) > 0.5, said),
-        holds("asymmetric", "abstract", uneven, f"mean κ {read_value(mean):.3g} ± {read_value(error):.2g}"),
+        holds("the boundary is flat along most directions", "abstract", read_value(flat) > 0.5, said),
+        holds("the curvatures are asymmetric", "abstract", asymmetric, evidence),
     ]
     return Reproduction(results, claims, DIFFERS)
 
 
 def vulnerability(context: Context) -> Reproduction:
-    """Whether networks are more vulnerable along the directions in which their boundaries bend."""
-    results, (_, curved, _) = _at_images(context, "vulnerability", sensitivity, {"smoke": 16, "laptop": 200})
+    """Compare the distance to the boundary along curved and along random directions.
+
+    Args:
+        context: The context of the item.
+
+    Reference: fawzi2018topology, section 4.
+    """
+    results, (_, curved, _) = _measure_at_images(context, "vulnerability", sensitivity, {"smoke": 16, "laptop": 200})
     table = as_table(results["numbers"])
     near, far = read_value(curved), read_value(table.rows[1][1])
     said = "the boundary is nearer along curved directions than along random ones"
@@ -80,18 +103,30 @@ def vulnerability(context: Context) -> Reproduction:
     )
 
 
-def perturbed(context: Context) -> Reproduction:
-    """Whether the sign of the boundary's mean curvature tells perturbed images from natural ones."""
-    results, (_, area, coin, *_) = _at_images(context, "perturbed", detection, {"smoke": 8, "laptop": 200})
-    found = read_value(area) > 0.5 + 2 * read_value(coin)
-    said = "the curvature's asymmetry tells perturbed images from natural ones"
+def perturbation_detection(context: Context) -> Reproduction:
+    """Detect perturbed images by the mean curvature of the boundary.
+
+    Args:
+        context: The context of the item.
+
+    Reference: fawzi2018topology, section 5.
+    """
+    results, (_, area, chance_error, *_) = _measure_at_images(
+        context, "perturbed", detection, {"smoke": 8, "laptop": 200}
+    )
+    detected = read_value(area) > 0.5 + 2 * read_value(chance_error)
+    said = "the asymmetry of the curvature distinguishes perturbed images from natural ones"
     return Reproduction(
-        results, [holds(said, "abstract", found, f"area under the curve {read_value(area):.3f}")], DIFFERS
+        results, [holds(said, "abstract", detected, f"area under the curve {read_value(area):.3f}")], DIFFERS
     )
 
 
-def filled(context: Context) -> Reproduction:
-    """Whether loops of four images can be filled within their region: simple connectivity, beyond the paper's paths."""
+def loop_filling(context: Context) -> Reproduction:
+    """Fill loops of four images within their region, a test of simple connectivity beyond the paper's paths.
+
+    Args:
+        context: The context of the item.
+    """
     made, data, models = context.load_or_train(NAME, make_study(context))
     loops = {"smoke": 2, "laptop": 20}.get(context.scale, 100)
     make = lambda: loop_results(models[NAME], data.test, loops, seed=made.seed, progress=context.progress)  # noqa: E731
@@ -106,10 +141,10 @@ def filled(context: Context) -> Reproduction:
     return Reproduction(results, claims, DIFFERS[:1])
 
 
-def _at_images(
+def _measure_at_images(
     context: Context, name: str, measure: Callable[[SameImages], dict[str, Result]], counts: Mapping[str, int]
 ) -> tuple[Mapping[str, Result], tuple[Cell, ...]]:
-    """What is measured of the network at the first test images that it classifies rightly, and the table's first row."""
+    """Measure the network at its first correctly classified test images; return the results and the table's first row."""
     made, data, models = context.load_or_train(NAME, make_study(context))
     count = counts.get(context.scale, 1000)
     make = lambda: measure(same_images(made, data, models, count, progress=context.progress))  # noqa: E731
@@ -122,10 +157,10 @@ IMAGES = ("mnist", "cifar10", "digits")
 ITEMS = tuple(
     Item(f"fawzi2018topology/{key}", title, where, make, IMAGES)
     for key, title, where, make in (
-        ("connected", "Paths within classification regions", "Algorithm 1, section 3", connected),
+        ("connected", "Paths within classification regions", "Algorithm 1, section 3", connectivity),
         ("flatness", "Principal curvatures of the boundary", "section 4", flatness),
-        ("vulnerability", "Curved directions and random ones", "section 4", vulnerability),
-        ("perturbed", "Telling perturbed images by curvature", "section 5", perturbed),
-        ("filled", "Loops of images, filled (arXiv 2605.06380)", UNSAID, filled),
+        ("vulnerability", "Vulnerability along curved and random directions", "section 4", vulnerability),
+        ("perturbed", "Detection of perturbed images by curvature", "section 5", perturbation_detection),
+        ("filled", "Filled loops of images (arXiv 2605.06380)", UNSAID, loop_filling),
     )
 )

@@ -1,6 +1,4 @@
-"""Two moons: the decision regions of networks in the plane as pictures, how their boundary bends, and softplus against
-centered softplus (srinivas2022lcnn, Figure 1).
-"""
+"""Reproduce Figure 1 of Srinivas et al. 2022: decision regions on two moons, and softplus with its centered form."""
 
 from dataclasses import replace
 
@@ -23,14 +21,24 @@ from lowcurve.study.method_options import LowCurvature
 from lowcurve.study.presets import preset, shorten
 
 SIDE = 200
+"""Pixels along a side of a picture."""
 SCALE = 0.02
-"""h of the boundary's curvature: a twelfth of a moon's radius. The exact Hessian of a ReLU network's margin is zero."""
+"""Step h of the boundary's curvature, a twelfth of a moon's radius. The exact Hessian of a ReLU network's margin is 0."""
 BLUE, ORANGE = (0.0, 0.447, 0.698), (0.902, 0.624, 0.0)
 SHARPNESS = (1.0, 5.0, 20.0)
+"""Values of β."""
 
 
 def make_two_moons_results(context: Context) -> dict[str, Result]:
-    """Standard, gradient norm, LCNN and both: the regions as images, and the curvature of the boundary between them."""
+    """Draw the decision regions of four networks on two moons, and measure the curvature of their boundaries.
+
+    The networks are standard, gradient norm, LCNN and both.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, Fig. 1.
+    """
     study = preset("two-moons")
     study = shorten(study) if context.scale == "smoke" else study
     methods = ("standard", "gradient-norm", "LCNN", "LCNN+gradient-norm")
@@ -38,48 +46,51 @@ def make_two_moons_results(context: Context) -> dict[str, Result]:
     study = replace(study, methods=methods, low_curvature=weights)
     made, data, models = context.load_or_train("two-moons", study)
     key = ("two moons", made, SCALE, SIDE)
-    return dict(context.load_or_compute("two-moons", key, lambda: _regions(data, models)))
+    return dict(context.load_or_compute("two-moons", key, lambda: _make_results(data, models)))
 
 
 def make_softplus_curves() -> dict[str, Result]:
-    """log(1 + exp(βx)) / β beside log((1 + exp(βx)) / 2) / β: the first moves away from 0 as β falls, the second does not."""
+    """Make curves of softplus log(1 + exp(βx)) / β and centered softplus log((1 + exp(βx)) / 2) / β.
+
+    Reference: srinivas2022lcnn, Fig. 1.
+    """
     x = torch.linspace(-2, 2, 201, dtype=torch.float64)
     lines = {}
     for beta in SHARPNESS:
         lines[f"softplus, β = {beta:g}"] = nn.functional.softplus(x, beta=beta)
         lines[f"centered, β = {beta:g}"] = CenteredSoftplus(beta, learn=False).double()(x)
-    drawn = {name: Line(tuple(float(v) for v in y)) for name, y in lines.items()}
-    caption = "At x = 0 softplus is log(2) / β and centered softplus 0; as β falls to 0 one diverges, the other becomes x / 2."
+    curves = {name: Line(tuple(float(v) for v in y)) for name, y in lines.items()}
+    caption = "At x = 0 softplus is log(2) / β and centered softplus is 0. As β falls to 0, one diverges and one becomes x / 2."
     return {
-        "softplus": Curves("Softplus and centered softplus", "x", "s(x)", tuple(float(v) for v in x), drawn, caption)
+        "softplus": Curves("Softplus and centered softplus", "x", "s(x)", tuple(float(v) for v in x), curves, caption)
     }
 
 
-def _regions(data: DataSet, models: dict[str, nn.Module]) -> dict[str, Result]:
-    pictures = np.stack([_picture(model, data.test)[None] for model in models.values()])
-    rows = tuple(_row(name, model, data.test) for name, model in models.items())
+def _make_results(data: DataSet, models: dict[str, nn.Module]) -> dict[str, Result]:
+    pictures = np.stack([_draw_regions(model, data.test)[None] for model in models.values()])
+    rows = tuple(_measure_boundary(name, model, data.test) for name, model in models.items())
     headings = (
         NETWORK,
-        Column("clean", "Share of the test points classified rightly.", ".1%"),
+        Column("clean", "Share of test points classified correctly.", ".1%"),
         Column(
             "|κ| mean",
-            f"Mean |curvature| of the boundary, 1 / length, at the scale h = {SCALE:g}, where DeepFool meets it.",
+            f"Mean |curvature| of the boundary at DeepFool's points, in 1 / length, with step h = {SCALE:g}.",
         ),
-        Column("|κ|", "Its median between the 10 and 90 % quantiles."),
-        Column("C", "Median normalized curvature of the loss at test points, exact Hessian."),
-        Column("crossed", "Share of the points whose nearest boundary was found.", ".1%"),
+        Column("|κ|", "Median of |curvature| with the 10 and 90 % quantiles."),
+        Column("C", "Median normalized curvature of the loss at test points, by the exact Hessian."),
+        Column("crossed", "Share of points at which DeepFool found the boundary.", ".1%"),
     )
     conditions = {"examples": f"{len(data.test)} test points", "plane": "the unit square; a moon's radius is 0.25"}
     gallery = Gallery(
         "Decision regions on two moons", tuple(models), ("regions and test points",), pictures, (),
-        "The unit square, the first coordinate to the right and the second upwards. Blue is the upper moon.",
+        "The unit square: first coordinate to the right, second upwards. Blue is the upper moon.",
     )  # fmt: skip
     return {"regions": gallery, "boundary": Table("The boundary", headings, rows, conditions=conditions)}
 
 
 @torch.no_grad()
-def _picture(model: nn.Module, test: Examples) -> np.ndarray:
-    """Each pixel in its class's color, lighter where the network is not sure, with the test points."""
+def _draw_regions(model: nn.Module, test: Examples) -> np.ndarray:
+    """Draw each pixel in its class's color, lighter at low confidence, and the test points."""
     middles = (torch.arange(SIDE) + 0.5) / SIDE
     grid = torch.stack(torch.meshgrid(middles.flip(0), middles, indexing="ij"), -1).flip(-1).reshape(-1, 2)
     share = model(grid).softmax(1)[:, :1].view(SIDE, SIDE, 1).double()
@@ -93,20 +104,21 @@ def _picture(model: nn.Module, test: Examples) -> np.ndarray:
     return found
 
 
-def _row(name: str, model: nn.Module, test: Examples) -> tuple[Cell, ...]:
-    right = evaluation.correct(model, test)
-    kept = test.take(torch.from_numpy(right).nonzero()[:, 0])
-    ratio = evaluation.measure(model, kept, {"C": Curvature(2)})["normalized curvature"]
-    bent = _bends(model, kept.pixels(slice(None)), kept.y)
-    bent = bent[np.isfinite(bent)]
-    middle = summarize(bent) if len(bent) else None
-    spread = None if middle is None else (middle.median, middle.low, middle.high)
-    mean = None if middle is None else middle.mean
-    return (name, float(right.mean()), mean, spread, float(np.median(ratio)), len(bent) / max(1, len(kept)))
+def _measure_boundary(name: str, model: nn.Module, test: Examples) -> tuple[Cell, ...]:
+    correct = evaluation.correct(model, test)
+    right = test.take(torch.from_numpy(correct).nonzero()[:, 0])
+    ratio = evaluation.measure(model, right, {"C": Curvature(2)})["normalized curvature"]
+    curvatures = _compute_curvatures(model, right.pixels(slice(None)), right.y)
+    curvatures = curvatures[np.isfinite(curvatures)]
+    summary = summarize(curvatures) if len(curvatures) else None
+    spread = None if summary is None else (summary.median, summary.low, summary.high)
+    mean = None if summary is None else summary.mean
+    crossed = len(curvatures) / max(1, len(right))
+    return (name, float(correct.mean()), mean, spread, float(np.median(ratio)), crossed)
 
 
-def _bends(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
-    """|κ| where the boundary is nearest, NaN where it was not found."""
+def _compute_curvatures(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
+    """Compute |κ| of the boundary at DeepFool's points, NaN where the boundary was not found."""
     with frozen(model):
         across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))
         decision = logit_difference(model, y, 1 - y)

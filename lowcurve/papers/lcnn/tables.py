@@ -1,6 +1,4 @@
-"""Srinivas et al. 2022, Efficient Training of Low-Curvature Neural Networks: Tables 1 to 3, Figures 1 and 2, and the
-ablation that the paper leaves open.
-"""
+"""Reproduce the tables, figures and training times of Srinivas et al. 2022, and an ablation that the paper leaves open."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +18,7 @@ from lowcurve.study.settings import Study
 from lowcurve.training import Schedule
 
 RADII = {"digits": (0.25, 0.5, 0.75, 1.0), "mnist": (0.5, 1.0, 1.5, 2.0)}
-"""The four l_2 radii; of other images those of the paper."""
+"""The four l_2 radii on these data; other data use those of the paper."""
 PAPER_RADII = (0.05, 0.1, 0.15, 0.2)
 PRINTED: Mapping[str, tuple[str, ...]] = {
     "standard": ("19.66", "6061.96", "270.89", "77.42", "59.97", "37.55", "23.41", "16.11"),
@@ -38,21 +36,25 @@ PRINTED_DISCREPANCY: Mapping[str, tuple[str, ...]] = {
     "LCNN": ("19.99", "11.33", "0.129"),
     "LCNN + gradient norm": ("21.82", "10.43", "0.146"),
 }
-"""Table 3: of E‖g‖, E‖H‖, E C."""
+"""Table 3: relative differences of E‖g‖, E‖H‖, E C."""
 SECONDS = {
     "LCNN": 160, "gradient norm": 270, "LCNN + gradient norm": 350, "CURE": 500, "softplus": 100, "adversarial training": 500,
 }  # fmt: skip
-"""Section 5: of an epoch; the standard model takes 100."""
+"""Section 5: seconds of an epoch. The standard model takes 100."""
 DIFFERS = (
-    "Means are over test images and then over seeds; in brackets one standard deviation of the seeds to either side.",
-    "‖H‖ is by Lanczos with a residual; the paper's |uᵀHu| after a few steps of power iteration stays below.",
-    "PGD has 20 steps on the true label inside the pixel box; the code has 10 of a tenth of the radius on the predicted label, "
-    "outside it.",
+    "Means are over test images and then over seeds; brackets show one standard deviation of the seeds to either side.",
+    "‖H‖ is computed by Lanczos with a residual; the paper's |uᵀHu| after a few steps of power iteration is smaller.",
+    "PGD takes 20 steps on the true label inside the pixel box; the paper's code takes 10 steps of a tenth of the radius on "
+    "the predicted label without the box.",
 )
 
 
 def make_base_study(context: Context) -> Study:
-    """The settings that all rows share: of the paper, or those of the data's preset with the paper's losses."""
+    """Make the study that all rows share: the paper's at the scale paper, otherwise a preset with the paper's losses.
+
+    Args:
+        context: The context of the item.
+    """
     if context.scale == "paper":
         return replace(get_recipe("srinivas2022lcnn/table-1/standard").study(), nonlinearity="softplus-1000")
     study = preset(context.data)
@@ -79,7 +81,11 @@ def make_base_study(context: Context) -> Study:
 
 
 def make_studies(context: Context) -> dict[str, Study]:
-    """The seven models of Tables 1 and 2."""
+    """Make the studies of the seven models of Tables 1 and 2 by row.
+
+    Args:
+        context: The context of the item.
+    """
     shared = make_base_study(context)
     paper = {"gradient": "gradreg", "cure": "cure", "training_attack": "adversarial"}
     if context.scale == "paper":
@@ -100,7 +106,11 @@ def make_studies(context: Context) -> dict[str, Study]:
 
 
 def make_ablation_studies(context: Context) -> dict[str, Study]:
-    """{ReLU, softplus, centered softplus, GELU} x {nothing, gradient norm, CURE}."""
+    """Make the studies of the ablation: four nonlinearities with no penalty, the gradient norm and CURE.
+
+    Args:
+        context: The context of the item.
+    """
     kinds = {"ReLU": "relu", "softplus": "softplus", "centered softplus": "centered-softplus", "GELU": "gelu"}
     penalties = {"": "standard", " + gradient norm": "gradient-norm", " + CURE": "CURE"}
     shared = make_base_study(context)
@@ -112,14 +122,25 @@ def make_ablation_studies(context: Context) -> dict[str, Study]:
 
 
 def table_1(context: Context) -> Reproduction:
-    """Gradient norm, Hessian norm and normalized curvature of seven models."""
+    """Measure gradient norm, Hessian norm and normalized curvature of seven models.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, Table 1.
+    """
     table = make_geometry_table(context, make_studies(context), get_radii(context.data))
     results = {"numbers": table, **make_extra_results(context, make_studies(context), ("boundary", "certified"))}
     return Reproduction(results, claim_table_1(results, context.data), DIFFERS)
 
 
 def claim_table_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
-    """Table 1 beside ours."""
+    """Compare Table 1 with our numbers.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
     kinds, found = ("‖g‖", "‖H‖", "C", "clean"), read_cells(results["numbers"])
     claims = [
         Claim(
@@ -137,17 +158,28 @@ def claim_table_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # n
 
 
 def table_2(context: Context) -> Reproduction:
-    """Accuracy of the same models under l_2 PGD at four radii."""
+    """Measure the accuracy of the same models under l_2 PGD at four radii.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, Table 2.
+    """
     results, radii = (
         {"numbers": make_geometry_table(context, make_studies(context), get_radii(context.data))},
         get_radii(context.data),
     )
-    said = () if radii == PAPER_RADII else (f"Radii here are {', '.join(map(str, radii))}.",)
+    said = () if radii == PAPER_RADII else (f"Our radii are {', '.join(map(str, radii))}.",)
     return Reproduction(results, claim_table_2(results, context.data), (*DIFFERS, *said))
 
 
 def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:
-    """Table 2 beside ours."""
+    """Compare Table 2 with our numbers.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
     found, radii = read_cells(results["numbers"]), get_radii(data)
     claims = [
         Claim(f"{row}: PGD at {theirs:g}", printed, "Table 2", found.get(row, {}).get(f"PGD at {ours:g}"), ".1%")
@@ -163,15 +195,26 @@ def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:
 
 
 def table_3(context: Context) -> Reproduction:
-    """(test - train) / train of the three means."""
+    """Compare the three means on test and training images, as (test - train) / train.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, Table 3.
+    """
     wanted = {row: study for row, study in make_studies(context).items() if row in PRINTED_DISCREPANCY}
     results = make_extra_results(context, wanted, ("discrepancy",))
-    said = "One seed; in brackets the 95 % interval over examples."
+    said = "Networks of one seed; brackets show the 95 % interval over examples."
     return Reproduction(results, claim_table_3(results, context.data), (said,))
 
 
 def claim_table_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
-    """Table 3 beside ours."""
+    """Compare Table 3 with our numbers.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
     table = as_table(results["discrepancy"])
     found = {str(row[0]): row[1:] for row in table.rows}
     claims = [
@@ -188,26 +231,43 @@ def claim_table_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # n
 
 
 def figure_2(context: Context) -> Reproduction:
-    """Relative change of the gradient under random noise, with C at the image beside it."""
+    """Measure the relative change of the gradient under random noise.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, Fig. 2.
+    """
     results = make_extra_results(context, make_studies(context), ("stability",))
     return Reproduction(
-        results, claim_figure_2(results, context.data), ("One seed; medians and 10 to 90 % over examples.",)
+        results,
+        claim_figure_2(results, context.data),
+        ("Networks of one seed; medians and 10 to 90 % quantiles over examples.",),
     )
 
 
 def claim_figure_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
-    """What is read off Figure 2, of ours."""
+    """Compare the conclusion of Figure 2 with our curves.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
     curves = as_curves(results["stability"])
-    middle = {name: line.y[len(line.y) // 2] for name, line in curves.lines.items()}
-    ours, theirs = middle.get("LCNN + gradient norm"), middle.get("standard")
-    said = "LCNN + gradient norm changes an order of magnitude less than standard"
+    medians = {name: line.y[len(line.y) // 2] for name, line in curves.lines.items()}
+    ours, theirs = medians.get("LCNN + gradient norm"), medians.get("standard")
+    said = "the gradient of LCNN + gradient norm changes an order of magnitude less than that of standard"
     known = ours is not None and theirs is not None
     evidence = f"median {ours:.3g} and {theirs:.3g}" if known else ""
     return [holds(said, "Figure 2", 10 * ours < theirs if known else None, evidence)]  # type: ignore[operator]
 
 
 def ablation(context: Context) -> Reproduction:
-    """What the nonlinearity alone does, and with each penalty: the cells that the paper leaves empty."""
+    """Measure each nonlinearity alone and with each penalty, an ablation that the paper leaves open.
+
+    Args:
+        context: The context of the item.
+    """
     table = make_geometry_table(context, make_ablation_studies(context), get_radii(context.data))
     found, radii = read_cells(table), get_radii(context.data)
     claims = [
@@ -220,18 +280,28 @@ def ablation(context: Context) -> Reproduction:
 
 
 def figure_1(context: Context) -> Reproduction:
-    """Decision regions of a standard and a low-curvature network on two moons, and the two softpluses."""
+    """Draw decision regions of standard and low-curvature networks on two moons, and the two kinds of softplus.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, Fig. 1.
+    """
     results = {**make_two_moons_results(context), **make_softplus_curves()}
-    boundary = as_table(results["boundary"])
-    place = [column.heading for column in boundary.columns].index("|κ| mean")
-    bent = {str(row[0]): read_value(row[place]) for row in boundary.rows}
+    curvature = {row: read_value(cells["|κ| mean"]) for row, cells in read_cells(results["boundary"]).items()}
     said = "the boundary of LCNN is smoother than that of the standard network"
-    evidence = f"mean |κ| {bent['LCNN']:.3g} and {bent['standard']:.3g}"
-    return Reproduction(results, [holds(said, "Figure 1", bent["LCNN"] < bent["standard"], evidence)])
+    evidence = f"mean |κ| {curvature['LCNN']:.3g} and {curvature['standard']:.3g}"
+    return Reproduction(results, [holds(said, "Figure 1", curvature["LCNN"] < curvature["standard"], evidence)])
 
 
 def times(context: Context) -> Reproduction:
-    """What a training step of each of the seven models costs, in standard steps."""
+    """Compare the cost of a training step of each of the seven models with that of the standard model.
+
+    Args:
+        context: The context of the item.
+
+    Reference: srinivas2022lcnn, section 5.
+    """
     wanted = context.select_rows(make_studies(context))
     ones = {row: train_row(context, row, study) for row, study in wanted.items()}
     first = next(iter(ones.values()))
@@ -249,14 +319,18 @@ def times(context: Context) -> Reproduction:
         for row, seconds in SECONDS.items()
     ]
     said = (
-        "The paper has seconds of an epoch on a GTX 1080Ti, 100 for the standard model; here it is a step, interleaved."
+        "The paper has seconds of an epoch on a GTX 1080Ti, 100 for the standard model; here the steps are interleaved."
     )
-    smooth = "As in its code, models without LCNN's layers have a softplus of β = 1000, which costs more than a ReLU."
+    smooth = "As in the paper's code, models without LCNN's layers have a softplus of β = 1000, slower than a ReLU."
     return Reproduction(results, claims, (said, smooth))
 
 
 def get_radii(data: str) -> tuple[float, ...]:
-    """The four l_2 radii of Table 2 on these images."""
+    """Return the four l_2 radii of Table 2 on these data.
+
+    Args:
+        data: Name of the data set.
+    """
     return RADII.get(data, PAPER_RADII)
 
 
@@ -264,12 +338,12 @@ IMAGES = ("cifar10", "mnist", "digits")
 ITEMS = tuple(
     Item(f"srinivas2022lcnn/{key}", title, where, make, data, paper_data, claims)
     for key, title, where, make, data, paper_data, claims in (
-        ("figure-1", "Two moons, and two softpluses", "Figure 1, section 1", figure_1, ("two-moons",), "two-moons", None),
+        ("figure-1", "Two moons, and centered softplus", "Figure 1, section 1", figure_1, ("two-moons",), "two-moons", None),
         ("table-1", "Curvature of seven models", "Table 1, section 5.1", table_1, IMAGES, "cifar100", claim_table_1),
         ("table-2", "The same models under attack", "Table 2, section 5.3", table_2, IMAGES, "cifar100", claim_table_2),
         ("table-3", "Training against test images", "Table 3, section 5.2", table_3, IMAGES, "cifar100", claim_table_3),
         ("figure-2", "Gradients under noise", "Figure 2, section 5.2", figure_2, IMAGES, "cifar100", claim_figure_2),
         ("times", "Training time of seven models", "section 5", times, IMAGES, "cifar100", None),
-        ("ablation", "Nonlinearities and penalties", UNSAID, ablation, IMAGES, "cifar100", None),
+        ("ablation", "Ablation of nonlinearities and penalties", UNSAID, ablation, IMAGES, "cifar100", None),
     )
 )  # fmt: skip
