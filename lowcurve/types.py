@@ -51,7 +51,7 @@ class IndexableField(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
-    def take(self, rows: Tensor) -> "Divisible": ...
+    def take(self, rows: Tensor) -> "IndexableField": ...
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ class BatchedOperator(Protocol):
         """H v for each of several vectors an example, shape (vectors, batch, ...)."""
         ...
 
-    def take(self, rows: Tensor) -> "Products":
+    def take(self, rows: Tensor) -> "BatchedOperator":
         """The operator of these examples alone; rows: their numbers."""
         ...
 

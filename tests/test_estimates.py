@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from operators import OPERATOR, SPECTRA, H, Matrices, X, points, turned
-from scipy.stats import binom, t
+from scipy.stats import binom
 from torch.testing import assert_close
 
-from lowcurve.analysis.estimates import _student, frobenius_norm, moments, spectral_density
+from lowcurve.analysis.estimates import frobenius_norm, moments, spectral_density
 from lowcurve.analysis.spectra import lanczos, power_iteration
 from lowcurve.errors import InputError
 from lowcurve.randomness import stream
@@ -89,11 +89,6 @@ def test_tiny_matrices_neither_vanish_nor_lose_digits():
     zero = moments(torch.zeros_like, X, draws=9, deflated=2, generator=stream(0)).frobenius_norm
     for number in vars(zero).values():
         assert_close(number, torch.zeros(4, dtype=torch.float64))
-
-
-def test_the_quantile_of_student():
-    for freedom in (3, 4, 9, 99, 10**6):
-        assert abs(_student(freedom) / t.ppf(0.975, freedom) - 1) < 2e-3
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])

@@ -280,7 +280,9 @@ def test_a_secant_in_one_batch_or_in_many():
         assert_close(operator.take(rows)(V[0, rows]), apart[0, rows])
     whole = secant_hessian(lambda x: field(x), X, 0.1)
     assert_close(whole.apply_many(V), torch.stack([secant_hessian(field, X, 0.1)(v) for v in V]))
-    with pytest.raises(InputError, match=r"a field that can be divided, got one that cannot\. Write loss_field"):
+    with pytest.raises(
+        InputError, match=r"a field that can be restricted to some examples, got another\. Write loss_field"
+    ):
         whole.take(rows)
     with pytest.raises(InputError, match=r"a scale h of at most 8.485, the diagonal of the pixel box \[0, 1\], got 24"):
         secant_hessian(field, X, 24.0)

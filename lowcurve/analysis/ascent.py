@@ -1,4 +1,4 @@
-"""The one step behind every gradient attack: steepest ascent, projected into a ball."""
+"""The step of every gradient attack: steepest ascent, projected into a ball."""
 
 from torch import Tensor
 
@@ -7,21 +7,27 @@ from lowcurve.types import Inputs, PerExample
 
 
 def ascent_step(
-    point: Inputs, slope: Tensor, center: Inputs, ball: Ball, *, size: PerExample, radius: PerExample | None = None
+    point: Inputs, gradient: Tensor, center: Inputs, ball: Ball, *, size: PerExample, radius: PerExample | None = None
 ) -> Inputs:
-    """P(x + size * steepest(g)) with P the projection into the ball around the center: the highest point of a linear field
-    within `size` of the point, brought back into ball and box.
+    """Return P(x + size * steepest(g)), where P is the projection into the ball around the center.
 
-    point, slope, center: (batch, ...); size, radius: one an example, in the ball's norm and pixel units. A zero gradient
-    moves nothing. Cost: none but arithmetic.
+    x + size * steepest(g) maximizes a linear field with gradient g within `size` of x. A zero gradient moves nothing.
+
+    Args:
+        point: Points x, shape (batch, ...).
+        gradient: Gradients g, shape (batch, ...).
+        center: Centers of the balls, shape (batch, ...).
+        ball: Norm, radius and pixel box.
+        size: Step size of each example, in the ball's norm and pixel units.
+        radius: Radius of each example, in place of the ball's.
 
     Example:
         >>> import torch
         >>> from lowcurve.analysis.norms import LINF
-        >>> center, slope = torch.full((1, 2), 0.5), torch.tensor([[1.0, -2.0]])
-        >>> ascent_step(center, slope, center, Ball(LINF, 0.1), size=torch.tensor([0.2]))
+        >>> center, gradient = torch.full((1, 2), 0.5), torch.tensor([[1.0, -2.0]])
+        >>> ascent_step(center, gradient, center, Ball(LINF, 0.1), size=torch.tensor([0.2]))
         tensor([[0.6000, 0.4000]])
 
     Reference: Madry et al. 2018, section 2.1 (PGD).
     """
-    return ball.project(point + per_example(size, point) * ball.norm.steepest(slope), center, radius)
+    return ball.project(point + per_example(size, point) * ball.norm.steepest(gradient), center, radius)

@@ -1,4 +1,4 @@
-"""Much work in parts that fit into memory."""
+"""Split long work into chunks that fit into memory."""
 
 import logging
 from collections.abc import Callable
@@ -11,17 +11,30 @@ from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
 T = TypeVar("T")
-WORDS = ("can't allocate memory", "not enough memory", "out of memory")
-"""What torch says on the CPU under Linux, under Windows, and on accelerators; on most of them in a bare RuntimeError."""
+MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
+"""Torch's messages on a CPU under Linux and Windows, and on accelerators; most of them come in a bare RuntimeError."""
 
 
 def in_chunks(
     function: Callable[[slice], T], count: int, size: int, *, progress: Progress[int] = silent, heading: str = "parts"
 ) -> list[T]:
-    """function(0:size), function(size:2 size), ... up to `count`, in a list; the size halves whenever memory does not suffice.
+    """Call function(0:size), function(size:2 size), ... up to `count`, and halve the size whenever memory is exhausted.
 
-    size: at first. A halved size stays; what was done is kept. progress: ticks once for each of the `count`.
-    Errors: lack of memory for a single one, and every other error of the function.
+    A halved size stays, and finished chunks are kept. Running out of memory for a single item, and every other error of the
+    function, passes through.
+
+    Args:
+        function: Computes the items of a slice.
+        count: Number of items.
+        size: Number of items per call at first.
+        progress: Progress display; advances once per item.
+        heading: Heading of the progress display.
+
+    Returns:
+        The results of the calls in their order.
+
+    Raises:
+        InputError: If `size` is less than 1.
 
     Example:
         >>> in_chunks(lambda part: list(range(5))[part], count=5, size=2)
@@ -38,20 +51,20 @@ def in_chunks(
                 results.append(function(part))
                 done = part.stop
             except (RuntimeError, MemoryError) as error:
-                if part.stop - part.start == 1 or not _for_want_of_memory(error):
+                if part.stop - part.start == 1 or not _is_memory_error(error):
                     raise
                 size = (part.stop - part.start + 1) // 2
-            if done < part.stop:  # outside `except`, which holds on to the frames and all their tensors
+            if done < part.stop:  # outside `except`, which keeps the frames and all their tensors alive
                 log.warning("not enough memory for %d at once; going on with %d", part.stop - part.start, size)
-                _release()
+                _release_memory()
     return results
 
 
-def _for_want_of_memory(error: Exception) -> bool:
+def _is_memory_error(error: Exception) -> bool:
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(words in str(error).lower() for words in WORDS)
+    return known or any(message in str(error).lower() for message in MESSAGES)
 
 
-def _release() -> None:
+def _release_memory() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -1,7 +1,7 @@
-"""What random vectors tell of per-example operators v -> H v: norms and traces with their errors, and the spectrum's density.
+"""Estimates from random vectors of per-example operators v -> H v: norms and traces with errors, and spectral densities.
 
-The draws of an example are keyed by its row of `like`, so that its numbers do not depend on its company: hand over the
-points themselves. Rows that are the same get the same draws.
+An example's draws are keyed by its row of `like`, so its numbers do not depend on its batch if `like` holds the points.
+Equal rows get equal draws.
 """
 
 import math
@@ -20,7 +20,14 @@ from lowcurve.types import Operator, PerExample
 
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo value, its standard error, and low and high of its 95 % confidence interval."""
+    """A Monte Carlo estimate for each example.
+
+    Attributes:
+        value: The estimate, shape (batch,).
+        standard_error: Its standard error.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end of the interval.
+    """
 
     value: PerExample
     standard_error: PerExample
@@ -30,7 +37,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Moments:
-    """||H||_F and tr H, from the same products."""
+    """Estimates from the same products.
+
+    Attributes:
+        frobenius_norm: ||H||_F.
+        trace: tr H.
+    """
 
     frobenius_norm: Estimate
     trace: Estimate
@@ -46,19 +58,30 @@ def moments(
     start: Tensor | None = None,
     chunk: int = 128,
 ) -> Moments:
-    """||H||_F^2 = ||H Q||_F^2 + E ||H P z||^2 and tr H = tr Q^T H Q + E <P z, H P z> over z ~ N(0, I), P = I - Q Q^T.
+    """Estimate ||H||_F and tr H, exactly on `deflated` directions and by random products on what is left.
 
-    Q, of `deflated` vectors, comes from Lanczos and holds the largest eigenvalues, which would make most of the error; what
-    is left is drawn. The squared norm and the trace are without bias for every square H; with deflated=0 this is
-    Hutchinson's estimator.
+    ||H||_F^2 = ||H Q||_F^2 + E ||H P z||^2 and tr H = tr Q^T H Q + E <P z, H P z> over z ~ N(0, I), with P = I - Q Q^T.
+    Lanczos gives Q, which holds the largest eigenvalues. They would make most of the error. The squared norm and the trace
+    are unbiased for every square H. With deflated=0 this is Hutchinson's estimator.
 
-    start: what Lanczos starts from, such as the gradient; else a random vector. It must not depend on the draws.
-    chunk: draws times examples at once; halved where memory does not suffice.
-    Cost: `deflated` + `draws` products; `deflated` vectors an example of memory, and three times `chunk`.
-    Errors: the intervals are Student's for the mean of the draws, of the squared norm on a logarithmic scale, where it is
-    less skew, plus 128 eps ||H||_F for rounding. From 10 draws on, over spectra flat, 1/k, 1/k^2 and of rank one, they were
-    measured to cover the norm in 91 to 96 % (86 to 96 % on the plain scale) and the trace in 90 to 95 %. Two or three draws
-    are too few for any interval.
+    The intervals are Student's for the mean of the draws, plus 128 eps ||H||_F for rounding. That of the squared norm is on
+    a logarithmic scale, where its distribution is less skewed. Their coverage was measured from 10 draws on, over spectra
+    flat, 1/k, 1/k^2 and of rank one: 91 to 96 % for the norm (86 to 96 % on the plain scale), and 90 to 95 % for the trace.
+    Two or three draws are too few for any interval.
+
+    Cost: `deflated` + `draws` products. Memory: `deflated` vectors per example, and three times `chunk`.
+
+    Args:
+        operator: v -> H v, one matrix per example.
+        like: The points, shape (batch, ...), whose pixels key the draws.
+        draws: Number of random products.
+        deflated: Number of directions that are treated exactly.
+        generator: Source of the draws.
+        start: Start of Lanczos, such as the gradient; None for a random vector. It must not depend on the draws.
+        chunk: Draws times examples at once; halved where memory does not suffice.
+
+    Raises:
+        InputError: If there are fewer than 2 draws, or `deflated` is negative.
 
     Example:
         >>> points = torch.rand(1, 3, generator=randomness.stream(0))
@@ -75,7 +98,7 @@ def moments(
         raise InputError("no or more deflated vectors", deflated, "write deflated=10")
     streams = _streams(like, generator)
     space = start_krylov(operator, streams.at("start").normal(like) if start is None else start, deflated)
-    space.extend(space.room)
+    space.extend(space.capacity)
 
     def sample(part: slice) -> Tensor:
         z = torch.stack([streams.at("draw", k).normal(like).flatten(1) for k in range(part.start, part.stop)])
@@ -84,12 +107,15 @@ def moments(
         lengths, products = L2.length(images.flatten(0, 1)), dot(outside.flatten(0, 1), images.flatten(0, 1))
         return torch.stack([lengths.double().square(), products.double()]).reshape(2, *z.shape[:2])
 
-    squares, products = torch.cat(in_chunks(sample, draws, _at_once(chunk, like)), dim=1)
-    held = space.projected.square().sum((1, 2)).to(squares) + space.beside.double().square()
+    squares, products = torch.cat(in_chunks(sample, draws, _draws_at_once(chunk, like)), dim=1)
+    deflated_part = space.projected.square().sum((1, 2)).to(squares) + space.residual_norm.double().square()
     trace = space.projected.diagonal(dim1=1, dim2=2).sum(1).to(products)
-    norm = (held + squares.mean(0)).sqrt()
+    norm = (deflated_part + squares.mean(0)).sqrt()
     rounding = ROUNDING * torch.finfo(like.dtype).eps * norm
-    return Moments(_norm(norm, squares, rounding, like), _sum(trace + products.mean(0), products, rounding, like))
+    return Moments(
+        _norm_estimate(norm, squares, rounding, like),
+        _mean_estimate(trace + products.mean(0), products, rounding, like),
+    )
 
 
 def frobenius_norm(
@@ -102,7 +128,16 @@ def frobenius_norm(
     start: Tensor | None = None,
     chunk: int = 128,
 ) -> Estimate:
-    """||H||_F as `moments` has it.
+    """Estimate ||H||_F as `moments` does.
+
+    Args:
+        operator: v -> H v, one matrix per example.
+        like: The points, shape (batch, ...), whose pixels key the draws.
+        draws: Number of random products.
+        deflated: Number of directions that are treated exactly.
+        generator: Source of the draws.
+        start: Start of Lanczos, such as the gradient; None for a random vector.
+        chunk: Draws times examples at once; halved where memory does not suffice.
 
     Reference: moosavi2019cure, Fig. 10 (100 draws, not deflated).
     """
@@ -112,34 +147,63 @@ def frobenius_norm(
 
 @dataclass(frozen=True)
 class Density:
-    """A distribution of eigenvalues for each example: weights, of sum 1, at nodes; both of shape (batch, nodes)."""
+    """A discrete distribution of eigenvalues for each example.
+
+    Attributes:
+        nodes: Eigenvalues, shape (batch, nodes).
+        weights: Their weights, shape (batch, nodes), which sum to 1.
+    """
 
     nodes: Tensor
     weights: Tensor
 
     def cumulative(self, t: Tensor) -> Tensor:
-        """The share of eigenvalues up to each of the points t, shape (batch, points)."""
+        """Return the share of eigenvalues up to each point, shape (batch, points).
+
+        Args:
+            t: The points, shape (points,).
+        """
         return ((self.nodes[:, None] <= t[:, None]) * self.weights[:, None]).sum(2)
 
     def on(self, grid: Tensor, width: float) -> Tensor:
-        """The density at the points of a grid, every node blurred to a Gaussian with this standard deviation, shape (batch,
-        points)."""
+        """Return the density at the points of a grid, with every node blurred to a Gaussian, shape (batch, points).
+
+        Args:
+            grid: The points, shape (points,).
+            width: Standard deviation of the Gaussian, in units of the eigenvalues.
+
+        Raises:
+            InputError: If the width is not positive and finite.
+        """
         if not (math.isfinite(width) and width > 0):
             raise InputError("a width above 0, in units of the eigenvalues", width, "write a hundredth of the range")
-        away = (grid[:, None] - self.nodes[:, None]) / width
-        return ((-away.square() / 2).exp() * self.weights[:, None]).sum(2) / (width * math.sqrt(2 * math.pi))
+        distance = (grid[:, None] - self.nodes[:, None]) / width
+        return ((-distance.square() / 2).exp() * self.weights[:, None]).sum(2) / (width * math.sqrt(2 * math.pi))
 
 
 def spectral_density(
     operator: Operator, like: Tensor, *, draws: int, steps: int, generator: torch.Generator, chunk: int = 128
 ) -> Density:
-    """The distribution of a random eigenvalue of H by stochastic Lanczos quadrature.
+    """Estimate the distribution of the eigenvalues of H by stochastic Lanczos quadrature.
 
-    For every draw a vector u of random signs / sqrt(d): its nodes and weights give u^T f(H) u, of mean tr f(H) / d, exactly
-    for every polynomial f up to degree 2 steps - 1. For a diagonal H there is no chance in it.
+    Each draw is a vector u of random signs / sqrt(d). Its nodes and weights give u^T f(H) u, with mean tr f(H) / d, exactly
+    for every polynomial f up to degree 2 steps - 1. For a diagonal H the result is not random.
 
-    chunk: draws times examples at once; halved where memory does not suffice.
-    Cost: draws * steps products; `steps` * `chunk` vectors of memory. Returns draws * min(steps, d) nodes an example.
+    Cost: draws * steps products. Memory: `steps` * `chunk` vectors.
+
+    Args:
+        operator: v -> H v, one matrix per example.
+        like: The points, shape (batch, ...), whose pixels key the draws.
+        draws: Number of random vectors.
+        steps: Number of Lanczos steps for each.
+        generator: Source of the draws.
+        chunk: Draws times examples at once; halved where memory does not suffice.
+
+    Returns:
+        A density with draws * min(steps, d) nodes per example.
+
+    Raises:
+        InputError: If there are no draws or no steps.
 
     Example:
         >>> density = spectral_density(lambda v: v @ torch.diag(torch.tensor([1.0, 1.0, 4.0])), torch.zeros(1, 3),
@@ -162,11 +226,11 @@ def spectral_density(
         space = start_krylov(
             lambda v: apply_many(operator, v.reshape(probes.shape)).flatten(0, 1), probes.flatten(0, 1), steps
         )
-        space.extend(space.room)
+        space.extend(space.capacity)
         values, vectors, _ = space.ritz()
         return torch.stack([values, vectors[:, 0].square()]).reshape(2, *probes.shape[:2], -1)
 
-    found = torch.cat(in_chunks(quadrature, draws, _at_once(chunk, like)), dim=1)
+    found = torch.cat(in_chunks(quadrature, draws, _draws_at_once(chunk, like)), dim=1)
     nodes, weights = found.transpose(1, 2).flatten(2).to(like)
     return Density(nodes, weights / draws)
 
@@ -175,33 +239,27 @@ def _streams(like: Tensor, generator: torch.Generator) -> randomness.Streams:
     return randomness.example_streams(generator, like, torch.zeros(len(like), dtype=torch.long, device=like.device))
 
 
-def _at_once(chunk: int, like: Tensor) -> int:
+def _draws_at_once(chunk: int, like: Tensor) -> int:
     return max(chunk // max(len(like), 1), 1)
 
 
-def _norm(norm: Tensor, squares: Tensor, rounding: Tensor, like: Tensor) -> Estimate:
-    """Of the mean of squares an interval on a logarithmic scale; its error carried through the root."""
+def _norm_estimate(norm: Tensor, squares: Tensor, rounding: Tensor, like: Tensor) -> Estimate:
+    """Give the mean of squares an interval on a logarithmic scale, and carry its error through the root."""
     mean, error = squares.mean(0), squares.std(0) / math.sqrt(len(squares))
-    ratio = (_student(len(squares) - 1) * error / torch.where(mean > 0, mean, 1)).exp()
+    ratio = (_t_quantile(len(squares) - 1) * error / torch.where(mean > 0, mean, 1)).exp()
     low, high = ((norm.square() + mean * (factor - 1)).sqrt() for factor in (1 / ratio, ratio))
     standard_error = error / torch.where(norm > 0, 2 * norm, 1)
     return Estimate(*(number.to(like) for number in (norm, standard_error, low - rounding, high + rounding)))
 
 
-def _sum(value: Tensor, products: Tensor, rounding: Tensor, like: Tensor) -> Estimate:
+def _mean_estimate(value: Tensor, products: Tensor, rounding: Tensor, like: Tensor) -> Estimate:
     error = products.std(0) / math.sqrt(len(products))
-    reach = _student(len(products) - 1) * error + rounding
-    return Estimate(*(number.to(like) for number in (value, error, value - reach, value + reach)))
+    half_width = _t_quantile(len(products) - 1) * error + rounding
+    return Estimate(*(number.to(like) for number in (value, error, value - half_width, value + half_width)))
 
 
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, by Cornish and Fisher's expansion: to 0.2 % from 3 degrees of freedom on."""
-    z = 1.959963984540054
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return math.fsum(term / freedom**k for k, term in enumerate(terms))
+def _t_quantile(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t distribution."""
+    from scipy.stats import t  # importing scipy.stats takes a second
+
+    return float(t.ppf(0.975, freedom))

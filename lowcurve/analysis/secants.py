@@ -12,15 +12,74 @@ from lowcurve.errors import InputError
 from lowcurve.types import Field, IndexableField, Inputs
 
 
-def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) -> "Secant":
-    """v -> ||v|| (g(x + h v/||v||) - g(x)) / h: curvature at the scale h, an l_2 length in pixel units.
+@dataclass(frozen=True)
+class SecantHessian:
+    """The operator that `secant_hessian` returns.
 
-    central: ||v|| (g(x + h v/||v||) - g(x - h v/||v||)) / (2 h). Not the Hessian with an error but a different quantity: it
-    sees the kinks of a ReLU network within h. It is homogeneous by definition (the step has length h whatever v is) and in
-    general not symmetric, so what is asked for a spectrum is the spectrum of its symmetric part.
+    Attributes:
+        field: Per-example loss as a function of the input.
+        x: Inputs, shape (batch, ...).
+        h: Scale, an l_2 length in pixel units.
+        gradient: The gradients g(x), shape (batch, ...).
+        central: Whether differences are central.
+    """
 
-    Cost: one input gradient once, and one for each product; two if central. Errors: InputError for an h that is not
-    a length within the pixel box, whose diagonal is sqrt(d).
+    field: Field
+    x: Inputs
+    h: float
+    gradient: Tensor
+    central: bool
+
+    def __call__(self, v: Tensor) -> Tensor:
+        step = self.h * L2.unit(v)
+        forward = gradient(self.field, self.x + step)
+        change = (forward - gradient(self.field, self.x - step)) / 2 if self.central else forward - self.gradient
+        product: Tensor = change * per_example(L2.length(v) / self.h, v)
+        return product
+
+    def apply_many(self, vectors: Tensor) -> Tensor:
+        """Return the products with several vectors per example, in one batch if the field is an `IndexableField`.
+
+        Args:
+            vectors: Shape (vectors, batch, ...).
+        """
+        count, batch = vectors.shape[:2]
+        if count == 1 or not isinstance(self.field, IndexableField):
+            return torch.stack([self(v) for v in vectors])
+        rows = torch.arange(batch, device=vectors.device).repeat(count)
+        return self.take(rows)(vectors.flatten(0, 1)).view(vectors.shape)
+
+    def take(self, rows: Tensor) -> "SecantHessian":
+        """Return the operator for some of the examples.
+
+        Args:
+            rows: Indices of the examples.
+
+        Raises:
+            InputError: If the field is no `IndexableField`.
+        """
+        if not isinstance(self.field, IndexableField):
+            raise InputError("a field that can be restricted to some examples", "another", "write loss_field(model, y)")
+        return SecantHessian(self.field.take(rows), self.x[rows], self.h, self.gradient[rows], self.central)
+
+
+def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) -> SecantHessian:
+    """Return the operator v -> ||v|| (g(x + h v/||v||) - g(x)) / h: curvature at the scale h.
+
+    This is a quantity of its own, not an inexact Hessian: it includes the kinks of a ReLU network within h. It is
+    homogeneous by definition, because the step has length h for every v. In general it is not symmetric, so its spectrum is
+    defined as that of its symmetric part.
+
+    Cost: one input gradient once, and one for each product; two if central.
+
+    Args:
+        field: Per-example loss as a function of the input; see `losses.loss_field`.
+        x: Inputs, shape (batch, ...).
+        h: Scale, an l_2 length in pixel units.
+        central: Use ||v|| (g(x + h v/||v||) - g(x - h v/||v||)) / (2 h).
+
+    Raises:
+        InputError: If h is no length within the pixel box, whose diagonal is sqrt(d).
 
     Example:
         >>> product = secant_hessian(lambda x: x.pow(3).sum(1), torch.zeros(1, 1), h=0.1)
@@ -37,34 +96,3 @@ def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) 
         expected = f"a scale h of at most {diagonal:.4g}, the diagonal of the pixel box [0, 1]"
         raise InputError(expected, h, "give h as an l_2 length in pixel units, not in pixel levels: divide it by 255")
     return SecantHessian(field, x, h, gradient(field, x), central)
-
-
-@dataclass(frozen=True)
-class SecantHessian:
-    """The operator of `secant_hessian`; slope: g(x)."""
-
-    field: Field
-    x: Inputs
-    h: float
-    gradient: Tensor
-    central: bool
-
-    def __call__(self, v: Tensor) -> Tensor:
-        step = self.h * L2.unit(v)
-        ahead = gradient(self.field, self.x + step)
-        change = (ahead - gradient(self.field, self.x - step)) / 2 if self.central else ahead - self.gradient
-        return change * per_example(L2.length(v) / self.h, v)
-
-    def apply_many(self, vectors: Tensor) -> Tensor:
-        """The product for several vectors an example, in one batch if the field can be divided."""
-        count, batch = vectors.shape[:2]
-        if count == 1 or not isinstance(self.field, IndexableField):
-            return torch.stack([self(v) for v in vectors])
-        rows = torch.arange(batch, device=vectors.device).repeat(count)
-        return self.take(rows)(vectors.flatten(0, 1)).view(vectors.shape)
-
-    def take(self, rows: Tensor) -> "Secant":
-        """The operator of these examples alone."""
-        if not isinstance(self.field, IndexableField):
-            raise InputError("a field that can be divided", "one that cannot", "write loss_field(model, y)")
-        return SecantHessian(self.field.take(rows), self.x[rows], self.h, self.gradient[rows], self.central)

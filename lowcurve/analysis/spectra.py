@@ -1,7 +1,7 @@
-"""Spectra of per-example operators v -> H v: batched over examples, so that one product serves all of them.
+"""Spectra of per-example operators v -> H v, batched over examples so that one product serves all of them.
 
-An operator is a plain function; one that is also a `types.BatchedOperator` gives several products at once, and examples that
-are done leave it. A test hands over a dense matrix.
+An operator is a plain function, such as the product with a dense matrix. A `types.BatchedOperator` also gives several
+products at once, and restricts itself to the examples that are not done.
 """
 
 from dataclasses import dataclass, fields
@@ -17,18 +17,25 @@ from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
 from lowcurve.types import BatchedOperator, Operator, PerExample, Progress, silent
 
-MIXED = 0.3
-"""So long is the random direction beside the unit start of Lanczos."""
+RANDOM_PART = 0.3
+"""Length of the random direction that `lanczos` adds to the unit start."""
 
 
 @dataclass(frozen=True)
 class ExtremeEigenvalues:
-    """The ends of each example's spectrum as Lanczos sees them, with their unit vectors.
+    """The two ends of each example's spectrum as Lanczos finds them.
 
-    residual_smallest, residual_largest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps
-    max ||H q|| over the products taken, for rounding; of the matrix whose products they are, so that what a network rounds
-    inside them is not in it. products: how many each example took. converged: whether the ends
-    that were asked for have a residual within the tolerance.
+    Attributes:
+        smallest: Smallest Ritz values, shape (batch,).
+        largest: Largest Ritz values, shape (batch,).
+        residual_smallest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps max ||H q||
+            over the products, for rounding. H is the matrix whose products were taken, so the rounding inside a network's
+            products is not included.
+        residual_largest: The same for the largest.
+        vector_smallest: Unit vectors u, shape (batch, ...).
+        vector_largest: The same for the largest.
+        products: Number of products of each example.
+        converged: Whether the requested ends have a residual within the tolerance.
     """
 
     smallest: PerExample
@@ -42,26 +49,27 @@ class ExtremeEigenvalues:
 
     @property
     def spectral_norm(self) -> PerExample:
-        """||H||_2 = max |lambda|. Not lambda_max, which CURE's Theorem 1 needs and which may be smaller."""
+        """||H||_2 = max |lambda|. It may be larger than lambda_max, which CURE's Theorem 1 needs."""
         return torch.maximum(self.smallest.abs(), self.largest.abs())
 
     @property
     def residual(self) -> PerExample:
         """The residual of the end of largest magnitude."""
-        return torch.where(self._downward, self.residual_smallest, self.residual_largest)
+        return torch.where(self._smallest_dominates, self.residual_smallest, self.residual_largest)
 
     @property
     def vector(self) -> Tensor:
         """The eigenvector of the end of largest magnitude."""
-        return torch.where(per_example(self._downward, self.vector_largest), self.vector_smallest, self.vector_largest)
+        dominates = per_example(self._smallest_dominates, self.vector_largest)
+        return torch.where(dominates, self.vector_smallest, self.vector_largest)
 
     @property
     def max_products(self) -> int:
-        """Of any example: so many batched products were taken."""
+        """The largest number of products of any example, which is the number of batched products."""
         return int(self.products.max()) if len(self.products) else 0
 
     @property
-    def _downward(self) -> Tensor:
+    def _smallest_dominates(self) -> Tensor:
         return self.smallest.abs() > self.largest.abs()
 
 
@@ -73,24 +81,37 @@ def lanczos(
     tolerance: float = 1e-3,
     ends: Literal["norm", "both"] = "norm",
 ) -> ExtremeEigenvalues:
-    """lambda_min, lambda_max and ||H||_2 of every example by Lanczos with full re-orthogonalization.
+    """Compute lambda_min, lambda_max and ||H||_2 of every example by Lanczos with full re-orthogonalization.
 
-    start: one vector per example; the gradient is the good one, since in trained networks it nearly is the top
-    eigenvector. A fixed random direction is added to it, of 0.3 times its length: of 128 images of a softplus ResNet-20
-    one had its largest eigenvalue, 22 % above the next, across its gradient, and the gradient alone never saw it; and of a
-    ReLU network's Hessian it sees no eigenvalue 0. The mixture costs a fifth of a product more.
     An example is done once the residual of its end of largest magnitude ("norm"), or of each end ("both"), is at most
-    tolerance * ||H||_2; its numbers do not depend on its company. One whose start lies in an invariant subspace is done only
-    when a random vector has shown nothing else.
-    Cost: at most `steps` products, fewer where the operator is `BatchedOperator`: those who are done leave it. Memory: `steps`
-    vectors an example.
-    Errors: both ends are approached from within, so that ||H||_2 is never too large but for rounding. A small residual says
-    that an eigenvalue is near, not that none lies beyond it.
+    tolerance * ||H||_2. Its numbers do not depend on its batch. An example whose start lies in an invariant subspace is done
+    only when a random vector has found nothing else.
+
+    A fixed random direction of 0.3 times the length of the start is added to it, for a fifth of a product more. Of 128
+    images of a softplus ResNet-20, one had its largest eigenvalue, 22 % above the next, orthogonal to its gradient, so the
+    gradient alone never found it. For a ReLU network the gradient alone finds no eigenvalue 0.
+
+    Both ends are approached from within, so ||H||_2 is never too large except for rounding. A small residual shows that an
+    eigenvalue is near, but not that none lies beyond it.
+
+    Cost: at most `steps` products. From a `types.BatchedOperator`, examples that are done take none. Memory: `steps`
+    vectors per example.
+
+    Args:
+        operator: v -> H v, one matrix per example.
+        start: One vector per example, shape (batch, ...). The gradient is a good one: in trained networks it nearly is the
+            top eigenvector.
+        steps: Maximum number of products per example.
+        tolerance: Largest residual, relative to ||H||_2.
+        ends: Which ends have to converge.
+
+    Raises:
+        InputError: If `steps` is less than 1 or `ends` is unknown.
 
     Example:
         >>> H = torch.diag(torch.tensor([3.0, -4.0, 1.0]))
-        >>> ends = lanczos(lambda v: v @ H, torch.ones(1, 3), steps=3)
-        >>> ends.smallest.round(decimals=4).item(), ends.largest.round(decimals=4).item()
+        >>> found = lanczos(lambda v: v @ H, torch.ones(1, 3), steps=3)
+        >>> found.smallest.round(decimals=4).item(), found.largest.round(decimals=4).item()
         (-4.0, 3.0)
 
     Reference: Golub and Van Loan, Matrix Computations, section 10.1; moosavi2019cure, Remark 3 (the start).
@@ -101,34 +122,35 @@ def lanczos(
         raise InputError(
             'the ends "norm" or "both"', repr(ends), 'write ends="both" to wait for lambda_min and lambda_max'
         )
-    space = start_krylov(operator, _mixed(start), steps)
+    space = start_krylov(operator, _add_random_part(start), steps)
     numbers, waiting = torch.arange(len(start)), torch.ones(len(start), dtype=torch.bool)
     parts: list[ExtremeEigenvalues] = []
     order: list[Tensor] = []
     while bool(waiting.any()) or not parts:
         space.extend()
         values, vectors, residuals = space.ritz()
-        converged = _converged(space, values, residuals, tolerance, ends)
-        done = (waiting & (converged | (space.size == space.room))).nonzero()[:, 0]
+        converged = _find_converged(space, values, residuals, tolerance, ends)
+        done = (waiting & (converged | (space.size == space.capacity))).nonzero()[:, 0]
         order.append(numbers[done])
         parts.append(_extremes(space, values, vectors, residuals, converged, done))
         waiting[done] = False
-        if isinstance(operator, BatchedOperator) and 3 * int(waiting.sum()) <= 2 * len(
-            waiting
-        ):  # so that the copying pays
+        # Restrict the operator once a third of the examples is done, so that the saving exceeds the cost of copying.
+        if isinstance(operator, BatchedOperator) and 3 * int(waiting.sum()) <= 2 * len(waiting):
             left = waiting.nonzero()[:, 0]
             space, numbers, waiting = space.take(left), numbers[left], waiting[left]
     back = torch.cat(order).argsort()
-    return ExtremeEigenvalues(
-        *(torch.cat([getattr(part, field.name) for part in parts])[back] for field in fields(ExtremeEigenvalues))
-    )
+    columns = (torch.cat([getattr(part, field.name) for part in parts]) for field in fields(ExtremeEigenvalues))
+    return ExtremeEigenvalues(*(column[back] for column in columns))
 
 
 @dataclass(frozen=True)
 class PowerIterate:
-    """What the last product H u of a power iteration tells: norm ||H u||, rayleigh |u^T H u|, and u itself, of length 1.
+    """The last product H u of a power iteration. Both numbers are at most ||H||_2.
 
-    Both are at most ||H||_2; `norm` is the larger one, and right also where eigenvalues of both signs are equally large.
+    Attributes:
+        norm: ||H u||, the larger one, which is right also where eigenvalues of both signs are equally large.
+        rayleigh: |u^T H u|.
+        vector: u, of length 1, shape (batch, ...).
     """
 
     norm: PerExample
@@ -137,12 +159,21 @@ class PowerIterate:
 
 
 def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> PowerIterate:
-    """||H||_2 from below by u <- H u / ||H u||, starting from `start`.
+    """Estimate ||H||_2 from below by u <- H u / ||H u||.
 
-    Nothing is added to the norm, so that a confident example's curvature is not made smaller; zero stays zero.
-    Cost: one product a step. `lanczos` finds more with the same products and says how far it can be off; this is what
-    srinivas2022lcnn reports. Its released code takes 10 steps from a random start, divides by ||H u|| + 1e-6 and gives
-    |u^T H u|.
+    Nothing is added to the norm, so a confident example's curvature is not underestimated, and zero stays zero. `lanczos`
+    finds more with the same products and gives a residual; this is what srinivas2022lcnn reports. Its released code takes
+    10 steps from a random start, divides by ||H u|| + 1e-6 and returns |u^T H u|.
+
+    Cost: one product per step.
+
+    Args:
+        operator: v -> H v, one matrix per example.
+        start: One vector per example, shape (batch, ...).
+        steps: Number of products.
+
+    Raises:
+        InputError: If `steps` is less than 1.
 
     Example:
         >>> H = torch.diag(torch.tensor([2.0, -2.0, 1.0]))
@@ -161,16 +192,25 @@ def power_iteration(operator: Operator, start: Tensor, *, steps: int = 10) -> Po
     return PowerIterate(L2.length(image), dot(vector, image).abs(), vector)
 
 
-COLUMNS = "Hessian columns"
-
-
 def dense(
     operator: Operator, like: Tensor, *, chunk: int = 128, limit: int = 4 * 2**30, progress: Progress[int] = silent
 ) -> Tensor:
-    """Every example's matrix, shape (batch, d, d), column by column, or many columns at once from `BatchedOperator`.
+    """Return every example's matrix: column by column, or many columns at once from a `types.BatchedOperator`.
 
-    chunk: vectors times examples at once; halved where memory does not suffice. limit: bytes that the result may take.
-    Cost: d products; batch * d^2 numbers of memory.
+    Cost: d products. Memory: batch * d^2 numbers.
+
+    Args:
+        operator: v -> H v, one matrix per example.
+        like: A tensor of the shape, precision and device of the inputs, (batch, ...).
+        chunk: Vectors times examples at once; halved where memory does not suffice.
+        limit: Largest size of the result in bytes.
+        progress: Progress display; advances once per column.
+
+    Returns:
+        The matrices, shape (batch, d, d).
+
+    Raises:
+        InputError: If the result is larger than `limit`.
 
     Example:
         >>> dense(lambda v: 2 * v, torch.zeros(1, 2))
@@ -178,11 +218,11 @@ def dense(
                  [0., 2.]]])
     """
     batch, d = len(like), like.shape[1:].numel()
-    taken = batch * d * d * like.element_size()
-    if taken > limit:
+    needed = batch * d * d * like.element_size()
+    if needed > limit:
         raise InputError(
             f"matrices of at most {limit / 2**30:.3g} GiB",
-            f"{batch} of size {d} x {d}, {taken / 2**30:.3g} GiB",
+            f"{batch} of size {d} x {d}, {needed / 2**30:.3g} GiB",
             "take spectral_density, or lanczos for the extreme values, or fewer examples",
         )
     result = like.new_empty(batch, d, d)
@@ -194,15 +234,22 @@ def dense(
         images = apply_many(operator, vectors[:, None].expand(-1, batch, -1).reshape(width, *like.shape))
         result[:, :, part] = images.detach().reshape(width, batch, d).permute(1, 2, 0)
 
-    in_chunks(fill, d, max(chunk // max(batch, 1), 1), progress=progress, heading=COLUMNS)
+    in_chunks(fill, d, max(chunk // max(batch, 1), 1), progress=progress, heading="Hessian columns")
     return result
 
 
 def spectrum(matrices: Tensor) -> Tensor:
-    """All eigenvalues of (H + H^T) / 2 in rising order, shape (batch, d), computed in double precision.
+    """Return all eigenvalues of (H + H^T) / 2 in ascending order, computed in double precision.
 
-    Symmetrized, because the secant map at a finite scale is not symmetric and its profile is defined so.
-    Cost: 1.4 s on one core for d = 3072; two matrices in double precision of memory, one example at a time.
+    H is symmetrized because a secant Hessian is not symmetric, and its profile is defined this way.
+
+    Cost: 1.4 s on one core for d = 3072. Memory: two matrices in double precision, one example at a time.
+
+    Args:
+        matrices: Shape (batch, d, d).
+
+    Returns:
+        Eigenvalues, shape (batch, d).
 
     Example:
         >>> spectrum(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))
@@ -215,24 +262,24 @@ def spectrum(matrices: Tensor) -> Tensor:
     return values
 
 
-def _mixed(start: Tensor) -> Tensor:
-    """The start and a random direction, the same for every example, so that company changes nothing."""
+def _add_random_part(start: Tensor) -> Tensor:
+    """Add a random direction to the unit start. It is the same for every example, so the batch does not matter."""
     generator = randomness.stream(0, "Lanczos start")
     other = L2.unit(randomness.normal(start.new_empty(1, *start.shape[1:]), generator=generator))
-    return L2.unit(start.detach()) + MIXED * other
+    return L2.unit(start.detach()) + RANDOM_PART * other
 
 
-def _converged(
+def _find_converged(
     space: KrylovSpace, values: Tensor, residuals: Tensor, tolerance: float, ends: Literal["norm", "both"]
 ) -> Tensor:
-    """Who is done: the ends have converged, and not for want of anything else in the start."""
+    """Return which examples are done: the ends have converged, and not only because the start missed a direction."""
     norm = values.abs().amax(1)
     close = residuals[:, [0, -1]] <= tolerance * norm[:, None]
-    downward = values[:, 0].abs() > values[:, -1].abs()
-    asked = close.all(1) if ends == "both" else torch.where(downward, close[:, 0], close[:, 1])
-    nothing_new = space.beside.to(norm) <= tolerance * norm
-    alone = ~space.invariant.cpu() & (space.size > 1)
-    return asked & (torch.where(space.restarted.cpu(), nothing_new, alone) | space.complete)
+    smallest_dominates = values[:, 0].abs() > values[:, -1].abs()
+    small = close.all(1) if ends == "both" else torch.where(smallest_dominates, close[:, 0], close[:, 1])
+    nothing_new = space.residual_norm.to(norm) <= tolerance * norm
+    never_invariant = ~space.invariant.cpu() & (space.size > 1)
+    return small & (torch.where(space.restarted.cpu(), nothing_new, never_invariant) | space.is_complete)
 
 
 def _extremes(
@@ -241,7 +288,7 @@ def _extremes(
     like, ends = space.basis, [0, -1]
     smallest, largest = values[rows][:, ends].to(like).unbind(1)
     residual_smallest, residual_largest = residuals[rows][:, ends].to(like).unbind(1)
-    vector_smallest, vector_largest = space.combined(vectors[rows][:, :, ends], rows).unbind()
+    vector_smallest, vector_largest = space.combine(vectors[rows][:, :, ends], rows).unbind()
     return ExtremeEigenvalues(
         smallest=smallest,
         largest=largest,
