@@ -123,7 +123,7 @@ def test_closed_forms():
     found = smoothness(model, torch.zeros(1, 3))
     assert_close(found.lipschitz[0, 1].item(), 5 * 2.0, rtol=2e-5, atol=0)
     assert_close(found.curvature[0, 1].item(), 4 * (8 / 4) * 4.0, rtol=2e-5, atol=0)
-    assert [bend.name for bend in found.bends] == ["1"]
+    assert [term.name for term in found.terms] == ["1"]
     flat = smoothness(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), torch.zeros(1, 4))
     assert float(flat.curvature.abs().max()) == 0
 
@@ -232,9 +232,7 @@ def test_a_network_that_cannot_be_bounded_has_its_boundary_measured_all_the_same
     assert "certified" not in found
     assert found["boundary"].rows[0][1] is None
     assert (
-        found["boundary"]
-        .conditions["certificate"]
-        .startswith("none: Expected operations whose slope and bend are known")
+        found["boundary"].conditions["certificate"].startswith("none: Expected operations with known derivative bounds")
     )
 
 
@@ -258,16 +256,16 @@ class Choosing(nn.Module):
     [
         (
             nn.Sequential(nn.Flatten(), nn.Linear(4, 3), Unknown()),
-            "operations whose slope and bend are known, got softmax",
+            "operations with known derivative bounds, got softmax",
         ),
         (
             nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),
-            "operations whose slope and bend are known, got LayerNorm '1'",
+            "operations with known derivative bounds, got LayerNorm '1'",
         ),
         (Choosing(), "a network that torch.fx can trace, got Choosing"),
         (
             nn.Sequential(nn.Conv1d(1, 1, 1, padding_mode="circular", padding=1), nn.Flatten(), nn.Linear(6, 2)),
-            "convolutions with zeros around the image, got one that is padded by circular",
+            "convolutions with zero padding, got one that is padded by circular",
         ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)),
@@ -302,9 +300,7 @@ class Moody(nn.Module):
 def test_a_network_that_computes_otherwise_than_it_looks_is_refused():
     with randomness.temporary_seed(0, "weights"):
         model = Moody().eval()
-    with pytest.raises(
-        InputError, match=r"a network that computes what torch\.fx sees of it, got logits that differ by"
-    ):
+    with pytest.raises(InputError, match=r"a network that torch.fx traces faithfully, got logits that differ by"):
         smoothness(model, torch.ones(1, 4))
 
 

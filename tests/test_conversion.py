@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 import lowcurve as lc
 from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion, summary
-from lowcurve.models.conversion.layer_kinds import FROM_RELU
+from lowcurve.models.conversion.layer_kinds import DISTANCE_FROM_RELU
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 CONVERSIONS = (SmoothConversion(), LCNNConversion(), LipschitzConversion())
@@ -75,7 +75,7 @@ def test_looking_changes_nothing(name):
 def test_every_call_of_a_nonlinearity_is_seen(name):
     model, x = network(name)
     found = lc.inspect_layers(model, x)
-    bends = [call for call, fate in zip(found.calls, found.fates, strict=True) if fate.becomes]
+    bends = [call for call, one in zip(found.calls, found.outcomes, strict=True) if one.replacement]
     assert len(bends) == len({call.name for call in bends}) == NETWORKS[name][2]
     assert found.unsupported == {}
 
@@ -129,7 +129,7 @@ class NormAndAct(nn.BatchNorm2d):
 def test_a_layer_with_a_forward_of_its_own_is_looked_into():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndAct(4), nn.Flatten()).eval(), torch.rand(2, 3, 5, 5)
     found = lc.inspect_layers(model, x, LCNNConversion())
-    assert [(call.name, call.what) for call in found.calls] == [
+    assert [(call.name, call.operation) for call in found.calls] == [
         ("0", "Conv2d"), ("1.batch_norm", "F.batch_norm"), ("1.act", "ReLU"),
     ]  # fmt: skip
     assert list(found.unsupported) == ["1.batch_norm"]
@@ -138,7 +138,7 @@ def test_a_layer_with_a_forward_of_its_own_is_looked_into():
 
 def test_functions_are_seen_by_their_names():
     found = lc.inspect_layers(*network("inception"))
-    whats = {call.name: call.what for call in found.calls}
+    whats = {call.name: call.operation for call in found.calls}
     assert whats["relu"] == "torch.relu"
     assert whats["max_pool2d"] == "F.max_pool2d"
     assert [whats[f"mixed1.relu{end}"] for end in ("", "_1", "_2")] == ["F.relu", "F.relu", "Tensor.relu"]
@@ -216,7 +216,7 @@ def test_every_call_has_a_module_and_a_beta_of_its_own(name, conversion):
     assert_close([row.beta for row in summary(result) if row.beta], [conversion.beta] * len(acts), rtol=1e-5, atol=0)
     found = lc.inspect_layers(result, x)
     bends = [call for call in found.calls if call.kind == "nonlinearity"]
-    assert [(call.what, call.shared) for call in bends] == [("CenteredSoftplus", False)] * len(acts)
+    assert [(call.operation, call.shared) for call in bends] == [("CenteredSoftplus", False)] * len(acts)
     assert isinstance(result, type(model))
     assert result.conversion_report.left == {}
 
@@ -225,7 +225,7 @@ def test_every_call_has_a_module_and_a_beta_of_its_own(name, conversion):
 def test_a_large_beta_changes_little_and_what_changed_is_known(name):
     model, x = network(name, torch.float64)
     if name in ("convnet", "mlp", "depthwise"):
-        model = nn.Sequential(*(nn.ReLU() if type(m) in FROM_RELU else m for m in model))
+        model = nn.Sequential(*(nn.ReLU() if type(m) in DISTANCE_FROM_RELU else m for m in model))
     for beta in (1e2, 1e4, 1e6):
         result = lc.convert(model, SmoothConversion(beta=beta), example=x)
         change = float((result(x) - model(x)).detach().abs().max())
@@ -246,7 +246,7 @@ def test_a_call_changes_by_what_is_stated_at_most(module, beta):
     result = lc.convert(model, SmoothConversion(beta=beta), example=x)
     change = float((result(x) - model(x)).detach().abs().max())
     assert change <= result.conversion_report.per_call * (1 + 1e-9)
-    assert result.conversion_report.per_call <= math.log(2) / beta + FROM_RELU[type(module)](module) + 1e-12
+    assert result.conversion_report.per_call <= math.log(2) / beta + DISTANCE_FROM_RELU[type(module)](module) + 1e-12
     if type(module) is nn.ReLU:
         assert change > 0.99 * math.log(2) / beta
 
@@ -258,7 +258,7 @@ def test_bounds_start_inactive(name):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(20)
-    layers = lambda _, layer: type(layer) not in FROM_RELU  # noqa: E731
+    layers = lambda _, layer: type(layer) not in DISTANCE_FROM_RELU  # noqa: E731
     result = lc.convert(model, LCNNConversion(), example=x, only=layers)
     assert_close(result(x), model(x), rtol=1e-6, atol=1e-6)
     rows = [row for row in summary(result) if row.gamma]

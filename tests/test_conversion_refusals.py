@@ -103,39 +103,39 @@ def wide() -> nn.Module:
     ("make", "sentence"),
     [
         (lambda: lc.convert(lc.convert(wide(), example=X), LCNNConversion(), example=X), "a network that is not converted yet, "
-         r"got one under SmoothConversion\(beta=10.0, learn=True\)\. Convert the original network instead"),
+         r"got one converted by SmoothConversion\(beta=10.0, learn=True\)\. Convert the original network instead"),
         (lambda: lc.convert(nn.Sequential(lc.convert(wide(), example=X)), example=X), "a network that is not converted yet"),
-        (lambda: lc.convert(nn.ReLU(), example=X), "a network that holds its layers, got a lone ReLU. Put it into an"),
+        (lambda: lc.convert(nn.ReLU(), example=X), "a network that contains its layers, got a single ReLU. Put it into an"),
         (lambda: lc.convert(wide(), example=None), "an example batch of the network's inputs, got NoneType. Pass"),
         (lambda: lc.convert(wide(), example=X[0, 0, 0]), r"an example batch of the network's inputs, got \(2,\)"),
         (lambda: lc.fold(wide().eval(), example=X[:0]), r"an example batch of the network's inputs, got \(0, 3, 2, 2\)"),
-        (lambda: lc.convert(wide(), example=X[:, :2]), r"an example that Sequential takes, got shape \(4, 2, 2, 2\): "
-         "RuntimeError: mat1 and mat2 .*. Pass a batch of its inputs such as x"),
-        (lambda: lc.inspect_layers(wide(), X.double()), "an example that Sequential takes, got .*dtype"),
-        (lambda: lc.fold(wide(), example=X), "a network in eval mode, since BatchNorm folds with its running statistics, "
+        (lambda: lc.convert(wide(), example=X[:, :2]), r"an example that Sequential accepts, got shape \(4, 2, 2, 2\): "
+         "RuntimeError: mat1 and mat2 .*. Pass a batch of its inputs, such as x"),
+        (lambda: lc.inspect_layers(wide(), X.double()), "an example that Sequential accepts, got .*dtype"),
+        (lambda: lc.fold(wide(), example=X), "a network in eval mode, because BatchNorm folds with its running statistics, "
          r"got training mode\. Write fold\(model.eval\(\), example=x\[:2\]\)"),
-        (lambda: lc.fold(HearsUnseen().eval(), example=X), "layers whose results only torch functions take, got logits "
+        (lambda: lc.fold(HearsUnseen().eval(), example=X), "layers whose results only torch functions use, got logits "
          "that differ by .*. Fold its parts one by one"),
-        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, got tuple. Wrap it so that it"),
+        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, got tuple. Wrap it in a module"),
         (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, got RuntimeError: Only "),
-        (lambda: under("vit", LCNNConversion()), r"layers that LCNNConversion holds for, got norm1 \(no Lipschitz form "
-         r"of LayerNorm\), attention \(no .*, 1 more\. Leave them out with only=, or as they are with strict=False"),
-        (lambda: under("resnet", LipschitzConversion()), r"layers that LipschitzConversion holds for, got maxpool \(its"),
-        (lambda: lc.convert(Dynamic(), example=X), "a forward that torch.fx can follow where F.relu stands, got that of "
-         r"the network itself \(Dynamic\): symbolically traced variables cannot .*\. Give each call there a module of its own"),
-        (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"where F.relu stands, got that of 0 \(Dynamic\)"),
-        (lambda: lc.convert(OtherInTraining(), example=X), "a forward that .*: it is another one in training mode"),
-        (lambda: lc.convert(MakesATensor(), example=X), "a forward .*: it makes a tensor of its own, which would be frozen"),
-        (lambda: lc.convert(Draws(), example=X), "a forward that .*: it makes a tensor of its own"),
-        (lambda: lc.convert(fx.symbolic_trace(Written()), example=X), "a forward that .*: it is a trace already"),
-        (lambda: lc.convert(CountsOnItsInput(), example=X), "nonlinearities that may leave their input as it was, got a "
+        (lambda: under("vit", LCNNConversion()), r"layers that LCNNConversion supports, got norm1 \(no Lipschitz form "
+         r"of LayerNorm\), attention \(no .*, 1 more\. Exclude them with only=, or leave them unchanged with"),
+        (lambda: under("resnet", LipschitzConversion()), r"layers that LipschitzConversion supports, got maxpool \(its"),
+        (lambda: lc.convert(Dynamic(), example=X), "a forward method around F.relu that torch.fx can follow, got that of "
+         r"the network itself \(Dynamic\): symbolically traced variables cannot .*\. Give each call there its own module"),
+        (lambda: lc.convert(nn.Sequential(Dynamic()), example=X), r"around F.relu .*, got that of 0 \(Dynamic\)"),
+        (lambda: lc.convert(OtherInTraining(), example=X), "a forward method .*: it differs in training mode"),
+        (lambda: lc.convert(MakesATensor(), example=X), "a forward .*: it creates a tensor, which the trace would make"),
+        (lambda: lc.convert(Draws(), example=X), "a forward .*: it creates a tensor"),
+        (lambda: lc.convert(fx.symbolic_trace(Written()), example=X), "a forward .*: it is already a torch.fx trace"),
+        (lambda: lc.convert(CountsOnItsInput(), example=X), "nonlinearities that can work out of place, got a "
          r"change of .*\. Write x = F.relu\(x\)"),
-        (lambda: lc.convert(CountsOnItsModule(), example=X), "nonlinearities that may leave their input as it was"),
-        (lambda: lc.convert(CountsOnItsModuleTwice(), example=X), "nonlinearities that may leave their input as it was"),
+        (lambda: lc.convert(CountsOnItsModule(), example=X), "nonlinearities that can work out of place"),
+        (lambda: lc.convert(CountsOnItsModuleTwice(), example=X), "nonlinearities that can work out of place"),
         (lambda: lc.convert(wide(), example=X, only=["layer4.*"]), "a pattern that matches a layer, got 'layer4.*'. Write "
          "names such as 1, 2, 3"),
         (lambda: lc.models.load_original(lc.convert(wide(), example=X), {}), "the state dict of the original network, got "
-         "1.weight missing, 1.bias missing, 3.weight missing. Load what the network that was converted gives"),
+         "1.weight missing, 1.bias missing, 3.weight missing. Load the state_dict"),
         (lambda: lc.models.load_original(wide(), wide().state_dict() | {"4.weight": X}), "got 4.weight unexpected"),
         (lambda: SmoothConversion(beta=0.0), "a positive number for beta, got 0.0. Write beta=10.0"),
         (lambda: LCNNConversion(gamma=math.inf), "a positive number for gamma, got inf"),
@@ -143,7 +143,7 @@ def wide() -> nn.Module:
         (lambda: LipschitzConversion(beta=math.nan), "a positive number for beta, got nan"),
     ],
 )  # fmt: skip
-def test_a_refusal_names_the_mend(make, sentence):
+def test_a_refusal_names_the_hint(make, sentence):
     with pytest.raises(lc.InputError, match=sentence) as caught:
         make()
     assert "\n" not in str(caught.value)
@@ -157,7 +157,7 @@ def under(name, conversion):
 @pytest.mark.parametrize(("make", "left"), [(Dynamic, ["relu"]), (MakesATensor, ["relu"]), (Draws, ["relu"])])
 def test_what_cannot_be_rewritten_is_left_as_it_is(make, left):
     model = make().eval()
-    with pytest.warns(UserWarning, match=r"left as they are: relu \(") as caught:
+    with pytest.warns(UserWarning, match=r"left unchanged: relu \(") as caught:
         result = lc.convert(model, SmoothConversion(beta=1e5), example=X, strict=False)
     assert caught[0].filename == __file__
     assert list(result.conversion_report.left) == left

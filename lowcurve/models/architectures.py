@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
 
 @dataclass(frozen=True)
 class Network:
-    """The settings from which a network is built, saved with its weights.
+    """The settings of a network, saved with its weights.
 
     Args:
         name: An architecture, one of `ARCHITECTURES`.

@@ -91,7 +91,7 @@ class LipschitzLayer(nn.Module):
         self.sigma.copy_(self._norm_from(found.length))
 
     def _output_scale(self) -> Tensor | None:
-        """Factors on the linear layer's outputs, one per channel, of which the power iteration takes account."""
+        """Factors on the outputs of the linear layer, one per channel, which are part of the norm."""
         return None
 
     def _norm_from(self, norm: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def prepare_norms(model: nn.Module, x: Tensor, steps: int = 30) -> None:
 
     Args:
         model: The network, changed in place.
-        x: Inputs, of which only the size is used.
+        x: Inputs; only its size is used.
         steps: Number of steps of power iteration.
 
     Cost: one forward pass, and `update_norms(model, steps)`.

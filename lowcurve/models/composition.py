@@ -64,7 +64,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
 
     Args:
         model: The network.
-        x: One input, shape (1, ...), of which only the size is used.
+        x: One input, shape (1, ...); only its size is used.
 
     Returns:
         One term per nonlinearity, in their order.

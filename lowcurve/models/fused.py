@@ -1,7 +1,7 @@
 """Centered softplus in one pass over memory, compiled from C, for a CPU with few threads.
 
-Everywhere else the same values come from torch operations, in nine passes: without a C compiler, on a GPU, with many threads,
-under torch.func, torch.compile or a dispatch mode, in double precision, and in backward passes that are differentiated again.
+Otherwise torch operations compute the same values in nine passes. They do so without a C compiler, on a GPU, with many threads
+and in double precision, under torch.func, torch.compile or a dispatch mode, and in backward passes that are differentiated.
 """
 
 from typing import Any

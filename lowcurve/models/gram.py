@@ -30,8 +30,8 @@ def norm_bound(layer: nn.Module, shape: Sequence[int] = (), *, scale: Tensor | N
 
     A zero-padded image is part of a periodic image of size + kernel - 1, on which the layer is one small matrix per
     frequency. Strides become channels (polyphase), and groups a maximum. With more than GRID frequencies per axis, a grid of
-    them suffices: the maximum between grid points is at most 1 / sqrt(cos(pi (kernel - 1) / GRID)) times that on the grid,
-    because the symbol is a trigonometric polynomial. The norm of each matrix is bounded by
+    them suffices. The symbol is a trigonometric polynomial, so its maximum between grid points is at most
+    1 / sqrt(cos(pi (kernel - 1) / GRID)) times that on the grid. The norm of each matrix is bounded by
     ||(M M*)^(2^t)||_F^(1 / 2^(t + 1)), and matrices that cannot be the largest are dropped. Circular padding at stride 1 is
     already periodic. Any other padding multiplies the bound by sqrt(number of repetitions of a pixel) per axis.
 

@@ -52,8 +52,8 @@ def norm_interval(
     The computation is in double precision. The upper end is `norm_bound`, the lower end is found by power iteration.
 
     Accuracy on random layers of 1 to 3 axes and images of 5 to 11 pixels (`tests/test_operator_norms.py`): the lower end is
-    within 0.4 % of the norm. With zero padding, the upper end exceeds the norm by 2 % in the median, by at most 8 % in nine
-    of ten cases and by 44 % in the worst case, where kernels are as large as images. On 32 x 32 images it exceeds the norm by
+    within 0.4 % of the norm. With zero padding, the upper end exceeds the norm by 2 % in the median and by at most 8 % in
+    nine of ten cases. The worst case is 44 %, for kernels as large as images. On 32 x 32 images it exceeds the norm by
     0.2 to 0.5 %. The medians for other paddings are 14 % (circular), 30 % (reflect) and 41 % (replicate), and the upper end
     is up to 3.8 times the norm.
 
@@ -139,7 +139,7 @@ def apply_transpose(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Te
     Args:
         layer: The layer.
         u: A tensor with the shape of the layer's output.
-        v: A tensor with the shape of the layer's input, of which only the shape is used.
+        v: A tensor with the shape of the layer's input; only its shape is used.
         weight: The weight to use instead of the layer's own.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A network without its BatchNorm, lent: gone into the layers before it inside a `with`, and afterwards as it was."""
+"""Fold BatchNorm into the layers before it inside a `with` block, and restore the network afterwards."""
 
 import sys
 import weakref
@@ -12,31 +12,35 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.models.conversion.blocks import WEIGHTS, BatchNorm, blocks
-from lowcurve.models.conversion.folding import taken_in
+from lowcurve.models.conversion.blocks import WEIGHTS, BatchNorm, batchnorm_pairs
+from lowcurve.models.conversion.folding import fold_weights
 from lowcurve.models.conversion.recording import record
 from lowcurve.models.modes import set_training
 from lowcurve.types import Classifier, Inputs
 
 NEAR = 1e-3
-"""Logits that differ by less than this share of the largest are the same but for rounding."""
+"""Relative difference of logits that counts as rounding."""
 Pairs = Mapping[nn.Module, nn.Module]
-"""BatchNorm -> the layer before it."""
+"""The layer before each BatchNorm."""
 
 
 @contextmanager
 def fold_batchnorm(model: Classifier, x: Inputs) -> Iterator[None]:
-    """Inside, BatchNorm in eval mode costs nothing: each has gone into the convolution or linear layer before it, as `fold`
-    has it; afterwards every layer is as it was. Logits and input gradients are the same but for rounding.
+    """Fold every BatchNorm in eval mode into the layer before it inside a `with` block, as `fold` does.
 
-    For many passes over one network whose parameters receive nothing, such as an attack's: inside they receive nothing, and
-    are taken as they are when it begins.
+    BatchNorm then costs nothing, and logits and input gradients are the same up to rounding. Use it for many passes over one
+    network whose parameters need no gradient, as in an attack. The parameters get no gradient inside, and changes to them have
+    no effect until the end of the block. Layers with hooks are not folded.
 
-    x: inputs such as will come. The first time that a network is seen, or one of other layers, it is run on two of them, to
-    learn which layers belong together and whether it computes the same without BatchNorm; where it does not, or is compiled,
-    or is no module, nothing is folded. Layers with hooks stay as they are.
+    The first time, and whenever the layers or the input shape have changed, the network is run on two inputs. These runs find
+    which layers belong together and check that the logits stay the same. Nothing is folded if they change, or for a compiled
+    network or a classifier that is not a module.
 
-    Cost: a pass over the weights; the first time, three forward passes of two images.
+    Args:
+        model: The classifier.
+        x: Inputs like those that follow.
+
+    Cost: a pass over the weights; the first time, three forward passes of two images as well.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
@@ -45,51 +49,51 @@ def fold_batchnorm(model: Classifier, x: Inputs) -> Iterator[None]:
         >>> x, seen = torch.zeros(2, 2), []
         >>> before = model(x)
         >>> with fold_batchnorm(model, x):
-        ...     seen.append(model[0](x))  # BatchNorm's part already
+        ...     seen.append(model[0](x))  # includes BatchNorm
         >>> torch.allclose(seen[0], before), torch.equal(model(x), before)
         (True, True)
     """
-    with _folded(_pairs_of(model, x) if isinstance(model, nn.Module) and len(x) else {}):
+    with _fold(_pairs_of(model, x) if isinstance(model, nn.Module) and len(x) else {}):
         yield
 
 
-def _folded(pairs: Pairs) -> AbstractContextManager[None]:
-    """Every BatchNorm in the layer before it."""
-    behind: dict[nn.Module, dict[str, Any]] = {}
+def _fold(pairs: Pairs) -> AbstractContextManager[None]:
+    """Fold each BatchNorm into its layer."""
+    overrides: dict[nn.Module, dict[str, Any]] = {}
     with torch.no_grad():
         for norm, layer in pairs.items():
-            weight, bias = taken_in(layer, norm)
-            behind |= {layer: {"weight": weight, "bias": bias}, norm: {"forward": _same}}
-    return _hidden(behind)
+            weight, bias = fold_weights(layer, norm)
+            overrides |= {layer: {"weight": weight, "bias": bias}, norm: {"forward": _identity}}
+    return _override_attributes(overrides)
 
 
 @contextmanager
-def _hidden(behind: Mapping[nn.Module, Mapping[str, Any]]) -> Iterator[None]:
-    """Attributes of the object's own hide its parameters, buffers and methods of those names, which nobody touches."""
-    for module, attributes in behind.items():
+def _override_attributes(overrides: Mapping[nn.Module, Mapping[str, Any]]) -> Iterator[None]:
+    """Set instance attributes, which hide the parameters, buffers and methods of the same names without changing them."""
+    for module, attributes in overrides.items():
         vars(module).update(attributes)
     try:
         yield
     finally:
-        for module, attributes in behind.items():
+        for module, attributes in overrides.items():
             for name in attributes:
                 del vars(module)[name]
 
 
-def _same(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was found of a network when its modules were these and its inputs so large."""
+class _CachedPairs:
+    """The pairs that were found for a network with these modules and this input shape."""
 
     modules: tuple[weakref.ref[nn.Module], ...]
     sizes: torch.Size
     pairs: tuple[tuple[weakref.ref[nn.Module], weakref.ref[nn.Module]], ...]
 
-    def holds(self, model: nn.Module, x: Inputs) -> bool:
-        """Whether it is still so."""
+    def valid_for(self, model: nn.Module, x: Inputs) -> bool:
+        """Return True if the modules and the input shape are still the same."""
         now = tuple(model.modules())
         return (
             self.sizes == x.shape[1:]
@@ -98,29 +102,30 @@ class _Seen:
         )
 
 
-_SEEN: "weakref.WeakKeyDictionary[nn.Module, _Seen]" = weakref.WeakKeyDictionary()
+_CACHE: "weakref.WeakKeyDictionary[nn.Module, _CachedPairs]" = weakref.WeakKeyDictionary()
 
 
 def _pairs_of(model: nn.Module, x: Inputs) -> Pairs:
-    """What may be folded now: hooks come and go."""
-    seen = _SEEN.get(model)
-    if seen is None or not seen.holds(model, x):
+    """The pairs that can be folded now; hooks may have been added or removed since the last time."""
+    cached = _CACHE.get(model)
+    if cached is None or not cached.valid_for(model, x):
         modules = tuple(map(weakref.ref, model.modules()))
-        found = tuple((weakref.ref(norm), weakref.ref(layer)) for norm, layer in _found(model, x[:2]).items())
-        seen = _SEEN[model] = _Seen(modules, x.shape[1:], found)
-    pairs = [(norm(), layer()) for norm, layer in seen.pairs]  # all are there, or the modules would not be the same
-    return {a: b for a, b in pairs if a is not None and b is not None and _free(a) and _free(b)}
+        found = tuple((weakref.ref(norm), weakref.ref(layer)) for norm, layer in _find_pairs(model, x[:2]).items())
+        cached = _CACHE[model] = _CachedPairs(modules, x.shape[1:], found)
+    pairs = [(norm(), layer()) for norm, layer in cached.pairs]  # none is dead, since the modules are the same
+    return {a: b for a, b in pairs if a is not None and b is not None and _can_fold(a) and _can_fold(b)}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """What DDP or Fabric has wrapped, which computes in its own precision and not in theirs."""
+    """The module that DDP or Fabric has wrapped, which computes in its own precision and not in the wrapper's."""
     inner = getattr(model, "module", None)
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _free(part: nn.Module) -> bool:
-    """Whether it is in eval mode, nobody looks at what goes in and out, and its forward pass is that of its kind: a layer with
-    a bound of its own has a factor that hangs on its weight, and a parametrized one has no weight.
+def _can_fold(part: nn.Module) -> bool:
+    """Return True for a module in eval mode without hooks and with the forward method of its class.
+
+    A bounded layer is excluded, because its factor depends on its weight; so is a parametrized layer, which has no weight.
     """
     own = vars(part)
     if part.training or "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
@@ -128,39 +133,40 @@ def _free(part: nn.Module) -> bool:
     return isinstance(part, BatchNorm) or type(part) in WEIGHTS
 
 
-def _found(model: nn.Module, x: Inputs) -> Pairs:
-    """None where that is not all that becomes of a layer's results."""
+def _find_pairs(model: nn.Module, x: Inputs) -> Pairs:
+    """Find the pairs, or none if folding them would change the logits."""
     norms = [part for part in model.modules() if isinstance(part, BatchNorm) and part.running_var is not None]
     if not norms or any(_compiled(part) for part in model.modules()):
         return {}
     model = _unwrapped(model)
     with set_training(model, training=False), torch.autocast(x.device.type, enabled=False):
         try:
-            names = blocks(record(model, x))
-        except InputError:  # a network that cannot be looked at as it is, which an attack may bear
+            names = batchnorm_pairs(record(model, x))
+        except InputError:  # the network cannot be recorded, but an attack may still work on it
             return {}
         pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
         pairs = {norm: layer for norm, layer in pairs.items() if norm in norms and type(layer) in WEIGHTS}
-        return pairs if _is_the_same(model, x, pairs) else {}
+        return pairs if _keeps_logits(model, x, pairs) else {}
 
 
 def _compiled(part: nn.Module) -> bool:
-    """Whether torch compiles it. torch._dynamo takes as long to import as torch, and has been by whoever compiled a network."""
+    """Return True if torch compiles the module. Only a program with a compiled network has imported torch._dynamo."""
     dynamo = sys.modules.get("torch._dynamo")
     return bool(part._compiled_call_impl) or (dynamo is not None and isinstance(part, dynamo.OptimizedModule))
 
 
-def _is_the_same(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
-    """Whether folding keeps the logits, for other running statistics than the network's, which may be such that BatchNorm does
-    nothing.
+def _keeps_logits(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
+    """Return True if folding keeps the logits.
+
+    The test uses random running statistics, because with the network's own ones BatchNorm may be the identity.
     """
-    generator, drawn = randomness.stream(0, "statistics"), {}
+    generator, random_statistics = randomness.stream(0, "statistics"), {}
     for norm in pairs:
         mean = randomness.normal(norm.running_mean, generator=generator)  # type: ignore[arg-type]
         variance = randomness.uniform(norm.running_var, 0.5, 1.5, generator=generator)  # type: ignore[arg-type]
-        drawn[norm] = {"running_mean": mean, "running_var": variance}
-    with torch.no_grad(), randomness.temporary_seed(0, "folding"), _hidden(drawn):
+        random_statistics[norm] = {"running_mean": mean, "running_var": variance}
+    with torch.no_grad(), randomness.temporary_seed(0, "folding"), _override_attributes(random_statistics):
         plain = model(x)
-        with _folded(pairs):
+        with _fold(pairs):
             folded = model(x)
     return bool((plain - folded).abs().max() <= NEAR * plain.abs().max())

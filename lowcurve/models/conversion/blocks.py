@@ -1,4 +1,4 @@
-"""Which layer a BatchNorm stands behind, so that the two are one block."""
+"""Pair each BatchNorm with the layer before it, so that the two form one block."""
 
 from collections.abc import Mapping
 
@@ -22,31 +22,39 @@ NORMS: dict[type, type[lipschitz.LipschitzBatchNorm]] = {
 }
 
 
-def blocks(recording: Recording) -> Mapping[str, str]:
-    """BatchNorm -> the layer before it, by their names, where it takes all of that layer's results, and nothing else does.
+def batchnorm_pairs(recording: Recording) -> Mapping[str, str]:
+    """Map each BatchNorm to the layer before it, by their names.
+
+    A pair needs that the BatchNorm takes all results of the layer and that nothing else uses them.
+
+    Args:
+        recording: The calls of the network.
+
+    Returns:
+        The name of the layer for the name of each BatchNorm that has one.
 
     Example:
         >>> import torch
         >>> from lowcurve.models.conversion.recording import record
-        >>> blocks(record(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), torch.zeros(2, 2)))
+        >>> batchnorm_pairs(record(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), torch.zeros(2, 2)))
         {'1': '0'}
     """
     calls, found = recording.calls, dict[str, set[str]]()
-    behind = {place: call for call in calls if (place := _only_consumer(call)) is not None and _weighted(call)}
-    for place, call in enumerate(calls):
-        if isinstance(call.form, BatchNorm) and call.module is not None:
-            before = behind.get(place)
+    sources = {index: call for call in calls if (index := _only_consumer(call)) is not None and _is_linear(call)}
+    for index, call in enumerate(calls):
+        if isinstance(call.layer, BatchNorm) and call.module is not None:
+            before = sources.get(index)
             found.setdefault(call.module, set()).add(before.module or "" if before else "")
     pairs = {norm: next(iter(layers)) for norm, layers in found.items() if len(layers) == 1 and "" not in layers}
-    served = [(call.module, calls[place].module if place is not None else None) for call in calls if _weighted(call)
-              for place in [_only_consumer(call)]]  # fmt: skip
-    return {
-        norm: layer for norm, layer in pairs.items() if {after for name, after in served if name == layer} == {norm}
-    }
+    consumers: dict[str | None, set[str | None]] = {}
+    for call in filter(_is_linear, calls):
+        index = _only_consumer(call)
+        consumers.setdefault(call.module, set()).add(None if index is None else calls[index].module)
+    return {norm: layer for norm, layer in pairs.items() if consumers.get(layer) == {norm}}
 
 
-def _weighted(call: Call) -> bool:
-    return type(call.form) in WEIGHTS or isinstance(call.form, lipschitz.LipschitzWeight)
+def _is_linear(call: Call) -> bool:
+    return type(call.layer) in WEIGHTS or isinstance(call.layer, lipschitz.LipschitzWeight)
 
 
 def _only_consumer(call: Call) -> int | None:

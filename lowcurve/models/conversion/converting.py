@@ -14,32 +14,38 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.conversion import layer_kinds
-from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, blocks
+from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, batchnorm_pairs
 from lowcurve.models.conversion.call_separation import separate_calls
 from lowcurve.models.conversion.conversions import Conversion, LCNNConversion, LipschitzConversion, SmoothConversion
-from lowcurve.models.conversion.inspecting import Inspection, inspection
+from lowcurve.models.conversion.copying import copy_model
+from lowcurve.models.conversion.inspecting import Inspection, inspect_recording
 from lowcurve.models.conversion.module_replacement import replace_module
-from lowcurve.models.conversion.recording import Call, Recording, duplicate, record
+from lowcurve.models.conversion.recording import Call, Recording, record
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzLayer, prepare_norms, update_norms
 
 log = logging.getLogger("lowcurve")
 
 STEPS = 100
-"""Of power iteration, once."""
+"""Steps of power iteration at the conversion."""
 ADDED = ("log_beta", "log_gamma", "sigma", "vector")
+"""Names of the parameters and buffers that a conversion adds."""
 MARGIN = 0.05
-"""By how much log gamma starts above log sigma, which power iteration has from below."""
+"""Initial difference of log gamma and log sigma, since power iteration finds sigma from below."""
 
 Only = Callable[[str, nn.Module | None], bool] | Sequence[str]
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What was done to a network.
+    """The changes that a conversion made to a network.
 
-    change: the largest |difference| of a logit on the example. per_call: what one call of a nonlinearity changed by at most, at
-    any input. replaced: name -> the new layer. left: name -> why it is as it was.
+    Attributes:
+        conversion: The conversion.
+        change: Largest absolute difference of a logit on the example.
+        per_call: Upper bound of the change of one call of a nonlinearity, at any input.
+        replaced: The new layer for each name.
+        left: The reason for each name that was left unchanged.
     """
 
     conversion: Conversion
@@ -98,21 +104,21 @@ def convert(
     """
     conversion = conversion or SmoothConversion()
     require_original(model)
-    copied = duplicate(model)
+    copied = copy_model(model)
     before = record(copied, example)
-    wanted, left = _supported(inspection(model, before, conversion), only, strict)
-    left |= _separated(copied, before, wanted, example, strict)
+    wanted, left = _select_calls(inspect_recording(model, before, conversion), only, strict)
+    left |= _separate(copied, before, wanted, example, strict)
     wanted = [call for call in wanted if call.name not in left]
     if left:
-        warnings.warn(f"left as they are: {_listing(left)}", stacklevel=2)
+        warnings.warn(f"left unchanged: {_listing(left)}", stacklevel=2)
     like = next((p for p in copied.parameters() if p.is_floating_point()), example)
-    per_call = _smoothed(copied, wanted, conversion, like)
+    per_call = _smooth_nonlinearities(copied, wanted, conversion, like)
     if not isinstance(conversion, SmoothConversion):
-        new = _bounded(copied, wanted, blocks(before), conversion, like)
+        new = _bound_layers(copied, wanted, batchnorm_pairs(before), conversion, like)
         with randomness.temporary_seed(0, "norms"):
             prepare_norms(copied, example, steps=STEPS)
         if isinstance(conversion, LCNNConversion):
-            _started(new, conversion.gamma)
+            _start_gammas(new, conversion.gamma)
     replaced = {call.name: str(copied.get_submodule(call.name)) for call in wanted}
     change = float((record(copied, example).output - before.output).abs().max())
     log.debug(
@@ -123,23 +129,36 @@ def convert(
 
 
 def require_original(model: nn.Module) -> None:
-    """Refuses a network that has been converted, whole or in part, and a lone layer."""
+    """Raise an error for a network that was converted before, as a whole or in part, and for a single layer.
+
+    Args:
+        model: The network.
+
+    Raises:
+        InputError: If the network cannot be converted.
+    """
     for part in model.modules():
         done = getattr(part, "conversion_report", None)
         if isinstance(done, ConversionReport):
             hint = "convert the original network instead"
-            raise InputError("a network that is not converted yet", f"one under {done.conversion}", hint)
-    if layer_kinds.kind_of(model) is not None:
+            raise InputError("a network that is not converted yet", f"one converted by {done.conversion}", hint)
+    if layer_kinds.layer_kind(model) is not None:
         hint = "put it into an nn.Sequential"
-        raise InputError("a network that holds its layers", f"a lone {type(model).__name__}", hint)
+        raise InputError("a network that contains its layers", f"a single {type(model).__name__}", hint)
 
 
 def load_original(converted: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads the state dict of the original network, or another of its kind, into its conversion.
+    """Load the state dict of the original network, or of another one of its kind, into the converted network.
 
-    All its names must be there; only what the conversion added may be missing: betas and gammas stay, norms are found again.
+    Only the parameters and buffers that the conversion added may be missing. Betas and gammas stay, and norms are estimated
+    again.
 
-    Errors: InputError for a name that is missing or too many.
+    Args:
+        converted: The converted network, changed in place.
+        state: The state dict of the original network.
+
+    Raises:
+        InputError: For missing or unexpected names.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -149,28 +168,28 @@ def load_original(converted: nn.Module, state: Mapping[str, Tensor]) -> None:
     strange = [f"{name} missing" for name in missing if name.rpartition(".")[2] not in ADDED]
     strange += [f"{name} unexpected" for name in unexpected]
     if strange:
-        hint = "load what the network that was converted gives as its state_dict()"
+        hint = "load the state_dict() of the original network"
         raise InputError("the state dict of the original network", ", ".join(strange[:3]), hint)
     update_norms(converted, STEPS)
 
 
-def _supported(found: Inspection, only: Only | None, strict: bool) -> tuple[list[Call], dict[str, str]]:
-    """The calls that are to change, and those that the conversion does not support, with the reason."""
-    chosen = _chosen(found.calls, only)
-    pairs = [(call, fate) for call, fate in zip(found.calls, found.fates, strict=True) if call.name in chosen]
-    left = {call.name: fate.trouble for call, fate in pairs if fate.trouble}
+def _select_calls(found: Inspection, only: Only | None, strict: bool) -> tuple[list[Call], dict[str, str]]:
+    """Return the calls that change, and the names of those that the conversion does not support, with the reason."""
+    chosen = _matching_names(found.calls, only)
+    pairs = [(call, outcome) for call, outcome in zip(found.calls, found.outcomes, strict=True) if call.name in chosen]
+    left = {call.name: outcome.problem for call, outcome in pairs if outcome.problem}
     if left and strict:
-        hint = "leave them out with only=, or as they are with strict=False"
-        raise InputError(f"layers that {type(found.conversion).__name__} holds for", _listing(left), hint)
-    return [call for call, fate in pairs if fate.becomes], left
+        hint = "exclude them with only=, or leave them unchanged with strict=False"
+        raise InputError(f"layers that {type(found.conversion).__name__} supports", _listing(left), hint)
+    return [call for call, outcome in pairs if outcome.replacement], left
 
 
-def _chosen(calls: Sequence[Call], only: Only | None) -> set[str]:
-    """The names of what may change. A pattern must match something, lest a slip of the pen changes nothing."""
+def _matching_names(calls: Sequence[Call], only: Only | None) -> set[str]:
+    """Return the names of the calls that may change. A pattern without a match is an error, since it is probably misspelt."""
     if only is None:
         return {call.name for call in calls}
     if callable(only):
-        return {call.name for call in calls if only(call.name, call.form)}
+        return {call.name for call in calls if only(call.name, call.layer)}
     patterns = [only] if isinstance(only, str) else list(only)
     names = [call.name for call in calls]
     for pattern in patterns:
@@ -181,68 +200,70 @@ def _chosen(calls: Sequence[Call], only: Only | None) -> set[str]:
     return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
-def _separated(
+def _separate(
     copied: nn.Module, before: Recording, wanted: list[Call], example: Tensor, strict: bool
 ) -> dict[str, str]:
-    """Gives each call a module of its own, and makes sure that the network computes what it did; what could not be."""
-    bends = [call for call in wanted if call.kind == layer_kinds.NONLINEARITY]
-    refused = separate_calls(copied, before, bends)
+    """Give each call its own module and check that the logits stay the same; return what could not be separated."""
+    nonlinearities = [call for call in wanted if call.kind == layer_kinds.NONLINEARITY]
+    refused = separate_calls(copied, before, nonlinearities)
     if refused and strict:
-        call = next(call for call in bends if call.name in refused)
+        call = next(call for call in nonlinearities if call.name in refused)
         owner = f"{call.owner or 'the network itself'} ({type(copied.get_submodule(call.owner)).__name__})"
-        hint = "give each call there a module of its own, or leave it as it is with strict=False"
-        expected = f"a forward that torch.fx can follow where {call.what} stands"
+        hint = "give each call there its own module, or leave it unchanged with strict=False"
+        expected = f"a forward method around {call.operation} that torch.fx can follow"
         raise InputError(expected, f"that of {owner}: {refused[call.name]}", hint)
     after = record(copied, example).output
     if not torch.allclose(after, before.output, rtol=1e-4, atol=1e-5, equal_nan=True):
-        hint = "write x = F.relu(x), and let nothing else rely on x having changed"
+        hint = "write x = F.relu(x), and let nothing else use the changed x"
         change = float((after - before.output).abs().max())
-        raise InputError("nonlinearities that may leave their input as it was", f"a change of {change:.2g}", hint)
+        raise InputError("nonlinearities that can work out of place", f"a change of {change:.2g}", hint)
     return refused
 
 
-def _smoothed(copied: nn.Module, wanted: list[Call], conversion: Conversion, like: Tensor) -> float:
-    """Puts a centered softplus into every place; by how much one of the calls changed at most."""
+def _smooth_nonlinearities(copied: nn.Module, wanted: list[Call], conversion: Conversion, like: Tensor) -> float:
+    """Replace each nonlinearity by a centered softplus; return the bound of the change of one call."""
     per_call = [0.0]
     for name, call in {call.name: call for call in wanted if call.kind == layer_kinds.NONLINEARITY}.items():
         act = CenteredSoftplus(conversion.beta, learn=conversion.learn).to(call.device, like.dtype)
         act.log_beta.data.fill_(math.log(conversion.beta - act.floor))
         replace_module(copied, name, act)
-        per_call.append(layer_kinds.FROM_RELU[type(call.form)](call.form) + math.log(2) / float(act.beta.detach()))
+        per_call.append(
+            layer_kinds.DISTANCE_FROM_RELU[type(call.layer)](call.layer) + math.log(2) / float(act.beta.detach())
+        )
     return max(per_call)
 
 
-def _bounded(
+def _bound_layers(
     copied: nn.Module,
     wanted: list[Call],
-    behind: Mapping[str, str],
+    pairs: Mapping[str, str],
     conversion: LCNNConversion | LipschitzConversion,
     like: Tensor,
 ) -> list[LipschitzLayer]:
-    """Puts layers with a bound into their places."""
+    """Replace layers by bounded ones; return these."""
     placed: list[LipschitzLayer] = []
     gamma, learn = (conversion.gamma, True) if isinstance(conversion, LCNNConversion) else (1.0, False)
     for call in {call.module: call for call in wanted if call.kind != layer_kinds.NONLINEARITY}.values():
-        form: Any = call.form
+        layer: Any = call.layer
         name = str(call.module)
-        if type(form) in NORMS:
-            before: Any = copied.get_submodule(behind[name]) if name in behind else None
-            new: LipschitzLayer = NORMS[type(form)].of(before, form, gamma=gamma, learn=learn)
+        if type(layer) in NORMS:
+            before: Any = copied.get_submodule(pairs[name]) if name in pairs else None
+            new: LipschitzLayer = NORMS[type(layer)].of(before, layer, gamma=gamma, learn=learn)
         else:
-            new = WEIGHTS[type(form)].of(form, gamma=gamma, learn=learn)
+            new = WEIGHTS[type(layer)].of(layer, gamma=gamma, learn=learn)
         placed.append(new.double() if like.dtype is torch.float64 else new)
         replace_module(copied, name, placed[-1])
     return placed
 
 
-def _started(layers: list[LipschitzLayer], gamma: float) -> None:
-    """Gammas that begin above the norms that are there."""
+def _start_gammas(layers: list[LipschitzLayer], gamma: float) -> None:
+    """Set each gamma above the current norm of its layer."""
     for layer in layers:
         layer.log_gamma.data.fill_(max(math.log(gamma), float(layer.sigma.log()) + MARGIN))
 
 
 def _listing(reasons: Mapping[str, str]) -> str:
-    """The first few of them with their reasons.
+    """List the first four names with their reasons.
 
     Example:
         >>> _listing({"a": "no", "b": "never"})

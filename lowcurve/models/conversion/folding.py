@@ -1,4 +1,4 @@
-"""Plain layers for inference: bounds, BatchNorm and learned sharpness as numbers that were multiplied in."""
+"""Fold BatchNorm, norm bounds and learned sharpness into plain layers for inference."""
 
 import copy
 import logging
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowcurve.errors import InputError
-from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, blocks
+from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, batchnorm_pairs
+from lowcurve.models.conversion.copying import copy_model
 from lowcurve.models.conversion.layer_kinds import POOLING
 from lowcurve.models.conversion.module_replacement import replace_module
-from lowcurve.models.conversion.recording import Recording, duplicate, record
+from lowcurve.models.conversion.recording import Recording, record
 from lowcurve.models.gram import scale_outputs
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
@@ -21,21 +22,29 @@ from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
 log = logging.getLogger("lowcurve")
 
 FLAT = 0.1
-"""Below this beta, log(2) / beta is so large that taking it away would cost digits."""
+"""Below this beta, subtracting log(2) / beta would lose precision."""
 EXACT = 40.0
-"""From this beta x on, softplus is x: exp(-40) is nothing in double precision."""
+"""Above this beta x, softplus is x in double precision, because exp(-40) is negligible."""
 
 
 @dataclass(frozen=True)
 class FoldingReport:
-    """What folding did. difference: the largest |difference| of a logit on the example. layers: how many went into others."""
+    """The result of folding a network.
+
+    Attributes:
+        difference: Largest absolute difference of a logit on the example.
+        layers: Number of layers and constants that were folded into others.
+    """
 
     difference: float
     layers: int
 
 
 class ShiftedSoftplus(nn.Module):
-    """log((1 + exp(beta x)) / 2) / beta with a fixed beta.
+    """The function log((1 + exp(beta x)) / 2) / beta with a fixed beta.
+
+    Args:
+        beta: Sharpness, positive.
 
     Example:
         >>> ShiftedSoftplus(2.0)(torch.zeros(1)).item()
@@ -47,12 +56,14 @@ class ShiftedSoftplus(nn.Module):
         self.beta = beta
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the values, shape as x."""
         if self.beta >= FLAT:
             return F.softplus(x, self.beta, EXACT) - math.log(2) / self.beta
         z = x * self.beta
         return (z.relu() + z.abs().neg().expm1().mul(0.5).log1p()) / self.beta
 
     def extra_repr(self) -> str:
+        """Return the sharpness for the module's representation."""
         return f"beta={self.beta:.4g}"
 
 
@@ -88,31 +99,31 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
     if any(part.training for part in model.modules()):
         hint = "write fold(model.eval(), example=x[:2])"
         raise InputError(
-            "a network in eval mode, since BatchNorm folds with its running statistics", "training mode", hint
+            "a network in eval mode, because BatchNorm folds with its running statistics", "training mode", hint
         )
-    folded = duplicate(model)
+    folded = copy_model(model)
     recording = record(folded, example)
-    pairs = blocks(recording)
+    pairs = batchnorm_pairs(recording)
     with torch.no_grad():
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzWeight):
                 replace_module(folded, name, _plain_weight(layer))
         for name, before in pairs.items():
             layer = folded.get_submodule(before)
-            weight, bias = taken_in(layer, folded.get_submodule(name))
-            layer.weight, layer.bias = (_like(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
+            weight, bias = fold_weights(layer, folded.get_submodule(name))
+            layer.weight, layer.bias = (_parameter(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
             replace_module(folded, name, nn.Identity())
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzBatchNorm):
                 replace_module(folded, name, _plain_norm(layer))
-        shifts = _smooth(folded, recording)
+        shifts = _replace_softplus(folded, recording)
     folded.__dict__.pop("conversion_report", None)
     output = record(folded, example).output
     difference = float((output - recording.output).abs().max())
     if not torch.allclose(output, recording.output, rtol=1e-2, atol=1e-3, equal_nan=True):
-        hint = "fold its parts one by one, or leave it as it is"
+        hint = "fold its parts one by one, or use it unfolded"
         raise InputError(
-            "layers whose results only torch functions take", f"logits that differ by {difference:.2g}", hint
+            "layers whose results only torch functions use", f"logits that differ by {difference:.2g}", hint
         )
     log.info("folded: logits differ by %.2g at most", difference)
     folded.folding_report = FoldingReport(difference, len(pairs) + shifts)  # type: ignore[assignment]
@@ -120,22 +131,22 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
 
 
 def _plain_weight(layer: LipschitzWeight) -> nn.Module:
-    """The layer that it is a subclass of, with the factor in the weights."""
-    new = _bare(layer, next(kind for kind in WEIGHTS if isinstance(layer, kind)))
-    new.weight = _like(layer.linear.weight.double() * layer.factor.double(), layer.linear.weight)
+    """The plain layer of a bounded one, with the factor in the weights."""
+    new = _plain_copy(layer, next(kind for kind in WEIGHTS if isinstance(layer, kind)))
+    new.weight = _parameter(layer.linear.weight.double() * layer.factor.double(), layer.linear.weight)
     return new
 
 
 def _plain_norm(layer: LipschitzBatchNorm) -> nn.Module:
-    """BatchNorm with the factor in its weights, where there is no layer to take it."""
-    new = _bare(layer, next(kind for kind in NORMS if isinstance(layer, kind)))
+    """Plain BatchNorm with the factor in its weights, where no layer before it can take the factor."""
+    new = _plain_copy(layer, next(kind for kind in NORMS if isinstance(layer, kind)))
     ones = torch.ones_like(layer.running_var)
-    new.weight = _like((ones if layer.weight is None else layer.weight).double() * layer.factor.double(), ones)
+    new.weight = _parameter((ones if layer.weight is None else layer.weight).double() * layer.factor.double(), ones)
     new.bias = nn.Parameter(torch.zeros_like(ones)) if layer.bias is None else layer.bias
     return new
 
 
-def _bare(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+def _plain_copy(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
     new = kind.__new__(kind)
     new.__dict__.update(
         {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(layer).items()}
@@ -148,14 +159,22 @@ def _bare(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return new
 
 
-def taken_in(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer with BatchNorm in it: BatchNorm(W x + b) = (a / std) W x + a (b - mean) / std + shift, a
-    with the bound's factor.
+def fold_weights(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Compute the weight and the bias of a layer with BatchNorm folded into it.
+
+    BatchNorm(W x + b) = (a / std) W x + a (b - mean) / std + shift, where a includes the factor of a bounded BatchNorm.
+
+    Args:
+        layer: The layer before BatchNorm.
+        norm: The BatchNorm, with running statistics.
+
+    Returns:
+        The folded weight and bias.
 
     Example:
         >>> layer, norm = nn.Linear(1, 1), nn.BatchNorm1d(1, eps=0.0)
         >>> _ = layer.weight.data.fill_(2.0), layer.bias.data.fill_(1.0), norm.running_var.fill_(4.0)
-        >>> [value.item() for value in taken_in(layer, norm)]
+        >>> [value.item() for value in fold_weights(layer, norm)]
         [1.0, 0.5]
     """
     assert isinstance(norm, BatchNorm)
@@ -166,39 +185,37 @@ def taken_in(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight.double()
     scale = scale * norm.factor.double() if isinstance(norm, LipschitzBatchNorm) else scale
-    moved = scale * ((0.0 if bias is None else bias.double()) - norm.running_mean.double())
-    moved = moved if norm.bias is None else moved + norm.bias.double()
+    shift = scale * ((0.0 if bias is None else bias.double()) - norm.running_mean.double())
+    shift = shift if norm.bias is None else shift + norm.bias.double()
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return scale_outputs(weight, scale.to(wide)).to(weight.dtype), moved.to(weight.dtype)
+    return scale_outputs(weight, scale.to(wide)).to(weight.dtype), shift.to(weight.dtype)
 
 
-def _smooth(folded: nn.Module, recording: Recording) -> int:
-    """Plain softplus in place of the centered ones; how many of their constants went into a bias."""
+def _replace_softplus(folded: nn.Module, recording: Recording) -> int:
+    """Replace centered softplus by plain softplus; return how many of the constants went into a bias."""
     count = 0
     for call in recording.calls:
-        act = call.form
-        if isinstance(act, CenteredSoftplus) and call.module is not None and _stands(folded, call.module, act):
+        act = call.layer
+        if not isinstance(act, CenteredSoftplus) or call.module is None:
+            continue
+        if folded.get_submodule(call.module) is act:  # not replaced at an earlier call
             beta = float(act.beta)
-            behind = None if call.shared or beta < FLAT else _taker(folded, recording, call.consumers)
-            replace_module(folded, call.module, ShiftedSoftplus(beta) if behind is None else nn.Softplus(beta, EXACT))
-            if behind is not None:
+            after = None if call.shared or beta < FLAT else _absorbing_layer(folded, recording, call.consumers)
+            replace_module(folded, call.module, ShiftedSoftplus(beta) if after is None else nn.Softplus(beta, EXACT))
+            if after is not None:
                 count += 1
-                weight: Tensor = behind.weight  # type: ignore[assignment]
-                lost = weight.double().flatten(1).sum(1) * (math.log(2) / beta)
-                bias: Tensor | None = behind.bias  # type: ignore[assignment]
-                behind.bias = _like(-lost if bias is None else bias.double() - lost, weight)
+                weight: Tensor = after.weight  # type: ignore[assignment]
+                shift = weight.double().flatten(1).sum(1) * (math.log(2) / beta)
+                bias: Tensor | None = after.bias  # type: ignore[assignment]
+                after.bias = _parameter(-shift if bias is None else bias.double() - shift, weight)
     return count
 
 
-def _stands(folded: nn.Module, name: str, act: nn.Module) -> bool:
-    return folded.get_submodule(name) is act
-
-
-def _taker(folded: nn.Module, recording: Recording, consumers: list[int | None]) -> nn.Module | None:
-    """The layer that alone takes the result, behind poolings that keep a constant; None if none does or it pads with zeros."""
+def _absorbing_layer(folded: nn.Module, recording: Recording, consumers: list[int | None]) -> nn.Module | None:
+    """The layer into whose bias a constant can go: it alone uses the result, perhaps after pooling, and pads no zeros."""
     while len(consumers) == 1 and consumers[0] is not None:
         call = recording.calls[consumers[0]]
-        if call.kind == POOLING and _keeps_constants(call.form, call.what):
+        if call.kind == POOLING and _keeps_constants(call.layer, call.operation):
             consumers = call.consumers
             continue
         layer = None if call.module is None or call.shared else folded.get_submodule(call.module)
@@ -211,14 +228,14 @@ def _taker(folded: nn.Module, recording: Recording, consumers: list[int | None])
     return None
 
 
-def _keeps_constants(pool: nn.Module | None, what: str) -> bool:
-    """Whether pooling x + c is pooling x, + c."""
-    name = what.rpartition(".")[2].lower()
+def _keeps_constants(pool: nn.Module | None, operation: str) -> bool:
+    """Return True if pooling x + c equals pooling x, plus c."""
+    name = operation.rpartition(".")[2].lower()
     if "adaptive" in name or "max" in name:
         return "unpool" not in name
     padding = getattr(pool, "padding", 1)
     return "avg" in name and padding in (0, (0,), (0, 0), (0, 0, 0)) and getattr(pool, "divisor_override", None) is None
 
 
-def _like(value: Tensor, old: Tensor) -> nn.Parameter:
+def _parameter(value: Tensor, old: Tensor) -> nn.Parameter:
     return nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)

@@ -1,4 +1,4 @@
-"""What a network is made of, call by call, and what a recipe would make of it."""
+"""List the layers of a network call by call, and what a conversion makes of each."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,36 +7,47 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lowcurve.models.conversion import layer_kinds
-from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, blocks
+from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, batchnorm_pairs
 from lowcurve.models.conversion.conversions import Conversion, LipschitzConversion, SmoothConversion
-from lowcurve.models.conversion.recording import Call, Recording, Size, record, skeleton
+from lowcurve.models.conversion.copying import copy_sharing_parameters
+from lowcurve.models.conversion.recording import Call, Recording, Size, record
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzLayer
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What becomes of one call: a new layer, or nothing (""). trouble: why the recipe does not hold there."""
+class Outcome:
+    """The result of a conversion for one call.
 
-    becomes: str = ""
-    trouble: str = ""
+    Attributes:
+        replacement: The new layer, or "" if the layer stays.
+        problem: The reason why the conversion does not support the layer, or "".
+    """
+
+    replacement: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Every call of a layer in its order, and its fate under the recipe; `str()` of it is a table.
+    """Every call of a layer in order, with its outcome under a conversion; `str()` of it is a table.
 
-    unsupported: the names of the calls where the recipe does not hold, with the reason.
+    Attributes:
+        network: Class of the network.
+        conversion: The conversion.
+        calls: The calls.
+        outcomes: The outcome of each call.
     """
 
     network: str
     conversion: Conversion
     calls: tuple[Call, ...]
-    fates: tuple[Fate, ...]
+    outcomes: tuple[Outcome, ...]
 
     @property
     def unsupported(self) -> dict[str, str]:
-        return {call.name: fate.trouble for call, fate in zip(self.calls, self.fates, strict=True) if fate.trouble}
+        """The names of the calls that the conversion does not support, with the reason."""
+        return {call.name: outcome.problem for call, outcome in self._pairs() if outcome.problem}
 
     def __str__(self) -> str:
         rows = [("call", "layer", "input", "output", f"under {type(self.conversion).__name__}"), *self._rows()]
@@ -46,27 +57,39 @@ class Inspection:
         total = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         return "\n".join([*lines, f"{self.network}: {total}; {len(self.unsupported)} not supported"])
 
+    def _pairs(self) -> Iterator[tuple[Call, Outcome]]:
+        return zip(self.calls, self.outcomes, strict=True)
+
     def _rows(self) -> Iterator[tuple[str, ...]]:
         seen: set[str] = set()
-        for call, fate in zip(self.calls, self.fates, strict=True):
+        for call, outcome in self._pairs():
             place = call.module or call.name
-            words = [f"-> {fate.becomes}"] if fate.becomes else []
-            words += [f"not supported: {fate.trouble}"] if fate.trouble else []
+            words = [f"-> {outcome.replacement}"] if outcome.replacement else []
+            words += [f"not supported: {outcome.problem}"] if outcome.problem else []
             words += [f"shares {place}"] if place in seen else []
             seen.add(place)
-            yield call.name, call.what, _size(call.input), _size(call.output), "; ".join(words)
+            yield call.name, call.operation, _size(call.input), _size(call.output), "; ".join(words)
 
 
 def inspect_layers(model: nn.Module, example: Tensor, conversion: Conversion | None = None) -> Inspection:
-    """Every call of a convolution, linear layer, normalization, pooling or nonlinearity, in order, by one run in eval mode.
+    """List every call of a convolution, linear layer, normalization, pooling or nonlinearity, in order.
 
-    A call is seen whether it is a module or a function (F.relu, torch.relu, x.relu(), x.clamp(min=0)); a module that is called
-    several times has as many rows, each with the name of the place. The network stays as it is: weights, buffers, modes,
-    hooks and gradients, and the random state.
+    One forward pass in eval mode finds the calls of modules and of functions (F.relu, torch.relu, x.relu(), x.clamp(min=0)). A
+    module that is called several times has one row per call, each with the name of its place. The network is left unchanged:
+    weights, buffers, modes, hooks and gradients. So is the random state.
 
-    recipe: `SmoothConversion()` unless given. Cost: one forward pass.
+    Args:
+        model: The network.
+        example: A batch of inputs.
+        conversion: The conversion whose outcome is shown; `SmoothConversion()` by default.
 
-    Errors: InputError for an example that the network does not take.
+    Returns:
+        The calls with their outcomes.
+
+    Raises:
+        InputError: For an example that the network does not accept.
+
+    Cost: one forward pass.
 
     Example:
         >>> import torch
@@ -80,46 +103,55 @@ def inspect_layers(model: nn.Module, example: Tensor, conversion: Conversion | N
         3     Softmax  (1, 2)  (1, 2)
         Sequential: 2 linear, 1 nonlinearity, 1 softmax; 0 not supported
     """
-    return inspection(model, record(skeleton(model), example), conversion or SmoothConversion())
+    return inspect_recording(model, record(copy_sharing_parameters(model), example), conversion or SmoothConversion())
 
 
-def inspection(model: nn.Module, recording: Recording, conversion: Conversion) -> Inspection:
-    """The same from a run that has been recorded."""
-    behind = blocks(recording)
-    fates = tuple(fate(call, conversion, behind) for call in recording.calls)
-    return Inspection(type(model).__name__, conversion, recording.calls, fates)
+def inspect_recording(model: nn.Module, recording: Recording, conversion: Conversion) -> Inspection:
+    """List the calls of a recording with their outcomes under a conversion.
+
+    Args:
+        model: The network.
+        recording: The calls of one forward pass.
+        conversion: The conversion.
+
+    Returns:
+        The calls with their outcomes.
+    """
+    pairs = batchnorm_pairs(recording)
+    outcomes = tuple(_outcome(call, conversion, pairs) for call in recording.calls)
+    return Inspection(type(model).__name__, conversion, recording.calls, outcomes)
 
 
-def fate(call: Call, conversion: Conversion, behind: Mapping[str, str]) -> Fate:
-    """What a recipe makes of one call. behind: as `blocks` has it."""
+def _outcome(call: Call, conversion: Conversion, pairs: Mapping[str, str]) -> Outcome:
     if call.kind == layer_kinds.NONLINEARITY:
-        if isinstance(call.form, CenteredSoftplus):
-            return Fate()
-        if type(call.form) in layer_kinds.FROM_RELU:
-            return Fate(f"CenteredSoftplus(beta={conversion.beta:g})")
-        smooth = call.what.rpartition(".")[2].rstrip("_") in layer_kinds.SMOOTH
-        return Fate(trouble="" if smooth else f"{call.what} has a kink and no smooth form here")
+        if isinstance(call.layer, CenteredSoftplus):
+            return Outcome()
+        if type(call.layer) in layer_kinds.DISTANCE_FROM_RELU:
+            return Outcome(f"CenteredSoftplus(beta={conversion.beta:g})")
+        smooth = call.operation.rpartition(".")[2].rstrip("_") in layer_kinds.SMOOTH
+        return Outcome(problem="" if smooth else f"{call.operation} has a kink and no smooth form here")
     if isinstance(conversion, SmoothConversion):
-        return Fate()
+        return Outcome()
     if call.kind == layer_kinds.POOLING:
-        loose = isinstance(conversion, LipschitzConversion) and call.overlap > 1
-        return Fate(trouble=f"its windows overlap, Lipschitz constant sqrt({call.overlap})" if loose else "")
-    return _bounded(call, behind)
+        overlaps = isinstance(conversion, LipschitzConversion) and call.overlap > 1
+        return Outcome(problem=f"its windows overlap, Lipschitz constant sqrt({call.overlap})" if overlaps else "")
+    return _bounded_outcome(call, pairs)
 
 
-def _bounded(call: Call, behind: Mapping[str, str]) -> Fate:
-    """What becomes of a layer whose Lipschitz constant is to be bounded."""
-    if call.module is None and call.kind in (layer_kinds.CONVOLUTION, layer_kinds.LINEAR, layer_kinds.NORMALIZATION):
-        return Fate(trouble=f"{call.what} is no module, so there is no place for its norm")
-    if isinstance(call.form, LipschitzLayer):
-        return Fate()
-    if type(call.form) in WEIGHTS:
-        return Fate() if call.module in behind.values() else Fate(WEIGHTS[type(call.form)].__name__)
-    if type(call.form) in NORMS and isinstance(call.form, BatchNorm):
-        if call.form.running_var is None:
-            return Fate(trouble=f"{call.what} without running statistics")
-        return Fate(NORMS[type(call.form)].__name__)
-    return Fate(trouble=f"no Lipschitz form of {call.what}")
+def _bounded_outcome(call: Call, pairs: Mapping[str, str]) -> Outcome:
+    """The outcome for a layer whose Lipschitz constant is to be bounded."""
+    weighted = (layer_kinds.CONVOLUTION, layer_kinds.LINEAR, layer_kinds.NORMALIZATION)
+    if call.module is None and call.kind in weighted:
+        return Outcome(problem=f"{call.operation} is no module, so there is no place for its norm")
+    if isinstance(call.layer, LipschitzLayer):
+        return Outcome()
+    if type(call.layer) in WEIGHTS:
+        return Outcome() if call.module in pairs.values() else Outcome(WEIGHTS[type(call.layer)].__name__)
+    if type(call.layer) in NORMS and isinstance(call.layer, BatchNorm):
+        if call.layer.running_var is None:
+            return Outcome(problem=f"{call.operation} without running statistics")
+        return Outcome(NORMS[type(call.layer)].__name__)
+    return Outcome(problem=f"no Lipschitz form of {call.operation}")
 
 
 def _size(size: Size) -> str:

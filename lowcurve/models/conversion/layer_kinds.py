@@ -1,4 +1,4 @@
-"""What a layer or a call of a torch function is: one of seven kinds, whichever way it is written."""
+"""Classify modules and calls of torch functions into seven kinds of layers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from lowcurve.models.layers import CenteredSoftplus
 CONVOLUTION, LINEAR, NORMALIZATION, POOLING = "convolution", "linear", "normalization", "pooling"
 NONLINEARITY, ATTENTION, SOFTMAX = "nonlinearity", "attention", "softmax"
 
-FILES = {  # of torch/nn/modules, and what the classes there are, but for those named below
+FILES = {  # files of torch/nn/modules and the kind of the classes in them, except for CLASSES
     "conv": CONVOLUTION,
     "linear": LINEAR,
     "batchnorm": NORMALIZATION,
@@ -42,28 +42,12 @@ FUNCTIONS = {
     }.items()
     for name in names.split()
 }
-SMOOTH = frozenset(
-    [
-        "GELU",
-        "SiLU",
-        "Softplus",
-        "Mish",
-        "Sigmoid",
-        "Tanh",
-        "LogSigmoid",
-        "Tanhshrink",
-        "gelu",
-        "silu",
-        "softplus",
-        "mish",
-        "sigmoid",
-        "tanh",
-    ]
-)
+SMOOTH = {"GELU", "SiLU", "Softplus", "Mish", "Sigmoid", "Tanh", "LogSigmoid", "Tanhshrink"}
+SMOOTH |= {"gelu", "silu", "softplus", "mish", "sigmoid", "tanh"}
 TRANSPARENT = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous"])
-"""Calls that leave every number as it is."""
+"""Functions that change no element of a tensor."""
 
-FROM_RELU: dict[type, Callable[[Any], float]] = {
+DISTANCE_FROM_RELU: dict[type, Callable[[Any], float]] = {
     nn.ReLU: lambda _: 0.0,
     nn.Softplus: lambda m: math.log(2) / m.beta,
     nn.GELU: lambda _: 0.1701,
@@ -71,16 +55,21 @@ FROM_RELU: dict[type, Callable[[Any], float]] = {
     nn.Mish: lambda _: 0.3089,
     nn.ELU: lambda m: max(m.alpha, 0.0),
 }
-"""The nonlinearities that a centered softplus can stand for, and how far each is from ReLU at most."""
+"""The nonlinearities that a centered softplus can replace, with the largest distance of each from ReLU."""
 MODULES = {"relu": nn.ReLU, "softplus": nn.Softplus, "gelu": nn.GELU, "silu": nn.SiLU, "mish": nn.Mish, "elu": nn.ELU}
 
 
-def kind_of(module: nn.Module) -> str | None:
-    """What a module is, by the class of torch.nn that it is or inherits from; None for one that only holds others, or has a
-    forward of its own, into which one must look.
+def layer_kind(module: nn.Module) -> str | None:
+    """Return the kind of a module, by the class of torch.nn that it is or inherits from.
+
+    Args:
+        module: The module.
+
+    Returns:
+        One of the kinds above, or None for a module that only contains others or that defines its own forward method.
 
     Example:
-        >>> kind_of(nn.Conv2d(1, 1, 3)), kind_of(nn.GELU()), kind_of(nn.Sequential())
+        >>> layer_kind(nn.Conv2d(1, 1, 3)), layer_kind(nn.GELU()), layer_kind(nn.Sequential())
         ('convolution', 'nonlinearity', None)
     """
     if isinstance(module, CenteredSoftplus):
@@ -94,35 +83,68 @@ def kind_of(module: nn.Module) -> str | None:
     return None
 
 
-def kind_of_function(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """What a call of a torch function is, by its name; `x.clamp(min=0)` is a nonlinearity.
+def function_kind(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """Return the kind of a torch function, by its name; `x.clamp(min=0)` is a nonlinearity.
+
+    Args:
+        name: Name of the function.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+
+    Returns:
+        One of the kinds above, or None.
 
     Example:
-        >>> kind_of_function("relu_", (), {}), kind_of_function("clamp", (3.0, 0), {}), kind_of_function("add", (), {})
+        >>> function_kind("relu_", (), {}), function_kind("clamp", (3.0, 0), {}), function_kind("add", (), {})
         ('nonlinearity', 'nonlinearity', None)
     """
-    return NONLINEARITY if rectifies(name, args, kwargs) else FUNCTIONS.get(plain(name))
+    return NONLINEARITY if is_relu(name, args, kwargs) else FUNCTIONS.get(strip_underscore(name))
 
 
-def plain(name: str) -> str:
-    """A function's name without the underscore of its form in place."""
+def strip_underscore(name: str) -> str:
+    """Return a function's name without the trailing underscore of its in-place form.
+
+    Args:
+        name: Name of the function.
+
+    Returns:
+        The name of the out-of-place form.
+    """
     return name if name.startswith("__") else name.rstrip("_")
 
 
-def rectifies(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call is ReLU under the name of clamp."""
-    if plain(name) not in ("clamp", "clip", "clamp_min"):
+def is_relu(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return True if a call of clamp computes ReLU.
+
+    Args:
+        name: Name of the function.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+
+    Returns:
+        True for a lower limit of 0 and no upper limit.
+    """
+    if strip_underscore(name) not in ("clamp", "clip", "clamp_min"):
         return False
     low, high = ([*args[1:], None, None])[:2]
     low, high = kwargs.get("min", low), kwargs.get("max", high)
     return isinstance(low, int | float) and low == 0 and high is None
 
 
-def overlap(settings: Mapping[str, Any], dimensions: int) -> int:
-    """In how many windows of a pooling one number lies at most: the square root of it bounds max-pooling's Lipschitz constant.
+def window_overlap(settings: Mapping[str, Any], dimensions: int) -> int:
+    """Return the largest number of pooling windows that contain one element.
+
+    Its square root bounds the Lipschitz constant of max-pooling.
+
+    Args:
+        settings: The pooling's kernel_size and stride.
+        dimensions: Number of image dimensions.
+
+    Returns:
+        The number of windows, or 1 without a kernel_size.
 
     Example:
-        >>> overlap({"kernel_size": 3, "stride": 2}, 2), overlap({"kernel_size": 2, "stride": None}, 2)
+        >>> window_overlap({"kernel_size": 3, "stride": 2}, 2), window_overlap({"kernel_size": 2, "stride": None}, 2)
         (4, 1)
     """
     if "kernel_size" not in settings:
@@ -133,24 +155,39 @@ def overlap(settings: Mapping[str, Any], dimensions: int) -> int:
     return math.prod(-(-a // b) for a, b in zip(sizes, strides, strict=True))
 
 
-def as_module(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module | None:
-    """The module that does what a call of a nonlinearity does, out of place; None where no centered softplus can stand for it.
+def function_module(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module | None:
+    """Return the module that computes the same as a call of a nonlinearity, out of place.
+
+    Args:
+        name: Name of the function.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+
+    Returns:
+        The module, or None if a centered softplus cannot replace the call.
 
     Example:
-        >>> as_module("softplus", (0.0, 10), {})
+        >>> function_module("softplus", (0.0, 10), {})
         Softplus(beta=10, threshold=20.0)
     """
-    if rectifies(name, args, kwargs):
+    if is_relu(name, args, kwargs):
         return nn.ReLU()
-    if plain(name) not in MODULES:
+    if strip_underscore(name) not in MODULES:
         return None
     settings = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
-    module = MODULES[plain(name)](*args[1:], **settings)
-    return out_of_place(module)
+    module = MODULES[strip_underscore(name)](*args[1:], **settings)
+    return set_out_of_place(module)
 
 
-def out_of_place(module: nn.Module) -> nn.Module:
-    """The module itself, which from now on leaves its input as it was."""
+def set_out_of_place(module: nn.Module) -> nn.Module:
+    """Set a module to leave its input unchanged, and return it.
+
+    Args:
+        module: A nonlinearity, changed in place.
+
+    Returns:
+        The module itself.
+    """
     if getattr(module, "inplace", False):
         module.inplace = False  # type: ignore[assignment]
     return module

@@ -1,4 +1,4 @@
-"""One layer in the place of another, with everything that hangs on the place."""
+"""Replace one layer of a network by another."""
 
 from torch import nn
 
@@ -6,7 +6,12 @@ from lowcurve.models.modes import copy_mode
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Replaces the layer of that name, wherever else it stands too; its mode and its hooks pass on to the new one.
+    """Replace the layer of that name wherever the network contains it; the new layer takes over its mode and hooks.
+
+    Args:
+        model: The network, changed in place.
+        name: Name of the layer.
+        new: The layer that replaces it.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval()

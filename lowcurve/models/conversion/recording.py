@@ -1,6 +1,5 @@
-"""The dry run: every call of a layer, in its order, as hooks and a `TorchFunctionMode` see it; the network stays as it was."""
+"""Record every call of a layer in one forward pass, by hooks and a `TorchFunctionMode`. The network is left unchanged."""
 
-import copy
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -15,15 +14,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
+from lowcurve.models.conversion.copying import describe_error
 from lowcurve.models.conversion.layer_kinds import (
     NONLINEARITY,
     POOLING,
     TRANSPARENT,
-    as_module,
-    kind_of,
-    kind_of_function,
-    overlap,
-    plain,
+    function_kind,
+    function_module,
+    layer_kind,
+    strip_underscore,
+    window_overlap,
 )
 from lowcurve.models.modes import set_training
 
@@ -34,19 +34,29 @@ Size = tuple[int, ...]
 class Call:
     """One call of one layer.
 
-    name: of the module, or of the one that the call would get for itself. what: Conv2d, F.relu, torch.relu, Tensor.relu.
-    module: the module's own name, None for a function. owner: the module in whose forward the call is written. form: the layer.
-    visit: in which run of the owner's forward. overlap: how many windows of a max-pooling one number lies in. consumers: the
-    calls that its result goes into, None for anything else. shared: the module is called elsewhere too.
+    Attributes:
+        name: Name of the module, or the name that the call would get as a separate module.
+        kind: Kind of the layer, as in `layer_kinds`.
+        operation: The class or function, such as Conv2d, F.relu, torch.relu or Tensor.relu.
+        module: Name of the module, or None for a function.
+        owner: Name of the module whose forward method contains the call.
+        run: Number of the run of the owner's forward method.
+        layer: The module, or an equivalent one for a function, if there is one.
+        input: Shape of the input.
+        output: Shape of the output.
+        device: Device of the output.
+        overlap: Largest number of max-pooling windows that contain one element.
+        consumers: Indices of the calls that use the result, and None for any other use.
+        shared: True if the module is called elsewhere as well.
     """
 
     name: str
     kind: str
-    what: str
+    operation: str
     module: str | None
     owner: str
-    visit: int
-    form: nn.Module | None
+    run: int
+    layer: nn.Module | None
     input: Size
     output: Size
     device: torch.device
@@ -57,60 +67,53 @@ class Call:
 
 @dataclass
 class ForwardRun:
-    """One run of a module's forward, the how-manieth. seen: how often each layer or function was called in it."""
+    """One run of a module's forward method.
+
+    Attributes:
+        module: The module.
+        name: Name of the module in the network.
+        in_layer: True if the module is a layer or is inside one, so that calls in it are not recorded.
+        number: Number of the run, from 1.
+        counts: Number of calls of each layer or function in this run.
+    """
 
     module: nn.Module
     name: str
-    listed: bool
+    in_layer: bool
     number: int
-    seen: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """calls: in their order. settings: the arguments of each module's first run that hold no tensor. output: of the network."""
+    """The calls of one forward pass.
+
+    Attributes:
+        calls: The calls in order.
+        arguments: For each module, the arguments of its first run that contain no tensor.
+        output: Output of the network.
+    """
 
     calls: tuple[Call, ...]
-    settings: Mapping[str, Mapping[str, Any]]
+    arguments: Mapping[str, Mapping[str, Any]]
     output: Tensor
 
 
-def skeleton(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters, where no nonlinearity stands in two places: what is done to it, the model does not see.
-
-    Example:
-        >>> act = nn.ReLU()
-        >>> model = nn.Sequential(nn.Linear(2, 2), act, act)
-        >>> bare = skeleton(model)
-        >>> bare[0].weight is model[0].weight, bare[1] is bare[2]
-        (True, False)
-    """
-    return _copied(model, {id(parameter): parameter for parameter in model.parameters()})
-
-
-def duplicate(model: nn.Module) -> nn.Module:
-    """A copy with parameters of its own, where no nonlinearity stands in two places."""
-    return _copied(model, {})
-
-
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:  # whatever the parts of the user's network raise
-        hint = "keep no tensor in it that hangs on a graph"
-        raise InputError("a network that copy.deepcopy can copy", _said(error), hint) from error
-    seen: set[int] = set()
-    for parent in copied.modules():
-        for name, child in parent._modules.items():
-            if child is not None and kind_of(child) == NONLINEARITY and not list(child.parameters()):
-                if id(child) in seen:
-                    parent._modules[name] = copy.deepcopy(child)
-                seen.add(id(child))
-    return copied
-
-
 def record(model: nn.Module, example: Tensor) -> Recording:
-    """Runs the network once on the example, in eval mode, without gradients and without touching the global random state."""
+    """Run the network once on the example and record its calls.
+
+    The run is in eval mode, without gradients, and does not change the global random state.
+
+    Args:
+        model: The network.
+        example: A batch of its inputs.
+
+    Returns:
+        The calls and the output.
+
+    Raises:
+        InputError: For an example that the network does not accept, or an output that is not one tensor.
+    """
     if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
         received = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise InputError("an example batch of the network's inputs", received, "pass a tensor such as x[:2]")
@@ -126,141 +129,165 @@ def record(model: nn.Module, example: Tensor) -> Recording:
         except InputError:
             raise
         except Exception as error:  # whatever the user's network raises
-            hint = "pass a batch of its inputs such as x[:2], on its device"
-            expected = f"an example that {type(model).__name__} takes"
-            raise InputError(expected, f"shape {tuple(example.shape)}: {_said(error)}", hint) from error
+            hint = "pass a batch of its inputs, such as x[:2], on its device"
+            expected = f"an example that {type(model).__name__} accepts"
+            raise InputError(expected, f"shape {tuple(example.shape)}: {describe_error(error)}", hint) from error
     if not isinstance(output, Tensor):
-        hint = "wrap it so that it returns its logits alone"
+        hint = "wrap it in a module that returns only the logits"
         raise InputError("a network whose output is one tensor", type(output).__name__, hint)
-    recorder.used((output,), None)
+    recorder.note_use((output,), None)
     return recorder.recording(output)
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-
-
 class CallRecorder(TorchFunctionMode):
-    """Sees every call of a layer of torch.nn, and of a torch function outside of one."""
+    """Record every call of a layer of torch.nn, and of a torch function outside of such layers.
+
+    Args:
+        model: The network whose calls are recorded.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.calls: list[Call] = []
-        self.open: list[ForwardRun] = []
-        self.settings: dict[str, Mapping[str, Any]] = {}
-        self.visits: Counter[str] = Counter()
-        self.sites: dict[tuple[str, str, int], str] = {}
-        self.made: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        self.stack: list[ForwardRun] = []  # the forward methods that are running, innermost last
+        self.arguments: dict[str, Mapping[str, Any]] = {}
+        self.runs: Counter[str] = Counter()
+        self.names: dict[tuple[str, str, int], str] = {}
+        self.origin: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()  # the index of the call that made a tensor
 
     def recording(self, output: Tensor) -> Recording:
-        """What was seen; a module that is called more than once, or a place that is come to more than once, is shared."""
+        """Return the recorded calls, with `shared` set for modules and places that are called more than once.
+
+        Args:
+            output: Output of the network.
+
+        Returns:
+            The recording.
+        """
         counts = Counter(call.module or call.name for call in self.calls)
         for call in self.calls:
             call.shared = counts[call.module or call.name] > 1
-        return Recording(tuple(self.calls), self.settings, output)
+        return Recording(tuple(self.calls), self.arguments, output)
 
     def hooks(self) -> ExitStack:
-        """Hooks on every module of the network, taken off when the stack is left."""
+        """Register hooks on every module of the network; leaving the returned stack removes them."""
         stack = ExitStack()
         for name, module in self.model.named_modules():
-            entering = module.register_forward_pre_hook(self._entering(name), with_kwargs=True)
-            leaving = module.register_forward_hook(self._leaving, with_kwargs=True)
-            stack.callback(entering.remove)
-            stack.callback(leaving.remove)
+            before = module.register_forward_pre_hook(self._before_forward(name), with_kwargs=True)
+            after = module.register_forward_hook(self._after_forward, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
         return stack
 
-    def _entering(self, name: str) -> Callable[..., None]:
-        def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.visits[name] += 1
-            self.open.append(ForwardRun(module, name, self._inside() or kind_of(module) is not None, self.visits[name]))
-            given = bound(module.forward, args, kwargs)
-            self.settings.setdefault(name, {key: value for key, value in given.items() if not holds(value)})
+    def _before_forward(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.runs[name] += 1
+            in_layer = self._in_layer() or layer_kind(module) is not None
+            self.stack.append(ForwardRun(module, name, in_layer, self.runs[name]))
+            given = bind_arguments(module.forward, args, kwargs)
+            self.arguments.setdefault(name, {key: value for key, value in given.items() if not has_tensor(value)})
 
-        return entering
+        return hook
 
-    def _leaving(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        visit = self.open.pop()
-        kind = kind_of(module)
-        if kind is not None and not self._inside():
-            self._listed(kind, type(module).__name__, visit.name, module, (args, kwargs), output, vars(module))
+    def _after_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        run = self.stack.pop()
+        kind = layer_kind(module)
+        if kind is not None and not self._in_layer():
+            self._add_call(kind, type(module).__name__, run.name, module, (args, kwargs), output, vars(module))
 
-    def _inside(self) -> bool:
-        return bool(self.open) and self.open[-1].listed
+    def _in_layer(self) -> bool:
+        return bool(self.stack) and self.stack[-1].in_layer
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
-        if self._inside() or not (result is None or holds(result)):
+        if self._in_layer() or not (result is None or has_tensor(result)):
             return result
         name = getattr(func, "__name__", "")
-        kind = kind_of_function(name, args, given)
-        if kind is not None and self.open:
-            form = as_module(name, args, given) if kind == NONLINEARITY else None
-            named = bound(func, args, given) if kind == POOLING else {}
-            self._listed(kind, f"{_home(func)}.{name}", None, form, (args, given), result, named)
-        elif plain(name) in TRANSPARENT or (name == "dropout" and bound(func, args, given).get("training") is False):
-            source = self.made.get(next(tensors((args, given))))
+        kind = function_kind(name, args, given)
+        if kind is not None and self.stack:
+            layer = function_module(name, args, given) if kind == NONLINEARITY else None
+            settings = bind_arguments(func, args, given) if kind == POOLING else {}
+            self._add_call(kind, f"{_namespace(func)}.{name}", None, layer, (args, given), result, settings)
+        elif strip_underscore(name) in TRANSPARENT or (
+            name == "dropout" and bind_arguments(func, args, given).get("training") is False
+        ):
+            source = self.origin.get(next(tensors((args, given))))
             if isinstance(result, Tensor) and source is not None:
-                self.made[result] = source
+                self.origin[result] = source
         else:
-            self.used((args, given), None)
+            self.note_use((args, given), None)
             for tensor in tensors(args if result is None else result):
-                self.made.pop(tensor, None)
+                self.origin.pop(tensor, None)
         return result
 
-    def used(self, values: Any, by: int | None) -> None:
-        """These values went into that call, or into something that is none."""
+    def note_use(self, values: Any, by: int | None) -> None:
+        """Note that a call uses these values.
+
+        Args:
+            values: Tensors, possibly nested.
+            by: Index of the call, or None for any other use.
+        """
         for tensor in tensors(values):
-            source = self.made.get(tensor)
+            source = self.origin.get(tensor)
             if source is not None:
                 self.calls[source].consumers.append(by)
 
-    def _listed(
+    def _add_call(
         self,
         kind: str,
-        what: str,
+        operation: str,
         module: str | None,
-        form: nn.Module | None,
+        layer: nn.Module | None,
         given: Any,
         output: Any,
         settings: Mapping[str, Any],
     ) -> None:
-        owner = self.open[-1] if self.open else ForwardRun(self.model, "", False, 1)
-        came, went = (next(tensors(value)) for value in (given, output))
-        name = self._site(owner, what.split(".")[-1], module)
-        self.used(given, len(self.calls))
-        windows = overlap(settings, came.ndim - 2) if "max" in what.lower() and kind == POOLING else 1
-        sizes = tuple(came.shape), tuple(went.shape)
+        owner = self.stack[-1] if self.stack else ForwardRun(self.model, "", False, 1)
+        before, after = (next(tensors(value)) for value in (given, output))
+        name = self._call_name(owner, operation.split(".")[-1], module)
+        self.note_use(given, len(self.calls))
+        is_max_pooling = kind == POOLING and "max" in operation.lower()
+        windows = window_overlap(settings, before.ndim - 2) if is_max_pooling else 1
+        shapes = tuple(before.shape), tuple(after.shape)
         self.calls.append(
-            Call(name, kind, what, module, owner.name, owner.number, form, *sizes, device=went.device, overlap=windows)
+            Call(name, kind, operation, module, owner.name, owner.number, layer, *shapes, after.device, windows)
         )
         for tensor in tensors(output):
-            self.made[tensor] = len(self.calls) - 1
+            self.origin[tensor] = len(self.calls) - 1
 
-    def _site(self, owner: ForwardRun, function: str, module: str | None) -> str:
-        """A name for this place: the module's own where it is called first, else the first free one in the owner."""
-        local = plain(function) if module is None else module.removeprefix(f"{owner.name}.").replace(".", "_")
-        count = owner.seen[f"{module}.{local}"]
-        owner.seen[f"{module}.{local}"] += 1
+    def _call_name(self, owner: ForwardRun, function: str, module: str | None) -> str:
+        """The module's own name for its first call in a run of the owner, else the first free name in the owner."""
+        local = strip_underscore(function)
+        if module is not None:
+            local = module.removeprefix(f"{owner.name}.").replace(".", "_")
+        count = owner.counts[f"{module}.{local}"]
+        owner.counts[f"{module}.{local}"] += 1
         if module is not None and count == 0:
             return module
         key = (owner.name, f"{module}.{local}", count)
-        if key not in self.sites:
-            taken = {*self.sites.values()}
+        if key not in self.names:
+            taken = {*self.names.values()}
             for number in range(len(self.calls) + 2):
                 free = f"{local}_{number}" if number else local
                 full = f"{owner.name}.{free}" if owner.name else free
                 if full not in taken and not hasattr(owner.module, free):
-                    self.sites[key] = full
+                    self.names[key] = full
                     break
-        return self.sites[key]
+        return self.names[key]
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries.
+    """Iterate over the tensors in nested tuples, lists and dictionaries.
+
+    Args:
+        value: Any value.
+
+    Yields:
+        The tensors, in order.
 
     Example:
         >>> len(list(tensors((torch.zeros(1), {"a": [torch.zeros(2), 3]}))))
@@ -275,13 +302,29 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
-def holds(value: Any) -> bool:
-    """Whether a tensor is in it."""
+def has_tensor(value: Any) -> bool:
+    """Return True if a nested value contains a tensor.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        True if `tensors` finds one.
+    """
     return next(tensors(value), None) is not None
 
 
-def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments by their names, with defaults; nothing where the function does not tell its parameters."""
+def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of a call by their names, with defaults.
+
+    Args:
+        function: The function.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        The arguments, or nothing if the function does not reveal its parameters.
+    """
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
     except (ValueError, TypeError):
@@ -290,7 +333,7 @@ def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     return bound.arguments
 
 
-def _home(function: Callable[..., Any]) -> str:
+def _namespace(function: Callable[..., Any]) -> str:
     qualified = getattr(function, "__qualname__", "")
     if qualified.startswith(("TensorBase.", "Tensor.")):
         return "Tensor"
