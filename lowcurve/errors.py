@@ -1,5 +1,8 @@
 """The exception for wrong input. This module needs no torch, so the command line and the report start without it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A mistake in what the user gave, told in two plain sentences.
@@ -20,6 +23,23 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (self.expected, self.received, self.hint)
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Suggest the known word that is most similar to a misspelt one.
+
+    Args:
+        word: What the user wrote.
+        known: The words that exist.
+        otherwise: The hint if none of them is similar.
+
+    Example:
+        >>> nearest("CUER", ["standard", "CURE"], "see --help"), nearest("?", ["CURE"], "see --help")
+        ('did you mean CURE?', 'see --help')
+    """
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {names[close[0]]}?" if close else otherwise
 
 
 def _capitalize(text: str) -> str:

@@ -1,5 +1,6 @@
 """The commands as a user meets them: what each writes, how a study goes on after an end, the report in a browser."""
 
+import itertools
 import json
 import os
 import re
@@ -29,9 +30,18 @@ from command import (
     settings,
 )
 from PIL import Image
+from torch import nn
 
-from lowcurve.models import summary
+from lowcurve.attacks import SUITES
+from lowcurve.cli.commands import COMMANDS
+from lowcurve.cli.drawings import DRAWINGS
+from lowcurve.cli.options import STUDY
+from lowcurve.cli.requests import parse
+from lowcurve.models import ARCHITECTURES, summary
 from lowcurve.store import Run
+from lowcurve.study.method_options import METHOD_NAMES
+from lowcurve.study.presets import preset
+from lowcurve.study.settings import Study
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -68,17 +78,92 @@ def test_the_version(capsys):
 
 
 def test_an_unknown_command(capsys):
-    assert "a command among study, train, measure, attack, report, recipes, reproduce, draw, got 'stduy'" in refused(
-        capsys, "stduy"
+    sentence = refused(capsys, "stduy")
+    assert "a command among study, train, measure, attack, report, recipes, reproduce, draw, got 'stduy'" in sentence
+    assert sentence.endswith("Did you mean study?")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_fits_a_screen(capsys, command):
+    """Each option has a description and, where there is one, its default; below stands an example."""
+    assert done(command, "--help") == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert not err
+    assert lines[0].startswith(f"usage: lowcurve {command}")
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 100
+    assert "<class" not in out
+    assert f"\n  lowcurve {command} " in out.partition("\nexample")[2]
+    assert not undescribed(lines)
+    assert ("--training" in out) == (command in ("study", "train"))
+    shown = set(re.findall(r"^  --([\w.-]+)", out, re.MULTILINE)) - {"help-all"}
+    assert shown == {name for name in COMMANDS[command].shown if not name.isupper()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_whole_help_of_a_command_describes_every_option(capsys, command):
+    assert done(command, "--help-all") == 0
+    out, err = capsys.readouterr()
+    assert not err
+    assert "<class" not in out
+    assert "configuration file" not in out
+    assert ("--evaluation.budget.queries" in out) == (command in ("study", "train", "measure", "attack"))
+    assert ("--fine-tuning.epochs" in out) == (command in ("study", "train"))
+    every = set(re.findall(r"^  --([\w.-]+)", out, re.MULTILINE))
+    assert {name for name in COMMANDS[command].shown if not name.isupper()} <= every
+
+
+def undescribed(lines: list[str]) -> list[str]:
+    """The options of a help page that have no text of their own."""
+    found = []
+    for line, after in itertools.pairwise([*lines, ""]):
+        if re.match(r"  (--|[A-Z]+ )", line):
+            text = re.sub(r"^  \S+( \S+)?", "", line[:28]) + line[28:] if len(line) > 28 and line[27] == " " else after
+            found += [line] if not re.search("[a-z]{2}", re.sub(r"\(default.*", "", text)) else []
+    return found
+
+
+def test_the_choices_and_defaults_that_help_names_are_those_of_the_package():
+    study = Study()
+    assert set(re.split(", | or ", STUDY["network"].text)) == set(ARCHITECTURES)
+    assert STUDY["methods"].text.removeprefix("Training methods: ").split(", ") == list(METHOD_NAMES)
+    assert set(re.split(", | or ", STUDY["suite"].text.partition(": ")[2])) == set(SUITES)
+    assert STUDY["methods"].default == ",".join(study.methods)
+    assert STUDY["norm"].default == study.norm.replace("_", "")
+    defaults = {name: STUDY[name].default for name in ("data", "suite", "seed", "accelerator", "devices")}
+    assert defaults == {name: str(getattr(study, name)) for name in defaults}
+    for name in ("steps", "audited", "lanczos_steps"):
+        whole, smoke = (getattr(preset("digits", scale).evaluation, name) for scale in ("laptop", "smoke"))
+        assert re.findall(r"\d+", STUDY[f"evaluation.{name.replace('_', '-')}"].default) == [str(whole), str(smoke)]
+    assert {kind: drawing.examples for kind, drawing in DRAWINGS.items()}["path"] == 40
+
+
+def test_lists_need_no_brackets_and_dashes_are_underscores():
+    request = parse("train", ["--methods", "standard,CURE", "--eps=8/255", "--fine-tuning.epochs", "3", "--norm", "l2"])
+    assert request == parse(
+        "train", ["--methods=[standard, CURE]", "--radius", "8/255", "--fine_tuning.epochs=3", "--norm=l_2"]
+    )
+    assert (request.study.methods, request.study.norm, request.study.radius) == (("standard", "CURE"), "l_2", "8/255")
+    assert parse("train", ["--evaluation.radii", "0,1"]).study.evaluation.radii == (0.0, 1.0)
+
+
+def test_the_scale_of_a_file_is_honored_or_its_word_refused(capsys):
+    Path("few.yaml").write_text("seed: 4\n")
+    assert parse("train", ["--config", "few.yaml", "--scale", "smoke"]).study.training.epochs == 1
+    assert done("train", *SMOKE, "--print-config") == 0
+    Path("whole.yaml").write_text(capsys.readouterr().out)
+    assert parse("train", ["--config", "whole.yaml", "--scale", "smoke"]).study.training.epochs == 1
+    sentence = refused(capsys, "train", "--config", "whole.yaml", "--scale", "laptop")
+    assert re.search(
+        "--scale or a file with all settings, got --scale laptop with .*whole.yaml. Leave out --scale", sentence
     )
 
 
-@pytest.mark.parametrize("command", ["study", "train", "measure", "attack", "report"])
-def test_the_help_of_a_command(capsys, command):
-    assert done(command, "--help") == 0
-    out, err = capsys.readouterr()
-    assert not err
-    assert all(option in out for option in ("--data", "--radius", "--training.epochs", "--config", "--print_config"))
+@pytest.mark.parametrize("command", ["measure", "attack"])
+def test_what_trains_nothing_takes_no_options_of_training(capsys, command):
+    sentence = refused(capsys, command, "--model", "own:make", "--training.epochs", "3")
+    assert f"options of lowcurve {command}, which trains nothing, got --training.epochs. Leave it out." in sentence
 
 
 # --- a study
@@ -165,6 +250,11 @@ def test_the_evaluation_of_a_run_can_be_asked_for_otherwise(smoke, tmp_path):
     assert settings(folder)["evaluation"] == {**settings(smoke)["evaluation"], "steps": 2}
     assert "PGD-2" in [column["heading"] for column in results(folder)["comparison"]["columns"]]
     assert weights == {path.name: path.read_bytes() for path in folder.glob("networks/*")}
+    # The curvature at the attacks' scale belongs to the same radius.
+    found = {json.loads((folder / "parts" / f"curvature-{name}.json").read_text())["key"] for name in FOUR}
+    assert all("'0.05'" in key and "'0.125'" not in key for key in found)
+    assert done("measure", folder, "--eps", "0.1") == 0
+    assert "'0.1'" in json.loads((folder / "parts" / "attack-CURE.json").read_text())["key"]
 
 
 def test_the_settings_can_be_printed_and_read_back(smoke, tmp_path, capsys):
@@ -269,6 +359,56 @@ def test_cure_starts_from_ones_own_network():
     assert list(cells(results(Path("run")), "clean")) == ["given", "CURE"]
     given = Run(Path("run")).load_network("given")
     assert torch.equal(given[1].weight, torch.load("own.pt")["1.weight"])
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("weights", [(), ("--weights", "own.pt")], ids=["from the function", "from a file"])
+def test_a_study_of_ones_own_network_trains_nothing_unasked(weights, capsys):
+    assert done("study", *SMOKE, "--model", "own:make", *weights, "--out", "run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nothing is trained: own:make is evaluated as it is. Add --train or --methods NAMES to train it" in said
+    assert "Your network classifies only" in said
+    assert "Check its normalization (--mean and --std, or a first layer of its own" in said
+    assert list(cells(results(Path("run")), "clean")) == ["given"]
+    assert Run(Path("run")).networks() == ("given",)
+    assert settings(Path("run"))["methods"] == []
+    assert not list(Path("run").glob("parts/training-*"))
+
+
+@pytest.mark.usefixtures("own")
+def test_what_is_trained_from_ones_own_network_is_said(capsys):
+    words = (
+        "--model",
+        "own:make",
+        "--weights",
+        "own.pt",
+        "--train",
+        "--evaluation.drawn",
+        "0",
+        "--evaluation.audited",
+        "0",
+    )
+    assert done("study", *SMOKE, *words, "--out", "run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    plan = (
+        "will be trained: gradient-norm, PGD from the weights that own:make returns; CURE from the weights in --weights"
+    )
+    assert plan in said
+    assert list(cells(results(Path("run")), "clean")) == ["given", "CURE", "gradient-norm", "PGD"]
+
+
+@pytest.mark.usefixtures("own")
+def test_standardization_outside_ones_own_network():
+    """The network behind --mean and --std is that with a first layer of its own; its weights keep their names."""
+    words = ("--model", "own:make", "--weights", "own.pt", "--mean", "0.3", "--std", "0.4", "--evaluation.audited", "0")
+    assert done("attack", *SMOKE, *words, "--out", "run") == 0
+    whole = Run(Path("run")).load_network("given")
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    plain.load_state_dict(torch.load("own.pt"))
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(whole(x), plain((x - 0.3) / 0.4))
+    assert done("measure", "run") == 0
+    assert "given" in cells(results(Path("run")), "‖g‖")
 
 
 @pytest.mark.usefixtures("own")

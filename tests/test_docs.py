@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from lowcurve.cli.commands import COMMANDS
-from lowcurve.cli.reproduce import asked
-from lowcurve.cli.words import parse
+from lowcurve.cli.reproduce import parse as parse_reproduce
+from lowcurve.cli.requests import parse
 from lowcurve.papers.items import ITEMS
 
 ROOT = Path(__file__).parents[1]
@@ -115,12 +115,12 @@ def test_the_commands_are_understood():
         command, *words = shlex.split(line)[1:]
         assert command in COMMANDS
         if command == "reproduce":
-            found = asked(words)
+            found = parse_reproduce(command, words)
             assert found.list or found.key in ITEMS
             continue
         if "runs/mine" in words or "mine.yaml" in words or "--print_config" in words:
             continue  # these need what an earlier line leaves
-        request = parse(command, COMMANDS[command], words)
+        request = parse(command, words)
         assert request.run is None
 
 

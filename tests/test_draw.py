@@ -294,8 +294,9 @@ def test_gray_images_have_no_color_to_change():
     [
         (("spiral", "RUN"), "a kind among cross-section, surface, jacobian.*, got 'spiral'. Write lowcurve draw"),
         (("surface",), "the run to draw, got none. Write lowcurve draw surface RUN"),
-        ((), "options of lowcurve draw, got the following arguments are required: kind"),
-        (("surface", "RUN", "--what"), "options of lowcurve draw, got unrecognized arguments: --what"),
+        ((), "a kind among .*, got none. Write lowcurve draw surface RUN"),
+        (("surface", "RUN", "--what"), "Unknown option --what. Write lowcurve draw --help"),
+        (("color", "RUN"), "images of 3 channels for color, got inputs of shape .* in digits. Draw another kind"),
         (("surface", "nowhere"), "a run directory"),
         (
             ("surface", "RUN", "--networks", "LCMM"),

@@ -12,7 +12,8 @@ import torch
 import yaml
 from command import cells, done, image_folder, refused, results, settings
 
-from lowcurve.cli.words import flat, parse
+from lowcurve.cli.parsing import flat
+from lowcurve.cli.requests import parse
 from lowcurve.data import DataSet, Examples, Limits
 from lowcurve.papers.recipes import get_recipe, get_recipes, list_recipe_keys
 from lowcurve.results import Column, Curves, Line, Table
@@ -157,7 +158,7 @@ def test_the_weights_of_lcnn_are_per_example():
 
 @every_recipe
 def test_the_command_line_begins_with_the_recipes_study(key):
-    request = parse("train", "train", [key, "--seed", "3"])
+    request = parse("train", [key, "--seed", "3"])
     assert request.recipe == get_recipe(key)
     assert request.study == replace(get_recipe(key).study(), seed=3).resolve()
 
@@ -284,8 +285,8 @@ def test_a_recipe_is_trained_and_attacked_by_its_key(pets, capsys):
 def test_settings_of_a_recipe_can_be_printed_and_read_back(capsys):
     assert done("train", OURS, "--print_config") == 0
     Path("printed.yaml").write_text(capsys.readouterr().out)
-    assert parse("train", "train", ["--config", "printed.yaml"]).study == get_recipe(OURS).study().resolve()
-    request = parse("train", "train", ["--out", OURS, "--data", "digits"])
+    assert parse("train", ["--config", "printed.yaml"]).study == get_recipe(OURS).study().resolve()
+    request = parse("train", ["--out", OURS, "--data", "digits"])
     assert (request.recipe, request.out) == (None, OURS)
 
 

@@ -140,7 +140,16 @@ def test_a_run_within_a_run_can_be_reported_by_itself(place):
 def test_the_list_names_every_item(capsys):
     assert done("reproduce", "--list") == 0
     shown = capsys.readouterr().out
-    assert all(key in shown for key in ITEMS)
+    assert [line.split("  ")[0] for line in shown.splitlines()] == list(ITEMS)  # one plain line an item
+    assert all(one.title in shown for one in ITEMS.values())
+
+
+def test_a_smoke_run_gives_no_verdict(place, capsys):
+    made(place, "srinivas2022lcnn/table-1")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "A smoke run shows only that the item runs: its numbers mean nothing." in shown
+    assert "hold" not in shown
+    assert "A smoke run shows only" in (place / "srinivas2022lcnn" / "table-1.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +167,8 @@ def test_the_list_names_every_item(capsys):
             ("srinivas2022lcnn/table-1", "--minutes", "0"),
             "a number of minutes above 0, got 0.0. Write --minutes 8",
         ),
-        (("srinivas2022lcnn/table-1", "--seed", "x", "--what"), "options of lowcurve reproduce"),
+        (("srinivas2022lcnn/table-1", "--seed", "x"), "Unknown option --seed. Did you mean --seeds"),
+        (("srinivas2022lcnn/table-1", "more"), "only options after lowcurve reproduce, got 'more'"),
         (("srinivas2022lcnn/table-1", "--rows", "LCMM"), "rows among standard, LCNN, .*. Leave out --rows for all"),
     ],
 )

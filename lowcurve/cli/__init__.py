@@ -1,4 +1,4 @@
-"""The command line: words to calls. Torch is imported only once a command runs, so that help comes at once."""
+"""The command line. Torch is imported only once a command runs, so that help appears at once."""
 
 from lowcurve.cli.commands import main
 

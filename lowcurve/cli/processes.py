@@ -1,5 +1,4 @@
-"""The processes of a command: what each is from its start, and of several, that one leads and keeps the run, while the others
-share its training and keep nothing."""
+"""Processes of a command. If there are several, one leads and writes the run; the others only share its work."""
 
 import os
 import platform
@@ -13,24 +12,24 @@ from lowcurve.errors import InputError
 from lowcurve.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from lowcurve.cli.words import Request
+    from lowcurve.cli.requests import Request
     from lowcurve.store import Run
 
 PLACE = "LOWCURVE_RUN"
-"""The environment variable in which the leader tells the processes that it begins where its run is."""
+"""Environment variable in which the leader passes the directory of its run to the processes that it starts."""
 PATIENCE = 600.0
-"""So many seconds a follower waits for the run; data may have to be fetched first."""
+"""Seconds that a follower waits for the run. The data may have to be downloaded first."""
 
 
-def settle() -> None:
-    """What a process that computes has to be before it imports torch."""
-    # Threads that spin while they wait make small tensors on a busy machine 10 to 60 times slower.
+def prepare_process() -> None:
+    """Set up threads and memory, before torch is imported."""
+    # Waiting threads that spin make small tensors 10 to 60 times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
 
 
-def circumstances() -> dict[str, str]:
-    """With what, where and when something is computed, for those who read of it."""
+def machine_facts() -> dict[str, str]:
+    """Return the versions, the machine and the time of a computation, for its report."""
     import torch
 
     threads = torch.get_num_threads()
@@ -45,18 +44,25 @@ def circumstances() -> dict[str, str]:
 
 
 def follows() -> bool:
-    """Whether another process leads: by torchrun's, SLURM's or Fabric's word."""
+    """Return True if torchrun, SLURM or Fabric says that another process leads."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
 def require_processes(devices: int, nodes: int) -> None:
-    """Refuse what torchrun or SLURM has begun if it is not the number of processes that was asked for: those too many would
-    work for nothing, those too few wait for ever."""
+    """Refuse to start if torchrun or SLURM started another number of processes than the settings say.
+
+    With too many, some would work for nothing; with too few, all would wait for ever.
+
+    Args:
+        devices: Processes on each machine.
+        nodes: Machines.
+    """
     begun = {
         "WORLD_SIZE": f"torchrun --nnodes {nodes} --nproc-per-node {devices}"
         if "TORCHELASTIC_RUN_ID" in os.environ
         else "",
-        "SLURM_STEP_NUM_TASKS": f"srun --nodes {nodes} --ntasks-per-node {devices}",  # which a batch script itself has not
+        # A batch script itself does not have this variable.
+        "SLURM_STEP_NUM_TASKS": f"srun --nodes {nodes} --ntasks-per-node {devices}",
     }
     name = next((name for name, by in begun.items() if by and name in os.environ), None)
     if name is not None and os.environ[name] != str(devices * nodes):
@@ -66,8 +72,8 @@ def require_processes(devices: int, nodes: int) -> None:
 
 
 @contextmanager
-def leading(run: "Run") -> Iterator[None]:
-    """Inside, those who are begun to follow are told where the run is."""
+def lead(run: "Run") -> Iterator[None]:
+    """Pass the run's directory to the processes that are started inside."""
     os.environ[PLACE] = str(run.folder.absolute())
     try:
         yield
@@ -75,8 +81,8 @@ def leading(run: "Run") -> Iterator[None]:
         del os.environ[PLACE]
 
 
-def followed(request: "Request") -> "Run":
-    """The leader's run, as soon as it is there."""
+def leader_run(request: "Request") -> "Run":
+    """Wait for the leader's run and open it."""
     from lowcurve.store import SETTINGS, Run
 
     if request.run is not None:

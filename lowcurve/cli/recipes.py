@@ -1,4 +1,4 @@
-"""What the command line says of recipes: all of them, one whole, and what a run that was begun with one keeps of it."""
+"""The command `lowcurve recipes`, and the recipe that a run follows."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lowcurve.cli.parsing import flat, new_parser, parse_words
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,31 +16,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lowcurve")
 FILE = "recipe.json"
-"""Where a run keeps the recipe that it was begun with, as it was then."""
+"""File in which a run keeps its recipe."""
 BESIDE = "beside the paper"
 HERE = ("data_dir", "accelerator", "devices", "nodes", "strategy")
-"""Settings that say where a study is made and not what it is."""
-USAGE = """usage: lowcurve recipes [KEY]
-
-Lists the recipes, a row of a paper's table each, with the paper's numbers; with a KEY shows one whole.
-Train one with: lowcurve train KEY [options]; a word of an option comes before the recipe's.
-"""
+"""Settings that say where a study runs; they change no result."""
 
 
-def shown(words: list[str]) -> int:
-    """The command `lowcurve recipes`."""
+def run(command: str, words: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        command: Its name, recipes.
+        words: The words after it.
+    """
     from rich.console import Console
 
     from lowcurve.papers.recipes import get_recipe
 
-    if any(word in ("-h", "--help") for word in words):
-        print(USAGE, end="")
-        return 0
-    if len(words) > 1:
-        raise InputError("at most one key", " ".join(words), "write lowcurve recipes KEY")
+    parser = new_parser(command)
+    parser.add_argument("key", nargs="*")
+    keys = parse_words(command, parser, words).key
+    if len(keys) > 1:
+        raise InputError("at most one key", " ".join(keys), "write lowcurve recipes KEY")
     console = Console()
-    if words:
-        console.print(_whole(get_recipe(words[0])), markup=False, highlight=False, soft_wrap=True)
+    if keys:
+        console.print(_describe(get_recipe(keys[0])), markup=False, highlight=False, soft_wrap=True)
     else:
         _list(console)
     return 0
@@ -64,23 +65,27 @@ def _values(recipe: "Recipe") -> str:
     return ", ".join(f"{name} {value}" for name, value in recipe.values.items())
 
 
-def _whole(recipe: "Recipe") -> str:
+def _describe(recipe: "Recipe") -> str:
     import yaml
 
     lines = [recipe.title, f"lowcurve train {recipe.key}", "", f"The paper ({recipe.paper}; accuracies in %):"]
     lines += [f"  {name:<20}{value}" for name, value in recipe.values.items()]
     if recipe.quotation:
-        lines += ["", "In its own words:", f'  "{recipe.quotation}"']
+        lines += ["", "Quotation:", f'  "{recipe.quotation}"']
     if recipe.differs:
-        lines += ["", "What differs, and what it does not say:", *(f"  * {reason}" for reason in recipe.differs)]
+        lines += [
+            "",
+            "What differs from the paper, and what it leaves open:",
+            *(f"  * {reason}" for reason in recipe.differs),
+        ]
     written = yaml.safe_dump(dict(recipe.settings), sort_keys=False, default_flow_style=None, allow_unicode=True)
-    lines += ["", f"The settings, over those of --data {recipe.settings['data']} --scale paper:"]
+    lines += ["", f"Settings that replace those of --data {recipe.settings['data']} --scale paper:"]
     lines += [f"  {line}" for line in written.splitlines()]
     return "\n".join(lines)
 
 
 def announce(recipe: "Recipe | None") -> None:
-    """Say what a training follows, what the paper found, and what differs from it."""
+    """Log a training's recipe, the paper's numbers, and what differs from the paper."""
     if recipe is None:
         return
     log.info("recipe %s: %s. The paper has %s (%s)", recipe.key, recipe.title, _values(recipe), recipe.paper)
@@ -88,14 +93,14 @@ def announce(recipe: "Recipe | None") -> None:
         log.info("differs: %s", reason)
 
 
-def keep(recipe: "Recipe | None", run: "Run") -> None:
-    """Keep the recipe in the run that is begun with it."""
+def save(recipe: "Recipe | None", run: "Run") -> None:
+    """Save a new run's recipe in the run."""
     if recipe is not None:
         run.write_json(FILE, asdict(recipe))
 
 
-def kept(run: "Run") -> "Recipe | None":
-    """The recipe that the run was begun with, if it was."""
+def load(run: "Run") -> "Recipe | None":
+    """Return the recipe that a run follows, or None."""
     from lowcurve.papers.recipes import Recipe
 
     content = run.read_json(FILE)
@@ -109,36 +114,34 @@ def kept(run: "Run") -> "Recipe | None":
         ) from None
 
 
-def beside(recipe: "Recipe | None", run: "Run", results: Mapping[str, "Result"]) -> dict[str, "Result"]:
-    """The results with the paper's numbers after the comparison, where the run follows a recipe."""
+def add_comparison(recipe: "Recipe | None", run: "Run", results: Mapping[str, "Result"]) -> dict[str, "Result"]:
+    """Insert the comparison with the paper after the first table, if the run follows a recipe."""
     if recipe is None:
         return dict(results)
     first = {name: result for name, result in results.items() if name == "comparison"}
     return {**first, BESIDE: recipe.make_table(results, _changed(recipe, run)), **results}
 
 
-def lines(results: Mapping[str, "Result"]) -> list[Any]:
-    """What the terminal shows of the paper's numbers: nothing before there is one of ours beside them."""
-    from lowcurve.cli.terminal import table
+def terminal_lines(results: Mapping[str, "Result"]) -> list[Any]:
+    """Return the comparison with the paper for the terminal; empty until there is a number of ours."""
+    from lowcurve.cli.terminal import result_table
     from lowcurve.results import Table
 
     papers = results.get(BESIDE)
     if not isinstance(papers, Table) or all(ours is None for _, _, ours, _ in papers.rows):
         return []
-    return [table(papers), *filter(None, [papers.caption])]
+    return [result_table(papers), *filter(None, [papers.caption])]
 
 
 def facts(recipe: "Recipe | None") -> dict[str, str]:
-    """What the report says of the recipe."""
+    """Return the report's facts about the recipe."""
     if recipe is None:
         return {}
     return {"recipe": f"{recipe.key} ({recipe.paper})", "differs from the paper": " ".join(recipe.differs)}
 
 
 def _changed(recipe: "Recipe", run: "Run") -> list[str]:
-    """The names of what the run has otherwise than the recipe at its own scale."""
-    from lowcurve.cli.words import flat
-
+    """Return the names of settings in which a run differs from its recipe at the paper's scale."""
     own = dict(flat("", json.loads(json.dumps(asdict(recipe.study().resolve())))))
     there = dict(flat("", run.read_settings()))
     return [name for name in own if name.split(".")[0] not in HERE and own[name] != there.get(name)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lowcurve import randomness
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, nearest
 from lowcurve.models import convolutional, lcnn, residual
 from lowcurve.models.layers import Normalize
 
@@ -57,7 +57,8 @@ class Network:
 
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
-            raise InputError(f"a network among {', '.join(ARCHITECTURES)}", repr(self.name), "write small-convnet")
+            hint = nearest(self.name, ARCHITECTURES, "write small-convnet")
+            raise InputError(f"a network among {', '.join(ARCHITECTURES)}", repr(self.name), hint)
         if self.width is not None and self.width < 1:
             raise InputError("a width of at least 1", self.width, "leave it out for the architecture's own")
         if self.name != "mlp" and len(self.shape) != 3:

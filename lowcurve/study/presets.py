@@ -5,7 +5,7 @@ from typing import Literal
 
 from lowcurve.attacks import FULL, Effort
 from lowcurve.data import Augmentation, Limits
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, nearest
 from lowcurve.evaluation.audit import Budget
 from lowcurve.study.method_options import Cure, GradientNorm, TrainingAttack
 from lowcurve.study.settings import Evaluation, Study
@@ -24,7 +24,9 @@ def preset(data: str, scale: str = "laptop") -> Study:
         ('0.1', '8/255')
     """
     if scale not in SCALES:
-        raise InputError(f"a scale among {', '.join(SCALES)}", repr(scale), "write --scale laptop")
+        raise InputError(
+            f"a scale among {', '.join(SCALES)}", repr(scale), nearest(scale, SCALES, "write --scale laptop")
+        )
     study = replace(_at_laptop(data), data=data)
     if scale == "smoke":
         return shorten(study)

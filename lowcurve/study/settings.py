@@ -6,7 +6,7 @@ from typing import Literal
 from lowcurve.analysis.norms import Ball, Norm, parse_radius
 from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Limits
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, nearest
 from lowcurve.evaluation.audit import Budget
 from lowcurve.study.method_options import (
     DEFAULT_METHODS,
@@ -60,9 +60,9 @@ class Evaluation:
         if min(self.examples, self.curvature_examples) < 1:
             raise InputError("at least one example", "none", "write --evaluation.examples 100")
         if not self.radii:
-            raise InputError("at least one radius", "none", "write --evaluation.radii [0.0,0.5,1.0]")
+            raise InputError("at least one radius", "none", "write --evaluation.radii 0.0,0.5,1.0")
         if list(self.radii) != sorted(self.radii) or self.radii[0] < 0:
-            raise InputError("radii of 0 or more in rising order", self.radii, "write --evaluation.radii [0.0,0.5,1.0]")
+            raise InputError("radii of 0 or more in rising order", self.radii, "write --evaluation.radii 0.0,0.5,1.0")
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,16 @@ class Study:
     def __post_init__(self) -> None:
         for method in self.methods:
             if method not in METHOD_NAMES:
-                raise InputError(
-                    f"methods among {', '.join(METHOD_NAMES)}", repr(method), "write --methods [standard,CURE]"
-                )
+                hint = nearest(method, METHOD_NAMES, "write --methods standard,CURE")
+                raise InputError(f"methods among {', '.join(METHOD_NAMES)}", repr(method), hint)
         if self.suite not in SUITES:
-            raise InputError(f"a suite among {', '.join(SUITES)}", repr(self.suite), "write --suite strong")
+            raise InputError(
+                f"a suite among {', '.join(SUITES)}",
+                repr(self.suite),
+                nearest(self.suite, SUITES, "write --suite strong"),
+            )
         if not self.methods and self.model is None:
-            raise InputError("at least one method", "none", "write --methods [standard,CURE]")
+            raise InputError("at least one method", "none", "write --methods standard,CURE")
         if (self.mean or self.std) and self.model is None:
             hint = "Add --model package.module:function, or leave out --mean and --std"
             raise InputError("--mean and --std together with a network of your own", "no --model", hint)

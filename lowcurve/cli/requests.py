@@ -1,0 +1,200 @@
+"""Turn the words after a study's command into a request: which run, which settings, which recipe."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowcurve.cli.options import STUDY
+from lowcurve.cli.parsing import explain, flat, new_parser, parse_words
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from lowcurve.papers.recipes import Recipe
+    from lowcurve.store import Run
+    from lowcurve.study.settings import Study
+
+CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius", "suite")
+"""Settings of an earlier run that may change: how it is evaluated, and where."""
+TRAINING = (
+    *(
+        "train",
+        "methods",
+        "network",
+        "nonlinearity",
+        "width",
+        "training",
+        "fine_tuning",
+        "statistics",
+        "cure",
+        "gradient",
+    ),
+    *("low_curvature", "training_attack", "others", "validation_steps"),
+)
+"""Settings that the commands measure and attack do not use."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command with its settings.
+
+    Args:
+        run: The earlier run that it continues, if any.
+        out: The directory of a new run, if one is named.
+        study: All settings.
+        recipe: The paper's recipe that a new run follows, if any.
+        new_ball: The attacks' norm or radius is given anew for an earlier run.
+    """
+
+    run: "Run | None"
+    out: str | None
+    study: "Study"
+    recipe: "Recipe | None" = None
+    new_ball: bool = False
+
+
+def parse(command: str, words: list[str]) -> Request:
+    """Parse the words after study, train, measure or attack.
+
+    A new run starts from the preset of its data and scale, or from a recipe. Then come the settings of `--config`, and last
+    those of the words. An earlier run keeps its settings; only its evaluation may change.
+
+    Raises:
+        InputError: If the words are not understood or contradict one another.
+    """
+    parser = _study_parser(command)
+    hidden = {"study": (), "train": ("train",)}.get(command, TRAINING)
+    plain = [word for word in words if not word.replace("-", "_").startswith("__print_config")]
+    given = parse_words(command, parser, plain, hidden=hidden, defaults=False)
+    place, recipe = given.get("run") or given.get("resume"), _recipe(command, given.get("run"))
+    written = {name.split(".")[0]: name for name, _ in flat("", given.as_dict()) if name != "run"}
+    if place is not None and recipe is None:
+        return _continued(command, parser, place, words, written)
+    useless = [written[name] for name in hidden if name in written]
+    if useless and command != "train" and "config" not in given:
+        raise InputError(f"options of lowcurve {command}, which trains nothing", f"--{useless[0]}", "leave it out")
+    base = _base(given, recipe)
+    _check_scale(parser, plain, given)
+    study = _parsed(command, parser, words, asdict(base))
+    if command == "study" and study.model is not None and not given.get("train") and "methods" not in given:
+        study = replace(study, methods=())
+    return Request(None, given.get("out"), study.resolve(), recipe)
+
+
+def open_run(place: str) -> "tuple[Run, Study]":
+    """Open a run with its settings.
+
+    Raises:
+        InputError: If there is no run, or its settings are incomplete: a preset would silently fill the gaps.
+    """
+    from lowcurve.store import Run
+    from lowcurve.study.settings import Study
+
+    run = Run.open(place)
+    stored = run.read_settings()
+    parser = new_parser("run")
+    parser.add_class_arguments(Study, as_group=False)
+    try:
+        study = parser.instantiate(parser.parse_object(stored))
+        missing = dict(flat("", asdict(Study()))).keys() - dict(flat("", stored)).keys()
+        reason = f"no {min(missing)}" if missing else ""
+    except (argparse.ArgumentError, KeyError) as error:
+        reason = str(explain("run", parser, " ".join(str(error).split())))
+    if reason:
+        raise InputError(f"the settings of a study in {run.folder}", reason, "restore settings.yaml")
+    return run, _study(study)
+
+
+def _continued(
+    command: str, parser: "ArgumentParser", place: str, words: list[str], written: Mapping[str, str]
+) -> Request:
+    if command == "train" and "resume" not in written and not Path(place).exists():
+        _refuse_place(place)
+    if "out" in written:
+        raise InputError("a run to go on with, or a new one", "both", "leave out --out")
+    run, _ = open_run(place)
+    if fixed := [name for name in written if name not in (*CHANGEABLE, "resume")]:
+        hint = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
+        raise InputError("the settings that the run was made with", f"--{fixed[0]}", hint)
+    study = _parsed(command, parser, words, run.read_settings())
+    if written.keys() - {"resume"}:
+        run.write_settings(study)
+    return Request(run, None, study, new_ball=bool({"norm", "radius"} & written.keys()))
+
+
+def _study_parser(command: str) -> "ArgumentParser":
+    from lowcurve.study.settings import Study
+
+    parser = new_parser(command)
+    if command != "study":
+        parser.add_argument("run", nargs="?")
+    parser.add_argument("--out", type=str | None, default=None)
+    parser.add_argument("--resume", type=str | None, default=None, help=STUDY["resume"].text)
+    parser.add_argument("--scale", type=str, default="laptop")
+    parser.add_argument("--train", action="store_true")  # everywhere, since --print-config of a study writes it
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Study, as_group=False)
+    return parser
+
+
+def _base(given: Any, recipe: "Recipe | None") -> "Study":
+    """Return the settings that a new run starts from."""
+    from lowcurve.study.presets import preset
+
+    if recipe is not None:
+        return recipe.study(given.get("scale") or "paper")
+    return preset(given.get("data") or "digits", given.get("scale") or "laptop")
+
+
+def _check_scale(parser: "ArgumentParser", words: list[str], given: Any) -> None:
+    """Refuse `--scale` with a file that sets everything that a scale decides."""
+    from lowcurve.study.presets import SCALES, preset
+
+    if "config" not in given or not any(word.startswith("--scale") for word in words):
+        return
+    file = given["config"][-1]
+    there = dict(flat("", parser.parse_args(["--config", str(file)], defaults=False).as_dict()))
+    data, scale = given.get("data") or "digits", given["scale"]
+    asked = dict(flat("", asdict(preset(data, scale))))
+    others = [dict(flat("", asdict(preset(data, other)))) for other in SCALES]
+    decided = [name for name, value in asked.items() if any(other.get(name, value) != value for other in others)]
+    if decided and all(name in there for name in decided) and any(there[name] != asked[name] for name in decided):
+        hint = f"leave out --scale, or delete from {file} what the scale should decide, such as {decided[0]}"
+        raise InputError("--scale or a file with all settings", f"--scale {scale} with {file}", hint)
+
+
+def _recipe(command: str, word: str | None) -> "Recipe | None":
+    """Return the recipe of that key, unless a directory has the same name."""
+    if command != "train" or word is None:
+        return None
+    from lowcurve.papers.recipes import get_recipe, list_recipe_keys
+
+    return get_recipe(word) if word in list_recipe_keys() and not Path(word).is_dir() else None
+
+
+def _refuse_place(place: str) -> None:
+    """Refuse a word that is neither a run's directory nor a recipe's key."""
+    from lowcurve.papers.recipes import get_recipe
+
+    try:
+        get_recipe(place)
+    except InputError as error:
+        expected = f"an existing run directory, or {error.expected}"
+        raise InputError(expected, error.received, error.hint) from None
+
+
+def _parsed(command: str, parser: "ArgumentParser", words: list[str], defaults: dict[str, Any]) -> "Study":
+    try:
+        parser.set_defaults(dict(flat("", defaults)))
+    except (argparse.ArgumentError, KeyError) as error:
+        raise explain(command, parser, " ".join(str(error).split())) from None
+    return _study(parser.instantiate(parse_words(command, parser, words)))
+
+
+def _study(parsed: Any) -> "Study":
+    from lowcurve.study.settings import Study
+
+    return Study(**{field.name: parsed[field.name] for field in fields(Study)})

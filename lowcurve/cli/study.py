@@ -1,0 +1,254 @@
+"""The commands study, train, measure, attack and report: the steps of a study on a run directory."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowcurve.cli import recipes
+from lowcurve.cli.parsing import new_parser, parse_words
+from lowcurve.cli.processes import follows, lead, leader_run, machine_facts, prepare_process, require_processes
+from lowcurve.cli.requests import Request, open_run, parse
+from lowcurve.cli.terminal import audit_lines, log_to, progress_bars, result_table
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lowcurve.data import DataSet
+    from lowcurve.store import Run
+    from lowcurve.study.settings import Study
+
+log = logging.getLogger("lowcurve")
+LOW_ACCURACY = 0.5
+"""Below this clean accuracy of a user's network, the command says what to check."""
+CHECKED = 500
+"""Test images on which that accuracy is taken."""
+
+
+def run(command: str, words: list[str]) -> int:
+    """Run study, train, measure or attack.
+
+    Args:
+        command: One of the four.
+        words: The words after it.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
+    """
+    prepare_process()
+    sys.path.insert(0, os.getcwd())  # for --model package.module:function
+    request = parse(command, words)
+    require_processes(request.study.devices, request.study.nodes)
+    if follows():
+        return _follow(command, request)
+    from lowcurve.store import Run
+    from lowcurve.study import pipeline
+
+    # Everything that can be wrong with the request is found before a directory is made for it.
+    run, study = request.run, request.study
+    place = None if run else _new_place(command, request)
+    data = pipeline.load_data(study)
+    given = _given_network(command, study, data, run)
+    pipeline.check_study(study, data, training=command in ("study", "train"))
+    if run is None:
+        assert place is not None
+        run = Run.create(place)
+        run.write_settings(study)
+        recipes.save(request.recipe, run)
+    steps = _steps_of(command, request, run)
+    with lead(run), log_to(run):
+        log.info("lowcurve %s in %s", command, run.folder)
+        try:
+            _compute(command, steps, study, data, run, given)
+            _write_report(study, run)
+        except KeyboardInterrupt:
+            words_again = f"{command} {run.folder}" if steps == (command,) else f"study --resume {run.folder}"
+            print(
+                f"\ninterrupted. {run.folder} keeps what is finished. Continue with: lowcurve {words_again}",
+                file=sys.stderr,
+            )
+            return 130
+        except InputError as error:
+            log.error("%s", error)
+            raise
+    return 0
+
+
+def report(command: str, words: list[str]) -> int:
+    """Write a run's report again.
+
+    Args:
+        command: Its name, report.
+        words: The words after it.
+    """
+    parser = new_parser(command)
+    parser.add_argument("run", nargs="?")
+    place = parse_words(command, parser, words).run
+    if place is None:
+        raise InputError("the run to report on", "none", "write lowcurve report RUN")
+    prepare_process()
+    run, study = open_run(place)
+    if not follows():
+        with log_to(run):
+            _write_report(study, run)
+    return 0
+
+
+def _follow(command: str, request: Request) -> int:
+    """Take part in the work that another process leads. Only the leader writes."""
+    from lowcurve.study import pipeline
+
+    run = leader_run(request)
+    data = pipeline.load_data(request.study)
+    for step in _steps_of(command, request, run):
+        getattr(pipeline, step)(request.study, data, run)
+    return 0
+
+
+def _steps_of(command: str, request: Request, run: "Run") -> tuple[str, ...]:
+    """Return the steps of a command.
+
+    A new radius for an earlier run also repeats the other step, if the run has results of it: all numbers of a report
+    belong to one radius.
+    """
+    if command == "study":
+        return ("train", "measure", "attack")
+    other, part = {"attack": ("measure", "curvature-"), "measure": ("attack", "attack-")}.get(command, ("", ""))
+    repeat = request.new_ball and bool(part) and any(name.startswith(part) for name in run.parts())
+    return (command, other) if repeat else (command,)
+
+
+def _new_place(command: str, request: Request) -> Path:
+    from lowcurve.store import new_place
+
+    if command in ("measure", "attack") and request.study.model is None:
+        hint = f"write lowcurve {command} RUN, or give --model package.module:function --weights FILE --data NAME"
+        raise InputError("a run or a model", "neither", hint)
+    return new_place(request.out, f"{command}-{Path(request.study.data).stem}")
+
+
+def _compute(
+    command: str, steps: tuple[str, ...], study: "Study", data: "DataSet", run: "Run", given: "nn.Module | None"
+) -> None:
+    from lowcurve.study import pipeline
+
+    started = time.monotonic()
+    if command == "train":
+        recipes.announce(recipes.load(run))
+    sizes = f"{len(data.train)} to train on, {len(data.validation)} for validation, {len(data.test)} to test"
+    log.info("%s: %s. %s", data.name, sizes, data.note)
+    if study.model is not None and "train" in steps:
+        log.info("%s", _describe_plan(study))
+    if given is not None:
+        pipeline.save_given(study, run, given)
+        _check_accuracy(given, data)
+    if len(steps) == 2:
+        log.info("the radius is set anew: after %s, %s is repeated for it", *steps)
+    with progress_bars() as progress:
+        for step in steps:
+            getattr(pipeline, step)(study, data, run, progress)
+    log.info("%s took %.0f s", command, time.monotonic() - started)
+
+
+def _describe_plan(study: "Study") -> str:
+    """Tell which networks are trained from the user's own, and from which weights."""
+    from lowcurve.study.pipeline import training_plan
+
+    starts = {"": f"the weights that {study.model} returns", "given": "the weights in --weights"}
+    names: dict[str, list[str]] = {}
+    for name, start in training_plan(study).items():
+        names.setdefault(starts.get(start, f"the network {start}"), []).append(name)
+    if not names:
+        return f"nothing is trained: {study.model} is evaluated as it is. Add --train or --methods NAMES to train it"
+    return "will be trained: " + "; ".join(f"{', '.join(group)} from {start}" for start, group in names.items())
+
+
+def _check_accuracy(model: "nn.Module", data: "DataSet") -> None:
+    """Say what to check if the user's network classifies few clean images correctly."""
+    from lowcurve import evaluation
+
+    clean = evaluation.accuracy(model, data.test.take(slice(CHECKED)))
+    if clean.value < LOW_ACCURACY:
+        log.warning(
+            "Your network classifies only %.1f %% of %d clean test images correctly. Check its normalization (--mean and "
+            "--std, or a first layer of its own; pixels are in [0, 1]), the order of the channels and axes of the pixels, "
+            "the order of the labels, and the file of weights.",
+            100 * clean.value,
+            clean.count,
+        )
+
+
+def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
+    """Return the user's network, tried once on an input of the data's shape; None if the command needs none."""
+    from lowcurve.study.comparison import GIVEN
+
+    if study.model is None and study.weights is not None:
+        raise InputError("a model for the weights", "--weights alone", "give --model package.module:function too")
+    is_evaluated = study.weights is not None or command in ("measure", "attack") or not study.methods
+    if study.model is None or not is_evaluated or (run is not None and GIVEN in run.networks()):
+        return None
+    from lowcurve.models import Factory
+    from lowcurve.store import load_weights
+    from lowcurve.study import pipeline
+
+    model = Factory(study.model, study.mean, study.std).build(study.seed)
+    if study.weights is not None:
+        load_weights(model[1] if study.mean else model, study.weights)  # type: ignore[index]
+    model.eval()
+    pipeline.try_network(model, data)
+    return model
+
+
+def _write_report(study: "Study", run: "Run") -> None:
+    from rich.console import Console
+
+    from lowcurve.report import page
+    from lowcurve.results import Table, dump
+    from lowcurve.store import NUMBERS, PAGE
+    from lowcurve.study.comparison import compare, unreliable
+
+    recipe = recipes.load(run)
+    results = recipes.add_comparison(recipe, run, compare(run.parts(), run.networks()))
+    facts = _facts(study, run) | recipes.facts(recipe)
+    run.write_json(
+        NUMBERS, {"facts": facts, "settings": run.read_settings(), "results": {k: dump(v) for k, v in results.items()}}
+    )
+    count = len(run.networks())
+    lead = (
+        f"{count} network{'' if count == 1 else 's'} on {study.data}: how strongly the loss curves in input space, "
+        f"and how much accuracy an attack of {study.norm} radius {study.radius} leaves."
+    )
+    if not results:
+        log.info("nothing to report yet: run lowcurve measure or attack on %s", run.folder)
+        return
+    headline = results.get("comparison")
+    verdicts = unreliable(headline) if isinstance(headline, Table) else {}
+    warnings = [f"{name}: {verdict}" for name, verdict in verdicts.items()]
+    title = f"Curvature and robustness on {Path(study.data).name}"
+    written = run.write(PAGE, page(title, lead, list(results.values()), facts, warnings))
+    console = Console()
+    if isinstance(headline, Table):
+        console.print(result_table(headline))
+        for line in audit_lines(headline):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in recipes.terminal_lines(results):
+        console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
+    console.print(f"report: {written}", soft_wrap=True)
+
+
+def _facts(study: "Study", run: "Run") -> dict[str, str]:
+    from importlib.metadata import version
+
+    from lowcurve.study.comparison import sort_networks
+
+    return {
+        "data": study.data,
+        "seed": str(study.seed),
+        "networks": ", ".join(sort_networks(run.networks())),
+        "lowcurve": version("lowcurve"),
+        **machine_facts(),
+        "settings": "settings.yaml in the run's directory; read it back with --config",
+    }
