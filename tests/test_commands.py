@@ -391,7 +391,7 @@ def test_what_is_trained_from_ones_own_network_is_said(capsys):
     assert done("study", *SMOKE, *words, "--out", "run") == 0
     said = " ".join(capsys.readouterr().out.split())
     plan = (
-        "will be trained: gradient-norm, PGD from the weights that own:make returns; CURE from the weights in --weights"
+        "will be trained: CURE from the weights in --weights; gradient-norm, PGD from the weights that own:make returns"
     )
     assert plan in said
     assert list(cells(results(Path("run")), "clean")) == ["given", "CURE", "gradient-norm", "PGD"]

@@ -14,23 +14,32 @@ if TYPE_CHECKING:
 ALIASES = {"--eps": "--radius"}
 NORMS = {"linf": "l_inf", "l2": "l_2", "l1": "l_1"}
 """Further spellings of norms, for options named norm."""
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 class UnknownOptionError(InputError):
-    """A misspelt option, with the nearest one that exists."""
-
-    def __init__(self, option: str, known: Iterable[str], hint: str) -> None:
-        # Dashes are left out of the comparison: they make every two options similar.
-        dashes = option[: len(option) - len(option.lstrip("-"))]
-        found = nearest(option.lstrip("-"), [name.lstrip("-") for name in known], "")
-        super().__init__("a known option", option, found.replace("mean ", f"mean {dashes}", 1) or hint)
+    """A misspelt option."""
 
     def __str__(self) -> str:
         return f"Unknown option {self.received}. {self.hint[0].upper()}{self.hint[1:]}{'' if self.hint[-1] == '?' else '.'}"
 
-    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...], str]]:
-        return type(self), (self.received, (), self.hint)
+
+def unknown_option(option: str, known: Iterable[str], hint: str) -> InputError:
+    """Return the error for a misspelt option, which names the nearest option that exists.
+
+    Args:
+        option: What the user wrote.
+        known: The options that exist.
+        hint: What to do if none of them is similar.
+
+    Example:
+        >>> print(unknown_option("--method", ["--methods", "--data"], "write --help"))
+        Unknown option --method. Did you mean --methods?
+    """
+    # Dashes are left out of the comparison: they make every two options similar.
+    dashes = option[: len(option) - len(option.lstrip("-"))]
+    found = nearest(option.lstrip("-"), [name.lstrip("-") for name in known], "")
+    return UnknownOptionError("a known option", option, found.replace("mean ", f"mean {dashes}", 1) or hint)
 
 
 def new_parser(command: str) -> "ArgumentParser":
@@ -102,7 +111,7 @@ def _canonical(command: str, parser: "ArgumentParser", words: list[str]) -> Iter
         before = ALIASES.get(before, before)
         if before not in known:
             spelled = [option.replace("_", "-") for option in (*known, *ALIASES)]
-            raise UnknownOptionError(name, spelled, f"write lowcurve {command} --help")
+            raise unknown_option(name, spelled, f"write lowcurve {command} --help")
         yield f"{before}={_value(known[before], value)}" if sign else before
 
 
@@ -137,7 +146,7 @@ def explain(command: str, parser: "ArgumentParser", reason: str) -> InputError:
         return InputError(f"a value for {found[1]}", "none", f"write {found[1]} VALUE")
     if found := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.]+)'", reason):
         name = ".".join(filter(None, found.groups()))
-        return UnknownOptionError(name, [option.removeprefix("--") for option in known], hint)
+        return unknown_option(name, [option.removeprefix("--") for option in known], hint)
     if found := re.search(r'Parser key "config": File does not exist: \'(.*)\'', reason):
         return InputError("a YAML file of settings", f"{found[1]}, which does not exist", "check its path")
     if found := re.search(r"unrecognized arguments: (.*)$", reason):
