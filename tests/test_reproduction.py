@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from command import done, refused
 
-from lowcurve.papers.common.lookup import read_cells, read_value
+from lowcurve.papers.common.lookup import as_curves, as_surface, as_table, read_cells, read_value
 from lowcurve.papers.common.seed_tables import claim_order
 from lowcurve.papers.items import ITEMS, get_item
 from lowcurve.papers.yu2018.tables import STRONG_ROWS
-from lowcurve.results import Claim, Column, Table, beside, holds, load
+from lowcurve.results import Claim, Column, Curves, Table, beside, holds, load
 from lowcurve.store import Run
 
 
@@ -183,6 +183,16 @@ def test_a_claim_is_shown_as_it_is_printed_and_ours_with_its_spread():
     table = beside("t", [Claim("clean", "81.2", "Table 2")], "caption", {"scale": "smoke"})
     assert table.rows == (("clean", "81.2", "not run", "Table 2"),)
     assert table.conditions == {"scale": "smoke"}
+
+
+def test_a_result_of_another_kind_is_an_error():
+    table, curves = Table("t", (Column("network"),), ()), Curves("c", "x", "y", (0.0,), {})
+    assert as_table(table) is table
+    assert as_curves(curves) is curves
+    with pytest.raises(TypeError, match="the result 'c' is Curves, not Table"):
+        as_table(curves)
+    with pytest.raises(TypeError, match="the result 't' is Table, not Surface"):
+        as_surface(table)
 
 
 def test_an_order_of_models_holds_or_not():

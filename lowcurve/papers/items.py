@@ -3,8 +3,8 @@
 import difflib
 
 from lowcurve.errors import InputError
-from lowcurve.papers import bardusco as bardusco_report
 from lowcurve.papers import fawzi2018 as fawzi2018topology
+from lowcurve.papers.bardusco import tables as bardusco_report
 from lowcurve.papers.common.context import Item
 from lowcurve.papers.cure import tables as moosavi2019cure
 from lowcurve.papers.lcnn import tables as srinivas2022lcnn

@@ -1,0 +1,1 @@
+"""Reproduce Bardusco's report, Robustness and Curvature in Deep Learning."""
