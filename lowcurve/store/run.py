@@ -29,10 +29,14 @@ SETTINGS, NUMBERS, PAGE, LOG = "settings.yaml", "study.json", "report.html", "lo
 class Run:
     """A run directory.
 
-    Contents: settings.yaml, study.json (all numbers of the report), report.html and log.txt;
-    networks/NAME.safetensors with the architecture in its metadata; parts/NAME.json with the results of each finished
-    step; logs/NAME with the training curves as CSV and for TensorBoard; adversarial/NAME.safetensors with the inputs
-    that the attacks found. checkpoints/NAME.pt and ledgers/NAME.pt exist while a training or an attack is unfinished.
+    Contents:
+
+    * settings.yaml, study.json (all numbers of the report), report.html and log.txt.
+    * networks/NAME.safetensors: weights, with the architecture in the metadata.
+    * parts/NAME.json: results of each finished step.
+    * logs/NAME: training curves as CSV and for TensorBoard.
+    * adversarial/NAME.safetensors: inputs that the attacks found.
+    * checkpoints/NAME.pt and ledgers/NAME.pt: only while a training or an attack is unfinished.
 
     Args:
         folder: Path of the directory.

@@ -1,7 +1,7 @@
-"""An adversarial training set: training images moved until the network takes them for their runner-up, made once.
+"""An adversarial training set: training images moved until the network predicts their runner-up class.
 
-The report that it follows calls this defensive distillation. There is no teacher in it and no temperature; it is fine-tuning on
-adversarial images, and distillation stands in `penalties.distillation`.
+The report that describes this calls it defensive distillation. It has no teacher and no temperature: it is fine-tuning on
+adversarial images. Distillation is in `penalties.distillation`.
 """
 
 import torch
@@ -26,36 +26,58 @@ def adversarial_set(
     batch_size: int = 256,
     progress: Progress[int] = silent,
 ) -> Examples:
-    """Images that the network classified rightly and, moved by the attack, does not, under their true labels.
+    """Attack correctly classified images and return those that the network then misclassifies, with their true labels.
 
-    They are made from the first `per_class` images of each class that are classified rightly, in their order; of a class with
-    fewer of them there are fewer, and an image that never crosses is left out. So the network has an accuracy of 0 on the
-    set, as long as its pixels are not rounded to grey levels. The model must be in eval mode.
+    The set is made from the first `per_class` correctly classified images of each class, or from all if there are fewer. An
+    image that the attack does not change successfully is left out. So the network has an accuracy of 0 on the set, as long
+    as the pixels are not rounded to grey levels.
 
-    Cost: one forward pass for each of the examples, and the attack on those chosen.
+    Args:
+        model: Network in eval mode.
+        examples: Training examples.
+        per_class: Largest number of images of each class.
+        method: Attack.
+        seed: Seed of the attack.
+        batch_size: Number of images that are attacked at once.
+        progress: Progress display.
+
+    Returns:
+        Adversarial examples, in the order of the originals.
+
+    Raises:
+        InputError: If `per_class` is below 1.
+
+    Cost: one forward pass for each example, and the attack on the chosen ones.
 
     Example:
         >>> points = Examples(torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.1, 0.2]]), torch.tensor([0, 1, 0]), ("a", "b"))
         >>> found = adversarial_set(nn.Identity(), points)
-        >>> (found.x * 1000).round().tolist(), found.y.tolist()  # just across the diagonal; the third was wrong before
+        >>> (found.x * 1000).round().tolist(), found.y.tolist()  # just across the diagonal; the third was misclassified
         ([[498.0, 502.0], [504.0, 496.0]], [0, 1])
 
     Reference: bardusco_report, section 2.1.1 (50 images of each of 200 classes).
     """
     if per_class < 1:
         raise InputError("at least one image of each class", per_class, "write per_class=50")
-    right = torch.from_numpy(evaluation.correct(model, examples, batch_size=batch_size))
-    firsts = [torch.nonzero(right & (examples.y == label))[:per_class] for label in range(len(examples.classes))]
+    correct = torch.from_numpy(evaluation.correct(model, examples, batch_size=batch_size))
+    firsts = [torch.nonzero(correct & (examples.y == label))[:per_class] for label in range(len(examples.classes))]
     chosen = examples.take(torch.cat(firsts).flatten().sort().values)
     found = evaluation.attack(model, chosen, method, seed=seed, batch_size=batch_size, progress=progress)
-    fallen = torch.from_numpy(~found.robust)
-    return Examples(found.inputs[fallen], chosen.y[fallen], examples.classes)
+    misclassified = torch.from_numpy(~found.robust)
+    return Examples(found.inputs[misclassified], chosen.y[misclassified], examples.classes)
 
 
 def mix(first: Examples, second: Examples) -> Examples:
-    """The examples of both, one after the other: clean and adversarial ones, to be shuffled in training.
+    """Concatenate two sets of examples, such as clean and adversarial ones; training shuffles them.
 
-    Where one part has grey levels and the other does not, both become floating-point pixels, which take four times the memory.
+    If only one set has grey levels, both become floating-point pixels, which need four times the memory.
+
+    Args:
+        first: Examples.
+        second: Examples of the same shape and classes.
+
+    Raises:
+        InputError: If shapes or classes differ.
 
     Example:
         >>> part = Examples(torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([0]), ("a",))

@@ -1,4 +1,4 @@
-"""The decision boundary near test examples: how far it is, what is proved and what promised of that, how it bends."""
+"""The decision boundary near test examples: its distance, bounds on that distance, and its curvature."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,25 +44,25 @@ HEADINGS = (
     NETWORK,
     Column(
         "certified, at least",
-        "No point within this l_2 length is classified otherwise: proved from the network's Lipschitz constants.",
+        "No point within this l_2 length is classified differently: proved from the network's Lipschitz constants.",
     ),
-    Column("promised, at least", "Theorem 1's lower bound for the quadratic model of the margin."),
-    Column("promised, at most", "Its upper bound, along the gradient."),
+    Column("bound, at least", "Theorem 1's lower bound for the quadratic model of the margin."),
+    Column("bound, at most", "Its upper bound, along the gradient."),
     Column("simple, at least", "Theorem 1's simple lower bound c/‖g‖ − νc²/2‖g‖³, without the root."),
-    Column("printed, at least", "The same as it is printed, c/‖g‖ − 2νc²/‖g‖³: true, and looser."),
+    Column("printed, at least", "The same as printed, c/‖g‖ − 2νc²/‖g‖³: also valid, but looser."),
     Column("simple, at most", "Its simple upper bound c/|⟨g, u⟩| with the eigenvector u of ν."),
     Column("found by DeepFool", "l_2 distance to a point just across the boundary: an upper bound of the true one."),
     Column("osculating circle", "Distance to the circle that touches the boundary there with its curvature."),
     Column(
         "κ largest",
-        "Largest normal curvature of the boundary there, 1 / length; above 0 it bends away from the image.",
+        "Largest normal curvature of the boundary there, 1 / length; positive if it curves away from the image.",
     ),
-    Column("κ smallest", "The smallest."),
+    Column("κ smallest", "Smallest normal curvature there."),
     Column("κ mean", "Mean over directions within the boundary."),
     Column(
         "mean Hessian, λ max",
-        "Another quantity, published as principal curvature: of the sample's mean Hessian of z_y − z_j, at 0.8 of the way "
-        "and at a scale of five grey levels a pixel, not divided by the gradient.",
+        "Another quantity, published as principal curvature: largest eigenvalue of the sample's mean Hessian of z_y − z_j, "
+        "at 0.8 of the way and at a scale of five grey levels a pixel, not divided by the gradient.",
     ),
     Column("mean Hessian, λ min", "Its smallest eigenvalue."),
     Column("crossed", "Share of the images for which DeepFool found the other side.", ".1%"),
@@ -72,15 +72,26 @@ HEADINGS = (
 def boundary_results(
     study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
 ) -> dict[str, Result]:
-    """One row: distances to the boundary, proved, promised and found, and its normal curvatures where it was crossed; and
-    for each image what is proved beside what was found."""
+    """Measure the distance to the decision boundary and the boundary's curvature at correctly classified test images.
+
+    Args:
+        study: Settings.
+        name: Name of the network.
+        model: The network.
+        examples: Test examples.
+        progress: Progress display.
+
+    Returns:
+        "boundary", a row of certified, bounded and found distances and of normal curvatures; and "certified", a scatter of
+        the certified radius and the found distance of each image, if the network can be certified.
+    """
     h = float(np.sqrt(np.prod(examples.shape))) * pixels(1)
     steps = study.evaluation.lanczos_steps
     kept = examples.take(torch.from_numpy(evaluation.correct(model, examples)).nonzero()[:, 0])
     conditions = {
-        "examples": f"{len(kept)} classified rightly, of the first {len(examples)} of the test set",
+        "examples": f"{len(kept)} classified correctly, of the first {len(examples)} of the test set",
         "lengths": "l_2, pixel units",
-        "Hessian": "exact, of the margin, for what is promised; central differences of the two classes' logits at the "
+        "Hessian": "exact, of the margin, for the bounds; central differences of the two classes' logits at the "
         f"scale h = {h:.3g}, one grey level a pixel, for κ",
         "BatchNorm": "eval mode",
     }
@@ -88,10 +99,9 @@ def boundary_results(
         empty: tuple[Cell, ...] = (name, *[None] * (len(HEADINGS) - 1))
         return {"boundary": Table("The decision boundary", HEADINGS, (empty,), conditions=conditions)}
     measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
-    heading = f"boundary of {name}"
-    shared = {"progress": progress, "heading": heading, "fabric": launch_fabric(study.hardware)}
-    promised = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
-    found, ends = _found(model, kept, h, steps)
+    shared = {"progress": progress, "heading": f"boundary of {name}", "fabric": launch_fabric(study.hardware)}
+    bounds = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
+    found, ends = _measure_boundary(model, kept, h, steps)
     radii, proof = certified_radii(model, kept, **shared)
     crossed = np.isfinite(found["distance along the way"])
     reached = (
@@ -101,7 +111,7 @@ def boundary_results(
         "smallest principal curvature",
         "mean curvature",
     )
-    values = [promised[f"distance, {bound}"] for bound in BOUNDS]
+    values = [bounds[f"distance, {bound}"] for bound in BOUNDS]
     values += [found[key][crossed] for key in reached]
     cells: list[Cell] = [spread(column) if len(column) else None for column in values]
     caption = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
@@ -109,13 +119,21 @@ def boundary_results(
     row: tuple[Cell, ...] = (name, None if radii is None else spread(radii), *cells, *ends, float(crossed.mean()))
     results: dict[str, Result] = {"boundary": Table("The decision boundary", HEADINGS, (row,), caption, conditions)}
     if radii is not None and crossed.any():
-        results["certified"] = _beside(name, radii, found["distance along the way"], crossed, conditions)
+        results["certified"] = _scatter(name, radii, found["distance along the way"], crossed, conditions)
     return results
 
 
 def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple[np.ndarray | None, str]:
-    """Each image's certified l_2 radius, 0 for one that is classified wrongly, and by what; or none, and why. words: of
-    `evaluation.measure`."""
+    """Compute each image's certified l_2 radius, 0 for a misclassified one.
+
+    Args:
+        model: The network.
+        examples: Images.
+        **words: Keyword arguments of `evaluation.measure`.
+
+    Returns:
+        Radii and a sentence on how they were proved; or None and the reason.
+    """
     try:
         bounds = smoothness(model, examples.pixels(slice(0, 1)))
     except InputError as error:
@@ -125,29 +143,32 @@ def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple
     return columns["certified radius"], f"Lipschitz {bent} that hold everywhere; {len(examples)} images"
 
 
-def _beside(
+def _scatter(
     name: str, radii: np.ndarray, distances: np.ndarray, crossed: np.ndarray, conditions: Mapping[str, str]
 ) -> Scatter:
-    """One point an image."""
+    """Make a scatter of certified radius and found distance, one point per image."""
     x, y = (tuple(float(v) for v in values[crossed]) for values in (radii, distances))
     return Scatter(
-        "Certified radius and distance found, image by image",
+        "Certified radius and distance found, for each image",
         "certified radius (l_2, pixel units)",
         "distance to the point found across the boundary",
         {name: Points(x, y)},
-        caption="The true distance lies between: no point within the certified radius is classified otherwise, and one at the "
-        "distance found is.",
+        caption="The true distance lies between: no point within the certified radius is classified differently, but one at "
+        "the found distance is.",
         conditions={key: conditions[key] for key in ("examples", "lengths", "certificate")},
         x_logarithmic=True,
         y_logarithmic=True,
     )
 
 
-def _found(
+def _measure_boundary(
     model: nn.Module, kept: Examples, h: float, steps: int
 ) -> tuple[Mapping[str, np.ndarray], tuple[float, float]]:
-    """The boundary between the true class and the one that DeepFool reached, where it was crossed; and the older lineage's
-    ends of the mean Hessian."""
+    """Measure the boundary between the true class and the class that DeepFool reached.
+
+    Returns:
+        Columns with NaN for images without a boundary point; and the extreme eigenvalues of the mean Hessian of Fawzi et al.
+    """
     like = next(model.parameters(), kept.pixels(slice(0, 1)))
     x, y = kept.pixels(slice(None)).to(like), kept.y.to(like.device)
     with frozen(model):

@@ -1,14 +1,16 @@
-"""From columns of numbers to results: what the study shows of each network, and how networks are put side by side."""
+"""The results of a report: training curves, and the results of all networks merged by kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from lowcurve.errors import InputError
 from lowcurve.results import Curves, Line, Result, Scatter, Table, join, merge
 from lowcurve.study.method_options import METHOD_NAMES
 from lowcurve.study.settings import Study
 from lowcurve.training import History
 
 READING_ORDER = (
+    "robustness",
     "against radius",
     "attacks",
     "gallery",
@@ -28,6 +30,7 @@ READING_ORDER = (
     "layers",
     "audit",
 )
+"""Kinds of results in the order of the report."""
 LEVELS = ("β ", "γ ", "σ ")
 TRAINING_CURVES = {
     "course": ("", "", "mean over the epoch", ""),
@@ -37,26 +40,35 @@ TRAINING_CURVES = {
         "β, the largest s″/s′",
         "ReLU has infinity, x/2 has 0.",
     ),
-    "course of γ": ("γ ", ": the bound of each block", "γ", "The most by which a block may lengthen."),
+    "course of γ": ("γ ", ": the bound of each block", "γ", "Upper bound of the block's Lipschitz constant."),
     "course of σ": (
         "σ ",
         ": the norm of each block before it is clipped",
         "σ, by power iteration",
-        "Where it is above γ the block is divided by as much as brings it there.",
+        "If it is above γ, the block is divided by σ / γ.",
     ),
 }
-"""Kind of result: how the names of its lines begin in a history, title, label, caption."""
+"""Kind of result -> prefix of its lines in a history, title, label, caption."""
 GIVEN = "given"
 """Name of a network with the user's own weights."""
 UNRELIABLE = "upper bound, evaluation unreliable"
-"""What a failed audit's verdict begins with."""
+"""Beginning of the verdict of a failed audit."""
 
 
 def training_results(study: Study, method: str, history: History) -> dict[str, Result]:
-    """The course of training, and of what LCNN's layers learn beside their weights."""
+    """Make the curves of a training, and those of the betas, gammas and norms of LCNN's layers.
+
+    Args:
+        study: Settings of the study.
+        method: Name of the method.
+        history: History of `training.fit`.
+
+    Returns:
+        Curves by kind.
+    """
     epochs = tuple(row["epoch"] for row in history)
     conditions = {"seed": str(study.seed), "data": study.data}
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     for kind, (sign, what, label, caption) in TRAINING_CURVES.items():
         names = [name for name in history[0] if name.startswith(sign) and name not in ("epoch", "learning rate")]
         if kind == "course":
@@ -64,12 +76,16 @@ def training_results(study: Study, method: str, history: History) -> dict[str, R
         lines = {name.removeprefix(sign): Line(tuple(row[name] for row in history)) for name in names}
         if lines:
             title = f"Training {method}{what}"
-            found[kind] = Curves(title, "epoch", label, epochs, lines, caption, conditions)
-    return found
+            results[kind] = Curves(title, "epoch", label, epochs, lines, caption, conditions)
+    return results
 
 
 def unreliable(robustness: Table) -> dict[str, str]:
-    """The networks whose robust accuracy the audit does not believe, each with its verdict."""
+    """Return the networks whose audit failed, each with its verdict.
+
+    Args:
+        robustness: Table of robust accuracies with the column "audit".
+    """
     headings = [column.heading for column in robustness.columns]
     if "audit" not in headings:
         return {}
@@ -78,28 +94,34 @@ def unreliable(robustness: Table) -> dict[str, str]:
 
 
 def _with_warning(result: Result, verdicts: Mapping[str, str]) -> Result:
-    """The result with the words beside every such network's name, wherever its accuracies stand."""
+    """Mark the names of networks with a failed audit in results that show their accuracies."""
 
-    def named(name: str) -> str:
+    def mark(name: str) -> str:
         return f"{name} ({UNRELIABLE})" if name in verdicts else name
 
     if isinstance(result, Curves) and "Accuracy" in result.title:
-        return replace(result, lines={named(name): line for name, line in result.lines.items()})
+        return replace(result, lines={mark(name): line for name, line in result.lines.items()})
     if isinstance(result, Scatter) and "radius" in result.y_label:
-        return replace(result, points={named(name): points for name, points in result.points.items()})
+        return replace(result, points={mark(name): points for name, points in result.points.items()})
     if isinstance(result, Table) and any("then " in column.heading for column in result.columns):
-        return replace(result, rows=tuple((named(str(row[0])), *row[1:]) for row in result.rows))
+        return replace(result, rows=tuple((mark(str(row[0])), *row[1:]) for row in result.rows))
     return result
 
 
 def sort_networks(networks: Sequence[str]) -> list[str]:
-    """A given network first, then the methods as the study lists them."""
+    """Sort names of networks: the user's own first, then the methods in the order of training."""
     known = (GIVEN, *METHOD_NAMES)
     return sorted(networks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def merge_by_kind(found: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
-    """Several networks' results, kind by kind; the clean images, which are the same for all, once above the perturbed ones."""
+    """Merge the results of several networks by kind.
+
+    The clean images are the same for all networks and come once, above the perturbed ones.
+
+    Args:
+        found: Results of all networks by kind.
+    """
     kinds = dict(found)
     if clean := kinds.pop("clean images", None):
         kinds["gallery"] = [clean[0], *kinds["gallery"]]
@@ -107,22 +129,36 @@ def merge_by_kind(found: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
 
 
 def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) -> dict[str, Result]:
-    """The report's results from the parts of a run: one headline table, then each figure with all networks in it."""
+    """Make the results of a report from the parts of a run: a summary table, then each figure with all networks.
+
+    Args:
+        parts: Results of each finished step by its name.
+        networks: Names of the networks.
+
+    Returns:
+        Results by name in the order of the report.
+
+    Raises:
+        InputError: If a part has a result of a kind that the order does not list.
+    """
     order = sort_networks(networks)
     grouped: dict[str, list[Result]] = {}
     for step in ("attack", "curvature"):
         for network in order:
             for kind, result in parts.get(f"{step}-{network}", {}).items():
                 grouped.setdefault(kind, []).append(result)
+    if unknown := grouped.keys() - {*READING_ORDER, "clean images"}:
+        hint = "add it to READING_ORDER in lowcurve/study/comparison.py"
+        raise InputError("results of kinds that the report shows", repr(min(unknown)), hint)
     merged = merge_by_kind(grouped)
     tables = [table for kind in ("robustness", "geometry") if isinstance(table := merged.get(kind), Table)]
     compared: dict[str, Result] = {}
     if tables:
-        # One table tells it all, how robust and how curved; what it leaves out stands further down.
+        # The summary table; the columns that it leaves out are in the tables below.
         present = [column.heading for table in tables for column in table.columns]
-        headline = [name for name in dict.fromkeys(present) if name not in ("‖H‖ median", "error")]
-        compared["comparison"] = join("Robustness and curvature", tables, headline)
-    figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged}
+        shown = [name for name in dict.fromkeys(present) if name not in ("‖H‖ median", "error")]
+        compared["comparison"] = join("Robustness and curvature", tables, shown)
+    figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged and kind != "robustness"}
     if isinstance(robustness := merged.get("robustness"), Table):
         figures = {kind: _with_warning(result, unreliable(robustness)) for kind, result in figures.items()}
     figures |= {**parts.get("transfer", {}), **parts.get("drawn", {})}

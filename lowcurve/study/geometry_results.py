@@ -1,4 +1,4 @@
-"""What the study shows of a network's geometry: its curvature in numbers and spectra, how far they hold, and the boundary."""
+"""The geometry of a network at test images: curvature, spectra, linearity and decision boundary."""
 
 from dataclasses import replace
 
@@ -30,15 +30,26 @@ from lowcurve.study.settings import Study
 from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
 
 SCALES = (0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
-"""Scales h of the curvature figure, as multiples of the length of the study's largest perturbation."""
+"""Scales h of the curvature figure, as multiples of the l_2 length of the study's largest perturbation."""
 GRID = np.linspace(-1, 1, 201)
-"""Where the spectral density is drawn, in units of each image's ||H||."""
+"""Points at which the spectral density is drawn, in units of each image's ||H||."""
 
 
 def curvature_results(
     study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
 ) -> dict[str, Result]:
-    """The geometry of one network at test examples."""
+    """Measure the geometry of one network at test examples.
+
+    Args:
+        study: Settings.
+        data: Data set.
+        name: Name of the network.
+        model: The network.
+        progress: Progress display.
+
+    Returns:
+        Results by kind.
+    """
     settings = study.evaluation
     examples = data.test.take(slice(settings.curvature_examples))
     conditions = {
@@ -72,7 +83,15 @@ def curvature_results(
 
 
 def layers(name: str, model: nn.Module) -> dict[str, Result]:
-    """LCNN's betas, gammas and norms, layer by layer, where the network has any."""
+    """Make a table of the betas, gammas and norms of each layer of LCNN.
+
+    Args:
+        name: Name of the network.
+        model: The network.
+
+    Returns:
+        "layers", or nothing if the network has no such layer.
+    """
     rows = summary(model)
     if not rows:
         return {}
@@ -81,10 +100,10 @@ def layers(name: str, model: nn.Module) -> dict[str, Result]:
         Column("layer"),
         Column("kind"),
         Column("β", "Sharpness of the nonlinearity, its largest s″/s′."),
-        Column("γ", "The most by which the block may lengthen."),
+        Column("γ", "Upper bound of the block's Lipschitz constant."),
         Column("σ, at least", "Norm of the block before it is clipped, by power iteration."),
-        Column("σ, at most", "The same by Gram iteration, which holds for every input."),
-        Column("clipped", "Whether it is: where σ is above γ."),
+        Column("σ, at most", "The same by Gram iteration, an upper bound for every input."),
+        Column("clipped", "yes if σ is above γ."),
     )
     cells: list[tuple[Cell, ...]] = [
         (
@@ -94,7 +113,7 @@ def layers(name: str, model: nn.Module) -> dict[str, Result]:
         )
         for row in rows
     ]
-    return {"layers": Table("Sharpness and norms, layer by layer", headings, tuple(cells))}
+    return {"layers": Table("Sharpness and norms of each layer", headings, tuple(cells))}
 
 
 def _geometry(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
@@ -124,7 +143,7 @@ def _geometry(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
 
 
 def _spectrum(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
-    """What else the Hessian tells, each number with its quantiles."""
+    """Make a table of further properties of the Hessian, each with its quantiles."""
     steps = subject.study.evaluation.lanczos_steps
     power = PowerIteration()
     measures: dict[str, Measure] = {"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm(), "power": power}
@@ -138,17 +157,20 @@ def _spectrum(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
         (Column("‖g‖", "l_2 norm of the input gradient."), extremes["gradient norm"]),
         (Column("‖H‖", "Spectral norm, the largest |eigenvalue|."), extremes["Hessian norm"]),
         (Column("λ max", "The largest eigenvalue with its sign, CURE's ν."), extremes["largest eigenvalue"]),
-        (Column("‖H‖, power", f"As LCNN has it: {power.steps} steps of power iteration, from below."), more["power"]),
+        (
+            Column("‖H‖, power", f"As in the LCNN paper: {power.steps} steps of power iteration, a lower bound."),
+            more["power"],
+        ),
         (Column("‖H‖_F", "Frobenius norm: ten directions exactly, twenty random draws."), more["Frobenius norm"]),
         (Column("C", "Normalized curvature ‖H‖ / ‖g‖ of the loss."), extremes["normalized curvature"]),
         (Column("C, margin", "The same of the margin z_y − max z_k; 0 for a ReLU network."), ratio["margin"]),
         (Column("C, logit", "The same of the true logit."), ratio["true_logit"]),
-        (Column("network's share", "‖H − JᵀAJ‖ / ‖H‖: what is not the loss's own curvature."), share),
+        (Column("network's share", "‖H − JᵀAJ‖ / ‖H‖: the part that does not come from the loss function."), share),
         (Column("alignment", "|⟨g, u⟩| / ‖g‖ with u the eigenvector of ‖H‖."), extremes["alignment"]),
     ]
     row = (subject.name, *(spread(values) for _, values in columns))
     headings = (NETWORK, *(column for column, _ in columns))
-    title = "The Hessian, image by image"
+    title = "The Hessian, for each image"
     return Table(title, headings, (row,), CELLS, conditions=subject.conditions)
 
 
@@ -161,7 +183,7 @@ def _against_scale(subject: MeasuredNetwork) -> Curves:
         "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
         scales,
         {subject.name: band([columns[f"{h:g}"] for h in scales])},
-        caption="How much the input gradient turns along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
+        caption="Change of the input gradient along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
         f"The study's attack reaches as far as h = {subject.reach:.3g}.",
         conditions=subject.conditions,
         x_logarithmic=True,
@@ -181,15 +203,15 @@ def _density(subject: MeasuredNetwork) -> Curves:
         "density, mean over examples",
         tuple(float(t) for t in GRID),
         {subject.name: Line(tuple(float(v) for v in np.maximum(heights, 1e-6)))},
-        caption="How all eigenvalues are distributed: nearly all of them are near zero, and a few stand alone. Each is "
-        f"blurred by {width}; densities below 1e-6 are drawn there.",
+        caption="Distribution of all eigenvalues: nearly all are near zero, and a few are isolated. Each is "
+        f"smoothed by {width}; densities below 1e-6 are drawn at 1e-6.",
         conditions={**subject.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
         y_logarithmic=True,
     )
 
 
 def _indicator(subject: MeasuredNetwork) -> Table:
-    """yu2018's indicator: of the exact Hessian, and at the scale of the attack, which alone sees a ReLU network bend."""
+    """Compute the indicator of yu2018 from the exact Hessian and at the scale of the attack, which includes ReLU kinks."""
     h, up_to, ball = subject.reach, subject.study.evaluation.largest_profile, subject.study.ball()
     exact = RobustnessIndicator(up_to=up_to)
     change = DecisionChange(ball.radius, ball.norm, subject.study.evaluation.lanczos_steps)
@@ -211,12 +233,14 @@ def _indicator(subject: MeasuredNetwork) -> Table:
         (Column("mean |λ|, at h", "Its mean over eigenvalues."), at_scale.get("eigenvalues, mean")),
         (Column("margin", "z_y − max z_k."), columns["margin"]),
         (
-            Column("change at most", "‖J‖ r + ‖H‖ R²/2: how far the quadratic model of the margin moves in the ball."),
+            Column(
+                "change at most", "‖J‖ r + ‖H‖ R²/2: largest change of the quadratic model of the margin in the ball."
+            ),
             columns["change"],
         ),
     ]
     row = (subject.name, *(None if values is None else spread(values) for _, values in wanted), float(kept.mean()))
-    keeps = Column("kept", "Share of images whose margin is above that: the quadratic model keeps its decision.", ".1%")
+    keeps = Column("kept", "Share of images whose margin is larger: the quadratic model keeps its decision.", ".1%")
     headings = (NETWORK, *(column for column, _ in wanted), keeps)
     conditions = {
         **subject.conditions,
@@ -230,12 +254,17 @@ def _indicator(subject: MeasuredNetwork) -> Table:
 
 
 def _value(field: Field, x: Inputs) -> PerExample:
-    """The field itself, as a measure."""
+    """Return the field itself, as a measure."""
     return field(x)
 
 
 def profile(subject: MeasuredNetwork, h: float | None) -> Curves:
-    """All eigenvalues of the loss's Hessian, sorted and averaged over the images: exact, or at the scale h."""
+    """Compute all eigenvalues of the loss's Hessian, sorted and averaged over the images.
+
+    Args:
+        subject: Network at its test images.
+        h: Scale, an l_2 length in pixel units; None for the exact Hessian.
+    """
     mean = subject.columns({"profile": CurvatureProfile(h)})["profile"].astype(np.float64).mean(0)
     exact = h is None
     title = (

@@ -1,4 +1,4 @@
-"""How long the loss stays linear around an image: its gradient under noise, its tangent plane, training against test."""
+"""Linearity of the loss around an image: gradient under noise, tangent plane, training against test images."""
 
 from dataclasses import replace
 
@@ -24,7 +24,11 @@ from lowcurve.types import Measure
 
 
 def stability(subject: MeasuredNetwork) -> Curves:
-    """How much the gradient turns under random noise of each length, beside what C at the image lets expect."""
+    """Measure the relative change of the gradient under random noise, compared with the estimate by C at the image.
+
+    Args:
+        subject: Network at its test images.
+    """
     measure = GradientStability(steps=subject.study.evaluation.lanczos_steps)
     columns = subject.columns({"stability": measure})
     noise, estimate = (
@@ -37,8 +41,8 @@ def stability(subject: MeasuredNetwork) -> Curves:
         "‖g(x + e) − g(x)‖ / ‖g(x)‖, median and 10–90 %",
         measure.lengths,
         {subject.name: band(noise), f"{subject.name}, ‖e‖ C": medians},
-        caption="Random noise e of each length, uniform in direction, beside ‖e‖ C with the normalized curvature C at x, "
-        "which is for the worst direction. A ReLU network has kinks that C does not know.",
+        caption="Random noise e of each length, uniform in direction, and the estimate ‖e‖ C for the worst direction, with the "
+        "normalized curvature C at x. C does not include the kinks of a ReLU network.",
         conditions={**subject.conditions, "draws": f"{measure.draws} an example"},
         x_logarithmic=True,
         y_logarithmic=True,
@@ -46,7 +50,12 @@ def stability(subject: MeasuredNetwork) -> Curves:
 
 
 def linearity(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
-    """How far the loss is from its tangent plane over the length of the attack, beside what C at the image lets expect."""
+    """Measure the distance of the loss from its tangent plane over the length of the attack, compared with bounds by C.
+
+    Args:
+        subject: Network at its test images.
+        extremes: Columns of `Curvature` at these images.
+    """
     norm, radius = Norm(subject.study.norm), subject.study.ball().radius
     found = {kind: subject.columns({kind: LinearityError(radius, norm, kind)}) for kind in ("random", "steepest")}
     ratio, slope = (torch.from_numpy(extremes[key]) for key in ("normalized curvature", "gradient norm"))
@@ -66,12 +75,13 @@ def linearity(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
         Column("random, ½eᵀHe", "What the Hessian at x predicts of it."),
         Column("steepest", "The same for the steepest e of the attack's norm."),
         Column("steepest, ½eᵀHe", "What the Hessian predicts of that."),
-        Column("(eᵃ − 1 − a)/C", "Its bound with a = ‖e‖C, were C the largest in the ball; here it is that at x."),
-        Column("a", "‖e‖C: the gradient's relative change were the loss quadratic (Proposition 1)."),
-        Column("eᵃ − 1", "The bound of that change were C the largest in the ball (Proposition 1, sharpened)."),
-        Column("‖e‖‖g‖(1 + a/2)", "Change of the loss were it quadratic (Proposition 2, whose form has 1 + a)."),
+        Column("(eᵃ − 1 − a)/C", "Its bound with a = ‖e‖C, if C at x were the largest in the ball."),
+        Column("a", "‖e‖C: the gradient's relative change if the loss were quadratic (Proposition 1)."),
+        Column("eᵃ − 1", "The bound of that change if C at x were the largest in the ball (Proposition 1, sharpened)."),
+        Column("‖e‖‖g‖(1 + a/2)", "Change of the loss if it were quadratic (Proposition 2, whose form has 1 + a)."),
         Column(
-            "‖e‖‖g‖(eᵃ − 1)/a", "The bound of that change were C the largest in the ball (Proposition 2, sharpened)."
+            "‖e‖‖g‖(eᵃ − 1)/a",
+            "The bound of that change if C at x were the largest in the ball (Proposition 2, sharpened).",
         ),
     )
     conditions = {
@@ -83,20 +93,26 @@ def linearity(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
 
 
 def train_against_test(subject: MeasuredNetwork, test: evaluation.Columns, train: Examples) -> Table:
-    """Table 3 of srinivas2022lcnn: the geometry at test images against that at training images."""
+    """Compare the geometry at test images with that at training images, as Table 3 of srinivas2022lcnn.
+
+    Args:
+        subject: Network at its test images.
+        test: Columns of `Curvature` at these images.
+        train: Training images.
+    """
     measures: dict[str, Measure] = {"extremes": Curvature(subject.study.evaluation.lanczos_steps)}
-    there = replace(subject, examples=train).columns(measures)
+    training = replace(subject, examples=train).columns(measures)
     names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
-    cells = [_ratio(there[key], test[key]) for key in names.values()]
+    cells = [_ratio(training[key], test[key]) for key in names.values()]
     headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
-    caption = "How much more the network curves at test than at training images; in brackets the 95 % interval."
+    caption = "Relative difference of the geometry at test and at training images; in brackets the 95 % interval."
     counts = f"{len(train)} of the training set, {len(subject.examples)} of the test set"
     conditions = {**subject.conditions, "examples": counts}
     return Table("Training against test images", (NETWORK, *headings), ((subject.name, *cells),), caption, conditions)
 
 
 def _ratio(train: np.ndarray, test: np.ndarray) -> Cell:
-    """The discrepancy with its 95 % interval; none where a mean is no number to divide by."""
+    """Return the discrepancy with its 95 % interval, or None if the mean at training images is 0 or missing."""
     means = [values[np.isfinite(values)] for values in (train, test)]
     if not all(len(values) for values in means) or not means[0].any():
         return None

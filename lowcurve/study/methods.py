@@ -27,7 +27,7 @@ from lowcurve.types import AttackFunction, Classifier, Inputs, Logits
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything from which an objective is built.
+    """The settings and networks from which an objective is built.
 
     Attributes:
         study: Settings of the study.

@@ -17,7 +17,14 @@ LAPTOP_EFFORT = Effort(steps=50, targets=3, queries=1000)
 
 
 def preset(data: str, scale: str = "laptop") -> Study:
-    """The study of a data set at a scale: smoke (seconds, to see that it runs), laptop (minutes on two cores), paper.
+    """Return the study of a data set at a scale.
+
+    Args:
+        data: Name of a data set, or a path.
+        scale: "smoke" (seconds, to see that it runs), "laptop" (minutes on two cores) or "paper".
+
+    Raises:
+        InputError: If the scale is unknown.
 
     Example:
         >>> preset("mnist").radius, preset("cifar10").radius
@@ -57,7 +64,7 @@ def _at_laptop(data: str) -> Study:
             evaluation=Evaluation(examples=200, effort=LAPTOP_EFFORT, curvature_examples=200, profile_examples=8),
         )
     augmentation = Augmentation(crop_padding=4, flip=data != "svhn")
-    # Of two hundred classes with softplus and without normalization nothing is learned in so few steps.
+    # With two hundred classes, softplus networks without normalization learn nothing in so few steps.
     many = data == "tiny-imagenet"
     return Study(
         limits=Limits(train=10_000, validation=1000, test=500),
@@ -106,8 +113,12 @@ def _at_paper(study: Study) -> Study:
 
 
 def shorten(study: Study, epochs: int = 1) -> Study:
-    """The study on a few images and for an epoch, to see in seconds that it runs. epochs: of training from new weights, more
-    where a network of chance has nothing to show."""
+    """Shorten a study to a few images and an epoch, to see in seconds that it runs.
+
+    Args:
+        study: Settings.
+        epochs: Number of epochs of training with new weights.
+    """
     budget = Budget(
         steps=4, restarts=1, walked=4, neighbors=8, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=2, spsa_draws=2,
         long_steps=5,

@@ -1,4 +1,4 @@
-"""The pictures of a study's report: its networks side by side at the same images."""
+"""The figures of a study's report: its networks at the same images."""
 
 import logging
 from collections.abc import Mapping
@@ -19,12 +19,24 @@ from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
 PICTURES = 5
-"""Images whose gradients are shown."""
+"""Number of images whose gradients are shown."""
 
 
 def same_images(study: Study, data: DataSet, models: Mapping[str, nn.Module], count: int, points: int = 101,
                 progress: Progress[int] = silent) -> SameImages:  # fmt: skip
-    """Select the first `count` test images that every network of a study classifies correctly, or as many as there are."""
+    """Select the first test images that every network of a study classifies correctly.
+
+    Args:
+        study: Settings.
+        data: Data set.
+        models: Networks by name.
+        count: Largest number of images.
+        points: Number of points along a side of a drawn plane.
+        progress: Progress display.
+
+    Raises:
+        InputError: If there is no such image.
+    """
     return select_images(
         data,
         models,
@@ -40,10 +52,16 @@ def same_images(study: Study, data: DataSet, models: Mapping[str, nn.Module], co
 def report_figures(
     study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]
 ) -> dict[str, Result]:
-    """What `lowcurve draw` has of each kind: cross-sections of the boundary, margin and loss around images, input gradients,
-    paths within regions and, of color images, the hue circle.
+    """Draw the figures of the report: cross-sections, surfaces, input gradients, paths and, for color images, the hue circle.
 
-    Nothing where no test image is classified rightly by all of the networks: of networks that have learned little.
+    Args:
+        study: Settings.
+        data: Data set.
+        models: Networks by name.
+        progress: Progress display.
+
+    Returns:
+        Figures by kind; none if no test image is classified correctly by all networks.
     """
     settings, color = study.evaluation, data.shape[0] == 3 and len(data.shape) == 3
     most = max(PICTURES, settings.drawn, settings.drawn_paths)
@@ -64,7 +82,7 @@ def report_figures(
 
 
 def _paths(shared: SameImages) -> dict[str, Result]:
-    """Nothing where no two images have one class."""
+    """Draw paths, or nothing if no two images have the same class."""
     try:
         return path_pictures(shared)
     except InputError as error:

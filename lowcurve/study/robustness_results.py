@@ -1,4 +1,4 @@
-"""What the study shows of a network's robustness: accuracies with their audit, accuracy against radius, perturbed images."""
+"""The robustness of a network: accuracies with their audit, accuracy against radius, perturbed images."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,23 +26,35 @@ UNAUDITED = "not audited"
 
 
 def suite_of(study: Study) -> Suite:
-    """The study's suite at its radius, with the length that its evaluation asks for."""
+    """Return the study's suite of attacks at its radius and effort."""
     return SUITES[study.suite](study.ball(), study.evaluation.effort)
 
 
 def attack_results(
     study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int], run: Run
 ) -> dict[str, Result]:
-    """The robustness of one network: a row of accuracies with the audit's verdict, each attack of the suite, each test of
-    the audit, accuracy against radius, examples of perturbed images."""
+    """Attack and audit one network.
+
+    Args:
+        study: Settings.
+        data: Data set.
+        name: Name of the network.
+        model: The network.
+        progress: Progress display.
+        run: Run that holds the ledger of the attacks and the adversarial inputs.
+
+    Returns:
+        Results by kind: accuracies with the audit's verdict, each attack of the suite, each test of the audit, accuracy
+        against radius, and perturbed images.
+    """
     settings, ball = study.evaluation, study.ball()
     examples = data.test.take(slice(settings.examples))
     first, members = f"PGD-{settings.steps}", suite_of(study).members
-    if first not in dict(members):  # one of the papers' suites has it itself
+    if first not in dict(members):  # one of the papers' suites contains it
         members = ((first, PGD(ball, steps=settings.steps)), *members)
     suite = Suite(members)
     ledger = run.ledger(name, describe((suite, study.data, study.limits, study.seed, settings.examples)))
-    left = evaluation.attack(
+    attacked = evaluation.attack(
         model,
         examples,
         suite,
@@ -55,15 +67,14 @@ def attack_results(
     verdict = None
     if settings.audited:
         few = examples.take(slice(settings.audited))
-        heading = f"auditing {name}"
-        proved = _proved(study, model, few)
+        certified = _certified_radii(study, model, few)
         verdict = audit(
-            model, few, ball, seed=study.seed, certified=proved, budget=settings.budget, progress=progress,
-            heading=heading, fabric=launch_fabric(study.hardware),
+            model, few, ball, seed=study.seed, certified=certified, budget=settings.budget, progress=progress,
+            heading=f"auditing {name}", fabric=launch_fabric(study.hardware),
         )  # fmt: skip
     if settings.save_inputs:
-        stands = torch.from_numpy(left.robust)
-        run.save_inputs(name, {"inputs": left.inputs, "labels": examples.y, "robust": stands})
+        robust = torch.from_numpy(attacked.robust)
+        run.save_inputs(name, {"inputs": attacked.inputs, "labels": examples.y, "robust": robust})
     conditions = {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
         "examples": f"{len(examples)} of the test set",
@@ -72,8 +83,8 @@ def attack_results(
     }
     exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
     results: dict[str, Result] = {
-        "robustness": _robustness_row(study, name, left, suite, verdict, conditions),
-        "attacks": _attacks_row(study, name, left, suite, conditions | {"attacks": exactly}),
+        "robustness": _robustness_row(study, name, attacked, suite, verdict, conditions),
+        "attacks": _attacks_row(study, name, attacked, suite, conditions | {"attacks": exactly}),
     }
     if verdict is not None:
         results["audit"] = _audit_rows(name, verdict)
@@ -83,60 +94,65 @@ def attack_results(
     return results
 
 
-def _proved(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
-    """Each image's certified radius in the study's norm, where the network has Lipschitz bounds."""
+def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
+    """Return each image's certified radius in the study's norm, or None for a network without Lipschitz bounds."""
     radii, _ = certified_radii(model, examples, fabric=launch_fabric(study.hardware))
-    longest = np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0  # in l_2, of l_inf length 1
+    longest = (
+        np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0
+    )  # l_2 length of a vector of l_inf length 1
     return None if radii is None else radii / longest
 
 
 def _robustness_row(
     study: Study,
     name: str,
-    left: evaluation.Attacked,
+    attacked: evaluation.Attacked,
     suite: Suite,
     verdict: Audit | None,
     conditions: Mapping[str, str],
 ) -> Table:
     first = suite.members[0][0]
-    shares = [proportion(int(column.sum()), len(column)) for column in (left.after(), left.after(first), left.robust)]
+    shares = [
+        proportion(int(column.sum()), len(column))
+        for column in (attacked.after(), attacked.after(first), attacked.robust)
+    ]
     headings = (
         NETWORK,
         Column("clean", "Accuracy on unperturbed test examples.", ".1%"),
         Column(first, f"Accuracy after {first} on cross-entropy from a random start.", ".1%"),
         Column(study.suite, "Accuracy after the whole suite, each example at its worst.", ".1%"),
-        Column("audit", "Whether these accuracies can be believed: the verdict of the tests for gradient masking."),
+        Column("audit", "Verdict of the tests for gradient masking on these accuracies."),
     )
-    said = UNAUDITED if verdict is None else _in_short(verdict)
-    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), said)
+    summary = UNAUDITED if verdict is None else _summarize(verdict)
+    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), summary)
     return Table("Robustness", headings, (row,), conditions=conditions)
 
 
-def _in_short(verdict: Audit) -> str:
-    """The verdict with the names of the tests that failed; their figures are in the audit's own table."""
+def _summarize(verdict: Audit) -> str:
+    """Return the verdict with the names of the failed tests; their numbers are in the audit's own table."""
     failed = [finding.name for finding in verdict.findings if finding.outcome == "fail"]
     return f"{UNRELIABLE}: {', '.join(failed)}" if failed else verdict.verdict
 
 
 def _attacks_row(
-    study: Study, name: str, left: evaluation.Attacked, suite: Suite, conditions: Mapping[str, str]
+    study: Study, name: str, attacked: evaluation.Attacked, suite: Suite, conditions: Mapping[str, str]
 ) -> Table:
     names = [member for member, _ in suite.members]
-    shares = [proportion(int(left.after(*names[:k]).sum()), len(left.robust)) for k in range(len(names) + 1)]
+    shares = [proportion(int(attacked.after(*names[:k]).sum()), len(attacked.robust)) for k in range(len(names) + 1)]
     headings = [Column("clean", "Accuracy on unperturbed test examples.", ".1%")]
-    headings += [Column(f"then {member}", f"Accuracy once {member} was tried too.", ".1%") for member in names]
+    headings += [Column(f"then {member}", f"Accuracy after {member} in addition.", ".1%") for member in names]
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares))
-    caption = "Each attack is tried on what the ones before it have left."
+    caption = "Each attack is tried on the examples that are still classified correctly."
     return Table(f"The suite {study.suite}, attack by attack", (NETWORK, *headings), (row,), caption, conditions)
 
 
 def _audit_rows(name: str, verdict: Audit) -> Table:
     headings = (
         NETWORK,
-        Column("test", "What was looked for."),
-        Column("outcome", "passed, flag (worth knowing), fail (the accuracy cannot be believed), not run."),
-        Column("what was seen", "The figures."),
-        Column("what it means", "And what to do, where a test was raised."),
+        Column("test", "The test."),
+        Column("outcome", "passed, flag (worth knowing), fail (the accuracy is not reliable), not run."),
+        Column("found", "The numbers."),
+        Column("meaning", "Meaning of a flag or failure, and what to do."),
     )
     rows: list[tuple[Cell, ...]] = []
     for finding in verdict.findings:
@@ -151,7 +167,7 @@ def _audit_rows(name: str, verdict: Audit) -> Table:
 def _against_radius(
     study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
 ) -> dict[str, Result]:
-    """Accuracy at every radius, and each example's radius beside its curvature."""
+    """Measure the accuracy at every radius, and the smallest successful radius and the curvature of each example."""
     largest = study.ball(max(study.evaluation.radii))
     radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]
     attack = PGD(largest, steps=study.evaluation.steps)
@@ -168,25 +184,25 @@ def _against_radius(
     curves = Curves(
         "Accuracy against radius",
         f"radius ({study.norm}, pixel units)",
-        "share of examples standing, with 95 % interval",
+        "robust accuracy, with 95 % interval",
         tuple(radii),
         {name: band},
-        caption=f"For each example the smallest radius at which PGD-{study.evaluation.steps} fooled it, by bisection. At "
-        "radius 0 it is clean accuracy.",
+        caption=f"From the smallest radius of each example at which PGD-{study.evaluation.steps} succeeds, by bisection. The "
+        "value at radius 0 is the clean accuracy.",
         conditions=conditions,
     )
     measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
-    heading, made = f"measuring {name}", launch_fabric(study.hardware)
-    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=made)
-    # Who is wrong without an attack has no radius, and who stood at the largest has none that was found.
+    heading, launched = f"measuring {name}", launch_fabric(study.hardware)
+    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=launched)
+    # Skip images that are misclassified without an attack or robust at every radius.
     known = np.isfinite(found.radius) & (found.radius > 0)
     scatter = Scatter(
-        "Curvature and robustness, image by image",
+        "Curvature and robustness, for each image",
         "normalized curvature C = ‖H‖ / ‖g‖ at the image",
         f"smallest radius found ({study.norm}, pixel units)",
         {name: Points(_or_none(ratio["normalized curvature"], known), _or_none(found.radius, known))},
-        caption="One point an image that is classified rightly and was fooled. C is local: it says how soon the gradient "
-        "turns, not how large the margin is.",
+        caption="One point for each correctly classified image with a successful attack. C is local: it is the relative change "
+        "of the gradient per length and says nothing about the size of the margin.",
         conditions={**conditions, "Hessian": f"exact, at most {study.evaluation.lanczos_steps} Lanczos steps"},
         x_logarithmic=True,
     )
@@ -198,21 +214,21 @@ def _or_none(values: np.ndarray, known: np.ndarray) -> tuple[float | None, ...]:
 
 
 def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict[str, Result]:
-    """The same test images for every network: as they are, perturbed, and what was added, black for −, white for +."""
+    """Show the same test images for every network: clean, perturbed, and the perturbation, black for −, white for +."""
     examples = data.test.take(_first_of_each_class(data, study.evaluation.gallery))
     attack = PGD(study.ball(), steps=study.evaluation.steps)
     found = evaluation.attack(model, examples, attack, seed=study.seed)
     clean = examples.pixels(slice(None))
-    added = found.inputs - clean
-    scale = float(added.abs().max()) or 1.0
+    change = found.inputs - clean
+    scale = float(change.abs().max()) or 1.0
     with torch.no_grad():
         like = next(model.parameters(), clean)
-        seen = [data.classes[int(k)] for k in model(found.inputs.to(like)).argmax(1)]
+        predicted = [data.classes[int(k)] for k in model(found.inputs.to(like)).argmax(1)]
     labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
     blank = Gallery(
         "Perturbed images", (), labels, torch.empty(0, len(labels), *data.shape).numpy(), (),
-        caption="The first test image of each class, after the attack with what the network then sees; below it what "
-        "was added, grey for nothing. Who was wrong already is not attacked, and an attack ends where it fools.",
+        caption="The first test image of each class after the attack, with the predicted class; below it the "
+        "perturbation, grey for none. Misclassified images are not attacked, and an attack ends when it succeeds.",
         conditions={"ball": f"{study.norm}, radius {study.radius}", "attack": f"PGD-{study.evaluation.steps}"},
     )  # fmt: skip
 
@@ -220,9 +236,9 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
         return replace(blank, row_labels=rows, pixels=torch.stack(pixels).double().numpy(), notes=notes)
 
     perturbed = gallery(
-        (name, f"{name}: what was added"),
-        [found.inputs, 0.5 + added / (2 * scale)],
-        (tuple(f"seen as {c}" for c in seen), tuple(f"at most {float(a.abs().max()):.3f}" for a in added)),
+        (name, f"{name}: perturbation"),
+        [found.inputs, 0.5 + change / (2 * scale)],
+        (tuple(f"predicted {c}" for c in predicted), tuple(f"at most {float(a.abs().max()):.3f}" for a in change)),
     )
     return {"clean images": gallery(("clean",), [clean], (tuple("" for _ in labels),)), "gallery": perturbed}
 
@@ -230,31 +246,41 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
 def transfer_results(
     study: Study, data: DataSet, models: Mapping[str, nn.Module], progress: Progress[int]
 ) -> dict[str, Result]:
-    """Who is right about the images that were made for whom: a row a source, a column a target."""
+    """Attack each network and evaluate the adversarial images on all networks.
+
+    Args:
+        study: Settings.
+        data: Data set.
+        models: Networks by name.
+        progress: Progress display.
+
+    Returns:
+        "transfer": one row per source network, one column per target network.
+    """
     examples = data.test.take(slice(study.evaluation.examples))
     attack = PGD(study.ball(), steps=study.evaluation.steps)
-    made = launch_fabric(study.hardware)
-    robust = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress, fabric=made)
-    headings = [Column(f"seen by {name}", f"Accuracy of {name} on those images.", ".1%") for name in models]
+    launched = launch_fabric(study.hardware)
+    robust = evaluation.transfer(models, examples, attack, seed=study.seed, progress=progress, fabric=launched)
+    headings = [Column(f"on {name}", f"Accuracy of {name} on those images.", ".1%") for name in models]
     rows: list[tuple[Cell, ...]] = []
     for name, row in zip(models, robust, strict=True):
         shares = [proportion(int(column.sum()), len(column)) for column in row]
-        rows.append((f"made for {name}", *((s.value, s.low, s.high) for s in shares)))
+        rows.append((f"from {name}", *((s.value, s.low, s.high) for s in shares)))
     caption = (
-        "Images attacked on one network, seen by another. Where images made for another network fool one more than those "
-        "made for itself do, its own gradients mislead."
+        "Adversarial images of one network, evaluated on all. If images from another network lower the accuracy of a network "
+        "more than its own do, its own gradients are misleading."
     )
     conditions = {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
         "attack": f"PGD-{study.evaluation.steps}, to its end on every example",
         "examples": f"{len(examples)} of the test set",
     }
-    columns = (Column("images", "For which network they were made."), *headings)
+    columns = (Column("images", "The attacked network."), *headings)
     return {"transfer": Table("Transfer between networks", columns, tuple(rows), caption, conditions)}
 
 
 def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
-    """Rows of the first test example of each of the first classes, so that the choice is nobody's."""
+    """Return the row of the first test example of each of the first classes."""
     labels = data.test.y
     firsts = [int(rows[0]) for k in range(len(data.classes)) if len(rows := torch.nonzero(labels == k).flatten())]
     return torch.tensor(firsts[:count])

@@ -1,4 +1,4 @@
-"""What a study does, in full: every number that decides its outcome."""
+"""The settings of a study: every number that decides its results."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -26,12 +26,29 @@ DIGITS_FINE_TUNING = Optimization(epochs=30, batch_size=64, learning_rate=2e-3)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How many test examples each step sees, and how long it looks. `radii` are multiples of the study's radius.
+    """Options of measuring and attacking: numbers of test examples, steps and points.
 
-    examples: of the attacks; steps: of PGD. effort: of the suite strong. audited: how many of them the tests for gradient
-    masking see, 0 for no audit; budget: what these may cost for each. save_inputs: keep the inputs that the attacks found.
-    drawn: at how many images boundaries and surfaces are drawn, 0 for no pictures; drawn_points: along a side of a plane;
-    drawn_paths: between how many images paths are looked for, 0 for none.
+    Args:
+        examples: Number of test examples that are attacked.
+        steps: Number of steps of PGD.
+        effort: Length of the searches in the suite "strong".
+        audited: Number of test examples in the tests for gradient masking; 0 for no audit.
+        budget: Largest cost of those tests per example.
+        save_inputs: Save the adversarial inputs.
+        radii: Radii of the robustness curve, as multiples of the study's radius.
+        curvature_examples: Number of test examples for curvature, linearity and stability.
+        lanczos_steps: Largest number of Lanczos steps for a Hessian eigenvalue.
+        density_examples: Number of test examples for the spectral density.
+        boundary_examples: Number of test examples for distances to the decision boundary and its curvature.
+        profile_examples: Number of test examples for curvature profiles; 0 for none.
+        largest_profile: Largest number of input dimensions for which curvature profiles are computed.
+        gallery: Number of classes in the gallery of perturbed images; 0 for none.
+        drawn: Number of images at which boundaries and surfaces are drawn; 0 for no figures.
+        drawn_points: Number of points along a side of a drawn plane.
+        drawn_paths: Number of images between which paths are searched; 0 for none.
+
+    Raises:
+        InputError: If a number is too small or the radii do not rise.
     """
 
     examples: int = 360
@@ -67,23 +84,47 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison of training methods on one data set, from pixels to a report.
+    """All settings of a study: a comparison of training methods on one data set.
 
-    data: digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an image folder or
-    of parquet files.
-    data_dir: a folder of parquet files in the hub's layout, for work without network (also LOWCURVE_DATA).
-    network: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, mlp.
-    model: package.module:factory, your own network in place of `network`; weights: its state dict, from which fine-tuning
-    then starts instead of training a standard network. mean, std: standardization in front of your own network, a number per
-    channel, if it is not the network's first layer. methods: which networks to make, of standard, CURE, gradient-norm,
-    CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool,
-    adversarial-set, teacher, LCNN, LCNN+gradient-norm, minimal (these three convert the network), distillation.
-    suite: the attacks that robustness is judged by, of strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist and
-    yu2018-cifar10. radius: of the attacks, written 8/255, 0.1 or pixels:8, in pixel units.
-    training: of networks from scratch; fine_tuning: of those that start from the standard one (CURE, DeepFool,
-    adversarial-set). statistics: of BatchNorm in training, those of the batch or frozen. validation_steps: of a PGD on the
-    validation split after each epoch, 0 for none. devices, nodes, strategy: how many processes share the training, on
-    each of how many machines, and how (auto, ddp).
+    Args:
+        data: Data set: digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an
+            image folder or of parquet files.
+        data_dir: Folder of parquet files as on the Hugging Face hub, for work without a network connection. Default: the
+            environment variable LOWCURVE_DATA.
+        limits: Largest numbers of examples.
+        network: Architecture: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10 or mlp.
+        nonlinearity: Nonlinearity of the network, for example relu or softplus.
+        width: Width of the network, for small-convnet. Default: the width of the architecture.
+        model: Your own network in place of `network`, as package.module:function.
+        weights: File with the state dict of your own network, which then replaces the standard network.
+        mean: Mean of each channel, if your own network does not normalize its inputs itself.
+        std: Standard deviation of each channel, if your own network does not normalize its inputs itself.
+        methods: Training methods: standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM,
+            PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, LCNN, LCNN+gradient-norm,
+            minimal, teacher or distillation.
+        norm: Norm of the attacks.
+        radius: Radius of the attacks (epsilon in the literature) in pixel units, written 8/255, 0.1 or pixels:8.
+        suite: Attacks that measure robustness: strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist or yu2018-cifar10.
+        seed: Seed of all random numbers.
+        training: Optimization of networks with new weights.
+        fine_tuning: Optimization of networks that start from the standard one (CURE, DeepFool, adversarial-set).
+        statistics: BatchNorm statistics in training: those of the batch, or frozen.
+        cure: Options of CURE.
+        gradient: Options of gradient-norm.
+        low_curvature: Options of LCNN and minimal.
+        training_attack: Options of the attack in training.
+        others: Options of the other methods.
+        validation_steps: Number of steps of the PGD on the validation examples after each epoch; 0 for none.
+        evaluation: Options of measuring and attacking.
+        accelerator: Device: auto, cpu or cuda.
+        devices: Number of processes on each machine.
+        nodes: Number of machines.
+        strategy: Way in which processes share a training: auto, ddp or ddp_spawn.
+        precision: Precision in the words of Lightning Fabric, for example 32-true or bf16-mixed.
+        compile: Compile the forward pass with torch.compile.
+
+    Raises:
+        InputError: If an option is out of range.
     """
 
     data: str = "digits"
@@ -140,25 +181,32 @@ class Study:
             self.ball(multiple)
 
     def resolve(self) -> "Study":
-        """With nothing left open, so that a later evaluation at another radius does not change how networks are made."""
-        against = self.training_attack
-        against = replace(against, norm=against.norm or self.norm, radius=against.radius or self.radius)
-        return replace(self, training_attack=against)
+        """Return the study with norm and radius of the training attack filled in.
+
+        A later evaluation at another radius then does not change how networks are trained.
+        """
+        attack = self.training_attack
+        attack = replace(attack, norm=attack.norm or self.norm, radius=attack.radius or self.radius)
+        return replace(self, training_attack=attack)
 
     def ball(self, multiple: float = 1.0) -> Ball:
-        """The ball of the attacks, at a multiple of the study's radius."""
+        """Return the ball of the attacks, at a multiple of the study's radius."""
         return Ball(Norm(self.norm), multiple * parse_radius(self.radius))
 
     def scale(self, dimensions: int) -> float:
-        """Return the l_2 length of the study's largest perturbation: the scale h at which curvature matters to an attack."""
+        """Return the l_2 length of the study's largest perturbation, the scale h at which curvature matters to an attack.
+
+        Args:
+            dimensions: Number of entries of one input.
+        """
         return self.ball().l2_reach(dimensions)
 
     @property
     def hardware(self) -> Hardware:
-        """Where it is trained and evaluated."""
+        """Device, precision and processes."""
         return Hardware(self.accelerator, self.devices, self.nodes, self.strategy, self.precision, self.compile)
 
     @property
     def validation_attack(self) -> PGD | None:
-        """What each epoch is tried with."""
+        """The attack on the validation examples after each epoch, or None."""
         return PGD(self.ball(), steps=self.validation_steps) if self.validation_steps else None

@@ -48,8 +48,8 @@ class Optimization:
         gradient_clipping: Largest l_2 norm of the gradient. Default: no clipping.
         average: Decay of an exponential moving average of the weights, which then is the result. Default: no average.
         augmentation: Data augmentation.
-        keep: Weights to keep: of the "last" epoch, or of the "best" one by validation accuracy (by robust validation
-            accuracy if there is a validation attack; the earlier of equal epochs).
+        keep: Weights to keep: of the "last" epoch, or of the "best" one by validation accuracy. With a validation attack,
+            robust validation accuracy decides. Of equal epochs the earlier one is kept.
 
     Raises:
         InputError: If an option is out of range.
@@ -138,8 +138,8 @@ def fit(
     """Train a network in place and leave it in eval mode.
 
     The result is the last weights (or their average), unless `optimization` keeps the best by validation. Nothing is
-    selected on other data. Several processes share each batch and take the same steps as one process, with two exceptions:
-    BatchNorm in training mode sees the examples of its own process only, and dropout draws the same numbers in all processes.
+    selected on other data. Several processes share each batch and take the same steps as one process, with two exceptions.
+    BatchNorm in training mode sees the examples of its own process only. Dropout draws the same numbers in all processes.
     Running statistics are averaged over the processes for validation, checkpoints and the end.
 
     Args:

@@ -100,9 +100,9 @@ class Objective:
     Every term is a mean over examples of a per-example number, or one number of the network alone. So duplicating the batch
     changes nothing.
 
-    Each forward pass in training mode moves the running statistics of BatchNorm, except that of the attack: one for the
-    loss, which penalties at the same inputs share; one more if penalties use other inputs, as all but ELLE do; and the
-    penalties' own: 1 of CURE, GradAlign and TRADES, 3 of ELLE, `steps` + 1 of LLR.
+    Each forward pass in training mode moves the running statistics of BatchNorm, except those of the attack. The loss has
+    one, which penalties at the same inputs share. If penalties use other inputs, there is one more, except for ELLE. CURE,
+    GradAlign and TRADES have 1 of their own, ELLE has 3, and LLR has `steps` + 1.
 
     If no penalty differentiates the clean input gradient, the loss's own backward pass computes that gradient and runs at
     once. Penalties that do differentiate it use `TwiceDifferentiable` layers.
