@@ -135,8 +135,8 @@ def choose_step(values: PerExample, gradients: Tensor) -> PerExample:
 
     min(|l|, 1) / ||g|| is the distance over which the loss changes by its own value or by 1. With the factor eps^(1/3)
     truncation and rounding errors have the same size. The largest t is the diagonal of the pixel box times that factor. The
-    smallest is 16 eps sqrt(d), so that x + t u is not rounded to x. In float32 this is 1e-4 on a trained ResNet-20 and 6e-2 on an
-    untrained network. No single length works for both: 1e-2 is 25 % wrong on the first and 1e-4 90 % on the second.
+    smallest is 16 eps sqrt(d), so that x + t u is not rounded to x. In float32 t is 1e-4 on a trained ResNet-20 and 6e-2 on
+    an untrained network. No single length works for both: 1e-2 is 25 % wrong on the first and 1e-4 90 % on the second.
 
     Args:
         values: l, one per example.

@@ -1,7 +1,7 @@
 """Run directories, checkpoints and weights on disk: the only module that writes files.
 
-Every file is written under a temporary name and then moved to its place in one step. A reader therefore sees the old file or the
-new one, never a part of one, even after a crash or on a full disk.
+Every file is written under a temporary name and then moved to its place in one step. A reader therefore sees the old file
+or the new one, never a part of one, even after a crash or on a full disk.
 """
 
 from lowcurve.store.checkpoints import DiskCheckpoint
