@@ -6,6 +6,8 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from replayed_networks import CLASSES, NETWORKS, Called, made
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -151,6 +153,57 @@ def test_points_of_the_plane_and_fields_without_halves():
     assert operator.logit_hessian is None
     with pytest.raises(InputError, match=r"a field that shows its logits, got one without them"):
         operator.only("network")
+
+
+LAYERS = st.lists(
+    st.tuples(
+        st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2), st.sampled_from(["plain", "grouped"]),
+        st.sampled_from(["softplus", "linear", "sum", "every second", "wider", "pool"]),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@given(LAYERS, st.integers(4, 11), st.integers(0, 99))
+def test_any_convolutions_strides_paddings_sums_and_slices_are_replayed(layers, height, seed):
+    """In every order and size that leaves a map: windows that skip rows, or reach beyond both borders."""
+    x = randomness.uniform(torch.zeros(2, 2, height, 5, dtype=torch.float64), 0, 1, generator=stream(seed, "images"))
+    with randomness.temporary_seed(seed, "network"):
+        steps, probe, channels = [], x, 2
+        for kernel, stride, padding, dilation, groups, after in layers:
+            if probe.shape[2] + 2 * padding < dilation * (kernel - 1) + 1:
+                continue
+            layer = nn.Conv2d(channels, channels, (kernel, 3), (stride, 1), (padding, 1), (dilation, 1),
+                              groups=channels if groups == "grouped" else 1).double()  # fmt: skip
+            steps.append(lambda x, layer=layer, after=after: after_convolution(layer(x), x, after))
+            probe = steps[-1](probe)
+            channels = probe.shape[1]
+        top = nn.Linear(probe[0].numel(), CLASSES).double()
+
+    def network(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return top(torch.tanh(x).flatten(1))
+
+    field = loss_field(Called(network), torch.tensor([0, 3]))
+    operator = hessian(field, x)
+    v = randomness.normal(x.new_zeros(3, *x.shape), generator=stream(seed, "v"))
+    assert operator.backend == REPLAYED
+    assert relative(operator.apply_many(v), hessian(field, x, replay=False).apply_many(v)) < 1e-9
+
+
+def after_convolution(convolved: Tensor, x: Tensor, after: str) -> Tensor:
+    """What follows a convolution of x."""
+    found = F.softplus(convolved)
+    if after == "linear":
+        return convolved
+    if after == "sum":
+        return found - x if found.shape == x.shape else found + 0.5 * found
+    if after == "every second":
+        return found[:, :, 1::2] if found.shape[2] > 1 else found[:, :, ::2, ::2]
+    if after == "wider":
+        return F.pad(found, (0, 1, 0, 0, 0, 2))
+    return F.max_pool2d(found, (2, 1)) if after == "pool" and found.shape[2] > 1 else found
 
 
 class Doubled(torch.autograd.Function):
