@@ -1,6 +1,6 @@
-"""Which function of lowcurve is which equation of which paper, from the `Reference:` lines of the docstrings.
+"""Write the table of papers, equations and functions of lowcurve, from the `Reference:` lines of the docstrings.
 
-`python docs/concordance.py` writes docs/concordance.md beside this file; tests/test_house.py checks that it is current.
+`python docs/concordance.py` writes docs/concordance.md. tests/test_structure.py checks that the page is current.
 """
 
 import ast
@@ -18,15 +18,15 @@ TITLES = {
 }
 HEAD = """# Concordance
 
-Paper, place in it, function of `lowcurve`. Written by `python docs/concordance.py` from the `Reference:` lines of the
-docstrings; change those, not this page.
+For each paper, its equations, figures and tables, and the functions of `lowcurve` that compute them.
+`python docs/concordance.py` writes this page from the `Reference:` lines of the docstrings.
 """
 KEY = re.compile(r"\b(?:[a-z]+\d{4}[a-z]+|bardusco_report)\b")
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 
 
 def references() -> Iterator[tuple[str, str, str]]:
-    """Every (work, place in it, dotted name of the function), as the docstrings have them."""
+    """Yield every (work, place in it, dotted name of the function) of the docstrings."""
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         for name, docstring in _documented(ast.parse(path.read_text()), module):
@@ -36,14 +36,14 @@ def references() -> Iterator[tuple[str, str, str]]:
 
 
 def works(reference: str) -> list[tuple[str, str]]:
-    """Works and places of one line: parts between semicolons, where a part that names no work belongs to the one before.
+    """Return the works and places of one line. Semicolons separate them; a part without a work belongs to the one before.
 
     Example:
         >>> works("srinivas2022lcnn, section 3 (C); moosavi2019cure, Eq. (1); not as printed.")
         [('srinivas2022lcnn', 'section 3 (C)'), ('moosavi2019cure', 'Eq. (1); not as printed')]
     """
     parts: list[str] = []
-    for part in reference.removesuffix(".").split("; "):
+    for part in re.split(r"; (?![^(]*\))", reference.removesuffix(".")):
         head = part.split(",")[0]
         if parts and not KEY.search(head) and not YEAR.search(head):
             parts[-1] += f"; {part}"
@@ -53,7 +53,7 @@ def works(reference: str) -> list[tuple[str, str]]:
 
 
 def page() -> str:
-    """The concordance as Markdown: the works with a bibliography key first, then the others by name."""
+    """Return the concordance as Markdown: first the works with a bibliography key, then the others by name."""
     found: dict[str, list[tuple[str, str]]] = {}
     for work, place, name in references():
         found.setdefault(work, []).append((place, name))
@@ -76,16 +76,20 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _work(part: str) -> tuple[str, str]:
+    """Split a part into the work, which is a key or authors with their year, and the place in it."""
     head, _, place = part.partition(", ")
     key = KEY.search(head)
-    if key is None:
+    if key is not None:
+        around = head.replace(key.group(), "it") if head != key.group() else ""
+        return key.group(), ", ".join(filter(None, (around, place)))
+    dated = re.match(r"(.*?\b(?:19|20)\d\d)\b[\s,;(]*(.*)", part)
+    if dated is None:
         return head, place
-    around = head.replace(key.group(), "it") if head != key.group() else ""
-    return key.group(), ", ".join(filter(None, (around, place)))
+    return dated.group(1), dated.group(2).replace(")", "", int("(" not in dated.group(2)))
 
 
 def _natural(row: tuple[str, str]) -> list[tuple[int, str]]:
-    """Figure 2 before figure 10."""
+    """Return a sort key that puts figure 2 before figure 10."""
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", " ".join(row))]
 
 

@@ -1,4 +1,4 @@
-"""Losses, one number per example, and `loss_field`, the only bridge from learning to geometry."""
+"""Losses with one number per example, and `loss_field`, which turns a network into a function of its input."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,12 +12,16 @@ from lowcurve.types import Classifier, Field, Inputs, Labels, Logits, Loss, PerE
 
 
 def cross_entropy(logits: Logits, y: Labels) -> PerExample:
-    """softplus(logsumexp_{k != y}(z_k - z_y)): cross-entropy whose derivatives are right for confident examples.
+    """Return cross-entropy in a form whose derivatives are right for confident examples.
 
-    The usual form, log_softmax and a gather, loses the derivative to rounding: in float32 its input gradient is 7 %
-    wrong at a loss of 1e-6 and 93 % at 1e-8 (on the small network of tests/test_losses.py), which turns into long steps
-    in no direction wherever a gradient is normalized. Here gradient and Hessian keep their relative precision from
-    losses of 10 down to 1e-8.
+    The form is softplus(logsumexp_{k != y}(z_k - z_y)). The usual one, log_softmax and a gather, loses the derivative to
+    rounding. In float32 its input gradient is 7 % wrong at a loss of 1e-6 and 93 % at 1e-8, on the small network of
+    tests/test_losses.py. Wherever a gradient is normalized, that becomes a long step in a wrong direction. Here gradient
+    and Hessian keep their relative precision from losses of 10 down to 1e-8.
+
+    Args:
+        logits: Shape (batch, classes).
+        y: Labels, shape (batch,).
 
     Example:
         >>> cross_entropy(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
@@ -27,28 +31,36 @@ def cross_entropy(logits: Logits, y: Labels) -> PerExample:
 
 
 def log_odds(logits: Logits, y: Labels) -> PerExample:
-    """logsumexp_{k != y}(z_k - z_y) = log((1 - p_y) / p_y), of which cross-entropy is the softplus.
+    """Return logsumexp_{k != y}(z_k - z_y) = log((1 - p_y) / p_y). Cross-entropy is its softplus.
 
-    It rises where cross-entropy rises and along the same directions, but its gradient does not vanish with confidence:
-    that of cross-entropy underflows in float32 once the logits are a hundred apart, and an attack that follows it then
-    stands still and reports a robustness that is not there.
+    Both rise along the same directions, but the gradient of the log-odds does not vanish with confidence. The gradient of
+    cross-entropy underflows in float32 once the logits are a hundred apart. An attack that follows it then makes no step
+    and reports a robustness that does not exist.
+
+    Args:
+        logits: Shape (batch, classes).
+        y: Labels, shape (batch,).
 
     Example:
         >>> log_odds(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))
         tensor([-200.])
     """
-    # Around the largest of them, so that no difference of nearly equal numbers is taken in value or derivative.
     _check(logits, y)
     true, others = _true_and_others(logits, y)
     against = others - true[:, None]
     largest = against.argmax(1, keepdim=True)
+    # Factor out the largest term to avoid cancellation in the value and its derivatives.
     top = against.gather(1, largest)
     rest = (against - top).exp().scatter(1, largest, 0.0).sum(1)
     return top.squeeze(1) + rest.log1p()
 
 
 def margin(logits: Logits, y: Labels) -> PerExample:
-    """z_y - max_{k != y} z_k: positive where the example is classified as y, zero on the decision boundary.
+    """Return the margin z_y - max_{k != y} z_k, which is positive where the example is classified as y.
+
+    Args:
+        logits: Shape (batch, classes).
+        y: Labels, shape (batch,).
 
     Example:
         >>> margin(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
@@ -57,12 +69,16 @@ def margin(logits: Logits, y: Labels) -> PerExample:
     Reference: yu2018interpreting, Eq. (2).
     """
     _check(logits, y)
-    place = y[:, None]
-    return logits.gather(1, place).squeeze(1) - logits.scatter(1, place, -math.inf).amax(1)
+    column = y[:, None]
+    return logits.gather(1, column).squeeze(1) - logits.scatter(1, column, -math.inf).amax(1)
 
 
 def margin_loss(logits: Logits, y: Labels) -> PerExample:
-    """-margin: what an attack on the margin ascends; unlike cross-entropy, scaling the logits does not blind it.
+    """Return the negative margin, the loss of a margin attack. Unlike cross-entropy, it works at any scale of the logits.
+
+    Args:
+        logits: Shape (batch, classes).
+        y: Labels, shape (batch,).
 
     Reference: Carlini and Wagner 2017, objective f_6; yu2018interpreting, Eq. (3).
     """
@@ -70,7 +86,11 @@ def margin_loss(logits: Logits, y: Labels) -> PerExample:
 
 
 def true_logit(logits: Logits, y: Labels) -> PerExample:
-    """z_y: the field of a single logit.
+    """Return the logit z_y of the label.
+
+    Args:
+        logits: Shape (batch, classes).
+        y: Labels, shape (batch,).
 
     Example:
         >>> true_logit(torch.tensor([[3.0, 1.0]]), torch.tensor([1]))
@@ -82,10 +102,14 @@ def true_logit(logits: Logits, y: Labels) -> PerExample:
 
 @dataclass(frozen=True)
 class TemperatureCrossEntropy:
-    """Cross-entropy of z / T: what the teacher of a defensive distillation is trained with.
+    """Cross-entropy of z / T, the training loss of the teacher in defensive distillation.
 
-    The same predictions take logits T times as far apart, and the slope in them is T times as flat. A network trained so and
-    used as it is, at T = 1, is confident beyond single precision: the gradient of its cross-entropy underflows.
+    The same predictions need logits that are T times as far apart, and the loss's gradient in them is T times smaller. A
+    network that is trained so and used at T = 1 is confident beyond single precision: the gradient of its cross-entropy
+    underflows.
+
+    Args:
+        temperature: The temperature T, above 0.
 
     Example:
         >>> TemperatureCrossEntropy(10.0)(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
@@ -100,18 +124,28 @@ class TemperatureCrossEntropy:
         require_temperature(self.temperature)
 
     def __call__(self, logits: Logits, y: Labels) -> PerExample:
-        """One number per example, at least 0."""
+        """Return one number per example, at least 0, from logits (batch, classes) and labels (batch,)."""
         return cross_entropy(logits / self.temperature, y)
 
 
 def require_temperature(temperature: float) -> None:
-    """Refuse what logits cannot be divided by."""
+    """Check that logits can be divided by the temperature.
+
+    Args:
+        temperature: The temperature T.
+
+    Raises:
+        InputError: If it is not finite and above 0.
+    """
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError("a temperature above 0", temperature, "write temperature=1.0 for an ordinary softmax")
 
 
 def least_likely(logits: Logits) -> Labels:
-    """The class of smallest logit, the target of the least-likely attack.
+    """Return the class of the smallest logit, the target of the least-likely attack.
+
+    Args:
+        logits: Shape (batch, classes).
 
     Example:
         >>> least_likely(torch.tensor([[3.0, 1.0, 2.0]]))
@@ -122,35 +156,57 @@ def least_likely(logits: Logits) -> Labels:
 
 @dataclass(frozen=True)
 class LossField:
-    """x -> loss(model(x), y), showing its two halves so that the Gauss-Newton part of its Hessian can be split off."""
+    """The field x -> loss(model(x), y), as `loss_field` returns it.
+
+    It shows its logits (`types.LogitField`), so the Gauss-Newton part of its Hessian can be split off.
+
+    Attributes:
+        model: Pixels in [0, 1] -> logits.
+        y: Labels, shape (batch,).
+        loss: Logits, labels -> one number per example.
+    """
 
     model: Classifier
     y: Labels
     loss: Loss = cross_entropy
 
     def __call__(self, x: Inputs) -> PerExample:
+        """Return the loss of each example, shape (batch,)."""
         return self.from_logits(self.logits(x))
 
     def logits(self, x: Inputs) -> Logits:
-        """The first half, x -> z."""
+        """Return the logits z(x), shape (batch, classes)."""
         return self.model(x)
 
     def from_logits(self, logits: Logits) -> PerExample:
-        """The second half, z -> l."""
+        """Return the loss of each example from its logits."""
         return self.loss(logits, self.y)
 
     def take(self, rows: Tensor) -> "LossField":
-        """The field of these examples, by their numbers; one may stand there several times."""
+        """Return the field of some of the examples.
+
+        Args:
+            rows: Indices of the examples; an example may be repeated.
+        """
         return replace(self, y=self.y[rows])
 
 
 def loss_field(
     model: Classifier, y: Labels, loss: Loss = cross_entropy, *, batch_statistics: bool = False
 ) -> LossField:
-    """The loss of a network as a function of its input: x -> loss(model(x), y), one number per example.
+    """Return the loss of a network as a function of its input: x -> loss(model(x), y), one number per example.
 
-    Its law is d l_i / d x_j = 0 for i != j. BatchNorm in training mode breaks it, and dropout makes it random, so a model
-    in training mode is refused; `batch_statistics=True` says that this is known and meant (a training step).
+    The examples are independent: d l_i / d x_j = 0 for i != j. BatchNorm in training mode violates this, and dropout makes
+    the field random, so a model in training mode raises an error.
+
+    Args:
+        model: Pixels in [0, 1] -> logits.
+        y: Labels, shape (batch,).
+        loss: Logits, labels -> one number per example, not reduced.
+        batch_statistics: Accept a model in training mode, as a training step does.
+
+    Raises:
+        InputError: If the model is in training mode and `batch_statistics` is not set.
 
     Example:
         >>> field = loss_field(nn.Linear(2, 3).eval(), torch.tensor([0]))
@@ -163,7 +219,14 @@ def loss_field(
 
 
 def require_loss_field(field: Field) -> LossField:
-    """The field, once it is known to show its model and labels."""
+    """Return the field if it shows its model and labels.
+
+    Args:
+        field: Any field.
+
+    Raises:
+        InputError: If it is no `LossField`.
+    """
     if not isinstance(field, LossField):
         received = type(field).__name__
         raise InputError("a field that shows its model and labels", received, "write loss_field(model, y)")
@@ -171,7 +234,14 @@ def require_loss_field(field: Field) -> LossField:
 
 
 def require_eval(model: nn.Module) -> None:
-    """Refuse a model with a layer that acts on the batch or by chance, such as BatchNorm or dropout, in training mode."""
+    """Check that no layer mixes examples or is random, as BatchNorm and dropout in training mode do.
+
+    Args:
+        model: The network.
+
+    Raises:
+        InputError: If there is such a layer.
+    """
     for name, module in model.named_modules():
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             raise InputError(
@@ -182,12 +252,12 @@ def require_eval(model: nn.Module) -> None:
 
 
 def _softplus(a: PerExample) -> PerExample:
-    """log(1 + exp(a)). Each of torch's two forms has a second derivative that is exact on one side only."""
+    """Return log(1 + exp(a)). Each of torch's two forms has an exact second derivative on one side only."""
     return torch.where(a < 0, F.softplus(a), -F.logsigmoid(-a))
 
 
 def _true_and_others(logits: Logits, y: Labels) -> tuple[PerExample, Tensor]:
-    """z_y, shape (batch,), and the other logits, shape (batch, classes - 1)."""
+    """Return z_y, shape (batch,), and the other logits, shape (batch, classes - 1)."""
     classes = logits.shape[1]
     others = torch.arange(classes - 1, device=y.device).expand(len(y), -1)
     others = others + (others >= y[:, None])
@@ -201,7 +271,7 @@ def _check(logits: Logits, y: Labels) -> None:
             tuple(logits.shape),
             "return one row of logits an example from the model",
         )
-    # On a GPU the look would make every step wait; there the data set has checked its labels already.
+    # On a GPU this check would stall every step; the data set has checked its labels already.
     if not y.is_cuda and len(y) and (int(y.min()) < 0 or int(y.max()) >= logits.shape[1]):
         wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
         raise InputError(f"labels from 0 to {logits.shape[1] - 1}", wrong, "give labels that count the classes from 0")

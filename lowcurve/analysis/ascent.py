@@ -19,7 +19,7 @@ def ascent_step(
         center: Centers of the balls, shape (batch, ...).
         ball: Norm, radius and pixel box.
         size: Step size of each example, in the ball's norm and pixel units.
-        radius: Radius of each example, in place of the ball's.
+        radius: Radius of each example; None for the ball's.
 
     Example:
         >>> import torch

@@ -52,6 +52,7 @@ class AutogradHessian:
         return self._jet.gradient.detach()
 
     def __call__(self, v: Tensor) -> Tensor:
+        """Return H v for one vector per example, shape (batch, ...)."""
         return pullback(self._jet.gradient, self._jet.x, v, retain_graph=True)
 
     def apply_many(self, vectors: Tensor) -> Tensor:

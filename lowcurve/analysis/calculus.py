@@ -305,7 +305,7 @@ def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_g
 def _gradients(
     values: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
 ) -> list[Tensor | None]:
-    """Return the derivatives of sum_i l_i in the leaves, of which the first is the input and must have one."""
+    """Return the derivatives of sum_i l_i in the leaves. The first leaf is the input and must have one."""
     found: list[Tensor | None] = [None]
     if values.requires_grad:
         keep = retain_graph or create_graph

@@ -65,9 +65,9 @@ def moments(
     are unbiased for every square H. With deflated=0 this is Hutchinson's estimator.
 
     The intervals are Student's for the mean of the draws, plus 128 eps ||H||_F for rounding. That of the squared norm is on
-    a logarithmic scale, where its distribution is less skewed. Their coverage was measured from 10 draws on, over spectra
-    flat, 1/k, 1/k^2 and of rank one: 91 to 96 % for the norm (86 to 96 % on the plain scale), and 90 to 95 % for the trace.
-    Two or three draws are too few for any interval.
+    a logarithmic scale, where its distribution is less skewed. Their measured coverage is 91 to 96 % for the norm (86 to
+    96 % on the plain scale) and 90 to 95 % for the trace. This holds from 10 draws on, over spectra flat, 1/k, 1/k^2 and of
+    rank one. Two or three draws are too few for any interval.
 
     Cost: `deflated` + `draws` products. Memory: `deflated` vectors per example, and three times `chunk`.
 

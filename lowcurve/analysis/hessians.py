@@ -50,6 +50,7 @@ class ReplayedHessian:
         return self.program.curved
 
     def __call__(self, v: Tensor) -> Tensor:
+        """Return H v for one vector per example, shape (batch, ...)."""
         return self.apply_many(v[None])[0]
 
     def apply_many(self, vectors: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class KrylovSpace:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the basis spans all of R^d."""
+        """True once the basis spans all of R^d."""
         return self.size == self.basis.shape[2]
 
     def extend(self, vectors: int = 1) -> None:
@@ -138,7 +138,7 @@ class KrylovSpace:
 
 
 def start_krylov(operator: Operator, start: Tensor, size: int) -> KrylovSpace:
-    """Return an empty space, to which `extend` adds start / ||start|| first.
+    """Return an empty space. Its `extend` adds start / ||start|| first.
 
     Memory: size * d numbers per example.
 

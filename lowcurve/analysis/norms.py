@@ -1,6 +1,6 @@
-"""Norms on the space of inputs, and balls inside the pixel box: the only place that knows what a radius is.
+"""Norms on the space of inputs, and balls inside the pixel box. A radius is the literature's epsilon.
 
-One vector per example: every function flattens all axes but the first.
+There is one vector per example: every function flattens all axes but the first.
 """
 
 import math
@@ -15,19 +15,19 @@ from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.types import PerExample
 
-Name = Literal["l_1", "l_2", "l_inf"]
-DUALS: dict[Name, Name] = {"l_1": "l_inf", "l_2": "l_2", "l_inf": "l_1"}
-SPELLINGS: dict[str, Name] = {"1": "l_1", "2": "l_2", "inf": "l_inf", "infinity": "l_inf"}
+NormName = Literal["l_1", "l_2", "l_inf"]
+DUALS: dict[NormName, NormName] = {"l_1": "l_inf", "l_2": "l_2", "l_inf": "l_1"}
+SPELLINGS: dict[str, NormName] = {"1": "l_1", "2": "l_2", "inf": "l_inf", "infinity": "l_inf"}
 """The names of the norms without the letter l, underscores, hyphens and blanks."""
 
 
 def per_example(values: PerExample, like: Tensor) -> Tensor:
-    """Shape one number per example so that it multiplies `like`."""
+    """Shape one number per example, (batch,), so that it multiplies `like`, (batch, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def dot(a: Tensor, b: Tensor) -> PerExample:
-    """<a_i, b_i> for every example.
+    """Return the inner product <a_i, b_i> of every example; a and b have the shape (batch, ...).
 
     Example:
         >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
@@ -38,7 +38,10 @@ def dot(a: Tensor, b: Tensor) -> PerExample:
 
 @dataclass(frozen=True)
 class Norm:
-    """l_1, l_2 or l_inf of each example's vector.
+    """The l_1, l_2 or l_inf norm of each example's vector.
+
+    Args:
+        name: "l_1", "l_2" or "l_inf", in any usual spelling, such as "linf".
 
     Example:
         >>> v = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
@@ -49,7 +52,7 @@ class Norm:
                 [ 0.,  0.]])
     """
 
-    name: Name
+    name: NormName
 
     def __post_init__(self) -> None:
         spelling = "".join(sign for sign in str(self.name).lower() if sign not in "_- ").removeprefix("l")
@@ -59,31 +62,43 @@ class Norm:
 
     @property
     def dual(self) -> "Norm":
-        """The norm with <g, v> <= dual.length(g) length(v), with equality for v = steepest(g)."""
+        """The dual norm: <g, v> <= dual.length(g) length(v), with equality for v = steepest(g)."""
         return Norm(DUALS[self.name])
 
     def length(self, v: Tensor) -> PerExample:
-        """||v||, exact for vectors of any size, with derivative 0 at v = 0 (so that a penalty may be un-squared)."""
+        """Return ||v||, without underflow, and with derivative 0 at v = 0, so that a penalty need not be squared.
+
+        Args:
+            v: Shape (batch, ...).
+        """
         flat = v.flatten(1)
         if self.name == "l_1":
             return flat.abs().sum(1)
         if self.name == "l_inf":
             return flat.abs().amax(1)
-        # Divided by the largest entry first, or the squares of a confident example's gradient underflow.
+        # Divide by the largest entry first, or the squares of a confident example's gradient underflow.
         scale = flat.detach().abs().amax(1)
-        scale = torch.where(scale == 0, 1, scale)  # compared so that NaN stays NaN
+        scale = torch.where(scale == 0, 1, scale)  # this comparison keeps NaN
         squares = (flat / scale[:, None]).square().sum(1)
         return scale * torch.where(squares == 0, 1, squares).sqrt() * (squares != 0)
 
     def unit(self, v: Tensor) -> Tensor:
-        """v / ||v||, and 0 where v = 0: no constant is added to the norm, so confident examples keep their length 1."""
+        """Return v / ||v||, and 0 where v = 0. No constant is added to the norm, so small vectors get length 1 too.
+
+        Args:
+            v: Shape (batch, ...).
+        """
         largest = LINF.length(v)
         scaled = v / per_example(torch.where(largest == 0, 1, largest), v)
         length = self.length(scaled)
         return scaled / per_example(torch.where(length == 0, 1, length), v)
 
     def steepest(self, g: Tensor) -> Tensor:
-        """argmax <g, v> over ||v|| <= 1, and 0 where g = 0: sign(g) for l_inf, g / ||g|| for l_2."""
+        """Return argmax <g, v> over ||v|| <= 1, and 0 where g = 0: sign(g) for l_inf, g / ||g|| for l_2.
+
+        Args:
+            g: Gradients, shape (batch, ...).
+        """
         if self.name == "l_inf":
             return g.sign()
         if self.name == "l_2":
@@ -93,11 +108,19 @@ class Norm:
         return torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign()).reshape(g.shape)
 
     def project(self, v: Tensor, radius: float | PerExample) -> Tensor:
-        """The nearest point (in l_2) to v with ||.|| <= radius, one for all or one an example."""
+        """Return the nearest point (in l_2) to v of norm at most the radius.
+
+        Args:
+            v: Shape (batch, ...).
+            radius: One radius for all examples, or one per example.
+
+        Raises:
+            InputError: For l_1.
+        """
         if self.name == "l_inf":
             if isinstance(radius, Tensor):
-                reach = per_example(radius, v)
-                return v.clamp(-reach, reach)
+                bound = per_example(radius, v)
+                return v.clamp(-bound, bound)
             return v.clamp(-radius, radius)
         if self.name == "l_2":
             length = self.length(v)
@@ -111,7 +134,15 @@ L1, L2, LINF = Norm("l_1"), Norm("l_2"), Norm("l_inf")
 
 @dataclass(frozen=True)
 class Ball:
-    """All inputs within `radius` of a center, inside the pixel box. Radius and box are in pixel units, [0, 1].
+    """All inputs within a radius of a center, inside the pixel box.
+
+    Args:
+        norm: l_2 or l_inf, as a `Norm` or by name.
+        radius: Radius in pixel units, where pixels lie in [0, 1].
+        box: Lowest and highest pixel value.
+
+    Raises:
+        InputError: If the norm is l_1, or the radius or the box is wrong.
 
     Example:
         >>> ball = Ball(LINF, pixels(8))
@@ -130,36 +161,52 @@ class Ball:
         if not _is_interval(self.box):
             raise InputError("a pixel box (low, high) with low < high", self.box, "write box=(0.0, 1.0)")
         low, high = self.box
-        if not (_is_number(self.radius) and math.isfinite(self.radius) and self.radius >= 0):
+        if not (isinstance(self.radius, Real) and math.isfinite(self.radius) and self.radius >= 0):
             raise InputError("a finite radius of at least 0", repr(self.radius), "write radius=8/255, a number")
         if self.norm == LINF and self.radius > high - low:
             raise _radius_too_large(self.radius, high - low)
 
-    def l2_reach(self, dimensions: int) -> float:
-        """Return the l_2 length of the longest perturbation in the ball, the scale at which curvature matters to an attack.
+    def l2_length(self, dimensions: int) -> float:
+        """Return the l_2 length of the longest perturbation, the scale at which curvature matters to an attack.
+
+        Args:
+            dimensions: Number of entries of one input.
 
         Example:
-            >>> Ball(LINF, 0.5).l2_reach(4), Ball(L2, 0.5).l2_reach(4)
+            >>> Ball(LINF, 0.5).l2_length(4), Ball(L2, 0.5).l2_length(4)
             (1.0, 0.5)
         """
         return self.radius * math.sqrt(dimensions) if self.norm == LINF else self.radius
 
     def project(self, point: Tensor, center: Tensor, radius: PerExample | None = None) -> Tensor:
-        """The point moved into the ball around `center` and into the box; `center` must lie in the box.
+        """Move points into the ball around their centers and into the box.
 
-        radius: one an example, in place of the ball's own.
+        For l_inf the result is the nearest such point. For l_2 it lies in both, because clipping to a box that contains the
+        center brings every coordinate closer to it.
 
-        Exactly the nearest such point for l_inf. For l_2 it lies in both, since clipping to a box that holds the center
-        brings every coordinate closer to it.
+        Args:
+            point: Shape (batch, ...).
+            center: Centers inside the box, shape (batch, ...).
+            radius: One radius per example that replaces the ball's.
+
+        Raises:
+            InputError: If the ball's l_2 radius exceeds the diagonal of the box.
         """
         widest = (self.box[1] - self.box[0]) * math.sqrt(center[0].numel()) if len(center) else math.inf
         if self.norm == L2 and self.radius > widest:
             raise _radius_too_large(self.radius, widest)
-        reach = self.radius if radius is None else radius
-        return (center + self.norm.project(point - center, reach)).clamp(*self.box)
+        limit = self.radius if radius is None else radius
+        return (center + self.norm.project(point - center, limit)).clamp(*self.box)
 
     def require_inside_box(self, x: Tensor) -> None:
-        """Refuse inputs that are not in the box already: clipping them would move them by more than the radius."""
+        """Check that the inputs lie in the box; clipping others would move them by more than the radius.
+
+        Args:
+            x: Inputs, shape (batch, ...).
+
+        Raises:
+            InputError: If they do not.
+        """
         if len(x) and not (float(x.amin()) >= self.box[0] and float(x.amax()) <= self.box[1]):
             found = f"values from {float(x.amin()):g} to {float(x.amax()):g}"
             raise InputError(
@@ -167,22 +214,36 @@ class Ball:
             )
 
     def sample(self, center: Tensor, streams: randomness.Streams, radius: PerExample | None = None) -> Tensor:
-        """One point uniform in the ball around each center, moved into the box."""
-        reach = torch.as_tensor(self.radius).expand(len(center)) if radius is None else radius
+        """Draw one uniform point in the ball around each center, and move it into the box.
+
+        Args:
+            center: Shape (batch, ...).
+            streams: One random stream per example.
+            radius: One radius per example that replaces the ball's.
+        """
+        length = torch.as_tensor(self.radius).expand(len(center)) if radius is None else radius
         if self.norm == LINF:
             step = streams.uniform(center, -1, 1)
         else:
             direction = L2.unit(streams.at("direction").normal(center))
             share = streams.at("length").uniform(center.flatten(1)[:, 0], 0, 1)
             step = direction * per_example(share ** (1 / center.shape[1:].numel()), center)
-        return self.project(center + step * per_example(reach.to(center), center), center, radius)
+        return self.project(center + step * per_example(length.to(center), center), center, radius)
 
     def radii(self, x: Tensor) -> PerExample:
-        """The ball's radius, once an example."""
+        """Return the ball's radius, repeated for each example of x, shape (batch,)."""
         return torch.full((len(x),), self.radius, dtype=x.dtype, device=x.device)
 
     def require_radii(self, radii: PerExample, x: Tensor) -> PerExample:
-        """The radii in x's precision and place, once there is one an example and each is within the pixel range."""
+        """Check one radius per example and return the radii in the precision and on the device of x.
+
+        Args:
+            radii: Shape (batch,).
+            x: Inputs, shape (batch, ...).
+
+        Raises:
+            InputError: If their number is wrong, or one is negative or larger than the pixel range.
+        """
         if radii.shape != (len(x),):
             raise InputError(f"radii of shape ({len(x)},)", tuple(radii.shape), "give one radius for each row of x")
         if len(x) and not (bool(torch.isfinite(radii).all()) and float(radii.min()) >= 0):
@@ -194,7 +255,10 @@ class Ball:
 
 
 def as_norm(norm: Norm | str) -> Norm:
-    """Return the norm that a user names: "linf", "l_inf", "Linf", "l2", "L2", "l1", or a `Norm`.
+    """Return the norm that a user names.
+
+    Args:
+        norm: A `Norm`, or its name: "linf", "l_inf", "Linf", "l2", "L2", "l1".
 
     Raises:
         InputError: If it is neither a norm nor the name of one.
@@ -210,7 +274,7 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
     """Return the ball that a user describes by a norm and a radius, or gives as a `Ball`.
 
     Args:
-        norm: Norm or its name; or a ball, which has its own radius and box.
+        norm: Norm or its name, or a ball with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon; None with a ball.
         box: Lowest and highest pixel value; left out with a ball.
 
@@ -235,15 +299,19 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
 
 def _is_interval(box: object) -> bool:
     """Return whether the box is a pair of numbers, the lower one first."""
-    return isinstance(box, (tuple, list)) and len(box) == 2 and all(map(_is_number, box)) and box[0] < box[1]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real)
+    return (
+        isinstance(box, (tuple, list))
+        and len(box) == 2
+        and all(isinstance(end, Real) for end in box)
+        and box[0] < box[1]
+    )
 
 
 def pixels(levels: float) -> float:
-    """A length written in grey levels of 0..255, in pixel units: pixels(8) == 8 / 255.
+    """Convert a length from grey levels (0 to 255) into pixel units.
+
+    Args:
+        levels: The length in grey levels.
 
     Example:
         >>> pixels(51)
@@ -253,7 +321,13 @@ def pixels(levels: float) -> float:
 
 
 def parse_radius(text: str | float) -> float:
-    """A radius as it is written on a command line: `8/255`, `0.1` or `pixels:8`; nothing is guessed.
+    """Read a radius as it is written on a command line: `8/255`, `0.1` or `pixels:8`.
+
+    Args:
+        text: The radius in pixel units, or after `pixels:` in grey levels.
+
+    Raises:
+        InputError: If it has another form.
 
     Example:
         >>> parse_radius("51/255"), parse_radius("pixels:51"), parse_radius("0.2")

@@ -31,6 +31,7 @@ class SecantHessian:
     central: bool
 
     def __call__(self, v: Tensor) -> Tensor:
+        """Return the product with one vector per example, shape (batch, ...)."""
         step = self.h * L2.unit(v)
         forward = gradient(self.field, self.x + step)
         change = (forward - gradient(self.field, self.x - step)) / 2 if self.central else forward - self.gradient

@@ -79,7 +79,7 @@ class SameImages:
     @property
     def reach(self) -> float:
         """Twice the l_2 length of the largest perturbation in the ball."""
-        return 2 * self.ball.l2_reach(int(np.prod(self.examples.shape)))
+        return 2 * self.ball.l2_length(int(np.prod(self.examples.shape)))
 
 
 def select_images(

@@ -199,7 +199,7 @@ class Study:
         Args:
             dimensions: Number of entries of one input.
         """
-        return self.ball().l2_reach(dimensions)
+        return self.ball().l2_length(dimensions)
 
     @property
     def hardware(self) -> Hardware:

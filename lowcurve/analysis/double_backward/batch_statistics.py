@@ -71,7 +71,7 @@ class _InputPart(torch.autograd.Function):
 class _InputGradient(torch.autograd.Function):
     """weight / sigma (g - mean(g) - z mean(g z)) with z = (x - mu) / sigma and means over the batch.
 
-    With d = mean(v z) and c = mean(g z), its derivative along v is the same expression of v in g, and in x it is
+    Let d = mean(v z) and c = mean(g z). The derivative along v is the same expression of v in g, and in x it is
     -weight / sigma^2 (z (mean(v g) - mean(v) mean(g) - c d) + d (g - mean(g) - z c) + c (v - mean(v) - z d)).
     """
 

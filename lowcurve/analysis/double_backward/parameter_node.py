@@ -17,11 +17,13 @@ class JoinParameters(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, parameter_part: Tensor) -> Tensor:  # noqa: ARG004
+        """Return the value in place."""
         ctx.mark_dirty(value)  # or it would be a view, which cannot be overwritten
         return value
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
+        """Return the gradient for both arguments."""
         return g, g
 
 

@@ -12,7 +12,7 @@ ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training
 
 
 def channel_factor(variance: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Return the factor by which batch normalization multiplies each channel: weight / sqrt(variance + eps).
+    """Return weight / sqrt(variance + eps), the factor of each channel in batch normalization.
 
     Args:
         variance: Variance of each channel.

@@ -1,4 +1,5 @@
-# ruff: noqa: ARG002 (`Step` documents the methods of its subclasses)
+# The base class documents the methods of all steps, and some steps do not need every argument.
+# ruff: noqa: ARG002, D102
 """The action of one recorded call on tangents, and its adjoint.
 
 A step is linear: `push` maps tangents of its inputs to the tangent of its result, and `pull` maps an adjoint of the result

@@ -46,7 +46,7 @@ class Program:
 
     @property
     def curved(self) -> bool:
-        """Whether any second derivative differs from zero; otherwise the function is piecewise linear."""
+        """False for a piecewise linear function, whose second derivatives are all zero."""
         steps = (step for _, step, _ in self.instructions)
         return any(isinstance(s, Elementwise | Product) and s.second_order_factor is not None for s in steps)
 
