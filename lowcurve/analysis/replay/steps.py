@@ -1,5 +1,5 @@
 # The base class documents the methods of all steps, and some steps do not need every argument.
-# ruff: noqa: ARG002, D102
+# ruff: noqa: ARG002
 """The action of one recorded call on tangents, and its adjoint.
 
 A step is linear: `push` maps tangents of its inputs to the tangent of its result, and `pull` maps an adjoint of the result
