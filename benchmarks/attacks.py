@@ -1,15 +1,15 @@
-"""Attacks against those of other libraries: the same attack, steps and network, in one run, interleaved.
+"""Compare attacks with those of other libraries: the same attack, steps and network, interleaved in one run.
 
     python benchmarks/attacks.py --data-dir DIR --weights-dir DIR [--quick] [--strong] [--json FILE]
 
-Three tables. Speed: FGSM and PGD-20 of lowcurve (through the active set of `evaluation.attack`, and without it by the plain
-call), foolbox and torchattacks: the seconds from images to robust accuracy, which one function counts from the inputs of each
-library, and which the first way has counted itself. Memory: the
-peak of a process of its own. --strong: the suite `strong` against pyautoattack's standard version, image by image; this
-takes many minutes. Libraries that are not installed are left out and named.
+There are three tables. *Speed*: FGSM and PGD-20 of lowcurve, foolbox and torchattacks, in seconds from images to robust
+accuracy. lowcurve runs with the active set of `evaluation.attack` and, by a plain call, without it. One function computes
+robust accuracy from the inputs of each library; `evaluation.attack` includes that already. *Memory*: the peak of a separate
+process. *--strong*: the suite `strong` against the standard version of pyautoattack, image by image, which takes many minutes.
+Libraries that are not installed are left out and named.
 
-DIR of the data: parquet files of mnist and cifar10; of the weights: mnist_lenet5_clntrained.pt, mnist_lenet5_advtrained.pt,
-resnet20-12fca82f.th.
+The data directory has the parquet files of mnist and cifar10. The weights directory has mnist_lenet5_clntrained.pt,
+mnist_lenet5_advtrained.pt and resnet20-12fca82f.th.
 """
 
 import argparse
@@ -27,14 +27,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: spinning threads cost a factor of 60 on a busy machine
+# Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from peaks import raised_by  # noqa: E402
+from peaks import peak_increase  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from lowcurve import evaluation  # noqa: E402
@@ -51,12 +50,12 @@ NETWORKS = {
     "LeNet5": (lenet5, "mnist_lenet5_clntrained.pt", "mnist", 0.1, 1.5),
     "LeNet5 adv.": (lenet5, "mnist_lenet5_advtrained.pt", "mnist", 0.3, 1.5),
 }
-"""Name: factory, file of weights, data, radius in l_inf, radius in l_2."""
+"""Factory, file of weights, data set, radius in l_inf and radius in l_2 for each name."""
 Run = Callable[[], Tensor]
 
 
 def network(name: str, args: argparse.Namespace) -> tuple[nn.Module, Examples, float, float]:
-    """A public network with test images."""
+    """Load a public network and its test images."""
     build, file, data, radius, round_radius = NETWORKS[name]
     model = build()
     load_weights(model, args.weights_dir / file)
@@ -67,7 +66,7 @@ def network(name: str, args: argparse.Namespace) -> tuple[nn.Module, Examples, f
 def ways(
     model: nn.Module, few: Examples, radius: float, round_radius: float, missing: set[str]
 ) -> dict[str, dict[str, Run]]:
-    """For each attack the libraries' ways to run it on all the images: step = 2.5 radius / steps, one random start."""
+    """Return functions that run each attack with each library, with step 2.5 radius / steps and one random start."""
     x, y = few.pixels(slice(None)), few.y
     flat, round_ = Ball(LINF, radius), Ball(L2, round_radius)
     ours = {
@@ -118,7 +117,7 @@ def ways(
 
 
 def robust(model: nn.Module, few: Examples, inputs: Tensor) -> Tensor:
-    """Who is right at the clean and at the attacked inputs: two passes, which `evaluation.attack` has made already."""
+    """Return the images that are correct at the clean and at the attacked inputs; a boolean tensor is returned unchanged."""
     if inputs.dtype == torch.bool:
         return inputs
     with torch.no_grad():
@@ -126,7 +125,7 @@ def robust(model: nn.Module, few: Examples, inputs: Tensor) -> Tensor:
 
 
 def speed(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Median wall seconds over interleaved rounds."""
+    """Measure the median wall-clock seconds over interleaved rounds."""
     rows, missing = [], set()
     for name in args.networks:
         model, few, radius, round_radius = network(name, args)
@@ -136,10 +135,10 @@ def speed(args: argparse.Namespace) -> list[dict[str, object]]:
             for _ in range(args.rounds):
                 for library, run in libraries.items():
                     torch.manual_seed(0)
-                    began = time.perf_counter()
+                    start = time.perf_counter()
                     left = run()
                     accuracy[library] = float(robust(model, few, left).double().mean())
-                    seconds[library].append(time.perf_counter() - began)
+                    seconds[library].append(time.perf_counter() - start)
             base = statistics.median(seconds["lowcurve"])
             for library, times in seconds.items():
                 middle = statistics.median(times)
@@ -150,35 +149,35 @@ def speed(args: argparse.Namespace) -> list[dict[str, object]]:
                 print(f"{name:12} {attack:13} {library:24} {middle:8.3f} s  x {middle / base:5.2f}  "
                       f"{accuracy[library]:6.1%}", flush=True)  # fmt: skip
     for library in sorted(missing):
-        print(f"{library} is not installed: left out")
+        print(f"{library} is not installed and left out")
     return rows
 
 
 def memory(args: argparse.Namespace) -> list[dict[str, object]]:
-    """Peak resident memory of PGD-20 in l_inf over that of the network and the images, each library in a process of its own."""
+    """Measure the peak memory of PGD-20 in l_inf over that of the network and the images, one process per library."""
     rows = []
     for library in ("lowcurve", "foolbox", "torchattacks"):
         if library != "lowcurve" and not importlib.util.find_spec(library):
             continue
-        words = [sys.executable, __file__, "--data-dir", str(args.data_dir), "--weights-dir", str(args.weights_dir)]
-        words += ["--examples", str(args.examples), "--peak", library, "--networks", args.networks[0]]
-        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        rows.append({"network": args.networks[0], "attack": "PGD-20 l_inf", "library": library, "MB": float(said)})
-        print(f"{args.networks[0]:12} PGD-20 l_inf  {library:24} {float(said):8.0f} MB", flush=True)
+        command = [sys.executable, __file__, "--data-dir", str(args.data_dir), "--weights-dir", str(args.weights_dir)]
+        command += ["--examples", str(args.examples), "--peak", library, "--networks", args.networks[0]]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows.append({"network": args.networks[0], "attack": "PGD-20 l_inf", "library": library, "MB": float(output)})
+        print(f"{args.networks[0]:12} PGD-20 l_inf  {library:24} {float(output):8.0f} MB", flush=True)
     return rows
 
 
 def peak(args: argparse.Namespace) -> None:
-    """In a process of its own: how far PGD-20 raises the peak of memory."""
+    """Print by how much PGD-20 raises the peak of memory."""
     model, few, radius, round_radius = network(args.networks[0], args)
     run = ways(model, few, radius, round_radius, set())["PGD-20 l_inf"][args.peak]
     with torch.no_grad():
         model(few.pixels(slice(0, 1)))
-    print(raised_by(run))
+    print(peak_increase(run))
 
 
 def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
-    """`strong` and pyautoattack's standard version on the same images: who stands, and the seconds."""
+    """Compare `strong` and pyautoattack's standard version on the same images: robust images and seconds."""
     from pyautoattack import AutoAttack
 
     logging.getLogger("pyautoattack").setLevel(logging.ERROR)
@@ -186,15 +185,15 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
     for name in args.networks:
         model, few, radius, _ = network(name, args)
         x, y = few.pixels(slice(None)), few.y
-        # Seconds of this process, since another one's work would be counted for either of the two, which take minutes.
-        began = time.process_time()
+        # CPU time of this process: in minutes of wall-clock time, other processes would count as well.
+        start = time.process_time()
         ours = evaluation.attack(model, few, strong("linf", radius, effort=args.effort), seed=args.seed)
         middle = time.process_time()
-        print(f"{name}: strong leaves {int(ours.robust.sum())} of {len(few)} in {middle - began:.1f} s", flush=True)
+        print(f"{name}: strong leaves {int(ours.robust.sum())} of {len(few)} in {middle - start:.1f} s", flush=True)
         reference = AutoAttack(model, norm="Linf", eps=radius, version="standard", device="cpu", seed=args.seed)
         inputs = reference.run_standard_evaluation(x, y, batch_size=250)
         inputs = inputs[0] if isinstance(inputs, tuple) else inputs
-        seconds = (middle - began, time.process_time() - middle)
+        seconds = (middle - start, time.process_time() - middle)
         theirs = robust(model, few, inputs).numpy()
         row = {
             "network": name, "seed": args.seed, "radius": radius, "examples": len(few),
@@ -209,28 +208,28 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Parse, run, print, write."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument(
+    """Measure, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
         "--data-dir", type=Path, default=os.environ.get("LOWCURVE_DATA"), required="LOWCURVE_DATA" not in os.environ
     )
-    words.add_argument(
+    parser.add_argument(
         "--weights-dir",
         type=Path,
         default=os.environ.get("LOWCURVE_WEIGHTS"),
         required="LOWCURVE_WEIGHTS" not in os.environ,
     )
-    words.add_argument("--examples", type=int, default=None, help="test images (default 500; quick 16)")
-    words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 5; quick 2)")
-    words.add_argument("--seed", type=int, default=0, help="of strong and of AutoAttack")
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    words.add_argument("--quick", action="store_true", help="under a minute: fewer images, fewer rounds")
-    words.add_argument("--strong", action="store_true", help="the suite strong against AutoAttack; many minutes")
-    words.add_argument("--queries", type=int, default=FULL.queries, help="of Square in strong")
-    words.add_argument("--json", type=Path, help="write the numbers here")
-    words.add_argument("--peak", help=argparse.SUPPRESS)
-    args = words.parse_args()
+    parser.add_argument("--examples", type=int, default=None, help="test images (default 500; quick 16)")
+    parser.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 5; quick 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of strong and of AutoAttack")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer images, fewer rounds")
+    parser.add_argument("--strong", action="store_true", help="the suite strong against AutoAttack; many minutes")
+    parser.add_argument("--queries", type=int, default=FULL.queries, help="queries of Square in strong")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
     args.examples = args.examples or (16 if args.quick else 500)
     args.rounds = args.rounds or (2 if args.quick else 5)
     args.effort = Effort(FULL.steps, FULL.targets, args.queries)

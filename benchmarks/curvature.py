@@ -1,13 +1,14 @@
-"""Curvature of a real network: what products, spectra and eigenvalues cost, in input gradients, and how right they are.
+"""Measure cost and accuracy of Hessian products, spectra and eigenvalues on a real network.
 
     python benchmarks/curvature.py --data-dir DIR --weights-dir DIR [--quick] [--json FILE]
 
-The network is ResNet-20 of CIFAR-10 with its ReLUs made softplus (beta = 10), in eval mode, on test images. Every way runs
-in one interleaved run, the best of its rounds counts, one thread. Four tables: products with the Hessian beside one batched
-input gradient; all 3,072 eigenvalues of one image; the largest of many images, beside PyHessian where it is installed;
-memory, in processes of its own. Errors are taken against the same quantity in float64.
+The network is ResNet-20 for CIFAR-10 with softplus (beta = 10) instead of ReLU, in eval mode, on test images. All candidates
+run interleaved with one thread, and the best round of each counts. There are four tables. The first has products with the
+Hessian, relative to one batched input gradient. The second has all 3,072 eigenvalues of one image. The third has the largest
+eigenvalue of many images, compared with PyHessian where it is installed. The fourth has memory, in separate processes. Errors
+are relative to the same quantity in float64.
 
-DIR of the data: parquet files of cifar10; of the weights: resnet20-12fca82f.th.
+The data directory has the parquet files of cifar10, the weights directory has resnet20-12fca82f.th.
 """
 
 import argparse
@@ -24,14 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: spinning threads cost a factor of 60 on a busy machine
+# Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from peaks import raised_by  # noqa: E402
+from peaks import peak_increase  # noqa: E402
 from rows import Row, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -48,32 +48,32 @@ Ways = dict[str, Callable[[], Any]]
 
 
 def network(args: argparse.Namespace, *, soft: bool = True) -> nn.Module:
-    """The trained ResNet-20, its weights frozen."""
+    """Load the trained ResNet-20 with frozen weights."""
     model = soft_resnet20() if soft else resnet20()
     load_weights(model, args.weights_dir / "resnet20-12fca82f.th")
     return model.eval().requires_grad_(requires_grad=False)
 
 
 def images(args: argparse.Namespace, count: int) -> Examples:
-    """Test images of CIFAR-10."""
+    """Load test images of CIFAR-10."""
     test = load("cifar10", data_dir=str(args.data_dir), limits=Limits(train=1, validation=1)).test
     return test.take(slice(count))
 
 
 def best(ways: Ways, rounds: int) -> dict[str, float]:
-    """Seconds of each way, the best of interleaved rounds."""
+    """Return the seconds of each candidate, the best of interleaved rounds."""
     found = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, way in ways.items():
             gc.collect()
-            began = time.perf_counter()
+            start = time.perf_counter()
             way()
-            found[name] = min(found[name], time.perf_counter() - began)
+            found[name] = min(found[name], time.perf_counter() - start)
     return found
 
 
 def products(args: argparse.Namespace) -> list[Row]:
-    """One product at 64 images, or with 64 vectors of one image, over one batched input gradient."""
+    """Time one product for 64 images, or with 64 vectors of one image, relative to one batched input gradient."""
     few = images(args, 64)
     x, y = few.pixels(slice(None)), few.y
     model = network(args)
@@ -112,17 +112,17 @@ def products(args: argparse.Namespace) -> list[Row]:
 
 
 def gradient_of(field: LossField, x: Tensor) -> Tensor:
-    """grad of the sum, by torch.func."""
+    """Return the gradient of the sum by torch.func."""
     return torch.func.grad(lambda p: field(p).sum())(x)
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
-    """The largest error of an image's product, relative to its length."""
+    """Return the largest error of an image's product, relative to its length."""
     return float(((found - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).max())
 
 
 def profile(args: argparse.Namespace) -> list[Row]:
-    """All eigenvalues of one image. What takes long is timed on a part and scaled, and says so."""
+    """Time all eigenvalues of one image. Slow candidates are timed on a part and scaled, as the column "timed" says."""
     few = images(args, 64)
     x, y = few.pixels(slice(None)), few.y
     field, alone = loss_field(network(args), y), loss_field(network(args), y[:1])
@@ -168,7 +168,7 @@ def profile(args: argparse.Namespace) -> list[Row]:
 
 
 def largest(args: argparse.Namespace) -> list[Row]:
-    """The eigenvalue of largest magnitude of each image: seconds an image, products, and the error."""
+    """Time the eigenvalue of largest magnitude of each image, with the number of products and the error."""
     count = 8 if args.quick else 64
     few = images(args, count)
     x, y = few.pixels(slice(None)), few.y
@@ -192,7 +192,7 @@ def largest(args: argparse.Namespace) -> list[Row]:
     if importlib.util.find_spec("pyhessian"):
         ways["PyHessian: power iteration, one image at a time"] = pyhessian
     else:
-        print("PyHessian is not installed: left out")
+        print("PyHessian is not installed and left out")
     seconds = best(ways, max(1, args.rounds // 2))
     an_image = {name: took / (len(theirs) if "PyHessian" in name else count) for name, took in seconds.items()}
     first = next(iter(an_image))
@@ -210,7 +210,7 @@ def largest(args: argparse.Namespace) -> list[Row]:
 
 
 class _Image(nn.Module):
-    """PyHessian knows parameters alone: the image is one."""
+    """A network whose image is a parameter, because PyHessian differentiates in parameters only."""
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class _Image(nn.Module):
 
 
 def by_pyhessian(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Its top eigenvalue at the tolerance of ours."""
+    """Return PyHessian's top eigenvalue at the same tolerance."""
     from pyhessian import hessian as theirs
 
     with warnings.catch_warnings():
@@ -231,18 +231,18 @@ def by_pyhessian(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def memory(args: argparse.Namespace) -> list[Row]:
-    """How far products raise the peak over that of the network, in a process of their own."""
+    """Measure by how much products raise the peak of memory over that of the network, in separate processes."""
     rows: list[Row] = []
     for chunk in (64, 128):
-        words = [sys.executable, __file__, "--data-dir", str(args.data_dir), "--weights-dir", str(args.weights_dir)]
-        said = subprocess.run([*words, "--peak", str(chunk)], capture_output=True, text=True, check=True).stdout
-        rows.append({"what": f"{chunk} products of one image at once", "MB": float(said.split()[0])})
-        rows.append({"what": f"{chunk} images at once", "MB": float(said.split()[1])})
+        command = [sys.executable, __file__, "--data-dir", str(args.data_dir), "--weights-dir", str(args.weights_dir)]
+        output = subprocess.run([*command, "--peak", str(chunk)], capture_output=True, text=True, check=True).stdout
+        rows.append({"what": f"{chunk} products of one image at once", "MB": float(output.split()[0])})
+        rows.append({"what": f"{chunk} images at once", "MB": float(output.split()[1])})
     return rows
 
 
 def peak(args: argparse.Namespace) -> None:
-    """In a process of its own: the peak of memory over what is resident before, for one image and for as many as vectors."""
+    """Print the increase of the memory peak for several products of one image, and for the same number of images."""
     few = images(args, args.peak)
     x, y = few.pixels(slice(None)), few.y
     model, v = network(args), normal(x, generator=stream(0, "vectors"))
@@ -251,20 +251,20 @@ def peak(args: argparse.Namespace) -> None:
         lambda: hessian(loss_field(model, y[:1]), x[:1]).apply_many(v[:, None]),
         lambda: hessian(loss_field(model, y), x)(v),
     ):
-        print(raised_by(run))
+        print(peak_increase(run))
 
 
 def main() -> None:
-    """Measure, print, and write the numbers."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--data-dir", type=Path, required=True)
-    words.add_argument("--weights-dir", type=Path, required=True)
-    words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 7; quick 2)")
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--quick", action="store_true", help="under a minute: fewer rounds and images")
-    words.add_argument("--json", type=Path, help="write the numbers here")
-    words.add_argument("--peak", type=int, help=argparse.SUPPRESS)
-    args = words.parse_args()
+    """Measure, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 7; quick 2)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer rounds and images")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
     args.rounds = args.rounds or (2 if args.quick else 7)
     torch.set_num_threads(args.threads)
     if args.peak:

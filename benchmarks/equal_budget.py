@@ -1,16 +1,17 @@
-"""Training methods at an equal cost: what each makes of the same minutes of one core of the same machine.
+"""Compare training methods at an equal cost: the same minutes of one core of the same machine.
 
     python benchmarks/equal_budget.py --data-dir DIR --out FOLDER [--minutes 12] [--quick] [--json FILE]
 
-CIFAR-10, ResNet-20 of half its width, crops and flips. One step of every method is timed in one interleaved run, and each gets
-as many steps as fit into the minutes, which are those of the process where it has one thread, so that nobody else's work
-counts; of CURE and the gradient norms, which fine-tune, a half goes to standard training. Nothing is chosen by any result: the
-penalties weigh what they do in the literature (CURE as released, 4 at h = 3 standard deviations; 1.5 times the radius for the
-l_1 norm), the last weights are judged. FOLDER keeps every finished network, so that the command goes on where it was stopped,
-and several of it may share the --methods. Judged on the first test images: clean, PGD-20 and PGD-20 on the margin at 8/255,
-with 95 % intervals.
+The task is CIFAR-10 with ResNet-20 of half its width, crops and flips. One step of every method is timed in one interleaved
+run, and each method gets as many steps as fit into the minutes. With one thread these are minutes of CPU time, so other
+processes do not count. CURE and the gradient norms fine-tune, so half of their time goes to standard training.
 
-DIR: parquet files of cifar10.
+Nothing is selected by results. Penalty weights are those of the literature (CURE as released, 4 at h = 3 standard deviations;
+1.5 times the radius for the l_1 norm), and the last weights are evaluated. They are evaluated on the first test images: clean,
+PGD-20 and PGD-20 on the margin at 8/255, with 95 % intervals.
+
+FOLDER keeps every finished network, so an interrupted command can continue, and several commands can share the --methods.
+The data directory has the parquet files of cifar10.
 """
 
 import argparse
@@ -23,9 +24,8 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: spinning threads cost a factor of 60 on a busy machine
+# Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -57,19 +57,19 @@ METHODS = {
     "PGD-7, softplus": ("PGD", "softplus"),
     "standard, softplus": ("standard", "softplus"),
 }
-"""Name: the method, the nonlinearity."""
+"""The method and the nonlinearity for each name."""
 ACCURACIES = ("clean", "PGD-20", "margin-PGD-20")
 FINE_TUNED = ("CURE", "gradient-norm")
 Row = dict[str, object]
 
 
 def clock() -> float:
-    """Seconds, of this process alone where it works on one thread."""
+    """Return seconds: CPU time with one thread, otherwise wall-clock time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def study_of(nonlinearity: str, args: argparse.Namespace) -> Study:
-    """The settings that all methods share, and each one's own."""
+    """Return the settings of all methods with this nonlinearity."""
     training = Optimization(
         optimizer="sgd", batch_size=128, learning_rate=0.1, weight_decay=5e-4, gradient_clipping=1.0,
         learning_rate_schedule=Schedule(end=0.0, warm_up=0.2), augmentation=Augmentation(crop_padding=4, flip=True),
@@ -83,7 +83,7 @@ def study_of(nonlinearity: str, args: argparse.Namespace) -> Study:
 
 
 def seconds_of_steps(data: DataSet, args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of one step of every method, interleaved."""
+    """Measure the median seconds of one step of every method, interleaved."""
     _, std = data.statistics()
     steps = {}
     for name, (method, nonlinearity) in METHODS.items():
@@ -98,68 +98,68 @@ def seconds_of_steps(data: DataSet, args: argparse.Namespace) -> dict[str, float
 
 
 def one_step(model: nn.Module, objective: Objective, optimization: Optimization, data: DataSet) -> float:
-    """Seconds from a batch to the moved weights, of a network that is thrown away."""
+    """Return the seconds of one training step from the batch to the updated weights."""
     batches = shuffled(data.train, 128, seed=0, epoch=0, augmentation=optimization.augmentation)
     optimizer = optimization.optimizer_for(model)
-    began = clock()
+    start = clock()
     x, y = next(iter(batches))
     optimizer.zero_grad(set_to_none=True)
     terms = objective.terms(model, x, y, generator=stream(0))
     torch.stack(list(terms.values())).sum().backward()
     optimizer.step()
-    return clock() - began
+    return clock() - start
 
 
-def trained(
+def train(
     name: str, steps: dict[str, int], data: DataSet, run: Run, args: argparse.Namespace
 ) -> tuple[nn.Module, float]:
-    """The network of that name and the seconds of its training, from the folder if it is there."""
+    """Return a trained network and the seconds of its training, from the folder if it is there."""
     method, nonlinearity = METHODS[name]
     study = study_of(nonlinearity, args)
     _, std = data.statistics()
     source, file = source_of(study, data), name.replace(", ", "-").replace(" ", "-")
     if run.made_by(file) is not None:
         return run.load_network(file), float(run.made_by(file) or 0)
-    model, began = source.build(study.seed), clock()
+    model, start = source.build(study.seed), clock()
     stages = [("standard", study.training, steps["first half"])] if method in FINE_TUNED else []
     stages.append((method, study.fine_tuning if stages else study.training, steps["steps"]))
     for stage, optimization, count in stages:
-        # As many epochs as are begun, over so many images that they come to just these steps.
+        # Whole epochs over a number of images such that they have exactly this number of steps.
         epochs = -(-count * 128 // len(data.train))
         examples = data.train.take(slice(128 * (count // epochs)))
         fit(model, objective_of(stage, study, std), examples, replace(optimization, epochs=epochs), seed=study.seed)
-    seconds = clock() - began
+    seconds = clock() - start
     run.save_network(file, source, model, repr(seconds))
     return model, seconds
 
 
-def judged(model: nn.Module, data: DataSet, args: argparse.Namespace) -> Row:
-    """Clean and robust accuracy with their intervals."""
+def evaluate(model: nn.Module, data: DataSet, args: argparse.Namespace) -> Row:
+    """Return clean and robust accuracy with their intervals."""
     ball = Ball(LINF, RADIUS)
     attacks = {"PGD-20": PGD(ball, steps=20), "margin-PGD-20": PGD(ball, steps=20, loss=margin_loss)}
     found: Row = {}
     for name, attack in attacks.items():
         left = evaluation.attack(model, data.test, attack, seed=args.seed)
-        for key, who in (("clean", left.after()), (name, left.robust)):
-            share = proportion(int(who.sum()), len(who))
+        for key, right in (("clean", left.after()), (name, left.robust)):
+            share = proportion(int(right.sum()), len(right))
             found[key] = [share.value, share.low, share.high]
     return found
 
 
 def main() -> None:
-    """Train, judge, print, and write the numbers."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--data-dir", type=Path, required=True)
-    words.add_argument("--out", type=Path, required=True, help="keeps what is finished")
-    words.add_argument("--minutes", type=float, default=12.0, help="of training, for every method")
-    words.add_argument("--width", type=int, default=8)
-    words.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    words.add_argument("--examples", type=int, default=2000, help="test images")
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--quick", action="store_true", help="under a minute: seconds of training")
-    words.add_argument("--json", type=Path, help="write the numbers here")
-    args = words.parse_args()
+    """Train, evaluate, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished networks")
+    parser.add_argument("--minutes", type=float, default=12.0, help="training time of every method")
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--examples", type=int, default=2000, help="test images")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="under a minute: seconds of training")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.quick:
         args.minutes, args.width, args.examples = 0.05, 4, 64
@@ -168,7 +168,7 @@ def main() -> None:
     run = Run(args.out)
     plan = run.read_json("plan.json")
     if plan is None:
-        plan = planned(seconds_of_steps(data, args), args)
+        plan = plan_steps(seconds_of_steps(data, args), args)
         run.write_json("plan.json", plan)
     shared = {nonlinearity: asdict(study_of(nonlinearity, args)) for nonlinearity in ("softplus",)}
     settings = {
@@ -178,8 +178,8 @@ def main() -> None:
     }  # fmt: skip
     rows: list[Row] = []
     for name in args.methods:
-        model, seconds = trained(name, plan[name], data, run, args)
-        row: Row = {"method": name, **plan[name], "seconds": seconds, **judged(model.eval(), data, args)}
+        model, seconds = train(name, plan[name], data, run, args)
+        row: Row = {"method": name, **plan[name], "seconds": seconds, **evaluate(model.eval(), data, args)}
         rows.append(row)
         accuracies = "  ".join(f"{key} {row[key][0]:6.1%}" for key in ACCURACIES)  # type: ignore[index]
         print(f"{name:30} {row['steps']:5} steps {seconds:6.0f} s  {accuracies}", flush=True)
@@ -189,18 +189,18 @@ def main() -> None:
 
 
 def table_of(rows: list[Row]) -> Table:
-    """The rows as a reader sees them."""
+    """Return the rows as a table for the reader."""
     columns = (
-        Column("method"), Column("steps", "Of the method itself.", "d"), Column("first", "Steps of standard training.", "d"),
-        Column("seconds", "Of training.", ".0f"), *(Column(name, form=".1%") for name in ACCURACIES),
+        Column("method"), Column("steps", "Steps of the method.", "d"), Column("first", "Steps of standard training.", "d"),
+        Column("seconds", "Training time.", ".0f"), *(Column(name, form=".1%") for name in ACCURACIES),
     )  # fmt: skip
     keys = ("method", "steps", "first half", "seconds")
     cells = [(*(row[key] for key in keys), *(tuple(row[key]) for key in ACCURACIES)) for row in rows]  # type: ignore[arg-type]
     return Table("Methods at an equal cost", columns, tuple(cells))  # type: ignore[arg-type]
 
 
-def planned(seconds: dict[str, float], args: argparse.Namespace) -> dict[str, Row]:
-    """How many steps of each method fit into the minutes."""
+def plan_steps(seconds: dict[str, float], args: argparse.Namespace) -> dict[str, Row]:
+    """Return the number of steps of each method that fit into the minutes."""
     found: dict[str, Row] = {}
     for name, (method, nonlinearity) in METHODS.items():
         share = 0.5 if method in FINE_TUNED else 1.0

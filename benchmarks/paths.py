@@ -1,15 +1,17 @@
-"""Paths within the regions of a small network: what 200 pairs cost, and what the anchors count.
+"""Measure the cost of paths within class regions of a small network, for 200 pairs of images.
 
     python benchmarks/paths.py --data-dir DIR --weights-dir DIR [--pairs 200] [--spacing 0.01] [--quick] [--json FILE]
 
-The network is the public LeNet-5 of MNIST, standard training, on test images. Three families of pairs: two natural images of
-one class; a natural and an adversarial image (targeted DeepFool), with the same starts and as near the same distances as there
-are; two adversarial images in a third class. Each is searched with the projection as published (a few per cent of overshoot)
-and with one that goes well beyond the boundary. "images" are forward images of any kind, validation and projection together,
-and "over the least" is their count over that of one pass along the straight lines. "hidden" is the share of paths found that a
-check at a tenth of their spacing finds to leave the region.
+The network is the public LeNet-5 with standard training on MNIST, on test images. There are three families of pairs. The first
+has two natural images of one class. The second has a natural image and an adversarial one (targeted DeepFool), with the same
+starts and similar distances. The third has two adversarial images in a third class. Each family is searched with the
+projection as published, which overshoots the boundary by a few per cent, and with one that goes far beyond the boundary.
 
-DIR of the data: parquet files of mnist; of the weights: mnist_lenet5_clntrained.pt.
+The column "images" counts all forward passes, for validation and for projection. "over the least" is this count over that of
+one pass along the straight lines. "hidden" is the share of found paths that leave the region according to a check at a tenth
+of their spacing.
+
+The data directory has the parquet files of mnist, the weights directory has mnist_lenet5_clntrained.pt.
 """
 
 import argparse
@@ -20,9 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: spinning threads cost a factor of 60 on a busy machine
+# Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -55,30 +56,30 @@ PROJECTIONS = {
 
 
 def network(args: argparse.Namespace) -> nn.Module:
-    """The trained LeNet-5, its weights frozen."""
+    """Load the trained LeNet-5 with frozen weights."""
     model = lenet5()
     load_weights(model, args.weights_dir / "mnist_lenet5_clntrained.pt")
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def predicted(model: nn.Module, x: Tensor) -> Tensor:
-    """What the network says."""
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the predicted class of each image."""
     with torch.no_grad():
         return torch.cat([model(part).argmax(1) for part in x.split(256)])
 
 
 def families(args: argparse.Namespace, model: nn.Module) -> dict[str, Endpoints]:
-    """As many pairs of each family."""
+    """Build the same number of pairs for each family."""
     test = load("mnist", data_dir=str(args.data_dir), limits=Limits(train=1, validation=1)).test
     x = test.pixels(slice(4 * args.pairs))
-    said, number = predicted(model, x), torch.arange(len(x))
-    natural = natural_pairs(LabeledPoints(x, said, number), generator=stream(0, "natural"))
+    predictions, number = predict(model, x), torch.arange(len(x))
+    natural = natural_pairs(LabeledPoints(x, predictions, number), generator=stream(0, "natural"))
     starts = LabeledPoints(natural.start, natural.y, natural.start_index).take(torch.arange(args.pairs))
-    target = (said + 3) % 10
-    led = PROJECTIONS["as published"](model, x, target, generator=stream(0, "adversarial"))
-    there = torch.nonzero(inner_margins(model, led, target, 256) > 0).flatten()
-    adversarial = LabeledPoints(led[there], target[there], number[there])
-    third = adversarial_pairs(adversarial, said[there], generator=stream(0, "third"))
+    target = (predictions + 3) % 10
+    projected = PROJECTIONS["as published"](model, x, target, generator=stream(0, "adversarial"))
+    there = torch.nonzero(inner_margins(model, projected, target, 256) > 0).flatten()
+    adversarial = LabeledPoints(projected[there], target[there], number[there])
+    third = adversarial_pairs(adversarial, predictions[there], generator=stream(0, "third"))
     matched = natural.distance[: args.pairs]
     mixed = natural_adversarial_pairs(starts, adversarial, generator=stream(0, "mixed"), distance=matched)
     found = {"natural, natural": natural, "natural, adversarial": mixed, "adversarial, adversarial": third}
@@ -86,18 +87,18 @@ def families(args: argparse.Namespace, model: nn.Module) -> dict[str, Endpoints]
 
 
 def first(ends: Endpoints, count: int) -> Endpoints:
-    """The first of them."""
+    """Return the first pairs."""
     return Endpoints(*(getattr(ends, name)[:count] for name in ends.__dataclass_fields__))
 
 
-def searched(args: argparse.Namespace, model: nn.Module, ends: Endpoints, projection: str) -> Row:
-    """One family by one projection."""
+def search_family(args: argparse.Namespace, model: nn.Module, ends: Endpoints, projection: str) -> Row:
+    """Search the paths of one family with one projection."""
     images = [0]
     counting = model.register_forward_hook(lambda _, given, __: images.__setitem__(0, images[0] + len(given[0])))
     search = PathSearch(PROJECTIONS[projection], spacing=args.spacing)
-    began, worked = time.perf_counter(), time.process_time()
+    start, worked = time.perf_counter(), time.process_time()
     paths = search(model, ends.start, ends.end, ends.y, generator=stream(0, "paths"))
-    seconds, work = time.perf_counter() - began, time.process_time() - worked
+    seconds, work = time.perf_counter() - start, time.process_time() - worked
     counting.remove()
     columns = path_measures(paths)
     segments, pair = paths.segments()
@@ -114,17 +115,17 @@ def searched(args: argparse.Namespace, model: nn.Module, ends: Endpoints, projec
 
 
 def main() -> None:
-    """Measure, print, and write the numbers."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--data-dir", type=Path, required=True)
-    words.add_argument("--weights-dir", type=Path, required=True)
-    words.add_argument("--pairs", type=int, default=200)
-    words.add_argument("--spacing", type=float, default=0.01, help="l_2, in pixel units")
-    words.add_argument("--threads", type=int, default=2)
-    words.add_argument("--verify", action="store_true", help="the column `hidden`: ten times as many images again")
-    words.add_argument("--quick", action="store_true", help="20 pairs at spacing 0.1, verified")
-    words.add_argument("--json", type=Path, help="write the numbers here")
-    args = words.parse_args()
+    """Measure, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--spacing", type=float, default=0.01, help="l_2, in pixel units")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--verify", action="store_true", help="add the column `hidden`, at ten times the images")
+    parser.add_argument("--quick", action="store_true", help="20 pairs at spacing 0.1, verified")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
     if args.quick:
         args.pairs, args.spacing, args.verify = 20, 0.1, True
     torch.set_num_threads(args.threads)
@@ -136,7 +137,7 @@ def main() -> None:
     print(", ".join(f"{name}: {value}" for name, value in content.items()))
     model = network(args)
     for name, ends in families(args, model).items():
-        content[name] = rows = [searched(args, model, ends, projection) for projection in PROJECTIONS]
+        content[name] = rows = [search_family(args, model, ends, projection) for projection in PROJECTIONS]
         show(name, rows, width=14)
     if args.json:
         args.json.write_text(json.dumps(content, indent=1) + "\n")

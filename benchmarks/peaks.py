@@ -1,20 +1,20 @@
-"""How much memory a piece of work takes in this process, on Linux."""
+"""Measure the memory that a function needs in this process, on Linux."""
 
 import gc
 from collections.abc import Callable
 from pathlib import Path
 
 
-def raised_by(work: Callable[[], object]) -> float:
-    """MB by which the work raises the peak of resident memory over what is resident before it."""
+def peak_increase(work: Callable[[], object]) -> float:
+    """Return by how many MB a function raises the peak of resident memory over the memory resident before it."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory that is resident now
     before = resident("VmRSS")
     work()
     return resident("VmHWM") - before
 
 
 def resident(which: str) -> float:
-    """MB of memory of this process: VmRSS, now; VmHWM, at most."""
+    """Return the resident memory of this process in MB: VmRSS is the current value, VmHWM the peak."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which)]
     return int(line.split()[1]) / 1024

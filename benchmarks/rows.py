@@ -1,10 +1,10 @@
-"""A benchmark's rows as lines of text."""
+"""Print the rows of a benchmark."""
 
 Row = dict[str, object]
 
 
 def show(title: str, rows: list[Row], width: int = 50) -> None:
-    """What each row is of, then its numbers."""
+    """Print a title, and for each row its subject and its numbers."""
     print(f"\n{title}")
     for row in rows:
         facts = ", ".join(

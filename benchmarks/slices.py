@@ -1,12 +1,12 @@
-"""A slice of input space: what values on a grid cost, in the forward passes that they need.
+"""Measure the cost of a network's values on a grid of input space, relative to plain forward passes.
 
     python benchmarks/slices.py --weights-dir DIR [--quick] [--json FILE]
 
-The network is ResNet-20 of CIFAR-10 in eval mode, float32, one thread. The yardstick is the plain forward pass of as many
-images that lie in memory already, in batches of each size; the best of them counts. All ways run interleaved, the best round
-of each counts, in CPU time of this process. Random images: what they show changes no cost.
+The network is ResNet-20 for CIFAR-10 in eval mode, float32, with one thread. The reference is the plain forward pass of the
+same number of images from memory, at the best of several batch sizes. All candidates run interleaved, and the best round of
+each counts, in CPU time of this process. The images are random, since their content does not change the cost.
 
-DIR of the weights: resnet20-12fca82f.th.
+The weights directory has resnet20-12fca82f.th.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as in the other benchmarks
+# Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -36,14 +37,14 @@ LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.cha
 
 
 def plain(model: nn.Module, x: Tensor, size: int, count: int) -> None:
-    """`count` images in batches of that size."""
+    """Pass `count` images through the network in batches of the given size."""
     with torch.no_grad():
         for start in range(0, count, size):
             model(x[: min(size, count - start)])
 
 
 def ways(model: nn.Module, points: int) -> dict[str, Callable[[], object]]:
-    """Plain passes of every size and layout; one plane, several planes, and a field with labels, of as many points."""
+    """Return plain passes for every batch size and layout, and one plane and a field on several planes."""
     found: dict[str, Callable[[], object]] = {}
     images = uniform(torch.zeros(max(SIZES), 3, 32, 32), 0, 1, generator=stream(0, "images"))
     side = torch.linspace(-1, 1, points)
@@ -61,14 +62,14 @@ def ways(model: nn.Module, points: int) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Time every way and print it beside the best plain one."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--weights-dir", type=Path, required=True)
-    words.add_argument("--points", type=int, default=101, help="along each direction (default 101)")
-    words.add_argument("--rounds", type=int, default=3)
-    words.add_argument("--quick", action="store_true", help="31 points, 1 round")
-    words.add_argument("--json", type=Path, help="write the numbers here")
-    args = words.parse_args()
+    """Time all candidates and print each relative to the best plain passes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--points", type=int, default=101, help="along each direction (default 101)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="31 points, 1 round")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
     if args.quick:
         args.points, args.rounds = 31, 1
     torch.set_num_threads(1)

@@ -1,20 +1,19 @@
-"""A training step of every method, in plain steps: time, floating-point operations and memory.
+"""Measure time, floating-point operations and memory of a training step of every method, relative to a plain step.
 
     python benchmarks/training_step.py [--quick] [--json FILE] [--device cuda --width 64]
 
-The network is ResNet-18 for 32 x 32 images, its ReLUs made softplus (beta = 10) so that first-order differences are right, at
-initialization, on random images. Every method sees the same weights, batch and BatchNorm mode (frozen statistics, the one
-that all of them bear), in float32; the ways run interleaved, in another order each round, each twice in a row, since in
-training a step follows one of its kind, and the best second run of each counts. A step is everything from the batch to the
-parameters' gradients, with the optimizer's move. Operations are counted by torch; memory is the rise of the peak over what
-is resident, in a process of its own.
+The network is ResNet-18 for 32 x 32 images at initialization, on random images. It has softplus (beta = 10) instead of ReLU,
+so that first-order differences are accurate. All methods use the same weights, batch, float32 precision and BatchNorm mode
+(frozen statistics, which all of them support). They run interleaved in a new order each round, each twice in a row as in
+training, and the best second run of each counts. A step goes from the batch to the parameters' gradients and the optimizer's
+update. torch counts the operations. Memory is the increase of the peak over the resident memory, in a separate process.
 
-LCNN's steps are of that network converted, power iteration and all; below the table stands what it costs in inference once it
-is folded, in passes of the plain network.
+LCNN's steps use the converted network and include power iteration. A line below the table gives its cost in inference once it
+is folded, relative to the plain network.
 
-"public CURE code" has the passes of the code that was released with moosavi2019cure, as a yardstick: the loss in one forward
-pass; two more for the direction z, of which one is thrown away, with a backward pass into the weights as well; the two ends
-of the difference in a forward pass each, both differentiated twice. Its statistics are frozen here as everything else's.
+For comparison, "public CURE code" has the passes of the code that was released with moosavi2019cure. The loss takes one forward
+pass. The direction z takes two more, one of them unused, and a backward pass to the weights as well. Each end of the difference
+takes one forward pass and is differentiated twice. Statistics are frozen here as well.
 """
 
 import argparse
@@ -29,14 +28,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: spinning threads cost a factor of 60 on a busy machine
+# Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from peaks import raised_by  # noqa: E402
+from peaks import peak_increase  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.flop_counter import flop_registry  # noqa: E402
 
@@ -55,17 +53,17 @@ Step = Callable[[], object]
 Row = dict[str, object]
 BALL = Ball(LINF, pixels(8))
 SCALE = 0.6
-"""The h of CURE: the released setting on [0, 1]."""
-YARDSTICK = "public CURE code"
+"""The h of CURE, as in the released code for pixels in [0, 1]."""
+REFERENCE = "public CURE code"
 
 
 def with_penalty(penalty: Penalty, every: int = 1) -> Objective:
-    """Cross-entropy and one penalty."""
+    """Return the objective of cross-entropy and one penalty."""
     return Objective(penalties={"penalty": Term(penalty, 1.0, every=every)}, statistics="frozen")
 
 
 def objectives() -> dict[str, Objective]:
-    """Every method by name, the plain step first."""
+    """Return every method by name, the plain step first."""
     plain = Objective(statistics="frozen")
     cure = CURE(SCALE, squared=False)
     return {
@@ -89,8 +87,8 @@ def objectives() -> dict[str, Objective]:
     }
 
 
-def of_converted() -> dict[str, Objective]:
-    """Those of a network that is converted."""
+def converted_objectives() -> dict[str, Objective]:
+    """Return the methods for a converted network."""
     penalty = Term(PUBLISHED, 1.0)
     both = {"low curvature": penalty, "gradient": Term(InputGradientNorm(), 1.0)}
     return {
@@ -100,7 +98,7 @@ def of_converted() -> dict[str, Objective]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts floating-point operations; torch's own counter follows modules too, which gradients in the input break."""
+    """Count floating-point operations. torch's own counter also follows modules, which fails for input gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +112,7 @@ class Operations(TorchDispatchMode):
 
 
 class Trainer:
-    """A network, a batch and an optimizer, and a step of any objective on them."""
+    """A network, a batch and an optimizer, on which any objective can take a step."""
 
     def __init__(self, args: argparse.Namespace, *, converted: bool = False) -> None:
         spec = Network("resnet18", (3, 32, 32), 10, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), "softplus", args.width)
@@ -125,15 +123,15 @@ class Trainer:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
 
     def step(self, objective: Objective, number: int = 0) -> None:
-        """One step of an objective."""
+        """Take one step of an objective."""
         self.optimizer.zero_grad(set_to_none=True)
         terms = objective.terms(self.model, self.x, self.y, generator=stream(0, number), step=number)
         torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
-        update_norms(self.model)  # of a converted network
+        update_norms(self.model)  # has an effect only for a converted network
 
     def public_cure(self) -> None:
-        """The passes of the released code: see the module's first words."""
+        """Run the passes of the released code; see the docstring of this file."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = cross_entropy(self.model(self.x), self.y).mean()
         x = self.x.clone().requires_grad_()
@@ -149,34 +147,33 @@ class Trainer:
 
 
 def ways(trainer: Trainer, low: Trainer, *names: str) -> dict[str, Step]:
-    """A step of each method; a lazy one takes a round of its steps, and is divided by their number. low: on the network that
-    is converted."""
+    """Return a function for each method that runs its steps until they repeat. `low` has the converted network."""
     found: dict[str, Step] = {}
-    for by, group in ((trainer, objectives()), (low, of_converted())):
+    for by, group in ((trainer, objectives()), (low, converted_objectives())):
         for name, objective in group.items():
-            rounds = longest(objective)
+            rounds = period(objective)
             found[name] = lambda t=by, o=objective, r=rounds: [t.step(o, k) for k in range(r)]  # type: ignore[misc]
-    found[YARDSTICK] = trainer.public_cure
+    found[REFERENCE] = trainer.public_cure
     return {name: way for name, way in found.items() if not names or name in names}
 
 
-def longest(objective: Objective | None) -> int:
-    """After so many steps an objective does the same again."""
+def period(objective: Objective | None) -> int:
+    """Return the number of steps after which an objective repeats."""
     return 1 if objective is None else max((term.every for term in objective.penalties.values()), default=1)
 
 
-def measured(args: argparse.Namespace) -> list[Row]:
-    """Time and operations of every method, in plain steps."""
+def measure_methods(args: argparse.Namespace) -> list[Row]:
+    """Measure time and operations of every method, relative to a plain step."""
     trainer, low = Trainer(args), Trainer(args, converted=True)
     steps = ways(trainer, low)
-    lengths = {name: longest(objectives().get(name)) for name in steps}
+    lengths = {name: period(objectives().get(name)) for name in steps}
     operations = {}
     for name, step in steps.items():
-        step()  # what a network is asked once is not the method's
+        step()  # excludes what the first step computes once for a network
         with Operations() as counter:
             step()
         operations[name] = counter.count / lengths[name]
-    seconds = {name: found / lengths[name] for name, found in timed(steps, args).items()}
+    seconds = {name: found / lengths[name] for name, found in time_all(steps, args).items()}
     rows: list[Row] = []
     for name in steps:
         row: Row = {
@@ -190,9 +187,9 @@ def measured(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
-    """The best seconds of each, interleaved, in another order each round: of two in a row, the second."""
-    # Of this process where it works alone on one thread: what else the machine does is nobody's.
+def time_all(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
+    """Return the best seconds of each function, interleaved in a new order each round, the second of two runs in a row."""
+    # CPU time of this process if it has one thread, so that other processes do not count.
     clock = time.process_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
     seconds = dict.fromkeys(steps, float("inf"))
     names = list(steps)
@@ -200,37 +197,37 @@ def timed(steps: dict[str, Step], args: argparse.Namespace) -> dict[str, float]:
         for place in permutation(len(names), generator=stream(0, "order", number)).tolist():
             name = names[place]
             gc.collect()
-            steps[name]()  # as in training, where a step follows one of its kind, and finds memory as that left it
-            began = clock()
+            steps[name]()  # as in training, where a step follows one of the same kind and finds memory as that left it
+            start = clock()
             steps[name]()
             if args.device == "cuda":
                 torch.cuda.synchronize()
-            seconds[name] = min(seconds[name], clock() - began)
+            seconds[name] = min(seconds[name], clock() - start)
     return seconds
 
 
 def table_of(rows: list[Row]) -> Table:
-    """The rows as a reader sees them."""
+    """Return the rows as a table for the reader."""
     columns = (
         Column("a step of"), Column("time", "In plain steps.", ".2f"), Column("operations", "In plain steps.", ".2f"),
-        Column("MB", "How far it raises the peak of memory.", ".0f"),
+        Column("MB", "Increase of the peak of memory.", ".0f"),
     )  # fmt: skip
     cells = tuple(tuple(row.get(key) for key in ("method", "time", "operations", "MB")) for row in rows)
-    return Table("Training steps, in plain steps", columns, cells)  # type: ignore[arg-type]
+    return Table("Training steps, relative to a plain step", columns, cells)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def inference(args: argparse.Namespace) -> dict[str, float]:
-    """Time of a forward pass of the converted network and of the folded one, in passes of the plain one."""
+    """Time a forward pass of the converted and the folded network, relative to the plain one."""
     plain, low = Trainer(args), Trainer(args, converted=True)
     folded = fold(low.model, example=low.x[:2]).eval()
     networks = {"plain": plain.model, "converted": low.model, "folded": folded}
-    seconds = timed({name: lambda m=model: m(plain.x) for name, model in networks.items()}, args)  # type: ignore[misc]
+    seconds = time_all({name: lambda m=model: m(plain.x) for name, model in networks.items()}, args)  # type: ignore[misc]
     return {name: found / seconds["plain"] for name, found in seconds.items()}
 
 
 def memory(args: argparse.Namespace, name: str) -> float:
-    """How far one step raises the peak, in a process of its own."""
+    """Measure by how much one step raises the peak of memory, in a separate process."""
     if args.device == "cuda":
         step = ways(Trainer(args), Trainer(args, converted=True), name)[name]
         step()
@@ -238,30 +235,30 @@ def memory(args: argparse.Namespace, name: str) -> float:
         before = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    words = [sys.executable, __file__, "--batch", str(args.batch), "--width", str(args.width), "--peak", name]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, __file__, "--batch", str(args.batch), "--width", str(args.width), "--peak", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def peak(args: argparse.Namespace) -> None:
-    """In a process of its own."""
-    trainer = Trainer(args, converted=args.peak in of_converted())
+    """Print by how much one step raises the peak of memory."""
+    trainer = Trainer(args, converted=args.peak in converted_objectives())
     few = Trainer(argparse.Namespace(**{**vars(args), "batch": 1}))
-    ways(few, few, "plain")["plain"]()  # what a first step loads is not the method's
-    print(raised_by(ways(trainer, trainer, args.peak)[args.peak]))
+    ways(few, few, "plain")["plain"]()  # excludes the libraries that the first step loads
+    print(peak_increase(ways(trainer, trainer, args.peak)[args.peak]))
 
 
 def main() -> None:
-    """Measure, print, and write the numbers."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 7; quick 2)")
-    words.add_argument("--batch", type=int, default=None, help="images a step (default 32; quick 6)")
-    words.add_argument("--width", type=int, default=16, help="of the network's first stage")
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--device", default="cpu")
-    words.add_argument("--quick", action="store_true", help="under a minute: fewer rounds and images, no memory")
-    words.add_argument("--json", type=Path, help="write the numbers here")
-    words.add_argument("--peak", help=argparse.SUPPRESS)
-    args = words.parse_args()
+    """Measure, print and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default 7; quick 2)")
+    parser.add_argument("--batch", type=int, default=None, help="images a step (default 32; quick 6)")
+    parser.add_argument("--width", type=int, default=16, help="channels of the network's first stage")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer rounds and images, and no memory")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
     args.rounds = args.rounds or (2 if args.quick else 7)
     args.batch = args.batch or (6 if args.quick else 32)
     torch.set_num_threads(args.threads)
@@ -274,19 +271,19 @@ def main() -> None:
         "rounds": args.rounds, "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
         "precision": "float32", "BatchNorm": "frozen", "torch": torch.__version__, "Python": platform.python_version(),
         "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
-        "freed memory": "kept" if kept else "as the system has it",
+        "freed memory": "kept" if kept else "system default",
     }  # fmt: skip
     print(", ".join(f"{name}: {value}" for name, value in settings.items()))
     print(f"\n{'method':32}{'ms':>9}{'time':>8}{'operations':>12}{'MB':>8}")
-    rows = measured(args)
+    rows = measure_methods(args)
     for row in rows:
         held = f"{row['MB']:8.0f}" if "MB" in row else ""
         print(f"{row['method']:32}{row['ms']:9.1f}{row['time']:8.2f}{row['operations']:12.2f}{held}")
     times = {str(row["method"]): float(row["ms"]) for row in rows}  # type: ignore[arg-type]
-    print(f"\n{YARDSTICK} takes {times[YARDSTICK] / times['CURE, exact']:.2f} times as long as CURE, exact")
+    print(f"\n{REFERENCE} takes {times[REFERENCE] / times['CURE, exact']:.2f} times as long as CURE, exact")
     passes = inference(args)
     print(
-        f"in inference the converted network takes {passes['converted']:.2f} plain passes, folded {passes['folded']:.3f}"
+        f"relative to the plain network, inference takes {passes['converted']:.2f} converted and {passes['folded']:.3f} folded"
     )
     if args.json:
         results = {"comparison": dump(table_of(rows))}
