@@ -13,8 +13,7 @@ from torch.testing import assert_close
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, OneStep, Relay, Square, Suite
-from lowcurve.attacks.state import usable_walks
-from lowcurve.attacks.targets import target_of
+from lowcurve.attacks.targets import target_class
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
 from lowcurve.randomness import stream
@@ -297,9 +296,9 @@ def test_a_targeted_attack_reaches_its_target(make, target):
     """Of three classes the 7th likeliest other one is the second, and so is the least likely."""
     ball = Ball(LINF, 1.0)
     found = make(ball, steps=60, target=target)(MODEL, X, Y, generator=stream(0))
-    expected = target_of(target, MODEL(X), Y)
+    expected = target_class(target, MODEL(X), Y)
     if target != 1:
-        assert_close(expected, target_of(2, MODEL(X), Y))
+        assert_close(expected, target_class(2, MODEL(X), Y))
     assert bool((expected != Y).all())
     assert float((MODEL(found).argmax(1) == expected).double().mean()) > 0.8
     nearer = log_odds(MODEL(X), expected) - log_odds(MODEL(found), expected)
@@ -308,9 +307,9 @@ def test_a_targeted_attack_reaches_its_target(make, target):
 
 def test_walks_towards_classes_that_there_are_not_are_left_out():
     nine = APGD(SMALL, steps=2, loss=margin_loss, targets=9)
-    assert [number for number, _ in usable_walks(nine, 3)] == [0, 1]
-    assert [number for number, _ in usable_walks(nine, 10)] == list(range(9))
-    assert len(usable_walks(PGD(SMALL, target=5), 3)) == 1
+    assert [number for number, _ in nine.usable_runs(3)] == [0, 1]
+    assert [number for number, _ in nine.usable_runs(10)] == list(range(9))
+    assert len(PGD(SMALL, target=5).usable_runs(3)) == 1
 
 
 def test_a_radius_of_zero_returns_the_inputs():
@@ -339,7 +338,7 @@ def test_the_default_steps_are_those_of_the_docstring():
     [
         (
             lambda: PGD(SMALL, steps=0),
-            r"at least one step and one start, got \(0, 1\)\. Write PGD\(ball, steps=20\)",
+            r"at least one step and one start, got \(0, 1\)\. Write steps=20",
         ),
         (lambda: PGD(SMALL, step_size=-0.1), "a finite step size of at least 0, got -0.1"),
         (lambda: PGD(SMALL, step_size=math.nan), "a finite step size of at least 0, got nan"),
@@ -401,7 +400,7 @@ def test_square_and_suites_refuse_what_they_cannot_do():
         Suite((("PGD", PGD(SMALL)), ("PGD", PGD(SMALL))))
     with pytest.raises(InputError, match="a number of targets, or one target, got targets=2, target=1"):
         APGD(SMALL, targets=2, target=1)
-    with pytest.raises(InputError, match=r"at least one step and one start, got \(0, 1\)\. Write APGD"):
+    with pytest.raises(InputError, match=r"at least one step and one start, got \(0, 1\)\. Write steps=100"):
         APGD(SMALL, steps=0)
 
 

@@ -18,9 +18,9 @@ from lowcurve.attacks import (
     HueShift,
     PepperTest,
     Recoloring,
-    along,
     color_change,
     color_difference,
+    derivatives_along,
     hue_logits,
     hue_shift,
     lab,
@@ -136,7 +136,7 @@ def test_the_gradient_of_every_parameter_agrees_with_central_differences(paramet
         moved = torch.cat([here[:, :parameter], value[:, None], here[:, parameter + 1 :]], dim=1)
         return log_odds(MODEL(color_change(X, moved)), Y)
 
-    found = along(lambda value: loss(value), lambda _, value: value, X, here[:, parameter])
+    found = derivatives_along(lambda value: loss(value), lambda _, value: value, X, here[:, parameter])
     h = 1e-6
     ahead, behind = loss(here[:, parameter] + h), loss(here[:, parameter] - h)
     assert_close(found.slope, (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-7)
@@ -147,9 +147,9 @@ def test_the_second_derivative_along_a_hue_agrees_with_differences_of_the_slope(
     x, degrees = plain((0.9, 0.4, 0.3), (0.2, 0.5, 0.8), side=4), torch.tensor([11.0, -20.0], dtype=torch.float64)
     model = nn.Sequential(MODEL[0], nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     field = loss_field(model, torch.tensor([0, 1]))
-    found = along(field, hue_shift, x, degrees)
+    found = derivatives_along(field, hue_shift, x, degrees)
     h = 1e-3
-    ahead, behind = (along(field, hue_shift, x, degrees + step) for step in (h, -h))
+    ahead, behind = (derivatives_along(field, hue_shift, x, degrees + step) for step in (h, -h))
     assert_close(found.slope, (ahead.value - behind.value) / (2 * h), rtol=1e-6, atol=1e-12)
     assert_close(found.curvature, (ahead.slope - behind.slope) / (2 * h), rtol=1e-6, atol=1e-14)
     assert float(found.curvature.abs().min()) > 1e-8
@@ -159,7 +159,9 @@ def test_the_curvature_along_a_straight_change_is_that_of_the_hessian():
     direction = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
     matrix = torch.tensor([[2.0, 1.0], [1.0, -3.0]], dtype=torch.float64)
     x = torch.zeros(2, 2, dtype=torch.float64)
-    found = along(lambda x: ((x @ matrix) * x).sum(1) / 2, lambda x, t: x + t[:, None] * direction, x, torch.ones(2))
+    found = derivatives_along(
+        lambda x: ((x @ matrix) * x).sum(1) / 2, lambda x, t: x + t[:, None] * direction, x, torch.ones(2)
+    )
     assert_close(found.curvature, ((direction @ matrix) * direction).sum(1))
 
 
@@ -274,9 +276,9 @@ def test_the_worst_hue_is_at_least_as_bad_as_a_grid_four_times_as_fine():
 
 def test_hues_do_not_depend_on_company():
     together, floors, logits = HueCircle()(FIELD, X), HueFloor()(FIELD, X), hue_logits(MODEL, X, DEGREES)
-    assert_close(hue_logits(MODEL, X, DEGREES, together=3), logits)
+    assert_close(hue_logits(MODEL, X, DEGREES, batch_size=3), logits)
     rows = torch.tensor([4])
-    for columns, method in ((together, HueCircle()), (floors, HueFloor(together=5))):
+    for columns, method in ((together, HueCircle()), (floors, HueFloor(batch_size=5))):
         alone = method(FIELD.take(rows), X[rows])
         for name, values in columns.items():
             assert_close(alone[name], values[rows], rtol=1e-6, atol=1e-6)
@@ -434,7 +436,7 @@ REFUSED = {
     "start": (lambda: ColorBox(start="center"), 'a start "unchanged" or "uniform"'),
     "bound": (lambda: Recoloring(bound=-1.0), "a finite color difference"),
     "nodes": (lambda: Recoloring(nodes=1), "a step, two nodes"),
-    "parameters": (lambda: along(FIELD, hue_shift, X, torch.zeros(2, 2)), "one parameter an example"),
+    "parameters": (lambda: derivatives_along(FIELD, hue_shift, X, torch.zeros(2, 2)), "one parameter an example"),
     "a bare field": (lambda: HueCircle()(lambda x: x.sum((1, 2, 3)), X), "a field that shows its model"),
 }
 

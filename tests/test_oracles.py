@@ -153,7 +153,7 @@ def test_the_papers_suites_are_what_the_papers_say():
         "autoattack": ["AutoAttack standard"],
     }
     strongest = dict(suites["strong"].members)
-    assert (strongest["APGD-CE"].steps, len(strongest["APGD-T"].walks), strongest["Square"].queries) == (7, 2, 30)
+    assert (strongest["APGD-CE"].steps, len(strongest["APGD-T"].runs), strongest["Square"].queries) == (7, 2, 30)
     assert dict(suites["moosavi2019cure"].members)["PGD-20"].step_size == 8 / 255 * 0.255
     paper = dict(suites["yu2018-cifar10"].members)
     assert (paper["BIM"].step_size, paper["BIM"].steps, paper["C&W"].loss) == (1 / 255, 10, margin_loss)

@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from lowcurve import evaluation, randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import SPSA, Noise
+from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import Options
-from lowcurve.attacks.state import Staged, prepare
-from lowcurve.attacks.targets import target_of
+from lowcurve.attacks.state import State, prepare
+from lowcurve.attacks.targets import target_class
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, margin_loss
@@ -27,10 +28,10 @@ ATTACKS = {
     "SPSA towards a class": (SPSA(SMALL, steps=10, draws=16, loss=cross_entropy, target="least-likely"), SMALL),
     "noise": (Noise(SMALL, draws=50), SMALL),
     "noise l_2": (Noise(ROUND, draws=50), ROUND),
-    "corners": (Noise(SMALL, draws=50, law="corners"), SMALL),
-    "corners l_2": (Noise(ROUND, draws=50, law="corners"), ROUND),
-    "Gaussian": (Noise(SMALL, draws=50, law="gaussian"), SMALL),
-    "Gaussian l_2": (Noise(ROUND, draws=50, law="gaussian"), ROUND),
+    "corners": (Noise(SMALL, draws=50, distribution="corners"), SMALL),
+    "corners l_2": (Noise(ROUND, draws=50, distribution="corners"), ROUND),
+    "Gaussian": (Noise(SMALL, draws=50, distribution="gaussian"), SMALL),
+    "Gaussian l_2": (Noise(ROUND, draws=50, distribution="gaussian"), ROUND),
 }
 each = pytest.mark.parametrize(("attack", "ball"), ATTACKS.values(), ids=ATTACKS)
 each_attack = pytest.mark.parametrize("attack", [attack for attack, _ in ATTACKS.values()], ids=ATTACKS)
@@ -80,7 +81,7 @@ def test_in_the_ball_and_in_the_pixel_box(attack, ball):
 
 @each_attack
 def test_what_it_raises_rises(attack):
-    target = target_of("least-likely", MODEL(X), Y)
+    target = target_class("least-likely", MODEL(X), Y)
 
     def raised(inputs):
         towards = getattr(attack, "target", None) is not None
@@ -156,7 +157,7 @@ def test_an_empty_batch_stays_empty_and_a_caller_without_gradients_is_served(att
 @each_attack
 def test_it_satisfies_the_protocols(attack):
     assert isinstance(attack, AttackFunction)
-    assert isinstance(attack, Staged)
+    assert isinstance(attack, IterativeAttack)
 
 
 @each_attack
@@ -194,7 +195,7 @@ def test_the_estimate_is_unbiased_on_a_linear_model():
     y = torch.tensor([0, 1, 0, 1])
     attack = SPSA(SMALL, draws=draws)
     images = prepare(model, x, y, SMALL, Options(stream(0)))
-    found = attack.slope(images, {"point": x + 0.02, "step": torch.tensor([0, 0, 3, 3])})
+    found = attack.estimate_gradient(images, State(x + 0.02, torch.tensor([0, 0, 3, 3])))
     truth = (model.weight[1] - model.weight[0]).detach() * torch.tensor([1, -1, 1, -1])[:, None]
     # v_i <g, v> has mean g_i and variance |g|^2 - g_i^2.
     error = ((truth.square().sum(1, keepdim=True) - truth.square()) / draws).sqrt()
@@ -285,7 +286,7 @@ def test_it_goes_on_from_a_start():
 def test_how_many_are_drawn_together_does_not_matter(draws, law):
     model, x = copy.deepcopy(MODEL).double(), X.double()
     found = [
-        Noise(ROUND, draws=draws, law=law, together=together)(model, x, Y, generator=stream(0))
+        Noise(ROUND, draws=draws, distribution=law, draws_per_pass=together)(model, x, Y, generator=stream(0))
         for together in (1, 3, 8, 64)
     ]
     for other in found[1:]:
@@ -298,7 +299,7 @@ def test_more_draws_only_help_and_the_worst_of_them_is_the_answer():
     assert float((losses[2] - losses[1]).min()) >= 0
     assert float((losses[2] - losses[0]).min()) > 0
     model = Recorded(MODEL)
-    found = Noise(SMALL, draws=40, together=40)(model, X, Y, generator=stream(0))
+    found = Noise(SMALL, draws=40, draws_per_pass=40)(model, X, Y, generator=stream(0))
     drawn = next(asked for asked in model.asked if len(asked) > len(X)).view(40, *X.shape)
     assert_close(loss_of(found), torch.stack([loss_of(points) for points in drawn]).amax(0))
     assert len(torch.unique(drawn.flatten(2).flatten(0, 1), dim=0)) == 40 * len(X)
@@ -311,7 +312,7 @@ def test_the_laws(ball):
 
     def drawn(law):
         model = Recorded(network((2,), 2).double())
-        Noise(ball, draws=4000, law=law, together=4000)(model, x, y, generator=stream(0))
+        Noise(ball, draws=4000, distribution=law, draws_per_pass=4000)(model, x, y, generator=stream(0))
         return next(asked for asked in model.asked if len(asked) > 1) - x
 
     for law in ("corners", "gaussian"):
@@ -341,7 +342,7 @@ def test_a_start_takes_the_place_of_the_first_draw():
         (lambda: SPSA(SMALL, learning_rate=math.nan), "a finite learning_rate above 0 in pixel units, got nan"),
         (lambda: SPSA(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., got 0'),
         (lambda: Noise(SMALL, draws=0), r"at least one draw, and one at a time, got \(0, 8\)"),
-        (lambda: Noise(SMALL, law="snow"), 'a law "uniform", "corners" or "gaussian", got \'snow\''),
+        (lambda: Noise(SMALL, distribution="snow"), 'a distribution "uniform", "corners" or "gaussian", got \'snow\''),
         (lambda: Noise(SMALL)(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
     ],
 )

@@ -81,7 +81,7 @@ def test_strong_ends_with_it_and_does_without_where_no_turns_are_asked_for():
     assert names == ["APGD-CE", "APGD-M", "APGD-T", "Square", "relay"]
     assert [name for name, _ in strong(ball, effort=Effort(relays=0)).members] == names[:-1]
     relay = strong(ball, effort=Effort(steps=7, queries=50, relays=2)).members[-1][1]
-    kinds = [(type(walk).__name__, walk.steps) for walk in relay.walks]
+    kinds = [(type(run).__name__, run.steps) for run in relay.runs]
     assert kinds == [("Square", 24), ("APGD", 7), ("Square", 24), ("APGD", 7)]
 
 

@@ -4,7 +4,7 @@ from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
 from lowcurve.attacks.base import Attack, BallAttack
 from lowcurve.attacks.color.box import ColorBox, ColorRanges, color_change
-from lowcurve.attacks.color.changes import Along, along
+from lowcurve.attacks.color.changes import ParameterDerivatives, derivatives_along
 from lowcurve.attacks.color.hue import HueCircle, HueShift, hue_logits, hue_shift
 from lowcurve.attacks.color.hue_measures import HueFloor, PepperTest
 from lowcurve.attacks.color.recoloring import Recoloring
@@ -26,7 +26,8 @@ __all__ = [
     "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay", "RSFGSM",
     "RunnerUp", "SPSA", "Square", "Within",
     "Effort", "FULL", "moosavi2019cure", "srinivas2022lcnn", "strong", "Suite", "SUITES", "yu2018",
-    "along", "Along", "color_change", "color_difference", "ColorBox", "ColorRanges", "hue_logits", "hue_shift", "HueCircle",
-    "HueFloor", "HueShift", "lab", "PepperTest", "Recoloring",
+    "color_change", "color_difference", "ColorBox", "ColorRanges", "derivatives_along",
+    "hue_logits", "hue_shift", "HueCircle",
+    "HueFloor", "HueShift", "lab", "ParameterDerivatives", "PepperTest", "Recoloring",
     "corrupt", "CORRUPTIONS",
 ]  # fmt: skip

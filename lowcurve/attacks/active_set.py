@@ -1,216 +1,243 @@
-"""The loop behind every attack: an image that has fallen leaves the batch at once, and a waiting one takes its place.
+"""The loop of every iterative attack: images that are fooled leave the batch, and waiting images take their places.
 
-What an attack knows of each image is a row of every tensor in `Rows`, so images at different steps share a batch, and what
-happens to one depends on it alone: not on the size of the batch, its order or its other images.
+Images at different steps share a batch. The result for an image depends neither on the other images nor on the batch size.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import per_example
-from lowcurve.attacks.base import Options
+from lowcurve.analysis.norms import Ball, per_example
+from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.state import (
-    Images,
-    Rows,
-    Staged,
-    Walk,
-    fooled,
+    AttackBatch,
+    AttackRun,
+    State,
+    is_fooled,
+    join_rows,
     prepare,
     require_logits,
-    targets_of,
-    usable_walks,
+    select_rows,
 )
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
-from lowcurve.randomness import Streams
-from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
+from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
-Watch = Callable[[Tensor, Rows, PerExample, Logits], None]
-"""Sees every look: the images' numbers, their rows, the values that the walk ascends, the logits."""
+Observer = Callable[[Tensor, State, PerExample, Logits], None]
+"""Called after each evaluation with the numbers of the images, their state, the values of the run and the logits."""
 
 
 @dataclass
-class Found:
-    """An answer an image: the point of highest value, that value, whether it fooled the network, after how many looks
-    (over all walks; the count of looks where it never did)."""
+class Outcome:
+    """The result of a run, one entry for each image.
+
+    Attributes:
+        point: The point of highest value; where an image leaves once fooled, the point that fooled the network.
+        value: The run's value there.
+        fooled: Whether the network was fooled at any point.
+        forward_passes: Number of evaluations until the network was first fooled, or of all if it never was.
+    """
 
     point: Inputs
     value: PerExample
-    fallen: Tensor
+    fooled: Tensor
     forward_passes: Tensor
 
 
-def strongest(
-    attack: Staged,
-    model: Classifier,
-    x: Inputs,
-    y: Labels,
-    options: Options,
-) -> Inputs:
-    """The adversarial inputs x': the whole attack on one batch, every walk to its end, for each image the point of highest
-    value. It is the call of every attack that is a sequence of walks.
+class IterativeAttack(Attack):
+    """An attack that consists of runs; an evaluation tries each run only on the images that still withstand.
 
-    Nothing leaves early, since a training step or a loss wants the highest loss, not the first success; a walk whose answer is
-    the "last" point is believed without a look there. Walks that raise
-    different things (towards different targets, say) are compared by the margin at their points.
+    A subclass gives the ball and the runs. A call carries out every run to its end.
     """
-    with frozen(model):
-        targeted = any(targets_of(walk) is not None for walk in attack.walks)
-        images = prepare(model, x, y, attack.ball, options, look=targeted)
-        walks = usable_walks(attack, images.logits.shape[1]) if targeted else tuple(enumerate(attack.walks))
-        alike = all(walk == walks[0][1] for _, walk in walks)
-        best, highest = images.x, torch.full_like(images.radius, -torch.inf)
-        for number, walk in walks:
-            last_look = getattr(walk, "answer", "highest") == "highest"
-            found = pursue(walk, images.named(number), stop=False, last_look=last_look)
-            value = found.value
-            if not alike:
-                with torch.no_grad():
-                    value = margin_loss(model(found.point), y) if len(x) else value
-            higher = value > highest
-            best, highest = torch.where(per_example(higher, best), found.point, best), torch.maximum(value, highest)
-            images = replace(images, start=None)  # a given start is where the first walk begins
-    return best.detach()
+
+    takes_radius = takes_start = True
+
+    @property
+    @abstractmethod
+    def ball(self) -> Ball:
+        """The ball that holds the adversarial images."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> tuple[AttackRun, ...]:
+        """The runs, in the order in which they are tried."""
+
+    def usable_runs(self, classes: int) -> tuple[tuple[int, AttackRun], ...]:
+        """Return the runs that differ for a network of so many classes, with their numbers.
+
+        A target beyond the number of other classes means the last of them, so runs towards such targets coincide.
+        """
+        targets = [_target(run) for run in self.runs]
+        usable = [not isinstance(target, int) or target < classes for target in targets]
+        numbered = tuple(enumerate(self.runs))
+        return tuple(pair for pair, use in zip(numbered, usable, strict=True) if use) or numbered[:1]
+
+    def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
+        """Return for each image the point of highest value over all runs.
+
+        No image leaves early, because a training step or a loss wants the highest loss and not the first success. A run
+        whose answer is its last point is not evaluated there. Runs with different objectives, such as different targets,
+        are compared by the margin at their points.
+        """
+        with frozen(model):
+            targeted = any(_target(run) is not None for run in self.runs)
+            batch = prepare(model, x, y, self.ball, options, clean_logits=targeted)
+            runs = self.usable_runs(batch.clean_logits.shape[1]) if targeted else tuple(enumerate(self.runs))
+            same_objective = all(run == runs[0][1] for _, run in runs)
+            best, highest = batch.x, torch.full_like(batch.radius, -torch.inf)
+            for number, run in runs:
+                evaluate_last = getattr(run, "answer", "highest") == "highest"
+                outcome = carry_out(run, batch.with_streams(number), stop=False, evaluate_last=evaluate_last)
+                value = outcome.value
+                if not same_objective:
+                    with torch.no_grad():
+                        value = margin_loss(model(outcome.point), y) if len(x) else value
+                higher = value > highest
+                best = torch.where(per_example(higher, best), outcome.point, best)
+                highest = torch.maximum(value, highest)
+                batch = replace(batch, start=None)  # only the first run begins at a given start
+        return best.detach()
 
 
-def pursue(
-    walk: Walk,
-    images: Images,
+def count_forward_passes(attack: AttackFunction) -> int:
+    """Return at how many points an attack evaluates an image that it never fools; 1 if the attack does not say."""
+    return sum(run.steps + 1 for run in attack.runs) if isinstance(attack, IterativeAttack) else 1
+
+
+def carry_out(
+    run: AttackRun,
+    batch: AttackBatch,
     *,
     stop: bool,
-    last_look: bool = True,
+    evaluate_last: bool = True,
     limit: int | None = None,
     device: torch.device | None = None,
-    watch: Watch | None = None,
-    done: Callable[[int], None] = lambda _: None,
-) -> Found:
-    """One walk over all the images, at most `limit` in a batch.
+    observe: Observer | None = None,
+    report: Callable[[int], None] = lambda _: None,
+) -> Outcome:
+    """Carry out one run on all images of a batch.
 
-    stop: an image leaves as soon as it is fooled, and waiting ones take the free places; otherwise each walks to its end.
-    last_look: look at where the walk ended; without it that point is the answer of whoever has not been fooled, and the
-    caller looks. device: where the model is; the images may lie elsewhere. watch: sees every look. done: is told of work
-    that is over, in looks. The model must be in eval mode already (`frozen`).
+    Args:
+        run: The run.
+        batch: The images; the model must be in eval mode (`frozen`).
+        stop: Whether an image leaves as soon as it is fooled and a waiting one takes its place.
+        evaluate_last: Whether to evaluate the last point of each image. Without it the last point is the answer for
+            images that were not fooled, and the caller evaluates it.
+        limit: Largest number of images in a forward pass; None for all.
+        device: Device of the model; the batch may lie elsewhere.
+        observe: Called after each evaluation.
+        report: Called with the number of evaluations that are done.
 
-    Cost: one `step` of the walk for each image and step until it falls, one forward pass at the end. Whoever interrupts it
-    (Ctrl-C) loses this walk only.
+    Returns:
+        An `Outcome` on the batch's device.
+
+    Cost: one `step` of the run for each image and step until the image is fooled, and one forward pass at the end.
     """
-    count, device = len(images), device or images.x.device
-    found = Found(
-        images.x.clone(),
-        torch.full_like(images.radius, -torch.inf),
-        torch.zeros(count, dtype=torch.bool, device=images.x.device),
-        torch.full((count,), walk.steps + 1, device=images.x.device),
+    count, device = len(batch), device or batch.x.device
+    outcome = Outcome(
+        batch.x.clone(),
+        torch.full_like(batch.radius, -torch.inf),
+        torch.zeros(count, dtype=torch.bool, device=batch.x.device),
+        torch.full((count,), run.steps + 1, device=batch.x.device),
     )
     limit = limit or max(count, 1)
-    waiting, active = 0, _Active.none()
-    while waiting < count or len(active.numbers):
-        free = limit - len(active.numbers)
+    loop = _Loop(run, outcome, stop, evaluate_last, observe, report)
+    waiting, active = 0, None
+    while waiting < count or active is not None:
+        free = limit - (0 if active is None else len(active.numbers))
         if waiting < count and free >= max(1, limit // 4):
             numbers = torch.arange(waiting, min(waiting + free, count))
-            active = active.joined(_Active.begun(walk, images.take(numbers, device), numbers.to(device)))
+            few = select_rows(batch, numbers, device)
+            added = _Active(numbers.to(device), few, run.begin(few))
+            active = added if active is None else active.join(added)
             waiting += len(numbers)
-        active = _advance(walk, active, found, stop, last_look, watch, done)
-    return found
+        if active is not None:
+            active = loop.advance(active)
+            active = active if len(active.numbers) else None
+    return outcome
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Active:
-    """The images in the batch: their numbers among all, themselves, their rows."""
+    """The images in the current batch: their numbers among all images, the images and their states."""
 
     numbers: Tensor
-    images: Images | None
-    rows: Rows
+    batch: AttackBatch
+    state: State
 
-    @classmethod
-    def none(cls) -> "_Active":
-        return cls(torch.empty(0, dtype=torch.long), None, {})
+    def join(self, other: "_Active") -> "_Active":
+        numbers = torch.cat([self.numbers, other.numbers])
+        return _Active(numbers, join_rows(self.batch, other.batch), join_rows(self.state, other.state))
 
-    @classmethod
-    def begun(cls, walk: Walk, images: Images, numbers: Tensor) -> "_Active":
-        return cls(numbers, images, {**walk.begin(images), "step": torch.zeros_like(numbers)})
-
-    def joined(self, other: "_Active") -> "_Active":
-        if self.images is None or other.images is None or not len(self.numbers):
-            return other
-        a, b = self.images, other.images
-        start = None if a.start is None or b.start is None else torch.cat([a.start, b.start])
-        images = Images(
-            a.model,
-            torch.cat([a.x, b.x]),
-            torch.cat([a.y, b.y]),
-            torch.cat([a.radius, b.radius]),
-            Streams(torch.cat([a.streams.keys, b.streams.keys])),
-            torch.cat([a.logits, b.logits]),
-            start,
-        )
-        rows = {name: torch.cat([values, other.rows[name]]) for name, values in self.rows.items()}
-        return _Active(torch.cat([self.numbers, other.numbers]), images, rows)
-
-    def kept(self, keep: Tensor) -> "_Active":
-        assert self.images is not None
-        kept = torch.nonzero(keep).flatten()
-        rows = {name: values[kept] for name, values in self.rows.items()}
-        return _Active(self.numbers[kept], self.images.take(kept), rows)
+    def keep(self, mask: Tensor) -> "_Active":
+        rows = torch.nonzero(mask).flatten()
+        return _Active(self.numbers[rows], select_rows(self.batch, rows), select_rows(self.state, rows))
 
 
-def _advance(
-    walk: Walk,
-    active: _Active,
-    found: Found,
-    stop: bool,
-    last_look: bool,
-    watch: Watch | None,
-    done: Callable[[int], None],
-) -> _Active:
-    """One look and one move of everybody in the batch, and the last look of those who have arrived."""
-    assert active.images is not None
-    arrived = active.rows["step"] >= walk.steps
-    # Who has arrived needs no gradient any more. Whoever began together arrives together, so this is rarely a small batch.
-    if bool(arrived.any()):
-        last = active.kept(arrived)
-        assert last.images is not None
-        if last_look:
-            with torch.no_grad():
-                logits = last.images.look(last.rows["point"])
-            _record(walk, last, logits, found, stop, watch)
-        else:
-            found.point[last.numbers.to(found.point.device)] = last.rows["point"].to(found.point.device)
-        done(len(last.numbers))
-        return active.kept(~arrived)
-    before = active.rows
-    logits, after = walk.step(active.images, before)
-    require_logits(logits, active.images.y)
-    fallen = _record(walk, active, logits, found, stop, watch)
-    active = _Active(active.numbers, active.images, {**after, "step": before["step"] + 1})
-    done(len(active.numbers))
-    if not stop or not bool(fallen.any()):
-        return active
-    done(int((walk.steps - before["step"])[fallen].sum()))
-    return active.kept(~fallen)
+@dataclass(frozen=True)
+class _Loop:
+    """The settings of one call of `carry_out`, and the outcome that it fills."""
+
+    run: AttackRun
+    outcome: Outcome
+    stop: bool
+    evaluate_last: bool
+    observe: Observer | None
+    report: Callable[[int], None]
+
+    def advance(self, active: _Active) -> _Active:
+        """Finish the images that have made all steps; if there are none, make one step with all images."""
+        arrived = active.state.step >= self.run.steps
+        # Images at their last point need no gradient. Images that begin together arrive together, so this batch is large.
+        if bool(arrived.any()):
+            last = active.keep(arrived)
+            if self.evaluate_last:
+                with torch.no_grad():
+                    logits = last.batch.evaluate(last.state.point)
+                self.record(last, logits)
+            else:
+                point = self.outcome.point
+                point[last.numbers.to(point.device)] = last.state.point.to(point.device)
+            self.report(len(last.numbers))
+            return active.keep(~arrived)
+        before = active.state
+        logits, after = self.run.step(active.batch, before)
+        require_logits(logits, active.batch.y)
+        fooled = self.record(active, logits)
+        active = _Active(active.numbers, active.batch, replace(after, step=before.step + 1))
+        self.report(len(active.numbers))
+        if not self.stop or not bool(fooled.any()):
+            return active
+        self.report(int((self.run.steps - before.step)[fooled].sum()))
+        return active.keep(~fooled)
+
+    def record(self, active: _Active, logits: Logits) -> Tensor:
+        """Update the best point of each image; return for each image whether it is fooled at its current point."""
+        point, outcome = active.state.point, self.outcome
+        with torch.no_grad():
+            values, fooled = self.run.value(active.batch, point, logits), is_fooled(logits, active.batch.y)
+        if self.observe is not None:
+            self.observe(active.numbers, active.state, values, logits)
+        home = outcome.point.device
+        numbers, newly, values = active.numbers.to(home), fooled.to(home), values.to(home)
+        newly = newly & ~outcome.fooled[numbers]
+        if bool(newly.any()):
+            outcome.forward_passes[numbers[newly]] = active.state.step.to(home)[newly] + 1
+            outcome.fooled[numbers[newly]] = True
+        better = values > outcome.value[numbers]
+        if self.stop:  # the point that fools is the answer, even where an earlier one had a higher value
+            better |= newly
+        rows = torch.nonzero(better).flatten()
+        if len(rows):
+            outcome.point[numbers[rows]] = point[rows.to(point.device)].to(home)
+            outcome.value[numbers[rows]] = values[rows]
+        return fooled
 
 
-def _record(walk: Walk, active: _Active, logits: Logits, found: Found, stop: bool, watch: Watch | None) -> Tensor:
-    """Keep the highest point of each image; return who is fooled where it stands."""
-    images, point = active.images, active.rows["point"]
-    assert images is not None
-    with torch.no_grad():
-        values, fallen = walk.value(images, point, logits), fooled(logits, images.y)
-    if watch is not None:
-        watch(active.numbers, active.rows, values, logits)
-    home = found.point.device
-    numbers, fallen_there, values = active.numbers.to(home), fallen.to(home), values.to(home)
-    first = fallen_there & ~found.fallen[numbers]
-    if bool(first.any()):
-        found.forward_passes[numbers[first]] = active.rows["step"].to(home)[first] + 1
-        found.fallen[numbers[first]] = True
-    better = values > found.value[numbers]
-    if stop:  # the point that fools is the answer, even where an earlier one was higher
-        better |= first
-    rows = torch.nonzero(better).flatten()
-    if len(rows):
-        found.point[numbers[rows]] = point[rows.to(point.device)].to(home)
-        found.value[numbers[rows]] = values[rows]
-    return fallen
+def _target(run: AttackRun) -> Any:
+    """Return the run's target, None if it leads away from the true label."""
+    return getattr(run, "target", None)

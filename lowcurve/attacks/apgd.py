@@ -8,27 +8,67 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import per_example
-from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
-from lowcurve.attacks.state import Images, Rows, Walk, climbed
-from lowcurve.attacks.targets import Target, aim, require_target
+from lowcurve.attacks.state import AttackBatch, AttackRun, State, evaluate_with_gradient
+from lowcurve.attacks.targets import Target, attack_objective, require_target
 from lowcurve.errors import InputError
 from lowcurve.losses import log_odds
 from lowcurve.types import Inputs, Logits, Loss, PerExample
 
 MOMENTUM = 0.75
+RISING = 0.75
+"""The step size is halved where fewer than this fraction of the steps since the last checkpoint raised the loss."""
 
 
 @dataclass(frozen=True)
-class APGD(BallAttack):
-    """x' = the point of highest loss on projected ascent with momentum 3/4, whose step size halves and which goes back to
-    its best point whenever progress has stalled, each image for itself.
+class APGDState(State):
+    """The state of an `APGD` run.
 
-    The step begins at 2 radius and is halved at a checkpoint w_j where fewer than 3/4 of the steps since the last one rose,
-    or where neither the step size nor the highest loss has changed. loss, target, restarts: as in `PGD`; the losses that
-    do not change with the scale of the logits (`log_odds` along its signs, `margin_loss`) need no ratio to make them so,
-    and work for two classes as for ten. targets: that many walks, towards the likeliest other class, the second likeliest
-    and so on, in place of one `target`. Parameters receive no gradient.
+    Attributes:
+        previous: Point before the last step.
+        best: Point of highest loss so far.
+        best_gradient: Gradient at the best point.
+        highest: Loss at the best point.
+        last_value: Loss at the last point.
+        highest_at_checkpoint: Highest loss at the last checkpoint.
+        step_size: Current step size.
+        rises: Number of steps since the last checkpoint that raised the loss.
+        halved: Whether the step size was halved at the last checkpoint.
+    """
+
+    previous: Inputs
+    best: Inputs
+    best_gradient: Tensor
+    highest: PerExample
+    last_value: PerExample
+    highest_at_checkpoint: PerExample
+    step_size: PerExample
+    rises: Tensor
+    halved: Tensor
+
+
+@dataclass(frozen=True)
+class APGD(BallAttack, IterativeAttack):
+    """Auto-PGD: projected gradient ascent with momentum 3/4 and an adaptive step size for each image.
+
+    The step size begins at 2 radius. It is halved at a checkpoint w_j where fewer than 3/4 of the steps since the last
+    checkpoint raised the loss, or where neither the step size nor the highest loss has changed. The image then continues
+    from its best point. Losses that do not change with the scale of the logits are `log_odds`, by its steepest directions,
+    and `margin_loss`; they also work for two classes. Parameters receive no gradient.
+
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        steps: Number of gradient steps in each run.
+        restarts: Number of runs from random starts, for each target.
+        loss: Loss to maximize.
+        target: As in `PGD`.
+        targets: Number of targets in place of one `target`: the likeliest other class, the second likeliest and so on.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+
+    Raises:
+        InputError: If a setting is out of range.
 
     Cost: restarts * steps input gradients, for each of the targets.
 
@@ -42,7 +82,6 @@ class APGD(BallAttack):
     Reference: Croce and Hein 2020, Algorithm 1.
     """
 
-    takes_radius = takes_start = True
     steps: int = 100
     restarts: int = 1
     loss: Loss = log_odds
@@ -52,86 +91,83 @@ class APGD(BallAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
-            raise InputError(
-                "at least one step and one start", (self.steps, self.restarts), "write APGD(ball, steps=100)"
-            )
+            raise InputError("at least one step and one start", (self.steps, self.restarts), "write steps=100")
         if self.targets < 0 or (self.targets and self.target is not None):
             found = f"targets={self.targets}, target={self.target!r}"
-            raise InputError("a number of targets, or one target", found, "write APGD(ball, targets=9)")
+            raise InputError("a number of targets, or one target", found, "write targets=9 alone")
         require_target(self.target)
 
     @property
-    def walks(self) -> tuple[Walk, ...]:
-        """One walk for each start and target."""
+    def runs(self) -> tuple[AttackRun, ...]:
+        """One run for each start and target."""
         ranks: tuple[Target, ...] = tuple(range(1, self.targets + 1)) or (self.target,)
         return tuple(replace(self, target=rank, targets=0, restarts=1) for rank in ranks for _ in range(self.restarts))
 
-    perturb = strongest
-
-    def begin(self, images: Images) -> Rows:
-        """A uniform start, or the given one."""
+    def begin(self, batch: AttackBatch) -> APGDState:
+        """Return the given start, or a uniform one."""
         point = (
-            self.ball.sample(images.x, images.streams.at("start"), images.radius)
-            if images.start is None
-            else self.ball.project(images.start, images.x, images.radius)
+            self.ball.sample(batch.x, batch.streams.at("start"), batch.radius)
+            if batch.start is None
+            else self.ball.project(batch.start, batch.x, batch.radius)
         )
-        lowest = torch.full_like(images.radius, -torch.inf)
-        none = torch.zeros_like(images.y)
-        return {
-            "point": point, "before": point, "best": point, "best slope": torch.zeros_like(point),
-            "highest": lowest, "last": lowest, "highest then": lowest, "size": 2 * images.radius,
-            "rose": none, "halved": torch.ones_like(none, dtype=torch.bool),
-        }  # fmt: skip
+        lowest, zeros = torch.full_like(batch.radius, -torch.inf), batch.zeros()
+        return APGDState(
+            point=point, step=zeros, previous=point, best=point, best_gradient=torch.zeros_like(point), highest=lowest,
+            last_value=lowest, highest_at_checkpoint=lowest, step_size=2 * batch.radius, rises=zeros,
+            halved=torch.ones_like(zeros, dtype=torch.bool),
+        )  # fmt: skip
 
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
-        """One step with momentum, from the best point where the step size has just been halved."""
-        point = rows["point"]
-        value, slope, logits = climbed(self, images, point)
-        higher = value > rows["highest"]
-        best = torch.where(per_example(higher, point), point, rows["best"])
-        best_slope = torch.where(per_example(higher, point), slope, rows["best slope"])
-        highest = torch.maximum(value, rows["highest"])
-        rose = rows["rose"] + (value > rows["last"])
-        after = {
-            "best": best, "best slope": best_slope, "highest": highest, "last": value, "rose": rose,
-            "highest then": rows["highest then"], "size": rows["size"], "halved": rows["halved"],
-        }  # fmt: skip
-        back = self._reconsider(rows["step"], after)
-        there = per_example(back, point)
-        here, before = torch.where(there, best, point), torch.where(there, best, rows["before"])
-        slope = torch.where(there, best_slope, slope)
-        size = per_example(after["size"], point)
-        reached = self.ball.project(here + size * self.ball.norm.steepest(slope), images.x, images.radius)
-        # The first step has nothing behind it.
-        share = per_example(torch.where(rows["step"] == 0, 1.0, MOMENTUM).to(point), point)
+    def step(self, batch: AttackBatch, state: APGDState) -> tuple[Logits, APGDState]:
+        """Make one step with momentum, from the best point where the step size has just been halved."""
+        point = state.point
+        value, gradient, logits = evaluate_with_gradient(self, batch, point)
+        higher = per_example(value > state.highest, point)
+        state = replace(
+            state,
+            best=torch.where(higher, point, state.best),
+            best_gradient=torch.where(higher, gradient, state.best_gradient),
+            highest=torch.maximum(value, state.highest),
+            last_value=value,
+            rises=state.rises + (value > state.last_value),
+        )
+        state, stalled = self._check(state)
+        back = per_example(stalled, point)
+        here, previous = torch.where(back, state.best, point), torch.where(back, state.best, state.previous)
+        gradient = torch.where(back, state.best_gradient, gradient)
+        size = per_example(state.step_size, point)
+        reached = self.ball.project(here + size * self.ball.norm.steepest(gradient), batch.x, batch.radius)
+        # The first step has no momentum.
+        share = per_example(torch.where(state.step == 0, 1.0, MOMENTUM).to(point), point)
         following = self.ball.project(
-            here + share * (reached - here) + (1 - share) * (here - before), images.x, images.radius
+            here + share * (reached - here) + (1 - share) * (here - previous), batch.x, batch.radius
         )
-        return logits, {**after, "point": following, "before": here}
+        return logits, replace(state, point=following, previous=here)
 
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
-        """The loss, or that of the target lowered."""
-        return aim(self.loss, self.target, images, logits)
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
+        """Return the loss, or minus the loss at the target."""
+        return attack_objective(self.loss, self.target, batch, logits)
 
-    def _reconsider(self, step: Tensor, rows: Rows) -> Tensor:
-        """At a checkpoint: halve the step of those who stalled, in place, and say who goes back to the best point."""
-        marks = torch.tensor((0, *_checkpoints(self.steps)), device=step.device)
-        place = torch.searchsorted(marks[1:-1], step) + 1  # of the next mark, at or after this step
-        at = marks[place] == step
-        span = (marks[place] - marks[place - 1]).to(rows["size"])
-        few = rows["rose"] < MOMENTUM * span
-        still = ~rows["halved"] & (rows["highest"] <= rows["highest then"])
-        stalled = at & (few | still)
-        rows["size"] = torch.where(stalled, rows["size"] / 2, rows["size"])
-        rows["halved"] = torch.where(at, stalled, rows["halved"])
-        rows["highest then"] = torch.where(at, rows["highest"], rows["highest then"])
-        rows["rose"] = torch.where(at, 0, rows["rose"])
-        return stalled
+    def _check(self, state: APGDState) -> tuple[APGDState, Tensor]:
+        """Halve the step size of images that stalled at a checkpoint; return the state and which images stalled."""
+        marks = torch.tensor((0, *_checkpoints(self.steps)), device=state.step.device)
+        place = torch.searchsorted(marks[1:-1], state.step) + 1  # of the next checkpoint, at or after this step
+        at_checkpoint = marks[place] == state.step
+        span = (marks[place] - marks[place - 1]).to(state.step_size)
+        few_rises = state.rises < RISING * span
+        unchanged = ~state.halved & (state.highest <= state.highest_at_checkpoint)
+        stalled = at_checkpoint & (few_rises | unchanged)
+        return replace(
+            state,
+            step_size=torch.where(stalled, state.step_size / 2, state.step_size),
+            halved=torch.where(at_checkpoint, stalled, state.halved),
+            highest_at_checkpoint=torch.where(at_checkpoint, state.highest, state.highest_at_checkpoint),
+            rises=torch.where(at_checkpoint, 0, state.rises),
+        ), stalled
 
 
 @lru_cache
 def _checkpoints(steps: int) -> tuple[int, ...]:
-    """w_j = ceil(p_j steps) with p_0 = 0, p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)."""
+    """Return w_j = ceil(p_j steps) with p_0 = 0, p_1 = 0.22 and p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)."""
     before, here, found = 0.0, 0.22, []
     while here <= 1:
         found.append(math.ceil(here * steps))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowcurve.analysis.norms import pixels
-from lowcurve.attacks.color.spaces import HSV, WHOLE, in_box
+from lowcurve.attacks.color.spaces import HSV, PIXEL_BOX, clip_to_box
 from lowcurve.errors import InputError
 from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Inputs
@@ -45,10 +45,10 @@ def corrupt(x: Inputs, kind: str, severity: int, generator: torch.Generator) -> 
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         hint = "write x[None] for one image"
         raise InputError("images of shape (batch, 1 or 3, height, width)", tuple(x.shape), hint)
-    WHOLE.require_inside_box(x)
+    PIXEL_BOX.require_inside_box(x)
     chosen = CORRUPTIONS[kind]
     streams = example_streams(generator, x, torch.zeros(len(x), dtype=torch.long, device=x.device)).at(kind, severity)
-    return in_box(chosen.act(x, streams, *chosen.severities[severity - 1])) if len(x) else x
+    return clip_to_box(chosen.act(x, streams, *chosen.severities[severity - 1])) if len(x) else x
 
 
 def _gaussian_noise(x: Tensor, streams: Streams, size: float) -> Tensor:
@@ -93,7 +93,7 @@ def _defocus_blur(x: Tensor, _: Streams, radius: float, width: float) -> Tensor:
 def _brightness(x: Tensor, _: Streams, more: float) -> Tensor:
     """Value raised, hue and saturation kept."""
     value = x.amax(1, keepdim=True)
-    brighter = in_box(value + more)
+    brighter = clip_to_box(value + more)
     return torch.where(value > 0, x * (brighter / torch.where(value > 0, value, 1)), brighter)
 
 
@@ -104,7 +104,7 @@ def _contrast(x: Tensor, _: Streams, factor: float) -> Tensor:
 
 def _saturate(x: Tensor, _: Streams, factor: float, more: float) -> Tensor:
     colors = HSV.of(x)
-    share = in_box(factor * colors.chroma / torch.where(colors.value > 0, colors.value, 1) + more)
+    share = clip_to_box(factor * colors.chroma / torch.where(colors.value > 0, colors.value, 1) + more)
     return HSV(colors.hue, colors.value * share, colors.value).rgb()
 
 

@@ -1,16 +1,16 @@
-"""DeepFool: the way to the nearest boundary of the network's linear model, again and again until it is crossed."""
+"""DeepFool: repeated steps to the nearest boundary of the linearized network until that boundary is crossed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import jacobian
 from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
-from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.active_set import carry_out
 from lowcurve.attacks.base import Attack, Options
-from lowcurve.attacks.state import Images, Rows, fooled, prepare
-from lowcurve.attacks.targets import Target, require_target, target_of
+from lowcurve.attacks.state import AttackBatch, State, is_fooled, prepare, select_rows
+from lowcurve.attacks.targets import Target, require_target, target_class
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
@@ -18,30 +18,52 @@ from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
 
 @dataclass(frozen=True)
+class DeepFoolState(State):
+    """The state of a `DeepFool` run.
+
+    Attributes:
+        moved: Perturbation so far, without the overshoot.
+    """
+
+    moved: Tensor
+
+
+@dataclass(frozen=True)
 class DeepFool(Attack):
-    """x' = x + (1 + overshoot) (r_1 + r_2 + ...) with r_i the shortest step to a class boundary of the linearized network,
-    then drawn back towards x as far as it still fools the network: a point just across a boundary that is near.
+    """DeepFool: x' = x + (1 + overshoot) (r_1 + r_2 + ...), with r_i the shortest step to a linearized class boundary.
 
-    Of an affine network it is the nearest boundary, at min_k (z_y - z_k) / ||w_y - w_k||_dual, and of any other an upper
-    bound of that distance. No radius holds it back: x itself where x is misclassified already, the point of highest
-    margin loss where no boundary was crossed in `steps`. What leaves the pixel box is clipped and forgotten; in the second
-    half of the steps pixels that stand at its edge already are left out of account, or some images would never cross.
+    Bisection then shortens the perturbation as far as it still fools the network, which gives a point just across a nearby
+    boundary. For an affine network it is the nearest boundary, at min_k (z_y - z_k) / ||w_y - w_k||_dual. For any other
+    network the distance is an upper bound.
 
-    norm: l_2 or l_inf. overshoot: of the whole perturbation, as in the paper; beside it each step aims beyond the
-    boundary by more than rounding, so that a batch of another size sees the crossing too. candidates: so many of the
-    likeliest other classes are looked at in each step. target: None, or the only class whose boundary is looked for (as in
-    `PGD`; another class in between is crossed as gladly). bisections: of the way from x to the crossing, which undo the
-    overshoot to a share of 2^-bisections; 0 leaves the paper's answer. Nothing is drawn. Parameters receive no gradient.
+    The perturbation has no largest radius. The answer is x itself where x is misclassified already, and the point of
+    highest margin loss where no boundary was crossed. Values outside the pixel box are clipped. In the second half of the
+    steps, pixels at the edge of the box take no part in a step, because some images would never cross a boundary
+    otherwise. Nothing is random, and parameters receive no gradient. A start in the call takes the place of x as the first
+    point.
 
-    Called: start, of x's shape, is where the path begins in place of x.
-    Cost: two forward passes and an input gradient a candidate for each step until the crossing (3 steps for most
-    images, more where many pixels lie at the edge of the box), one forward pass a bisection.
+    Args:
+        norm: Norm of the perturbation or its name, "l2" or "linf".
+        box: Lowest and highest pixel value.
+        steps: Largest number of steps.
+        overshoot: Fraction by which the whole perturbation is lengthened, as in the paper. Each step also aims beyond the
+            boundary by more than rounding errors, so that the result does not depend on the batch size.
+        candidates: Number of likeliest other classes whose boundaries are considered in each step.
+        target: Only class whose boundary is considered, as in `PGD`; None for all candidates.
+        bisections: Number of bisections between x and the crossing, which reduce the overshoot to a fraction of
+            2^-bisections; 0 for the paper's answer.
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    Cost: two forward passes and one input gradient a candidate for each step until the crossing (3 steps for most
+    images, more where many pixels are at the edge of the box), one forward pass for each bisection.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         >>> x = torch.tensor([[0.3, 0.4]])
-        >>> found = DeepFool(box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]))
+        >>> found = DeepFool("l2", box=(-1.0, 1.0), bisections=20)(model, x, torch.tensor([0]))
         >>> L2.length(found - x).round(decimals=3)  # from (0.3, 0.4) to the line 3a + 4b = 0
         tensor([0.5000])
 
@@ -64,80 +86,90 @@ class DeepFool(Attack):
         if not 0 <= self.overshoot < 1:
             raise InputError("an overshoot from 0 to 1", self.overshoot, "write overshoot=0.02 for two per cent")
         require_target(self.target)
-        object.__setattr__(self, "norm", self.whole.norm)
+        object.__setattr__(self, "norm", self.box_ball.norm)
 
     @property
-    def whole(self) -> Ball:
-        """The pixel box, as a ball whose radius is given with each projection."""
+    def box_ball(self) -> Ball:
+        """The norm and the pixel box as a ball whose radius is given with each projection."""
         return Ball(as_norm(self.norm), 0.0, self.box)
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         with frozen(model):
-            return self.answer(prepare(model, x, y, self.whole, options)).detach()
+            return self.solve(prepare(model, x, y, self.box_ball, options)).detach()
 
-    def answer(self, images: Images) -> Inputs:
-        """x' of images that have been prepared, of a model in eval mode."""
-        found = pursue(self, images, stop=True)
-        return shortened(images, found.point, found.fallen, self.whole, self.bisections)
+    def solve(self, batch: AttackBatch) -> Inputs:
+        """Return x' for a batch that has been checked, of a model in eval mode."""
+        outcome = carry_out(self, batch, stop=True)
+        return shorten(batch, outcome.point, outcome.fooled, self.box_ball, self.bisections)
 
-    def begin(self, images: Images) -> Rows:
-        """x itself, or the given start."""
-        moved = torch.zeros_like(images.x)
-        if images.start is not None:
-            moved = (inside(self.whole, images.start, images.x) - images.x) / (1 + self.overshoot)
-        return {"point": inside(self.whole, images.x + (1 + self.overshoot) * moved, images.x), "moved": moved}
+    def begin(self, batch: AttackBatch) -> DeepFoolState:
+        """Return x itself, or the given start."""
+        moved = torch.zeros_like(batch.x)
+        if batch.start is not None:
+            moved = (project_to_box(self.box_ball, batch.start, batch.x) - batch.x) / (1 + self.overshoot)
+        point = project_to_box(self.box_ball, batch.x + (1 + self.overshoot) * moved, batch.x)
+        return DeepFoolState(point, batch.zeros(), moved)
 
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
-        """The shortest step to a boundary of the linear model; who is across already spends no gradient."""
-        point, moved = rows["point"], rows["moved"].clone()
+    def step(self, batch: AttackBatch, state: DeepFoolState) -> tuple[Logits, DeepFoolState]:
+        """Make the shortest step to a boundary of the linear model; fooled images need no gradient."""
+        point, moved = state.point, state.moved.clone()
         with torch.no_grad():
-            logits = images.look(point)
-        left = torch.nonzero(~fooled(logits, images.y)).flatten()
+            logits = batch.evaluate(point)
+        left = torch.nonzero(~is_fooled(logits, batch.y)).flatten()
         if len(left):
-            late = rows["step"][left] >= self.steps // 2
-            moved[left] += self._shortest(images.take(left), point[left], logits[left], late)
-        point = inside(self.whole, images.x + (1 + self.overshoot) * moved, images.x)
-        return logits, {"point": point, "moved": (point - images.x) / (1 + self.overshoot)}
+            late = state.step[left] >= self.steps // 2
+            moved[left] += self._shortest_step(select_rows(batch, left), point[left], logits[left], late)
+        point = project_to_box(self.box_ball, batch.x + (1 + self.overshoot) * moved, batch.x)
+        return logits, replace(state, point=point, moved=(point - batch.x) / (1 + self.overshoot))
 
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
-        """The margin loss, which rises above 0 at the boundary."""
-        return margin_loss(logits, images.y)
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
+        """Return the margin loss, which rises above 0 at the boundary."""
+        return margin_loss(logits, batch.y)
 
-    def _shortest(self, images: Images, point: Inputs, logits: Logits, late: Tensor) -> Tensor:
-        """The step to the nearest of the candidates' boundaries."""
-        classes, y = self._candidates(images, logits), images.y[:, None]
+    def _shortest_step(self, batch: AttackBatch, point: Inputs, logits: Logits, late: Tensor) -> Tensor:
+        """Return the step to the nearest of the candidates' boundaries."""
+        norm = self.box_ball.norm
+        classes, y = self._candidate_classes(batch, logits), batch.y[:, None]
 
-        def against(inputs: Tensor) -> Tensor:
-            there = images.look(inputs)
+        def differences(inputs: Tensor) -> Tensor:
+            there = batch.evaluate(inputs)
             return there.gather(1, classes) - there.gather(1, y)
 
-        slopes = jacobian(against, point)
+        gradients = jacobian(differences, point)
         here = point[:, None]
-        stuck = ((slopes > 0) & (here >= self.box[1])) | ((slopes < 0) & (here <= self.box[0]))
-        slopes = torch.where(stuck & per_example(late, slopes), 0, slopes)
-        # Four times what `fooled` asks for.
+        at_edge = ((gradients > 0) & (here >= self.box[1])) | ((gradients < 0) & (here <= self.box[0]))
+        gradients = torch.where(at_edge & per_example(late, gradients), 0, gradients)
+        # Four times the tolerance of `is_fooled`.
         beyond = min(256 * torch.finfo(logits.dtype).eps, 4e-2) * logits.abs().amax(1, keepdim=True)
         gaps = beyond + logits.gather(1, y) - logits.gather(1, classes)
-        steepness = self.whole.norm.dual.length(slopes.flatten(0, 1)).view_as(gaps)
+        steepness = norm.dual.length(gradients.flatten(0, 1)).view_as(gaps)
         lengths = torch.where(steepness > 0, gaps / torch.where(steepness > 0, steepness, 1), torch.inf)
         length, nearest = lengths.min(1)
-        direction = self.whole.norm.steepest(slopes[torch.arange(len(point), device=point.device), nearest])
+        direction = norm.steepest(gradients[torch.arange(len(point), device=point.device), nearest])
         return per_example(torch.where(torch.isfinite(length), length, 0), point) * direction
 
-    def _candidates(self, images: Images, logits: Logits) -> Tensor:
-        """The classes whose boundaries are looked at, (batch, candidates)."""
+    def _candidate_classes(self, batch: AttackBatch, logits: Logits) -> Tensor:
+        """Return the classes whose boundaries are considered, (batch, candidates)."""
         if self.target is not None:
-            return target_of(self.target, images.logits, images.y)[:, None]
-        others = logits.scatter(1, images.y[:, None], -torch.inf)
+            return target_class(self.target, batch.clean_logits, batch.y)[:, None]
+        others = logits.scatter(1, batch.y[:, None], -torch.inf)
         return others.topk(min(self.candidates, logits.shape[1] - 1), dim=1).indices
 
 
 def RunnerUp(norm: Norm | str = L2) -> DeepFool:
-    """x' = the first point across on the ascent of z_k - z_y from x, k the second likeliest class there.
+    """Return the attack that crosses the boundary to the second likeliest class k, by ascent of z_k - z_y from x.
 
-    Each step goes as far as the linear model of the network says and a little beyond, so that no step size is to be chosen;
-    the report that it follows states none. Classified wrongly already, x stays.
+    Each step goes as far as the linear model of the network says and a little beyond, so there is no step size; the report
+    states none. A misclassified image is returned as it is.
+
+    Args:
+        norm: Norm of the steps or its name.
+
+    Returns:
+        A `DeepFool` with a target and without bisection.
+
+    Cost: two forward passes and one input gradient a step.
 
     Example:
         >>> RunnerUp().target, RunnerUp().bisections
@@ -148,27 +180,37 @@ def RunnerUp(norm: Norm | str = L2) -> DeepFool:
     return DeepFool(norm, target=1, bisections=0)
 
 
-def inside(whole: Ball, point: Inputs, x: Inputs) -> Inputs:
-    """The point moved into the pixel box, however far from x."""
-    return whole.project(point, x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
+def project_to_box(box_ball: Ball, point: Inputs, x: Inputs) -> Inputs:
+    """Return the point moved into the pixel box, at any distance from x."""
+    return box_ball.project(point, x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
 
 
-def shortened(images: Images, point: Inputs, fallen: Tensor, whole: Ball, bisections: int) -> Inputs:
-    """Where the point has fallen, the nearest to x of the points on the way there that bisection finds to fool the network."""
-    rows = torch.nonzero(fallen & (L2.length(point - images.x) > 0)).flatten()
+def shorten(batch: AttackBatch, point: Inputs, fooled: Tensor, box_ball: Ball, bisections: int) -> Inputs:
+    """Return the point moved towards x by bisection, as far as it still fools the network; other points unchanged.
+
+    Args:
+        batch: The images.
+        point: Adversarial images, of x's shape.
+        fooled: Which of them fool the network.
+        box_ball: The pixel box, see `DeepFool.box_ball`.
+        bisections: Number of bisections.
+
+    Cost: one forward pass for each bisection.
+    """
+    rows = torch.nonzero(fooled & (L2.length(point - batch.x) > 0)).flatten()
     if not len(rows) or not bisections:
         return point
-    few, way = images.take(rows), point[rows] - images.x[rows]
-    stands, falls = torch.zeros_like(few.radius), torch.ones_like(few.radius)
+    few, perturbation = select_rows(batch, rows), point[rows] - batch.x[rows]
+    robust, crossed = torch.zeros_like(few.radius), torch.ones_like(few.radius)
 
     def at(share: PerExample) -> Inputs:
-        return inside(whole, few.x + per_example(share, way) * way, few.x)
+        return project_to_box(box_ball, few.x + per_example(share, perturbation) * perturbation, few.x)
 
     for _ in range(bisections):
-        middle = (stands + falls) / 2
+        middle = (robust + crossed) / 2
         with torch.no_grad():
-            across = fooled(few.look(at(middle)), few.y)
-        stands, falls = torch.where(across, stands, middle), torch.where(across, middle, falls)
+            across = is_fooled(few.evaluate(at(middle)), few.y)
+        robust, crossed = torch.where(across, robust, middle), torch.where(across, middle, crossed)
     nearest = point.clone()
-    nearest[rows] = torch.where(per_example(falls < 1, way), at(falls), point[rows])
+    nearest[rows] = torch.where(per_example(crossed < 1, perturbation), at(crossed), point[rows])
     return nearest

@@ -1,4 +1,4 @@
-"""One step from a random point, whatever the loss is there: attacks to train with, at the price of one gradient."""
+"""Attacks of one gradient step from a random point, to train with."""
 
 import math
 from dataclasses import dataclass
@@ -16,18 +16,29 @@ from lowcurve.types import Classifier, Inputs, Labels, Loss
 
 @dataclass(frozen=True)
 class OneStep(BallAttack):
-    """x' = P(x + n + length * steepest(grad l(x + n))), n uniform in the ball of `noise`, P into the ball of `reach` and into
-    the pixel box.
+    """One step of steepest ascent from a random point, without a check that the loss has risen.
 
-    It looks once and believes what it saw, so it judges no network: where the step lowers the loss its answer is worse than
-    x. `FGSM` and `PGD(steps=1)` look again, for a forward pass more, and return the better of start and end; training
-    with them is another training, just where a network begins to overfit to the step.
+    x' = P(x + n + length * steepest(grad l(x + n))), with n uniform in the ball of `noise` radii and P the projection into
+    the ball of `reach` radii and the pixel box.
 
-    ball: norm, radius and pixel box. noise, length, reach: in radii; x + n is moved into the box before the look. By
-    default FGSM's step from x itself. loss: by default `log_odds`, whose steepest direction is that of cross-entropy
-    without its underflow. The true label is used, parameters receive no gradient, the model is in eval mode meanwhile.
+    Do not judge a network by this attack: where the step lowers the loss, its answer is worse than x. `FGSM` and
+    `PGD(..., steps=1)` evaluate the end as well, for one more forward pass, and return the better point. Training with
+    them differs just where a network begins to overfit to the step. The true label is used, parameters receive no
+    gradient, and the model is in eval mode during the attack. A radius for each image may be given in the call.
 
-    Called: radius, one an example, takes the place of the ball's. Cost: one input gradient (two forward passes' worth).
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        noise: Length of the random start, in radii; x + n is clipped to the box before the gradient is taken.
+        length: Length of the step, in radii.
+        reach: Largest distance of the answer from x, in radii.
+        loss: Loss to maximize. `log_odds` has the steepest direction of cross-entropy without its underflow.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+
+    Raises:
+        InputError: If a length is negative or not finite.
+
+    Cost: one input gradient, which is about two forward passes.
 
     Example:
         >>> import torch
@@ -52,18 +63,29 @@ class OneStep(BallAttack):
             raise InputError("noise, length and reach of 0 radii or more", shares, "write OneStep(ball, noise=1.0)")
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         with frozen(model):
-            images = prepare(model, x, y, self.ball, options, look=False)
-            noise, size, reach = (share * images.radius for share in (self.noise, self.length, self.reach))
-            start = self.ball.sample(x, images.streams.at("start"), noise)
-            slope = gradient(lambda at: self.loss(images.look(at), y), start)
-            return ascent_step(start, slope, x, self.ball, size=size, radius=reach)
+            batch = prepare(model, x, y, self.ball, options, clean_logits=False)
+            noise, size, reach = (share * batch.radius for share in (self.noise, self.length, self.reach))
+            start = self.ball.sample(x, batch.streams.at("start"), noise)
+            direction = gradient(lambda at: self.loss(batch.evaluate(at), y), start)
+            return ascent_step(start, direction, x, self.ball, size=size, radius=reach)
 
 
 def RSFGSM(norm: Norm | str | Ball, radius: float | None = None, *, box: tuple[float, float] = (0.0, 1.0)) -> OneStep:
-    """x' = P(x + n + 1.25 radius steepest(grad l(x + n))), n uniform in the ball, P back into it: the attack of fast
-    adversarial training.
+    """Return FGSM from a random start, the attack of fast adversarial training.
+
+    x' = P(x + n + 1.25 radius steepest(grad l(x + n))), with n uniform in the ball and P the projection into it.
+
+    Args:
+        norm: As in `OneStep`.
+        radius: As in `OneStep`.
+        box: As in `OneStep`.
+
+    Returns:
+        A `OneStep`.
+
+    Cost: one input gradient.
 
     Example:
         >>> RSFGSM("linf", 0.1).length
@@ -77,10 +99,23 @@ def RSFGSM(norm: Norm | str | Ball, radius: float | None = None, *, box: tuple[f
 def NFGSM(
     norm: Norm | str | Ball, radius: float | None = None, *, noise: float = 2.0, box: tuple[float, float] = (0.0, 1.0)
 ) -> OneStep:
-    """x' = x + n + radius * steepest(grad l(x + n)) in the pixel box, n uniform in the ball of `noise` radii.
+    """Return N-FGSM: a step of one radius from a point with more noise, without projection into the ball.
 
-    It leaves the ball by design and goes up to (noise + 1) radii from x: more noise together with no projection was found to
-    keep networks from overfitting to the step. So train with it; what falls at its points may stand in the ball.
+    x' = x + n + radius * steepest(grad l(x + n)) in the pixel box, with n uniform in the ball of `noise` radii.
+
+    The answer leaves the ball by design, up to (noise + 1) radii from x. More noise without projection was found to keep
+    networks from overfitting to the step. Use it to train, not to evaluate.
+
+    Args:
+        norm: As in `OneStep`.
+        radius: As in `OneStep`.
+        noise: Length of the random start, in radii.
+        box: As in `OneStep`.
+
+    Returns:
+        A `OneStep`.
+
+    Cost: one input gradient.
 
     Example:
         >>> NFGSM("linf", 0.1).reach

@@ -1,38 +1,50 @@
-"""Projected gradient descent and its one-step and from-the-center forms."""
+"""Projected gradient descent, and its one-step and from-the-center forms."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.norms import L2, Ball, Norm, as_ball
-from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
-from lowcurve.attacks.state import Images, Rows, Walk, climbed
-from lowcurve.attacks.targets import Target, aim, require_target
+from lowcurve.attacks.state import AttackBatch, AttackRun, State, evaluate_with_gradient
+from lowcurve.attacks.targets import Target, attack_objective, require_target
 from lowcurve.errors import InputError
 from lowcurve.losses import log_odds
 from lowcurve.types import Inputs, Logits, Loss, PerExample
 
 
 @dataclass(frozen=True)
-class PGD(BallAttack):
-    """x' = the point of highest loss on `restarts` paths of projected steepest ascent inside the ball around x.
+class PGD(BallAttack, IterativeAttack):
+    """Projected gradient descent: projected steepest ascent of the loss inside the ball around x.
 
-    ball: norm, radius and pixel box. loss: by default `log_odds`, which is cross-entropy for an attack (the same order
-    and the same steepest directions) without its gradient's underflow on confident examples; or `margin_loss`, the
-    Carlini-Wagner objective inside a ball. target: None, away from the true label; "least-likely", towards the class of
-    smallest logit; k = 1, 2, ..., towards the k-th likeliest other class: then the loss at the target is lowered.
-    step_size: in the ball's norm; by default 2.5 radius / steps in l_inf (Madry's) and 5 radius / steps in l_2, where from
-    a start on the far side of the sphere 2.5 would reach 98 % of a linear model's optimum and 5 reaches 99.9 %.
-    start: "uniform" in the ball, or "center", from x itself. answer: the "highest" point of the path, never below its start,
-    or the "last" one, which is not looked at: for training, a forward pass less. The true label is used, parameters
-    receive no gradient, the model is in eval mode meanwhile.
+    The true label is used, parameters receive no gradient, and the model is in eval mode during the attack. A radius for
+    each image may be given in the call; the step size scales with it. A start in the call is that of the first run.
 
-    Called: radius, one an example, takes the place of the ball's (the step size goes with it); start, of x's shape, that of
-    the first path's start. Cost: restarts * steps input gradients.
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        steps: Number of gradient steps in each run.
+        step_size: Length of a step in the ball's norm. By default 2.5 radius / steps in l_inf (Madry's) and
+            5 radius / steps in l_2, where 2.5 reaches 98 % of a linear model's optimum and 5 reaches 99.9 %.
+        start: "uniform" in the ball, or "center", from x itself.
+        restarts: Number of runs from random starts.
+        loss: Loss to maximize. The default `log_odds` orders images as cross-entropy does and has its steepest
+            directions, but its gradient does not underflow on confident examples. `margin_loss` is the Carlini-Wagner
+            objective.
+        target: None leads away from the true label; "least-likely" leads towards the class of smallest logit; k = 1, 2,
+            ... leads towards the k-th likeliest other class. With a target the loss at the target is minimized.
+        answer: "highest" returns the best point of the run, never below its start; "last" returns the last one without
+            evaluating it, which saves training a forward pass.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    Cost: restarts * steps input gradients.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)
@@ -44,7 +56,6 @@ class PGD(BallAttack):
     Reference: Madry et al. 2018; moosavi2019cure, Table 2 (PGD-20).
     """
 
-    takes_radius = takes_start = True
     steps: int = 20
     step_size: float | None = None
     start: Literal["uniform", "center"] = "uniform"
@@ -59,9 +70,7 @@ class PGD(BallAttack):
             received = f"{self.answer!r} of {self.restarts}"
             raise InputError('the "highest" point, or the "last" of one path', received, 'write answer="highest"')
         if self.steps < 1 or self.restarts < 1:
-            raise InputError(
-                "at least one step and one start", (self.steps, self.restarts), "write PGD(ball, steps=20)"
-            )
+            raise InputError("at least one step and one start", (self.steps, self.restarts), "write steps=20")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size >= 0):
             raise InputError("a finite step size of at least 0", self.step_size, "leave it out, or write radius / 4")
         if self.start not in ("uniform", "center"):
@@ -71,36 +80,34 @@ class PGD(BallAttack):
         require_target(self.target)
 
     @property
-    def walks(self) -> tuple[Walk, ...]:
-        """One walk a start."""
+    def runs(self) -> tuple[AttackRun, ...]:
+        """One run for each restart."""
         return (self,) * self.restarts
 
-    perturb = strongest
-
-    def begin(self, images: Images) -> Rows:
-        """The start: as given, random, or x."""
-        if images.start is not None:
-            return {"point": self.ball.project(images.start, images.x, images.radius)}
+    def begin(self, batch: AttackBatch) -> State:
+        """Return the start: as given, random, or x."""
+        if batch.start is not None:
+            return State(self.ball.project(batch.start, batch.x, batch.radius), batch.zeros())
         if self.start == "center":
-            return {"point": images.x}
-        return {"point": self.ball.sample(images.x, images.streams.at("start"), images.radius)}
+            return State(batch.x, batch.zeros())
+        return State(self.ball.sample(batch.x, batch.streams.at("start"), batch.radius), batch.zeros())
 
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
-        """One step of steepest ascent."""
-        _, slope, logits = climbed(self, images, rows["point"])
-        size = images.radius * self._share() if self.ball.radius else torch.zeros_like(images.radius)
-        point = ascent_step(rows["point"], slope, images.x, self.ball, size=size, radius=images.radius)
-        return logits, {"point": point}
+    def step(self, batch: AttackBatch, state: State) -> tuple[Logits, State]:
+        """Make one step of steepest ascent."""
+        _, gradient, logits = evaluate_with_gradient(self, batch, state.point)
+        size = batch.radius * self._relative_step() if self.ball.radius else torch.zeros_like(batch.radius)
+        point = ascent_step(state.point, gradient, batch.x, self.ball, size=size, radius=batch.radius)
+        return logits, replace(state, point=point)
 
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
-        """The loss, or that of the target lowered."""
-        return aim(self.loss, self.target, images, logits)
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
+        """Return the loss, or minus the loss at the target."""
+        return attack_objective(self.loss, self.target, batch, logits)
 
-    def _share(self) -> float:
-        """The step as a share of the radius."""
+    def _relative_step(self) -> float:
+        """Return the step as a fraction of the radius."""
         if self.step_size is not None:
             return self.step_size / self.ball.radius
-        return (5.0 if self.ball.norm == L2 else 2.5) / self.steps
+        return (5.0 if self.norm == L2 else 2.5) / self.steps
 
 
 def FGSM(
@@ -110,7 +117,20 @@ def FGSM(
     target: Target = None,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> PGD:
-    """x' = P(x + radius * steepest(grad l(x))), one full step from x; x itself where that does not raise the loss.
+    """Return the fast gradient sign method: one step of length `radius` from x; x itself where the loss does not rise.
+
+    x' = P(x + radius * steepest(grad l(x))), with P the projection into ball and box.
+
+    Args:
+        norm: As in `PGD`.
+        radius: As in `PGD`.
+        target: As in `PGD`.
+        box: As in `PGD`.
+
+    Returns:
+        A `PGD` with one step.
+
+    Cost: one input gradient and one forward pass.
 
     Example:
         >>> FGSM("linf", 0.1).step_size
@@ -130,7 +150,19 @@ def BIM(
     target: Target = None,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> PGD:
-    """The basic iterative method: steps of radius / steps from x itself, which reach the ball's edge and no more.
+    """Return the basic iterative method: steps of radius / steps from x, which reach the ball's surface at most.
+
+    Args:
+        norm: As in `PGD`.
+        radius: As in `PGD`.
+        steps: Number of gradient steps.
+        target: As in `PGD`.
+        box: As in `PGD`.
+
+    Returns:
+        A `PGD` from the center.
+
+    Cost: `steps` input gradients.
 
     Example:
         >>> BIM("linf", 0.1).step_size

@@ -1,4 +1,4 @@
-"""A relay: walks that take over from one another, for the images that the others have nearly brought down."""
+"""A relay: runs of several attacks, each of which begins where the ones before it had the highest loss."""
 
 from dataclasses import dataclass, replace
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import Ball, Norm
-from lowcurve.attacks.active_set import pursue
-from lowcurve.attacks.base import Attack, Options
-from lowcurve.attacks.state import Staged, Walk, prepare
+from lowcurve.attacks.active_set import IterativeAttack, carry_out
+from lowcurve.attacks.base import Options
+from lowcurve.attacks.state import AttackRun, prepare, select_rows
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
@@ -16,17 +16,22 @@ from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 
 @dataclass(frozen=True)
-class Relay(Attack):
-    """x' = where several walks in turn have the loss highest, each begun at the highest point of the ones before it.
+class Relay(IterativeAttack):
+    """Alternate between attacks: each run begins at the point of highest loss of the runs before it.
 
-    A gradient leads to a top of the loss and stays there, a random search finds a way on and climbs it slowly: by turns they
-    get farther than either. In a `Suite` it begins where the other members came nearest, and only images take part that are
-    near: those whose margin z_y - max z_k there is at most `near` times that at the clean image, whatever the logits' scale.
+    Gradient ascent stops at a local maximum of the loss. A random search leaves it, but ascends slowly. Alternating, they
+    reach a higher loss than either alone. In a `Suite` the relay begins at the best point of the other members, and only
+    with images that are nearly fooled: their margin z_y - max z_k there is at most `near` times the margin at the clean
+    image, whatever the scale of the logits. Without a start in the call every image takes part.
 
-    members: attacks in one ball that all raise the margin loss. Called: radius, one an example; start, where they begin, by
-    default at the first one's own start, and then every image takes part.
+    Args:
+        members: Attacks in one ball that all maximize the margin loss.
+        near: Largest margin of an image that takes part, as a fraction of its clean margin.
 
-    Cost: that of its walks, for the images that are near and stand.
+    Raises:
+        InputError: If the members have different balls.
+
+    Cost: that of its runs, for the images that are nearly fooled.
 
     Example:
         >>> from lowcurve.attacks.pgd import PGD
@@ -34,14 +39,12 @@ class Relay(Attack):
         >>> from lowcurve.losses import margin_loss
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> ball = Ball("linf", 0.1)
-        >>> attack = Relay((Square(ball, queries=20), PGD(ball, steps=5, loss=margin_loss)))
+        >>> attack = Relay((Square("linf", 0.1, queries=20), PGD("linf", 0.1, steps=5, loss=margin_loss)))
         >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
     """
 
-    takes_radius = takes_start = True
-    members: tuple[Staged, ...]
+    members: tuple[IterativeAttack, ...]
     near: float = 0.1
 
     def __post_init__(self) -> None:
@@ -51,34 +54,33 @@ class Relay(Attack):
 
     @property
     def ball(self) -> Ball:
-        """That of all its members."""
+        """The ball of all members."""
         return self.members[0].ball
 
     @property
     def norm(self) -> Norm:
-        """That of the ball."""
+        """The norm of the ball."""
         return self.ball.norm
 
     @property
-    def walks(self) -> tuple[Walk, ...]:
-        """Those of its members, in turn."""
-        return tuple(walk for member in self.members for walk in member.walks)
+    def runs(self) -> tuple[AttackRun, ...]:
+        """The runs of all members, in turn."""
+        return tuple(run for member in self.members for run in member.runs)
 
-    def takes(self, clean: PerExample, lowest: PerExample) -> Tensor:
-        """Who is near, by the margins at the clean image and at the point found so far."""
+    def is_near(self, clean: PerExample, lowest: PerExample) -> Tensor:
+        """Return which images take part, by their margins at the clean image and at the best point so far."""
         return lowest <= self.near * clean
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape; the given start where an image takes no part."""
+        """Return the adversarial images x', of x's shape; the given start where an image takes no part."""
         with frozen(model), torch.no_grad():
-            images = prepare(model, x, y, self.ball, options)
-            start = options.start
+            batch, start = prepare(model, x, y, self.ball, options), options.start
             best, rows = x.clone() if start is None else start.clone(), torch.arange(len(x), device=x.device)
             if start is not None and len(x):
-                near = self.takes(margin(images.logits, y), margin(model(start), y))
+                near = self.is_near(margin(batch.clean_logits, y), margin(model(start), y))
                 rows = near.nonzero()[:, 0]
-            those = images.take(rows)
-            for number, walk in enumerate(self.walks):
-                those = replace(those, start=pursue(walk, those.named(number), stop=False).point)
-            best[rows] = those.x if those.start is None else those.start
+            few = select_rows(batch, rows)
+            for number, run in enumerate(self.runs):
+                few = replace(few, start=carry_out(run, few.with_streams(number), stop=False).point)
+            best[rows] = few.x if few.start is None else few.start
         return best.detach()

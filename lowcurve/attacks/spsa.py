@@ -1,40 +1,67 @@
 """Simultaneous perturbation: projected ascent along gradients that are estimated from logits alone."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import per_example
-from lowcurve.attacks.active_set import strongest
+from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
-from lowcurve.attacks.state import Images, Rows, Walk
-from lowcurve.attacks.targets import Target, aim, require_target
+from lowcurve.attacks.state import AttackBatch, AttackRun, State, select_rows
+from lowcurve.attacks.targets import Target, attack_objective, require_target
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.types import Inputs, Logits, Loss, PerExample
 
 DECAY, DECAY_OF_SQUARES = 0.9, 0.999
+"""Adam's two rates."""
 
 
 @dataclass(frozen=True)
-class SPSA(BallAttack):
-    """x' = the point of highest loss on an ascent by Adam, projected into the ball, along the estimated gradient
+class SPSAState(State):
+    """The state of an `SPSA` run.
 
-        g = mean over v of v (l(p + delta v) - l(p - delta v)) / (2 delta),   v_i = -1 or 1, each as likely,
+    Attributes:
+        mean: Running mean of the gradient estimates.
+        mean_square: Running mean of their squares.
+    """
 
-    at the current point p. No derivative is taken, so a network whose gradients are hidden by rounding or saturation is
-    attacked like any other: where this fools what PGD does not, gradients are masked. The estimate is unbiased for the
-    mean slope of l within delta; its variance falls as 1 / draws.
+    mean: Tensor
+    mean_square: Tensor
 
-    ball: norm, radius and pixel box. delta, learning_rate: in pixel units; each step moves a pixel by about the learning
-    rate, so steps * learning_rate should exceed an l_inf radius. The queries p + delta v may leave ball and box by delta
-    a pixel (their center p does not): clipping them would bias the estimate wherever a pixel is black or white. loss,
-    target: as in `PGD`. rows: at most so many inputs in one forward pass; the answer does not depend on it.
 
-    Called: radius, one an example, takes the place of the ball's; start, of x's shape, that of x as the first point.
-    Cost: steps * (2 draws + 1) forward passes; no gradient.
+@dataclass(frozen=True)
+class SPSA(BallAttack, IterativeAttack):
+    """Projected ascent by Adam along a gradient that is estimated from forward passes.
+
+    At the point p the estimate is
+
+        g = mean over v of v (l(p + delta v) - l(p - delta v)) / (2 delta),   v_i = -1 or 1, each as likely.
+
+    No derivative is taken. Where this attack fools an image that withstands PGD, gradients are masked, for example by
+    rounding or saturation. The variance of the estimate falls as 1 / draws. The points p + delta v may leave ball and box
+    by delta a pixel, because clipping them would bias the estimate at black and white pixels. A radius for each image and
+    a start may be given in the call.
+
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        steps: Number of ascent steps.
+        draws: Number of random directions v for each step.
+        delta: Length of the finite differences for each pixel, in pixel units.
+        learning_rate: Approximate change of each pixel in a step, in pixel units. Choose steps * learning_rate larger than
+            an l_inf radius.
+        loss: Loss to maximize.
+        target: As in `PGD`.
+        batch_size: Largest number of inputs in a forward pass. The answer does not depend on it.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    Cost: steps * (2 draws + 1) forward passes, no gradient.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)
@@ -46,76 +73,73 @@ class SPSA(BallAttack):
     Reference: Uesato et al. 2018, Algorithm 1; moosavi2019cure, Figure 7.
     """
 
-    takes_radius = takes_start = True
     steps: int = 20
     draws: int = 64
     delta: float = 0.01
     learning_rate: float = 0.01
     loss: Loss = margin_loss
     target: Target = None
-    rows: int = 1024
+    batch_size: int = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.draws < 1 or self.rows < 1:
-            found = (self.steps, self.draws, self.rows)
-            raise InputError("at least one step, one draw and one row", found, "write SPSA(ball, steps=20, draws=64)")
+        if self.steps < 1 or self.draws < 1 or self.batch_size < 1:
+            found = (self.steps, self.draws, self.batch_size)
+            raise InputError("at least one step, one draw and one input per pass", found, "write steps=20, draws=64")
         for name, length in (("delta", self.delta), ("learning_rate", self.learning_rate)):
             if not (math.isfinite(length) and length > 0):
                 raise InputError(f"a finite {name} above 0 in pixel units", length, f"write {name}=0.01")
         require_target(self.target)
 
     @property
-    def walks(self) -> tuple[Walk, ...]:
-        """One walk."""
+    def runs(self) -> tuple[AttackRun, ...]:
+        """One run."""
         return (self,)
 
-    perturb = strongest
+    def begin(self, batch: AttackBatch) -> SPSAState:
+        """Return the given start, or x itself."""
+        point = batch.x if batch.start is None else self.ball.project(batch.start, batch.x, batch.radius)
+        return SPSAState(point, batch.zeros(), torch.zeros_like(point), torch.zeros_like(point))
 
-    def begin(self, images: Images) -> Rows:
-        """x itself, or the given start."""
-        point = images.x if images.start is None else self.ball.project(images.start, images.x, images.radius)
-        return {"point": point, "mean": torch.zeros_like(point), "square": torch.zeros_like(point)}
-
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
-        """One step of Adam along the estimate."""
-        point = rows["point"]
+    def step(self, batch: AttackBatch, state: SPSAState) -> tuple[Logits, SPSAState]:
+        """Make one step of Adam along the estimate."""
+        point = state.point
         with torch.no_grad():
-            logits = images.look(point)
-        slope = self.slope(images, rows)
-        mean = DECAY * rows["mean"] + (1 - DECAY) * slope
-        square = DECAY_OF_SQUARES * rows["square"] + (1 - DECAY_OF_SQUARES) * slope.square()
-        count = per_example(rows["step"] + 1, point).to(point)
-        length = (square / (1 - DECAY_OF_SQUARES**count)).sqrt()
+            logits = batch.evaluate(point)
+        gradient = self.estimate_gradient(batch, state)
+        mean = DECAY * state.mean + (1 - DECAY) * gradient
+        mean_square = DECAY_OF_SQUARES * state.mean_square + (1 - DECAY_OF_SQUARES) * gradient.square()
+        count = per_example(state.step + 1, point).to(point)
+        length = (mean_square / (1 - DECAY_OF_SQUARES**count)).sqrt()
         move = mean / (1 - DECAY**count) / torch.where(length > 0, length, 1) * (length > 0)
-        point = self.ball.project(point + self.learning_rate * move, images.x, images.radius)
-        return logits, {"point": point, "mean": mean, "square": square}
+        point = self.ball.project(point + self.learning_rate * move, batch.x, batch.radius)
+        return logits, replace(state, point=point, mean=mean, mean_square=mean_square)
 
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
-        """The loss, or that of the target lowered."""
-        return aim(self.loss, self.target, images, logits)
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
+        """Return the loss, or minus the loss at the target."""
+        return attack_objective(self.loss, self.target, batch, logits)
 
-    def slope(self, images: Images, rows: Rows) -> Tensor:
-        """The estimate of the gradient at rows["point"], from 2 draws forward passes of at most `rows` inputs."""
-        most = max(1, self.rows // 2)
-        parts = torch.split(torch.arange(len(images), device=images.x.device), most)
-        return torch.cat([self._slope(images.take(p), rows["point"][p], rows["step"][p]) for p in parts])
+    def estimate_gradient(self, batch: AttackBatch, state: State) -> Tensor:
+        """Return the estimate of the gradient at the state's point, from 2 draws forward passes."""
+        most = max(1, self.batch_size // 2)
+        parts = torch.split(torch.arange(len(batch), device=batch.x.device), most)
+        return torch.cat([self._estimate(select_rows(batch, p), state.point[p], state.step[p]) for p in parts])
 
-    def _slope(self, images: Images, point: Inputs, step: Tensor) -> Tensor:
-        """The same for so few images that a pair of queries for each fits into one forward pass."""
-        together, everyone = max(1, self.rows // (2 * len(images))), torch.arange(len(images), device=point.device)
-        streams, total = images.streams.at("directions").at_each(step), torch.zeros_like(point)
-        for first in range(0, self.draws, together):
-            draws = torch.arange(first, min(first + together, self.draws), device=point.device)
-            rows = everyone.repeat(len(draws))
-            signs = streams.take(rows).at_each(draws.repeat_interleave(len(images))).signs(point[rows])
+    def _estimate(self, batch: AttackBatch, point: Inputs, step: Tensor) -> Tensor:
+        """Return the estimate for so few images that a pair of points for each fits into one forward pass."""
+        per_pass, images = max(1, self.batch_size // (2 * len(batch))), torch.arange(len(batch), device=point.device)
+        streams, total = batch.streams.at("directions").at_each(step), torch.zeros_like(point)
+        for first in range(0, self.draws, per_pass):
+            draws = torch.arange(first, min(first + per_pass, self.draws), device=point.device)
+            rows = images.repeat(len(draws))
+            signs = streams.take(rows).at_each(draws.repeat_interleave(len(batch))).signs(point[rows])
             signs = signs.view(len(draws), *point.shape)
-            queries = torch.cat((point + self.delta * signs, point - self.delta * signs)).flatten(0, 1)
-            several = images.take(rows.repeat(2))
+            points = torch.cat((point + self.delta * signs, point - self.delta * signs)).flatten(0, 1)
+            repeated = select_rows(batch, rows.repeat(2))
             with torch.no_grad():
-                values = self.value(several, queries, images.look(queries))
-            there, back = values.view(2, len(draws), len(images))
-            # One by one, so that the sum does not depend on how many are looked at together.
-            for sign, difference in zip(signs, there - back, strict=True):
+                values = self.value(repeated, points, batch.evaluate(points))
+            forward, backward = values.view(2, len(draws), len(batch))
+            # The draws are added one by one, so that the sum does not depend on the number of draws in a pass.
+            for sign, difference in zip(signs, forward - backward, strict=True):
                 total += per_example(difference, point) * sign
         return total / (2 * self.delta * self.draws)

@@ -1,7 +1,7 @@
-"""What an attack works on: the images, what a walk knows of them, and what may be a walk."""
+"""The data of a running attack: the batch that is attacked, the state of each image, and the contract of a run."""
 
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,126 +12,158 @@ from lowcurve.attacks.base import Options
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams, example_streams
-from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
-
-Rows = dict[str, Tensor]
-"""What a walk knows: tensors with a row an image. "point" is where it will look next, "step" how often it has looked."""
+from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
 
 @dataclass(frozen=True)
-class Images:
-    """What is attacked: inputs, true labels, a radius and a stream each, the logits at the clean inputs, a start if given."""
+class AttackBatch:
+    """The images that are attacked, with everything that a run may use.
+
+    Attributes:
+        model: Classifier in eval mode.
+        x: Clean images, (batch, ...), pixel units.
+        y: True labels, (batch,).
+        radius: Radius of the ball for each image, (batch,).
+        streams: One stream of random numbers for each image.
+        clean_logits: Logits at the clean images, (batch, classes).
+        start: Where a run begins, of x's shape; None for the run's own start.
+    """
 
     model: Classifier
     x: Inputs
     y: Labels
     radius: PerExample
     streams: Streams
-    logits: Logits
+    clean_logits: Logits
     start: Inputs | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def look(self, point: Inputs) -> Logits:
-        """The logits there, in the inputs' precision also where autocast computes in another."""
+    def evaluate(self, point: Inputs) -> Logits:
+        """Return the logits at a point, in the inputs' precision also under autocast."""
         logits = self.model(point)
         return logits.to(point.dtype) if isinstance(logits, Tensor) else logits
 
-    def take(self, rows: Tensor, device: torch.device | None = None) -> "Images":
-        """Some of them, on a device."""
-        there = rows.to(self.x.device)
-
-        def some(values: Tensor) -> Tensor:
-            return values[there].to(device or self.x.device)
-
-        start = None if self.start is None else some(self.start)
-        streams = Streams(some(self.streams.keys))
-        return Images(self.model, some(self.x), some(self.y), some(self.radius), streams, some(self.logits), start)
-
-    def named(self, *path: object) -> "Images":
-        """The same images with the streams of that name."""
+    def with_streams(self, *path: object) -> "AttackBatch":
+        """Return the same batch with the random streams of that name."""
         return replace(self, streams=self.streams.at(*path))
 
-
-class Walk(Protocol):
-    """One search from one start: `steps` looks with a move after each, and a last look."""
-
-    @property
-    def steps(self) -> int: ...
-
-    def begin(self, images: Images) -> Rows:
-        """The first point of each image, and whatever else the walk wants to know of it."""
-        ...
-
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
-        """Look at rows["point"] and move on: the logits there, and the rows with the next point."""
-        ...
-
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:
-        """What the walk raises; the point where it was highest is its answer."""
-        ...
+    def zeros(self) -> Tensor:
+        """Return one whole number 0 for each image."""
+        return torch.zeros(len(self), dtype=torch.long, device=self.x.device)
 
 
-@runtime_checkable
-class Staged(Protocol):
-    """An attack that is a sequence of walks, each tried on what the ones before it have left."""
+@dataclass(frozen=True)
+class State:
+    """The state of a run: one row for each image in every tensor. Runs that remember more extend it.
 
-    @property
-    def ball(self) -> Ball: ...
-
-    @property
-    def walks(self) -> tuple[Walk, ...]: ...
-
-
-def targets_of(walk: Walk) -> object:
-    """The walk's target, None where it leads away from the true label."""
-    return getattr(walk, "target", None)
-
-
-def usable_walks(attack: Staged, classes: int) -> tuple[tuple[int, Walk], ...]:
-    """The attack's walks with their numbers; of those towards a rank that there is not, none but the last resort.
-
-    A rank beyond the other classes means the last of them (`targets.target_of`), so several such walks are the same one.
+    Attributes:
+        point: Where the network is evaluated next, of the images' shape.
+        step: Number of steps made so far, (batch,).
     """
-    ranks = [targets_of(walk) for walk in attack.walks]
-    fit = [not isinstance(rank, int) or rank < classes for rank in ranks]
-    usable = tuple((number, walk) for number, walk in enumerate(attack.walks) if fit[number])
-    return usable or tuple(enumerate(attack.walks))[:1]
+
+    point: Inputs
+    step: Tensor
 
 
-def work_of(attack: AttackFunction) -> int:
-    """At how many points an attack looks for each image that never falls; 1 where it does not say."""
-    return sum(walk.steps + 1 for walk in attack.walks) if isinstance(attack, Staged) else 1
+Rows = TypeVar("Rows", AttackBatch, State)
+
+
+def select_rows(data: Rows, rows: Tensor, device: torch.device | None = None) -> Rows:
+    """Return a batch or a state reduced to some of its images, on a device.
+
+    Example:
+        >>> select_rows(State(torch.tensor([[0.1], [0.2]]), torch.tensor([3, 4])), torch.tensor([1]))
+        State(point=tensor([[0.2000]]), step=tensor([4]))
+    """
+
+    def select(value: Any) -> Any:
+        if isinstance(value, Streams):
+            return Streams(select(value.keys))
+        return value[rows.to(value.device)].to(device or value.device) if isinstance(value, Tensor) else value
+
+    return replace(data, **{field.name: select(getattr(data, field.name)) for field in fields(data)})
+
+
+def join_rows(first: Rows, second: Rows) -> Rows:
+    """Return a batch or a state with the images of both.
+
+    Example:
+        >>> join_rows(State(torch.zeros(1, 1), torch.tensor([3])), State(torch.ones(1, 1), torch.tensor([4]))).step
+        tensor([3, 4])
+    """
+
+    def join(one: Any, other: Any) -> Any:
+        if isinstance(one, Streams):
+            return Streams(torch.cat([one.keys, other.keys]))
+        return torch.cat([one, other]) if isinstance(one, Tensor) else one
+
+    pairs = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(first)}
+    return replace(first, **{name: join(*pair) for name, pair in pairs.items()})
+
+
+class AttackRun(Protocol):
+    """One search from one start: `steps` evaluations with a move after each, and a last evaluation.
+
+    An attack with several restarts or targets consists of as many runs.
+    """
+
+    @property
+    def steps(self) -> int:
+        """Number of moves."""
+        ...
+
+    def begin(self, batch: AttackBatch) -> State:
+        """Return the state at the first point of each image, at step 0."""
+        ...
+
+    def step(self, batch: AttackBatch, state: Any) -> tuple[Logits, State]:
+        """Evaluate the network at the state's point; return the logits there and the state with the next point."""
+        ...
+
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:
+        """Return the value that the run maximizes; the answer is the point where it was highest."""
+        ...
 
 
 def prepare(
-    model: Classifier,
-    x: Inputs,
-    y: Labels,
-    ball: Ball,
-    options: Options,
-    *,
-    look: bool = True,
-) -> Images:
-    """The images of an attack, once everything about them is known to be right.
+    model: Classifier, x: Inputs, y: Labels, ball: Ball, options: Options, *, clean_logits: bool = True
+) -> AttackBatch:
+    """Check the input of an attack and return it as a batch.
 
-    look: one forward pass for the clean logits, which targets are chosen by; without it `logits` is empty.
+    Args:
+        model: Classifier in eval mode.
+        x: Clean images inside the ball's box.
+        y: True labels.
+        ball: Ball of the attack.
+        options: What else the call gave.
+        clean_logits: Whether to compute the logits at the clean images, by which targets are chosen. Without them the
+            batch has logits of width 0.
+
+    Raises:
+        InputError: If images, labels, logits, radius or start do not fit.
+
+    Cost: one forward pass for the clean logits.
     """
     ball.require_inside_box(x)
-    start, radius = options.start, options.radius
+    start = options.start
     if start is not None and start.shape != x.shape:
         raise InputError(f"a start of shape {tuple(x.shape)}", tuple(start.shape), "give one start for each row of x")
-    radius = ball.radii(x) if radius is None else ball.require_radii(radius, x)
+    radius = ball.radii(x) if options.radius is None else ball.require_radii(options.radius, x)
     with torch.no_grad():
-        logits = model(x) if len(x) and look else x.new_zeros(len(x), 0)
-    if len(x) and look:
+        logits = model(x) if len(x) and clean_logits else x.new_zeros(len(x), 0)
+    if len(x) and clean_logits:
         require_logits(logits, y)
-    return Images(model, x, y, radius, example_streams(options.generator, x, y), logits, start)
+    return AttackBatch(model, x, y, radius, example_streams(options.generator, x, y), logits, start)
 
 
 def require_logits(logits: object, y: Labels) -> None:
-    """Refuse what a model returned unless it is a row of finite numbers an image, with one for each label."""
+    """Check that a model returned one row of finite logits for each image, with a column for each label.
+
+    Raises:
+        InputError: If it did not.
+    """
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         expected = f"logits of shape ({len(y)}, classes) with at least 2 classes"
@@ -143,17 +175,20 @@ def require_logits(logits: object, y: Labels) -> None:
         raise InputError("finite logits", "NaN or infinity", "look for NaN or overflow inside the network")
 
 
-def fooled(logits: Logits, y: Labels) -> Tensor:
-    """Whether another class leads, by more than rounding: a batch of another size must see the same."""
+def is_fooled(logits: Logits, y: Labels) -> Tensor:
+    """Return for each image whether another class leads by more than rounding errors.
+
+    The tolerance makes the answer independent of the batch size.
+    """
     slack = min(64 * torch.finfo(logits.dtype).eps, 1e-2)
     return margin_loss(logits, y) > slack * logits.abs().amax(1)
 
 
-def climbed(walk: Walk, images: Images, point: Inputs) -> tuple[PerExample, Tensor, Logits]:
-    """The walk's value at the point, its gradient there, and the logits, from one forward and one backward pass."""
+def evaluate_with_gradient(run: AttackRun, batch: AttackBatch, point: Inputs) -> tuple[PerExample, Tensor, Logits]:
+    """Return a run's value at a point, its gradient and the logits, from one forward and one backward pass."""
 
-    def look(inputs: Tensor) -> tuple[PerExample, Logits]:
-        logits = images.look(inputs)
-        return walk.value(images, inputs, logits), logits
+    def evaluate(inputs: Tensor) -> tuple[PerExample, Logits]:
+        logits = batch.evaluate(inputs)
+        return run.value(batch, inputs, logits), logits
 
-    return value_gradient_and_aux(look, point)
+    return value_gradient_and_aux(evaluate, point)

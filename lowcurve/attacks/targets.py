@@ -1,10 +1,10 @@
-"""Where an attack leads: away from the true label, or towards another class."""
+"""Targets of attacks: away from the true label, or towards another class."""
 
 from typing import Literal
 
 import torch
 
-from lowcurve.attacks.state import Images
+from lowcurve.attacks.state import AttackBatch
 from lowcurve.errors import InputError
 from lowcurve.losses import least_likely
 from lowcurve.types import Labels, Logits, Loss, PerExample
@@ -14,20 +14,32 @@ Target = int | Literal["least-likely"] | None
 
 
 def require_target(target: object) -> None:
-    """Refuse what is not a target."""
+    """Check a target.
+
+    Raises:
+        InputError: If it is neither None nor "least-likely" nor a whole number of at least 1.
+    """
     rank = isinstance(target, int) and not isinstance(target, bool) and target >= 1
     if target is not None and target != "least-likely" and not rank:
         raise InputError('a target None, "least-likely" or 1, 2, ...', repr(target), "write target=1 for the runner-up")
 
 
-def target_of(target: Target, logits: Logits, y: Labels) -> Labels:
-    """The class that each image is led to, from its clean logits: never its true one.
+def target_class(target: Target, logits: Logits, y: Labels) -> Labels:
+    """Return the class towards which each image is led, never its true one.
 
-    A rank beyond the number of other classes means the last of them, so the same attack serves two classes and ten.
+    A rank beyond the number of other classes means the last of them, so one attack fits any number of classes.
+
+    Args:
+        target: "least-likely" or a rank.
+        logits: Logits at the clean images, (batch, classes).
+        y: True labels, (batch,).
+
+    Raises:
+        InputError: If the target is None.
 
     Example:
-        >>> target_of(1, torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])), target_of("least-likely",
-        ...     torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
+        >>> logits, y = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])
+        >>> target_class(1, logits, y), target_class("least-likely", logits, y)
         (tensor([2]), tensor([1]))
     """
     others = logits.scatter(1, y[:, None], -torch.inf)
@@ -39,8 +51,8 @@ def target_of(target: Target, logits: Logits, y: Labels) -> Labels:
     return others.topk(rank, dim=1).indices[:, -1]
 
 
-def aim(loss: Loss, target: Target, images: Images, logits: Logits) -> PerExample:
-    """What an attack ascends: the loss at the true label, or the loss at the target with its sign turned."""
+def attack_objective(loss: Loss, target: Target, batch: AttackBatch, logits: Logits) -> PerExample:
+    """Return what an attack maximizes: the loss at the true label, or minus the loss at the target."""
     if target is None:
-        return loss(logits, images.y)
-    return -loss(logits, target_of(target, images.logits, images.y))
+        return loss(logits, batch.y)
+    return -loss(logits, target_class(target, batch.clean_logits, batch.y))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball, Norm
 from lowcurve.attacks import Suite
-from lowcurve.attacks.active_set import pursue
+from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
 from lowcurve.attacks.relay import Relay
-from lowcurve.attacks.state import Images, Staged, usable_walks, work_of
+from lowcurve.attacks.state import AttackBatch, select_rows
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
@@ -110,7 +110,7 @@ def attack(
             said = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
             own = None if radius is None else radius[rows]
             chunk = _Chunk.begun(model, examples.take(rows), own, batch_size, seed, members)
-            ticker = Ticker(progress, said, sum(work_of(member) for _, member in members) * len(rows))
+            ticker = Ticker(progress, said, sum(count_forward_passes(member) for _, member in members) * len(rows))
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
             parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
     columns = {
@@ -139,7 +139,7 @@ def _attack_chunk(
             chunk.attack(number, name, member, ticker.advance)
             if ledger is not None:
                 ledger[where] = {"tried": number + 1, **{k: values.clone() for k, values in chunk.state.items()}}
-        reached += work_of(member) * len(chunk.x)
+        reached += count_forward_passes(member) * len(chunk.x)
         ticker.reach(reached)  # those who fell early, or to another one, are done too
 
 
@@ -231,7 +231,7 @@ class _Chunk:
         left = self.left()
         if not len(left):
             return
-        if not isinstance(member, Staged):
+        if not isinstance(member, IterativeAttack):
             points = []
             for rows in self._batches(left):
                 x, y = self.x[rows].to(self.device), self.y[rows].to(self.device)
@@ -239,18 +239,24 @@ class _Chunk:
             self.enter(number, left, torch.cat(points), torch.ones_like(left))
             return
         if isinstance(member, Relay):
-            left = left[member.takes(margin(self.logits[left], self.y[left]), self.state["margin"][left])]
+            left = left[member.is_near(margin(self.logits[left], self.y[left]), self.state["margin"][left])]
         images = self._images(left, member.ball, name)
-        for place, walk in usable_walks(member, self.logits.shape[1]):
+        for place, run in member.usable_runs(self.logits.shape[1]):
             still = torch.nonzero(torch.isin(left, self.left())).flatten()
             if not len(still):
                 return
-            those = images.take(still).named(place)
+            those = select_rows(images, still).with_streams(place)
             if isinstance(member, Relay):
                 those = replace(those, start=self.state["nearest"][left[still]])
             # Where the walk ended is looked at below, where it is counted, unless its highest point is wanted.
-            found = pursue(
-                walk, those, stop=True, last_look=self.relayed, limit=self.batch_size, device=self.device, done=done
+            found = carry_out(
+                run,
+                those,
+                stop=True,
+                evaluate_last=self.relayed,
+                limit=self.batch_size,
+                device=self.device,
+                report=done,
             )
             self.enter(number, left[still], found.point, found.forward_passes)
 
@@ -274,9 +280,9 @@ class _Chunk:
         """Every batch gets the same: what differs from example to example comes from the examples."""
         return randomness.stream(self.seed, "attack", name)
 
-    def _images(self, rows: Tensor, ball: Ball, name: str) -> Images:
+    def _images(self, rows: Tensor, ball: Ball, name: str) -> AttackBatch:
         x, y = self.x[rows], self.y[rows]
         ball.require_inside_box(x)
         radius = ball.radii(x) if self.radius is None else ball.require_radii(self.radius[rows], x)
         streams = randomness.example_streams(self._generator(name), x, y)
-        return Images(self.model, x, y, radius, streams, self.logits[rows])
+        return AttackBatch(self.model, x, y, radius, streams, self.logits[rows])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.attacks import Suite
-from lowcurve.attacks.state import Staged
+from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.data.batches import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.attacking import WRONG, attack
@@ -66,7 +66,7 @@ def smallest_radius(
     """
     members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
     for name, member in members:
-        if not isinstance(member, Staged):
+        if not isinstance(member, IterativeAttack):
             hint = "use PGD, APGD, Square or a Suite of them"
             raise InputError("an attack that takes a radius an example", name, hint)
     if not (np.isfinite(largest) and largest > 0) or rounds < 0:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import Ball, per_example
-from lowcurve.attacks.active_set import strongest
-from lowcurve.attacks.base import Attack, Options
-from lowcurve.attacks.color.spaces import GREY, HSV, WHOLE, in_box, require_color
-from lowcurve.attacks.state import Images, Rows, Walk
+from lowcurve.attacks.active_set import IterativeAttack
+from lowcurve.attacks.base import Options
+from lowcurve.attacks.color.spaces import HSV, LUMA, PIXEL_BOX, clip_to_box, require_color
+from lowcurve.attacks.state import AttackBatch, AttackRun, State
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
@@ -83,23 +83,23 @@ def color_change(x: Inputs, parameters: Tensor) -> Inputs:
     hue, saturation, brightness, contrast, gamma, rotation = parameters.to(x).unbind(1)
     colors = HSV.of(x)
     # Each is written as what it adds, so that it adds 0 where nothing is changed.
-    x = in_box(x + (colors.rgb(hue, saturation) - colors.rgb(torch.zeros_like(hue), torch.ones_like(hue))))
-    x = in_box(x + per_example(brightness, x))
-    mean = sum(share * x[:, channel].mean((1, 2)) for channel, share in enumerate(GREY))
-    x = in_box(x + per_example(contrast - 1, x) * (x - per_example(torch.as_tensor(mean), x)))
+    x = clip_to_box(x + (colors.rgb(hue, saturation) - colors.rgb(torch.zeros_like(hue), torch.ones_like(hue))))
+    x = clip_to_box(x + per_example(brightness, x))
+    mean = sum(share * x[:, channel].mean((1, 2)) for channel, share in enumerate(LUMA))
+    x = clip_to_box(x + per_example(contrast - 1, x) * (x - per_example(torch.as_tensor(mean), x)))
     # The slope of a power at black is infinite.
     black = x == 0
     x = torch.where(black, 0, torch.where(black, 1, x) ** per_example(gamma, x))
-    return rotated(x, rotation)
+    return rotate(x, rotation)
 
 
-def rotated(x: Inputs, degrees: PerExample) -> Inputs:
+def rotate(x: Inputs, degrees: PerExample) -> Inputs:
     """The images turned counterclockwise about their center, bilinear, black where nothing was.
 
     Differentiable in the angle as often as one likes.
 
     Example:
-        >>> rotated(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]) / 4, torch.tensor([90.0])).mul(4).round(decimals=4)
+        >>> rotate(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]) / 4, torch.tensor([90.0])).mul(4).round(decimals=4)
         tensor([[[[2., 4.],
                   [1., 3.]]]])
     """
@@ -117,11 +117,22 @@ def rotated(x: Inputs, degrees: PerExample) -> Inputs:
             places = torch.where(there, first * width + second, 0).long().flatten(1)[:, None]
             seen = x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1)).view_as(x)
             result = result + seen * (weight * there)[:, None]
-    return in_box(result)
+    return clip_to_box(result)
 
 
 @dataclass(frozen=True)
-class ColorBox(Attack):
+class ColorBoxState(State):
+    """The state of a `ColorBox` run.
+
+    Attributes:
+        parameters: Parameters of the color change at the point, (batch, 6).
+    """
+
+    parameters: Tensor
+
+
+@dataclass(frozen=True)
+class ColorBox(IterativeAttack):
     """x' = the most damaging of the images that color changes within `ranges` make of x, by projected ascent in the parameters.
 
     Signed steps in all six parameters at once, from the whole box's half down to a share of 1 / (2 steps), projected
@@ -163,10 +174,10 @@ class ColorBox(Attack):
     @property
     def ball(self) -> Ball:
         """The whole pixel box."""
-        return WHOLE
+        return PIXEL_BOX
 
     @property
-    def walks(self) -> tuple[Walk, ...]:
+    def runs(self) -> tuple[AttackRun, ...]:
         """One from x, and those from random parameters."""
         random = ColorBox(self.ranges, self.steps, self.restarts, self.loss, "uniform")
         return (self, *[random] * self.restarts)
@@ -174,37 +185,37 @@ class ColorBox(Attack):
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         require_color(x)
-        return strongest(self, model, x, y, options)
+        return super().perturb(model, x, y, options)
 
-    def begin(self, images: Images) -> Rows:
+    def begin(self, batch: AttackBatch) -> ColorBoxState:
         """x, or the image at random parameters."""
-        low, high, unchanged = self._box(images.x)
-        parameters = unchanged.expand(len(images), -1)
+        low, high, unchanged = self._box(batch.x)
+        parameters = unchanged.expand(len(batch), -1)
         if self.start == "uniform":
-            parameters = low + (high - low) * images.streams.at("parameters").uniform(parameters, 0, 1)
-        return self._there(images, parameters)
+            parameters = low + (high - low) * batch.streams.at("parameters").uniform(parameters, 0, 1)
+        return self._state_at(batch, parameters, batch.zeros())
 
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
+    def step(self, batch: AttackBatch, state: ColorBoxState) -> tuple[Logits, ColorBoxState]:
         """One signed step in the parameters."""
 
-        def look(parameters: Tensor) -> tuple[PerExample, Logits]:
-            point = color_change(images.x, parameters)
-            logits = images.look(point)
-            return self.value(images, point, logits), logits
+        def evaluate(parameters: Tensor) -> tuple[PerExample, Logits]:
+            point = color_change(batch.x, parameters)
+            logits = batch.evaluate(point)
+            return self.value(batch, point, logits), logits
 
-        parameters = rows["parameters"]
-        _, slope, logits = value_gradient_and_aux(look, parameters)
-        low, high, _ = self._box(images.x)
-        share = (1 - rows["step"].to(slope) / self.steps) / 2
-        parameters = parameters + share[:, None] * (high - low) * slope.sign()
+        parameters = state.parameters
+        _, gradient, logits = value_gradient_and_aux(evaluate, parameters)
+        low, high, _ = self._box(batch.x)
+        share = (1 - state.step.to(gradient) / self.steps) / 2
+        parameters = parameters + share[:, None] * (high - low) * gradient.sign()
         if self.ranges.hue[1] - self.ranges.hue[0] >= 360:
             wrapped = (parameters[:, :1] - low[0]).remainder(360) + low[0]
             parameters = torch.cat([wrapped, parameters[:, 1:]], dim=1)
-        return logits, self._there(images, torch.minimum(torch.maximum(parameters, low), high))
+        return logits, self._state_at(batch, torch.minimum(torch.maximum(parameters, low), high), state.step)
 
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
         """The loss."""
-        return self.loss(logits, images.y)
+        return self.loss(logits, batch.y)
 
     def _box(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, high, unchanged = (
@@ -212,6 +223,6 @@ class ColorBox(Attack):
         )
         return low, high, unchanged
 
-    def _there(self, images: Images, parameters: Tensor) -> Rows:
+    def _state_at(self, batch: AttackBatch, parameters: Tensor, step: Tensor) -> ColorBoxState:
         with torch.no_grad():
-            return {"point": color_change(images.x, parameters), "parameters": parameters}
+            return ColorBoxState(color_change(batch.x, parameters), step, parameters)

@@ -20,7 +20,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Along:
+class ParameterDerivatives:
     """l, dl / d theta and d^2 l / d theta^2, one of each an example."""
 
     value: PerExample
@@ -28,23 +28,23 @@ class Along:
     curvature: PerExample
 
 
-def along(field: Field, change: Change, x: Inputs, parameter: PerExample) -> Along:
+def derivatives_along(field: Field, change: Change, x: Inputs, parameter: PerExample) -> ParameterDerivatives:
     """l, l' and l'' of theta -> l(T(x, theta)) at one theta for each example.
 
     The second derivative is exact, r'^T H r' + <grad l, r''> with r = T(x, .), and local: jumps of the slope at kinks
     of T or l are not in it. Cost: one forward pass, one gradient, one backward pass through that.
 
     Example:
-        >>> cubic = along(lambda x: x.pow(3).sum(1), lambda x, t: x + t[:, None], torch.ones(1, 2), torch.ones(1))
+        >>> cubic = derivatives_along(lambda x: x.pow(3).sum(1), lambda x, t: x + t[:, None], torch.ones(1, 2), torch.ones(1))
         >>> cubic
-        Along(value=tensor([16.]), slope=tensor([24.]), curvature=tensor([24.]))
+        ParameterDerivatives(value=tensor([16.]), slope=tensor([24.]), curvature=tensor([24.]))
     """
     if parameter.shape != (len(x),):
         expected = f"one parameter an example, of shape ({len(x)},)"
         raise InputError(expected, tuple(parameter.shape), "take the parameters one at a time")
     jet = Jet(lambda theta: field(change(x, theta)), parameter.to(x))
     curvature = pullback(jet.gradient, jet.x, torch.ones_like(jet.x))
-    return Along(jet.values.detach(), jet.gradient.detach(), curvature.detach())
+    return ParameterDerivatives(jet.values.detach(), jet.gradient.detach(), curvature.detach())
 
 
 def floor_between(values: Tensor, slopes: Tensor, width: float, bend: Tensor) -> Tensor:

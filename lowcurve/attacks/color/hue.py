@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.attacks.base import Attack, Options
-from lowcurve.attacks.color.spaces import HSV, WHOLE, in_box, require_color
+from lowcurve.attacks.color.spaces import HSV, PIXEL_BOX, clip_to_box, require_color
 from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
 from lowcurve.losses import margin, require_loss_field
@@ -22,14 +22,14 @@ from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Field, Inputs, Labels, PerExample
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-TOGETHER = 512
+BATCH_SIZE = 512
 """So many shifted images share a forward pass; nothing depends on it."""
 BASINS = 3
 """Around so many local minima of the grid a lower point is looked for."""
 
 
 def hue_shift(x: Inputs, degrees: PerExample) -> Inputs:
-    """Every pixel's hue turned by so many degrees, one number an image; exactly x at 0, differentiable in the degrees.
+    """Every pixel's hue rotation by so many degrees, one number an image; exactly x at 0, differentiable in the degrees.
 
     Greys stay as they are. Errors: InputError for images without three channels.
 
@@ -40,30 +40,30 @@ def hue_shift(x: Inputs, degrees: PerExample) -> Inputs:
 
     Reference: Hosseini and Poovendran 2018, section 3; bardusco_report, Fig. 9.
     """
-    return _Turned.of(x).at(degrees)
+    return _HueRotation.of(x).at(degrees)
 
 
 @dataclass(frozen=True)
-class _Turned:
+class _HueRotation:
     """Images taken apart once, for any number of angles."""
 
     colors: HSV
     rest: Tensor  # what rounding loses when an image is taken apart and put together
 
     @classmethod
-    def of(cls, x: Inputs) -> "_Turned":
+    def of(cls, x: Inputs) -> "_HueRotation":
         colors = HSV.of(x)
         return cls(colors, x - colors.rgb(torch.zeros_like(x[:, 0, 0, 0])))
 
     def at(self, degrees: PerExample, rows: Tensor | None = None) -> Inputs:
         colors, rest = (self.colors, self.rest) if rows is None else (self.colors.take(rows), self.rest[rows])
-        return in_box(colors.rgb(degrees.to(rest)) + rest)
+        return clip_to_box(colors.rgb(degrees.to(rest)) + rest)
 
 
-def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, together: int = TOGETHER) -> Tensor:
+def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, batch_size: int = BATCH_SIZE) -> Tensor:
     """The logits of every image at every shift, (batch, shifts, classes), in full batches of images and shifts.
 
-    degrees: (shifts,) for all images or (batch, shifts). together: so many points share a forward pass. The model must
+    degrees: (shifts,) for all images or (batch, shifts). batch_size: so many points share a forward pass. The model must
     be in eval mode. Cost: batch x shifts forward passes; no gradient.
 
     Example:
@@ -76,14 +76,14 @@ def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, together: int =
         expected = f"shifts of shape (n,) or ({len(x)}, n)"
         raise InputError(expected, tuple(degrees.shape), "write torch.arange(0, 360, 10)")
     with torch.no_grad():
-        return _logits(model, _Turned.of(x), degrees.to(x).expand(len(x), -1), together)
+        return _logits(model, _HueRotation.of(x), degrees.to(x).expand(len(x), -1), batch_size)
 
 
-def _logits(model: Classifier, turned: _Turned, degrees: Tensor, together: int = TOGETHER) -> Tensor:
+def _logits(model: Classifier, rotation: _HueRotation, degrees: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
     """As `hue_logits`, of images that have been taken apart."""
     rows = torch.arange(len(degrees), device=degrees.device).repeat_interleave(degrees.shape[1])
-    points = zip(torch.split(rows, together), torch.split(degrees.flatten(), together), strict=True)
-    parts = [model(turned.at(angles, few)) for few, angles in points]
+    points = zip(torch.split(rows, batch_size), torch.split(degrees.flatten(), batch_size), strict=True)
+    parts = [model(rotation.at(angles, few)) for few, angles in points]
     return torch.cat(parts).view(*degrees.shape, parts[0].shape[1])
 
 
@@ -130,7 +130,7 @@ class HueCircle:
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         shown = require_loss_field(field)
-        found = self.look(shown.model, x, shown.y)
+        found = self.search(shown.model, x, shown.y)
         return {
             "worst hue margin": found.margin,
             "worst hue": found.worst,
@@ -152,13 +152,13 @@ class HueCircle:
         below = torch.linspace(self.low, 0, down + 1, dtype=torch.float64)
         return torch.cat([below[:-1], torch.linspace(0, self.high, up + 1, dtype=torch.float64)])
 
-    def look(self, model: Classifier, x: Inputs, y: Labels) -> "Hues":
+    def search(self, model: Classifier, x: Inputs, y: Labels) -> "HueResult":
         """What the columns are made of."""
         with torch.no_grad():
-            turned, grid = _Turned.of(x), self.grid().to(x)
+            rotation, grid = _HueRotation.of(x), self.grid().to(x)
 
             def at(degrees: Tensor) -> Tensor:
-                logits = _logits(model, turned, degrees).flatten(0, 1)
+                logits = _logits(model, rotation, degrees).flatten(0, 1)
                 labels = y.repeat_interleave(degrees.shape[1])
                 require_logits(logits, labels)
                 return margin(logits, labels).view(degrees.shape)
@@ -173,7 +173,7 @@ class HueCircle:
             above, below = self._kept(at, *ways).unbind(1)
             worst, lowest = self._worst(at, margins, grid)
             stays = lowest >= margins[:, zero]
-            return Hues(lowest, torch.where(stays, 0, worst), above, -below, share)
+            return HueResult(lowest, torch.where(stays, 0, worst), above, -below, share)
 
     def _kept(self, at: Callable[[Tensor], Tensor], *ways: tuple[Tensor, Tensor]) -> Tensor:
         """How far along each way from 0 the label is kept, by bisection of the interval in which it is first lost."""
@@ -213,7 +213,7 @@ class HueCircle:
 
 
 @dataclass(frozen=True)
-class Hues:
+class HueResult:
     """Of each image: the lowest margin, at which shift; how far the label is kept up and down; the share of the grid."""
 
     margin: PerExample
@@ -242,7 +242,7 @@ class HueShift(Attack):
     """x' = the image at the hue shift of lowest margin between low and high degrees; x itself where no shift lowers it.
 
     The family has one parameter, so the worst member is found by looking at all of it and nothing is drawn. See
-    `HueCircle` for the settings and what they cost. Greys do not change, so a grey picture is returned as it is.
+    `HueCircle` for the settings and what they cost. Greys do not change, so a grey picture is rerotation as it is.
 
     Errors: InputError for images without three channels or outside the pixel box.
 
@@ -273,8 +273,8 @@ class HueShift(Attack):
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:  # noqa: ARG002 (Attack's signature)
         """The adversarial inputs x', of x's shape."""
         require_color(x)
-        WHOLE.require_inside_box(x)
+        PIXEL_BOX.require_inside_box(x)
         if not len(x):
             return x
         with frozen(model), torch.no_grad():
-            return hue_shift(x, self.circle.look(model, x, y).worst)
+            return hue_shift(x, self.circle.search(model, x, y).worst)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import per_example
-from lowcurve.attacks.color.changes import along, floor_between
+from lowcurve.attacks.color.changes import derivatives_along, floor_between
 from lowcurve.attacks.color.hue import HueCircle, hue_shift
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field, margin, require_loss_field
@@ -50,7 +50,7 @@ class PepperTest:
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         shown = require_loss_field(field)
-        found = self.circle.look(shown.model, x, shown.y)
+        found = self.circle.search(shown.model, x, shown.y)
         kept = (found.above + found.below) / (self.allowance[1] - self.allowance[0])
         # The refined minimum may lie below 0 between two grid points that are both kept.
         passed = (found.margin > 0) & (found.share == 1)
@@ -84,7 +84,7 @@ class HueFloor:
 
     angles: int = 36
     safety: float = 2.0
-    together: int = 256
+    batch_size: int = 256
 
     def __post_init__(self) -> None:
         if self.angles < 2 or not self.safety >= 1:
@@ -96,8 +96,8 @@ class HueFloor:
         rows = torch.arange(len(x), device=x.device).repeat_interleave(self.angles)
         degrees = (torch.arange(self.angles, device=x.device) * width).repeat(len(x)).to(x)
         parts = []
-        for few, angles in zip(torch.split(rows, self.together), torch.split(degrees, self.together), strict=True):
-            parts.append(along(loss_field(shown.model, shown.y[few], margin), hue_shift, x[few], angles))
+        for few, angles in zip(torch.split(rows, self.batch_size), torch.split(degrees, self.batch_size), strict=True):
+            parts.append(derivatives_along(loss_field(shown.model, shown.y[few], margin), hue_shift, x[few], angles))
 
         def closed(name: str) -> Tensor:
             values = torch.cat([getattr(part, name) for part in parts]).view(len(x), -1)

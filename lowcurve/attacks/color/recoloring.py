@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import LINF, Ball, per_example
-from lowcurve.attacks.active_set import strongest
-from lowcurve.attacks.base import Attack, Options
-from lowcurve.attacks.color.spaces import WHOLE, color_difference, in_box, lab, require_color
-from lowcurve.attacks.state import Images, Rows, Walk
+from lowcurve.attacks.active_set import IterativeAttack
+from lowcurve.attacks.base import Options
+from lowcurve.attacks.color.spaces import PIXEL_BOX, clip_to_box, color_difference, lab, require_color
+from lowcurve.attacks.state import AttackBatch, AttackRun, State
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
@@ -26,7 +26,20 @@ SHRINKS = 8
 
 
 @dataclass(frozen=True)
-class Recoloring(Attack):
+class RecoloringState(State):
+    """The state of a `Recoloring` run.
+
+    Attributes:
+        grid: Displacements of the grid's colors, (batch, 3, nodes, nodes, nodes).
+        shrinking: Factor by which each pixel's displacement is shrunk into the bound, (batch, 1, height, width).
+    """
+
+    grid: Tensor
+    shrinking: Tensor
+
+
+@dataclass(frozen=True)
+class Recoloring(IterativeAttack):
     """x' = c + s(c) d(c) where a pixel's color is c: d trilinear on a grid of colors, s a shrinking into the bound.
 
     No pixel's color differs from what it was by more than `bound` in CIEDE2000, about 1 being just noticed; s is found
@@ -69,44 +82,44 @@ class Recoloring(Attack):
     @property
     def ball(self) -> Ball:
         """The whole pixel box."""
-        return WHOLE
+        return PIXEL_BOX
 
     @property
-    def walks(self) -> tuple[Walk, ...]:
+    def runs(self) -> tuple[AttackRun, ...]:
         """One walk."""
         return (self,)
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """The adversarial inputs x', of x's shape."""
         require_color(x)
-        return strongest(self, model, x, y, options)
+        return super().perturb(model, x, y, options)
 
-    def begin(self, images: Images) -> Rows:
+    def begin(self, batch: AttackBatch) -> RecoloringState:
         """x itself: no color is displaced."""
-        require_color(images.x)
-        grid = images.x.new_zeros(len(images), 3, *[self.nodes] * 3)
-        return {"point": images.x, "grid": grid, "share": torch.ones_like(images.x[:, :1])}
+        require_color(batch.x)
+        grid = batch.x.new_zeros(len(batch), 3, *[self.nodes] * 3)
+        return RecoloringState(batch.x, batch.zeros(), grid, torch.ones_like(batch.x[:, :1]))
 
-    def step(self, images: Images, rows: Rows) -> tuple[Logits, Rows]:
+    def step(self, batch: AttackBatch, state: RecoloringState) -> tuple[Logits, RecoloringState]:
         """One signed step of the grid's displacements."""
 
-        def look(grid: Tensor) -> tuple[PerExample, Logits]:
-            point = in_box(images.x + rows["share"] * displacements(images.x, grid))
-            logits = images.look(point)
-            return self.value(images, point, logits) - self.smoothness * roughness(grid), logits
+        def evaluate(grid: Tensor) -> tuple[PerExample, Logits]:
+            point = clip_to_box(batch.x + state.shrinking * displacements(batch.x, grid))
+            logits = batch.evaluate(point)
+            return self.value(batch, point, logits) - self.smoothness * roughness(grid), logits
 
-        _, slope, logits = value_gradient_and_aux(look, rows["grid"])
-        size = self.reach * (1 - rows["step"].to(slope) / self.steps) / 2
-        grid = LINF.project(rows["grid"] + per_example(size, slope) * slope.sign(), self.reach)
+        _, gradient, logits = value_gradient_and_aux(evaluate, state.grid)
+        size = self.reach * (1 - state.step.to(gradient) / self.steps) / 2
+        grid = LINF.project(state.grid + per_example(size, gradient) * gradient.sign(), self.reach)
         with torch.no_grad():
-            point, share = self.recolored(images.x, grid)
-            return logits, {"point": point, "grid": grid, "share": share}
+            point, shrinking = self.recolor(batch.x, grid)
+        return logits, RecoloringState(point, state.step, grid, shrinking)
 
-    def value(self, images: Images, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (the signature of Walk)
+    def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
         """The loss."""
-        return self.loss(logits, images.y)
+        return self.loss(logits, batch.y)
 
-    def recolored(self, x: Inputs, grid: Tensor) -> tuple[Inputs, Tensor]:
+    def recolor(self, x: Inputs, grid: Tensor) -> tuple[Inputs, Tensor]:
         """The images under a grid's displacements, and how much of its way each pixel went, (batch, 1, height, width).
 
         Differences are had in double precision from the very pixels that will be returned: CIEDE2000 jumps where two
@@ -118,7 +131,7 @@ class Recoloring(Attack):
         limit = self.bound * (1 - ROUNDING)
         for number in range(SHRINKS):
             here = colors[left]
-            far = color_difference(lab(here.double()), lab(in_box(here + share[left] * ways[left]).double()))
+            far = color_difference(lab(here.double()), lab(clip_to_box(here + share[left] * ways[left]).double()))
             left, far = left[far > limit], far[far > limit, None]
             if not len(left):
                 break
@@ -126,7 +139,7 @@ class Recoloring(Attack):
             less = (limit / far) * (1 - BEYOND) if number + 1 < SHRINKS else torch.zeros_like(far)
             share[left] *= less.to(share)
         share = share.view(len(x), *x.shape[2:], 1).movedim(-1, 1)
-        return in_box(x + share * way), share
+        return clip_to_box(x + share * way), share
 
 
 def displacements(x: Inputs, grid: Tensor) -> Tensor:
@@ -138,7 +151,7 @@ def displacements(x: Inputs, grid: Tensor) -> Tensor:
     """
     places = (2 * x - 1).movedim(1, -1)[:, None]
     moved = F.grid_sample(grid, places, mode="bilinear", padding_mode="border", align_corners=True).squeeze(2)
-    return in_box(x + moved) - x
+    return clip_to_box(x + moved) - x
 
 
 def roughness(grid: Tensor) -> PerExample:

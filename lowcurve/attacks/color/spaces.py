@@ -15,9 +15,9 @@ from lowcurve.analysis.norms import LINF, Ball, per_example
 from lowcurve.errors import InputError
 from lowcurve.types import Inputs, PerExample
 
-WHOLE = Ball(LINF, 1.0)
+PIXEL_BOX = Ball(LINF, 1.0)
 """The pixel box as a ball: what an attack is bounded by that changes colors as far as its ranges say."""
-GREY = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """How much of each channel is in the brightness of a pixel (ITU-R BT.601)."""
 # sRGB to CIE XYZ. White is what (1, 1, 1) becomes, so that greys have no color.
 _XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
@@ -32,9 +32,9 @@ def require_color(x: Inputs) -> None:
         raise InputError("color images of shape (batch, 3, height, width)", tuple(x.shape), hint)
 
 
-def in_box(x: Tensor) -> Tensor:
+def clip_to_box(x: Tensor) -> Tensor:
     """Every value moved to the nearest in [0, 1]."""
-    return WHOLE.project(x, torch.zeros_like(x))
+    return PIXEL_BOX.project(x, torch.zeros_like(x))
 
 
 @dataclass(frozen=True)

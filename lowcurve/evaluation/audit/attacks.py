@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.attacks import FGSM, Suite
+from lowcurve.attacks.state import State
 from lowcurve.evaluation.audit.subject import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, margin_loss
@@ -152,13 +153,13 @@ def _to_the_end(subject: AuditState, steps: int, rows: np.ndarray) -> tuple[floa
     """The mean margin that PGD reaches, and by how much of its range the loss rose last, for those who stand."""
     history = torch.zeros(len(rows), steps + 1)
 
-    def watch(numbers: Tensor, looked: dict[str, Tensor], values: PerExample, _logits: Tensor) -> None:
-        history[numbers.cpu(), looked["step"].cpu()] = values.detach().float().cpu()
+    def watch(numbers: Tensor, state: State, values: PerExample, _logits: Tensor) -> None:
+        history[numbers.cpu(), state.step.cpu()] = values.detach().float().cpu()
 
     there = torch.from_numpy(rows)
     found = subject.walked(subject.pgd(steps=steps), rows, stop=False, watch=watch)
     margins = -margin_loss(subject.seen(found.point, subject.y[there]), subject.y[there])
-    stands = ~found.fallen
+    stands = ~found.fooled
     best = history.cummax(1).values
     range_ = best[:, -1] - best[:, 0]
     last = (best[:, -1] - best[:, -1 - min(LAST, steps)]) / torch.where(range_ > 0, range_, 1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2
 from lowcurve.attacks import PGD, Square
-from lowcurve.attacks.noise import Law, Noise
+from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.subject import AuditState
@@ -106,10 +106,15 @@ def noise(subject: AuditState) -> Finding:
     draws = -(-subject.budget.noise_draws // 2)
     if not len(rows):
         return NOISE.judged(0, "no example stood that random points could have fooled", fail=0)
-    laws: tuple[Law, ...] = ("uniform", "corners")
+    laws: tuple[Distribution, ...] = ("uniform", "corners")
     counts = {}
     for law in laws:
-        method = Noise(subject.ball, draws=draws, law=law, together=min(draws, max(1, subject.batch_size // len(rows))))
+        method = Noise(
+            subject.ball,
+            draws=draws,
+            distribution=law,
+            draws_per_pass=min(draws, max(1, subject.batch_size // len(rows))),
+        )
         counts[law] = int(subject.fell(f"noise, {law}", method, white=False, rows=rows).sum())
     said = (
         f"of the {len(rows)} survivors nearest to falling, {draws} random points each fool {counts['uniform']}, as many corners"
@@ -158,7 +163,12 @@ def _by_spsa(subject: AuditState, rows: np.ndarray, delta: float) -> Tensor:
     pixels = subject.x[0].numel() ** 0.5 if ball.norm == L2 else 1.0  # that many share an l_2 radius
     rate = 2.5 * ball.radius / budget.spsa_steps / pixels
     attack = SPSA(
-        ball, steps=budget.spsa_steps, draws=budget.spsa_draws, delta=delta, learning_rate=rate, rows=subject.batch_size
+        ball,
+        steps=budget.spsa_steps,
+        draws=budget.spsa_draws,
+        delta=delta,
+        learning_rate=rate,
+        batch_size=subject.batch_size,
     )
     return subject.margins_at(subject.ends(attack, subject.model, rows), rows)
 

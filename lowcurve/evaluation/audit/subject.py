@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.attacks import PGD, Square, Suite
-from lowcurve.attacks.active_set import Found, Watch, pursue
-from lowcurve.attacks.state import Images, fooled
+from lowcurve.attacks.active_set import Observer, Outcome, carry_out
+from lowcurve.attacks.state import AttackBatch, is_fooled
 from lowcurve.attacks.suites import Effort, strong
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.attacking import attack
@@ -152,14 +152,14 @@ class AuditState:
             return nullcontext()
         return randomness.temporary_seed(self.seed, "audit", self.fabric.global_rank)
 
-    def walked(self, method: PGD, rows: np.ndarray, *, stop: bool, watch: Watch | None = None) -> Found:
+    def walked(self, method: PGD, rows: np.ndarray, *, stop: bool, watch: Observer | None = None) -> Outcome:
         """One walk from each of these examples, watched."""
         there = torch.from_numpy(rows)
         streams = randomness.example_streams(randomness.stream(self.seed, "attack", "PGD"), self.x, self.y)
         x = self.x[there]
-        images = Images(self.model, x, self.y[there], self.ball.radii(x), streams.take(there), self.logits[there])
-        return pursue(
-            method, images.named(0), stop=stop, limit=self.batch_size, device=self.like.device, watch=watch
+        images = AttackBatch(self.model, x, self.y[there], self.ball.radii(x), streams.take(there), self.logits[there])
+        return carry_out(
+            method, images.with_streams(0), stop=stop, limit=self.batch_size, device=self.like.device, observe=watch
         )  # fmt: skip
 
     def ends(self, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
@@ -182,7 +182,7 @@ class AuditState:
 
             def watch(numbers: Tensor, _rows: object, _values: PerExample, logits: Tensor) -> None:
                 places = numbers.cpu()
-                ever[places.numpy()] |= fooled(logits.cpu(), self.y[places]).numpy()
+                ever[places.numpy()] |= is_fooled(logits.cpu(), self.y[places]).numpy()
 
             found = self.walked(self.pgd(), np.arange(len(self)), stop=True, watch=watch)
             fallen = (self.seen(found.point).argmax(1) != self.y).numpy()
