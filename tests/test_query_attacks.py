@@ -233,7 +233,7 @@ def test_the_directions_differ_from_draw_to_draw_from_step_to_step_and_from_imag
 def test_rows_bound_the_forward_pass_and_nothing_else(rows):
     whole = SPSA(SMALL, steps=3, draws=7)
     x, model = X.double(), Recorded(copy.deepcopy(MODEL).double())
-    found = SPSA(SMALL, steps=3, draws=7, rows=rows)(model, x, Y, generator=stream(0))
+    found = SPSA(SMALL, steps=3, draws=7, batch_size=rows)(model, x, Y, generator=stream(0))
     assert_close(found, whole(copy.deepcopy(MODEL).double(), x, Y, generator=stream(0)), rtol=1e-9, atol=1e-9)
     assert max(len(asked) for asked in model.asked) <= max(rows, len(x), 2)
     forward_passes = sum(len(asked) for asked in model.asked) // len(x)
@@ -336,12 +336,12 @@ def test_a_start_takes_the_place_of_the_first_draw():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SPSA(SMALL, steps=0), r"at least one step, one draw and one row, got \(0, 64, 1024\)"),
-        (lambda: SPSA(SMALL, draws=0), r"at least one step, one draw and one row, got \(20, 0, 1024\)"),
+        (lambda: SPSA(SMALL, steps=0), r"at least one step, one draw and one input per pass, got \(0, 64, 1024\)"),
+        (lambda: SPSA(SMALL, draws=0), r"at least one step, one draw and one input per pass, got \(20, 0, 1024\)"),
         (lambda: SPSA(SMALL, delta=0), "a finite delta above 0 in pixel units, got 0. Write delta=0.01"),
         (lambda: SPSA(SMALL, learning_rate=math.nan), "a finite learning_rate above 0 in pixel units, got nan"),
         (lambda: SPSA(SMALL, target=0), 'a target None, "least-likely" or 1, 2, ..., got 0'),
-        (lambda: Noise(SMALL, draws=0), r"at least one draw, and one at a time, got \(0, 8\)"),
+        (lambda: Noise(SMALL, draws=0), r"at least one draw, and one draw per pass, got \(0, 8\)"),
         (lambda: Noise(SMALL, distribution="snow"), 'a distribution "uniform", "corners" or "gaussian", got \'snow\''),
         (lambda: Noise(SMALL)(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
     ],
