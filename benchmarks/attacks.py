@@ -197,7 +197,7 @@ def against_autoattack(args: argparse.Namespace) -> list[dict[str, object]]:
         theirs = robust(model, few, inputs).numpy()
         row = {
             "network": name, "seed": args.seed, "radius": radius, "examples": len(few),
-            "strong stands": int(ours.robust.sum()), "AutoAttack stands": int(theirs.sum()),
+            "strong robust": int(ours.robust.sum()), "AutoAttack robust": int(theirs.sum()),
             "only strong fools": int((theirs & ~ours.robust).sum()),
             "only AutoAttack fools": int((~theirs & ours.robust).sum()), "strong seconds": seconds[0],
             "AutoAttack seconds": seconds[1], "times strong": seconds[1] / seconds[0],

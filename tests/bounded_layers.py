@@ -1,4 +1,4 @@
-"""Layers with a bound on how much they lengthen, of every kind."""
+"""Layers with a norm bound, of every kind."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from lowcurve.models.lipschitz import (
 )
 from lowcurve.randomness import normal, stream, temporary_seed
 
-# A small layer of each kind behind which stands what makes logits of it, and the shape of its inputs.
+# A small layer of each kind with the layers that turn its output into logits, and the input shape.
 KINDS = {
     "linear": (lambda: LipschitzLinear(6, 5, gamma=1.0), (6,)),
     "conv1d": (lambda: LipschitzConv1d(2, 4, 3, stride=2, gamma=1.0), (2, 9)),
@@ -38,7 +38,7 @@ def behind(before: nn.Module, kind: type, gamma: float = 1.2, **settings) -> nn.
 
 
 def made(kind: str, scale: float = 3.0) -> tuple[nn.Module, torch.Tensor]:
-    """The layer, its weights so large that it clips, in eval mode, and a batch of inputs."""
+    """Return the layer in eval mode, with weights so large that it clips, and a batch of inputs."""
     build, shape = KINDS[kind]
     with temporary_seed(0, kind):
         layer = build()

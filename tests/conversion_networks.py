@@ -1,4 +1,4 @@
-"""Small networks in every way that people write them, for surgery."""
+"""Small networks in many styles, for inspection, conversion and folding."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from lowcurve import randomness
 
 
 class SharedBlock(nn.Module):
-    """A residual block as torchvision writes it: one ReLU, in place, called twice."""
+    """A residual block as in torchvision: one in-place ReLU that is called twice."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SharedBlock(nn.Module):
 
 
 class SharedResNet(nn.Module):
-    """Nine modules of ReLU and 17 calls, as torchvision's ResNet-18."""
+    """A network with nine ReLU modules and 17 calls, like torchvision's ResNet-18."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class SharedResNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """BatchNorm, ReLU, convolution, and what came in beside it."""
+    """BatchNorm, ReLU and convolution, concatenated with the input."""
 
     def __init__(self, before: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Dense layers, and one F.relu in the network's own forward, as torchvision's."""
+    """Dense layers and one F.relu in the network's forward method, as in torchvision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DenseNet(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An inception block: everything is a function."""
+    """An inception block of functions."""
 
     def __init__(self, before: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """Functional through and through, with a dropout that follows the mode and a ReLU called clamp."""
+    """A network of functions, with a dropout that depends on the mode and a ReLU written as clamp."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Inception(nn.Module):
 
 
 class Dynamic(nn.Module):
-    """What it does hangs on the values."""
+    """A network whose control flow depends on the values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class ViT(nn.Module):
 
 
 def convnet() -> nn.Module:
-    """Convolutions without padding: every constant can move on."""
+    """Convolutions without padding, so every constant can move into the next bias."""
     return nn.Sequential(
         *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
         *(nn.MaxPool2d(2), nn.Conv2d(5, 6, 3, stride=2), nn.GELU(), nn.AvgPool2d(2), nn.Dropout(0.3)),
@@ -143,7 +143,7 @@ def convnet() -> nn.Module:
 
 
 def vgg() -> nn.Module:
-    """Convolution, BatchNorm, one and the same ReLU in several places, pooling."""
+    """Convolution, BatchNorm, one ReLU module in several places, and pooling."""
     act = nn.ReLU()
     layers: list[nn.Module] = []
     for before, after in ((3, 4), (4, 6), (6, 6)):
@@ -169,7 +169,7 @@ def depthwise() -> nn.Module:
 
 
 IMAGES, TINY = (3, 12, 12), (3, 2, 2)
-NETWORKS = {  # a network, the shape of an input, calls of nonlinearities
+NETWORKS = {  # network, input shape, number of calls of nonlinearities
     "convnet": (convnet, IMAGES, 4),
     "vgg": (vgg, IMAGES, 4),
     "mlp": (mlp, TINY, 2),
@@ -180,11 +180,11 @@ NETWORKS = {  # a network, the shape of an input, calls of nonlinearities
     "vit": (ViT, IMAGES, 1),
 }
 LIPSCHITZ = ("convnet", "vgg", "mlp", "depthwise", "resnet", "inception")
-"""Those for which LCNN holds."""
+"""The networks that LCNN's conversion supports."""
 
 
 def network(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
-    """A network that has seen a few batches, in eval mode, and an example."""
+    """Return a network in eval mode after a few batches, and an example."""
     make, shape, _ = NETWORKS[name]
     with randomness.temporary_seed(0, name):
         model = make()

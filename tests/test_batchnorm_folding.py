@@ -1,4 +1,4 @@
-"""A network without its BatchNorm for a while: the same numbers, and afterwards the same network."""
+"""Temporary folding of BatchNorm: the same logits inside, and the same network afterwards."""
 
 from contextlib import contextmanager
 
@@ -20,7 +20,7 @@ from lowcurve.training import Hardware, Objective, Term, make_fabric
 
 
 class Norms(TorchFunctionMode):
-    """How often BatchNorm is called."""
+    """Count the calls of BatchNorm."""
 
     count = 0
 
@@ -36,7 +36,7 @@ def norms_of(model, x):
 
 
 def seen_in(model, x):
-    """Logits and the gradient of their sum of squares."""
+    """Return logits and the gradient of their sum of squares."""
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
     (slope,) = torch.autograd.grad(logits.square().sum(), leaf)
@@ -45,7 +45,7 @@ def seen_in(model, x):
 
 @contextmanager
 def unchanged(model, x):
-    """Weights, buffers, attributes and results are to the bit what they were."""
+    """Check that weights, buffers, attributes and results stay the same bit by bit."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     own, before = [sorted(vars(part)) for part in model.modules()], seen_in(model, x)
     yield
@@ -61,14 +61,14 @@ def test_logits_and_gradients_are_the_same_and_so_is_the_network_afterwards(name
     with unchanged(model, x):
         before = seen_in(model, x)
         with fold_batchnorm(model, x):
-            assert norms_of(model, x) == (3 if name == "densenet" else 0)  # whose norms stand before its layers
+            assert norms_of(model, x) == (3 if name == "densenet" else 0)  # whose BatchNorm comes before its layers
             assert_close(seen_in(model, x), before, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LIPSCHITZ)
 @pytest.mark.parametrize("conversion", [LCNNConversion(), LipschitzConversion(beta=3.0, learn=False)])
 def test_bounded_layers(name, conversion):
-    """Where a layer has a bound of its own, BatchNorm stays."""
+    """BatchNorm stays after a layer with its own bound."""
     model, x = network(name, torch.float64)
     only = (lambda name, _: "pool" not in name) if isinstance(conversion, LipschitzConversion) else None
     model = lc.convert(model, conversion, example=x, only=only)
@@ -141,7 +141,7 @@ def test_other_layers_are_seen_anew():
 
 
 class Doubled(torch.autograd.Function):
-    """What no torch function shows."""
+    """A use of the result that no torch function shows."""
 
     @staticmethod
     def forward(ctx, x):  # noqa: ARG004
@@ -153,7 +153,7 @@ class Doubled(torch.autograd.Function):
 
 
 class Forked(nn.Module):
-    """Someone else listens to the convolution, unseen."""
+    """The result of the convolution is used elsewhere without a torch function."""
 
     def __init__(self):
         super().__init__()
@@ -187,7 +187,7 @@ def wrapped(model):
 
 
 def compiled_inside():
-    """As `Hardware(compile=True)` has it."""
+    """A network compiled as by `Hardware(compile=True)`."""
     model = make_fabric(Hardware(accelerator="cpu")).setup(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
     )
@@ -211,7 +211,7 @@ LEFT = {
 
 @pytest.mark.parametrize("name", LEFT)
 def test_what_is_left_as_it_is(name):
-    """At initialization BatchNorm does nothing, so that only other statistics show what it is heard by."""
+    """At initialization BatchNorm is the identity, so only other statistics reveal that its input is used elsewhere."""
     model, x = LEFT[name](), torch.rand(2, 3, 5, 5)
     keys = [sorted(vars(part)) for part in model.modules()]
     with fold_batchnorm(model, x):
@@ -250,7 +250,7 @@ def test_attacks_of_a_training_step_see_no_norm_and_find_the_same(attack):
     with Norms() as again:
         Objective(attack=attack, statistics="frozen").terms(model, x, y, generator=stream(0))
     assert again.count == once.count == 3
-    assert seen.count > again.count  # the first time it looked for what belongs together
+    assert seen.count > again.count  # the first time includes the search for pairs
 
 
 def test_trades_looks_for_its_point_without_norms():
@@ -259,4 +259,4 @@ def test_trades_looks_for_its_point_without_norms():
     for _ in range(2):
         with Norms() as seen:
             objective.terms(model, x, torch.arange(len(x)), generator=stream(0))
-    assert seen.count == 6  # 3 at the clean point, 3 at the other
+    assert seen.count == 6  # 3 at the clean point and 3 at the attacked one

@@ -15,13 +15,13 @@ BETAS = (1e-3, 0.1, 1.0, 10.0, 1e4)
 
 
 def points(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Numbers of all sizes and both signs, and zero."""
+    """Return numbers of all sizes and both signs, and zero."""
     sizes = torch.logspace(-8, 2, 41, dtype=torch.float64)
     return torch.cat([sizes, -sizes, torch.zeros(1, dtype=torch.float64)]).to(dtype)
 
 
 def derivatives(x: torch.Tensor, beta: float) -> list[torch.Tensor]:
-    """s0, s0' and s0'' as torch differentiates them."""
+    """Return s0, s0' and s0'' by automatic differentiation."""
     leaf = x.clone().requires_grad_()
     value = centered_softplus(leaf, torch.tensor(beta, dtype=torch.float64))
     slope = torch.autograd.grad(value.sum(), leaf, create_graph=True)[0]
@@ -29,7 +29,7 @@ def derivatives(x: torch.Tensor, beta: float) -> list[torch.Tensor]:
 
 
 def expected(x: torch.Tensor, beta: float) -> list[torch.Tensor]:
-    """The same in closed form, s0 from log cosh by its series where it would cancel."""
+    """Return the same in closed form, with the series of log cosh where s0 would cancel."""
     x = x.double()
     half = beta * x / 2
     series = half.square() / 2 - half**4 / 12

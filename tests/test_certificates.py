@@ -1,4 +1,4 @@
-"""Bounds of slope and curvature that hold everywhere, and the radii that they certify: closed forms, and never violated."""
+"""Global Lipschitz and curvature bounds and the radii that they certify: closed forms, and no violations."""
 
 import math
 
@@ -31,7 +31,7 @@ from lowcurve.types import silent
 
 
 class Residual(nn.Module):
-    """Two branches, a sum, and slices put side by side."""
+    """A network with two branches, a sum, and concatenated slices."""
 
     def __init__(self, act):
         super().__init__()
@@ -97,7 +97,7 @@ def points(count: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("act", ACTS)
 def test_no_slope_and_no_curvature_exceeds_its_bound(kind, act):
-    """At random points, and where an ascent finds the curvature largest of them."""
+    """The bounds hold at random points, and where an ascent finds the largest curvature."""
     for seed in range(4):
         model = network(kind, act, seed)
         found, x = smoothness(model, torch.zeros(1, 2, 4, 4)), points(24, seed)
@@ -110,13 +110,13 @@ def test_no_slope_and_no_curvature_exceeds_its_bound(kind, act):
             assert float(bend.max()) <= float(found.curvature[i, j])
             assert float(found.lipschitz[i, j]) < 200 * float(
                 steep.max()
-            )  # at random points; the bound is everywhere's
+            )  # at random points; the bound holds everywhere
         assert_close(found.lipschitz, found.lipschitz.T)
         assert_close(found.curvature.diagonal(), torch.zeros(3, dtype=torch.double))
 
 
 def test_closed_forms():
-    """One hidden layer: m = w (sin-like phi)(A x): slope |w| |A|, curvature max|w| sup|phi''| |A|^2."""
+    """One hidden layer: m = w (sin-like phi)(A x): Lipschitz constant |w| |A|, curvature max|w| sup|phi''| |A|^2."""
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Softplus(beta=8), nn.Linear(2, 2, bias=False)).double().eval()
     model[0].weight.data = torch.tensor([[2.0, 0, 0], [0, 1, 0]], dtype=torch.double)
     model[2].weight.data = torch.tensor([[3.0, 4], [0, 0]], dtype=torch.double)
@@ -130,7 +130,7 @@ def test_closed_forms():
 
 @pytest.mark.parametrize("name", ["lcnn-resnet18", "small"])
 def test_layers_with_a_bound_of_their_own_are_bounded_by_it(name):
-    """LCNN's ResNet-18 and a small one in a row: clipped factors and centered softplus are taken for what they are."""
+    """The bounds support clipped factors and centered softplus, in LCNN's ResNet-18 and in a small chain of layers."""
     shape = (3, 8, 8)
     if name == "small":
         first = nn.Conv2d(3, 4, 3, bias=False)
@@ -175,7 +175,7 @@ def test_no_attack_succeeds_within_a_certified_radius_of_a_thousand_networks(see
         radius = radii["certified radius"] * 0.9999
         assert bool((radius >= 0).all())
         both = [radii[f"certified radius, {order} order"] for order in ("first", "second")]
-        assert bool((radius >= torch.maximum(*both) * 0.999).all())  # each pair of classes takes the better of the two
+        assert bool((radius >= torch.maximum(*both) * 0.999).all())  # each pair of classes uses the better of the two
         attack = PGD(Ball(L2, 1.0, box=(-99.0, 99.0)), steps=8, loss=margin_loss)
         found = attack(model, x, y, generator=stream(seed), radius=radius)
         assert bool((model(found).argmax(1) == y).all()), (kind, act, seed)
@@ -185,7 +185,7 @@ def test_no_attack_succeeds_within_a_certified_radius_of_a_thousand_networks(see
 
 
 def test_certified_radius_true_distance_and_attack_distance_are_in_order():
-    """Of a network whose boundary is known: z_0 - z_1 = tanh(w x + b), which is 0 on a plane."""
+    """A network with a known boundary: z_0 - z_1 = tanh(w x + b) is 0 on a plane."""
     model = nn.Sequential(nn.Linear(2, 1), nn.Tanh(), nn.Linear(1, 2, bias=False)).double().eval()
     model[0].weight.data = torch.tensor([[0.6, 0.8]], dtype=torch.double)
     model[0].bias.data = torch.tensor([-0.7], dtype=torch.double)
@@ -282,7 +282,7 @@ def test_what_cannot_be_bounded_is_named(model, message):
 
 
 class Moody(nn.Module):
-    """A ReLU network that is something else while a mode is on, which torch.fx does not see."""
+    """A ReLU network that a torch function mode changes, which torch.fx does not see."""
 
     def __init__(self) -> None:
         super().__init__()

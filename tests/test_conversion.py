@@ -1,4 +1,4 @@
-"""Surgery: what is seen, what is split, what changes by how much, and that the original stays as it was."""
+"""Inspection and conversion: recorded calls, separated calls, bounds of the change, and an unchanged original."""
 
 import copy
 import logging
@@ -28,7 +28,7 @@ every_conversion = pytest.mark.parametrize(("name", "conversion"), CASES)
 
 
 def converted(name: str, conversion: SmoothConversion | LCNNConversion | LipschitzConversion, dtype=torch.float32):
-    """A network, its conversion and an example. Lipschitz() does not hold where the windows of a pooling overlap."""
+    """A network, its conversion and an example. LipschitzConversion() does not support overlapping pooling windows."""
     model, x = network(name, dtype)
     loose = isinstance(conversion, LipschitzConversion) and name in ("resnet", "inception")
     only = (lambda name, _: "pool" not in name) if loose else None
@@ -36,7 +36,7 @@ def converted(name: str, conversion: SmoothConversion | LCNNConversion | Lipschi
 
 
 def everything(model: nn.Module) -> dict[str, object]:
-    """What must not change in a network."""
+    """Return everything that must not change in a network."""
     hooks = {
         name: [len(value) for key, value in vars(m).items() if "hooks" in key] for name, m in model.named_modules()
     }
@@ -58,7 +58,7 @@ def assert_same(before: dict[str, object], after: dict[str, object]) -> None:
     assert after == before
 
 
-# --- looking
+# --- inspection
 
 
 @every_network
@@ -116,7 +116,7 @@ def test_a_block_that_is_called_twice_has_one_module_for_each_place():
 
 
 class NormAndAct(nn.BatchNorm2d):
-    """As timm has it: a BatchNorm whose forward holds a nonlinearity."""
+    """A BatchNorm whose forward method contains a nonlinearity, as in timm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -193,7 +193,7 @@ def test_layers_that_have_no_place_for_a_norm_are_named():
     }
 
 
-# --- converting
+# --- conversion
 
 
 @every_conversion
@@ -229,7 +229,7 @@ def test_a_large_beta_changes_little_and_what_changed_is_known(name):
     for beta in (1e2, 1e4, 1e6):
         result = lc.convert(model, SmoothConversion(beta=beta), example=x)
         change = float((result(x) - model(x)).detach().abs().max())
-        if name != "vit":  # GELU is no ReLU
+        if name != "vit":  # it has GELU instead of ReLU
             assert change < 2e2 / beta
             assert_close(result.conversion_report.per_call, math.log(2) / beta)
         assert_close(result.conversion_report.change, change)
@@ -240,7 +240,7 @@ def test_a_large_beta_changes_little_and_what_changed_is_known(name):
 )
 @pytest.mark.parametrize("beta", [0.5, 10.0, 1e4])
 def test_a_call_changes_by_what_is_stated_at_most(module, beta):
-    """log(2) / beta against ReLU, and the nonlinearity's own distance from ReLU; on a grid, and nearly attained by ReLU."""
+    """The bound is log(2) / beta plus the distance from ReLU. It holds on a grid, and ReLU nearly attains it."""
     x = torch.linspace(-50, 50, 200_001, dtype=torch.float64)[:, None]
     model = nn.Sequential(nn.Flatten(), module)
     result = lc.convert(model, SmoothConversion(beta=beta), example=x)
@@ -253,7 +253,7 @@ def test_a_call_changes_by_what_is_stated_at_most(module, beta):
 
 @pytest.mark.parametrize("name", LIPSCHITZ)
 def test_bounds_start_inactive(name):
-    """With the nonlinearities as they are, LCNN's conversion of a trained network is that network to rounding."""
+    """Without a change of nonlinearities, LCNN's conversion of a trained network is the same function up to rounding."""
     model, x = network(name)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -288,7 +288,7 @@ def test_gradients_reach_every_beta_and_gamma(name, conversion):
     _, result, x = converted(name, conversion)
     for layer in result.modules():
         if isinstance(conversion, LCNNConversion) and hasattr(layer, "log_gamma"):
-            layer.log_gamma.data.fill_(0.01)  # so that it acts
+            layer.log_gamma.data.fill_(0.01)  # small enough to clip
     result(x).pow(2).sum().backward()
     missing = [n for n, p in result.named_parameters() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
     assert missing == []
@@ -339,7 +339,7 @@ def test_the_state_dict_of_the_original_loads(name, conversion):
 
 @every_conversion
 def test_what_belongs_to_a_layer_is_kept(name, conversion):
-    """Mode, precision, and whether a gradient is wanted."""
+    """Mode, precision and requires_grad are kept."""
     model, _, x = converted(name, conversion)
     model = model.double().train()
     for number, (_, parameter) in enumerate(model.named_parameters()):
@@ -355,7 +355,7 @@ def test_what_belongs_to_a_layer_is_kept(name, conversion):
 
 
 def test_a_split_forward_follows_the_mode():
-    """F.dropout(x, training=self.training) does after the conversion what it did before."""
+    """F.dropout(x, training=self.training) works the same after the conversion."""
     model, x = network("inception")
     result = lc.convert(model, example=x)
     assert_close(result(x), result(x), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Folding: the same logits from plain layers, and what of them can be exported."""
+"""Folding: the same logits from plain layers, and export of the folded network."""
 
 import logging
 import pickle
@@ -61,7 +61,7 @@ def test_constants_move_on_where_no_zeros_are_padded():
     kinds = [type(m) for m in plain.modules() if isinstance(m, nn.Softplus | ShiftedSoftplus)]
     assert kinds == [ShiftedSoftplus, ShiftedSoftplus, nn.Softplus, nn.Softplus]
     _, plain, _ = folded("resnet", SmoothConversion())
-    assert [type(m) for m in plain.modules()].count(nn.Softplus) == 1  # the last block's: every other feeds a sum too
+    assert [type(m) for m in plain.modules()].count(nn.Softplus) == 1  # in the last block; all others are also inputs of a sum
 
 
 def test_a_plain_network_folds_too():
@@ -102,7 +102,7 @@ def test_a_folded_nonlinearity_is_exact_at_every_beta(beta):
 
 
 def test_what_is_made_anew_in_every_pass_is_left_alone():
-    """A parametrized weight, that has no place for a factor or a bias."""
+    """A layer with a parametrized weight, which cannot take a factor or a bias."""
     conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
     model = nn.Sequential(conv, nn.BatchNorm2d(4), CenteredSoftplus(), nn.Flatten()).eval()
     x = torch.rand(2, 3, 5, 5)
@@ -112,7 +112,7 @@ def test_what_is_made_anew_in_every_pass_is_left_alone():
 
 
 class Listening(nn.Module):
-    """One linear layer behind a centered softplus, whose result something else takes as well."""
+    """A linear layer after a centered softplus whose result is used elsewhere as well."""
 
     def __init__(self, listens) -> None:
         super().__init__()
@@ -167,16 +167,16 @@ def test_unlike_paths_of_a_shared_nonlinearity():
 
 @pytest.mark.parametrize("name", ["convnet", "resnet", "inception"])
 def test_a_folded_network_can_be_exported(name):
-    """By torch.export, on which ONNX rests."""
+    """Folded networks can be exported by torch.export, on which ONNX export is based."""
     _, plain, x = folded(name, LCNNConversion())
     with torch.no_grad():
         assert_close(torch.export.export(plain, (x,)).module()(x), plain(x))
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet", "inception"])
-@pytest.mark.filterwarnings("ignore:.isinstance\\(treespec, LeafSpec:FutureWarning")  # of torch, about itself
+@pytest.mark.filterwarnings("ignore:.isinstance\\(treespec, LeafSpec:FutureWarning")  # raised by torch about its own code
 def test_a_folded_network_is_the_same_function_as_onnx(name, tmp_path):
-    """Another runtime computes what torch does; where onnx is not installed (a GPU machine), this is skipped."""
+    """ONNX Runtime computes the same as torch. Skipped where onnx is not installed."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

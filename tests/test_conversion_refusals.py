@@ -1,4 +1,4 @@
-"""What surgery cannot do is said in one sentence, by name; and with strict=False left as it is."""
+"""Errors of conversion and folding name the layer; with strict=False the layer is left unchanged."""
 
 import math
 
@@ -15,7 +15,7 @@ X = torch.rand(4, 3, 2, 2)
 
 
 class Written(nn.Module):
-    """Two calls of one ReLU, in whatever way `step` writes them."""
+    """Two calls of one ReLU, written as `step` does."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Centered softplus in one pass: the same numbers as torch's nine, and only where torch's are not wanted for another reason."""
+"""Fused centered softplus: the same values as torch operations, and its conditions."""
 
 import math
 
@@ -16,13 +16,13 @@ BETAS = (1e-3, 0.1, 1.0, 5.0, 30.0, 1e4)
 
 
 def points() -> torch.Tensor:
-    """Numbers of all sizes and both signs, and zeros; more than a block of the sum."""
+    """Return numbers of all sizes and both signs, and zeros; more than one block of the sum."""
     sizes = torch.logspace(-8, 2, 5001)
     return torch.cat([sizes, -sizes, torch.zeros(3)])
 
 
 def true(x: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The value and its slope in double precision."""
+    """Return the value and its derivative in double precision."""
     x, beta = x.double(), beta.double()
     return x.relu() + torch.log1p(torch.expm1(-(x * beta).abs()) / 2) / beta, torch.sigmoid(x * beta)
 
@@ -35,7 +35,7 @@ def test_value_and_slopes_are_right_to_rounding(beta):
     assert bool(((found - value).abs() <= 3e-7 * value.abs()).all())
     g = normal(x, generator=stream(0, "g"))
     in_x, in_beta = fused.derivatives(g, x, found, beta)
-    # What rounding of beta x makes of the exponential grows with beta |x|; below exp(-87) = 1.6e-38 it is no smaller.
+    # The error of the exponential from rounding beta x grows with beta |x|; results below exp(-87) = 1.6e-38 are not resolved.
     allowed = (2e-7 * (1 + (x * beta).abs()) * slope + 2e-38) * g.abs()
     assert bool(((in_x - g * slope).abs() <= allowed).all())
     parts = g.double() * (x.double() * slope - value) / beta
@@ -47,7 +47,7 @@ def test_value_and_slopes_are_right_to_rounding(beta):
 def test_the_layer_is_what_torch_makes_of_it(learn, layout, monkeypatch):
     act = CenteredSoftplus(3.0, learn=learn)
     x = normal(torch.zeros(3, 5, 4, 6), generator=stream(0)).to(memory_format=layout)
-    g = normal(torch.zeros(3, 5, 4, 6), generator=stream(1))  # laid out in its own way
+    g = normal(torch.zeros(3, 5, 4, 6), generator=stream(1))  # in another memory layout than x
     found = []
     for compiled in (True, False):
         monkeypatch.setattr(fused, "COMPILED", compiled)
@@ -70,7 +70,7 @@ def test_what_is_not_finite_stays_so():
 
 
 class Looking(TorchDispatchMode):
-    """It sees what torch does."""
+    """A dispatch mode sees the operations of torch."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.seen = [*getattr(self, "seen", []), str(func)]

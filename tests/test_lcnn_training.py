@@ -1,4 +1,4 @@
-"""Training with LCNN's penalty: what it adds up, that it looks at no example, and that norms are followed and resumed."""
+"""Training with LCNN's penalty: its value, independence of the examples, and tracked and resumed norms."""
 
 import math
 
@@ -38,7 +38,7 @@ def of(penalty: LCNNPenalty, model: nn.Module) -> torch.Tensor:
 
 
 def layers(low: bool = False) -> nn.Sequential:
-    """Betas 4 and 0.5, a fixed one; gammas 10 and 2 (or 1/2), a fixed one."""
+    """Layers with betas 4 and 0.5 and a fixed one, and with gammas 10 and 2 (or 1/2) and a fixed one."""
     second = LipschitzLinear(36, 36, gamma=0.5 if low else 2.0, learn=True, at_least_one=not low)
     first, fixed = LipschitzLinear(36, 36, gamma=10.0, learn=True), LipschitzLinear(36, 3, gamma=7.0)
     acts = CenteredSoftplus(4.0), CenteredSoftplus(0.5), CenteredSoftplus(9.0, learn=False)

@@ -1,4 +1,4 @@
-"""Layers with a bound: their laws and what they are to torch."""
+"""Layers with a norm bound: their laws and their behavior as torch modules."""
 
 import copy
 import io
@@ -36,7 +36,7 @@ def bounded(layer: nn.Module) -> nn.Module:
 
 
 def plain(layer: nn.Module) -> nn.Module:
-    """The same without a bound: a layer of torch's own with the same state."""
+    """Return the plain torch layer with the same state, without a bound."""
     known = {"LipschitzLinear": nn.Linear, "LipschitzConv1d": nn.Conv1d, "LipschitzConv2d": nn.Conv2d}
     known |= {
         "LipschitzConv3d": nn.Conv3d,
@@ -62,7 +62,7 @@ def test_the_norm_of_a_layer_that_clips_is_gamma(kind):
     own = bounded(layer)
     assert bool(own.factor < 1)
     found, gamma = jacobian_norm(layer, x), float(own.gamma.detach())
-    if kind.endswith("published"):  # a bound of the norm is clipped, so it is less
+    if kind.endswith("published"):  # an upper bound of the norm is clipped, so the norm is smaller
         assert found < gamma
         assert float(own.sigma) > jacobian_norm(plain(layer), x)
     else:
@@ -79,7 +79,7 @@ def test_a_layer_that_does_not_clip_is_the_plain_one_to_the_bit(kind):
         return
     assert own.factor == 1
     twin = plain(layer).train()
-    digits = 2e-6 if kind == "bn2d without weights" else 0  # torch has another formula where there are none
+    digits = 2e-6 if kind == "bn2d without weights" else 0  # torch uses another formula without weights
     assert_close(layer.train()(x), twin(x), rtol=digits, atol=digits)
     layer(x).square().sum().backward()
     gradients = dict(layer.named_parameters())
@@ -103,7 +103,7 @@ def test_what_torch_does_to_modules_can_be_done(kind, tmp_path):
         update_norms(twin, 1)
         assert_close(own.sigma, 2 * bounded(layer).sigma, rtol=1e-4, atol=0)
     safetensors.torch.save_file(layer.state_dict(), tmp_path / "it.safetensors")
-    fresh = KINDS[kind][0]().eval()  # not prepared: the vector comes in its size
+    fresh = KINDS[kind][0]().eval()  # not prepared, so the vector takes the size in the state dict
     fresh.load_state_dict(safetensors.torch.load_file(tmp_path / "it.safetensors"))
     assert_close(fresh(x), layer(x), rtol=0, atol=0)
 
@@ -147,7 +147,7 @@ def test_gamma(at_least_one):
 
 
 def test_without_batchnorm_the_weights_have_the_derivative_of_the_norm():
-    """W / ||W|| does not change with the length of W, so its gradient is across it; and it is the true one."""
+    """W / ||W|| does not depend on the length of W, so its gradient is orthogonal to W, and it is exact."""
     layer = LipschitzLinear(4, 3, bias=False, gamma=1.0).double()
     nn.init.normal_(layer.weight, std=2.0, generator=stream(0))
     x = normal(torch.zeros(5, 4, dtype=torch.float64), generator=stream(1))
@@ -180,7 +180,7 @@ def test_a_batchnorm_alone_is_as_steep_as_its_steepest_channel():
 
 
 def test_one_step_of_power_iteration_a_step_follows_moving_weights():
-    """From below, since power iteration is; against the dense matrix."""
+    """Power iteration approaches the norm of the dense matrix from below."""
     with temporary_seed(0, "layer"):
         layer = LipschitzConv2d(3, 8, 3, padding=1)
     prepare_norms(layer, torch.zeros(1, 3, 8, 8))
@@ -211,7 +211,7 @@ def test_batchnorm_with_a_mean_over_all_batches_and_in_half_precision():
 
 @every_kind
 def test_images_whose_channels_stand_last(kind):
-    """torch's own backward pass of BatchNorm reads beyond a weight that is one number stretched to all channels."""
+    """torch's backward pass of BatchNorm reads beyond a weight that is an expanded scalar."""
     layer, x = made(kind)
     if x.ndim == 4:
         found = []
@@ -224,7 +224,7 @@ def test_images_whose_channels_stand_last(kind):
 
 
 class Unread(TorchDispatchMode):
-    """While it is on, nobody looks at a value, which would make a GPU wait."""
+    """A mode in which no value may be read, because that would make a GPU wait."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert not re.search(r"local_scalar|nonzero|is_nonzero|aten\.equal|unique", str(func)), func
@@ -258,7 +258,7 @@ def test_weights_in_half_precision(kind):
     assert_close(bounded(layer).sigma.float(), sigma, rtol=0.02, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # which dynamo does
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # raised by torch._dynamo
 def test_what_is_compiled_is_one_graph():
     conv = nn.Conv2d(2, 4, 3)
     model = nn.Sequential(conv, LipschitzBatchNorm2d(conv, gamma=1.0), CenteredSoftplus(), LipschitzConv2d(4, 2, 3))

@@ -1,4 +1,4 @@
-"""The networks made of layers with a bound, their summary and the bound of Theorem 1."""
+"""The networks of the LCNN paper, the summary of their layers, and the bound of Theorem 1."""
 
 import copy
 import itertools
@@ -40,7 +40,7 @@ def network(name: str, act: str = "centered-softplus", shape: tuple[int, ...] = 
     [
         ("lcnn-resnet18", "centered-softplus", 11_210_569, 17, 20),
         ("lcnn-resnet18", "softplus-1000", 11_210_552, 0, 20),
-        ("lcnn-resnet18-plain", "softplus-1000", 11_210_532, 0, 0),  # the paper's has 20 gammas that it does not use
+        ("lcnn-resnet18-plain", "softplus-1000", 11_210_532, 0, 0),  # the paper's network has 20 unused gammas
         ("lcnn-vgg11", "centered-softplus", 9_456_312, 10, 10),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_summary_has_a_row_for_every_beta_and_gamma():
     rows = summary(model)
     assert [sum(row.beta is not None for row in rows), sum(row.gamma is not None for row in rows)] == [17, 21]
     assert {row.beta for row in rows} == {None, 5.0}
-    assert [row.name for row in rows if row.clipped] == ["1.13"]  # the head, whose norm is always one
+    assert [row.name for row in rows if row.clipped] == ["1.13"]  # the head, whose norm is always normalized to one
     own = {name: module for name, module in model.named_modules() if hasattr(module, "sigma")}
     for row in rows:
         if row.norm is not None:
@@ -105,7 +105,7 @@ def test_a_summary_has_a_row_for_every_beta_and_gamma():
 
 
 def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity():
-    """On a network with one output, whose normalized curvature is known; and the network of the paper can be asked."""
+    """The bound holds for a network with one output, and can be computed for the network of the paper."""
     with temporary_seed(0, "weights"):
         model = nn.Sequential(
             nn.Linear(3, 4), CenteredSoftplus(2.0), LipschitzLinear(4, 3), nn.Softplus(3), nn.Linear(3, 1)

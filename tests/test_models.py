@@ -22,7 +22,7 @@ from lowcurve.store import Run
 
 CIFAR, MNIST, DIGITS, TINY, ODD, POINT = (3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 64, 64), (2, 7, 9), (2,)
 
-# name: a small width, and the shapes that the architecture is for
+# A small width and the input shapes of each architecture.
 SHAPES = {
     "mlp": (8, (POINT, DIGITS, MNIST)),
     "small-convnet": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
@@ -35,7 +35,7 @@ SHAPES = {
     "lcnn-resnet18-plain": (4, (MNIST, CIFAR, ODD)),
     "lcnn-vgg11": (4, (MNIST, CIFAR, TINY, ODD)),
 }
-# name: how many nonlinearities it has
+# The number of nonlinearities of each architecture.
 PLACES = {
     "mlp": 2,
     "small-convnet": 4,
@@ -77,7 +77,7 @@ def test_one_row_of_logits_an_example(name, shape):
 
 @pytest.mark.parametrize("act", ["relu", "softplus", "centered-softplus"])
 def test_a_nonlinearity_behind_the_pooling_is_the_one_before_it(act):
-    """Which increases: the largest of four values is the same one before it and behind it."""
+    """For an increasing nonlinearity, the largest of four values is the same before and after it."""
     model = Network("yu2018-mnist", MNIST, 10, (0.1,), (0.3,), act).build(seed=0).eval()
     layers = list(model[1])
     assert [type(layer) for layer in layers[1:5:3]] == [nn.MaxPool2d] * 2
@@ -103,7 +103,7 @@ def test_a_network_that_pools_has_its_channels_last_also_where_it_was_copied_or_
 
 
 class Layers(Tracer):
-    """Takes the house's own layers as one call, as torch's are."""
+    """A tracer that takes this package's layers as one call, like those of torch."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = type(m).__module__ in ("lowcurve.models.layers", "lowcurve.models.lipschitz")
@@ -113,7 +113,7 @@ class Layers(Tracer):
 @every_architecture
 @pytest.mark.parametrize("act", NONLINEARITIES)
 def test_every_nonlinearity_is_a_module_of_its_own(name, act):
-    """So that a place in a network can be measured or replaced by itself."""
+    """Each place in a network can then be measured or replaced independently."""
     shape = SHAPES[name][1][-1]
     normalize, body = spec(name, shape, act).build(seed=0)
     assert isinstance(normalize, Normalize)
@@ -166,7 +166,7 @@ def test_the_seed_alone_makes_the_weights(name):
     state = torch.get_rng_state()
     first = spec(name, shape).build(seed=3).state_dict()
     assert_close(torch.get_rng_state(), state)
-    torch.rand(3)  # wherever the global stream stands
+    torch.rand(3)  # changes the global random state
     assert_close(dict(spec(name, shape).build(seed=3).state_dict()), dict(first), rtol=0, atol=0)
     other = spec(name, shape).build(seed=4).state_dict()
     weights = [key for key, value in first.items() if value.ndim > 1]

@@ -1,4 +1,4 @@
-"""Operator norms: random layers of every kind against the dense singular values of the map that they are."""
+"""Operator norms of random layers of every kind, compared with the singular values of their dense matrices."""
 
 import math
 
@@ -29,7 +29,7 @@ def chosen(generator: torch.Generator, low: int, high: int, count: int = 1) -> t
 
 
 def random_layer(seed: int, mode: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """A convolution and the size of its images: one to three axes, none square, any stride, dilation, padding and groups."""
+    """Draw a convolution and its image size: one to three axes, not square, any stride, dilation, padding and groups."""
     g = stream(seed, "layer", mode)
     (axes,) = chosen(g, 1, 3)
     (groups,), (before,), (after,) = chosen(g, 1, 3), chosen(g, 1, 3), chosen(g, 1, 3)
@@ -43,21 +43,21 @@ def random_layer(seed: int, mode: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def dense(layer, shape: tuple[int, ...]) -> torch.Tensor:
-    """The matrix of a layer on images of this shape, without its bias."""
+    """Return the matrix of a layer on images of this shape, without its bias."""
     size = input_channels(layer) * math.prod(shape)
     basis = torch.eye(size, dtype=torch.float64).view(size, input_channels(layer), *shape)
     return apply_linear(layer, basis, layer.weight.detach().double()).flatten(1).T
 
 
 def true_norm(layer, shape: tuple[int, ...]) -> float:
-    """By the largest eigenvalue of the smaller Gram matrix, in a quarter of the time of all singular values."""
+    """Compute the norm from the smaller Gram matrix, in a quarter of the time of all singular values."""
     matrix = dense(layer, shape)
     matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     return float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1].clamp(min=0).sqrt())
 
 
-# Padding: the largest slack of the lower end over 60 layers, the median and the largest of the upper end. What is left of it
-# is the share of the border, which zeros take from the norm, and for reflect and replicate the repeated pixels.
+# For each padding: the largest slack of the lower end over 60 layers, and the median and the largest of the upper end. The
+# slack comes from the border, where zeros reduce the norm, and for reflect and replicate from the repeated pixels.
 SLACK = {
     "zeros": (0.004, 0.02, 0.5),
     "circular": (0.004, 0.2, 1.5),
@@ -92,7 +92,7 @@ def test_of_a_linear_layer_it_is_as_good_as_exact(shape):
 
 
 def test_large_images_need_no_more_frequencies():
-    """Beyond GRID they are interpolated between, and the bound stays one: of any image, since larger ones have larger norms."""
+    """Above GRID frequencies the bound still holds for any image size, since larger images have larger norms."""
     with temporary_seed(0, "weights"):
         layer = nn.Conv1d(2, 3, 5, padding=2)
     shapes = (10, 47, 60, 200, 400)

@@ -1,4 +1,4 @@
-"""Checkpoints and weights: every layout comes back; what is damaged, foreign or code does not."""
+"""Checkpoints and weights: every layout can be loaded; damaged and foreign files and code are refused."""
 
 import io
 import json
