@@ -61,7 +61,9 @@ def test_constants_move_on_where_no_zeros_are_padded():
     kinds = [type(m) for m in plain.modules() if isinstance(m, nn.Softplus | ShiftedSoftplus)]
     assert kinds == [ShiftedSoftplus, ShiftedSoftplus, nn.Softplus, nn.Softplus]
     _, plain, _ = folded("resnet", SmoothConversion())
-    assert [type(m) for m in plain.modules()].count(nn.Softplus) == 1  # in the last block; all others are also inputs of a sum
+    assert [type(m) for m in plain.modules()].count(
+        nn.Softplus
+    ) == 1  # in the last block; all others are also inputs of a sum
 
 
 def test_a_plain_network_folds_too():
@@ -174,7 +176,9 @@ def test_a_folded_network_can_be_exported(name):
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet", "inception"])
-@pytest.mark.filterwarnings("ignore:.isinstance\\(treespec, LeafSpec:FutureWarning")  # raised by torch about its own code
+@pytest.mark.filterwarnings(
+    "ignore:.isinstance\\(treespec, LeafSpec:FutureWarning"
+)  # raised by torch about its own code
 def test_a_folded_network_is_the_same_function_as_onnx(name, tmp_path):
     """ONNX Runtime computes the same as torch. Skipped where onnx is not installed."""
     pytest.importorskip("onnx")
