@@ -5,6 +5,7 @@ The claims are those of its abstract.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from lowcurve.figures.boundary_shape import FLAT, detection, profile, sensitivity
 from lowcurve.figures.loops import loop_results
@@ -46,10 +47,7 @@ def connectivity(context: Context) -> Reproduction:
     """
     made, data, models = context.load_or_train(NAME, make_study(context))
     pairs = {"smoke": 8, "laptop": 200, "paper": 1000}[context.scale]
-
-    def make() -> Mapping[str, Result]:
-        return path_results(models[NAME], data.test, pairs, share=SHARE, seed=made.seed, progress=context.progress)
-
+    make = partial(path_results, models[NAME], data.test, pairs, share=SHARE, seed=made.seed, progress=context.progress)
     results = context.load_or_compute("connected", ("connected", made, pairs, SHARE), make)
     table = as_table(results["paths"])
     cells = {(row[0], row[1]): record for row, record in zip(table.rows, read_records(table), strict=True)}
@@ -129,7 +127,7 @@ def loop_filling(context: Context) -> Reproduction:
     """
     made, data, models = context.load_or_train(NAME, make_study(context))
     loops = {"smoke": 2, "laptop": 20}.get(context.scale, 100)
-    make = lambda: loop_results(models[NAME], data.test, loops, seed=made.seed, progress=context.progress)  # noqa: E731
+    make = partial(loop_results, models[NAME], data.test, loops, seed=made.seed, progress=context.progress)
     results = context.load_or_compute("filled", ("filled", made, loops), make)
     table = as_table(results["numbers"])
     claims = [
@@ -147,7 +145,10 @@ def _measure_at_images(
     """Measure the network at its first correctly classified test images; return the results and the table's first row."""
     made, data, models = context.load_or_train(NAME, make_study(context))
     count = counts.get(context.scale, 1000)
-    make = lambda: measure(same_images(made, data, models, count, progress=context.progress))  # noqa: E731
+
+    def make() -> dict[str, Result]:
+        return measure(same_images(made, data, models, count, progress=context.progress))
+
     results = context.load_or_compute(name, (name, made, count), make)
     table = as_table(results["numbers"])
     return results, table.rows[0]

@@ -78,7 +78,10 @@ def figure_5(context: Context) -> Reproduction:
     """
     made, data, models = context.load_or_train("base", make_study(context))
     count = {"smoke": 30}.get(context.scale, 500)
-    make = lambda: path_pictures(same_images(made, data, {BASE: models["standard"]}, count, progress=context.progress))  # noqa: E731
+
+    def make() -> dict[str, Result]:
+        return path_pictures(same_images(made, data, {BASE: models["standard"]}, count, progress=context.progress))
+
     results = context.load_or_compute("figure-5", ("figure-5", made, count), make)
     flat = as_curves(results["components"])
     first = {

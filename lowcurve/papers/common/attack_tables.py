@@ -72,36 +72,44 @@ def run_strong_suite(context: Context, wanted: Mapping[str, Study]) -> dict[str,
     """
     found: dict[str, list[Result]] = {}
     for row, study in context.select_rows(wanted).items():
-        one = train_row(context, row, study)
-        strong = replace(one.study, suite="strong")
+        trained = train_row(context, row, study)
+        strong = replace(trained.study, suite="strong")
         results = context.load_or_compute(
-            f"judged-{file_name(row)}", ("judged", strong), partial(_attack_strongly, context, one, strong)
+            f"judged-{file_name(row)}", ("judged", strong), partial(_attack_strongly, context, trained, strong)
         )
         for name, result in results.items():
             found.setdefault(name, []).append(result)
     return merge_by_kind(found)
 
 
-def _make_attack_row(one: TrainedRow, attacks: Attacks) -> Table:
-    study = one.study
-    examples = one.data.test.take(slice(study.evaluation.examples))
+def _make_attack_row(trained: TrainedRow, attacks: Attacks) -> Table:
+    study = trained.study
+    examples = trained.data.test.take(slice(study.evaluation.examples))
     cells = [
-        (Column("clean", "On the whole test set.", ".1%"), float(evaluation.correct(one.model, one.data.test).mean()))
+        (
+            Column("clean", "Accuracy on the whole test set.", ".1%"),
+            float(evaluation.correct(trained.model, trained.data.test).mean()),
+        )
     ]
     for name, attack in attacks(study).items():
         outcome = evaluation.attack(
-            one.model, examples, attack, seed=study.seed, progress=one.progress, heading=f"{name} on {one.row}"
+            trained.model,
+            examples,
+            attack,
+            seed=study.seed,
+            progress=trained.progress,
+            heading=f"{name} on {trained.row}",
         )
         cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(outcome.robust.mean())))
     conditions = {
         "attacks": f"{len(examples)} of the test set, {study.norm} in pixel units",
-        **training_conditions(one),
+        **training_conditions(trained),
     }
-    return make_row_table("Accuracy under attack", one, cells, conditions)
+    return make_row_table("Accuracy under attack", trained, cells, conditions)
 
 
-def _attack_strongly(context: Context, one: TrainedRow, study: Study) -> dict[str, Result]:
-    run = context.networks_run(file_name(one.row), one.study)
-    found = attack_results(study, one.data, one.row, one.model, one.progress, run)
-    run.ledger(one.row, "").remove()
+def _attack_strongly(context: Context, trained: TrainedRow, study: Study) -> dict[str, Result]:
+    run = context.networks_run(file_name(trained.row), trained.study)
+    found = attack_results(study, trained.data, trained.row, trained.model, trained.progress, run)
+    run.ledger(trained.row, "").remove()
     return found

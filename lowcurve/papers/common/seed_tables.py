@@ -83,10 +83,10 @@ def make_seed_table(
     for row, study in context.select_rows(wanted).items():
         numbers = []
         for seed in range(context.seeds):
-            one = train_row(context, row, study, seed)
-            key = (kind, one.study, settings(one.study))
+            trained = train_row(context, row, study, seed)
+            key = (kind, trained.study, settings(trained.study))
             name = f"{kind}-{file_name(row)}-{seed}"
-            table = as_table(context.load_or_compute(name, key, partial(_make_part, kind, make, one))[kind])
+            table = as_table(context.load_or_compute(name, key, partial(_make_part, kind, make, trained))[kind])
             numbers.append([read_value(cell) for cell in table.rows[0][1:]])
         lines.append((row, *_average_seeds(np.array(numbers))))
     conditions = {**table.conditions, "seeds": str(context.seeds)}
@@ -114,10 +114,12 @@ def make_extra_results(context: Context, wanted: Mapping[str, Study], kinds: Seq
     """
     found: dict[str, list[Result]] = {}
     for row, study in context.select_rows(wanted).items():
-        one = train_row(context, row, study)
+        trained = train_row(context, row, study)
         for kind in kinds:
-            make = partial(_make_extra_result, kind, one)
-            for name, result in context.load_or_compute(f"{kind}-{file_name(row)}", (kind, one.study), make).items():
+            make = partial(_make_extra_result, kind, trained)
+            for name, result in context.load_or_compute(
+                f"{kind}-{file_name(row)}", (kind, trained.study), make
+            ).items():
                 found.setdefault(name, []).append(result)
     return {name: merge(results) for name, results in found.items()}
 
@@ -162,15 +164,15 @@ def claim_order(cells: Mapping[str, Mapping[str, Cell]], heading: str, models: S
     return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + overlap)
 
 
-def _make_part(kind: str, make: Callable[[TrainedRow], Table], one: TrainedRow) -> dict[str, Result]:
-    return {kind: make(one)}
+def _make_part(kind: str, make: Callable[[TrainedRow], Table], trained: TrainedRow) -> dict[str, Result]:
+    return {kind: make(trained)}
 
 
-def _make_geometry_row(one: TrainedRow, radii: Sequence[float]) -> Table:
-    study, data, model, settings = one.study, one.data, one.model, one.study.evaluation
+def _make_geometry_row(trained: TrainedRow, radii: Sequence[float]) -> Table:
+    study, data, model, settings = trained.study, trained.data, trained.model, trained.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     attacked = data.test.take(slice(settings.examples))
-    subject = MeasuredNetwork(study, one.row, model, few, one.progress, {})
+    subject = MeasuredNetwork(study, trained.row, model, few, trained.progress, {})
     measures: dict[str, Measure] = {"all": Curvature(settings.lanczos_steps), "power": PowerIteration(POWER_STEPS)}
     columns = subject.columns(measures)
     cells: list[tuple[Column, float]] = [
@@ -183,67 +185,67 @@ def _make_geometry_row(one: TrainedRow, radii: Sequence[float]) -> Table:
     ]
     for radius in radii:
         outcome = evaluation.attack(
-            model, attacked, PGD(Ball(L2, radius), steps=20), seed=study.seed, progress=one.progress,
-            heading=f"PGD on {one.row}",
+            model, attacked, PGD(Ball(L2, radius), steps=20), seed=study.seed, progress=trained.progress,
+            heading=f"PGD on {trained.row}",
         )  # fmt: skip
         cells.append(
             (Column(f"PGD at {radius:g}", "20 steps in l_2 on the true label.", ".1%"), float(outcome.robust.mean()))
         )
-    heading = f"strong on {one.row}"
+    heading = f"strong on {trained.row}"
     outcome = evaluation.attack(
-        model, attacked, suite_of(study), seed=study.seed, progress=one.progress, heading=heading
+        model, attacked, suite_of(study), seed=study.seed, progress=trained.progress, heading=heading
     )
     strongest = Column(f"strong at {study.ball().radius:g}", "Accuracy under the suite strong.", ".1%")
     cells.append((strongest, float(outcome.robust.mean())))
     conditions = {
         "curvature": f"{len(few)} of the test set",
         "attacks": f"{len(attacked)} of the test set, l_2 in pixel units",
-        **training_conditions(one),
+        **training_conditions(trained),
     }
-    return make_row_table("Geometry and robustness", one, cells, conditions)
+    return make_row_table("Geometry and robustness", trained, cells, conditions)
 
 
-def training_conditions(one: TrainedRow) -> dict[str, str]:
+def training_conditions(trained: TrainedRow) -> dict[str, str]:
     """Return the conditions that every table of rows states: test set, BatchNorm mode, network and training.
 
     Args:
-        one: The trained network of the row.
+        trained: The trained network of the row.
     """
-    study = one.study
+    study = trained.study
     return {
-        "clean": f"{len(one.data.test)} of the test set",
+        "clean": f"{len(trained.data.test)} of the test set",
         "BatchNorm": "eval mode",
-        "network": f"{study.network}, width {study.width}, {study.training.epochs} epochs on {len(one.data.train)} images",
+        "network": f"{study.network}, width {study.width}, {study.training.epochs} epochs on {len(trained.data.train)} images",
     }
 
 
 def make_row_table(
-    title: str, one: TrainedRow, cells: Sequence[tuple[Column, float]], conditions: Mapping[str, str]
+    title: str, trained: TrainedRow, cells: Sequence[tuple[Column, float]], conditions: Mapping[str, str]
 ) -> Table:
     """Make a table of one row from a network's numbers.
 
     Args:
         title: Title of the table.
-        one: The trained network of the row.
+        trained: The trained network of the row.
         cells: Columns with their numbers.
         conditions: The conditions under which the numbers hold.
     """
     headings = (Column("network"), *(column for column, _ in cells))
-    return Table(title, headings, ((one.row, *(value for _, value in cells)),), conditions=dict(conditions))
+    return Table(title, headings, ((trained.row, *(value for _, value in cells)),), conditions=dict(conditions))
 
 
-def _make_extra_result(kind: str, one: TrainedRow) -> dict[str, Result]:
-    study, data, settings = one.study, one.data, one.study.evaluation
+def _make_extra_result(kind: str, trained: TrainedRow) -> dict[str, Result]:
+    study, data, settings = trained.study, trained.data, trained.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     conditions = {"BatchNorm": "eval mode", **counted(few, "test")}
-    subject = MeasuredNetwork(study, one.row, one.model, few, one.progress, conditions)
+    subject = MeasuredNetwork(study, trained.row, trained.model, few, trained.progress, conditions)
     if kind == "stability":
         return {kind: stability(subject)}
     if kind == "discrepancy":
         columns = subject.columns({"all": Curvature(settings.lanczos_steps)})
         return {kind: train_against_test(subject, columns, data.train.take(slice(len(few))))}
     few = data.test.take(slice(settings.boundary_examples))
-    found = boundary_results(study, one.row, one.model, few, one.progress)
+    found = boundary_results(study, trained.row, trained.model, few, trained.progress)
     return {name: result for name, result in found.items() if name == kind}
 
 

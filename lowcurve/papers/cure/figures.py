@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from lowcurve import evaluation
 from lowcurve.attacks import PGD
+from lowcurve.data import Examples
 from lowcurve.figures.cross_sections import cross_sections
 from lowcurve.figures.landscapes import deepfool_surfaces, nonlinear_share
 from lowcurve.figures.same_images import SameImages
@@ -20,11 +22,11 @@ from lowcurve.papers.common.epochs import load_epochs
 from lowcurve.papers.common.evolution import measure_epochs
 from lowcurve.papers.common.lookup import as_curves, as_surface, as_table, read_cells, read_value
 from lowcurve.papers.common.masking import compare_attacks
-from lowcurve.papers.common.seed_tables import train_row
+from lowcurve.papers.common.seed_tables import TrainedRow, train_row
 from lowcurve.papers.cure.networks import COUNTS, DIFFERS, make_spsa, select_studies
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Claim, Column, Result, Surface, Table, holds, merge
-from lowcurve.results.cells import counted
+from lowcurve.results.cells import NETWORK, counted
 from lowcurve.study.geometry_results import profile
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.report_figures import same_images
@@ -32,10 +34,10 @@ from lowcurve.study.report_figures import same_images
 
 def _select_shared_images(context: Context, *names: str) -> SameImages:
     """Select three test images that all these networks of the first seed classify correctly."""
-    ones = [train_row(context, row, study) for row, study in select_studies(context, *names).items()]
+    networks = [train_row(context, row, study) for row, study in select_studies(context, *names).items()]
     points = {"smoke": 11, "laptop": 81, "paper": 101}[context.scale]
-    models = {one.row: one.model for one in ones}
-    return same_images(ones[0].study, ones[0].data, models, 3, points, context.progress)
+    models = {trained.row: trained.model for trained in networks}
+    return same_images(networks[0].study, networks[0].data, models, 3, points, context.progress)
 
 
 def figure_1(context: Context) -> Reproduction:
@@ -111,15 +113,9 @@ def figure_2(context: Context) -> Reproduction:
     exactly, at_scale = COUNTS[context.scale].exact_profile, COUNTS[context.scale].profile_at_scale
     parts: dict[str, list[Result]] = {"profile": [], "profile at scale": []}
     for row, study in select_studies(context, "original", "fine-tuned", "CURE").items():
-        one = train_row(context, row, study)
-
-        def make(one=one) -> dict[str, Result]:  # type: ignore[no-untyped-def]
-            conditions = {"units": "pixel range [0, 1]", "BatchNorm": "eval mode"}
-            subject = MeasuredNetwork(one.study, one.row, one.model, one.data.test, one.progress, conditions)
-            wide = subject.first(at_scale)
-            return {"profile": profile(subject.first(exactly), None), "profile at scale": profile(wide, wide.reach)}
-
-        key = ("profile", one.study, exactly, at_scale)
+        trained = train_row(context, row, study)
+        key = ("profile", trained.study, exactly, at_scale)
+        make = partial(_make_profiles, trained, exactly, at_scale)
         for kind, result in context.load_or_compute(f"profile-{row}", key, make).items():
             parts[kind].append(result)
     results = {kind: merge(several) for kind, several in parts.items()}
@@ -146,6 +142,15 @@ def figure_2(context: Context) -> Reproduction:
     return Reproduction(_add_figure_number("Figures 2, 9 and 12", results), claims, (*DIFFERS[:1], said))
 
 
+def _make_profiles(trained: TrainedRow, exactly: int, at_scale: int) -> dict[str, Result]:
+    conditions = {"units": "pixel range [0, 1]", "BatchNorm": "eval mode"}
+    network = MeasuredNetwork(
+        trained.study, trained.row, trained.model, trained.data.test, trained.progress, conditions
+    )
+    wide = network.first(at_scale)
+    return {"profile": profile(network.first(exactly), None), "profile at scale": profile(wide, wide.reach)}
+
+
 def remark_3(context: Context) -> Reproduction:
     """Measure how well the gradient aligns with the eigenvector of the largest curvature, before and after fine-tuning.
 
@@ -156,31 +161,11 @@ def remark_3(context: Context) -> Reproduction:
     """
     rows, claims = [], []
     for row, study in select_studies(context, "original", "fine-tuned", "CURE").items():
-        one = train_row(context, row, study)
-        few = one.data.test.take(slice(one.study.evaluation.curvature_examples))
-
-        def make(one=one, few=few) -> dict[str, Result]:  # type: ignore[no-untyped-def]
-            subject = MeasuredNetwork(one.study, one.row, one.model, few, one.progress, {})
-            values = subject.columns({"all": Curvature(one.study.evaluation.lanczos_steps)})["alignment"]
-            columns = (
-                Column("network"),
-                Column("|g·u| / ‖g‖", "Mean over images."),
-                Column("median", "Median over images."),
-            )
-            conditions = {**counted(few, "test"), "Hessian": "exact; u by Lanczos", "BatchNorm": "eval mode"}
-            line = (one.row, float(values.mean()), float(np.median(values)))
-            return {
-                "alignment": Table(
-                    "Alignment of gradient and direction of largest curvature",
-                    columns,
-                    (line,),
-                    "",
-                    conditions,
-                )
-            }
-
-        rows.append(context.load_or_compute(f"alignment-{row}", ("alignment", one.study), make)["alignment"])
-        size = int(np.prod(one.data.shape))
+        trained = train_row(context, row, study)
+        few = trained.data.test.take(slice(trained.study.evaluation.curvature_examples))
+        make = partial(_measure_alignment, trained, few)
+        rows.append(context.load_or_compute(f"alignment-{row}", ("alignment", trained.study), make)["alignment"])
+        size = int(np.prod(trained.data.shape))
     table = as_table(merge(rows))
     found = {name: read_value(cells["|g·u| / ‖g‖"]) for name, cells in read_cells(table).items()}
     draws = normal(torch.zeros(1000, size), generator=stream(0, "random alignment"))
@@ -199,6 +184,16 @@ def remark_3(context: Context) -> Reproduction:
     )
     said = "u is an eigenvector of the exact Hessian; the paper states neither its Hessian nor h."
     return Reproduction({"alignment": table}, claims, (*DIFFERS[:1], said))
+
+
+def _measure_alignment(trained: TrainedRow, few: Examples) -> dict[str, Result]:
+    network = MeasuredNetwork(trained.study, trained.row, trained.model, few, trained.progress, {})
+    values = network.columns({"all": Curvature(trained.study.evaluation.lanczos_steps)})["alignment"]
+    title = "Alignment of gradient and direction of largest curvature"
+    columns = (NETWORK, Column("|g·u| / ‖g‖", "Mean over images."), Column("median", "Median over images."))
+    conditions = {**counted(few, "test"), "Hessian": "exact; u by Lanczos", "BatchNorm": "eval mode"}
+    row = (trained.row, float(values.mean()), float(np.median(values)))
+    return {"alignment": Table(title, columns, (row,), "", conditions)}
 
 
 def figure_6(context: Context) -> Reproduction:
@@ -239,15 +234,15 @@ def figure_7(context: Context) -> Reproduction:
 
     Reference: moosavi2019cure, Fig. 7.
     """
-    one = train_row(context, "CURE", select_studies(context, "CURE")["CURE"])
-    count, ball = COUNTS[context.scale].figure_7, one.study.ball()
+    trained = train_row(context, "CURE", select_studies(context, "CURE")["CURE"])
+    count, ball = COUNTS[context.scale].figure_7, trained.study.ball()
     first = ("PGD(100)", PGD(ball, steps=100, loss=margin_loss))
     second = ("SPSA", make_spsa(context.scale, ball))
     results = context.load_or_compute(
-        "figure-7", ("both attacks", one.study, count, first, second),
+        "figure-7", ("both attacks", trained.study, count, first, second),
         lambda: compare_attacks(
-            {"CURE": one.model}, one.data.test.take(slice(count)), first, second,
-            seed=one.study.seed, progress=context.progress,
+            {"CURE": trained.model}, trained.data.test.take(slice(count)), first, second,
+            seed=trained.study.seed, progress=context.progress,
         ),
     )  # fmt: skip
     table = as_table(results["below"])
@@ -279,12 +274,12 @@ def figure_10(context: Context) -> Reproduction:
     Reference: moosavi2019cure, Figs. 10 and 14.
     """
     study = select_studies(context, "CURE")["CURE"]
-    one = train_row(context, "CURE", study)
+    trained = train_row(context, "CURE", study)
     draws = COUNTS[context.scale].draws
     results = context.load_or_compute(
-        "figure-10", ("evolution", one.study, draws),
+        "figure-10", ("evolution", trained.study, draws),
         lambda: measure_epochs(
-            one.study, one.data, "CURE", load_epochs(context, "CURE", study), draws, context.progress
+            trained.study, trained.data, "CURE", load_epochs(context, "CURE", study), draws, context.progress
         ),
     )  # fmt: skip
     claims = []
@@ -313,14 +308,14 @@ def figure_11(context: Context) -> Reproduction:
     judge = train_row(context, "adversarial", wanted["adversarial"])
     shares: dict[str, float] = {}
     for row in ("normal", "CURE"):
-        one = train_row(context, row, wanted[row])
-        few, ball = one.data.test.take(slice(one.study.evaluation.examples)), one.study.ball()
-        outcome = evaluation.attack(one.model, few, PGD(ball, steps=20), seed=one.study.seed)
+        trained = train_row(context, row, wanted[row])
+        few, ball = trained.data.test.take(slice(trained.study.evaluation.examples)), trained.study.ball()
+        outcome = evaluation.attack(trained.model, few, PGD(ball, steps=20), seed=trained.study.seed)
         fooled = torch.from_numpy(outcome.fallen_to == "PGD")
-        like = next(one.model.parameters())
+        like = next(trained.model.parameters())
         seen, taken = (
             evaluation.logits_of(model, outcome.inputs.to(like), few.y.to(like.device)).argmax(1).cpu()
-            for model in (one.model, deepcopy(judge.model).to(like.device))
+            for model in (trained.model, deepcopy(judge.model).to(like.device))
         )
         shares[row] = float((seen == taken)[fooled].double().mean()) if bool(fooled.any()) else 0.0
     said = "images that fool CURE look more like their new class to the adversarially trained network"

@@ -123,10 +123,10 @@ def _make_pgd_20(study: Study) -> dict[str, AttackFunction]:
 
 def _compare_costs(context: Context, wanted: Mapping[str, Study]) -> dict[str, Result]:
     """Compare the costs of a step, averaged over one period of the penalty that is not computed at every step."""
-    one, rounds = train_row(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale].rounds
-    _, std = one.data.statistics()
-    steps = {row: (one.model, objective_of(METHODS[row], study.resolve(), std)) for row, study in wanted.items()}
-    few = one.data.train.take(slice(one.study.training.batch_size))
+    trained, rounds = train_row(context, STANDARD, wanted[STANDARD]), COUNTS[context.scale].rounds
+    _, std = trained.data.statistics()
+    steps = {row: (trained.model, objective_of(METHODS[row], study.resolve(), std)) for row, study in wanted.items()}
+    few = trained.data.train.take(slice(trained.study.training.batch_size))
     key = ("costs", dict(wanted), rounds)
     make = partial(compare_step_costs, steps, few.pixels(slice(None)), few.y, rounds, EVERY)
     return dict(context.load_or_compute("goals-costs", key, lambda: {"costs": make()}))

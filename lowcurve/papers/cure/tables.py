@@ -245,21 +245,23 @@ def cost(context: Context) -> Reproduction:
     Reference: moosavi2019cure, section 4.
     """
     wanted = select_studies(context, "normal", "CURE", "adversarial")
-    one = train_row(context, "normal", wanted["normal"])
-    _, std = one.data.statistics()
+    trained = train_row(context, "normal", wanted["normal"])
+    _, std = trained.data.statistics()
     ten = replace(wanted["adversarial"], training_attack=replace(wanted["adversarial"].training_attack, steps=10))
     seven = replace(ten, training_attack=replace(ten.training_attack, steps=7))
     studies = {
-        "plain": ("standard", one.study),
+        "plain": ("standard", trained.study),
         "CURE": ("CURE", wanted["CURE"]),
         "PGD-7": ("PGD", seven),
         "PGD-10": ("PGD", ten),
     }
-    steps = {name: (one.model, objective_of(method, study.resolve(), std)) for name, (method, study) in studies.items()}
-    few, rounds = one.data.train.take(slice(one.study.training.batch_size)), COUNTS[context.scale].rounds
+    steps = {
+        name: (trained.model, objective_of(method, study.resolve(), std)) for name, (method, study) in studies.items()
+    }
+    few, rounds = trained.data.train.take(slice(trained.study.training.batch_size)), COUNTS[context.scale].rounds
     x = few.pixels(slice(None))
     results = context.load_or_compute(
-        "cost", ("cost", one.study, [study for _, study in studies.values()], rounds),
+        "cost", ("cost", trained.study, [study for _, study in studies.values()], rounds),
         lambda: {"cost": compare_step_costs(steps, x, few.y, rounds)},
     )  # fmt: skip
     table = as_table(results["cost"])

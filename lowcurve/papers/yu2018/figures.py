@@ -67,13 +67,13 @@ def figures_1_to_3(context: Context) -> Reproduction:
         }
 
     results = context.load_or_compute("figures-1-3", ("parameters and inputs", wanted, images), make)
-    found, stands = read_cells(results["numbers"]), read_cells(results["accuracy"])
+    found, accuracies = read_cells(results["numbers"]), read_cells(results["accuracy"])
     flat, steep = ([read_value(found[row][f"rise, {space}"]) for row in wanted] for space in ("parameters", "inputs"))
     ratios = [values[0] / values[1] if values[1] > 0 else float("inf") for values in (flat, steep)]
     evidence = "rises of natural over MinMax " + ", ".join(f"{ratio:.3g}" for ratio in ratios)
-    claims = [Claim(f"{row}: clean", "~90", "section 2.2", stands[row]["clean"], ".1%") for row in wanted]
+    claims = [Claim(f"{row}: clean", "~90", "section 2.2", accuracies[row]["clean"], ".1%") for row in wanted]
     claims += [
-        Claim(f"{row}: at 8", printed, "section 2.2", stands[row]["PGD"], ".1%")
+        Claim(f"{row}: at 8", printed, "section 2.2", accuracies[row]["PGD"], ".1%")
         for row, printed in ((NATURAL, "0.0"), (MINMAX, "44.71"))
     ]
     claims += [
@@ -219,8 +219,9 @@ def _side_by_side(context: Context, wanted: Mapping[str, Study], radius: float, 
 def _select_reference_studies(context: Context, *names: str) -> dict[str, Study]:
     """Make the studies of section 2.2. At the scale paper they are of ResNets, otherwise of the networks of Table 2."""
     found = make_studies(context, "table-2")
-    deep = {"network": "resnet18", "width": None} if context.scale == "paper" else {}
-    return {name: replace(found[name], **deep) for name in names}  # type: ignore[arg-type]
+    if context.scale == "paper":
+        return {name: replace(found[name], network="resnet18", width=None) for name in names}
+    return {name: found[name] for name in names}
 
 
 def _make_accuracy_table(shared: SameImages, test: Examples, count: int) -> Table:

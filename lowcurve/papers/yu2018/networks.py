@@ -75,7 +75,7 @@ def make_studies(context: Context, table: str) -> dict[str, Study]:
         context: The context of the item.
         table: "table-1" or "table-2".
     """
-    found = {row: one.study() for row, one in get_recipes(table).items()}
+    found = {row: recipe.study() for row, recipe in get_recipes(table).items()}
     if table == "table-1":
         found |= _make_added_studies(found)
     if context.scale == "paper":
@@ -138,7 +138,7 @@ def make_attacks(study: Study, table: str) -> dict[str, AttackFunction]:
         radius, step = (parse_radius(text), 0.1) if table == "table-1" else (pixels(float(text)), pixels(1))
         found |= {f"{name} at {text}": attack for name, attack in yu2018(study.norm, radius, step_size=step).members}
     order = ("FGSM", "BIM", "C&W")
-    return dict(sorted(found.items(), key=lambda one: order.index(one[0].split(" ")[0])))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0].split(" ")[0])))
 
 
 def select_studies(context: Context, *names: str) -> dict[str, Study]:
@@ -161,10 +161,10 @@ def select_shared_images(context: Context, wanted: Mapping[str, Study], count: i
         count: Number of images.
         points: Grid points along a side of a plane.
     """
-    ones = [train_row(context, row, study) for row, study in wanted.items()]
-    models = {one.row: one.model for one in ones}
+    networks = [train_row(context, row, study) for row, study in wanted.items()]
+    models = {trained.row: trained.model for trained in networks}
     points = 11 if context.scale == "smoke" else points
-    return same_images(ones[0].study, ones[0].data, models, count, points, context.progress)
+    return same_images(networks[0].study, networks[0].data, models, count, points, context.progress)
 
 
 def limit_count(context: Context, count: int) -> int:

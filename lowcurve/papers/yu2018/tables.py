@@ -123,15 +123,17 @@ def training_time(context: Context) -> Reproduction:
 
     Reference: yu2018interpreting, section 5.2.
     """
-    paper = {name: one.study() for name, one in get_recipes("table-2").items()}
+    paper = {name: recipe.study() for name, recipe in get_recipes("table-2").items()}
     made = make_studies(context, "table-2")
     wanted = {name: replace(study, training_attack=paper[name].training_attack) for name, study in made.items()}
-    one = train_row(context, NATURAL, made[NATURAL])
-    batch = one.data.train.take(slice(paper[NATURAL].training.batch_size))
-    std = one.data.statistics()[1]
-    steps = {name: (one.model, objective_of(study.methods[0], study.resolve(), std)) for name, study in wanted.items()}
+    trained = train_row(context, NATURAL, made[NATURAL])
+    batch = trained.data.train.take(slice(paper[NATURAL].training.batch_size))
+    std = trained.data.statistics()[1]
+    steps = {
+        name: (trained.model, objective_of(study.methods[0], study.resolve(), std)) for name, study in wanted.items()
+    }
     rounds = {"smoke": 1, "laptop": 7, "paper": 20}[context.scale]
-    decided = (one.study, {name: study.training_attack for name, study in wanted.items()}, len(batch), rounds)
+    decided = (trained.study, {name: study.training_attack for name, study in wanted.items()}, len(batch), rounds)
     results = context.load_or_compute(
         "training-time", ("step times", decided),
         lambda: {"numbers": compare_step_costs(steps, batch.pixels(slice(None)), batch.y, rounds)},
