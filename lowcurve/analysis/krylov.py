@@ -1,6 +1,6 @@
 """The Lanczos recurrence, batched over examples; the basis of extreme eigenvalues, densities and deflation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -125,7 +125,7 @@ class KrylovSpace:
         """
         operator = cast(BatchedOperator, self.operator).take(rows.to(self.basis.device))
         names = ("basis", "projected", "next_vector", "residual_norm", "scale", "invariant", "restarted")
-        return KrylovSpace(operator, self.shape, *(getattr(self, name)[rows] for name in names), size=self.size)
+        return replace(self, operator=operator, **{name: getattr(self, name)[rows] for name in names})
 
     def _direction(self) -> Tensor:
         if not bool(self.invariant.any()):

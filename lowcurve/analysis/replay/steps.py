@@ -1,4 +1,4 @@
-# The base class documents the methods of all steps, and some steps do not need every argument.
+# Some steps do not need every argument.
 # ruff: noqa: ARG002
 """The action of one recorded call on tangents, and its adjoint.
 
@@ -68,9 +68,11 @@ class Identity(Step):
     pull_allocates: ClassVar[bool] = False
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return t."""
         return tangents[0], None
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return g."""
         return (g,)
 
 
@@ -83,12 +85,14 @@ class LinearMap(Step):
     pull_allocates: ClassVar[bool] = False
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the function of the tangents."""
         leaves = [t.detach().requires_grad_() for t in tangents]
         with torch.enable_grad():
             result = self.function(*leaves)
         return result.detach(), (result, leaves)
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return its vector-Jacobian products."""
         result, leaves = saved
         return tuple(pullback(result, leaf, g, retain_graph=True) for leaf in leaves)
 
@@ -118,9 +122,11 @@ class WeightLayer(Step):
         return replace(self, weight=self.weight * factor.view(-1, *[1] * (self.weight.ndim - 1)))
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the layer of t."""
         return self.func(tangents[0], self.weight, None, **self.geometry), tangents[0].shape
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return the transposed layer of g."""
         if not self.geometry:
             return (g @ self.weight,)
         stride, padding, dilation = (self.geometry[name] for name in ("stride", "padding", "dilation"))
@@ -142,6 +148,7 @@ class Sum(Step):
     pull_allocates: ClassVar[bool] = False
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the signed sum."""
         (first, second), (sign, other) = tangents, self.signs
         shapes = first.shape, second.shape
         if writable[0] and first.shape == shapes[1] and sign == 1:
@@ -151,6 +158,7 @@ class Sum(Step):
         return torch.add(first if sign == 1 else sign * first, second, alpha=other), shapes
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return g with each sign, summed over broadcast axes."""
         return tuple(
             (g if sign == 1 else sign * g).sum_to_size(shape) for sign, shape in zip(self.signs, saved, strict=True)
         )
@@ -172,9 +180,11 @@ class Slice(Step):
     push_allocates: ClassVar[bool] = False
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the slice of t."""
         return tangents[0][self.index], None
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return zeros with g in the slice."""
         adjoint = torch.empty(
             len(g), *self.shape, dtype=g.dtype, device=g.device, memory_format=self.memory_format
         ).zero_()
@@ -189,12 +199,15 @@ class Scale(Step):
     factor: Tensor | float
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return factor t."""
         return multiply(tangents[0], self.factor), tangents[0].shape
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return factor g, summed over broadcast axes."""
         return (multiply(g, self.factor).sum_to_size(saved),)
 
     def take(self, rows: Tensor) -> "Scale":
+        """Return the step with the factors of some examples."""
         return Scale(take_examples(self.factor, rows) if isinstance(self.factor, Tensor) else self.factor)
 
 
@@ -205,13 +218,16 @@ class MaskedSum(Step):
     masks: tuple[Tensor, ...]
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the sum of the masked tangents."""
         parts = [multiply(t, mask) for t, mask in zip(tangents, self.masks, strict=True)]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1], [t.shape for t in tangents]
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return g times each mask, summed over broadcast axes."""
         return tuple(multiply(g, mask).sum_to_size(shape) for mask, shape in zip(self.masks, saved, strict=True))
 
     def take(self, rows: Tensor) -> "MaskedSum":
+        """Return the step with the masks of some examples."""
         return MaskedSum(tuple(take_examples(mask, rows) for mask in self.masks))
 
 
@@ -228,17 +244,20 @@ class MaxPool(Step):
     shape: tuple[int, ...]
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return the entries of t at the maxima."""
         flat = unstack(tangents[0].flatten(2), len(self.positions))
         found = flat.gather(-1, self.positions.expand(len(flat), *self.positions.shape))
         return found.reshape(-1, *self.shape), tangents[0].shape
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return zeros with g added at the maxima."""
         batch = len(self.positions)
         adjoint = g.new_zeros(saved[0] // batch, batch, saved[1], saved[2:].numel())
         values = g.reshape(len(adjoint), *self.positions.shape)
         return (adjoint.scatter_add_(-1, self.positions.expand_as(values), values).view(saved),)
 
     def take(self, rows: Tensor) -> "MaxPool":
+        """Return the step with the positions of some examples."""
         return MaxPool(self.positions[rows], self.shape)
 
 
@@ -266,10 +285,12 @@ class Elementwise(Step):
             self.second_order_factor, self.second_derivative = self.second_derivative() * g, None
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return sigma'(a) t."""
         saved = tangents[0] if second_order and self.second_order_factor is not None else None
         return multiply(tangents[0], self.derivative, inplace=writable[0] and saved is None), saved
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return sigma'(a) g, plus the second-order factor times t."""
         result, factor = multiply(g, self.derivative, inplace=writable), self.second_order_factor
         if saved is not None:
             assert factor is not None
@@ -277,6 +298,7 @@ class Elementwise(Step):
         return (result,)
 
     def take(self, rows: Tensor) -> "Elementwise":
+        """Return the step with the derivatives of some examples."""
         factor = self.second_order_factor
         return Elementwise(
             take_examples(self.derivative, rows), None, None if factor is None else take_examples(factor, rows)
@@ -300,11 +322,13 @@ class Product(Step):
         self.second_order_factor = g
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return b s + a t."""
         s, t = tangents
         needed = second_order and self.second_order_factor is not None
         return multiply(s, self.b) + multiply(t, self.a), (s, t, needed)
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return b g and a g, plus the second-order factor times t and s."""
         s, t, second_order = saved
         in_s, in_t = multiply(g, self.b), multiply(g, self.a)
         if second_order:
@@ -314,6 +338,7 @@ class Product(Step):
         return in_s.sum_to_size(s.shape), in_t.sum_to_size(t.shape)
 
     def take(self, rows: Tensor) -> "Product":
+        """Return the step with the factors of some examples."""
         factor = self.second_order_factor
         return Product(
             take_examples(self.a, rows),
