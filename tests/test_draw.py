@@ -23,7 +23,7 @@ from lowcurve.figures.same_images import SameImages
 from lowcurve.losses import cross_entropy
 from lowcurve.results import Surface, Table, load
 from lowcurve.store import Run
-from lowcurve.study.report_figures import drawn, same_images
+from lowcurve.study.report_figures import report_figures, same_images
 from lowcurve.study.settings import Study
 from lowcurve.types import silent
 
@@ -69,7 +69,7 @@ def middle(surface: object, name: str) -> float:
 
 
 def margins(name: str) -> torch.Tensor:
-    x = shared().x(MODELS[name])
+    x = shared().inputs(MODELS[name])
     logits = MODELS[name](x).detach()
     return logits[:, 0] - logits[:, 1]
 
@@ -77,7 +77,7 @@ def margins(name: str) -> torch.Tensor:
 def test_those_sit_whom_every_network_classifies_rightly():
     assert shared().numbers == (0, 2)
     assert same_images(STUDY, data(), MODELS, 9).numbers == (0, 2, 3)
-    assert shared().image(1) == "test image 2, class cat"
+    assert shared().image_name(1) == "test image 2, class cat"
 
 
 def test_a_linear_boundary_is_straight_and_as_far_as_its_formula_says():
@@ -113,7 +113,7 @@ def test_distances_along_the_attacks_directions_are_those_of_a_linear_margin():
 def test_every_surface_has_the_image_in_its_middle():
     results = surfaces(shared())
     for name, model in MODELS.items():
-        x = shared().x(model)
+        x = shared().inputs(model)
         loss = cross_entropy(model(x), shared().y).detach()
         for i in range(2):
             for kind in ("margin", "along cross-entropy", "along least likely", "along margin"):
@@ -153,7 +153,7 @@ def test_gradients_are_drawn_around_gray_at_their_own_scale():
     for key, sign in (("margin", 2.0), ("loss", -1.0)):
         gallery = found[key]
         assert gallery.row_labels == ("image", "a", "b")
-        assert_close(torch.tensor(gallery.pixels[0]).float(), shared().x(MODELS["a"]))
+        assert_close(torch.tensor(gallery.pixels[0]).float(), shared().inputs(MODELS["a"]))
         for number, name in enumerate(MODELS, 1):
             weight = MODELS[name][1].weight[0].detach().double()
             drawn = 0.5 + sign / abs(sign) * weight / (2 * weight.abs().max())
@@ -271,15 +271,15 @@ def test_colors_of_a_network_that_sees_the_mean_color():
 def test_a_report_draws_what_there_is_to_draw():
     """Of one red image neither paths nor anything else than itself; of images that nobody knows, nothing."""
     seen = brightest_channel()
-    found = drawn(STUDY, DataSet("red", *[seen.examples] * 3, ""), seen.models, silent)
+    found = report_figures(STUDY, DataSet("red", *[seen.examples] * 3, ""), seen.models, silent)
     assert {"cross-sections", "margin 1", "classes 1", "margin gradients", "colors", "hues 1"} <= found.keys()
     assert "paths" not in found
     gray = two_half_spaces()
-    found = drawn(STUDY, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
+    found = report_figures(STUDY, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
     assert {"margin 1", "paths", "images"} <= found.keys()
     assert "colors" not in found
     wrong = Examples(gray.examples.x, 1 - gray.examples.y, gray.examples.classes)
-    assert drawn(STUDY, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent) == {}
+    assert report_figures(STUDY, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent) == {}
 
 
 def test_gray_images_have_no_color_to_change():
@@ -321,7 +321,7 @@ def test_nobody_sits_where_no_image_is_right():
         wrong["wrong"][1].bias.copy_(torch.tensor([-90.0, 90.0]))
     cats = examples().take([0, 2])
     with pytest.raises(
-        InputError, match=r"a test image that every network classifies rightly, got none\. Leave a network"
+        InputError, match=r"a test image that every network classifies correctly, got none\. Leave a network"
     ):
         same_images(STUDY, DataSet("cats", cats, cats, cats, ""), wrong, 1)
 

@@ -145,7 +145,7 @@ def _facts(shared: "SameImages", data: str) -> dict[str, str]:
     return {
         "data": data,
         "networks": ", ".join(shared.models),
-        "images": ", ".join(shared.image(i) for i in range(len(shared.numbers))),
+        "images": ", ".join(shared.image_name(i) for i in range(len(shared.numbers))),
         "which": "the first test images that all of these networks classify correctly",
         "lowcurve": version("lowcurve"),
         "torch": torch.__version__,

@@ -1,1 +1,1 @@
-"""Compute what `lowcurve draw` shows: networks at the same images, as numbers and as pictures."""
+"""Compute the tables and figures that `lowcurve draw`, reports and papers show."""

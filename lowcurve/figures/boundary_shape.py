@@ -1,4 +1,4 @@
-"""How the decision boundary bends near images: all principal curvatures, the directions that images share, their sign."""
+"""Describe the boundary near images: principal curvatures, directions shared by images, sign of the curvature."""
 
 from dataclasses import replace
 
@@ -28,22 +28,31 @@ from lowcurve.results.cells import band, spread
 FLAT = 0.05
 """A direction counts as flat where |κ| is at most this share of the image's largest."""
 DIMENSIONS = 10
-"""Of the subspace that curved directions share, and of the random one beside it."""
+"""Dimension of the subspace of shared curved directions."""
 DRAWS = 10
+"""Random directions per image."""
 TOGETHER = 4
-"""Images whose matrices are held at once."""
+"""Images whose matrices are in memory together."""
 
 
 def profile(shared: SameImages) -> dict[str, Result]:
-    """Every principal curvature at the boundary points of the sitting's images, in rising order, with medians and quantiles
-    over images; the share of flat directions; the mean curvature.
+    """Compute the principal curvatures of the boundary near the images.
+
+    They are taken at the boundary points found by DeepFool, sorted, with medians and quantiles over images.
+
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        "numbers", a table with the share of flat directions and the mean curvature, and "profile", the sorted
+        curvatures.
 
     Reference: fawzi2018topology, curvature of the decision boundary.
     """
     rows: list[tuple[Cell, ...]] = []
     lines = {}
     for name in shared.models:
-        decision, point, _ = _crossed(shared, name)
+        decision, point, _ = _boundary_points(shared, name)
         with frozen(shared.models[name]):
             parts = [
                 PrincipalCurvatures(_scale(shared))(decision.take(some), point[some])
@@ -63,7 +72,7 @@ def profile(shared: SameImages) -> dict[str, Result]:
         Column("standard error", "Of that mean over images."),
         Column("κ largest", "Median and 10 to 90 % over images."),
         Column("κ smallest", "The same."),
-        Column("images", "Whose boundary DeepFool crossed.", "d"),
+        Column("images", "Images whose boundary DeepFool crossed.", "d"),
     )
     conditions = _conditions(shared)
     table = Table("Principal curvatures of the boundary", columns, tuple(rows), conditions=conditions)
@@ -81,41 +90,47 @@ def profile(shared: SameImages) -> dict[str, Result]:
 
 
 def sensitivity(shared: SameImages) -> dict[str, Result]:
-    """How far the boundary is along directions in which it bends, shared by images, and along random ones.
+    """Compare the distance to the boundary along curved directions, shared by images, and along random directions.
 
-    The curved directions of the first half of the images span a subspace, of their largest principal directions' first singular
-    vectors; along random directions in it, and in the whole space, each image of the second half has the smallest distance of a
-    few draws.
+    The largest principal directions of the first half of the images span a subspace, by their first singular
+    vectors. For each image of the second half, the smallest distance of a few random directions in the subspace is
+    compared with that in the whole space.
+
+    Args:
+        shared: Networks and images; only the first network is used.
+
+    Returns:
+        "numbers", a table, and "distances", a figure with one point per image.
 
     Reference: fawzi2018topology, abstract (curved directions are those of the greatest vulnerability).
     """
     name, model = next(iter(shared.models.items()))
-    decision, point, rows = _crossed(shared, name)
+    decision, point, rows = _boundary_points(shared, name)
     half = len(rows) // 2
     with frozen(model):
         here = tangent_space(decision.take(torch.arange(half, device=point.device)), point[:half], _scale(shared))
         start = here.project(normal(point[:half], generator=stream(shared.seed, "curved")))
         ends = lanczos(lambda v: here.project(here.operator(here.project(v))), start, steps=12, ends="both")
         larger = (ends.largest.abs() >= ends.smallest.abs()).view(-1, *[1] * (point.ndim - 1))
-        bent = torch.where(larger, ends.vector_largest, ends.vector_smallest).flatten(1).double()
-    subspace = torch.linalg.svd(bent, full_matrices=False).Vh[:DIMENSIONS]
-    x, y = shared.x(model)[rows[half:]], shared.y.to(point.device)[rows[half:]]
+        curved = torch.where(larger, ends.vector_largest, ends.vector_smallest).flatten(1).double()
+    subspace = torch.linalg.svd(curved, full_matrices=False).Vh[:DIMENSIONS]
+    x, y = shared.inputs(model)[rows[half:]], shared.y.to(point.device)[rows[half:]]
     field, reach = loss_field(model, y, margin), 4 * shared.reach
     nearest = {}
     for kind in ("curved", "random"):
         distances = []
         for draw in range(DRAWS):
-            way = random_directions(x, 1, seed=shared.seed + draw)[0]
+            direction = random_directions(x, 1, seed=shared.seed + draw)[0]
             if kind == "curved":
-                within = normal(x.flatten(1)[:, : len(subspace)], generator=stream(shared.seed, "within", draw))
-                way = (within.double() @ subspace).to(x).view_as(x)
+                coefficients = normal(x.flatten(1)[:, : len(subspace)], generator=stream(shared.seed, "within", draw))
+                direction = (coefficients.double() @ subspace).to(x).view_as(x)
             with frozen(model):
-                both = [crossing_distance(field, x, sign * way, most=reach) for sign in (1, -1)]
+                both = [crossing_distance(field, x, sign * direction, most=reach) for sign in (1, -1)]
             distances.append(torch.minimum(*both))
         nearest[kind] = torch.stack(distances).amin(0).cpu().numpy()
     columns = (
         Column("directions"),
-        Column("distance", "Median over images of the smallest of the draws, l_2 in pixel units."),
+        Column("distance", "Median over images of the smallest distance of the draws, l_2 in pixel units."),
         Column("reached", "Share of images whose boundary was reached.", ".1%"),
     )
     lines = tuple(
@@ -126,9 +141,9 @@ def sensitivity(shared: SameImages) -> dict[str, Result]:
         "subspace": f"{len(subspace)} dimensions, of {half} images; {len(x)} others are moved",
         "draws": f"{DRAWS} directions to either side, up to {reach:.3g}",
     }
-    caption = "A boundary that was not reached counts as at the farthest distance looked at."
+    caption = "A boundary that was not reached counts as at the largest distance tried."
     table = Table("Curved and random directions", columns, lines, caption, conditions)
-    points = {name: Points(_or_none(nearest["random"]), _or_none(nearest["curved"]))}
+    points = {name: Points(_finite_or_none(nearest["random"]), _finite_or_none(nearest["curved"]))}
     figure = Scatter(
         "Distance to the boundary, image by image", "along random directions (l_2)", "along curved directions (l_2)",
         points, "Below the line: nearer along curved directions.", conditions, diagonal=True,
@@ -137,29 +152,35 @@ def sensitivity(shared: SameImages) -> dict[str, Result]:
 
 
 def detection(shared: SameImages) -> dict[str, Result]:
-    """The mean curvature of the boundary as natural and as perturbed images see it, and how well its sign tells them apart.
+    """Measure how well the sign of the boundary's mean curvature separates natural from perturbed images.
 
-    A perturbed image is DeepFool's, with the class that it was led into; which side is called perturbed is learned on the first
-    half of the images and judged on the second.
+    A perturbed image is DeepFool's, with the class that it reached. The first half of the images decides which sign
+    means perturbed; the second half is the test.
+
+    Args:
+        shared: Networks and images; only the first network is used.
+
+    Returns:
+        "numbers", a table with the area under the receiver operating characteristic.
 
     Reference: fawzi2018topology, abstract (detection by the asymmetry of the curvature).
     """
     name, model = next(iter(shared.models.items()))
     found = find_crossings(shared)[name]
-    kept = torch.nonzero(found.boundary.crossed).flatten()
-    moved = Examples(found.across[kept].cpu(), found.others[kept].cpu(), shared.examples.classes)
-    numbers = tuple(shared.numbers[int(row)] for row in kept)
+    crossed = torch.nonzero(found.boundary.crossed).flatten()
+    moved = Examples(found.adversarial[crossed].cpu(), found.others[crossed].cpu(), shared.examples.classes)
+    numbers = tuple(shared.numbers[int(row)] for row in crossed)
     perturbed = replace(shared, models={name: model}, examples=moved, numbers=numbers)
     seen = [_mean_curvatures(one, name) for one in (shared, perturbed)]
     halves = [(values[: len(values) // 2], values[len(values) // 2 :]) for values in seen]
-    rises = _area(halves[0][0], halves[1][0]) >= 0.5
+    rises = _area_under_curve(halves[0][0], halves[1][0]) >= 0.5
     plain, other = halves[0][1], halves[1][1]
-    area = _area(plain, other) if rises else _area(other, plain)
+    area = _area_under_curve(plain, other) if rises else _area_under_curve(other, plain)
     deviation = float(np.sqrt((len(plain) + len(other) + 1) / (12 * len(plain) * len(other))))
     columns = (
         Column("network"),
-        Column("area", "Under the receiver operating characteristic; 0.5 is a coin's.", ".3f"),
-        Column("of a coin", "Its standard deviation for a coin.", ".2g"),
+        Column("area", "Area under the receiver operating characteristic; chance gives 0.5.", ".3f"),
+        Column("of a coin", "Standard deviation of the area under chance.", ".2g"),
         Column("κ, natural", "Mean curvature, median and 10 to 90 % over images."),
         Column("κ, perturbed", "The same, as the perturbed image sees it."),
     )
@@ -168,8 +189,8 @@ def detection(shared: SameImages) -> dict[str, Result]:
     return {"numbers": Table("Telling perturbed images by curvature", columns, (row,), "", _conditions(shared) | said)}
 
 
-def _crossed(shared: SameImages, name: str) -> tuple[LogitDifference, Tensor, Tensor]:
-    """Of the images whose boundary DeepFool crossed: the decision function, the point on the boundary, and which they are."""
+def _boundary_points(shared: SameImages, name: str) -> tuple[LogitDifference, Tensor, Tensor]:
+    """Return the decision function, boundary point and number of each image whose boundary DeepFool crossed."""
     found = find_crossings(shared)[name]
     rows = torch.nonzero(found.boundary.crossed & (found.distance > 0)).flatten()
     assert isinstance(found.decision, LogitDifference)
@@ -177,30 +198,30 @@ def _crossed(shared: SameImages, name: str) -> tuple[LogitDifference, Tensor, Te
 
 
 def _mean_curvatures(shared: SameImages, name: str) -> np.ndarray:
-    decision, point, _ = _crossed(shared, name)
+    decision, point, _ = _boundary_points(shared, name)
     with frozen(shared.models[name]):
         columns = NormalCurvatures(h=_scale(shared))(decision, point)
     return columns["mean curvature"].double().cpu().numpy()
 
 
-def _area(low: np.ndarray, high: np.ndarray) -> float:
-    """The share of pairs whose second is larger, ties half."""
+def _area_under_curve(low: np.ndarray, high: np.ndarray) -> float:
+    """Return the share of pairs whose second member is larger; ties count half."""
     return float(((high[None] > low[:, None]) + 0.5 * (high[None] == low[:, None])).mean())
 
 
 def _scale(shared: SameImages) -> float:
-    """One grey level a pixel, as an l_2 length."""
+    """Return the l_2 length of one grey level in every pixel."""
     return float(np.sqrt(np.prod(shared.examples.shape))) * pixels(1)
 
 
 def _conditions(shared: SameImages) -> dict[str, str]:
     return {
         **shared.conditions,
-        "images": f"{len(shared.numbers)} of the test set that the network classifies rightly",
+        "images": f"{len(shared.numbers)} of the test set that the network classifies correctly",
         "boundary": "of z_y − z_j at DeepFool's crossing (l_2)",
         "curvature": f"central differences at the scale h = {_scale(shared):.3g}, one grey level a pixel",
     }
 
 
-def _or_none(values: np.ndarray) -> tuple[float | None, ...]:
+def _finite_or_none(values: np.ndarray) -> tuple[float | None, ...]:
     return tuple(float(v) if np.isfinite(v) else None for v in values)

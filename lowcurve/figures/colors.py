@@ -1,4 +1,4 @@
-"""What a change of color does to networks: numbers over test images, margins along the hue circle, the worst pictures."""
+"""Show the effect of color changes: accuracies, margins along the hue circle, and the most damaging colors."""
 
 from collections.abc import Mapping
 
@@ -27,9 +27,16 @@ DEGREES = tuple(float(d) for d in range(-180, 181, 5))
 
 
 def colors(shared: SameImages) -> dict[str, Result]:
-    """The table of `color_table` at the sitting's images, the margin all around the hue circle, and the worst pictures.
+    """Compute the table of `color_table`, the margin around the hue circle, and the most damaging colors of each image.
 
-    Errors: InputError for images without three channels.
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        "colors", a table; "hues 1", ..., the margins of each image; "recolored", the images.
+
+    Raises:
+        InputError: If the images have not three channels.
 
     Reference: bardusco_report, Fig. 9; Hosseini and Poovendran 2018 (hue).
     """
@@ -37,28 +44,45 @@ def colors(shared: SameImages) -> dict[str, Result]:
         color_table(name, model, shared.examples, seed=shared.seed, progress=shared.progress)
         for name, model in shared.models.items()
     ]
-    return {"colors": merge(rows), **_circles(shared), "recolored": _recolored(shared)}
+    return {"colors": merge(rows), **_hue_figures(shared), "recolored": _color_gallery(shared)}
 
 
 def color_table(
     name: str, model: nn.Module, examples: Examples, *, seed: int = 0, progress: Progress[int] = silent
 ) -> Table:
-    """One network's row: accuracy under changes of color, how far hues keep the label, and how the margin bends along them."""
+    """Measure one network's accuracy under color changes, its range of hues, and the margin's curvature along hue.
+
+    Args:
+        name: Name of the network.
+        model: The network.
+        examples: Images with their labels.
+        seed: Seed of the attacks.
+        progress: Receives the progress of attacks and measures.
+
+    Returns:
+        A table with one row.
+    """
     clean = evaluation.correct(model, examples)
     shares: list[tuple[Column, np.ndarray]] = [(Column("clean", "", ".1%"), clean)]
     for key, attack in ATTACKS.items():
-        left = evaluation.attack(model, examples, attack, seed=seed, progress=progress, heading=f"{key} on {name}")
-        shares.append((Column(key, MEANINGS[key], ".1%"), left.robust))
+        attacked = evaluation.attack(model, examples, attack, seed=seed, progress=progress, heading=f"{key} on {name}")
+        shares.append((Column(key, MEANINGS[key], ".1%"), attacked.robust))
     pepper, measures = PepperTest(), dict[str, Measure](circle=HueCircle(), pepper=PepperTest(), floor=HueFloor())
     found = evaluation.measure(model, examples, measures, progress=progress, heading=f"colors of {name}")
     low, high = pepper.allowance
-    kept = Column("pepper test", f"Share with the right label at every hue from {low:g} to {high:g} degrees.", ".1%")
-    shares.append((kept, found["pepper test"] > 0))
-    sure = Column("no hue between", "Share whose estimated floor of the margin along the circle is above 0.", ".1%")
-    shares.append((sure, found["estimated floor of the hue margin"] > 0))
-    hue = Column("hue range", "Degrees over which the label is kept, of images that are right.")
-    bend = Column("|m″| along hue", "Largest second derivative of the margin on the circle, per square degree.", ".2g")
-    spreads = ((hue, found["hue range"]), (bend, found["largest hue curvature"]))
+    pepper_column = Column(
+        "pepper test", f"Share with the right label at every hue from {low:g} to {high:g} degrees.", ".1%"
+    )
+    shares.append((pepper_column, found["pepper test"] > 0))
+    floor_column = Column(
+        "no hue between", "Share whose estimated floor of the margin along the circle is above 0.", ".1%"
+    )
+    shares.append((floor_column, found["estimated floor of the hue margin"] > 0))
+    hue_column = Column("hue range", "Degrees over which the label stays correct, of correctly classified images.")
+    curvature_column = Column(
+        "|m″| along hue", "Largest second derivative of the margin on the circle, per square degree.", ".2g"
+    )
+    spreads = ((hue_column, found["hue range"]), (curvature_column, found["largest hue curvature"]))
     proportions = [proportion(int(values.sum()), len(values)) for _, values in shares]
     row: list[Cell] = [(share.value, share.low, share.high) for share in proportions]
     row += [spread(values[clean]) if clean.any() else None for _, values in spreads]
@@ -72,21 +96,21 @@ def color_table(
     return Table("Changes of color", (NETWORK, *headings), ((name, *row),), f"Ranges: {CELLS}", conditions)
 
 
-def _circles(shared: SameImages) -> dict[str, Result]:
-    """Each image's margin at every hue."""
+def _hue_figures(shared: SameImages) -> dict[str, Result]:
+    """Plot each image's margin at every hue."""
     lines: list[dict[str, Line]] = [{} for _ in shared.numbers]
     for name, model in shared.models.items():
-        x = shared.x(model)
+        x = shared.inputs(model)
         with frozen(model):
             logits = hue_logits(model, x, torch.tensor(DEGREES).to(x))
         labels = shared.y.to(x.device).repeat_interleave(len(DEGREES))
         margins = margin(logits.flatten(0, 1), labels).view(len(x), -1)
         for i, values in enumerate(margins.tolist()):
             lines[i][name] = Line(tuple(values))
-    caption = "Below 0 the network takes the image for another class; at 0 degrees it is as it was."
+    caption = "Below 0 the network takes the image for another class; 0 degrees is the image itself."
     return {
         f"hues {i + 1}": Curves(
-            f"The margin around the hue circle, {shared.image(i)}",
+            f"The margin around the hue circle, {shared.image_name(i)}",
             "hue shift (degrees)",
             "margin z_y − max z_k",
             DEGREES,
@@ -98,24 +122,24 @@ def _circles(shared: SameImages) -> dict[str, Result]:
     }
 
 
-def _recolored(shared: SameImages) -> Gallery:
-    """What each attack makes of the images, and what the networks then see."""
+def _color_gallery(shared: SameImages) -> Gallery:
+    """Show each attack's images with the networks' predictions."""
     images = shared.examples.pixels(slice(None))
     names, rows, notes = ["image"], [images], [("",) * len(shared.numbers)]
     for name, model in shared.models.items():
-        x = shared.x(model)
+        x = shared.inputs(model)
         for key, attack in ATTACKS.items():
             generator = stream(shared.seed, "colors", key)
             found = attack(model, x, shared.y.to(x.device), generator=generator)
             names.append(f"{name}, {key}")
             rows.append(found.cpu())
-            notes.append(_seen(shared, model, found))
-    columns = tuple(map(shared.short, range(len(shared.numbers))))
+            notes.append(_predictions(shared, model, found))
+    columns = tuple(map(shared.short_name, range(len(shared.numbers))))
     conditions = {**shared.conditions, **{key: MEANINGS[key].removeprefix("Accuracy ").rstrip(".") for key in ATTACKS}}
     pixels = torch.stack([row.double() for row in rows]).numpy()
     return Gallery("The most damaging colors", tuple(names), columns, pixels, tuple(notes), "", conditions)
 
 
-def _seen(shared: SameImages, model: nn.Module, x: Tensor) -> tuple[str, ...]:
+def _predictions(shared: SameImages, model: nn.Module, x: Tensor) -> tuple[str, ...]:
     with frozen(model), torch.no_grad():
         return tuple(f"seen as {shared.examples.classes[int(k)]}" for k in model(x).argmax(1))

@@ -1,4 +1,4 @@
-"""Networks side by side at the same images: who sits, where DeepFool crosses their boundaries, and cross-sections of these."""
+"""Compute cross-sections of several networks' decision boundaries at the same images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,9 +33,17 @@ IMAGE = Column("image", "Its class and its number in the test set, from 0.")
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where DeepFool's way leaves an image's class: F = z_y - z_j with the class j that it reached."""
+    """DeepFool's result at each image and the boundary point on the way to it.
 
-    across: Inputs
+    Attributes:
+        adversarial: DeepFool's images.
+        decision: F = z_y - z_j, with the class j that DeepFool reached.
+        others: The classes j.
+        boundary: The points of {F = 0} on the segments from the images to `adversarial`.
+        distance: The l_2 distance of each image to its boundary point.
+    """
+
+    adversarial: Inputs
     decision: Field
     others: Labels
     boundary: BoundaryPoint
@@ -43,32 +51,54 @@ class Crossing:
 
 
 def find_crossings(shared: SameImages) -> dict[str, Crossing]:
-    """DeepFool's, of every network at every image."""
+    """Find the boundary point of every network near every image, by DeepFool and bisection.
+
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        One `Crossing` per network, by name.
+    """
     found = {}
     for name, model in shared.models.items():
-        x = shared.x(model)
+        x = shared.inputs(model)
         y = shared.y.to(x.device)
-        across = DeepFool(L2)(model, x, y, generator=stream(0, "cross-section"))
+        adversarial = DeepFool(L2)(model, x, y, generator=stream(0, "cross-section"))
         with frozen(model), torch.no_grad():
-            others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
+            others = model(adversarial).scatter(1, y[:, None], -torch.inf).argmax(1)
             decision = logit_difference(model, y, others)
-            boundary = find_boundary_point(decision, x, across)
-        found[name] = Crossing(across, decision, others, boundary, L2.length(boundary.point - x))
+            boundary = find_boundary_point(decision, x, adversarial)
+        found[name] = Crossing(adversarial, decision, others, boundary, L2.length(boundary.point - x))
     return found
 
 
 def crossing_windows(crossings: Mapping[str, Crossing], share: float, shared: SameImages) -> Tensor:
-    """Each image's coordinates, the same for all networks: that share beyond the farthest of their boundaries."""
+    """Return each image's grid coordinates, the same for all networks.
+
+    Args:
+        crossings: The crossings of every network.
+        share: Half width of the window as a multiple of the largest distance among the networks.
+        shared: Networks and images.
+
+    Returns:
+        Coordinates of shape (images, points).
+    """
     lengths = torch.stack([torch.where(c.boundary.crossed, c.distance, 0).cpu() for c in crossings.values()])
     reach = share * lengths.amax(0)
     return torch.where(reach > 0, reach, shared.reach)[:, None] * torch.linspace(-1, 1, shared.points)
 
 
 def cross_sections(shared: SameImages) -> dict[str, Result]:
-    """The boundary in the plane of DeepFool's way r and a random v, with the parabola of its normal curvature, image by image.
+    """Compute the boundary in the plane of DeepFool's direction r and a random v, with its osculating parabola.
 
-    v is the same for every network but for what is made orthogonal to its r. Results: a table of the curvatures; for each
-    image F = z_y - z_j over the plane, a panel a network, and the boundary's heights over v in one figure.
+    v is the same for every network, apart from the part that is removed to make it orthogonal to r.
+
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        "cross-sections", a table of the curvatures; for each image "section 1", F = z_y - z_j over the plane with
+        one panel per network, and "heights 1", the boundary over v.
 
     Reference: moosavi2019cure, Fig. 1; bardusco_report, Fig. 2.
     """
@@ -86,47 +116,58 @@ def cross_sections(shared: SameImages) -> dict[str, Result]:
     lines: list[dict[str, Line]] = [{} for _ in shared.numbers]
     rows: list[tuple[Cell, ...]] = []
     for name, found in crossings.items():
-        kept = torch.nonzero(found.boundary.crossed & (found.distance > 0)).flatten()
-        lost = sorted(set(range(len(shared.numbers))) - set(kept.tolist()))
-        rows += [(name, shared.short(i), *[None] * 5) for i in lost]
-        if not len(kept):
+        crossed = torch.nonzero(found.boundary.crossed & (found.distance > 0)).flatten()
+        missing = sorted(set(range(len(shared.numbers))) - set(crossed.tolist()))
+        rows += [(name, shared.short_name(i), *[None] * 5) for i in missing]
+        if not len(crossed):
             continue
-        x, point = shared.x(shared.models[name])[kept], found.boundary.point[kept]
-        decision = logit_difference(shared.models[name], shared.y.to(x.device)[kept], found.others[kept])
+        x, point = shared.inputs(shared.models[name])[crossed], found.boundary.point[crossed]
+        decision = logit_difference(shared.models[name], shared.y.to(x.device)[crossed], found.others[crossed])
         second = random_directions(x, 1, seed=shared.seed)[0]
         section = cross_section(decision, point, first=point - x, second=second, h=h)
-        window = windows[kept.cpu()].to(x)
+        window = windows[crossed.cpu()].to(x)
         values = surface(
             decision, section.plane, window, window, progress=shared.progress, heading=f"sections of {name}"
         )
         curve = boundary_heights(decision, section.plane, window, window, values=values)
         parabola, inside = section.parabola(window), share_in_box(section.plane, window, window)
-        for k, i in enumerate(kept.tolist()):
+        for k, i in enumerate(crossed.tolist()):
             t = window[k].tolist()
             distance, kappa = float(found.distance[i]), float(section.curvature[k])
-            fitted = _kept(parabola[k], t[-1])
+            fitted = _inside_window(parabola[k], t[-1])
             panels[i][name] = Panel(
                 values[k].cpu().numpy(),
                 {"parabola": Points(tuple(t), fitted)},
                 {"image": (0.0, -distance), "crossing": (0.0, 0.0)},
                 f"κ = {kappa:.3g}, distance {distance:.3g}",
             )
-            lines[i][name] = Line(_kept(curve[k], t[-1]))
+            lines[i][name] = Line(_inside_window(curve[k], t[-1]))
             lines[i][f"{name}, parabola"] = Line(fitted)
             reached = shared.examples.classes[int(found.others[i])]
-            rows.append((name, shared.short(i), reached, distance, float(section.slope[k]), kappa, float(inside[k])))
+            rows.append(
+                (name, shared.short_name(i), reached, distance, float(section.slope[k]), kappa, float(inside[k]))
+            )
     return {"cross-sections": _sections_table(rows, conditions)} | _section_figures(
         shared, windows, panels, lines, conditions
     )
 
 
-def _kept(values: Tensor, most: float) -> tuple[float | None, ...]:
-    """Numbers within the window; none elsewhere."""
+def _inside_window(values: Tensor, most: float) -> tuple[float | None, ...]:
+    """Replace numbers outside the window by None."""
     return tuple(v if abs(v) <= most else None for v in values.tolist())
 
 
 def share_in_box(plane: Plane, a: Tensor, b: Tensor) -> Tensor:
-    """The share of each window whose points are images."""
+    """Return the share of each window's points inside the pixel box.
+
+    Args:
+        plane: The planes.
+        a: Coordinates along the first direction, shape (n,) or (batch, n).
+        b: Coordinates along the second direction.
+
+    Returns:
+        One share per plane.
+    """
     return (box_excess(plane, a, b) == 0).double().mean((1, 2))
 
 
@@ -136,11 +177,13 @@ def _sections_table(rows: list[tuple[Cell, ...]], conditions: Mapping[str, str])
         IMAGE,
         Column("towards", "The class that DeepFool reached."),
         Column("distance", "From the image to the boundary along r (l_2); an upper bound of the distance."),
-        Column("slope", "Of the boundary over v where r crosses it; 0 where r is normal to it."),
-        Column("κ", "Normal curvature there along the curve, 1 / length; above 0 it bends away from the image."),
+        Column("slope", "Slope of the boundary over v where r crosses it; 0 where r is normal to it."),
+        Column(
+            "κ", "Normal curvature along the curve there, 1 / length; above 0 the boundary bends away from the image."
+        ),
         Column("inside", "Share of the window whose points lie in the pixel box.", ".1%"),
     )
-    caption = "A network whose boundary DeepFool did not cross has dashes."
+    caption = "A network has dashes where DeepFool did not cross its boundary."
     return Table("Normal cross-sections of the boundary", columns, tuple(rows), caption, dict(conditions))
 
 
@@ -157,7 +200,7 @@ def _section_figures(
         if not panels[i]:
             continue
         results[f"section {i + 1}"] = Surface(
-            f"Cross-section of the boundary, {shared.image(i)}",
+            f"Cross-section of the boundary, {shared.image_name(i)}",
             ASIDE,
             "along r (l_2, pixel units)",
             axis,
@@ -166,17 +209,17 @@ def _section_figures(
             "F = z_y − z_j",
             level=0.0,
             caption="Blue is the image's side. The parabola has the boundary's slope and normal curvature at the crossing, "
-            "at the scale h; where the two part, the boundary bends otherwise farther away. A ReLU network bends in kinks "
-            "alone, to either side: of the few within h more is left than of the many along the window.",
+            "at the scale h. Where they differ, the curvature changes farther away. A ReLU network bends only in "
+            "kinks, to either side: the few within h cancel less than the many along the window.",
             conditions=dict(conditions),
         )
         results[f"heights {i + 1}"] = Curves(
-            f"The boundary over v, {shared.image(i)}",
+            f"The boundary over v, {shared.image_name(i)}",
             ASIDE,
             "height along r (l_2, pixel units)",
             axis,
             lines[i],
-            caption="Of several sheets of the boundary the nearest to 0; 0 is where r crosses it. Dotted: the parabola.",
+            caption="The sheet of the boundary nearest to 0; at 0 r crosses it. Dotted: the parabola.",
             conditions=dict(conditions),
         )
     return results

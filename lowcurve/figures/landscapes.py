@@ -1,4 +1,4 @@
-"""Margin and loss over planes of input space, and the distance to the boundary along attacks' directions."""
+"""Compute margin and loss over planes of input space, and the distance to the boundary along attack directions."""
 
 from collections.abc import Callable, Mapping
 
@@ -26,25 +26,44 @@ from lowcurve.results.cells import NETWORK
 from lowcurve.types import Inputs, Labels, PerExample
 
 STEPS = 10
-"""Of the attack whose path is drawn."""
+"""Steps of the attack whose path is shown."""
 DIRECTIONS = ("cross-entropy", "least likely", "margin")
 """The three objectives of yu2018, Eq. (3)."""
 
 
 def surfaces(shared: SameImages) -> dict[str, Result]:
-    """Margin and cross-entropy over the plane of DeepFool's way r and a random v; the margin along the three directions of
-    yu2018, Eq. (3), each against v, with the distance to 0 along each; classes over a wide plane of two random directions.
+    """Compute the surfaces that `lowcurve draw surface` shows.
 
-    Every plane is one pass of the network; v and the wide planes are the same for every network but for what is made
-    orthogonal. A direction in which nothing changes leaves its panel out.
+    These are margin and cross-entropy over the plane of DeepFool's direction r and a random v; the margin along the
+    three directions of yu2018, Eq. (3), each against v, with the distance to 0 along each; and classes over a wide
+    plane of two random directions. Every plane is one pass of the network. v and the wide planes are the same for
+    every network, apart from what is removed to make directions orthogonal. A panel is left out where its direction
+    is 0.
+
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        Tables and surfaces by name.
 
     Reference: yu2018interpreting, Eq. (3), Figs. 3, 4, 6, 7; bardusco_report, Figs. 3 and 4.
     """
-    return {**_distances(shared), **deepfool_surfaces(shared), **_along_directions(shared), **wide_sections(shared)}
+    return {
+        **_distance_table(shared),
+        **deepfool_surfaces(shared),
+        **_direction_surfaces(shared),
+        **wide_sections(shared),
+    }
 
 
 def nonlinear_share(values: np.ndarray) -> float:
-    """The share of the variance over a grid that no plane explains: 0 for a linear function.
+    """Compute the share of the variance over a grid that no linear function explains.
+
+    Args:
+        values: Values on a grid with equal steps, shape (n, m).
+
+    Returns:
+        0 for a linear function, at most 1.
 
     Example:
         >>> row, column = np.mgrid[-1:1:5j, -1:1:5j]
@@ -53,34 +72,41 @@ def nonlinear_share(values: np.ndarray) -> float:
     """
     rows, columns = (np.linspace(-1, 1, count) for count in values.shape)
     centered = values - values.mean()
-    up = (centered * rows[:, None]).sum() / (rows**2).sum() / len(columns) * rows[:, None]
-    along = (centered * columns).sum() / (columns**2).sum() / len(rows) * columns
+    vertical = (centered * rows[:, None]).sum() / (rows**2).sum() / len(columns) * rows[:, None]
+    horizontal = (centered * columns).sum() / (columns**2).sum() / len(rows) * columns
     whole = float((centered**2).sum())
-    return float(((centered - up - along) ** 2).sum()) / whole if whole > 0 else 0.0
+    return float(((centered - vertical - horizontal) ** 2).sum()) / whole if whole > 0 else 0.0
 
 
-def _usable(direction: Inputs) -> Tensor:
-    """The rows whose direction has a length."""
+def _rows_with_direction(direction: Inputs) -> Tensor:
+    """Return the rows whose direction has a finite length above 0."""
     length = L2.length(direction)
     return torch.nonzero((length > 0) & torch.isfinite(length)).flatten()
 
 
 def deepfool_surfaces(shared: SameImages) -> dict[str, Result]:
-    """Margin and cross-entropy over the plane of DeepFool's way r and a random v, image by image, a panel a network."""
+    """Compute margin and cross-entropy over the plane of DeepFool's direction r and a random v.
+
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        For each image "margin 1" and "loss 1", with one panel per network.
+    """
     crossings = find_crossings(shared)
     windows = crossing_windows(crossings, 2.0, shared)
     panels: dict[str, list[dict[str, Panel]]] = {kind: [{} for _ in shared.numbers] for kind in ("margin", "loss")}
     for name, found in crossings.items():
-        x = shared.x(shared.models[name])
-        rows = _usable(found.across - x)
+        x = shared.inputs(shared.models[name])
+        rows = _rows_with_direction(found.adversarial - x)
         if not len(rows):
             continue
-        plane = _against_random(shared, x[rows], (found.across - x)[rows])
+        plane = _against_random(shared, x[rows], (found.adversarial - x)[rows])
         window = windows[rows.cpu()].to(x)
-        look = evaluate_planes(shared, name, plane, window, window, rows)
+        grid = evaluate_planes(shared, name, plane, window, window, rows)
         inside = share_in_box(plane, window, window)
         for kind, loss in (("margin", margin), ("loss", cross_entropy)):
-            values = look.values(loss).cpu().numpy()
+            values = grid.values(loss).cpu().numpy()
             for k, i in enumerate(rows.tolist()):
                 distance = float(found.distance[i])
                 marks = {"image": (0.0, 0.0), **({"crossing": (0.0, distance)} if found.boundary.crossed[i] else {})}
@@ -93,7 +119,7 @@ def deepfool_surfaces(shared: SameImages) -> dict[str, Result]:
             ("loss", "Loss", "cross-entropy", None),
         ):
             results[f"{kind} {i + 1}"] = Surface(
-                f"{title} along r and v, {shared.image(i)}",
+                f"{title} along r and v, {shared.image_name(i)}",
                 ASIDE,
                 "along r (l_2, pixel units)",
                 axis,
@@ -108,12 +134,21 @@ def deepfool_surfaces(shared: SameImages) -> dict[str, Result]:
 
 
 def _against_random(shared: SameImages, x: Inputs, direction: Inputs) -> Plane:
-    """The planes of a direction and of each image's random v."""
+    """Return the planes of a direction and of each image's random v."""
     return span(x, direction, random_directions(x, 1, seed=shared.seed, orthogonal_to=[direction])[0])
 
 
 def attack_directions(model: nn.Module, x: Inputs, y: Labels) -> dict[str, Inputs]:
-    """The three of Eq. (3), all towards the other side."""
+    """Return the three directions of yu2018, Eq. (3), all towards the other side of the boundary.
+
+    Args:
+        model: The network.
+        x: Images.
+        y: Labels.
+
+    Returns:
+        Unit directions by the names in `DIRECTIONS`.
+    """
     with frozen(model):
         with torch.no_grad():
             target = least_likely(model(x))
@@ -124,7 +159,7 @@ def attack_directions(model: nn.Module, x: Inputs, y: Labels) -> dict[str, Input
         }
 
 
-def _along_directions(shared: SameImages) -> dict[str, Result]:
+def _direction_surfaces(shared: SameImages) -> dict[str, Result]:
     step = shared.reach / pixels(1) / float(torch.tensor(shared.examples.shape).prod()) ** 0.5
     levels = torch.linspace(-1, 1, shared.points) * step
     aside = torch.linspace(-1, 1, shared.points) * shared.reach
@@ -132,29 +167,34 @@ def _along_directions(shared: SameImages) -> dict[str, Result]:
     for direction in DIRECTIONS:
         panels: list[dict[str, Panel]] = [{} for _ in shared.numbers]
         for name, model in shared.models.items():
-            x = shared.x(model)
-            way = attack_directions(model, x, shared.y.to(x.device))[direction]
-            rows = _usable(way)
+            x = shared.inputs(model)
+            directions = attack_directions(model, x, shared.y.to(x.device))[direction]
+            rows = _rows_with_direction(directions)
             if not len(rows):
                 continue
-            plane = _against_random(shared, x[rows], way[rows])
+            plane = _against_random(shared, x[rows], directions[rows])
             level = pixels(1) / LINF.length(plane.first)  # the l_2 length of a step of one grey level
-            up, across = levels.to(x) * level[:, None], aside.to(x)
-            look, inside = evaluate_planes(shared, name, plane, up, across, rows), share_in_box(plane, up, across)
-            values = look.values(margin).cpu().numpy()
-            path = _path(shared, model, rows, plane, level) if direction == "cross-entropy" else None
+            vertical, horizontal = levels.to(x) * level[:, None], aside.to(x)
+            grid, inside = (
+                evaluate_planes(shared, name, plane, vertical, horizontal, rows),
+                share_in_box(plane, vertical, horizontal),
+            )
+            values = grid.values(margin).cpu().numpy()
+            path = _attack_path(shared, model, rows, plane, level) if direction == "cross-entropy" else None
             for k, i in enumerate(rows.tolist()):
                 lines, ends = ({}, "") if path is None else path(k)
                 note = f"{float(inside[k]):.1%} in the pixel box{ends}"
                 panels[i][name] = Panel(values[k], lines, {"image": (0.0, 0.0)}, note)
         for i, shown in enumerate(panels):
             results |= (
-                {f"along {direction} {i + 1}": _directed(shared, i, direction, shown, levels, aside)} if shown else {}
+                {f"along {direction} {i + 1}": _direction_surface(shared, i, direction, shown, levels, aside)}
+                if shown
+                else {}
             )
     return results
 
 
-def _directed(
+def _direction_surface(
     shared: SameImages, i: int, direction: str, panels: dict[str, Panel], levels: Tensor, aside: Tensor
 ) -> Surface:
     what = {
@@ -167,7 +207,7 @@ def _directed(
         ("path", f"PGD from the image, {STEPS} steps of a quarter radius in the ball {ball}, projected on the plane"),
     )
     return Surface(
-        f"Margin along {what}, {shared.image(i)}",
+        f"Margin along {what}, {shared.image_name(i)}",
         ASIDE,
         "along the gradient's sign (grey levels a pixel)",
         tuple(aside.tolist()),
@@ -175,15 +215,15 @@ def _directed(
         panels,
         "margin z_y − max z_k",
         level=0.0,
-        caption="Upwards the attack's direction, to twice the study's radius.",
+        caption="Upwards: the attack's direction, to twice the study's radius.",
         conditions=grid_conditions(shared, *(path if direction == "cross-entropy" else ())),
     )
 
 
-def _path(
+def _attack_path(
     shared: SameImages, model: nn.Module, rows: Tensor, plane: Plane, level: PerExample
 ) -> Callable[[int], tuple[Mapping[str, Points], str]]:
-    """Each image's path of PGD on its plane, and how far from the plane it ends."""
+    """Return a function from an image's number to PGD's path on its plane and the distance of its end."""
     x, ball = plane.origin, shared.ball
     y = shared.y.to(x.device)[rows]
     points = [x]
@@ -191,34 +231,41 @@ def _path(
         attack = PGD(ball, steps=steps, step_size=ball.radius / 4, start="center", answer="last")
         points.append(attack(model, x, y, generator=stream(0, "path")))
     seen = plane.project(torch.stack(points))
-    along, aside = (seen.coordinates[..., 0] / level).cpu(), seen.coordinates[..., 1].cpu()
+    vertical, horizontal = (seen.coordinates[..., 0] / level).cpu(), seen.coordinates[..., 1].cpu()
 
-    def of(k: int) -> tuple[Mapping[str, Points], str]:
-        line = Points(tuple(aside[:, k].tolist()), tuple(along[:, k].tolist()))
+    def attack_path(k: int) -> tuple[Mapping[str, Points], str]:
+        line = Points(tuple(horizontal[:, k].tolist()), tuple(vertical[:, k].tolist()))
         ends = f"; PGD ends {float(seen.distance[-1, k]):.2g} from the plane (l_2)"
         return {"PGD, projected": line}, ends
 
-    return of
+    return attack_path
 
 
-def _distances(shared: SameImages) -> dict[str, Result]:
-    """How far the boundary is along each direction, a row a network and image."""
+def _distance_table(shared: SameImages) -> dict[str, Result]:
+    """Tabulate the distance to the boundary along each direction, one row per network and image."""
     rows: list[tuple[Cell, ...]] = []
     most = 4.0  # times the study's radius
     for name, model in shared.models.items():
-        x = shared.x(model)
+        x = shared.inputs(model)
         y = shared.y.to(x.device)
-        ways = attack_directions(model, x, y) | {"random": random_directions(x, 1, seed=shared.seed)[0]}
-        found = {key: torch.full((len(x),), torch.nan) for key in ways}
-        for key, way in ways.items():
-            if len(some := _usable(way)):
-                length, field = LINF.length(way[some]) / L2.length(way[some]), loss_field(model, y[some], margin)
+        directions = attack_directions(model, x, y) | {"random": random_directions(x, 1, seed=shared.seed)[0]}
+        found = {key: torch.full((len(x),), torch.nan) for key in directions}
+        for key, direction in directions.items():
+            if len(some := _rows_with_direction(directions)):
+                length, field = (
+                    LINF.length(direction[some]) / L2.length(direction[some]),
+                    loss_field(model, y[some], margin),
+                )
                 reach = most * shared.reach / 2 * (10 if key == "random" else 1)
                 with frozen(model):
-                    distance = crossing_distance(field, x[some], way[some], most=reach, samples=200)
+                    distance = crossing_distance(field, x[some], direction[some], most=reach, samples=200)
                 found[key][some.cpu()] = (distance * (1 if key == "random" else length / pixels(1))).cpu()
         rows += [
-            (name, shared.short(i), *(v if abs(v := float(found[key][i])) < float("inf") else None for key in ways))
+            (
+                name,
+                shared.short_name(i),
+                *(v if abs(v := float(found[key][i])) < float("inf") else None for key in directions),
+            )
             for i in range(len(x))
         ]
     columns = (
@@ -233,11 +280,11 @@ def _distances(shared: SameImages) -> dict[str, Result]:
         Column("along random", "l_2 length along a random direction, the same for every network."),
     )
     caption = (
-        f"To the first change of the margin's sign; a dash where there is none within {most:g} times the study's radius, "
-        f"along the random direction within {10 * most:g} times."
+        f"Distance to the first change of the margin's sign; a dash where there is none within {most:g} times the radius, "
+        f"or {10 * most:g} times along the random direction."
     )
     said = ("spacing", "200 points up to there, then bisected: a thinner region is not seen")
-    conditions = {**shared.conditions, said[0]: said[1], "pixel box": "points outside it count as any"}
+    conditions = {**shared.conditions, said[0]: said[1], "pixel box": "points outside it are evaluated as they are"}
     return {
         "distances": Table(
             "Distance to the boundary along attacks' directions", columns, tuple(rows), caption, conditions

@@ -1,4 +1,4 @@
-"""Loops of four images of one class, filled with a mesh that stays in the class's region: no hole was found in it."""
+"""Fill loops of four images of one class by a mesh within the region of the class."""
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,22 @@ MESH = 1e-2
 def loop_results(
     model: nn.Module, test: Examples, loops: int, *, seed: int, progress: Progress[int]
 ) -> dict[str, Result]:
-    """Loops of natural images, and of images led just into a class that is not theirs: how many are closed, how many filled.
+    """Fill loops of natural images, and of images moved just into another class, and count how many can be filled.
 
-    loops: of each kind; their corners are images of one class in the order of the test set.
+    Args:
+        model: The network.
+        test: Test images; the corners of a loop are images of one class in their order.
+        loops: Number of loops of each kind.
+        seed: Seed of all random choices.
+        progress: Receives the progress over the kinds.
+
+    Returns:
+        "numbers", a table with one row per kind.
 
     Reference: Swaminathan and Akgün 2026 (arXiv 2605.06380): every loop of theirs could be filled.
     """
     rows: list[tuple[Cell, ...]] = []
-    corners = _corners(model, test, loops, seed)
+    corners = _make_corners(model, test, loops, seed)
     names = list(corners)
     for number in progress(range(len(names)), "loops"):
         name = names[number]
@@ -41,13 +49,13 @@ def loop_results(
         Column("corners"),
         Column("loops", "", "d"),
         Column("closed", "Share whose four sides were found.", ".1%"),
-        Column("filled", "Share with a mesh of which no sample lies outside.", ".1%"),
+        Column("filled", "Share with a mesh without a sample outside.", ".1%"),
         Column("clear", "Share of the triangles that are clear, mean over loops."),
         Column(
             "deviation", "Largest distance from the Coons patch over the loop's length, mean over filled loops.", ".2g"
         ),
         Column("squares", "Along a side of the mesh.", "d"),
-        Column("images", "Looked at for a loop, in the mean.", ".3g"),
+        Column("images", "Forward images per loop, on average.", ".3g"),
     )
     conditions = {
         "sides": f"paths by projection 'beyond', no violation at {PATHS:g} of the longest side",
@@ -63,38 +71,38 @@ def _row(mesh: Meshes) -> tuple[Cell, ...]:
     filled = mesh.filled
     shares = (proportion(int(part.sum()), len(part)) for part in (closed, filled))
     clear = float(mesh.triangles_clear[closed].mean()) if bool(closed.any()) else None
-    away = float(mesh.deviation[filled].mean()) if bool(filled.any()) else None
+    deviation = float(mesh.deviation[filled].mean()) if bool(filled.any()) else None
     intervals = ((share.value, share.low, share.high) for share in shares)
     return (
         len(filled),
         *intervals,
         clear,
-        away,
+        deviation,
         mesh.vertices.shape[1] - 1,
         float(mesh.forward_passes.double().mean()),
     )
 
 
-def _corners(model: nn.Module, test: Examples, loops: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """(loops, 4, ...) and the classes: natural, and led into classes drawn at random."""
+def _make_corners(model: nn.Module, test: Examples, loops: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return corners (loops, 4, ...) and classes: of natural images, and of images moved into random other classes."""
     rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
     like = next(model.parameters())
     x, y = test.take(rows).pixels(slice(None)).to(like), test.y[rows].to(like.device)
-    sure = in_region(model, x, y)
-    x, y = x[sure], y[sure]
-    natural = _grouped(x, y, loops)
-    few = slice(8 * loops + 40)
+    safe = in_region(model, x, y)
+    x, y = x[safe], y[safe]
+    natural = _group_in_fours(x, y, loops)
+    first = slice(8 * loops + 40)
     classes = len(test.classes)
-    shift = integers(y[few].shape, 0, classes - 1, generator=stream(seed, "corners")).to(y)
-    others = (y[few] + 1 + shift) % classes
-    moved = project_into_classes(model, x[few], others, seed)
-    there = in_region(model, moved, others)
-    families = {NATURAL: natural, ADVERSARIAL: _grouped(moved[there], others[there], loops)}
+    shift = integers(y[first].shape, 0, classes - 1, generator=stream(seed, "corners")).to(y)
+    others = (y[first] + 1 + shift) % classes
+    moved = project_into_classes(model, x[first], others, seed)
+    reached = in_region(model, moved, others)
+    families = {NATURAL: natural, ADVERSARIAL: _group_in_fours(moved[reached], others[reached], loops)}
     return {name: found for name, found in families.items() if len(found[1])}
 
 
-def _grouped(x: Tensor, y: Tensor, loops: int) -> tuple[Tensor, Tensor]:
-    """Fours of one class, class by class in turn, in the order of the images."""
+def _group_in_fours(x: Tensor, y: Tensor, loops: int) -> tuple[Tensor, Tensor]:
+    """Group images of one class in fours, class by class in turn."""
     fours: list[tuple[int, Tensor]] = []
     for label in torch.unique(y).tolist():
         rows = torch.nonzero(y == label).flatten()
@@ -102,5 +110,5 @@ def _grouped(x: Tensor, y: Tensor, loops: int) -> tuple[Tensor, Tensor]:
     chosen = [rows for _, rows in sorted(fours, key=lambda four: four[0])][:loops]
     if not chosen:
         return x[:0].unsqueeze(1).expand(0, 4, *x.shape[1:]), y[:0]
-    picked = torch.stack(chosen)
-    return x[picked], y[picked[:, 0]]
+    corners = torch.stack(chosen)
+    return x[corners], y[corners[:, 0]]

@@ -1,4 +1,4 @@
-"""The loss around a network's parameters beside the loss around its inputs: two surfaces, and how much it rises on each."""
+"""Compare the loss surface in parameter space with that in input space."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,9 +23,20 @@ def parameter_landscape(
     models: Mapping[str, nn.Module], examples: Examples, reach: float = 1.0, points: int = 15, seed: int = 0,
     progress: Progress[int] = silent,
 ) -> Surface:  # fmt: skip
-    """The mean loss over these images along two filter-normalized directions of each network's parameters.
+    """Compute the mean loss over images along two filter-normalized directions of each network's parameters.
 
-    Cost: points^2 passes of all images, a network.
+    Args:
+        models: The networks by name.
+        examples: Images with their labels.
+        reach: Half width of the window, in lengths of each filter.
+        points: Grid points along a side.
+        seed: Seed of the directions.
+        progress: Receives the progress over the grid.
+
+    Returns:
+        A surface with one panel per network.
+
+    Cost: points^2 passes of all images per network.
 
     Reference: yu2018interpreting, Eq. (1), Figs. 1 (a) and 2; Li et al. 2018, section 4.
     """
@@ -51,23 +62,32 @@ def parameter_landscape(
 
 
 def loss_rises(parameters: Surface, shared: SameImages, reach: float, points: int = 11) -> Table:
-    """How far the mean loss rises, over the window of a surface and where it is from: in parameter space, and in input space.
+    """Tabulate the rise of the mean loss over a window in parameter space and over one in input space.
 
-    In input space the window is that of the margin's gradient sign and a random direction, `reach` to each side, and the loss
-    a mean over the images of the sitting, which every network classifies rightly; in parameter space over all images.
+    In input space the window is spanned by the sign of the margin's gradient and a random direction, and the mean
+    is over the shared images. In parameter space the mean is over all images of the surface.
+
+    Args:
+        parameters: The surface of `parameter_landscape`.
+        shared: Networks and images.
+        reach: Half width of the window in input space, as the change of a pixel.
+        points: Grid points along a side.
+
+    Returns:
+        A table with one row per network.
     """
     axis, few = torch.linspace(-1, 1, points) * reach, replace(shared, points=points)
     rows = []
     for name, panel in parameters.panels.items():
-        look, _ = evaluate_along_direction(few, name, "margin", axis)
-        inputs = torch.zeros(points, points) if look is None else look.values(cross_entropy).double().mean(0).cpu()
+        grid, _ = evaluate_along_direction(few, name, "margin", axis)
+        inputs = torch.zeros(points, points) if grid is None else grid.values(cross_entropy).double().mean(0).cpu()
         rows.append((name, *_rise(torch.from_numpy(panel.values)), *_rise(inputs)))
     columns = (
         NETWORK,
-        Column("loss, parameters", "At the network, mean over images."),
-        Column("rise, parameters", "Mean over the window, less that."),
-        Column("loss, inputs", "At the images, mean over them."),
-        Column("rise, inputs", "Mean over the window, less that."),
+        Column("loss, parameters", "Loss of the network itself, mean over images."),
+        Column("rise, parameters", "Mean over the window minus that loss."),
+        Column("loss, inputs", "Loss at the images, mean over them."),
+        Column("rise, inputs", "Mean over the window minus that loss."),
     )
     conditions = {
         **shared.conditions,
@@ -78,6 +98,6 @@ def loss_rises(parameters: Surface, shared: SameImages, reach: float, points: in
 
 
 def _rise(values: Tensor) -> tuple[float, float]:
-    """The middle value, and the mean less that."""
+    """Return the middle value, and the mean minus that value."""
     middle = float(values[len(values) // 2, values.shape[1] // 2])
     return middle, float(values.mean()) - middle

@@ -1,4 +1,4 @@
-"""Paths within classification regions as pictures: their shapes in principal components, and the images along them."""
+"""Show paths within the region of a class: their principal components and the images along them."""
 
 from dataclasses import replace
 
@@ -14,17 +14,27 @@ from lowcurve.results.cells import NETWORK
 SHARE = 1e-3
 """The spacing over the distance of the ends."""
 POINTS = 101
-STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
-HOW = "beyond"
+"""Points of a path at equal steps of arc length."""
+POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The images shown, as shares of the path's length."""
+PROJECTION = "beyond"
+"""The projection whose paths are shown; see `figures.paths.PROJECTIONS`."""
 
 
 def path_pictures(shared: SameImages) -> dict[str, Result]:
-    """Paths of the four families between the sitting's images: their numbers, and of each family one path as it runs.
+    """Compute paths of the four families between the shared images, and show one path of each family.
 
-    Shown is the first pair whose path bends, in its own principal components, and of families that have none the images of
-    the first.
+    The path shown is the first that bends, in its own principal components. Families without one show the images of
+    their first path.
 
-    Errors: InputError where no two of the images have one class.
+    Args:
+        shared: Networks and images.
+
+    Returns:
+        "paths", a table; "components", curves; and scatter plots and images of single paths.
+
+    Raises:
+        InputError: If no two of the images have one class.
 
     Reference: bardusco_report, Figs. 5 to 8 and Table 2; fawzi2018topology, Algorithm 1.
     """
@@ -42,47 +52,47 @@ def path_pictures(shared: SameImages) -> dict[str, Result]:
         assert isinstance(components, Curves)
         tables.append(replace(table, columns=(NETWORK, *table.columns), rows=tuple((name, *row) for row in table.rows)))
         flat.append(replace(components, lines={f"{name}, {key}": line for key, line in components.lines.items()}))
-        for (family, how), those in found.items():
-            path = _one(those.paths)
-            if path is not None and how == HOW:
-                if int(path.counts[0]) > 2:  # of a straight one there would be rounding to see
-                    shapes.setdefault(family, {})[name] = _shape(path)
-                gallery.append((f"{name}, {family}", *_along(path)))
+        for (family, projection), those in found.items():
+            path = _first_path(those.paths)
+            if path is not None and projection == PROJECTION:
+                if int(path.counts[0]) > 2:  # The components of a straight path are rounding.
+                    shapes.setdefault(family, {})[name] = _component_curves(path)
+                gallery.append((f"{name}, {family}", *_images_along(path)))
     results = {"paths": merge(tables), "components": merge(flat)}
-    return {**results, **_figures(shared, shapes), **_images(shared, gallery)}
+    return {**results, **_component_figures(shared, shapes), **_image_gallery(shared, gallery)}
 
 
-def _one(paths: Paths) -> Paths | None:
-    """The first that bends, or the first of those that were found."""
+def _first_path(paths: Paths) -> Paths | None:
+    """Return the first path that bends, or the first that was found."""
     found = torch.nonzero(paths.found).flatten()
     bent = torch.nonzero(paths.found & (paths.counts > 2)).flatten()
     rows = torch.cat([bent, found])[:1]
     return paths.take(rows) if len(rows) else None
 
 
-def _shape(path: Paths) -> tuple[Points, Points]:
-    """Second and third principal component against the first."""
+def _component_curves(path: Paths) -> tuple[Points, Points]:
+    """Return the second and third principal component against the first."""
     seen = principal_components(path, points=POINTS, components=3).coordinates[0]
     padded = torch.nn.functional.pad(seen, (0, 3 - seen.shape[1]))
     first, second, third = (tuple(column.tolist()) for column in padded.unbind(1))
     return Points(first, second), Points(first, third)
 
 
-def _along(path: Paths) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The images at a few stops, and how far each is from the straight line."""
+def _images_along(path: Paths) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Return the images at a few positions, and how far each is from the straight line."""
     images = resample(path, POINTS)[0]
-    rows = [round(stop * (POINTS - 1)) for stop in STOPS]
+    rows = [round(position * (POINTS - 1)) for position in POSITIONS]
     line = torch.lerp(
         images[:1], images[-1:], torch.linspace(0, 1, POINTS).to(images).view(-1, *[1] * (images.ndim - 1))
     )
-    away = (images - line).flatten(1).norm(dim=1)
-    return images[rows].cpu(), tuple(f"{float(away[row]):.2g} off the line" for row in rows)
+    deviation = (images - line).flatten(1).norm(dim=1)
+    return images[rows].cpu(), tuple(f"{float(deviation[row]):.2g} off the line" for row in rows)
 
 
-def _figures(shared: SameImages, shapes: dict[str, dict[str, tuple[Points, Points]]]) -> dict[str, Result]:
+def _component_figures(shared: SameImages, shapes: dict[str, dict[str, tuple[Points, Points]]]) -> dict[str, Result]:
     conditions = {
         **shared.conditions,
-        "path": f"the first pair whose path bends; projection '{HOW}', {POINTS} points of even distance",
+        "path": f"the first pair whose path bends; projection '{PROJECTION}', {POINTS} points of even distance",
         "spacing": f"{SHARE:g} of the distance of the ends",
     }
     return {
@@ -91,7 +101,7 @@ def _figures(shared: SameImages, shapes: dict[str, dict[str, tuple[Points, Point
             "principal component 1 (l_2, pixel units)",
             f"principal component {number} (l_2, pixel units)",
             {name: both[number - 2] for name, both in shown.items()},
-            "A straight path has its first component alone and is left out. Each network's path has components of its own.",
+            "Straight paths have one component and are left out. Each network's path has its own components.",
             conditions,
         )
         for family, shown in shapes.items()
@@ -99,12 +109,12 @@ def _figures(shared: SameImages, shapes: dict[str, dict[str, tuple[Points, Point
     }
 
 
-def _images(shared: SameImages, rows: list[tuple[str, torch.Tensor, tuple[str, ...]]]) -> dict[str, Result]:
+def _image_gallery(shared: SameImages, rows: list[tuple[str, torch.Tensor, tuple[str, ...]]]) -> dict[str, Result]:
     shape = shared.examples.shape
     if len(shape) != 3 or shape[0] not in (1, 3) or not rows:
         return {}
     names, images, notes = zip(*rows, strict=True)
-    columns = tuple(f"{stop:.0%} of the way" for stop in STOPS)
+    columns = tuple(f"{position:.0%} of the way" for position in POSITIONS)
     pixels = torch.stack([row.double() for row in images]).numpy()
-    caption = "Every image on the way is taken for the class of its ends."
+    caption = "Every image on the path is classified as its ends are."
     return {"images": Gallery("Images along paths", names, columns, pixels, notes, caption, shared.conditions)}

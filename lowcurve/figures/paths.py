@@ -1,4 +1,4 @@
-"""Paths within classification regions, family by family: how often one is found, how many anchors it has, how far it bends."""
+"""Compare families of paths within the region of a class: how many are found, their anchors and their deviation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,6 @@ from lowcurve.geometry import (
     natural_pairs,
     paired_test,
     path_measures,
-    principal_components,
     straight_line_measures,
 )
 from lowcurve.geometry.regions import inner_margins
@@ -36,39 +35,56 @@ PROJECTIONS: Mapping[str, RegionProjection] = {
     "as published": RegionProjection(DeepFool(bisections=0), overshoot=0.0),
     "beyond": RegionProjection(DeepFool()),
 }
-"""How a middle is led into the region: just across its boundary, as in the paper, or half as far again."""
+"""Ways of moving a midpoint into the region: just across its boundary, as in the paper, or well beyond it."""
 NATURAL, MIXED, ADVERSARIAL, NOISE = "natural", "natural to adversarial", "adversarial", "natural to noise"
 MEASURES = {
     "anchors": "Number of points of a path, ends included.",
     "maximal deviation": "Largest distance to the straight line, over the distance of the ends.",
-    "mean deviation": "Its mean over the path.",
-    "excess length": "Length over distance, less 1.",
-    "distance": "Of the ends, l_2 in pixel units.",
-    "share outside": "Of the straight line between the ends, found or not.",
-    "barrier": "Largest -margin on it: above 0 where it leaves the region.",
+    "mean deviation": "Mean of that distance over the path.",
+    "excess length": "Length over distance, minus 1.",
+    "distance": "Distance of the ends, l_2 in pixel units.",
+    "share outside": "Share of the straight line between the ends that lies outside, for all pairs.",
+    "barrier": "Largest -margin on the straight line: above 0 where it leaves the region.",
     "clearance": "Smallest margin along the path.",
 }
+ALL_PAIRS = ("distance", "share outside", "barrier")
+"""Measures of all pairs, with a path or without."""
 COMPONENTS = 10
+"""Principal components that are plotted."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The paths of a family of pairs, with a number for each of them under each measure."""
+    """The paths of one family of pairs.
+
+    Attributes:
+        paths: The paths.
+        columns: One number per path under each measure.
+    """
 
     paths: Paths
     columns: Mapping[str, PerExample]
 
 
 Families = Mapping[tuple[str, str], "Family"]
-"""By the kind of pairs and the projection."""
+"""Families by the kind of pairs and the name of the projection."""
 
 
 def path_results(
     model: nn.Module, test: Examples, pairs: int, *, share: float, seed: int, progress: Progress[int]
 ) -> dict[str, Result]:
-    """The four families under both projections, the matched ones tested against each other, and how flat the paths are.
+    """Compute the four families under both projections, test the matched ones, and describe how flat the paths are.
 
-    pairs: of each family. share: the spacing of the samples over the distance of the ends.
+    Args:
+        model: The network.
+        test: Test images.
+        pairs: Number of pairs of each family.
+        share: Spacing of the samples over the distance of the ends.
+        seed: Seed of all random choices.
+        progress: Receives the progress over families and projections.
+
+    Returns:
+        "paths" and "families", tables, and "components", curves.
     """
     return summarize_families(find_families(model, test, pairs, share=share, seed=seed, progress=progress), share, seed)
 
@@ -76,73 +92,125 @@ def path_results(
 def find_families(
     model: nn.Module, test: Examples, pairs: int, *, share: float, seed: int, progress: Progress[int]
 ) -> Families:
-    """The paths of every family under every projection."""
+    """Find the paths of every family under every projection.
+
+    Args:
+        model: The network.
+        test: Test images.
+        pairs: Number of pairs of each family.
+        share: Spacing of the samples over the distance of the ends.
+        seed: Seed of all random choices.
+        progress: Receives the progress over families and projections.
+
+    Returns:
+        The families by name and projection.
+    """
     ends = make_endpoints(model, test, pairs, seed)
-    wanted = [(name, how) for name in ends for how in PROJECTIONS]
+    keys = [(name, projection) for name in ends for projection in PROJECTIONS]
     found = {}
-    for number in progress(range(len(wanted)), "paths"):
-        name, how = wanted[number]
-        found[name, how] = _family(model, ends[name], PROJECTIONS[how], share, seed)
+    for number in progress(range(len(keys)), "paths"):
+        name, projection = keys[number]
+        found[name, projection] = _search_family(model, ends[name], PROJECTIONS[projection], share, seed)
     return found
 
 
 def summarize_families(found: Families, share: float, seed: int) -> dict[str, Result]:
-    """Tables and figure of one network's families."""
+    """Summarize one network's families in tables and a figure.
+
+    Args:
+        found: The families.
+        share: Spacing of the samples over the distance of the ends.
+        seed: Seed of the resamples.
+
+    Returns:
+        "paths" and "families", tables, and "components", curves.
+    """
     conditions = {
         "lengths": "l_2, pixel units",
         "spacing": f"{share:g} of the distance of the ends: no violation at any sample of a path",
         "BatchNorm": "eval mode",
-        "not found": "the search met a cap; no proof that there is no path",
+        "not found": "the search met a limit; no proof that there is no path",
     }
     return {
-        "paths": _table(found, conditions, seed),
-        "families": _tests(found, conditions, seed),
-        "components": _components(found, conditions),
+        "paths": _family_table(found, conditions, seed),
+        "families": _test_table(found, conditions, seed),
+        "components": _component_curves(found, conditions),
     }
 
 
 def make_endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> dict[str, Endpoints]:
-    """The ends of each family; starts and distances of the mixed ones are those of the natural pairs as far as can be."""
+    """Pair the endpoints of each family.
+
+    The mixed families have the starts of the natural pairs, and their distances as nearly as possible.
+
+    Args:
+        model: The network.
+        test: Test images.
+        pairs: Number of pairs of each family.
+        seed: Seed of all random choices.
+
+    Returns:
+        The pairs of each family that has any.
+    """
     rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
     rows = rows[: 2 * pairs + pairs // 2]
     x, y = test.take(rows).pixels(slice(None)), test.y[rows]
     like = next(model.parameters(), x)
     x, y, rows = x.to(like), y.to(like.device), rows.to(like.device)
-    sure = in_region(model, x, y)
-    x, y, rows = x[sure], y[sure], rows[sure]
+    safe = in_region(model, x, y)
+    x, y, rows = x[safe], y[safe], rows[safe]
     natural = LabeledPoints(x, y, rows)
     classes = len(test.classes)
     others = (y + 1 + integers(y.shape, 0, classes - 1, generator=stream(seed, "others")).to(y)) % classes
     moved = project_into_classes(model, x, others, seed)
-    kept = in_region(model, moved, others)
-    adversarial, origin = LabeledPoints(moved[kept], others[kept], rows[kept]), y[kept]
+    reached = in_region(model, moved, others)
+    adversarial, origin = LabeledPoints(moved[reached], others[reached], rows[reached]), y[reached]
     noise = project_into_classes(model, uniform(x, 0, 1, generator=stream(seed, "noise")), y, seed)
-    there = in_region(model, noise, y)
-    nowhere = torch.full_like(rows[there], NO_SOURCE)
-    plain = _first(natural_pairs(natural, generator=stream(seed, NATURAL)), pairs)
-    starts = LabeledPoints(plain.start, plain.y, natural.source[plain.start_index])
+    noisy = in_region(model, noise, y)
+    no_source = torch.full_like(rows[noisy], NO_SOURCE)
+    base = _first(natural_pairs(natural, generator=stream(seed, NATURAL)), pairs)
+    starts = LabeledPoints(base.start, base.y, natural.source[base.start_index])
     find_families = {
-        NATURAL: plain,
-        MIXED: natural_adversarial_pairs(starts, adversarial, generator=stream(seed, MIXED), distance=plain.distance),
+        NATURAL: base,
+        MIXED: natural_adversarial_pairs(starts, adversarial, generator=stream(seed, MIXED), distance=base.distance),
         ADVERSARIAL: adversarial_pairs(adversarial, origin, generator=stream(seed, ADVERSARIAL)),
         NOISE: natural_noise_pairs(
             starts,
-            LabeledPoints(noise[there], y[there], nowhere),
+            LabeledPoints(noise[noisy], y[noisy], no_source),
             generator=stream(seed, NOISE),
-            distance=plain.distance,
+            distance=base.distance,
         ),
     }
     return {name: _first(found, pairs) for name, found in find_families.items() if len(found)}
 
 
 def project_into_classes(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
-    """Just across the boundary of class y, where it was found."""
+    """Move points just across the boundary of the classes y, where that succeeds.
+
+    Args:
+        model: The network.
+        x: Points, shape (batch, ...).
+        y: The class of each point.
+        seed: Seed of the projection.
+
+    Returns:
+        The moved points.
+    """
     with frozen(model):
         return PROJECTIONS["as published"](model, x, y, generator=stream(seed, "led"))
 
 
 def in_region(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the network says y of x, by so much that a search for paths finds the same in a batch of another size."""
+    """Return True for points in the region of y by a margin that a batch of another size also finds.
+
+    Args:
+        model: The network.
+        x: Points, shape (batch, ...).
+        y: The class of each point.
+
+    Returns:
+        One boolean per point.
+    """
     with frozen(model):
         return inner_margins(model, x, y, 256, times=2) > 0
 
@@ -151,16 +219,16 @@ def _first(found: Endpoints, pairs: int) -> Endpoints:
     return Endpoints(*(getattr(found, name)[:pairs] for name in found.__dataclass_fields__))
 
 
-def _family(model: nn.Module, ends: Endpoints, projection: RegionProjection, share: float, seed: int) -> Family:
+def _search_family(model: nn.Module, ends: Endpoints, projection: RegionProjection, share: float, seed: int) -> Family:
     search = PathSearch(projection, spacing=share * ends.distance)
     paths = search(model, ends.start, ends.end, ends.y, generator=stream(seed, "paths"))
     return Family(paths, path_measures(paths) | straight_line_measures(model, paths))
 
 
-def _table(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
+def _family_table(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
     headings = (
         Column("pairs", "The family of the ends."),
-        Column("projection", "How a middle outside is led into the region."),
+        Column("projection", "Projection that moves an outside midpoint into the region."),
         Column("count", "Pairs.", "d"),
         Column("found", "Share of them with a path.", ".1%"),
         Column("straight", "Share of those whose path is the straight line.", ".1%"),
@@ -169,75 +237,71 @@ def _table(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
         Column("maximal deviation, sd", "The same."),
     )
     rows: list[tuple[Cell, ...]] = []
-    for (name, how), family in found.items():
-        there, columns = family.paths.found, family.columns
-        straight = (family.paths.counts[there] == 2).double().mean()
-        spread = [_deviation(columns[key][there]) for key in ("anchors", "maximal deviation")]
-        rows.append(
-            (
-                *(name, how, len(there), float(there.double().mean()), float(straight)),
-                *(_mean(columns[key], there if key not in ("distance", "share outside", "barrier") else None, seed)
-                  for key in MEASURES),
-                *spread,
-            )
-        )  # fmt: skip
-    caption = "Each mean stands before its 95 % bootstrap interval."
+    for (name, projection), family in found.items():
+        with_path, columns = family.paths.found, family.columns
+        straight = (family.paths.counts[with_path] == 2).double().mean()
+        spread = [_standard_deviation(columns[key][with_path]) for key in ("anchors", "maximal deviation")]
+        means = [
+            _mean_with_interval(columns[key][slice(None) if key in ALL_PAIRS else with_path], seed) for key in MEASURES
+        ]
+        row = (name, projection, len(with_path), float(with_path.double().mean()), float(straight), *means, *spread)
+        rows.append(row)
+    caption = "Each mean is followed by its 95 % bootstrap interval."
     return Table("Paths within the region of a class", headings, tuple(rows), caption, conditions)
 
 
-def _deviation(values: PerExample) -> float | None:
-    """Standard deviation; none of fewer than two."""
+def _standard_deviation(values: PerExample) -> float | None:
+    """Return the standard deviation; None for fewer than two values."""
     return float(values.double().std()) if len(values) > 1 else None
 
 
-def _mean(values: PerExample, rows: Tensor | None, seed: int) -> Cell:
-    values = values if rows is None else values[rows]
+def _mean_with_interval(values: PerExample, seed: int) -> Cell:
     if not len(values):
         return None
     found = bootstrap_interval(values.cpu(), generator=stream(seed, "bootstrap"))
     return (found.value, found.low, found.high)
 
 
-def _tests(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
-    """Each mixed family against the natural one, pair by pair from the same start."""
+def _test_table(found: Families, conditions: Mapping[str, str], seed: int) -> Table:
+    """Test each mixed family against the natural one, pair by pair from the same start."""
     headings = (
         Column(
             "pairs",
-            "The family that is compared with natural pairs of the same starts and as nearly the same distances.",
+            "The family compared with natural pairs of the same starts and similar distances.",
         ),
         Column("projection"),
         Column("measure"),
         Column("count", "Pairs with a path in both.", "d"),
-        Column("mean difference", "To the natural pairs."),
-        Column("p", "Of Wilcoxon's signed-rank test, signs drawn.", ".2g"),
+        Column("mean difference", "Mean difference to the natural pairs."),
+        Column("p", "p-value of Wilcoxon's signed-rank test with drawn signs.", ".2g"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for (name, how), here in found.items():
-        if name in (MIXED, NOISE) and (NATURAL, how) in found:
-            plain = found[NATURAL, how]
-            shared = _common_pairs(here.paths, plain.paths)
-            for measure in ("anchors", "maximal deviation", "share outside") if len(shared) else ():
-                pair = here.columns[measure][shared[:, 0]], plain.columns[measure][shared[:, 1]]
+    for (name, projection), family in found.items():
+        if name in (MIXED, NOISE) and (NATURAL, projection) in found:
+            natural = found[NATURAL, projection]
+            common = _common_pairs(family.paths, natural.paths)
+            for measure in ("anchors", "maximal deviation", "share outside") if len(common) else ():
+                pair = family.columns[measure][common[:, 0]], natural.columns[measure][common[:, 1]]
                 tested = paired_test(pair[0].cpu(), pair[1].cpu(), generator=stream(seed, "test"))
-                rows.append((name, how, measure, tested.count, tested.mean_difference, tested.p_value))
+                rows.append((name, projection, measure, tested.count, tested.mean_difference, tested.p_value))
     return Table("Against natural pairs", headings, tuple(rows), conditions=conditions)
 
 
 def _common_pairs(first: Paths, second: Paths) -> Tensor:
-    """The numbers of pairs with one start, found in both: (pairs, 2)."""
+    """Return the numbers of pairs with the same start and a path in both families, shape (pairs, 2)."""
     same = (first.start[:, None] == second.start[None]).flatten(2).all(2)
     return torch.nonzero(same & first.found[:, None] & second.found[None])
 
 
-def _components(found: Families, conditions: Mapping[str, str]) -> Curves:
-    """Mean share of the variance of a bent path's points in each of its principal components."""
+def _component_curves(found: Families, conditions: Mapping[str, str]) -> Curves:
+    """Plot the mean share of the variance of bent paths in each principal component."""
     lines = {}
-    for (name, how), family in found.items():
+    for (name, projection), family in found.items():
         bent = torch.nonzero(family.paths.found & (family.paths.counts > 2)).flatten()[:50]
-        if len(bent) and how == "as published":
-            explained = principal_components(family.paths.take(bent), components=COMPONENTS).explained
+        if len(bent) and projection == "as published":
+            explained = principal_component_curves(family.paths.take(bent), components=COMPONENTS).explained
             lines[f"{name} ({len(bent)} bent)"] = Line(tuple(float(v) for v in explained[:, :COMPONENTS].mean(0)))
-    caption = "A straight path has all of its variance in the first; paths that are straight are left out."
+    caption = "A straight path has all of its variance in the first component; straight paths are left out."
     return Curves(
         "How flat the paths are", "principal component", "share of the variance, mean over paths",
         tuple(float(k + 1) for k in range(COMPONENTS)), lines, caption, conditions, y_logarithmic=True,

@@ -18,14 +18,14 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class SameImages:
-    """Networks drawn at the same images, all of which they classify correctly.
+    """Several networks and test images that all of them classify correctly.
 
-    Attributes:
+    Args:
         models: The networks by name.
         examples: The images with their labels.
         numbers: Each image's place in the test set, counted from 0.
         ball: The ball of the attacks.
-        steps: PGD steps of the attacks that are drawn.
+        steps: PGD steps of the attacks shown.
         seed: Seed of the random directions.
         points: Grid points along a side of a plane.
         progress: Receives the progress of long computations.
@@ -44,7 +44,7 @@ class SameImages:
         if self.points < 3:
             raise InputError("at least three points along a side", self.points, "write --points 101")
 
-    def x(self, like: nn.Module) -> Inputs:
+    def inputs(self, like: nn.Module) -> Inputs:
         """Return the images on the network's device and in its precision."""
         images = self.examples.pixels(slice(None))
         return images.to(next(like.parameters(), images))
@@ -54,16 +54,16 @@ class SameImages:
         """The images' labels."""
         return self.examples.y
 
-    def image(self, number: int) -> str:
+    def image_name(self, number: int) -> str:
         """Name an image by its place in the test set and its class."""
         return f"test image {self.numbers[number]}, class {self.examples.classes[int(self.y[number])]}"
 
-    def short(self, number: int) -> str:
+    def short_name(self, number: int) -> str:
         """Name an image in a table's cell."""
         return f"{self.examples.classes[int(self.y[number])]}, no. {self.numbers[number]}"
 
-    def few(self, count: int) -> "SameImages":
-        """Return the same networks with the first `count` images only."""
+    def first(self, count: int) -> "SameImages":
+        """Return the same networks with the first `count` images."""
         return replace(self, examples=self.examples.take(slice(count)), numbers=self.numbers[:count])
 
     @property
@@ -95,6 +95,19 @@ def select_images(
 ) -> SameImages:
     """Select the first `count` test images that every network classifies correctly, or as many as there are.
 
+    Args:
+        data: The data, of which the test images are used.
+        models: The networks by name.
+        count: Number of images.
+        ball: The ball of the attacks.
+        steps: PGD steps of the attacks shown.
+        seed: Seed of the random directions.
+        points: Grid points along a side of a plane.
+        progress: Receives the progress of long computations.
+
+    Returns:
+        The networks with the images.
+
     Raises:
         InputError: If `count` is below 1, or no image is classified correctly by all networks.
     """
@@ -109,7 +122,7 @@ def select_images(
             break
     if not found:
         raise InputError(
-            "a test image that every network classifies rightly", "none", "leave a network out by --networks"
+            "a test image that every network classifies correctly", "none", "leave a network out by --networks"
         )
     chosen = found[:count]
     return SameImages(models, data.test.take(chosen), tuple(chosen), ball, steps, seed, points, progress)

@@ -70,14 +70,14 @@ def report_figures(
     except InputError as error:
         log.info("nothing is drawn: %s", error)
         return {}
-    found = {**cross_sections(shared.few(settings.drawn)), **surfaces(shared.few(settings.drawn))}
+    found = {**cross_sections(shared.first(settings.drawn)), **surfaces(shared.first(settings.drawn))}
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
-        pictures = jacobians(shared.few(PICTURES))
+        pictures = jacobians(shared.first(PICTURES))
         found |= {f"{kind} gradients": result for kind, result in pictures.items() if kind != "adversarial"}
     if color:
-        found |= colors(shared.few(settings.drawn))
+        found |= colors(shared.first(settings.drawn))
     if settings.drawn_paths:
-        found |= _paths(shared.few(settings.drawn_paths))
+        found |= _paths(shared.first(settings.drawn_paths))
     return found
 
 

@@ -58,7 +58,7 @@ def figures_1_to_3(context: Context) -> Reproduction:
             points=5 if context.scale == "smoke" else 15,
             progress=context.progress,
         )
-        shown = projections(shared.few(1), 2 * radius, (RANDOM, "margin"), ("loss",))
+        shown = projections(shared.first(1), 2 * radius, (RANDOM, "margin"), ("loss",))
         return {
             "parameters": around,
             **shown,
@@ -105,7 +105,7 @@ def figure_4(context: Context) -> Reproduction:
 
     def make() -> dict[str, Result]:
         shared = select_shared_images(context, wanted, limit_count(context, 50))
-        return {**projections(shared.few(2), 2 * radius), **distances(shared, 4 * radius)}
+        return {**projections(shared.first(2), 2 * radius), **distances(shared, 4 * radius)}
 
     results = context.load_or_compute("figure-4", ("projections", wanted), make)
     found = {str(row[1]): row for row in as_table(results["distances"]).rows}
@@ -193,7 +193,7 @@ def _side_by_side(context: Context, wanted: Mapping[str, Study], radius: float, 
 
     def make() -> dict[str, Result]:
         shared = select_shared_images(context, wanted, limit_count(context, 50))
-        shown = projections(shared.few(2), 1.5 * radius, (RANDOM, *DIRECTIONS[::2]))
+        shown = projections(shared.first(2), 1.5 * radius, (RANDOM, *DIRECTIONS[::2]))
         return {**shown, "numbers": plateaus(shared, radius), **distances(shared, 4 * radius)}
 
     results = context.load_or_compute(part, (part, wanted, radius), make)

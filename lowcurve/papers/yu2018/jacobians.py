@@ -116,7 +116,7 @@ def figure_10(context: Context) -> Reproduction:
             "of": "the margin's Jacobian",
         }
         table = Table("Correlation of |J| with local contrast", columns, aligned, conditions=conditions)
-        return {"jacobians": jacobians(shared.few(6))["margin"], "numbers": table}
+        return {"jacobians": jacobians(shared.first(6))["margin"], "numbers": table}
 
     results = context.load_or_compute("figure-10", ("jacobians", wanted), make)
     found = read_cells(as_table(results["numbers"]))
