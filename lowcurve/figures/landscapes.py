@@ -168,17 +168,15 @@ def _direction_surfaces(shared: SameImages) -> dict[str, Result]:
         panels: list[dict[str, Panel]] = [{} for _ in shared.numbers]
         for name, model in shared.models.items():
             x = shared.inputs(model)
-            directions = attack_directions(model, x, shared.y.to(x.device))[direction]
-            rows = _rows_with_direction(directions)
+            vectors = attack_directions(model, x, shared.y.to(x.device))[direction]
+            rows = _rows_with_direction(vectors)
             if not len(rows):
                 continue
-            plane = _against_random(shared, x[rows], directions[rows])
-            level = pixels(1) / LINF.length(plane.first)  # the l_2 length of a step of one grey level
+            plane = _against_random(shared, x[rows], vectors[rows])
+            level = pixels(1) / LINF.length(plane.first)  # l_2 length of a step of one grey level
             vertical, horizontal = levels.to(x) * level[:, None], aside.to(x)
-            grid, inside = (
-                evaluate_planes(shared, name, plane, vertical, horizontal, rows),
-                share_in_box(plane, vertical, horizontal),
-            )
+            grid = evaluate_planes(shared, name, plane, vertical, horizontal, rows)
+            inside = share_in_box(plane, vertical, horizontal)
             values = grid.values(margin).cpu().numpy()
             path = _attack_path(shared, model, rows, plane, level) if direction == "cross-entropy" else None
             for k, i in enumerate(rows.tolist()):
@@ -244,18 +242,16 @@ def _attack_path(
 def _distance_table(shared: SameImages) -> dict[str, Result]:
     """Tabulate the distance to the boundary along each direction, one row per network and image."""
     rows: list[tuple[Cell, ...]] = []
-    most = 4.0  # times the study's radius
+    most = 4.0  # in radii of the study
     for name, model in shared.models.items():
         x = shared.inputs(model)
         y = shared.y.to(x.device)
         directions = attack_directions(model, x, y) | {"random": random_directions(x, 1, seed=shared.seed)[0]}
         found = {key: torch.full((len(x),), torch.nan) for key in directions}
         for key, direction in directions.items():
-            if len(some := _rows_with_direction(directions)):
-                length, field = (
-                    LINF.length(direction[some]) / L2.length(direction[some]),
-                    loss_field(model, y[some], margin),
-                )
+            if len(some := _rows_with_direction(direction)):
+                length = LINF.length(direction[some]) / L2.length(direction[some])
+                field = loss_field(model, y[some], margin)
                 reach = most * shared.reach / 2 * (10 if key == "random" else 1)
                 with frozen(model):
                     distance = crossing_distance(field, x[some], direction[some], most=reach, samples=200)

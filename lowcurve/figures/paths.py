@@ -299,7 +299,7 @@ def _component_curves(found: Families, conditions: Mapping[str, str]) -> Curves:
     for (name, projection), family in found.items():
         bent = torch.nonzero(family.paths.found & (family.paths.counts > 2)).flatten()[:50]
         if len(bent) and projection == "as published":
-            explained = principal_component_curves(family.paths.take(bent), components=COMPONENTS).explained
+            explained = principal_components(family.paths.take(bent), components=COMPONENTS).explained
             lines[f"{name} ({len(bent)} bent)"] = Line(tuple(float(v) for v in explained[:, :COMPONENTS].mean(0)))
     caption = "A straight path has all of its variance in the first component; straight paths are left out."
     return Curves(
