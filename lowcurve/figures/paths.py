@@ -23,6 +23,7 @@ from lowcurve.geometry import (
     natural_pairs,
     paired_test,
     path_measures,
+    principal_components,
     straight_line_measures,
 )
 from lowcurve.geometry.regions import inner_margins
