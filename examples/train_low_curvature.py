@@ -10,7 +10,7 @@ model = lc.Network("small-convnet", data.shape, len(data.classes), *data.statist
 lc.fit(model, lc.Objective(), data.train, lc.Optimization(epochs=5, batch_size=64, learning_rate=4e-3))
 
 # h is an l_2 length in pixel units, about that of the attack: 0.125 * sqrt(64) = 1. It grows over the first quarter.
-penalty = lc.Term(lc.CURE(h=1.0), weight=0.03, scale_schedule=Schedule(start=0.05, ramp=0.25))
+penalty = lc.Term(lc.CURE(h=1.0), weight=0.03, scale_schedule=Schedule(start=0.05, until=0.25))
 tuned = copy.deepcopy(model)
 history = lc.fit(
     tuned,
