@@ -111,7 +111,9 @@ def commands() -> list[str]:
     """Every command of the pages, without those that need what an earlier command leaves."""
     texts = [page.read_text() for page in PAGES if page.name != "cli.md"]
     blocks = [block for text in texts for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
-    lines = [line.split(" #")[0].strip() for text in blocks for line in re.findall(r"^lowcurve .*$", text, re.MULTILINE)]
+    lines = [
+        line.split(" #")[0].strip() for text in blocks for line in re.findall(r"^lowcurve .*$", text, re.MULTILINE)
+    ]
     return [line for line in dict.fromkeys(lines) if not re.search(r"runs/|mine.yaml|\bRUN\b", line)]
 
 
