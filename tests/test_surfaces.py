@@ -15,7 +15,7 @@ from test_report import GALLERY, HOSTILE, RADII, SCALES, SCATTER, TABLE, Reader,
 from lowcurve.errors import InputError
 from lowcurve.report import draw_surface, draw_values, page, static_figure, styles
 from lowcurve.report.palette import class_color, span_of
-from lowcurve.report.surfaces import over
+from lowcurve.report.surfaces import interpolate
 from lowcurve.results import Curves, Line, Panel, Points, Surface
 
 X, Y = tuple(np.linspace(-1, 1, 41).tolist()), tuple(np.linspace(-1, 1, 31).tolist())
@@ -108,10 +108,10 @@ def test_a_line_lies_on_the_surface_it_is_drawn_over():
     surface = Surface("s", "x", "y", X, Y, {"a": panel}, "z")
     x, y = (0.137, -0.91, 1.0, -1.0), (0.51, 0.033, 1.0, -1.0)
     expected = [1 + 2 * a - b + 3 * a * b for a, b in zip(x, y, strict=True)]
-    assert over(surface, panel, Points(x, y)) == pytest.approx(expected)
-    assert over(surface, panel, Points((1.01, None, 0.0), (0.0, 0.0, -1.2))) == [None] * 3
+    assert interpolate(surface, panel, Points(x, y)) == pytest.approx(expected)
+    assert interpolate(surface, panel, Points((1.01, None, 0.0), (0.0, 0.0, -1.2))) == [None] * 3
     holed = Panel(np.where(ALONG > 0, np.nan, 1.0))
-    assert over(surface, holed, Points((-0.5, 0.5), (0.0, 0.0))) == [1.0, None]
+    assert interpolate(surface, holed, Points((-0.5, 0.5), (0.0, 0.0))) == [1.0, None]
     drawn = figures(MARGIN)[0]["data"]
     assert [trace["customdata"] for trace in drawn if trace.get("customdata")] == [
         pytest.approx([-2.0, 4 * (0.25 + 0.25), None, None], nan_ok=True),
@@ -216,7 +216,7 @@ def test_a_file_has_the_page_s_colors():
 def test_what_makes_no_file(monkeypatch):
     with pytest.raises(InputError, match=r"a form among pdf, svg, png, got 'gif'\. Write static_figure"):
         static_figure(MARGIN, "gif")
-    with pytest.raises(InputError, match=r"a result with a picture, got a table\. It stands in the page"):
+    with pytest.raises(InputError, match=r"a result with a picture, got a table\. The page shows it"):
         static_figure(TABLE)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(

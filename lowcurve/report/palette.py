@@ -1,4 +1,4 @@
-"""Which color, marker and dash a network bears, and which color a class or a number, the same in every figure of a page."""
+"""Colors, markers and dashes: the same for a network, a class or a number in every figure of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ import numpy as np
 
 from lowcurve.results import Curves, Gallery, Plot, Result, Surface, Table
 
-# Okabe and Ito's palette in an order of falling contrast on white, without yellow (unreadable there) and with gray
-# for black (unreadable on a dark page).
+# Okabe and Ito's palette by falling contrast on white, without yellow (unreadable there) and with gray instead of black
+# (unreadable on a dark page).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 DASHES = {"solid": "", "dash": "4 2", "dot": "1.5 1.5", "longdash": "7 2"}
 MARKERS = {
@@ -19,15 +19,15 @@ MARKERS = {
     "triangle-down": "M11 8.5l3.6 -6.4h-7.2z",
 }
 
-# Tol's muted scheme, which no color blindness confuses; in a second and third round lighter and darker.
+# Tol's muted scheme, safe for color blindness. A second and third round are lighter and darker.
 CLASSES = (
     "#332288", "#ddcc77", "#44aa99", "#cc6677", "#88ccee", "#882255", "#117733", "#bbbbbb", "#aa4499", "#999933",
 )  # fmt: skip
-# Viridis in nine steps, for numbers that have no middle; and blue above, orange below a level that is nearly white.
+# Viridis in nine steps for numbers without a middle; otherwise blue above and orange below a nearly white level.
 RISING = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 PARTED = ("#6e2f00", "#b44e00", "#e08a4f", "#f5c6a5", "#f7f7f7", "#b3d4e8", "#5ba3cf", "#0072b2", "#013d66")
 OVERLAYS = (("#a3005f", "dash"), ("#111111", "dot"), ("#00694b", "solid"), ("#111111", "longdash"))
-"""Color and dash of the lines over a map."""
+"""Color and dash of the lines over a map, in turn."""
 MARK_SYMBOLS = ("circle", "x", "diamond", "triangle-up", "square")
 MARK_PATHS = {
     **MARKERS,
@@ -37,27 +37,27 @@ MARK_PATHS = {
 
 @dataclass(frozen=True)
 class Style:
-    """How one network looks in every figure: color, marker and dash, so that no reader depends on color alone."""
+    """The style of one network in every figure, readable without color.
+
+    Attributes:
+        color: Hexadecimal color.
+        marker: A name in `MARKERS`.
+        dash: A name in `DASHES`.
+    """
 
     color: str
     marker: str
     dash: str
 
-    def swatch(self) -> str:
-        """The line and its marker in small, as they stand in the plots."""
-        return (
-            '<svg class="swatch" viewBox="0 0 22 10" width="22" height="10" aria-hidden="true">'
-            f'<path d="M0 5h22" stroke="{self.color}" stroke-width="2" stroke-dasharray="{DASHES[self.dash]}"/>'
-            f'<path d="{MARKERS[self.marker]}" fill="{self.color}"/></svg>'
-        )
-
 
 def styles(results: Sequence[Result]) -> dict[str, Style]:
-    """One style for each name that some plot bears, in the order in which the names are first seen on the page.
+    """Assign one style to each name that occurs in a plot, in the order in which the names first occur on the page.
 
-    Names that no plot bears take no color: a table of attacks leaves the palette to the networks. A name that begins
-    with another and a comma, such as "CURE, estimate", bears that one's color in dots. 140 names come before two share a
-    style.
+    Names that occur in no plot take no color: a table of attacks leaves the palette to the networks. A name that begins
+    with another and a comma, such as "CURE, estimate", has that one's color, dotted. The first 140 names differ.
+
+    Args:
+        results: All results of the page.
 
     Example:
         >>> from lowcurve.results import Line
@@ -88,7 +88,10 @@ def _names(result: Result) -> tuple[str, ...]:
 
 
 def class_color(number: int) -> str:
-    """The color of a class by its place among the classes, so that it is the same on every page of a data set.
+    """Return the color of a class, the same on every page of a data set.
+
+    Args:
+        number: The place of the class among all classes.
 
     Example:
         >>> class_color(0), class_color(10), class_color(20)
@@ -101,14 +104,20 @@ def class_color(number: int) -> str:
 
 
 def scale(surface: Surface) -> tuple[str, ...]:
-    """The colors of a surface's numbers, from its lowest to its highest in equal steps."""
+    """Return the colors of a surface's values, from the lowest to the highest in equal steps.
+
+    Args:
+        surface: The surface; with a level, the middle color is nearly white.
+    """
     return RISING if surface.level is None else PARTED
 
 
 def span_of(surface: Surface, *, whole: bool = False) -> tuple[float, float]:
-    """The numbers of the first and of the last color, the same for all panels; with a level as far below it as above.
+    """Return the values of the first and the last color, the same for all panels.
 
-    whole: from the smallest to the largest value, as an axis shows them.
+    Args:
+        surface: The surface. With a level, both values are equally far from it.
+        whole: Return the smallest and the largest value instead, as an axis shows them.
     """
     values = np.concatenate([panel.values.ravel() for panel in surface.panels.values()] or [np.zeros(1)])
     known = values[np.isfinite(values)]
@@ -117,31 +126,3 @@ def span_of(surface: Surface, *, whole: bool = False) -> tuple[float, float]:
         reach = max(surface.level - low, high - surface.level)
         low, high = surface.level - reach, surface.level + reach
     return (low, high) if low < high else (low - 1.0, high + 1.0)
-
-
-def overlay_swatch(number: int | None) -> str:
-    """A line over a map in small, by its number; None for the line of the level."""
-    color, dash = ("#111111", "solid") if number is None else OVERLAYS[number % len(OVERLAYS)]
-    return _small(
-        f'<path d="M1 5h20" stroke="{color}" stroke-width="2" stroke-dasharray="{DASHES[dash]}" fill="none"/>'
-    )
-
-
-def mark_swatch(number: int) -> str:
-    """A mark over a map in small, by its number."""
-    shape = MARK_PATHS[MARK_SYMBOLS[number % len(MARK_SYMBOLS)]]
-    return _small(f'<path d="{shape}" fill="#ffffff" stroke="#111111"/>')
-
-
-def patch(color: str) -> str:
-    """A class's color in small."""
-    return (
-        '<svg class="swatch" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
-        f'<rect width="14" height="14" rx="2" fill="{color}"/></svg>'
-    )
-
-
-def _small(drawn: str) -> str:
-    # On a light ground as on the map, also where the page is dark.
-    ground = '<rect width="22" height="10" rx="2" fill="#dfe5ea"/>'
-    return f'<svg class="swatch" viewBox="0 0 22 10" width="22" height="10" aria-hidden="true">{ground}{drawn}</svg>'

@@ -1,44 +1,56 @@
 """Lines and points over two axes, with their numbers below.
 
-Plots are plain dictionaries in the format of plotly, so that drawing them needs no plotly; `page` adds the script that
-shows them.
+Plots are plain dictionaries in the format of plotly. `page` adds the script that draws them.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, TypeGuard
 
 import numpy as np
+from markupsafe import Markup
 
 from lowcurve.report.palette import Style
-from lowcurve.report.tables import draw_name, draw_table
+from lowcurve.report.tables import draw_table
+from lowcurve.report.templates import render
 from lowcurve.results import Cell, Column, Curves, Line, Plot, Points, Scatter, Table
 
 SHOWN_POINTS = 200
+"""The most points that a table of numbers shows."""
 
 
-def draw_curves(curves: Curves, look: Mapping[str, Style]) -> str:
-    """The lines and their bands as data for the page's script, under a legend whose entries show and hide them."""
-    pairs = [_traces(curves, i, name, line, look[name]) for i, (name, line) in enumerate(curves.lines.items())]
+def draw_curves(curves: Curves, style_of: Mapping[str, Style]) -> Markup:
+    """Return lines and bands as data for the page's script, below a legend whose entries show and hide them.
+
+    Args:
+        curves: The lines.
+        style_of: Styles by name.
+    """
+    pairs = [_traces(curves, i, name, line, style_of[name]) for i, (name, line) in enumerate(curves.lines.items())]
     data = [band for band, _ in pairs if band] + [drawn for _, drawn in pairs]
     y = [v for line in curves.lines.values() for values in (line.y, line.low, line.high) for v in values or ()]
     layout = {"xaxis": _axis(curves.x, curves.x_logarithmic), "yaxis": _axis(y, curves.y_logarithmic)}
-    lost = _undrawn(curves, (pair for line in curves.lines.values() for pair in zip(curves.x, line.y, strict=True)))
-    return _plot(curves, tuple(curves.lines), {"data": data, "layout": layout}, [lost], look)
+    lost = _count_undrawn(
+        curves, (pair for line in curves.lines.values() for pair in zip(curves.x, line.y, strict=True))
+    )
+    return _plot(curves, tuple(curves.lines), {"data": data, "layout": layout}, [lost], style_of)
 
 
-def draw_scatter(scatter: Scatter, look: Mapping[str, Style]) -> str:
-    """The points as data for the page's script, under a legend whose entries show and hide them.
+def draw_scatter(scatter: Scatter, style_of: Mapping[str, Style]) -> Markup:
+    """Return points as data for the page's script, below a legend whose entries show and hide them.
 
-    With a diagonal, points below it have open markers and are counted in a note; so are points that cannot be drawn.
+    With a diagonal, points below it have open markers. Notes count these points and those that cannot be drawn.
+
+    Args:
+        scatter: The points.
+        style_of: Styles by name.
     """
     clouds = scatter.points.items()
-    data = [_cloud(scatter, i, name, points, look[name]) for i, (name, points) in enumerate(clouds)]
+    data = [_point_trace(scatter, i, name, points, style_of[name]) for i, (name, points) in enumerate(clouds)]
     x = [v for _, points in clouds for v in points.x]
     y = [v for _, points in clouds for v in points.y]
-    # The diagonal means something where both axes show the same numbers, and reaches through all of them.
+    # A diagonal needs the same range on both axes.
     both = x + y if scatter.diagonal else []
     layout = {
         "xaxis": _axis(both or x, scatter.x_logarithmic),
@@ -50,40 +62,33 @@ def draw_scatter(scatter: Scatter, look: Mapping[str, Style]) -> str:
     missing = len(x) - len(complete)
     notes = (
         _below(scatter) if scatter.diagonal else "",
-        f"{_counted(missing)} without a finite number cannot be drawn." if missing else "",
-        _undrawn(scatter, complete),
+        f"{_points_of(missing)} without a finite number cannot be drawn." if missing else "",
+        _count_undrawn(scatter, complete),
     )
-    return _plot(scatter, tuple(scatter.points), {"data": data, "layout": layout}, notes, look)
+    return _plot(scatter, tuple(scatter.points), {"data": data, "layout": layout}, notes, style_of)
 
 
-def draw_numbers(plot: Plot, look: Mapping[str, Style]) -> str:
-    """The plotted values as a table that opens on demand, thinned evenly (both ends kept) beyond 200 points."""
+def draw_numbers(plot: Plot, style_of: Mapping[str, Style]) -> Markup:
+    """Return the plotted values as a table that opens on demand, thinned evenly beyond 200 points.
+
+    Args:
+        plot: Lines or points.
+        style_of: Styles by name.
+    """
     if isinstance(plot, Curves):
         count, (columns, rows) = len(plot.x), _curves_numbers(plot)
     else:
         count, (columns, rows) = sum(len(points.x) for points in plot.points.values()), _scatter_numbers(plot)
     share = f" ({len(rows)} of {count} points)" if len(rows) < count else ""
-    table = draw_table(Table(f"{plot.title}: the numbers", columns, rows), look)
-    return f"<details><summary>The numbers{share}</summary>{table}</details>"
+    table = draw_table(Table(f"{plot.title}: the numbers", columns, rows), style_of)
+    return render("numbers.html", share=share, table=table)
 
 
 def _plot(
-    plot: Plot, names: Sequence[str], figure: Mapping[str, Any], notes: Iterable[str], look: Mapping[str, Style]
-) -> str:
-    """Legend and axis labels are text of the page: they wrap on a narrow screen, where a plot would clip them."""
-    entries = "".join(
-        f'<li><button type="button" aria-pressed="true" data-line="{i}">{draw_name(name, look)}</button></li>'
-        for i, name in enumerate(names)
-    )
+    plot: Plot, names: Sequence[str], figure: Mapping[str, Any], notes: Iterable[str], style_of: Mapping[str, Style]
+) -> Markup:
     members = "Lines" if isinstance(plot, Curves) else "Points"
-    label = escape(f"Plot: {plot.y_label} over {plot.x_label}; its numbers stand in the table below")
-    return (
-        f'<ul class="names" aria-label="{members}, shown or hidden">{entries}</ul>'
-        f'<p class="label">{escape(plot.y_label)}</p><div class="drawing" role="group" aria-label="{label}"></div>'
-        f'<script type="application/json">{as_json(figure)}</script>'
-        f'<p class="label under">{escape(plot.x_label)}</p>'
-        + "".join(f'<p class="note">{note}</p>' for note in notes if note)
-    )
+    return render("plot.html", plot=plot, names=names, members=members, figure=figure, notes=notes, style_of=style_of)
 
 
 def _thinned(count: int, most: int) -> list[int]:
@@ -97,7 +102,7 @@ def _curves_numbers(curves: Curves) -> tuple[tuple[Column, ...], tuple[tuple[Cel
 
 
 def _scatter_numbers(scatter: Scatter) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
-    """As many rows for each network, so that networks with the same examples show the same of them."""
+    """Show equally many rows of each network, so that networks with the same examples show the same ones."""
     axes = (Column(label, form=".4g") for label in (scatter.x_label, scatter.y_label))
     most = max(1, SHOWN_POINTS // max(1, len(scatter.points)))
     rows = tuple(
@@ -116,13 +121,17 @@ def _point(line: Line, i: int) -> Cell:
     return y if low is None or high is None else (y, low, high)
 
 
-def plotted(text: str) -> str:
-    """Plotly reads a little HTML in names and titles; escaped, they are shown as they are written."""
+def escape_for_plotly(text: str) -> str:
+    """Escape a text that plotly would read as HTML.
+
+    Args:
+        text: A name or title.
+    """
     return escape(text, quote=False)
 
 
 def _axis(values: Sequence[float | None], logarithmic: bool) -> dict[str, Any]:
-    """Powers of ten as the only labels where there are enough of them; no room below zero for what has none."""
+    """Return an axis: labels only at powers of ten if there are enough of them, and from zero if nothing is below it."""
     drawn = [v for v in _drawable(values, logarithmic) if v is not None]
     if not logarithmic:
         return {"type": "linear", "rangemode": "nonnegative" if drawn and min(drawn) >= 0 else "normal"}
@@ -192,10 +201,10 @@ def _outline(
 
 def _trace(number: int, name: str) -> dict[str, Any]:
     """What every trace of a name has; the legend finds it by its number."""
-    return {"type": "scatter", "name": plotted(name), "legendgroup": str(number)}
+    return {"type": "scatter", "name": escape_for_plotly(name), "legendgroup": str(number)}
 
 
-def _cloud(scatter: Scatter, number: int, name: str, points: Points, style: Style) -> dict[str, Any]:
+def _point_trace(scatter: Scatter, number: int, name: str, points: Points, style: Style) -> dict[str, Any]:
     """Points that cannot be drawn stay as gaps, so that a point's number is its example's."""
     x, y = _drawable(points.x, scatter.x_logarithmic), _drawable(points.y, scatter.y_logarithmic)
     below = [a is not None and b is not None and b < a for a, b in zip(x, y, strict=True)]
@@ -230,7 +239,7 @@ def _diagonal(values: Sequence[float | None], logarithmic: bool) -> list[dict[st
 
 def _below(scatter: Scatter) -> str:
     shares = (
-        f"{sum(y < x for x, y in complete)} of {len(complete)} ({escape(name)})"
+        f"{sum(y < x for x, y in complete)} of {len(complete)} ({name})"
         for name, complete in ((name, _complete(points)) for name, points in scatter.points.items())
     )
     return f"Below the line y = x, with open markers: {', '.join(shares)}."
@@ -244,20 +253,14 @@ def _finite(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _counted(points: int) -> str:
+def _points_of(points: int) -> str:
     return f"{points} {'point' if points == 1 else 'points'}"
 
 
-def _undrawn(plot: Plot, pairs: Iterable[tuple[float | None, float | None]]) -> str:
+def _count_undrawn(plot: Plot, pairs: Iterable[tuple[float | None, float | None]]) -> str:
     """A gap on a logarithmic axis hides a number; say how many."""
     lost = sum(
         (plot.x_logarithmic and x is not None and x <= 0) or (plot.y_logarithmic and y is not None and y <= 0)
         for x, y in pairs
     )
-    return f"{_counted(lost)} at or below zero cannot stand on a logarithmic axis; see the numbers." if lost else ""
-
-
-def as_json(content: Any) -> str:
-    """JSON in which no text can end the script that holds it."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f"{_points_of(lost)} at or below zero cannot stand on a logarithmic axis; see the numbers." if lost else ""

@@ -1,59 +1,73 @@
-"""Values over a plane: a flat map a network, side by side, which the page's script turns into a surface in space on demand."""
+"""Values over a plane: one flat map per network, which the page's script turns into a surface in space on demand."""
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from lowcurve.report.palette import (
-    MARK_SYMBOLS,
-    OVERLAYS,
-    Style,
-    class_color,
-    mark_swatch,
-    overlay_swatch,
-    patch,
-    scale,
-    span_of,
-)
-from lowcurve.report.plots import as_json, plotted
-from lowcurve.report.tables import draw_name, draw_table
+from lowcurve.report.palette import MARK_SYMBOLS, OVERLAYS, Style, class_color, scale, span_of
+from lowcurve.report.plots import escape_for_plotly
+from lowcurve.report.tables import draw_table
+from lowcurve.report.templates import render
 from lowcurve.results import Cell, Column, Panel, Points, Surface, Table
 
 HALO = {"color": "rgba(255,255,255,0.75)", "width": 5.0}
-"""Around every line over a map, so that it is seen on any color."""
+"""Drawn below every line over a map, so that the line is visible on any color."""
 
 
-def draw_surface(surface: Surface, look: Mapping[str, Style]) -> str:
-    """A map a panel under one scale and one legend, whose entries show and hide lines and marks in all of them.
+def draw_surface(surface: Surface, style_of: Mapping[str, Style]) -> Markup:
+    """Return one map per panel, with one color scale and one legend, whose entries show and hide lines and marks.
 
-    Each panel's data serves both its flat map and, where there are numbers, its surface in space: a button turns to it, so that
-    a page of many is quick. Colors part at the surface's level; the scale is one for all panels.
+    The data of a panel serves its flat map and, unless it shows classes, its surface in space: a button turns to it. Colors
+    change at the surface's level.
+
+    Args:
+        surface: The values over a plane.
+        style_of: Styles by name.
     """
     present = _present(surface)
-    panels = "".join(_panel(surface, name, panel, present, look) for name, panel in surface.panels.items())
-    turn = '<button type="button" class="turn" aria-pressed="false">Show as surfaces to turn</button>'
-    return (
-        f'<div class="keys">{_scale(surface, present)}{_names(surface)}{"" if surface.classes else turn}</div>'
-        f'<div class="panels">{panels}</div>'
+    lines, marks = overlays(surface)
+    low, high = span_of(surface)
+    middle = (low + high) / 2 if surface.level is None else surface.level
+    return render(
+        "surface.html",
+        surface=surface,
+        classes=[(class_color(k), surface.classes[k]) for k in present],
+        ramp=scale(surface),
+        ticks=[f"{value:.3g}" for value in (low, middle, high)],
+        lines=[(name, *OVERLAYS[i % len(OVERLAYS)]) for i, name in enumerate(lines)],
+        marks=[(name, MARK_SYMBOLS[i % len(MARK_SYMBOLS)]) for i, name in enumerate(marks)],
+        panels=[(name, panel, _figure(surface, panel, present)) for name, panel in surface.panels.items()],
+        style_of=style_of,
     )
 
 
-def draw_values(surface: Surface, look: Mapping[str, Style]) -> str:
-    """What can be said of the maps in numbers, a row a panel, as a table that opens on demand."""
+def draw_values(surface: Surface, style_of: Mapping[str, Style]) -> Markup:
+    """Return numbers about the maps, one row per panel, as a table that opens on demand.
+
+    Args:
+        surface: The values over a plane.
+        style_of: Styles by name.
+    """
     columns, rows = _class_numbers(surface) if surface.classes else _numbers(surface)
-    table = draw_table(Table(f"{surface.title}: the numbers", (Column("network"), *columns), rows), look)
-    return f"<details><summary>The numbers</summary>{table}</details>"
+    table = draw_table(Table(f"{surface.title}: the numbers", (Column("network"), *columns), rows), style_of)
+    return render("numbers.html", share="", table=table)
 
 
-def over(surface: Surface, panel: Panel, line: Points) -> list[float | None]:
-    """The panel's value at each corner of the line, linear between the grid's points; none outside the grid.
+def interpolate(surface: Surface, panel: Panel, line: Points) -> list[float | None]:
+    """Interpolate a panel's values linearly at each corner of a line; None outside the grid.
+
+    Args:
+        surface: The surface, whose axes are the grid.
+        panel: One of its panels.
+        line: Corners of a line over the plane.
 
     Example:
         >>> panel = Panel(np.array([[0.0, 1.0], [2.0, 3.0]]))
-        >>> over(Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {"a": panel}, "z"), panel, Points((0.5, 2.0), (0.5, 0.0)))
+        >>> surface = Surface("s", "x", "y", (0.0, 1.0), (0.0, 1.0), {"a": panel}, "z")
+        >>> interpolate(surface, panel, Points((0.5, 2.0), (0.5, 0.0)))
         [1.5, None]
     """
     return [_between(surface, panel.values, x, y) for x, y in zip(line.x, line.y, strict=True)]
@@ -69,75 +83,38 @@ def _between(surface: Surface, values: np.ndarray, x: float | None, y: float | N
 
 
 def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
-    """The interval of the axis in which the value lies, and how far along."""
+    """Return the number of the axis' interval that holds the value, and the value's share of it."""
     number = min(int(np.searchsorted(axis, value, side="right")) - 1, len(axis) - 2)
     return number, (value - axis[number]) / (axis[number + 1] - axis[number])
 
 
 def _present(surface: Surface) -> list[int]:
-    """The classes that some panel shows."""
+    """Return the classes that occur in some panel."""
     return sorted(
         {int(k) for panel in surface.panels.values() for k in np.unique(panel.values)} if surface.classes else ()
     )
 
 
 def overlays(surface: Surface) -> tuple[list[str], list[str]]:
-    """The names of lines and of marks, in the order in which they are first seen."""
+    """Return the names of all lines and all marks, in the order in which they first occur.
+
+    Args:
+        surface: The surface with its panels.
+    """
     lines = dict.fromkeys(name for panel in surface.panels.values() for name in panel.lines)
     marks = dict.fromkeys(name for panel in surface.panels.values() for name in panel.marks)
     return list(lines), list(marks)
 
 
-def _scale(surface: Surface, present: Sequence[int]) -> str:
-    """The colors' meaning, as text of the page."""
-    if surface.classes:
-        entries = "".join(f"<li>{patch(class_color(k))}<span>{escape(surface.classes[k])}</span></li>" for k in present)
-        return f'<ul class="classes" aria-label="Classes">{entries}</ul>'
-    low, high = span_of(surface)
-    middle = (low + high) / 2 if surface.level is None else surface.level
-    ramp = ", ".join(scale(surface))
-    ticks = "".join(f"<span>{value:.3g}</span>" for value in (low, middle, high))
-    return (
-        f'<div class="scale"><p class="label">{escape(surface.value_label)}</p>'
-        f'<div class="ramp" style="background: linear-gradient(to right, {ramp})"></div>'
-        f'<div class="ticks">{ticks}</div></div>'
-    )
-
-
-def _names(surface: Surface) -> str:
-    lines, marks = overlays(surface)
-    swatches = [overlay_swatch(i) for i in range(len(lines))] + [mark_swatch(i) for i in range(len(marks))]
-    entries = "".join(
-        f'<li><button type="button" aria-pressed="true" data-line="{i}"><span class="named">{swatch}'
-        f"<span>{escape(name)}</span></span></button></li>"
-        for i, (name, swatch) in enumerate(zip([*lines, *marks], swatches, strict=True))
-    )
-    level = surface.level
-    if level is not None:
-        said = escape(f"{surface.value_label} = {level:g}")
-        entries = f'<li><span class="named">{overlay_swatch(None)}<span>{said}</span></span></li>{entries}'
-    return f'<ul class="names" aria-label="Lines and marks, shown or hidden">{entries}</ul>' if entries else ""
-
-
-def _panel(surface: Surface, name: str, panel: Panel, present: Sequence[int], look: Mapping[str, Style]) -> str:
-    figure = {
-        "data": [_map(surface, panel, present), *_lines(surface, panel), *_marks(surface, panel)],
-        "layout": _layout(surface),
-        **({"classes": [plotted(surface.classes[k]) for k in present]} if surface.classes else {}),
-    }
-    what = surface.value_label or "class"
-    label = escape(f"{name}: {what} over {surface.x_label} and {surface.y_label}; its numbers stand in the table below")
-    note = f'<p class="note">{escape(panel.note)}</p>' if panel.note else ""
-    return (
-        f'<div class="panel"><h3>{draw_name(name, look)}</h3><p class="label">{escape(surface.y_label)}</p>'
-        f'<div class="drawing" role="group" aria-label="{label}"></div>'
-        f'<script type="application/json">{as_json(figure)}</script>'
-        f'<p class="label under">{escape(surface.x_label)}</p>{note}</div>'
-    )
+def _figure(surface: Surface, panel: Panel, present: Sequence[int]) -> dict[str, Any]:
+    """Return a panel as a figure of plotly."""
+    classes = {"classes": [escape_for_plotly(surface.classes[k]) for k in present]} if surface.classes else {}
+    data = [_map(surface, panel, present), *_lines(surface, panel), *_marks(surface, panel)]
+    return {"data": data, "layout": _layout(surface), **classes}
 
 
 def _map(surface: Surface, panel: Panel, present: Sequence[int]) -> dict[str, Any]:
-    """Colors by value; the level as a line of the same trace."""
+    """Return the map as a trace: colors by value, the level as a line."""
     grid = {"x": list(surface.x), "y": list(surface.y), "showscale": False}
     if surface.classes:
         count, colors = len(present), [class_color(k) for k in present]
@@ -170,23 +147,23 @@ def _short(value: float) -> float | None:
 
 
 def _lines(surface: Surface, panel: Panel) -> list[dict[str, Any]]:
-    """Each line on a halo; customdata is how high it lies on the surface."""
+    """Return each line above a halo; customdata is its height on the surface."""
     names, _ = overlays(surface)
     found = []
     for name, line in panel.lines.items():
         color, dash = OVERLAYS[names.index(name) % len(OVERLAYS)]
-        heights = [None] * len(line.x) if surface.classes else over(surface, panel, line)
+        heights = [None] * len(line.x) if surface.classes else interpolate(surface, panel, line)
         shared = {
             "type": "scatter",
             "mode": "lines",
-            "name": plotted(name),
+            "name": escape_for_plotly(name),
             "legendgroup": str(names.index(name)),
             "x": [_finite(v) for v in line.x],
             "y": [_finite(v) for v in line.y],
         }
         found.append({**shared, "line": HALO, "hoverinfo": "skip", "meta": "halo"})
         found.append(
-            {**shared, "line": {"color": color, "dash": dash, "width": 2.25}, "customdata": heights, **_said(name)}
+            {**shared, "line": {"color": color, "dash": dash, "width": 2.25}, "customdata": heights, **_hover(name)}
         )
     return found
 
@@ -202,14 +179,16 @@ def _marks(surface: Surface, panel: Panel) -> list[dict[str, Any]]:
             "color": "#ffffff",
             "line": {"color": "#111111", "width": 1.5},
         }
-        heights = [None] if surface.classes else over(surface, panel, Points((x,), (y,)))
+        heights = [None] if surface.classes else interpolate(surface, panel, Points((x,), (y,)))
         where = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "legendgroup": str(len(lines) + number)}
-        found.append({**where, "name": plotted(name), "marker": marker, "customdata": heights, **_said(name)})
+        found.append(
+            {**where, "name": escape_for_plotly(name), "marker": marker, "customdata": heights, **_hover(name)}
+        )
     return found
 
 
-def _said(name: str) -> dict[str, str]:
-    return {"hovertemplate": f"{plotted(name)}<br>%{{x:.4~g}}, %{{y:.4~g}}<extra></extra>"}
+def _hover(name: str) -> dict[str, str]:
+    return {"hovertemplate": f"{escape_for_plotly(name)}<br>%{{x:.4~g}}, %{{y:.4~g}}<extra></extra>"}
 
 
 def _finite(value: float | None) -> float | None:
@@ -217,7 +196,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _layout(surface: Surface) -> dict[str, Any]:
-    """The window is the grid's; where both axes are as long, a length is as long along either."""
+    """Return a layout whose window is the grid, with equal scales if both axes are equally long."""
     width, height = surface.x[-1] - surface.x[0], surface.y[-1] - surface.y[0]
     same = abs(width - height) < 1e-6 * max(width, height)
     shown = {"zeroline": False, "showgrid": False, "nticks": 6, "constrain": "domain"}
@@ -229,7 +208,8 @@ def _layout(surface: Surface) -> dict[str, Any]:
     if not surface.classes:
         labels = {"xaxis": surface.x_label, "yaxis": surface.y_label, "zaxis": ""}  # the scale's label is enough
         layout["scene"] = {
-            axis: {"title": {"text": plotted(re.split("[,(]", label)[0].strip())}} for axis, label in labels.items()
+            axis: {"title": {"text": escape_for_plotly(re.split("[,(]", label)[0].strip())}}
+            for axis, label in labels.items()
         }
         layout["scene"]["zaxis"]["range"] = list(span_of(surface, whole=True))
     return layout

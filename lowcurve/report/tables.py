@@ -1,61 +1,45 @@
-"""A table of numbers, and a name with its style: what plots and galleries have in common with it."""
+"""Tables of numbers as HTML."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from lowcurve.report.palette import Style
+from lowcurve.report.templates import render
 from lowcurve.results import Cell, Column, Table
 
 SHORT, PROSE = 16, 30
-"""Up to so many letters a text may be a number; beyond so many it is a sentence and wants room."""
+"""A text of at most 16 letters may be a number; one of more than 30 letters is a sentence and needs width."""
 
 
-def draw_table(table: Table, look: Mapping[str, Style]) -> str:
-    """The table, numbers aligned right, with the columns' meanings in a legend below it."""
+@dataclass(frozen=True)
+class _Text:
+    text: str
+    interval: str
+    kind: str
+
+
+def draw_table(table: Table, style_of: Mapping[str, Style]) -> Markup:
+    """Return the table with numbers aligned right, and below it the meanings of its columns.
+
+    Args:
+        table: The table.
+        style_of: Styles by name; a name in the first column gets its swatch.
+    """
     numeric = [_numeric([row[i] for row in table.rows]) for i in range(len(table.columns))]
-    head = "".join(
-        f'<th scope="col"{_kind(right)}{_title(column)}>{escape(column.heading)}</th>'
-        for column, right in zip(table.columns, numeric, strict=True)
-    )
-    rows = "".join(f"<tr>{_row(table.columns, row, numeric, look)}</tr>" for row in table.rows)
-    meant = [column for column in table.columns if column.meaning]
-    legend = "".join(f"<div><dt>{escape(c.heading)}</dt><dd>{escape(c.meaning)}</dd></div>" for c in meant)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
-        f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        + (f'<dl class="legend">{legend}</dl>' if legend else "")
-    )
+    rows = [list(map(_text, table.columns, row, numeric)) for row in table.rows]
+    return render("table.html", table=table, numeric=numeric, rows=rows, style_of=style_of)
 
 
-def draw_name(name: str, look: Mapping[str, Style]) -> str:
-    """The name, with its swatch if some plot of the page bears it."""
-    if name not in look:
-        return escape(name)
-    return f'<span class="named">{look[name].swatch()}<span>{escape(name)}</span></span>'
-
-
-def _row(columns: Sequence[Column], row: Sequence[Cell], numeric: Sequence[bool], look: Mapping[str, Style]) -> str:
-    cells = []
-    for i, (column, cell, right) in enumerate(zip(columns, row, numeric, strict=True)):
-        text = column.write(cell)
-        if isinstance(cell, tuple):
-            value, _, interval = text.partition(" ")
-            content = f'{escape(value)} <span class="interval">{escape(interval)}</span>'
-        else:
-            content = draw_name(text, look) if i == 0 else escape(text)
-        kind = ' class="prose"' if isinstance(cell, str) and len(cell) > PROSE else _kind(right)
-        cells.append(f'<th scope="row"{_kind(right)}>{content}</th>' if i == 0 else f"<td{kind}>{content}</td>")
-    return "".join(cells)
+def _text(column: Column, cell: Cell, numeric: bool) -> _Text:
+    text, interval = column.write(cell), ""
+    if isinstance(cell, tuple):
+        text, _, interval = text.partition(" ")
+    is_prose = isinstance(cell, str) and len(cell) > PROSE
+    return _Text(text, interval, "prose" if is_prose else "number" if numeric else "")
 
 
 def _numeric(cells: Sequence[Cell]) -> bool:
-    """Texts that begin with a digit ("8/255", "3 of 10") are numbers to the eye, but no sentence is."""
+    """Return True for numbers and short texts that begin with a digit, such as "8/255" or "3 of 10"."""
     return all(not isinstance(cell, str) or (cell[:1].isdigit() and len(cell) < SHORT) for cell in cells)
-
-
-def _kind(right: bool) -> str:
-    return ' class="number"' if right else ""
-
-
-def _title(column: Column) -> str:
-    return f' title="{escape(column.meaning)}"' if column.meaning else ""
