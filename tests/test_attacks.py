@@ -396,7 +396,7 @@ def test_square_and_suites_refuse_what_they_cannot_do():
         Square(SMALL, queries=1)
     with pytest.raises(InputError, match="a share of the image above 0, at most 1, got 0"):
         Square(SMALL, share=0)
-    with pytest.raises(InputError, match=r"attacks with names of their own, got \['PGD', 'PGD'\]"):
+    with pytest.raises(InputError, match=r"attacks with different names, got \['PGD', 'PGD'\]"):
         Suite((("PGD", PGD(SMALL)), ("PGD", PGD(SMALL))))
     with pytest.raises(InputError, match="a number of targets, or one target, got targets=2, target=1"):
         APGD(SMALL, targets=2, target=1)

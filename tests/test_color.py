@@ -139,8 +139,8 @@ def test_the_gradient_of_every_parameter_agrees_with_central_differences(paramet
     found = derivatives_along(lambda value: loss(value), lambda _, value: value, X, here[:, parameter])
     h = 1e-6
     ahead, behind = loss(here[:, parameter] + h), loss(here[:, parameter] - h)
-    assert_close(found.slope, (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-7)
-    assert float(found.slope.abs().min()) > 1e-6
+    assert_close(found.derivative, (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-7)
+    assert float(found.derivative.abs().min()) > 1e-6
 
 
 def test_the_second_derivative_along_a_hue_agrees_with_differences_of_the_slope():
@@ -150,9 +150,9 @@ def test_the_second_derivative_along_a_hue_agrees_with_differences_of_the_slope(
     found = derivatives_along(field, hue_shift, x, degrees)
     h = 1e-3
     ahead, behind = (derivatives_along(field, hue_shift, x, degrees + step) for step in (h, -h))
-    assert_close(found.slope, (ahead.value - behind.value) / (2 * h), rtol=1e-6, atol=1e-12)
-    assert_close(found.curvature, (ahead.slope - behind.slope) / (2 * h), rtol=1e-6, atol=1e-14)
-    assert float(found.curvature.abs().min()) > 1e-8
+    assert_close(found.derivative, (ahead.value - behind.value) / (2 * h), rtol=1e-6, atol=1e-12)
+    assert_close(found.second_derivative, (ahead.derivative - behind.derivative) / (2 * h), rtol=1e-6, atol=1e-14)
+    assert float(found.second_derivative.abs().min()) > 1e-8
 
 
 def test_the_curvature_along_a_straight_change_is_that_of_the_hessian():
@@ -162,7 +162,7 @@ def test_the_curvature_along_a_straight_change_is_that_of_the_hessian():
     found = derivatives_along(
         lambda x: ((x @ matrix) * x).sum(1) / 2, lambda x, t: x + t[:, None] * direction, x, torch.ones(2)
     )
-    assert_close(found.curvature, ((direction @ matrix) * direction).sum(1))
+    assert_close(found.second_derivative, ((direction @ matrix) * direction).sum(1))
 
 
 # Sharma, Wu and Dalal 2005, Table 1: pairs of L*, a*, b* and their color difference, to four digits.

@@ -67,7 +67,7 @@ class IterativeAttack(Attack):
         """The runs, in the order in which they are tried."""
 
     def usable_runs(self, classes: int) -> tuple[tuple[int, AttackRun], ...]:
-        """Return the runs that differ for a network of so many classes, with their numbers.
+        """Return the runs that differ for a network of this many classes, with their numbers.
 
         A target beyond the number of other classes means the last of them, so runs towards such targets coincide.
         """
@@ -79,7 +79,7 @@ class IterativeAttack(Attack):
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return for each image the point of highest value over all runs.
 
-        No image leaves early, because a training step or a loss wants the highest loss and not the first success. A run
+        No image leaves early, because training needs the highest loss and not the first success. A run
         whose answer is its last point is not evaluated there. Runs with different objectives, such as different targets,
         are compared by the margin at their points.
         """
@@ -125,8 +125,8 @@ def carry_out(
         run: The run.
         batch: The images; the model must be in eval mode (`frozen`).
         stop: Whether an image leaves as soon as it is fooled and a waiting one takes its place.
-        evaluate_last: Whether to evaluate the last point of each image. Without it the last point is the answer for
-            images that were not fooled, and the caller evaluates it.
+        evaluate_last: Whether to evaluate the last point of each image. If not, the last point is the answer for
+            images that were not fooled.
         limit: Largest number of images in a forward pass; None for all.
         device: Device of the model; the batch may lie elsewhere.
         observe: Called after each evaluation.

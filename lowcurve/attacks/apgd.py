@@ -52,9 +52,9 @@ class APGDState(State):
 class APGD(BallAttack, IterativeAttack):
     """Auto-PGD: projected gradient ascent with momentum 3/4 and an adaptive step size for each image.
 
-    The step size begins at 2 radius. It is halved at a checkpoint w_j where fewer than 3/4 of the steps since the last
-    checkpoint raised the loss, or where neither the step size nor the highest loss has changed. The image then continues
-    from its best point. Losses that do not change with the scale of the logits are `log_odds`, by its steepest directions,
+    The step size begins at 2 radius. At checkpoints w_j it is halved if fewer than 3/4 of the steps since the last one
+    raised the loss, or if neither the step size nor the highest loss has changed. The image then continues from its best
+    point. Losses that do not change with the scale of the logits are `log_odds`, by its steepest directions,
     and `margin_loss`; they also work for two classes. Parameters receive no gradient.
 
     Args:

@@ -1,4 +1,4 @@
-"""The reference AutoAttack of its authors, through the package pyautoattack: taken, not written again."""
+"""The reference AutoAttack of its authors, from the package pyautoattack."""
 
 import importlib.util
 import logging
@@ -18,19 +18,25 @@ from lowcurve.types import Classifier, Inputs, Labels
 
 log = logging.getLogger("lowcurve")
 FEWEST_CLASSES = 4
-"""Its targeted losses divide by a difference with the third largest logit."""
+"""Its targeted losses divide by a difference with the third-largest logit."""
 
 
 @dataclass(frozen=True)
 class AutoAttack(BallAttack):
-    """x' = what AutoAttack finds (APGD-CE, APGD-T, FAB-T, Square), x itself where it finds nothing.
+    """The reference AutoAttack of its authors (APGD-CE, APGD-T, FAB-T, Square); x itself where it finds nothing.
 
-    Around the package: pixels of another box are scaled to its [0, 1]; with fewer than four classes, where it would fail,
-    APGD-T is left out and the log says so; the global random state, the trace function of a debugger or of a coverage
-    tool, and the parameters' gradients are given back as they were. Its random numbers are drawn per batch, so here, and
-    only here, the answer depends on the batch. Needs `pip install 'lowcurve[autoattack]'`.
+    Runs the package pyautoattack; install it by `pip install 'lowcurve[autoattack]'`. Pixels of another box are scaled to
+    [0, 1]. With fewer than four classes APGD-T would fail, so it is left out and the log says so. The global random state,
+    the trace function and the parameters' gradients are restored afterwards. Its random numbers are drawn for each batch,
+    so the answer depends on the batch, unlike that of every other attack here.
 
-    Cost: for an image that stands about 1,400 gradients and 5,700 forward passes.
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        version: Version of AutoAttack.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+
+    Cost: about 1,400 gradients and 5,700 forward passes for an image that withstands.
 
     Reference: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks".
@@ -39,11 +45,11 @@ class AutoAttack(BallAttack):
     version: Literal["standard", "plus", "rand"] = "standard"
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         if importlib.util.find_spec("pyautoattack") is None:
-            raise InputError("the package pyautoattack", "none", "write pip install 'lowcurve[autoattack]'")
+            raise InputError("the package pyautoattack", "none", "run pip install 'lowcurve[autoattack]'")
         if x.ndim != 4:
-            hint = "use lowcurve's own suite strong, which takes inputs of any rank"
+            hint = "use lowcurve.strong, which takes inputs of any rank"
             raise InputError("images of shape (batch, channels, height, width)", tuple(x.shape), hint)
         self.ball.require_inside_box(x)
         seed = int(randomness.integers((), 0, 2**31, generator=options.generator))
@@ -51,26 +57,28 @@ class AutoAttack(BallAttack):
             return x
         low, high = self.ball.box
         trace = sys.gettrace()
-        scaled = _Scaled(model, low, high)
+        scaled = _ScaledClassifier(model, low, high)
         with frozen(scaled), randomness.temporary_seed(seed, "AutoAttack"):
             with torch.no_grad():
                 logits = model(x)
             require_logits(logits, y)
             try:
-                found = self._found(scaled, (x - low) / (high - low), y, logits.shape[1], seed)
+                found = self._attack(scaled, (x - low) / (high - low), y, logits.shape[1], seed)
             finally:
                 sys.settrace(trace)
-        # Back in our box the rounding of the scaling is undone by the ball itself.
+        # The projection removes the rounding errors of the scaling.
         return self.ball.project(low + found * (high - low), x).detach()
 
-    def _found(self, model: nn.Module, x: Tensor, y: Labels, classes: int, seed: int) -> Tensor:
+    def _attack(self, model: nn.Module, x: Tensor, y: Labels, classes: int, seed: int) -> Tensor:
         import pyautoattack
 
         low, high = self.ball.box
         norm: Literal["Linf", "L2"] = "Linf" if self.ball.norm.name == "l_inf" else "L2"
         attacks = None
         if classes < FEWEST_CLASSES:
-            log.warning("AutoAttack without APGD-T: that one needs %d classes, this is %d", FEWEST_CLASSES, classes)
+            log.warning(
+                "AutoAttack without APGD-T, which needs %d classes; this network has %d", FEWEST_CLASSES, classes
+            )
             attacks = ["apgd-ce", "fab", "square"]
         reference = pyautoattack.AutoAttack(
             model,
@@ -87,8 +95,8 @@ class AutoAttack(BallAttack):
         return torch.as_tensor(answer[0] if isinstance(answer, tuple) else answer)
 
 
-class _Scaled(nn.Module):
-    """The classifier on inputs in [0, 1] in place of its own box."""
+class _ScaledClassifier(nn.Module):
+    """A classifier of inputs in [0, 1] that scales them to its own box."""
 
     def __init__(self, model: Classifier, low: float, high: float) -> None:
         super().__init__()

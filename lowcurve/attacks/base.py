@@ -17,11 +17,11 @@ from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 @dataclass(frozen=True)
 class Options:
-    """What a call of an attack may give besides model, images and labels.
+    """The optional arguments in a call of an attack.
 
     Attributes:
         generator: Source of the random numbers.
-        radius: One radius for each image in place of the ball's; None for the ball's.
+        radius: One radius for each image; None for the ball's.
         start: Where the search begins, of the images' shape; None for the attack's own start.
     """
 
@@ -33,8 +33,8 @@ class Options:
 class Attack(ABC):
     """An attack: maps a model, images and true labels to adversarial images.
 
-    A subclass implements `perturb`, and states whether it takes a radius for each image and a start. Its attribute `norm`
-    is the norm in which its perturbations are measured, None if there is none.
+    A subclass implements `perturb`, and sets `takes_radius` and `takes_start`. Its attribute `norm` is the norm of its
+    perturbations, None if there is none.
     """
 
     takes_radius: ClassVar[bool] = False
@@ -62,8 +62,8 @@ class Attack(ABC):
             x: Images, (batch, ...), tensor or array; floats inside the pixel box, or uint8, which are divided by 255.
             y: True labels, (batch,), whole numbers of any type.
             generator: Source of the random numbers; by default one made from `seed`.
-            seed: Seed of the random numbers, used where there is no generator.
-            radius: One radius for each image in place of the ball's, in pixel units.
+            seed: Seed of the random numbers, used without a generator.
+            radius: One radius for each image, in pixel units; None for the ball's.
             start: Where the search begins, of x's shape.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Common corruptions at five severities, those of CIFAR-10-C that need no picture files: what happens, not attacks."""
+"""Common corruptions of CIFAR-10-C at five severities, as far as they need no picture files. They are no attacks."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -17,19 +17,30 @@ from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Inputs
 
 Corruption = Callable[..., Tensor]
-"""Images, their streams, and the numbers of a severity -> images, perhaps outside the box."""
+"""(images, streams, numbers of a severity) -> images, not yet clipped to the box."""
 
 
 def corrupt(x: Inputs, kind: str, severity: int, generator: torch.Generator) -> Inputs:
-    """The images with one corruption of severity 1 to 5, in [0, 1]; each has random numbers of its own, from its pixels.
+    """Apply one common corruption of severity 1 to 5 to images; each image has its own random numbers.
 
-    The severities are those of CIFAR-10-C, meant for 32 x 32 pixels. They hurt more from 1 to 5, but "saturate" first
-    takes color away (1, 2) and then adds it (3 to 5). Pixels are not rounded to grey levels, but for "jpeg
-    compression". Grey images are taken by every kind but "saturate". Cost: arithmetic; "jpeg compression" goes through
-    Pillow image by image, "shot noise" takes 9 incomplete gamma functions a pixel at severity 1.
+    The severities are those of CIFAR-10-C, for 32 x 32 pixels. Accuracy falls from severity 1 to 5, except that "saturate"
+    removes color at 1 and 2 and adds it from 3 to 5. Only "jpeg compression" rounds pixels to grey levels. Every kind but
+    "saturate" accepts grey images.
 
-    kind: one of `CORRUPTIONS`. Errors: InputError for another kind or severity, for what are not images, outside the
-    box.
+    Args:
+        x: Images, (batch, 1 or 3, height, width), in [0, 1].
+        kind: One of `CORRUPTIONS`.
+        severity: Severity from 1 to 5.
+        generator: Source of the random numbers; an image's numbers also depend on its pixels.
+
+    Returns:
+        The corrupted images in [0, 1], of x's shape.
+
+    Raises:
+        InputError: If kind, severity, shape or range of the images is wrong.
+
+    Cost: arithmetic. "jpeg compression" uses Pillow image by image; "shot noise" of severity 1 computes 9 incomplete gamma
+    functions a pixel.
 
     Example:
         >>> from lowcurve.randomness import stream
@@ -56,9 +67,9 @@ def _gaussian_noise(x: Tensor, streams: Streams, size: float) -> Tensor:
 
 
 def _shot_noise(x: Tensor, streams: Streams, photons: float) -> Tensor:
-    """Poisson counts by inversion of their distribution: the first count that is at least as likely to hold as the draw."""
+    """Poisson counts, by inversion: the smallest count whose distribution function is at least a uniform draw."""
     draw, mean = streams.uniform(x.double(), 0, 1), photons * x.double()
-    low, high = torch.zeros_like(mean), torch.full_like(mean, photons)  # more photons are clipped anyway
+    low, high = torch.zeros_like(mean), torch.full_like(mean, photons)  # a higher count is clipped
     while bool((low < high).any()):
         middle = ((low + high) / 2).floor()
         enough = torch.special.gammaincc(middle + 1, mean) >= draw
@@ -76,22 +87,22 @@ def _speckle_noise(x: Tensor, streams: Streams, size: float) -> Tensor:
 
 
 def _gaussian_blur(x: Tensor, _: Streams, width: float) -> Tensor:
-    row = _bell(x, width, int(4 * width + 0.5))
-    return _filtered(x, row[:, None] * row, "replicate")
+    row = _gaussian_kernel(x, width, int(4 * width + 0.5))
+    return _filter(x, row[:, None] * row, "replicate")
 
 
 def _defocus_blur(x: Tensor, _: Streams, radius: float, width: float) -> Tensor:
-    """A disk, softened by a Gaussian of three pixels."""
+    """Blur by a disk that is smoothed by a Gaussian of three pixels."""
     reach = int(radius) + 1
     place = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    round_ = (place[:, None].square() + place.square() <= radius**2).to(x)
-    row = _bell(x, width, 1)
-    soft = F.conv2d((round_ / round_.sum())[None, None], (row[:, None] * row)[None, None], padding=1)[0, 0]
-    return _filtered(x, soft, "reflect")
+    disk = (place[:, None].square() + place.square() <= radius**2).to(x)
+    row = _gaussian_kernel(x, width, 1)
+    soft = F.conv2d((disk / disk.sum())[None, None], (row[:, None] * row)[None, None], padding=1)[0, 0]
+    return _filter(x, soft, "reflect")
 
 
 def _brightness(x: Tensor, _: Streams, more: float) -> Tensor:
-    """Value raised, hue and saturation kept."""
+    """Raise the value and keep hue and saturation."""
     value = x.amax(1, keepdim=True)
     brighter = clip_to_box(value + more)
     return torch.where(value > 0, x * (brighter / torch.where(value > 0, value, 1)), brighter)
@@ -128,22 +139,22 @@ def _jpeg_compression(x: Tensor, _: Streams, quality: float) -> Tensor:
     return torch.from_numpy(np.stack(back)).movedim(-1, 1).to(x) * pixels(1)
 
 
-def _bell(like: Tensor, width: float, reach: int) -> Tensor:
-    """A Gaussian of sum 1 on the whole numbers from -reach to reach."""
+def _gaussian_kernel(like: Tensor, width: float, reach: int) -> Tensor:
+    """Return a Gaussian of sum 1 on the integers from -reach to reach."""
     place = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
-    bell = (-place.square() / (2 * width**2)).exp()
-    return bell / bell.sum()
+    kernel = (-place.square() / (2 * width**2)).exp()
+    return kernel / kernel.sum()
 
 
-def _filtered(x: Tensor, kernel: Tensor, beyond: str) -> Tensor:
-    """Every channel by one kernel, the pixels beyond the edge repeated or mirrored."""
+def _filter(x: Tensor, kernel: Tensor, beyond: str) -> Tensor:
+    """Filter every channel by a kernel, with repeated or mirrored pixels beyond the edge."""
     reach, channels = kernel.shape[0] // 2, x.shape[1]
     wide = F.pad(x, (reach,) * 4, mode=beyond)
     return F.conv2d(wide, kernel.expand(channels, 1, -1, -1), groups=channels)
 
 
 def _box_filter(like: Tensor, few: int, many: int) -> Tensor:
-    """(few, many): each new pixel is the mean of the old ones whose centers it covers, as in Pillow's box filter."""
+    """Return the matrix (few, many) that averages the pixels whose centers a new pixel covers, as Pillow's box filter."""
     center = torch.arange(many, dtype=torch.float64) + 0.5
     edge = torch.arange(few + 1, dtype=torch.float64) * (many / few)
     covers = ((center > edge[:-1, None]) & (center <= edge[1:, None])).double()
@@ -151,14 +162,19 @@ def _box_filter(like: Tensor, few: int, many: int) -> Tensor:
 
 
 class Kind(NamedTuple):
-    """A corruption and its numbers at severities 1 to 5."""
+    """A corruption and its numbers at severities 1 to 5.
+
+    Attributes:
+        act: The corruption.
+        severities: Its numbers for each severity.
+    """
 
     act: Corruption
     severities: tuple[tuple[float, ...], ...]
 
 
 def _kind(act: Corruption, *numbers: float) -> Kind:
-    """One number a severity."""
+    """Return a corruption with one number for each severity."""
     return Kind(act, tuple((number,) for number in numbers))
 
 
@@ -175,4 +191,4 @@ CORRUPTIONS: Mapping[str, Kind] = {
     "pixelate": _kind(_pixelate, 0.95, 0.90, 0.85, 0.75, 0.65),
     "jpeg compression": _kind(_jpeg_compression, 80, 65, 58, 50, 40),
 }
-"""The corruptions by name."""
+"""All corruptions by name."""

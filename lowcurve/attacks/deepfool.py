@@ -47,7 +47,7 @@ class DeepFool(Attack):
         box: Lowest and highest pixel value.
         steps: Largest number of steps.
         overshoot: Fraction by which the whole perturbation is lengthened, as in the paper. Each step also aims beyond the
-            boundary by more than rounding errors, so that the result does not depend on the batch size.
+            boundary by more than rounding errors, for a result that does not depend on the batch size.
         candidates: Number of likeliest other classes whose boundaries are considered in each step.
         target: Only class whose boundary is considered, as in `PGD`; None for all candidates.
         bisections: Number of bisections between x and the crossing, which reduce the overshoot to a fraction of
@@ -56,8 +56,8 @@ class DeepFool(Attack):
     Raises:
         InputError: If a setting is out of range.
 
-    Cost: two forward passes and one input gradient a candidate for each step until the crossing (3 steps for most
-    images, more where many pixels are at the edge of the box), one forward pass for each bisection.
+    Cost: two forward passes and one input gradient a candidate for each step, one forward pass for each bisection. Most
+    images need 3 steps, and more where many pixels are at the edge of the box.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)

@@ -54,8 +54,8 @@ class MinimalNorm(Attack):
     Args:
         norm: Norm of the perturbation or its name, "l2" or "linf".
         box: Lowest and highest pixel value.
-        steps: Number of ascent steps. Their length and the change of the radius decrease by a cosine, the length from
-            0.3 of DeepFool's perturbation, so that nothing depends on the units of the input.
+        steps: Number of ascent steps. Their length and the change of the radius decrease by a cosine. The first
+            step has 0.3 of the length of DeepFool's perturbation.
         bisections: Number of bisections between x and the answer.
 
     Raises:

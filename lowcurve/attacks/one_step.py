@@ -18,8 +18,8 @@ from lowcurve.types import Classifier, Inputs, Labels, Loss
 class OneStep(BallAttack):
     """One step of steepest ascent from a random point, without a check that the loss has risen.
 
-    x' = P(x + n + length * steepest(grad l(x + n))), with n uniform in the ball of `noise` radii and P the projection into
-    the ball of `reach` radii and the pixel box.
+    x' = P(x + n + length * steepest(grad l(x + n))). The noise n is uniform in the ball of `noise` radii, and P projects
+    into the ball of `reach` radii and the pixel box.
 
     Do not judge a network by this attack: where the step lowers the loss, its answer is worse than x. `FGSM` and
     `PGD(..., steps=1)` evaluate the end as well, for one more forward pass, and return the better point. Training with

@@ -29,7 +29,7 @@ class PGD(BallAttack, IterativeAttack):
         radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
         steps: Number of gradient steps in each run.
         step_size: Length of a step in the ball's norm. By default 2.5 radius / steps in l_inf (Madry's) and
-            5 radius / steps in l_2, where 2.5 reaches 98 % of a linear model's optimum and 5 reaches 99.9 %.
+            5 radius / steps in l_2. There 2.5 reaches 98 % of a linear model's optimum and 5 reaches 99.9 %.
         start: "uniform" in the ball, or "center", from x itself.
         restarts: Number of runs from random starts.
         loss: Loss to maximize. The default `log_odds` orders images as cross-entropy does and has its steepest
@@ -37,8 +37,8 @@ class PGD(BallAttack, IterativeAttack):
             objective.
         target: None leads away from the true label; "least-likely" leads towards the class of smallest logit; k = 1, 2,
             ... leads towards the k-th likeliest other class. With a target the loss at the target is minimized.
-        answer: "highest" returns the best point of the run, never below its start; "last" returns the last one without
-            evaluating it, which saves training a forward pass.
+        answer: "highest" returns the best point of the run, never below its start. "last" returns the last point without
+            evaluating it, which saves a forward pass in training.
         box: Lowest and highest pixel value; left out with a `Ball`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A relay: runs of several attacks, each of which begins where the ones before it had the highest loss."""
+"""A relay of attacks: each run begins at the point of highest loss of the runs before it."""
 
 from dataclasses import dataclass, replace
 
@@ -21,8 +21,8 @@ class Relay(IterativeAttack):
 
     Gradient ascent stops at a local maximum of the loss. A random search leaves it, but ascends slowly. Alternating, they
     reach a higher loss than either alone. In a `Suite` the relay begins at the best point of the other members, and only
-    with images that are nearly fooled: their margin z_y - max z_k there is at most `near` times the margin at the clean
-    image, whatever the scale of the logits. Without a start in the call every image takes part.
+    with images that are nearly fooled. Their margin z_y - max z_k at that point is at most `near` times the clean margin,
+    a ratio that does not depend on the scale of the logits. Without a start in the call every image takes part.
 
     Args:
         members: Attacks in one ball that all maximize the margin loss.

@@ -1,4 +1,4 @@
-"""Attacks together: `strong`, by which a claim is judged, and the papers' own weak settings under their names."""
+"""Suites of attacks: `strong`, which judges a claim, and the weak settings of the papers under their names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,10 +23,18 @@ Box = tuple[float, float]
 
 @dataclass(frozen=True)
 class Suite(Attack):
-    """Several attacks by name, in the order in which they are tried: an image stands if it stands under all of them.
+    """Several named attacks, tried in order: an image is robust if it withstands all of them.
 
-    As an attack, x' = the point of lowest margin among those that its members find. `evaluation.attack` tries each member
-    only on what the ones before it have left, which is the same accuracy at less cost.
+    Called as an attack, a suite returns the point of lowest margin among those that its members find. `evaluation.attack`
+    tries each member only on the images that withstand the members before it, which gives the same accuracy at less cost.
+
+    Args:
+        members: Pairs of a name and an attack.
+
+    Raises:
+        InputError: If there are no members, or two have the same name.
+
+    Cost: the sum of its members' costs, and one forward pass for each member.
 
     Reference: Croce and Hein 2020, section 6 (AutoAttack), for the idea of a suite without settings to choose.
     """
@@ -36,7 +44,7 @@ class Suite(Attack):
     def __post_init__(self) -> None:
         names = [name for name, _ in self.members]
         if not names or len(set(names)) < len(names):
-            raise InputError("attacks with names of their own", names, 'write Suite((("PGD", PGD(ball)),))')
+            raise InputError("attacks with different names", names, 'write Suite((("PGD", PGD("linf", 8/255)),))')
 
     @property
     def norm(self) -> Norm | None:
@@ -45,24 +53,28 @@ class Suite(Attack):
         return norms.pop() if len(norms) == 1 else None
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         best, lowest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         for _, member in self.members:
-            begun = {"start": best} if isinstance(member, Relay) else {}
-            point = member(model, x, y, generator=options.generator, **begun)
+            start = {"start": best} if isinstance(member, Relay) else {}
+            point = member(model, x, y, generator=options.generator, **start)
             with frozen(model), torch.no_grad():
-                gap = -margin_loss(model(point), y) if len(x) else lowest
-            lower = gap < lowest
-            best, lowest = torch.where(per_example(lower, x), point, best), torch.minimum(gap, lowest)
+                margin = -margin_loss(model(point), y) if len(x) else lowest
+            lower = margin < lowest
+            best, lowest = torch.where(per_example(lower, x), point, best), torch.minimum(margin, lowest)
         return best
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long `strong` searches: steps of each walk, targets of the targeted one, queries of the black-box one.
+    """The effort of `strong`.
 
-    relays: how often, at the end, another search of half as many queries and another walk take over from one another, for
-    the images that are nearly fooled.
+    Args:
+        steps: Gradient steps of each run of Auto-PGD.
+        targets: Number of targets of targeted Auto-PGD.
+        queries: Queries of Square.
+        relays: Number of rounds of the relay at the end, for the images that are nearly fooled. A round is a search with
+            Square of half as many queries and a run of Auto-PGD.
     """
 
     steps: int = 100
@@ -73,15 +85,32 @@ class Effort:
 
 FULL = Effort()
 SHARES = (0.8, 0.3, 0.1)
-"""Of the image, that the first patches of the relay's searches cover, one after another."""
+"""Fraction of the image that the first patches cover in the first, second and third round of the relay."""
 
 
 def strong(
     norm: Norm | str | Ball, radius: float | None = None, *, effort: Effort = FULL, box: Box = (0.0, 1.0)
 ) -> Suite:
-    """The suite that a claim is judged by: Auto-PGD on cross-entropy, on the margin, and towards the likeliest other
-    classes, then Square, which follows no gradient, and at last both by turns for the images that are nearly fooled. It
-    needs no setting but the ball, and none of them minds the logits' scale.
+    """Return the suite that judges a claim of robustness.
+
+    It tries Auto-PGD on cross-entropy, on the margin and towards the likeliest other classes. Square follows, which uses no
+    gradient. At last both alternate for the images that are nearly fooled. Only the ball must be chosen. No member
+    depends on the scale of the logits.
+
+    Args:
+        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
+        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        effort: Numbers of steps, targets, queries and rounds.
+        box: Lowest and highest pixel value; left out with a `Ball`.
+
+    Returns:
+        A `Suite` of four or five attacks.
+
+    Cost: at full effort 600 gradients and 3,000 forward passes for each image that withstands, and the relay's.
+
+    Example:
+        >>> [name for name, _ in strong("linf", 8 / 255).members]
+        ['APGD-CE', 'APGD-M', 'APGD-T', 'Square', 'relay']
 
     Reference: Croce and Hein 2020; the relay is of this package.
     """
@@ -95,13 +124,23 @@ def strong(
     ]
     if effort.relays:
         searches = (Square(ball, queries=max(2, effort.queries // 2), share=share) for share in SHARES)
-        turns = [(search, on_margin) for search in islice(cycle(searches), effort.relays)]
-        members.append(("relay", Relay(tuple(attack for turn in turns for attack in turn))))
+        rounds = [(search, on_margin) for search in islice(cycle(searches), effort.relays)]
+        members.append(("relay", Relay(tuple(attack for pair in rounds for attack in pair))))
     return Suite(tuple(members))
 
 
 def moosavi2019cure(norm: Norm | str | Ball, radius: float | None = None, *, box: Box = (0.0, 1.0)) -> Suite:
-    """PGD-20 on cross-entropy from one random start, as that paper judges CURE: weak by today's measure.
+    """Return PGD-20 on cross-entropy from one random start, as the CURE paper uses it: weak by today's measure.
+
+    Args:
+        norm: As in `strong`.
+        radius: As in `strong`.
+        box: As in `strong`.
+
+    Returns:
+        A `Suite` of one attack.
+
+    Cost: 20 gradients.
 
     Reference: moosavi2019cure, Table 2; step size 0.04 / 0.157 of the radius, as released.
     """
@@ -110,9 +149,20 @@ def moosavi2019cure(norm: Norm | str | Ball, radius: float | None = None, *, box
 
 
 def srinivas2022lcnn(norm: Norm | str | Ball, radius: float | None = None, *, box: Box = (0.0, 1.0)) -> Suite:
-    """Ten steps of a tenth of the radius from a random start: on a linear loss they reach 3/4 of the radius.
+    """Return PGD with ten steps of a tenth of the radius from a random start.
 
-    The released code attacks the predicted label and leaves the pixel box; here the label is the true one and the box holds.
+    On a linear loss the steps reach 3/4 of the radius. The released code attacks the predicted label and leaves the pixel
+    box; here the label is the true one and the box holds.
+
+    Args:
+        norm: As in `strong`.
+        radius: As in `strong`.
+        box: As in `strong`.
+
+    Returns:
+        A `Suite` of one attack.
+
+    Cost: 10 gradients.
 
     Reference: srinivas2022lcnn, Table 2; the settings are those of the released code.
     """
@@ -121,9 +171,18 @@ def srinivas2022lcnn(norm: Norm | str | Ball, radius: float | None = None, *, bo
 
 
 def yu2018(norm: Norm | str | Ball, radius: float | None = None, *, step_size: float, box: Box = (0.0, 1.0)) -> Suite:
-    """FGSM, BIM and the Carlini-Wagner objective in the ball, ten steps each from the image itself.
+    """Return FGSM, BIM and the Carlini-Wagner objective in the ball, ten steps each from the image itself.
 
-    step_size: 0.1 on MNIST, 1/255 on CIFAR-10 (section 8.3).
+    Args:
+        norm: As in `strong`.
+        radius: As in `strong`.
+        step_size: 0.1 on MNIST, 1/255 on CIFAR-10 (section 8.3).
+        box: As in `strong`.
+
+    Returns:
+        A `Suite` of three attacks.
+
+    Cost: 21 gradients.
 
     Reference: yu2018interpreting, Tables 1 and 2.
     """

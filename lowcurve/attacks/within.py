@@ -1,4 +1,4 @@
-"""An attack that knows no radius, held to a ball: how a table at one radius judges by minimal perturbations."""
+"""An attack without a radius, limited to a ball, for tables at one radius that use minimal perturbations."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from lowcurve.types import Classifier, Inputs, Labels
 class Within(Attack):
     """Keep what an attack without a radius finds where it lies within a radius; return x itself elsewhere.
 
-    An image counts as robust under an attack that looks for the nearest boundary, such as `DeepFool`, if no perturbation
-    of at most `radius` was found. Nothing is scaled or clipped. Cost: the attack's.
+    An image counts as robust under an attack on the nearest boundary, such as `DeepFool`, if no perturbation of at most
+    `radius` was found. Nothing is scaled or clipped. Cost: the attack's.
 
     Args:
         attack: Attack with a norm, such as `DeepFool("linf")`.

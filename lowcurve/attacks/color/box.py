@@ -1,4 +1,4 @@
-"""A box of color changes (hue, saturation, brightness, contrast, gamma) and a rotation, searched by projected ascent."""
+"""Color changes (hue, saturation, brightness, contrast, gamma) and a rotation, and projected ascent in their parameters."""
 
 import math
 from dataclasses import dataclass, fields
@@ -22,12 +22,21 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class ColorRanges:
-    """How far each parameter may go, as (lowest, highest) with the one that changes nothing between them.
+    """Allowed ranges (lowest, highest) of the color parameters; each contains the value that changes nothing.
 
-    hue: degrees, 0 changes nothing. saturation: a factor, 1. brightness: added to every channel, in pixel units, 0.
-    contrast: a factor about the image's mean grey, 1. gamma: an exponent of every pixel, 1. rotation: degrees
-    counterclockwise about the center with black corners, 0. The defaults are those of composite adversarial robustness,
-    and for gamma the same as for contrast. (0, 0) or (1, 1) leaves a parameter out.
+    The defaults are those of composite adversarial robustness; the one of gamma is that of contrast. Write (0, 0) or (1, 1)
+    to leave a parameter unchanged.
+
+    Args:
+        hue: Turn of the hues in degrees; 0 changes nothing.
+        saturation: Factor of the saturation; 1 changes nothing.
+        brightness: Added to every channel, in pixel units; 0 changes nothing.
+        contrast: Factor about the image's mean grey; 1 changes nothing.
+        gamma: Exponent of every pixel; 1 changes nothing.
+        rotation: Rotation about the center in degrees counterclockwise, with black corners; 0 changes nothing.
+
+    Raises:
+        InputError: If a range does not contain the value that changes nothing, or a factor is not positive.
 
     Example:
         >>> ColorRanges(hue=(-30, 30), rotation=(0, 0)).box[0]
@@ -56,21 +65,30 @@ class ColorRanges:
 
     @property
     def box(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The lowest and the highest value of each parameter."""
+        """The lowest values and the highest values of all parameters."""
         pairs = [getattr(self, parameter.name) for parameter in fields(self)]
         return tuple(low for low, _ in pairs), tuple(high for _, high in pairs)
 
 
 UNCHANGED = (0.0, 1.0, 0.0, 1.0, 1.0, 0.0)
-"""The parameters that change nothing."""
+"""Parameters that change nothing."""
 
 
 def color_change(x: Inputs, parameters: Tensor) -> Inputs:
-    """The images with hue, saturation, brightness, contrast, gamma and rotation changed in this order, moved into the box.
+    """Change hue, saturation, brightness, contrast, gamma and rotation of images, in this order.
 
-    parameters: (batch, 6) in the units of `ColorRanges`. Exactly x where they are `UNCHANGED`; differentiable in them.
-    After each of brightness, contrast and rotation what left [0, 1] is clipped. Errors: InputError for images without
-    three channels.
+    The result is exactly x where the parameters are `UNCHANGED`, and it is differentiable in them. Values are clipped to
+    [0, 1] after each of brightness, contrast and rotation.
+
+    Args:
+        x: Color images, (batch, 3, height, width), pixel units.
+        parameters: Parameters in the units of `ColorRanges`, (batch, 6).
+
+    Returns:
+        The changed images, of x's shape.
+
+    Raises:
+        InputError: If the images do not have three channels.
 
     Example:
         >>> pixel = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)
@@ -82,21 +100,28 @@ def color_change(x: Inputs, parameters: Tensor) -> Inputs:
     require_color(x)
     hue, saturation, brightness, contrast, gamma, rotation = parameters.to(x).unbind(1)
     colors = HSV.of(x)
-    # Each is written as what it adds, so that it adds 0 where nothing is changed.
+    # Each change is added, so that it adds exactly 0 where the parameter changes nothing.
     x = clip_to_box(x + (colors.rgb(hue, saturation) - colors.rgb(torch.zeros_like(hue), torch.ones_like(hue))))
     x = clip_to_box(x + per_example(brightness, x))
     mean = sum(share * x[:, channel].mean((1, 2)) for channel, share in enumerate(LUMA))
     x = clip_to_box(x + per_example(contrast - 1, x) * (x - per_example(torch.as_tensor(mean), x)))
-    # The slope of a power at black is infinite.
+    # The derivative of a power at 0 is infinite.
     black = x == 0
     x = torch.where(black, 0, torch.where(black, 1, x) ** per_example(gamma, x))
     return rotate(x, rotation)
 
 
 def rotate(x: Inputs, degrees: PerExample) -> Inputs:
-    """The images turned counterclockwise about their center, bilinear, black where nothing was.
+    """Rotate images counterclockwise about their center, with bilinear interpolation and black corners.
 
-    Differentiable in the angle as often as one likes.
+    Differentiable in the angle any number of times.
+
+    Args:
+        x: Images, (batch, channels, height, width), pixel units.
+        degrees: Angle of each image, (batch,).
+
+    Returns:
+        The rotated images, of x's shape.
 
     Example:
         >>> rotate(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]) / 4, torch.tensor([90.0])).mul(4).round(decimals=4)
@@ -133,17 +158,25 @@ class ColorBoxState(State):
 
 @dataclass(frozen=True)
 class ColorBox(IterativeAttack):
-    """x' = the most damaging of the images that color changes within `ranges` make of x, by projected ascent in the parameters.
+    """Projected ascent of the loss in the parameters of color changes within `ranges`.
 
-    Signed steps in all six parameters at once, from the whole box's half down to a share of 1 / (2 steps), projected
-    into the box; hue wraps around where the whole circle is allowed. The first walk begins at x itself, `restarts` more
-    at random parameters. The highest loss that was seen is the answer, x included, so it is never weaker than x; with
-    ranges of no width it is x.
+    Each step moves all six parameters by their signs. The step length falls from half of each range to a fraction
+    1 / (2 steps) of it, and the parameters are projected into their ranges. The hue wraps around where the whole circle is
+    allowed. The first run begins at x, the others at random parameters. The answer is the best image that was evaluated,
+    x included.
 
-    loss: what is raised, the margin loss by default; the walks are compared by the margin. The parameters are not
-    bounded by any norm of x' - x: `ball` is the whole pixel box, and a radius an example changes nothing.
+    Perturbations are not bounded by a norm: `ball` is the whole pixel box, and `norm` is None.
 
-    Errors: InputError for images without three channels, ranges out of order.
+    Args:
+        ranges: Allowed ranges of the parameters.
+        steps: Number of gradient steps in each run.
+        restarts: Number of runs from random parameters, besides the one from x.
+        loss: Loss to maximize. Runs are compared by the margin.
+        start: Start of the first run: "unchanged", x itself, or "uniform", random parameters.
+
+    Raises:
+        InputError: If a setting is out of range, or the images do not have three channels.
+
     Cost: (1 + restarts) (steps input gradients + 2 forward passes).
 
     Example:
@@ -178,17 +211,17 @@ class ColorBox(IterativeAttack):
 
     @property
     def runs(self) -> tuple[AttackRun, ...]:
-        """One from x, and those from random parameters."""
+        """One run from x, and the others from random parameters."""
         random = ColorBox(self.ranges, self.steps, self.restarts, self.loss, "uniform")
         return (self, *[random] * self.restarts)
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         require_color(x)
         return super().perturb(model, x, y, options)
 
     def begin(self, batch: AttackBatch) -> ColorBoxState:
-        """x, or the image at random parameters."""
+        """Return x, or the image at random parameters."""
         low, high, unchanged = self._box(batch.x)
         parameters = unchanged.expand(len(batch), -1)
         if self.start == "uniform":
@@ -196,7 +229,7 @@ class ColorBox(IterativeAttack):
         return self._state_at(batch, parameters, batch.zeros())
 
     def step(self, batch: AttackBatch, state: ColorBoxState) -> tuple[Logits, ColorBoxState]:
-        """One signed step in the parameters."""
+        """Make one signed step in the parameters."""
 
         def evaluate(parameters: Tensor) -> tuple[PerExample, Logits]:
             point = color_change(batch.x, parameters)
@@ -214,7 +247,7 @@ class ColorBox(IterativeAttack):
         return logits, self._state_at(batch, torch.minimum(torch.maximum(parameters, low), high), state.step)
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
-        """The loss."""
+        """Return the loss."""
         return self.loss(logits, batch.y)
 
     def _box(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,7 @@
-"""The circle of hues of each image: its logits all around, the worst of them exactly, and how far the label is kept.
+"""Hue shifts: the logits over the whole circle of hues, the worst shift, and the range in which the label is kept.
 
-A hue shift turns the color of every pixel by the same angle and keeps its saturation and value (HSV): a red pepper
-becomes orange, yellow, green. One number describes the whole family, so a grid with refinement finds its worst member,
-and no gradient can be masked.
+A hue shift turns the hue of every pixel by one angle and keeps saturation and value (HSV). The family has one parameter, so
+a grid with refinement finds its worst member, and no gradient can be masked.
 """
 
 import math
@@ -23,15 +22,25 @@ from lowcurve.types import Classifier, Field, Inputs, Labels, PerExample
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 BATCH_SIZE = 512
-"""So many shifted images share a forward pass; nothing depends on it."""
+"""Number of shifted images in a forward pass; no result depends on it."""
 BASINS = 3
-"""Around so many local minima of the grid a lower point is looked for."""
+"""Number of local minima of the grid that are refined."""
 
 
 def hue_shift(x: Inputs, degrees: PerExample) -> Inputs:
-    """Every pixel's hue rotation by so many degrees, one number an image; exactly x at 0, differentiable in the degrees.
+    """Turn the hue of every pixel by an angle, one for each image.
 
-    Greys stay as they are. Errors: InputError for images without three channels.
+    The result is exactly x at 0 degrees, and it is differentiable in the angle. Greys stay as they are.
+
+    Args:
+        x: Color images, (batch, 3, height, width), pixel units.
+        degrees: Angle for each image, (batch,).
+
+    Returns:
+        The shifted images, of x's shape.
+
+    Raises:
+        InputError: If the images do not have three channels.
 
     Example:
         >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
@@ -45,10 +54,10 @@ def hue_shift(x: Inputs, degrees: PerExample) -> Inputs:
 
 @dataclass(frozen=True)
 class _HueRotation:
-    """Images taken apart once, for any number of angles."""
+    """Images that are converted to HSV once, for any number of angles."""
 
     colors: HSV
-    rest: Tensor  # what rounding loses when an image is taken apart and put together
+    rest: Tensor  # rounding error of the conversion to HSV and back
 
     @classmethod
     def of(cls, x: Inputs) -> "_HueRotation":
@@ -61,10 +70,21 @@ class _HueRotation:
 
 
 def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, batch_size: int = BATCH_SIZE) -> Tensor:
-    """The logits of every image at every shift, (batch, shifts, classes), in full batches of images and shifts.
+    """Compute the logits of every image at every hue shift.
 
-    degrees: (shifts,) for all images or (batch, shifts). batch_size: so many points share a forward pass. The model must
-    be in eval mode. Cost: batch x shifts forward passes; no gradient.
+    Args:
+        model: Classifier in eval mode.
+        x: Color images, (batch, 3, height, width), pixel units.
+        degrees: Shifts for all images, (shifts,), or for each, (batch, shifts).
+        batch_size: Number of shifted images in a forward pass.
+
+    Returns:
+        Logits, (batch, shifts, classes).
+
+    Raises:
+        InputError: If the shifts have another shape, or the images do not have three channels.
+
+    Cost: batch x shifts forward passes, no gradient.
 
     Example:
         >>> means = lambda x: x.mean((2, 3))
@@ -80,7 +100,7 @@ def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, batch_size: int
 
 
 def _logits(model: Classifier, rotation: _HueRotation, degrees: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
-    """As `hue_logits`, of images that have been taken apart."""
+    """Return the logits as in `hue_logits`, for images that are converted already."""
     rows = torch.arange(len(degrees), device=degrees.device).repeat_interleave(degrees.shape[1])
     points = zip(torch.split(rows, batch_size), torch.split(degrees.flatten(), batch_size), strict=True)
     parts = [model(rotation.at(angles, few)) for few, angles in points]
@@ -89,21 +109,31 @@ def _logits(model: Classifier, rotation: _HueRotation, degrees: Tensor, batch_si
 
 @dataclass(frozen=True)
 class HueCircle:
-    """The whole circle of hue shifts: the lowest margin there, and how far the label is kept around the image itself.
+    """Measure the lowest margin over all hue shifts, and the range of shifts in which the label is kept.
 
-    Columns, all in degrees or as the margin z_y - max z_k: "worst hue margin", "worst hue", the shift where it is; "hue
-    kept above" and "hue kept below", how far the shift can go up and down from 0 before the label is lost; "hue range",
-    their sum, at most high - low; "share of hues kept", of the grid. An image that is misclassified as it is has a
-    range of 0.
+    Columns, in degrees or as the margin z_y - max z_k:
 
-    low, high: the allowed shifts, at most the whole circle. angles: grid intervals in all, so their width is 10 degrees
-    by default. refinements: looks of a golden section around each of the `BASINS` lowest local minima of the grid, and
-    halvings of the two intervals in which the label is first lost (8: to 0.7 and 0.04 degrees). What lies elsewhere and
-    is narrower than the grid is missed; `HueFloor` estimates by how much. Golden section and not Newton: the margin has
-    kinks.
+    - "worst hue margin": the lowest margin.
+    - "worst hue": the shift of lowest margin.
+    - "hue kept above", "hue kept below": the largest shift up and down from 0 before the label is lost.
+    - "hue range": their sum, at most high - low; 0 for an image that is misclassified without a shift.
+    - "share of hues kept": fraction of the grid at which the label is kept.
 
-    The model must be in eval mode. Cost: angles + 1 + (BASINS + 2) refinements forward passes an image (one less for
-    the whole circle), in full batches.
+    Minima that are narrower than the grid are missed; `HueFloor` estimates by how much. The refinement is by golden section
+    and not by Newton's method, because the margin has kinks. The model must be in eval mode.
+
+    Args:
+        low: Lowest shift in degrees, from -180 to 0.
+        high: Highest shift in degrees, from 0 to 180.
+        angles: Number of grid intervals.
+        refinements: Number of golden-section evaluations around each of the `BASINS` lowest local minima of the grid, and
+            of halvings of the two intervals in which the label is first lost. Eight reach 0.7 and 0.04 degrees.
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    Cost: angles + 1 + (BASINS + 2) refinements forward passes for each image, in full batches; one less for the whole
+    circle.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -129,6 +159,7 @@ class HueCircle:
             raise InputError("at least two hue intervals, and no fewer than 0 refinements", found, "write angles=36")
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Return the columns for a `loss_field` at the images x."""
         shown = require_loss_field(field)
         found = self.search(shown.model, x, shown.y)
         return {
@@ -142,18 +173,27 @@ class HueCircle:
 
     @property
     def closed(self) -> bool:
-        """Whether it is the whole circle, of which -180 and 180 are the same point."""
+        """True if the shifts cover the whole circle, so that -180 and 180 are the same point."""
         return self.high - self.low == 360
 
     def grid(self) -> Tensor:
-        """The shifts that are looked at, rising from low to high, 0 among them."""
+        """Return the grid of shifts, in increasing order from low to high, with 0 among them."""
         width = (self.high - self.low) / self.angles
         down, up = math.ceil(-self.low / width - 1e-9), math.ceil(self.high / width - 1e-9)
         below = torch.linspace(self.low, 0, down + 1, dtype=torch.float64)
         return torch.cat([below[:-1], torch.linspace(0, self.high, up + 1, dtype=torch.float64)])
 
     def search(self, model: Classifier, x: Inputs, y: Labels) -> "HueResult":
-        """What the columns are made of."""
+        """Search the circle of each image.
+
+        Args:
+            model: Classifier in eval mode.
+            x: Color images, (batch, 3, height, width), pixel units.
+            y: True labels, (batch,).
+
+        Returns:
+            A `HueResult`.
+        """
         with torch.no_grad():
             rotation, grid = _HueRotation.of(x), self.grid().to(x)
 
@@ -176,10 +216,10 @@ class HueCircle:
             return HueResult(lowest, torch.where(stays, 0, worst), above, -below, share)
 
     def _kept(self, at: Callable[[Tensor], Tensor], *ways: tuple[Tensor, Tensor]) -> Tensor:
-        """How far along each way from 0 the label is kept, by bisection of the interval in which it is first lost."""
+        """Return the largest shift in each direction that keeps the label, by bisection of the interval that loses it."""
         inner, outer = [], []
         for kept, way in ways:
-            held = kept.long().cumprod(1).sum(1)  # so many grid points, beginning with 0
+            held = kept.long().cumprod(1).sum(1)  # number of grid points from 0 on that keep the label
             inner.append(way[torch.where(held > 0, held - 1, 0)])
             outer.append(way[torch.where((held == len(way)) | (held == 0), (held - 1).relu(), held)])
         reached, lost = torch.stack(inner, dim=1), torch.stack(outer, dim=1)
@@ -190,7 +230,7 @@ class HueCircle:
         return reached
 
     def _worst(self, at: Callable[[Tensor], Tensor], margins: Tensor, grid: Tensor) -> tuple[PerExample, PerExample]:
-        """The shift of lowest margin and that margin: never above the grid's."""
+        """Return the shift of lowest margin and that margin, which is at most the lowest of the grid."""
         lowest, place = margins.min(1)
         worst = grid[place]
         if self.refinements < 2:
@@ -199,7 +239,7 @@ class HueCircle:
         before = margins[:, -2:-1] if self.closed else beyond
         sides = torch.cat([before, margins, beyond], dim=1)
         minimal = (margins <= sides[:, :-2]) & (margins <= sides[:, 2:])
-        minimal[:, -1] &= not self.closed  # it is the first
+        minimal[:, -1] &= not self.closed  # the same point as the first
         centers = grid[margins.masked_fill(~minimal, torch.inf).topk(min(BASINS, len(grid)), largest=False).indices]
         width = float((grid[1:] - grid[:-1]).max())
         low, high = centers - width, centers + width
@@ -214,7 +254,15 @@ class HueCircle:
 
 @dataclass(frozen=True)
 class HueResult:
-    """Of each image: the lowest margin, at which shift; how far the label is kept up and down; the share of the grid."""
+    """The result of a search of the hue circle, one entry for each image.
+
+    Attributes:
+        margin: Lowest margin.
+        worst: Shift of lowest margin, in degrees.
+        above: Largest shift up from 0 that keeps the label, in degrees.
+        below: Largest shift down from 0 that keeps the label, in degrees.
+        share: Fraction of the grid that keeps the label.
+    """
 
     margin: PerExample
     worst: PerExample
@@ -224,7 +272,7 @@ class HueResult:
 
 
 def _golden(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, forward_passes: int) -> tuple[Tensor, Tensor]:
-    """The lowest points that so many looks of golden section find between low and high, and the values there."""
+    """Return the lowest points that golden section finds between low and high, and the values there."""
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     value, other = at(left), at(right)
     for _ in range(forward_passes - 2):
@@ -239,12 +287,20 @@ def _golden(at: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, forward_p
 
 @dataclass(frozen=True)
 class HueShift(Attack):
-    """x' = the image at the hue shift of lowest margin between low and high degrees; x itself where no shift lowers it.
+    """Return the image at the hue shift of lowest margin; x itself where no shift lowers the margin.
 
-    The family has one parameter, so the worst member is found by looking at all of it and nothing is drawn. See
-    `HueCircle` for the settings and what they cost. Greys do not change, so a grey picture is rerotation as it is.
+    The search covers the whole family, so nothing is random. Grey images do not change.
 
-    Errors: InputError for images without three channels or outside the pixel box.
+    Args:
+        low: Lowest shift in degrees, from -180 to 0.
+        high: Highest shift in degrees, from 0 to 180.
+        angles: Number of grid intervals.
+        refinements: As in `HueCircle`.
+
+    Raises:
+        InputError: If a setting is out of range, the images do not have three channels, or they leave the pixel box.
+
+    Cost: as for `HueCircle`.
 
     Example:
         >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
@@ -267,11 +323,11 @@ class HueShift(Attack):
 
     @property
     def circle(self) -> HueCircle:
-        """What is looked at."""
+        """The search over the allowed shifts."""
         return HueCircle(self.low, self.high, self.angles, self.refinements)
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:  # noqa: ARG002 (Attack's signature)
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         require_color(x)
         PIXEL_BOX.require_inside_box(x)
         if not len(x):

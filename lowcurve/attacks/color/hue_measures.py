@@ -1,4 +1,4 @@
-"""The pepper test, and what the derivative along the hue says of the shifts that were not looked at."""
+"""The pepper test, and an estimate of the margin between the evaluated hue shifts."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,25 @@ from lowcurve.types import Field, Inputs, PerExample
 
 @dataclass(frozen=True)
 class PepperTest:
-    """Whether an image keeps its label at every hue that the object may have: a red pepper may be orange and is still one.
+    """Test whether an image keeps its label at every hue that the object may have, such as an orange pepper.
 
-    Columns: "pepper test", 1 where every shift of the allowance keeps the label and 0 otherwise; "hue allowance kept",
-    the part of the allowance, from 0 to 1, that can be reached from the image without losing the label.
+    Columns:
 
-    allowance: the shifts in degrees, from at most 0 to at least 0, that a person has said change nothing about the
-    label. The report shows one picture and states no angle; 30 degrees lead from red to orange in HSV. It is right for
-    few kinds of object: a lemon of another hue is a lime. The model must be in eval mode.
+    - "pepper test": 1 where every allowed shift keeps the label, 0 otherwise.
+    - "hue allowance kept": fraction of the allowance that can be reached from the image without losing the label.
 
-    Cost: that of `HueCircle`.
+    The report shows one picture and states no angle; 30 degrees lead from red to orange in HSV. The test fits few kinds of
+    object: a lemon of another hue is a lime. The model must be in eval mode.
+
+    Args:
+        allowance: Shifts in degrees, from at most 0 to at least 0, that do not change the label in a person's judgement.
+        angles: Number of grid intervals.
+        refinements: As in `HueCircle`.
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    Cost: as for `HueCircle`.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -45,32 +54,47 @@ class PepperTest:
 
     @property
     def circle(self) -> HueCircle:
-        """What is looked at."""
+        """The search over the allowance."""
         return HueCircle(*self.allowance, self.angles, self.refinements)
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Return the columns for a `loss_field` at the images x."""
         shown = require_loss_field(field)
         found = self.circle.search(shown.model, x, shown.y)
         kept = (found.above + found.below) / (self.allowance[1] - self.allowance[0])
-        # The refined minimum may lie below 0 between two grid points that are both kept.
+        # The refined minimum may be below 0 between two grid points that both keep the label.
         passed = (found.margin > 0) & (found.share == 1)
         return {"pepper test": passed.to(x), "hue allowance kept": kept}
 
 
 @dataclass(frozen=True)
 class HueFloor:
-    """What the derivative along the hue says of the shifts between the grid's: how low the margin may be there, an estimate.
+    """Estimate a lower bound of the margin over all hue shifts, from derivatives at the grid points.
 
-    Columns: "worst hue margin on the grid"; "steepest hue slope", the largest |l'| on the grid, in margin per degree;
-    "largest hue curvature", the largest |l''|, exact and local, per square degree; "largest hue bend", the largest
-    change of the slope from one grid point to the next over their distance; "estimated floor of the hue margin", from
-    values and slopes at both ends of every interval and |l''| of at most `safety` times the larger of the two. A floor
-    above 0 says that the label is kept all around the circle if the margin bends nowhere more than that.
+    Columns:
 
-    It is an estimate because |l''| is only looked at on the grid. The local curvature alone would not do: of the margin
-    of a ReLU network it is 0 almost everywhere, all its bending being in kinks, of the network and of the hue shift.
+    - "worst hue margin on the grid": the lowest margin l at a grid point.
+    - "steepest hue slope": the largest |l'| on the grid, in margin per degree.
+    - "largest hue curvature": the largest |l''| on the grid, exact and local, per square degree.
+    - "largest hue bend": the largest change of l' from one grid point to the next, divided by their distance.
+    - "estimated floor of the hue margin": a lower bound from l and l' at both ends of every interval. It assumes that |l''|
+      is at most `safety` times the larger of the two columns before.
 
-    The model must be in eval mode. Cost: angles forward passes, gradients and backward passes through them an image.
+    If the estimated floor is above 0, the label is kept over the whole circle, unless the margin bends more between the
+    grid points. It is an estimate because |l''| is evaluated on the grid only. The local curvature alone is not enough:
+    for ReLU networks it is 0 almost everywhere, because the margin bends only at kinks of network and hue shift.
+
+    The model must be in eval mode.
+
+    Args:
+        angles: Number of grid intervals.
+        safety: Factor of the largest observed bending, at least 1.
+        batch_size: Number of shifted images in a pass.
+
+    Raises:
+        InputError: If a setting is out of range.
+
+    Cost: angles forward passes, gradients and backward passes through them, for each image.
 
     Example:
         >>> field = loss_field(lambda x: x.mean((2, 3)), torch.tensor([0]))  # red, green or blue
@@ -92,6 +116,7 @@ class HueFloor:
             raise InputError("at least two angles and a safety of at least 1", found, "write HueFloor(angles=36)")
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
+        """Return the columns for a `loss_field` at the images x."""
         shown, width = require_loss_field(field), 360 / self.angles
         rows = torch.arange(len(x), device=x.device).repeat_interleave(self.angles)
         degrees = (torch.arange(self.angles, device=x.device) * width).repeat(len(x)).to(x)
@@ -103,13 +128,13 @@ class HueFloor:
             values = torch.cat([getattr(part, name) for part in parts]).view(len(x), -1)
             return torch.cat([values, values[:, :1]], dim=1)
 
-        values, slopes, curvatures = closed("value"), closed("slope"), closed("curvature")
-        curvature, bend = curvatures.abs().amax(1), slopes.diff(dim=1).abs().amax(1) / width
+        values, first, second = closed("value"), closed("derivative"), closed("second_derivative")
+        curvature, bend = second.abs().amax(1), first.diff(dim=1).abs().amax(1) / width
         limit = per_example(self.safety * torch.maximum(curvature, bend), values)
         return {
             "worst hue margin on the grid": values.amin(1),
-            "steepest hue slope": slopes.abs().amax(1),
+            "steepest hue slope": first.abs().amax(1),
             "largest hue curvature": curvature,
             "largest hue bend": bend,
-            "estimated floor of the hue margin": floor_between(values, slopes, width, limit).amin(1),
+            "estimated floor of the hue margin": floor_between(values, first, width, limit).amin(1),
         }

@@ -1,4 +1,4 @@
-"""A smooth map of colors for each image: equal colors stay equal, and none looks very different."""
+"""ReColorAdv: a smooth map of colors for each image, within a bound on the perceived color difference."""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from lowcurve.losses import margin_loss
 from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
 
 ROUNDING = 1e-9
-"""The share of the bound that is left to the rounding of double precision."""
+"""Fraction of the bound that is reserved for rounding errors in double precision."""
 BEYOND = 1e-3
-"""What is taken off beyond what the bound asks for, as a share."""
+"""Fraction by which a pixel is shrunk more than the bound asks for."""
 SHRINKS = 8
 
 
@@ -40,18 +40,27 @@ class RecoloringState(State):
 
 @dataclass(frozen=True)
 class Recoloring(IterativeAttack):
-    """x' = c + s(c) d(c) where a pixel's color is c: d trilinear on a grid of colors, s a shrinking into the bound.
+    """ReColorAdv: x' = c + s(c) d(c) for a pixel of color c, with d trilinear on a grid of colors and a shrinking factor s.
 
-    No pixel's color differs from what it was by more than `bound` in CIEDE2000, about 1 being just noticed; s is found
-    pixel by pixel, as a function of the color alone, and is 0 where no shrinking would do. The grid's displacements
-    ascend by signed steps from 0, so that the answer is never weaker than x; their squared differences between
-    neighbors, weighted by `smoothness`, are taken from what is ascended, not from what the answer is chosen by.
+    No pixel's color changes by more than `bound` in CIEDE2000, where a difference of about 1 is just noticed. The factor s
+    is found for each pixel as a function of its color alone, and is 0 where no factor is small enough. The displacements
+    of the grid's colors ascend by signed steps from 0, so the answer is never weaker than x. The ascent subtracts their
+    squared differences between neighbors, weighted by `smoothness`; the choice of the answer does not.
 
-    bound: in CIEDE2000, at least 0. nodes: grid points along red, green and blue. reach: the largest displacement in
-    pixel units before shrinking. loss: what is raised. `ball` is the whole pixel box. Nothing is drawn.
+    Perturbations are not bounded by a norm: `ball` is the whole pixel box, and `norm` is None. Nothing is random.
 
-    Errors: InputError for images without three channels.
-    Cost: steps input gradients and color differences at up to 8 points each, steps + 1 forward passes.
+    Args:
+        bound: Largest color difference in CIEDE2000.
+        steps: Number of gradient steps.
+        nodes: Number of grid points along each of red, green and blue.
+        reach: Largest displacement before shrinking, in pixel units.
+        smoothness: Weight of the squared differences between neighboring displacements.
+        loss: Loss to maximize.
+
+    Raises:
+        InputError: If a setting is out of range, or the images do not have three channels.
+
+    Cost: steps input gradients, and color differences at up to 8 points each, and steps + 1 forward passes.
 
     Example:
         >>> model, x = lambda x: x.mean((2, 3)), torch.tensor([0.5, 0.48, 0.4]).view(1, 3, 1, 1)
@@ -86,22 +95,22 @@ class Recoloring(IterativeAttack):
 
     @property
     def runs(self) -> tuple[AttackRun, ...]:
-        """One walk."""
+        """One run."""
         return (self,)
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
-        """The adversarial inputs x', of x's shape."""
+        """Return the adversarial images x', of x's shape."""
         require_color(x)
         return super().perturb(model, x, y, options)
 
     def begin(self, batch: AttackBatch) -> RecoloringState:
-        """x itself: no color is displaced."""
+        """Return x itself, without displacements."""
         require_color(batch.x)
         grid = batch.x.new_zeros(len(batch), 3, *[self.nodes] * 3)
         return RecoloringState(batch.x, batch.zeros(), grid, torch.ones_like(batch.x[:, :1]))
 
     def step(self, batch: AttackBatch, state: RecoloringState) -> tuple[Logits, RecoloringState]:
-        """One signed step of the grid's displacements."""
+        """Make one signed step of the grid's displacements."""
 
         def evaluate(grid: Tensor) -> tuple[PerExample, Logits]:
             point = clip_to_box(batch.x + state.shrinking * displacements(batch.x, grid))
@@ -116,14 +125,14 @@ class Recoloring(IterativeAttack):
         return logits, RecoloringState(point, state.step, grid, shrinking)
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
-        """The loss."""
+        """Return the loss."""
         return self.loss(logits, batch.y)
 
     def recolor(self, x: Inputs, grid: Tensor) -> tuple[Inputs, Tensor]:
-        """The images under a grid's displacements, and how much of its way each pixel went, (batch, 1, height, width).
+        """Return the images under a grid's displacements, and the shrinking factor of each pixel, (batch, 1, height, width).
 
-        Differences are had in double precision from the very pixels that will be returned: CIEDE2000 jumps where two
-        colors stand on opposite sides of grey, and rounding decides on which side of the jump.
+        Color differences are computed in double precision from the pixels that are returned. CIEDE2000 jumps where two
+        colors are on opposite sides of grey, and rounding decides on which side a color is.
         """
         way = displacements(x, grid)
         colors, ways = (values.movedim(1, -1).reshape(-1, 3) for values in (x, way))
@@ -135,7 +144,7 @@ class Recoloring(IterativeAttack):
             left, far = left[far > limit], far[far > limit, None]
             if not len(left):
                 break
-            # A little more than what is too much, or the last steps towards the bound are endless.
+            # A little more shrinking than needed, because convergence to the bound would be slow.
             less = (limit / far) * (1 - BEYOND) if number + 1 < SHRINKS else torch.zeros_like(far)
             share[left] *= less.to(share)
         share = share.view(len(x), *x.shape[2:], 1).movedim(-1, 1)
@@ -143,7 +152,14 @@ class Recoloring(IterativeAttack):
 
 
 def displacements(x: Inputs, grid: Tensor) -> Tensor:
-    """How far each pixel moves within the box under the displacements (batch, 3, blue, green, red) of the grid's colors.
+    """Return the displacement of each pixel within the box under the displacements of a grid of colors.
+
+    Args:
+        x: Color images, (batch, 3, height, width), pixel units.
+        grid: Displacements of the grid's colors, (batch, 3, blue, green, red).
+
+    Returns:
+        Displacements, of x's shape.
 
     Example:
         >>> displacements(torch.full((1, 3, 1, 1), 0.9), torch.full((1, 3, 2, 2, 2), 0.2)).flatten()
@@ -155,7 +171,13 @@ def displacements(x: Inputs, grid: Tensor) -> Tensor:
 
 
 def roughness(grid: Tensor) -> PerExample:
-    """The sum of squared differences between neighboring nodes, an example each: 0 for one displacement of all colors.
+    """Return the sum of squared differences between neighboring nodes for each image: 0 if all colors move alike.
+
+    Args:
+        grid: Displacements of the grid's colors, (batch, 3, blue, green, red).
+
+    Returns:
+        One number for each image.
 
     Example:
         >>> roughness(torch.arange(8.0).view(1, 1, 2, 2, 2))  # 4 edges each of length 1, 2 and 4

@@ -1,8 +1,7 @@
-"""Colors of images: hue, chroma and value, CIE Lab, and how different two colors look.
+"""Color spaces: hue, chroma and value, CIE Lab, and the color difference CIEDE2000.
 
-Own code and not a library's, for three reasons: hue circles take an image apart once and put it together at every
-angle; the shift by 0 must give the very same image; and CIEDE2000 is in no library that the house could lean on. The
-cross-check with kornia is in the tests.
+This is no library's code for three reasons. Hue circles decompose an image once and compose it at every angle; a shift by
+0 must give exactly the same image; and CIEDE2000 is in none of the package's dependencies. Tests compare it with kornia.
 """
 
 import math
@@ -16,16 +15,20 @@ from lowcurve.errors import InputError
 from lowcurve.types import Inputs, PerExample
 
 PIXEL_BOX = Ball(LINF, 1.0)
-"""The pixel box as a ball: what an attack is bounded by that changes colors as far as its ranges say."""
+"""The pixel box as a ball, which bounds the color attacks."""
 LUMA = (0.299, 0.587, 0.114)
-"""How much of each channel is in the brightness of a pixel (ITU-R BT.601)."""
-# sRGB to CIE XYZ. White is what (1, 1, 1) becomes, so that greys have no color.
+"""Weight of each channel in the brightness of a pixel (ITU-R BT.601)."""
+# sRGB to CIE XYZ. White is the image of (1, 1, 1), so that greys have no chroma.
 _XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 _HUES = ((3.0, 2.0, 4.0), (1.0, -1.0, -1.0), (-1.0, 2.0, 2.0))
 
 
 def require_color(x: Inputs) -> None:
-    """Refuse what has no colors to change."""
+    """Check that the images have three channels.
+
+    Raises:
+        InputError: If they do not.
+    """
     if x.ndim != 4 or x.shape[1] != 3:
         grey = x.ndim == 4 and x.shape[1] == 1
         hint = "attack greyscale images with PGD" if grey else "give red, green and blue along the second axis"
@@ -33,15 +36,18 @@ def require_color(x: Inputs) -> None:
 
 
 def clip_to_box(x: Tensor) -> Tensor:
-    """Every value moved to the nearest in [0, 1]."""
+    """Clip every value to [0, 1]."""
     return PIXEL_BOX.project(x, torch.zeros_like(x))
 
 
 @dataclass(frozen=True)
 class HSV:
-    """An image as hue in sixths of the circle, [0, 6), chroma max - min and value max over the channels of each pixel.
+    """An image as hue, chroma and value, each of shape (batch, 1, height, width).
 
-    All have the shape (batch, 1, height, width). Where a pixel is grey its hue is 0.
+    Attributes:
+        hue: Hue in sixths of the circle, [0, 6); 0 where the pixel is grey.
+        chroma: Maximum - minimum over the channels.
+        value: Maximum over the channels.
 
     Example:
         >>> orange = HSV.of(torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1))
@@ -55,7 +61,7 @@ class HSV:
 
     @classmethod
     def of(cls, x: Inputs) -> "HSV":
-        """The image taken apart."""
+        """Convert an RGB image."""
         require_color(x)
         red, green, blue = torch.split(x, 1, dim=1)
         value = x.amax(1, keepdim=True)
@@ -66,14 +72,18 @@ class HSV:
         return cls(torch.where(chroma > 0, hue, 0), chroma, value)
 
     def take(self, rows: Tensor) -> "HSV":
-        """Some of the images, by their numbers."""
+        """Return some of the images, by their numbers."""
         return HSV(self.hue[rows], self.chroma[rows], self.value[rows])
 
     def rgb(self, degrees: PerExample | None = None, saturation: PerExample | None = None) -> Inputs:
-        """The image put together, its hues turned and its saturations multiplied (to at most 1).
+        """Return the RGB image, with its hues turned and its saturations multiplied.
 
-        value - chroma w, w from 0 to 1 by the distance of the hue from the channel's: never outside [0, value], and
-        linear in the angle between any two multiples of 60 degrees of a pixel's hue, where its slope jumps.
+        A channel is value - chroma w, with w from 0 to 1 by the distance of the hue from the channel's. The result is
+        within [0, value], and linear in the angle between the multiples of 60 degrees of a pixel's hue.
+
+        Args:
+            degrees: Turn of the hues for each image, (batch,); None for none.
+            saturation: Factor of the saturation for each image, (batch,), which is limited to 1; None for none.
         """
         hue, chroma = self.hue, self.chroma
         if degrees is not None:
@@ -86,7 +96,13 @@ class HSV:
 
 
 def lab(x: Inputs) -> Tensor:
-    """sRGB pixels (batch, 3, ...) in CIE L*, a*, b*, with the white of D65 (2 degrees): L* from 0 to 100.
+    """Convert sRGB pixels to CIE L*, a*, b*, with the white of D65 (2 degrees).
+
+    Args:
+        x: Color images, (batch, 3, ...), in [0, 1].
+
+    Returns:
+        L* from 0 to 100, a* and b*, of x's shape.
 
     Example:
         >>> lab(torch.ones(1, 3, 1, 1, dtype=torch.float64)).flatten().abs().round(decimals=3)
@@ -106,9 +122,16 @@ def lab(x: Inputs) -> Tensor:
 
 
 def color_difference(first: Tensor, second: Tensor) -> Tensor:
-    """CIEDE2000 between two images in CIE Lab, (batch, 3, ...) -> (batch, ...): about 1 is just noticed.
+    """Compute CIEDE2000 between the pixels of two images in CIE Lab: a difference of about 1 is just noticed.
 
-    For values, not to be differentiated: the formula has square roots and jumps at the greys.
+    Do not differentiate it, because the formula has square roots and jumps at the greys.
+
+    Args:
+        first: Image in CIE Lab, (batch, 3, ...).
+        second: Image in CIE Lab, (batch, 3, ...).
+
+    Returns:
+        One difference for each pixel, (batch, ...).
 
     Example:
         >>> black, grey = torch.zeros(1, 3, 1, 1), torch.tensor([50.0, 0.0, 0.0]).view(1, 3, 1, 1)
@@ -138,7 +161,7 @@ def color_difference(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _weighted(brightness: Tensor, chroma: Tensor, hue: Tensor, square: Tensor, mean: Tensor, middle: Tensor) -> Tensor:
-    """The three differences by their weights at the mean color, and the term that couples the last two in the blue."""
+    """Combine the three differences, weighted at the mean color, with the term that couples chroma and hue in the blue."""
     terms = ((-0.17, 1, 30), (0.24, 2, 0), (0.32, 3, -6), (-0.20, 4, 63))
     by_hue = 1 + sum(size * (order * middle - math.radians(phase)).cos() for size, order, phase in terms)
     scaled = brightness / (1 + 0.015 * square / (20 + square).sqrt())
@@ -150,6 +173,6 @@ def _weighted(brightness: Tensor, chroma: Tensor, hue: Tensor, square: Tensor, m
 
 
 def _seventh(chroma: Tensor) -> Tensor:
-    """sqrt(C^7 / (C^7 + 25^7))."""
+    """Return sqrt(C^7 / (C^7 + 25^7))."""
     share = (chroma / 25) ** 7
     return (share / (share + 1)).sqrt()
