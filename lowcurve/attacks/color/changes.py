@@ -69,8 +69,8 @@ def derivatives_along(field: Field, change: Change, x: Inputs, parameter: PerExa
 def floor_between(values: Tensor, derivatives: Tensor, width: float, bend: Tensor) -> Tensor:
     """Return a lower bound of l between neighboring grid points if |l''| <= bend there, jumps of l' included.
 
-    From either end l is at least value + derivative * t - bend t^2 / 2. The bound is the minimum over the interval of the larger
-    of the two. It is an estimate where `bend` is one.
+    From either end l is at least value + derivative * t - bend t^2 / 2. The bound is the minimum over the interval of the
+    larger of the two. It is an estimate where `bend` is one.
 
     Args:
         values: l at the grid points, (..., n).
