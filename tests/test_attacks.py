@@ -356,7 +356,7 @@ def test_the_default_steps_are_those_of_the_docstring():
             lambda: at_radii(torch.ones(3) * 0.1),
             r"radii of shape \(9,\), got \(3,\)\. Give one radius for each row",
         ),
-        (lambda: at_radii(torch.full((9,), math.nan)), "finite radii of at least 0, got others"),
+        (lambda: at_radii(torch.full((9,), math.nan)), "finite radii of at least 0, got negative or infinite ones"),
         (lambda: at_radii(torch.full((9,), 8.0)), r"a radius within the pixel range, at most 1, got 8.0"),
         (
             lambda: PGD(SMALL)(MODEL, X, Y, generator=stream(0), start=X[:2]),

@@ -146,7 +146,7 @@ def test_settings_that_are_none():
         lanczos(OPERATOR, X, ends="top")
     with pytest.raises(InputError, match="at least two draws, got 1"):
         frobenius_norm(OPERATOR, X, draws=1, generator=stream(0))
-    with pytest.raises(InputError, match="no or more deflated vectors, got -1"):
+    with pytest.raises(InputError, match="a number of deflated vectors of at least 0, got -1"):
         frobenius_norm(OPERATOR, X, draws=9, deflated=-1, generator=stream(0))
     with pytest.raises(InputError, match="at least one draw, got 0"):
         spectral_density(OPERATOR, X, draws=0, steps=1, generator=stream(0))

@@ -233,9 +233,9 @@ STRANGE = {
     "softmax is not among": lambda x, top: top(torch.softmax(x.flatten(1), 1)),
     "Doubled is no function of torch": lambda x, top: top(Doubled.apply(x).flatten(1).exp()),
     "a quotient of two parts": lambda x, top: top((x / (1 + x.square())).flatten(1)),
-    "transpose gives up the axis of examples": lambda x, top: top(x.transpose(0, 1).transpose(0, 1).flatten(1).exp()),
-    "indexing along the axis of examples": lambda x, top: top(x[torch.arange(len(x))].flatten(1).exp()),
-    "flip along the axis of examples": lambda x, top: top(x.flip(0).flip(0).flatten(1).exp()),
+    "transpose gives up the batch axis": lambda x, top: top(x.transpose(0, 1).transpose(0, 1).flatten(1).exp()),
+    "indexing along the batch axis": lambda x, top: top(x[torch.arange(len(x))].flatten(1).exp()),
+    "flip along the batch axis": lambda x, top: top(x.flip(0).flip(0).flatten(1).exp()),
     "seen in two ways": through_a_view,
 }
 

@@ -302,5 +302,5 @@ def test_what_one_alone_cannot_do_and_every_other_error_pass():
             in_chunks(function, 5, 4)
         assert caught.value is error
     assert in_chunks(function, 0, 4) == []
-    with pytest.raises(InputError, match="parts of at least one, got 0"):
+    with pytest.raises(InputError, match="a chunk size of at least 1, got 0"):
         in_chunks(function, 5, 0)

@@ -109,7 +109,7 @@ RULES = {
         named(r"torch\.autograd\..*|torch\.func\..*|functorch\..*"),
         ("analysis/calculus.py",),
         {
-            "analysis/replay/derivatives.py": "the slope of one elementwise call, at the point where it was recorded",
+            "analysis/replay/derivatives.py": "the derivatives of one elementwise call, at the point where it was recorded",
             "geometry/parameters.py": "the network with other weights (functional_call); no derivative is taken",
             "analysis/replay/recording.py": "whether a tensor hangs on the input, asked of autograd's graph",
         },

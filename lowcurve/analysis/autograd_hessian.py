@@ -125,5 +125,5 @@ def require_per_example_values(values: Tensor, x: Tensor) -> None:
         raise InputError(
             f"one number an example from the field, shape ({len(x)},)",
             tuple(values.shape),
-            "do not reduce the loss, and give the inputs an axis of examples",
+            "do not reduce the loss, and give the inputs a batch axis",
         )

@@ -41,7 +41,7 @@ def in_chunks(
         [[0, 1], [2, 3], [4]]
     """
     if size < 1:
-        raise InputError("parts of at least one", size, "write chunk=128")
+        raise InputError("a chunk size of at least 1", size, "write chunk=128")
     results: list[T] = []
     done = 0
     for number in progress(range(count), heading):

@@ -95,7 +95,7 @@ def moments(
     if draws < 2:
         raise InputError("at least two draws", draws, "write draws=100")
     if deflated < 0:
-        raise InputError("no or more deflated vectors", deflated, "write deflated=10")
+        raise InputError("a number of deflated vectors of at least 0", deflated, "write deflated=10")
     streams = _streams(like, generator)
     space = start_krylov(operator, streams.at("start").normal(like) if start is None else start, deflated)
     space.extend(space.capacity)

@@ -261,4 +261,4 @@ def _set_layout(x: Tensor, channels_last: bool) -> Tensor:
 
 def _require_finite(values: Tensor, name: str) -> None:
     if not bool(torch.isfinite(values).all()):
-        raise InputError(f"a finite {name}", "NaN or infinity", "look at the network's logits on this data")
+        raise InputError(f"a finite {name}", "NaN or infinity", "check the network's logits on this data")

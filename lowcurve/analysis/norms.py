@@ -246,7 +246,7 @@ class Ball:
         if radii.shape != (len(x),):
             raise InputError(f"radii of shape ({len(x)},)", tuple(radii.shape), "give one radius for each row of x")
         if len(x) and not (bool(torch.isfinite(radii).all()) and float(radii.min()) >= 0):
-            raise InputError("finite radii of at least 0", "others", "write pixels(8) for 8/255")
+            raise InputError("finite radii of at least 0", "negative or infinite ones", "write pixels(8) for 8/255")
         widest = (self.box[1] - self.box[0]) * (math.sqrt(x[0].numel()) if self.norm == L2 and len(x) else 1.0)
         if len(x) and float(radii.max()) > widest * (1 + 1e-6):
             raise _radius_too_large(float(radii.max()), widest)

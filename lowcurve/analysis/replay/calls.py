@@ -52,14 +52,14 @@ class Call:
         return self.result.shape[1:]
 
 
-def names(text: str) -> frozenset[str]:
+def split_names(text: str) -> frozenset[str]:
     """Return the function names in a text, which are separated by spaces.
 
     Args:
         text: Names such as "relu gelu".
 
     Example:
-        >>> sorted(names("relu gelu"))
+        >>> sorted(split_names("relu gelu"))
         ['gelu', 'relu']
     """
     return frozenset(text.split())

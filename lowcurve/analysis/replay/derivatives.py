@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.replay.calls import Call, NotReplayable, names
+from lowcurve.analysis.replay.calls import Call, NotReplayable, split_names
 from lowcurve.analysis.replay.steps import Elementwise
 from lowcurve.analysis.smooth_nonlinearities import find_smooth_nonlinearity
 
-ELEMENTWISE = names(
+ELEMENTWISE = split_names(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid logsigmoid log_sigmoid hardtanh "
     "hardswish hardsigmoid tanh tanhshrink softsign softshrink hardshrink threshold prelu clamp clamp_min "
     "clamp_max clip abs absolute exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square pow reciprocal rdiv "

@@ -90,7 +90,7 @@ class ProgramRecorder(TorchFunctionMode):
             return
         try:
             if call.result.ndim == 0 or len(call.result) != len(self.x):
-                raise NotReplayable(f"{call.name} gives up the axis of examples")
+                raise NotReplayable(f"{call.name} gives up the batch axis")
             step = find_step(call)
         except NotReplayable as error:
             self.reason, self.is_dependent = str(error), isinstance(error, DependentExamples)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowcurve.analysis.double_backward import channel_factor
-from lowcurve.analysis.replay.calls import Call, DependentExamples, NotReplayable, names
+from lowcurve.analysis.replay.calls import Call, DependentExamples, NotReplayable, split_names
 from lowcurve.analysis.replay.derivatives import ELEMENTWISE, elementwise_step
 from lowcurve.analysis.replay.steps import (
     Identity,
@@ -90,7 +90,7 @@ def _reshape(call: Call) -> Step:
 def _expand(call: Call) -> Step:
     _require_only_first(call)
     if call.inputs[0].ndim != call.result.ndim:
-        raise NotReplayable("expand adds axes in front of the axis of examples")
+        raise NotReplayable("expand adds axes in front of the batch axis")
     shape = call.shape
     return LinearMap(lambda t: t.expand(len(t), *shape))
 
@@ -108,7 +108,7 @@ def _permute(call: Call) -> Step:
         order = call.argument(1, "dims")
         order = tuple(order) if isinstance(order, list | tuple) else call.args[1:]
         if order[0] % call.result.ndim != 0:
-            raise NotReplayable("permute moves the axis of examples")
+            raise NotReplayable("permute moves the batch axis")
     else:
         _require_other_axes(call, (call.argument(1, "dim0"), call.argument(2, "dim1")))
     return _linear(call)
@@ -119,7 +119,7 @@ def _index(call: Call) -> Step:
     keeps_batch = isinstance(index[0], slice) and index[0] == slice(None)
     keeps_batch = keeps_batch or (index[0] is Ellipsis and len(index) <= call.inputs[0].ndim)
     if not keeps_batch or any(isinstance(i, Tensor) and i.requires_grad for i in index):
-        raise NotReplayable("indexing along the axis of examples")
+        raise NotReplayable("indexing along the batch axis")
     if all(i is Ellipsis or isinstance(i, slice | int) for i in index):
         x = call.inputs[0]
         if x.shape == call.result.shape:  # every slice is the whole axis
@@ -133,7 +133,7 @@ def _pad(call: Call) -> Step:
     _require_only_first(call)
     widths, kind = call.argument(1, "pad"), call.argument(2, "mode", "constant")
     if len(widths) // 2 >= call.result.ndim:
-        raise NotReplayable("pad along the axis of examples")
+        raise NotReplayable("pad along the batch axis")
     if not any(widths):
         return Identity()
     return LinearMap(lambda t: F.pad(t, widths, kind, 0.0 if kind == "constant" else None))
@@ -261,32 +261,38 @@ def _require_other_axes(call: Call, dims: Any) -> None:
     axes = dims if isinstance(dims, list | tuple) else (dims,)
     first = call.inputs[0]
     if dims is None or any(not isinstance(a, int) or a % first.ndim == 0 for a in axes):
-        raise NotReplayable(f"{call.name} along the axis of examples")
+        raise NotReplayable(f"{call.name} along the batch axis")
 
 
 RULES: tuple[tuple[frozenset[str], Callable[[Call], Step]], ...] = (
-    (names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear"), _weight_layer),
-    (names("batch_norm"), _batch_norm),
+    (split_names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear"), _weight_layer),
+    (split_names("batch_norm"), _batch_norm),
     (ELEMENTWISE, elementwise_step),
-    (names("add sub rsub"), _add),
-    (names("mul multiply div divide true_divide"), _multiply),
-    (names("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"), _max_pool),
+    (split_names("add sub rsub"), _add),
+    (split_names("mul multiply div divide true_divide"), _multiply),
     (
-        names(
+        split_names("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
+        _max_pool,
+    ),
+    (
+        split_names(
             "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate "
             "upsample pixel_shuffle pixel_unshuffle channel_shuffle neg negative positive clone"
         ),
         _linear,
     ),
-    (names("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as contiguous"), _reshape),
-    (names("expand expand_as broadcast_to"), _expand),
-    (names("mean sum flip roll cumsum narrow select index_select chunk split tensor_split unbind"), _reduce_or_split),
-    (names("permute transpose swapaxes swapdims"), _permute),
-    (names("getitem"), _index),
-    (names("pad"), _pad),
-    (names("cat concat concatenate"), _concatenate),
-    (names("where"), _where),
-    (names("matmul mm"), _matrix_product),
-    (names("to float double type type_as"), _cast),
-    (names("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"), _dropout),
+    (split_names("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as contiguous"), _reshape),
+    (split_names("expand expand_as broadcast_to"), _expand),
+    (
+        split_names("mean sum flip roll cumsum narrow select index_select chunk split tensor_split unbind"),
+        _reduce_or_split,
+    ),
+    (split_names("permute transpose swapaxes swapdims"), _permute),
+    (split_names("getitem"), _index),
+    (split_names("pad"), _pad),
+    (split_names("cat concat concatenate"), _concatenate),
+    (split_names("where"), _where),
+    (split_names("matmul mm"), _matrix_product),
+    (split_names("to float double type type_as"), _cast),
+    (split_names("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"), _dropout),
 )
