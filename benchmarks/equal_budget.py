@@ -140,7 +140,7 @@ def evaluate(model: nn.Module, data: DataSet, args: argparse.Namespace) -> Row:
     found: Row = {}
     for name, attack in attacks.items():
         left = evaluation.attack(model, data.test, attack, seed=args.seed)
-        for key, right in (("clean", left.after()), (name, left.robust)):
+        for key, right in (("clean", left.robust_to()), (name, left.robust)):
             share = proportion(int(right.sum()), len(right))
             found[key] = [share.value, share.low, share.high]
     return found

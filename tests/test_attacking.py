@@ -103,7 +103,7 @@ def test_neither_batch_size_nor_order_changes_what_stands(size):
     order = torch.randperm(50, generator=stream(0, "order"))
     turned = evaluation.attack(model, EXAMPLES.take(order), SUITE, batch_size=size)
     assert (turned.robust == whole.robust[order.numpy()]).all()
-    assert (turned.fallen_to == whole.fallen_to[order.numpy()]).all()
+    assert (turned.fooled_by == whole.fooled_by[order.numpy()]).all()
     assert (turned.forward_passes == whole.forward_passes[order.numpy()]).all()
     assert_close(turned.inputs, whole.inputs[order], rtol=0, atol=1e-9)
     assert 0 < whole.robust.mean() < 1
@@ -113,8 +113,8 @@ def test_the_cost_follows_the_examples_that_are_hard():
     """Each is looked at until it falls, once more at the end of a walk, and twice to be counted."""
     model = Counting(linear())
     found = evaluation.attack(model, EXAMPLES, SUITE, batch_size=16)
-    right = found.fallen_to != "clean"
-    spent = found.forward_passes.sum() + right.sum() * 2 + (found.fallen_to != "weak").sum() * 3
+    right = found.fooled_by != "clean"
+    spent = found.forward_passes.sum() + right.sum() * 2 + (found.fooled_by != "weak").sum() * 3
     assert model.rows <= spent
     assert model.rows >= found.forward_passes.sum()
     assert model.largest <= 16
@@ -141,12 +141,12 @@ def test_free_places_are_taken_by_those_who_wait():
 def test_a_suite_says_to_which_attack_each_fell():
     found = evaluation.attack(linear(), EXAMPLES, SUITE)
     weak = evaluation.attack(linear(), EXAMPLES, SUITE.members[0][1])
-    assert set(found.fallen_to) == {"clean", "weak", "PGD", ""}
-    assert (found.after() == evaluation.correct(linear(), EXAMPLES)).all()
-    assert found.after("weak").sum() == weak.robust.sum()
-    assert (found.after("weak", "PGD") == found.robust).all()
-    assert (found.forward_passes[found.fallen_to == ""] == 1 + 4 + 2 * 41).all()
-    assert (found.forward_passes[found.fallen_to == "clean"] == 1).all()
+    assert set(found.fooled_by) == {"clean", "weak", "PGD", ""}
+    assert (found.robust_to() == evaluation.correct(linear(), EXAMPLES)).all()
+    assert found.robust_to("weak").sum() == weak.robust.sum()
+    assert (found.robust_to("weak", "PGD") == found.robust).all()
+    assert (found.forward_passes[found.fooled_by == ""] == 1 + 4 + 2 * 41).all()
+    assert (found.forward_passes[found.fooled_by == "clean"] == 1).all()
 
 
 def test_an_attack_of_ones_own_is_a_member_like_any_other():
@@ -155,9 +155,9 @@ def test_an_attack_of_ones_own_is_a_member_like_any_other():
 
     suite = Suite((("inverted", inverted), ("PGD", PGD(Ball(LINF, 0.1)))))
     found = evaluation.attack(linear(), EXAMPLES, suite, batch_size=7)
-    assert (found.fallen_to == "inverted").any()
+    assert (found.fooled_by == "inverted").any()
     own = linear()(inverted(None, EXAMPLES.x, None, generator=None)).argmax(1) == EXAMPLES.y
-    assert (found.after("inverted") == (own.numpy() & found.after())).all()
+    assert (found.robust_to("inverted") == (own.numpy() & found.robust_to())).all()
     x, y = EXAMPLES.x, EXAMPLES.y
     worst = margin(linear()(suite(linear(), x, y, generator=stream(0))), y)
     assert bool((worst <= margin(linear()(inverted(None, x, y, generator=None)), y)).all())
@@ -221,7 +221,7 @@ def test_an_attack_that_is_interrupted_keeps_what_it_has():
     assert [kept["tried"] for kept in ledger.values()] == [1]  # the weak one
     model = Counting(linear())
     rest = evaluation.attack(model, EXAMPLES, SUITE, ledger=ledger)
-    assert (rest.fallen_to == whole.fallen_to).all()
+    assert (rest.fooled_by == whole.fooled_by).all()
     assert_close(rest.inputs, whole.inputs, rtol=0, atol=0)
     assert [kept["tried"] for kept in ledger.values()] == [2]
     again = Counting(linear())
@@ -239,7 +239,7 @@ def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
         yield from ticks
 
     parts = evaluation.attack(linear(), EXAMPLES, SUITE, ledger=ledger, progress=progress)
-    assert (parts.fallen_to == whole.fallen_to).all()
+    assert (parts.fooled_by == whole.fooled_by).all()
     assert_close(parts.inputs, whole.inputs, rtol=0, atol=0)
     assert [(key, kept["tried"]) for key, kept in ledger.items()] == [
         ("rows 0 to 15", 2), ("rows 16 to 31", 2), ("rows 32 to 47", 2), ("rows 48 to 49", 2),
@@ -251,11 +251,11 @@ def test_shares_of_two_processes_make_the_whole(monkeypatch):
     """What each rank computes is what the single process computes for its rows; the gathering is torch's own."""
     whole = evaluation.attack(linear(), EXAMPLES, SUITE)
     given = []
-    monkeypatch.setattr(attacking, "gathered", lambda columns, mine: given.append((columns, mine)) or columns)
+    monkeypatch.setattr(attacking, "gather", lambda columns, mine: given.append((columns, mine)) or columns)
     for rank in (0, 1):
         fabric = SimpleNamespace(global_rank=rank, world_size=2)
         part = evaluation.attack(linear(), EXAMPLES, SUITE, fabric=fabric)
-        assert (part.fallen_to == whole.fallen_to[rank::2]).all()
+        assert (part.fooled_by == whole.fooled_by[rank::2]).all()
         assert_close(part.inputs, whole.inputs[rank::2], rtol=0, atol=0)
     assert [mine.tolist() for _, mine in given] == [list(range(0, 50, 2)), list(range(1, 50, 2))]
 
@@ -288,7 +288,7 @@ def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary
 
 def test_what_cannot_be_swept():
     method = PGD(Ball(LINF, 0.1))
-    with pytest.raises(InputError, match="an attack that takes a radius an example, got function"):
+    with pytest.raises(InputError, match="an attack that takes a radius for each image, got function"):
         evaluation.smallest_radius(linear(), EXAMPLES, lambda _model, x, _y, **_: x, largest=0.1)
     for largest, rounds in ((0.0, 3), (math.inf, 3), (0.1, -1)):
         with pytest.raises(InputError, match="a largest radius above 0 and rounds of at least 0"):
@@ -309,7 +309,7 @@ def test_transfer_is_a_matrix_whose_diagonal_is_the_attack_itself():
             right = evaluation.correct(other, EXAMPLES) & (other(found).argmax(1) == EXAMPLES.y).numpy()
             assert (robust[k, t] == right).mean() > 0.97
     assert robust[0, 0].sum() < robust[1, 0].sum()
-    with pytest.raises(InputError, match="at least one network, got none"):
+    with pytest.raises(InputError, match="at least one network, by name, got none"):
         evaluation.transfer({}, EXAMPLES, method)
 
 

@@ -26,11 +26,11 @@ from lowcurve.randomness import stream, temporary_seed
 
 BALL = Ball(LINF, 0.1)
 SMALL = Budget(
-    steps=10, restarts=3, walked=20, neighbors=20, apgd_steps=10, queries=200, noise_draws=1000, spsa_steps=10,
+    steps=10, restarts=3, landscape_images=20, neighbors=20, apgd_steps=10, queries=200, noise_draws=1000, spsa_steps=10,
     spsa_draws=16, long_steps=30,
 )  # fmt: skip
 PUBLIC = Budget(
-    walked=10, neighbors=10, apgd_steps=10, restarts=2, queries=50, noise_draws=200, noise_images=2, spsa_steps=5,
+    landscape_images=10, neighbors=10, apgd_steps=10, restarts=2, queries=50, noise_draws=200, noise_images=2, spsa_steps=5,
     spsa_draws=8, spsa_images=4, long_steps=20,
 )  # fmt: skip
 
@@ -84,11 +84,11 @@ FAULTS = {
 def test_a_planted_fault_is_noticed(name, standard, robust, few):
     make, expected = FAULTS[name]
     found = audit(make(standard, robust), few, BALL, budget=SMALL)
-    assert expected <= outcomes(found, "flag", "fail"), [(f.number, f.outcome, f.said) for f in found.findings]
+    assert expected <= outcomes(found, "flag", "fail"), [(f.number, f.outcome, f.evidence) for f in found.findings]
     assert not found.reliable
     assert found.verdict.startswith("upper bound, evaluation unreliable: ")
     for failed in found.findings:
-        assert (failed.name in found.verdict and failed.said in found.verdict) == (failed.outcome == "fail")
+        assert (failed.name in found.verdict and failed.evidence in found.verdict) == (failed.outcome == "fail")
 
 
 def test_training_against_one_step_is_noticed_by_the_gradients_that_point_nowhere(few):
@@ -137,7 +137,7 @@ def test_a_forgotten_training_mode_is_noticed_and_stays(few):
     model[2].eval()
     found = audit(model, few, BALL, budget=SMALL)
     assert finding(found, 2).outcome == "fail"
-    assert "as the model was given, in training mode" in finding(found, 2).said
+    assert "as the model was given, in training mode" in finding(found, 2).evidence
     assert [module.training for module in model] == [True, True, False]
 
 
@@ -155,9 +155,9 @@ def test_a_broken_graph_leaves_the_attacks_without_gradients(standard, few):
     found = audit(faulty.Detached(standard), few, BALL, budget=SMALL)
     without = outcomes(found, "not run")
     assert without == {5, 18, 6, 7, 8, 9, 10, 11, 12, 14, 16, 19, 20}
-    assert all("gradients" in finding(found, number).said for number in without - {19, 20})
-    assert "accuracy at each radius" in finding(found, 21).said
-    assert len(found.beyond) > 0.01 * len(few)
+    assert all("gradients" in finding(found, number).evidence for number in without - {19, 20})
+    assert "accuracy at each radius" in finding(found, 21).evidence
+    assert len(found.beyond_gradients) > 0.01 * len(few)
 
 
 def test_a_twin_attacks_what_has_no_gradients(standard, few):
@@ -204,10 +204,10 @@ def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
 def test_what_square_finds_beyond_gradients_on_the_adversarially_trained_lenet5_is_said(networks, mnist, weights_dir):
     model = public(networks.lenet5, weights_dir / "mnist_lenet5_advtrained.pt")
     images = mnist.take([*range(22, 25), *range(63, 65)])
-    budget = Budget(walked=5, neighbors=10, apgd_steps=50, noise_draws=200, noise_images=2, spsa_images=2)
+    budget = Budget(landscape_images=5, neighbors=10, apgd_steps=50, noise_draws=200, noise_images=2, spsa_images=2)
     found = audit(model, images, Ball(LINF, 0.3), budget=budget)
     assert finding(found, 13).outcome == "fail"
-    assert set(found.beyond) & {2, 4}  # images 24 and 64 of the test set
+    assert set(found.beyond_gradients) & {2, 4}  # images 24 and 64 of the test set
     assert "black box" in found.verdict
     assert outcomes(found, "fail") <= {13, 16}
 
@@ -259,18 +259,18 @@ def test_logits_that_are_close_saturate_nothing(robust, few):
 @pytest.mark.parametrize(("back", "outcome"), [(0, "passed"), (1, "flag"), (2, "fail")])
 def test_one_example_that_stands_again_at_a_larger_radius_may_be_luck_and_two_are_not(back, outcome):
     class Looked:
-        ball, right = BALL, np.arange(100)
+        ball, correct = BALL, np.arange(100)
 
         def __len__(self):
             return 100
 
-        def widest(self):
+        def largest_radius(self):
             return 1.0
 
-        def points(self, which):
+        def accuracy_points(self, which):
             return which.mean()
 
-        def fell_at(self, radius):
+        def fooled_at(self, radius):
             fallen = np.arange(100) < 30 + 100 * radius
             fallen[100 - back :] |= radius == BALL.radius / 2
             return fallen
@@ -296,7 +296,7 @@ def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(ro
 
 
 def summary(found: Audit) -> list[tuple]:
-    return [(f.number, f.outcome, f.measured, f.said) for f in found.findings]
+    return [(f.number, f.outcome, f.measured, f.evidence) for f in found.findings]
 
 
 def test_a_seed_decides_an_audit_also_of_a_random_network(standard, few):
@@ -378,8 +378,8 @@ def test_the_findings_stand_in_order_of_cost_and_say_what_they_mean(standard, fe
     for earlier, later in (({1, 2, 3, 4, 5, 17, 18}, {6, 7, 8, 9, 10, 11, 12}), ({6, 7, 8, 12}, {13, 14, 15, 16})):
         assert max(map(order.index, earlier)) < min(map(order.index, later))
     for one in found.findings:
-        assert len({one.name, one.raised_if, one.means, one.hint, one.said}) == 5
-        assert all(text for text in (one.raised_if, one.means, one.hint, one.said))
+        assert len({one.name, one.raised_if, one.means, one.hint, one.evidence}) == 5
+        assert all(text for text in (one.raised_if, one.means, one.hint, one.evidence))
         assert (one.measured is None) == (one.threshold is None)
 
 
@@ -390,7 +390,7 @@ def test_the_conditions_hold_what_is_needed_to_measure_again(standard, few):
     assert found.conditions["seed"] == "3"
     assert found.conditions["clean accuracy"] == f"{int(evaluation.correct(standard, few).sum())} of 40"
     assert found.conditions["worst case"] == f"{int(found.robust['worst case'].sum())} of 40"
-    assert "fixed attacks are not adaptive ones" in found.conditions["meaning"]
+    assert "fixed attacks are not adaptive" in found.conditions["meaning"]
     assert all(isinstance(value, str) for value in found.conditions.values())
     assert all((found.robust["worst case"] <= column).all() for column in found.robust.values())
     assert all(column.shape == (40,) for column in found.robust.values())
@@ -443,7 +443,7 @@ def test_certificates_of_the_wrong_shape(standard, few, certified):
 
 @pytest.mark.parametrize("reference", [np.ones(3, dtype=bool), np.ones(40)])
 def test_a_reference_of_the_wrong_shape(standard, few, reference):
-    with pytest.raises(InputError, match=r"booleans of shape \(40,\) for who stands"):
+    with pytest.raises(InputError, match=r"a reference of booleans of shape \(40,\).*Give one for each image"):
         audit(standard, few, BALL, reference=reference)
 
 
@@ -473,6 +473,6 @@ def test_where_nobody_is_right_nothing_can_stand(standard, few):
         guessed = standard(few.x).argmax(1)
     found = audit(standard, Examples(few.x, (guessed + 1) % 10, few.classes), BALL, budget=SMALL)
     assert outcomes(found, "passed", "flag") == {1, 2, 3, 21}
-    assert "no example is classified rightly" in finding(found, 13).said
+    assert "no image is classified correctly" in finding(found, 13).evidence
     assert found.reliable
     assert not found.robust["worst case"].any()

@@ -100,7 +100,7 @@ def test_errors_name_the_mend(make, message):
 
 BALL = Ball(LINF, 0.1)
 BUDGET = Budget(
-    steps=10, restarts=2, walked=20, neighbors=20, apgd_steps=10, queries=100, noise_draws=100, spsa_steps=5,
+    steps=10, restarts=2, landscape_images=20, neighbors=20, apgd_steps=10, queries=100, noise_draws=100, spsa_steps=5,
     spsa_draws=8, long_steps=20,
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ def test_an_evaluation_shared_by_two_processes_is_that_of_one(tmp_path):
     assert not transferred(None).all(axis=2).any()
     for rank in (0, 1):
         found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
-        assert found["fallen to"] == alone.fallen_to.tolist()
+        assert found["fallen to"] == alone.fooled_by.tolist()
         assert found["forward_passes"].tolist() == alone.forward_passes.tolist()
         assert_close(found["inputs"], alone.inputs, rtol=0, atol=1e-9)
         assert_close(found["transferred"], torch.from_numpy(transferred(None)))

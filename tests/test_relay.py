@@ -47,7 +47,7 @@ def test_it_begins_where_the_others_came_nearest_and_gets_farther_than_they():
     near = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)),)))
     both = evaluation.attack(Dimple(), few, Suite((("known", Moved(0.015)), ("relay", RELAY))))
     assert [alone.robust[0], near.robust[0], both.robust[0]] == [True, True, False]
-    assert both.fallen_to.tolist() == ["relay"]
+    assert both.fooled_by.tolist() == ["relay"]
     assert float(both.distance[0]) <= 0.1 + 1e-6
 
 

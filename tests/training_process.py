@@ -94,7 +94,7 @@ def share(made: Fabric, folder: Path) -> None:
     torch.save(found, folder / f"rank-{made.global_rank}.pt")
 
 
-def attacked(made: Fabric | None, count: int = 41) -> evaluation.Attacked:
+def attacked(made: Fabric | None, count: int = 41) -> evaluation.AttackResult:
     """A suite over a number of examples that two processes cannot share evenly."""
     few = Suite((("PGD", PGD(Ball(L2, 0.3), steps=5)), ("Square", Square(Ball(L2, 0.3), queries=20))))
     return evaluation.attack(plain_network().double().eval(), examples(count), few, fabric=made)
@@ -116,11 +116,11 @@ def audited(made: Fabric | None, *, random: bool = False) -> list[tuple[int, str
     """What each test of the audit says of a network, or of one that drops at random."""
     model = plain_network().double().eval()
     budget = Budget(
-        steps=5, restarts=2, walked=10, neighbors=5, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=3, spsa_draws=4,
-        spsa_images=9, long_steps=8,
+        steps=5, restarts=2, landscape_images=10, neighbors=5, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=3,
+        spsa_draws=4, spsa_images=9, long_steps=8,
     )  # fmt: skip
     found = audit(Dropped(model) if random else model, examples(41), Ball(L2, 0.1), budget=budget, fabric=made)
-    return [(finding.number, finding.outcome, finding.said) for finding in found.findings]
+    return [(finding.number, finding.outcome, finding.evidence) for finding in found.findings]
 
 
 def attack(made: Fabric, folder: Path) -> None:
@@ -128,7 +128,7 @@ def attack(made: Fabric, folder: Path) -> None:
     columns = {
         "inputs": found.inputs,
         "forward_passes": torch.from_numpy(found.forward_passes),
-        "fallen to": list(map(str, found.fallen_to)),
+        "fallen to": list(map(str, found.fooled_by)),
         "transferred": torch.from_numpy(transferred(made)),
         "audited": [audited(made), audited(made, random=True)],
         "measured": {name: torch.from_numpy(values) for name, values in measured(made).items()},

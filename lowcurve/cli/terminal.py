@@ -63,6 +63,8 @@ def progress_bars() -> Iterator[Callable[[Iterable[T], str], Iterable[T]]]:
         TimeRemainingColumn,
     )
 
+    from lowcurve.progress import no_other_bars
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -70,7 +72,7 @@ def progress_bars() -> Iterator[Callable[[Iterable[T], str], Iterable[T]]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as bars:
+    with no_other_bars(), Progress(*columns) as bars:
 
         def track(iterable: Iterable[T], heading: str) -> Iterable[T]:
             for before in bars.tasks:  # work in several parts keeps only its last bar

@@ -9,12 +9,14 @@ from lowcurve.data.batches import (
     shuffled,
     steps_per_epoch,
 )
+from lowcurve.data.coercion import as_examples
 from lowcurve.data.corrupted import corrupted
 from lowcurve.data.sources import NAMES, Limits, load
 from lowcurve.data.toys import colored_digits, digits, two_moons
 
 __all__ = [
     "load",
+    "as_examples",
     "corrupted",
     "Limits",
     "NAMES",

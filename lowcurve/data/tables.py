@@ -160,7 +160,7 @@ def classes_of(train: Rows, test: Rows, count: int | None = None) -> tuple[str, 
 def common_shape(rows: Mapping[str, Rows]) -> Shape:
     """One channel if every image is grey, otherwise three; the size is that of a training image."""
     grey, size = True, (0, 0)
-    for part in ("test", "validation", "train"):
+    for part in (part for part in ("test", "validation", "train") if part in rows):
         for _, picture in rows[part].pictures():
             grey, size = grey and picture.mode in GREY_MODES, picture.size
     return (1 if grey else 3), size[1], size[0]

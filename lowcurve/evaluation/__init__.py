@@ -1,11 +1,13 @@
-"""A network over a data set: measures, accuracy, attacks and what they leave."""
+"""Evaluate a network on a data set: measures, accuracy, attacks, transfer and the audit."""
 
-from lowcurve.evaluation.attacking import Attacked, Ledger, attack
-from lowcurve.evaluation.measuring import Columns, accuracy, correct, logits_of, measure, require_finite
+from lowcurve.evaluation.attack_result import AttackResult
+from lowcurve.evaluation.attacking import Ledger, attack
+from lowcurve.evaluation.columns import Columns
+from lowcurve.evaluation.measuring import accuracy, correct, logits_of, measure, require_finite
 from lowcurve.evaluation.radii import SmallestRadius, smallest_radius
 from lowcurve.evaluation.transferring import adversarial_loss, transfer
 
 __all__ = [
-    "Attacked", "Columns", "Ledger", "SmallestRadius", "accuracy", "adversarial_loss", "attack", "correct", "logits_of",
+    "AttackResult", "Columns", "Ledger", "SmallestRadius", "accuracy", "adversarial_loss", "attack", "correct", "logits_of",
     "measure", "require_finite", "smallest_radius", "transfer",
 ]  # fmt: skip

@@ -11,18 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import L2, Ball, Norm
+from lowcurve.analysis.norms import L2, Ball, Norm, as_norm
 from lowcurve.attacks import Suite
 from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.state import AttackBatch, select_rows
 from lowcurve.data.batches import Examples
+from lowcurve.data.coercion import Data, Labels
 from lowcurve.errors import InputError
+from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
+from lowcurve.evaluation.attack_result import CLEAN, AttackResult
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
-from lowcurve.evaluation.sharing import Ticker, gathered, share_of
+from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
-from lowcurve.types import AttackFunction, Progress, silent
+from lowcurve.progress import choose_progress
+from lowcurve.types import AttackFunction, Progress
 
 log = logging.getLogger("lowcurve")
 PROBABILITIES = (
@@ -32,8 +36,6 @@ PROBABILITIES = (
 _WARNED: WeakSet[nn.Module] = WeakSet()  # once a network is enough
 CHUNK = 1024
 """So many examples are attacked by one member after another before the next ones; what is done is kept then."""
-WRONG = "clean"
-"""What an example fell to that was misclassified before any attack."""
 
 
 class Ledger(Protocol):
@@ -45,64 +47,60 @@ class Ledger(Protocol):
     def __setitem__(self, key: str, value: Any, /) -> None: ...
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """What an attack left, one entry an example.
-
-    standing: correct at the clean input and under every attack, so `robust.mean()` is robust accuracy: an upper bound,
-    since a stronger attack may exist. distance: from the clean input to `inputs`, in the norm that was asked for.
-    fallen_to: the attack that it fell to, "clean" if it was wrong before, "" if it stands. looks: at how many points the
-    network was seen before the example fell, over all attacks.
-    """
-
-    robust: np.ndarray
-    distance: np.ndarray
-    inputs: Tensor
-    fallen_to: np.ndarray
-    forward_passes: np.ndarray
-
-    def after(self, *names: str) -> np.ndarray:
-        """Who stands once only these attacks were tried, in this order: `after()` is who was right to begin with."""
-        return ~np.isin(self.fallen_to, (WRONG, *names))
-
-
 def attack(
     model: nn.Module,
-    examples: Examples,
-    method: AttackFunction,
+    images: Data,
+    labels: Labels | AttackFunction | None = None,
+    method: AttackFunction | None = None,
     *,
     seed: int = 0,
     radius: Tensor | None = None,
     batch_size: int = 256,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
     heading: str = "attacking",
     ledger: Ledger | None = None,
     fabric: Any = None,
-) -> Attacked:
-    """Attack every example; success and distance are measured here, on the inputs that the attack returned.
+) -> AttackResult:
+    """Attack every image and measure success and distance on the attacked images.
 
-    method: any attack, or a `Suite`, whose members are tried in order on what is left. An example that was wrong is not
-    attacked; one that falls leaves the batch at once and a waiting one takes its place, so the cost follows the examples
-    that are hard to fool. Nothing depends on batch_size or on the order of the examples: their random numbers are their own.
-    radius: one an example in place of the ball's, for the attacks of this package. ledger: what is finished is kept
-    there, and work that it holds already is not done again. fabric: the examples are shared out over its processes, and
-    each of them returns the whole result. The model is put in eval mode and given back as it came.
+    Called as attack(model, images, labels, method) or attack(model, data, method).
 
-    Errors: InputError for weights or logits that are not finite, labels that the network does not have, inputs outside
-    the pixel box, an empty data set.
+    Args:
+        model: Network from pixels in [0, 1] to logits. It is evaluated in eval mode and returned in its own mode.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        method: An attack, or a `Suite` whose members are tried in order on the images that are still robust. Its norm is
+            the norm of the distances; l_2 if it has none.
+        seed: Seed of the attack's random numbers.
+        radius: Radius of each image in place of the ball's, shape (N,), for this package's attacks.
+        batch_size: Images in a batch. An image that is fooled leaves it at once and another one takes its place.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
+        heading: Text of the progress bar.
+        ledger: Where finished work is stored, and found again after an interruption; a dictionary will do.
+        fabric: Lightning Fabric whose processes share the images; each process returns the whole result.
+
+    Returns:
+        An `AttackResult`. Neither batch size nor order of the images changes it: each has its own random numbers.
+
+    Raises:
+        InputError: If weights or logits are not finite, if the network lacks a label, if there are no images, or if
+            images lie outside the pixel box.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF
         >>> from lowcurve.attacks import PGD
-        >>> points = Examples(torch.tensor([[0.5, 0.45], [0.9, 0.1]]), torch.tensor([0, 0]), ("a", "b"))
-        >>> left = attack(nn.Identity(), points, PGD(Ball(LINF, 0.1)))
-        >>> left.robust, left.fallen_to.tolist()
+        >>> x = torch.tensor([[0.5, 0.45], [0.9, 0.1]])
+        >>> result = attack(nn.Identity(), x, [0, 0], PGD(Ball(LINF, 0.1)))
+        >>> result.robust, result.fooled_by.tolist()
         (array([False,  True]), ['PGD', ''])
     """
+    examples, chosen = split_arguments(model, images, labels, method)
+    method = require_attack(chosen)
     require_examples(model, examples)
     norm = norm_of(method)
     mine = share_of(fabric, len(examples))
-    members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
+    members = members_of(method)
+    progress = choose_progress(progress, fabric)
     chunks = torch.split(mine, CHUNK)
     parts = []
     with frozen(model):
@@ -118,11 +116,11 @@ def attack(
         for name in ("inputs", "fallen to", "forward_passes", "distance")
     }
     if len(mine) < len(examples):
-        columns = gathered(columns, mine)
-    names = np.array([*(name for name, _ in members), WRONG, ""])
-    fallen_to = names[columns["fallen to"].numpy()]
+        columns = gather(columns, mine)
+    names = np.array([*(name for name, _ in members), CLEAN, ""])
+    fooled_by = names[columns["fallen to"].numpy()]
     distance, forward_passes = columns["distance"].numpy(), columns["forward_passes"].numpy()
-    return Attacked(fallen_to == "", distance, columns["inputs"], fallen_to, forward_passes)
+    return AttackResult(fooled_by == "", distance, columns["inputs"], fooled_by, forward_passes, norm.name)
 
 
 def _attack_chunk(
@@ -144,7 +142,7 @@ def _attack_chunk(
 
 
 def norm_of(method: AttackFunction) -> Norm:
-    """Return the norm in which an attack measures distances: its own, its ball's or its members'; l_2 if it has none.
+    """Return the norm in which an attack's distances are measured: its own or its members'; l_2 if they have none.
 
     Raises:
         InputError: If the members of a suite have different norms.
@@ -167,9 +165,9 @@ def _norms(method: AttackFunction) -> Iterator[Norm]:
         for _, member in method.members:
             yield from _norms(member)
     else:
-        norm = getattr(method, "norm", getattr(getattr(method, "ball", None), "norm", None))
+        norm = getattr(method, "norm", None)
         if norm is not None:
-            yield norm
+            yield as_norm(norm)
 
 
 @dataclass
@@ -207,8 +205,8 @@ class _Chunk:
         if are_probabilities(chunk.logits) and model not in _WARNED:
             _WARNED.add(model)
             log.warning("%s", PROBABILITIES)
-        fallen_to = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
-        chunk.state = {"inputs": x.clone(), "fallen to": fallen_to, "forward_passes": torch.ones_like(y)}
+        fooled_by = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
+        chunk.state = {"inputs": x.clone(), "fallen to": fooled_by, "forward_passes": torch.ones_like(y)}
         if relayed:
             chunk.state |= {"nearest": x.clone(), "margin": margin(chunk.logits, y)}
         return chunk

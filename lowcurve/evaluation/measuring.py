@@ -1,8 +1,8 @@
-"""Measures of a network over a data set: columns of numbers, one entry an example, never reduced."""
+"""Measures of a network over a data set: one number per image, never reduced."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,46 +11,72 @@ from torch import Tensor, nn
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.state import require_logits
 from lowcurve.data.batches import Examples
+from lowcurve.data.coercion import Data, Labels, as_examples
 from lowcurve.errors import InputError
-from lowcurve.evaluation.sharing import Ticker, gathered, share_of
+from lowcurve.evaluation.arguments import name_measures, require_model, split_arguments
+from lowcurve.evaluation.columns import Columns, share_of_true
+from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import frozen
-from lowcurve.results.statistics import Proportion, proportion
-from lowcurve.types import Loss, Measure, Progress, silent
+from lowcurve.progress import choose_progress
+from lowcurve.types import Loss, Measure, Progress
 
-Columns = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from lowcurve.results.statistics import Proportion
+
+Measures = Measure | Sequence[Measure] | Mapping[str, Measure]
 
 
 def measure(
     model: nn.Module,
-    examples: Examples,
-    measures: Mapping[str, Measure],
+    images: Data,
+    labels: Labels | Measures | None = None,
+    measures: Measures | None = None,
     *,
     loss: Loss = cross_entropy,
     batch_size: int = 128,
     fabric: Any = None,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
     heading: str = "measuring",
 ) -> Columns:
-    """columns = {name: measure(field, x)} over all examples, each number that of one example.
+    """Measure a network's loss at every image.
 
-    A measure that returns several columns gives each its own name and leaves the key aside. The model must be in eval
-    mode with finite weights. Where memory does not suffice for a batch, it is halved. fabric: the examples are shared out
-    over its processes, and each gets all columns. `analysis.hessians.record_backends()` around it tells how Hessians were had.
-    Errors: InputError, also where a measure gives NaN.
+    Called as measure(model, images, labels, measures) or measure(model, data, measures).
+
+    Args:
+        model: Network from pixels in [0, 1] to logits, in eval mode.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        measures: A measure such as `Curvature()`, a list of measures, or a mapping of names to measures. A measure with
+            several columns names them itself.
+        loss: Loss whose geometry is measured.
+        batch_size: Images in a batch; halved where memory does not suffice.
+        fabric: Lightning Fabric whose processes share the images; each process returns all columns.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
+        heading: Text of the progress bar.
+
+    Returns:
+        `Columns`: arrays with one entry per image, by name.
+
+    Raises:
+        InputError: If the model is in training mode, if its weights or logits are not finite, if a measure gives NaN,
+            or if the labels do not fit the network.
+
+    `analysis.hessians.record_backends()` around the call tells how Hessians were computed.
 
     Example:
         >>> from lowcurve.geometry import gradient_norm
         >>> model = nn.Linear(2, 2).eval()
-        >>> points = Examples(torch.rand(5, 2), torch.zeros(5, dtype=torch.long), ("a", "b"))
-        >>> measure(model, points, {"gradient norm": gradient_norm})["gradient norm"].shape
+        >>> measure(model, torch.rand(5, 2), [0, 0, 1, 1, 0], gradient_norm)["gradient norm"].shape
         (5,)
     """
+    examples, chosen = split_arguments(model, images, labels, measures)
+    named = name_measures(chosen)
     require_eval(model)
     require_examples(model, examples)
     mine = share_of(fabric, len(examples))
     columns: dict[str, Tensor] = {}
-    ticker = Ticker(progress, heading, len(mine) * len(measures))
+    ticker = Ticker(choose_progress(progress, fabric), heading, len(mine) * len(named))
 
     def ticking(numbers: Iterable[int], _: str) -> Iterator[int]:
         for number in numbers:
@@ -58,20 +84,20 @@ def measure(
             ticker.advance(1)
 
     with frozen(model):
-        for name, one in measures.items():
-            # A measure with a matrix for each example says itself how many fit.
+        for name, one in named.items():
+            # A measure that needs a matrix per image limits the batch itself.
             size = min(batch_size, getattr(one, "at_once", batch_size))
             part = _Part(model, examples, mine, name, one, loss)
             found = in_chunks(part, len(mine), size, progress=ticking)
             columns |= {column: torch.cat([values[column] for values in found]) for column in found[0]}
     if len(mine) < len(examples):
-        columns = gathered(columns, mine)
-    return {column: values.numpy() for column, values in columns.items()}
+        columns = gather(columns, mine)
+    return Columns({column: values.numpy() for column, values in columns.items()})
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One measure of some of the examples."""
+    """One measure at some of the examples."""
 
     model: nn.Module
     examples: Examples
@@ -86,45 +112,58 @@ class _Part:
         result = self.measure(loss_field(self.model, y, self.loss), x)
         columns = dict(result) if isinstance(result, Mapping) else {self.name: result}
         for column, values in columns.items():
-            # Infinity is a number: the normalized curvature where the gradient is 0 and the Hessian is not.
+            # Infinity is allowed: the normalized curvature where the gradient is 0 and the Hessian is not.
             if bool(torch.isnan(values).any()):
-                raise InputError(f"numbers for {column}", "NaN", "look at the network's logits on this data")
+                raise InputError(f"numbers for {column}", "NaN", "check the network's logits on this data")
         return {column: values.detach().cpu() for column, values in columns.items()}
 
 
-def correct(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> np.ndarray:
-    """Whether each example is classified as its label: `proportion(correct.sum(), len(correct))` is the clean accuracy.
+def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, batch_size: int = 512) -> np.ndarray:
+    """Return for each image whether the network classifies it as labeled.
+
+    Args:
+        model: Network from pixels in [0, 1] to logits, in eval mode.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        batch_size: Images in a batch.
+
+    Raises:
+        InputError: If the model is in training mode, if its weights or logits are not finite, or if the labels do not
+            fit the network.
 
     Example:
-        >>> points = Examples(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1]), ("a", "b"))
-        >>> correct(nn.Identity().eval(), points)
+        >>> correct(nn.Identity(), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), [1, 1])
         array([ True, False])
     """
+    require_model(model)
+    examples = as_examples(images, labels)
     require_eval(model)
     require_examples(model, examples)
     starts = range(0, len(examples), batch_size)
     batches = (on_device(model, examples, slice(start, start + batch_size)) for start in starts)
-    return torch.cat([_right(model, x, y) for x, y in batches]).cpu().numpy()
+    return torch.cat([logits_of(model, x, y).argmax(1) == y for x, y in batches]).cpu().numpy()
 
 
-def accuracy(model: nn.Module, examples: Examples, *, batch_size: int = 512) -> Proportion:
-    """Return the share of examples that the model classifies as labeled, with its 95 % interval.
+def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, batch_size: int = 512) -> "Proportion":
+    """Return the share of images that the network classifies as labeled, with its 95 % interval.
+
+    The arguments and errors are those of `correct`.
+
+    Args:
+        model: Network from pixels in [0, 1] to logits, in eval mode.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        batch_size: Images in a batch.
 
     Example:
-        >>> points = Examples(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1]), ("a", "b"))
-        >>> accuracy(nn.Identity().eval(), points).value
-        0.5
+        >>> accuracy(nn.Identity(), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), [1, 1])
+        50.0% (95% CI 9.5-90.5%, 1 of 2)
     """
-    right = correct(model, examples, batch_size=batch_size)
-    return proportion(int(right.sum()), len(right))
-
-
-def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return torch.as_tensor(logits_of(model, x, y).argmax(1) == y)
+    return share_of_true(correct(model, images, labels, batch_size=batch_size))
 
 
 def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The logits, once they are known to be finite numbers, a row an example and a column for each label."""
+    """Return the logits at x, or refuse them unless they are finite numbers of shape (batch, classes) that fit the labels."""
     with torch.no_grad():
         logits = model(x)
     require_logits(logits, y)
@@ -132,7 +171,7 @@ def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def are_probabilities(logits: Tensor) -> bool:
-    """Whether what should be logits lies in [0, 1] and sums to 1 in every row.
+    """Return whether what should be logits lies in [0, 1] and sums to 1 in every row.
 
     Example:
         >>> are_probabilities(torch.tensor([[0.2, 0.8]])), are_probabilities(torch.tensor([[0.2, 0.9]]))
@@ -146,21 +185,21 @@ def are_probabilities(logits: Tensor) -> bool:
 
 
 def require_finite(model: nn.Module) -> None:
-    """Refuse a model with NaN or infinity among its weights, by the weight's name."""
+    """Refuse a model with NaN or infinity among its weights."""
     for name, weight in model.state_dict().items():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            found, hint = f"NaN or infinity in {name!r}", "load weights of a training that converged"
-            raise InputError("finite weights", found, hint)
+            received, hint = f"NaN or infinity in {name!r}", "load weights of a training that converged"
+            raise InputError("finite weights", received, hint)
 
 
 def on_device(model: nn.Module, examples: Examples, rows: Any) -> tuple[Tensor, Tensor]:
-    """Pixels and labels of these examples where the model is, in its precision."""
+    """Return pixels and labels of some examples on the model's device, the pixels in its precision."""
     like = next((p for p in model.parameters()), torch.zeros(()))
     return examples.pixels(rows).to(like), examples.y[rows].to(like.device)
 
 
 def require_examples(model: nn.Module, examples: Examples) -> None:
-    """Refuse what cannot be evaluated: weights that are not finite, no examples."""
+    """Refuse weights that are not finite, and data without examples."""
     require_finite(model)
     if not len(examples):
         raise InputError("at least one example", "none", "give a data set that is not empty")

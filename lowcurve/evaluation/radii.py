@@ -1,4 +1,4 @@
-"""The smallest radius at which each example was fooled: accuracy against every radius from one sweep."""
+"""The smallest radius at which each image was fooled: accuracy against every radius from one search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowcurve.attacks import Suite
 from lowcurve.attacks.active_set import IterativeAttack
-from lowcurve.data.batches import Examples
+from lowcurve.data.coercion import Data, Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.attacking import WRONG, attack
-from lowcurve.types import AttackFunction, Progress, silent
+from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
+from lowcurve.evaluation.attack_result import CLEAN
+from lowcurve.evaluation.attacking import attack
+from lowcurve.progress import choose_progress
+from lowcurve.types import AttackFunction, Progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmallestRadius:
-    """radius: at which each example fell, 0 where it was wrong before, infinity where it never did. inputs: what fooled it.
+    """The result of `smallest_radius`, one entry per image.
+
+    Attributes:
+        radius: Smallest radius at which the image was fooled; 0 if it was misclassified without an attack, infinity if
+            it was never fooled.
+        inputs: The image that was found there; of one that was never fooled, the last one tried.
 
     Example:
         >>> found = SmallestRadius(np.array([0.0, 0.1, np.inf]), torch.zeros(3, 1))
@@ -30,65 +37,85 @@ class SmallestRadius:
     inputs: Tensor
 
     def robust_at(self, radii: Sequence[float]) -> np.ndarray:
-        """Who stands at each of these radii, shape (radii, examples): never more at a larger one."""
-        # A radius in single precision may lie a little above the number that it was meant to be.
+        """Return for each radius which images are robust, shape (radii, images); never more at a larger radius."""
+        # Rounding to single precision may place a radius slightly above the requested number.
         return self.radius[None, :] > np.asarray(radii, dtype=np.float64)[:, None] * (1 + 1e-6)
 
 
 def smallest_radius(
     model: nn.Module,
-    examples: Examples,
-    method: AttackFunction,
+    images: Data,
+    labels: Labels | AttackFunction | None = None,
+    method: AttackFunction | None = None,
     *,
-    largest: float,
+    largest: float | None = None,
     rounds: int = 7,
     seed: int = 0,
     batch_size: int = 256,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
     heading: str = "attacking at every radius",
     fabric: Any = None,
 ) -> SmallestRadius:
-    """For each example the smallest radius at which the attack fooled it, by bisection below `largest`.
+    """Find the smallest radius at which an attack fools the network on each image, by bisection below `largest`.
 
-    Every example has a radius of its own in each round: half way between the largest at which it stood and the length of
-    the shortest perturbation that fooled it. What remains open is at most largest / 2^rounds wide. An upper bound of the
-    distance to the boundary: a stronger attack may find less.
+    Called as smallest_radius(model, images, labels, method) or smallest_radius(model, data, method). Each round tries
+    for every image the middle between the largest radius at which it was robust and the length of the shortest
+    perturbation that fooled it. The interval that remains is at most largest / 2^rounds wide. The result is an upper
+    bound of the distance to the decision boundary: a stronger attack may find less.
 
-    Cost: at most 1 + rounds times the attack, and less where examples fall early.
+    Args:
+        model: Network from pixels in [0, 1] to logits.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        method: PGD, APGD, Square or a `Suite` of them.
+        largest: Largest radius that is tried, in pixel units; by default the attack's own.
+        rounds: Number of bisections.
+        seed: Seed of the attack's random numbers.
+        batch_size: Images in a batch.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
+        heading: Text of the progress bar.
+        fabric: Lightning Fabric whose processes share the images; each process returns the whole result.
+
+    Raises:
+        InputError: If the attack takes no radius per image, or `largest` or `rounds` are out of range.
+
+    Cost: at most 1 + rounds times the attack, less where images are fooled early.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF, Ball
         >>> from lowcurve.attacks import PGD
-        >>> points = Examples(torch.tensor([[0.8, 0.5]]), torch.tensor([0]), ("a", "b"))
-        >>> found = smallest_radius(nn.Identity(), points, PGD(Ball(LINF, 0.4)), largest=0.4, rounds=12)
+        >>> found = smallest_radius(nn.Identity(), torch.tensor([[0.8, 0.5]]), [0], PGD(Ball(LINF, 0.4)), rounds=12)
         >>> round(float(found.radius[0]), 3)  # half of the margin of 0.3
         0.15
     """
-    members = method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
-    for name, member in members:
+    examples, chosen = split_arguments(model, images, labels, method)
+    method = require_attack(chosen)
+    for name, member in members_of(method):
         if not isinstance(member, IterativeAttack):
             hint = "use PGD, APGD, Square or a Suite of them"
-            raise InputError("an attack that takes a radius an example", name, hint)
+            raise InputError("an attack that takes a radius for each image", name, hint)
+        largest = member.ball.radius if largest is None else largest
+    assert largest is not None
     if not (np.isfinite(largest) and largest > 0) or rounds < 0:
         raise InputError("a largest radius above 0 and rounds of at least 0", (largest, rounds), "write largest=16/255")
-    shared = {"seed": seed, "batch_size": batch_size, "fabric": fabric}
+    shared = {"seed": seed, "batch_size": batch_size, "fabric": fabric, "progress": False}
     radii = torch.full((len(examples),), largest)
-    ticks = iter(progress(range(rounds + 1), heading))
+    ticks = iter(choose_progress(progress, fabric)(range(rounds + 1), heading))
     next(ticks, None)
-    left = attack(model, examples, method, radius=radii, **shared)
-    inputs = left.inputs.clone()
-    high = np.where(left.robust, np.inf, np.where(left.fallen_to == WRONG, 0.0, left.distance)).astype(np.float64)
+    first = attack(model, examples, method, radius=radii, **shared)
+    inputs = first.inputs.clone()
+    high = np.where(first.robust, np.inf, np.where(first.fooled_by == CLEAN, 0.0, first.distance)).astype(np.float64)
     low = np.where(np.isfinite(high), 0.0, largest)
     for _ in ticks:
-        open_ = np.flatnonzero(np.isfinite(high) & (high - low > largest / 2**rounds))
-        if not len(open_):
+        unresolved = np.flatnonzero(np.isfinite(high) & (high - low > largest / 2**rounds))
+        if not len(unresolved):
             continue
-        middle = (low[open_] + high[open_]) / 2
-        rows = torch.from_numpy(open_)
+        middle = (low[unresolved] + high[unresolved]) / 2
+        rows = torch.from_numpy(unresolved)
         own = torch.from_numpy(middle).float()
         found = attack(model, examples.take(rows), method, radius=own, **shared)
-        fell = ~found.robust
-        low[open_[~fell]] = middle[~fell]
-        high[open_[fell]] = np.minimum(found.distance[fell], middle[fell])
-        inputs[rows[torch.from_numpy(fell)]] = found.inputs[torch.from_numpy(fell)]
+        fooled = ~found.robust
+        low[unresolved[~fooled]] = middle[~fooled]
+        high[unresolved[fooled]] = np.minimum(found.distance[fooled], middle[fooled])
+        inputs[rows[torch.from_numpy(fooled)]] = found.inputs[torch.from_numpy(fooled)]
     return SmallestRadius(high, inputs)

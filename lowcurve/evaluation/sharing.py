@@ -1,4 +1,4 @@
-"""How far a long evaluation is, and the shares of several processes put together."""
+"""Progress of long evaluations, and work that several processes share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,12 @@ TICKS = 200
 
 
 class Ticker:
-    """Work of known size that is done in uneven pieces, shown as a `Progress` over equal ticks.
+    """Shows work of known size, done in uneven pieces, as a `Progress` over equal ticks.
+
+    Args:
+        progress: How ticks are shown.
+        heading: Text beside the bar.
+        work: Amount of work in any unit.
 
     Example:
         >>> seen = []
@@ -35,21 +40,25 @@ class Ticker:
         self.ticks: Iterator[int] = iter(progress(range(TICKS), heading))
 
     def advance(self, amount: int) -> None:
-        """So much more is done."""
+        """Add an amount to the work that is done."""
         self.done += amount
         while self.shown < min(TICKS * self.done // self.work, TICKS):
             next(self.ticks, None)
             self.shown += 1
         if self.shown == TICKS:
-            next(self.ticks, None)  # so that the bar learns that it is over
+            next(self.ticks, None)  # exhausts the iterator, so that the bar closes
 
     def reach(self, amount: int) -> None:
-        """So much is done altogether, at least."""
+        """Raise the work that is done to an amount, if it is below."""
         self.advance(max(amount - self.done, 0))
 
 
 def share_of(fabric: Any, count: int) -> Tensor:
-    """The numbers of this process's examples: every so manyth; all of them where there are fewer than processes, or one alone.
+    """Return the numbers of this process's examples.
+
+    Args:
+        fabric: Lightning Fabric, or None for a single process.
+        count: Number of examples; where there are fewer than processes, each process takes all of them.
 
     Example:
         >>> share_of(None, 3)
@@ -59,8 +68,13 @@ def share_of(fabric: Any, count: int) -> Tensor:
     return rows if fabric is None or fabric.world_size > count else rows[fabric.global_rank :: fabric.world_size]
 
 
-def gathered(columns: dict[str, Tensor], mine: Tensor) -> dict[str, Tensor]:
-    """Every process's rows of each column, in the order of the examples."""
+def gather(columns: dict[str, Tensor], mine: Tensor) -> dict[str, Tensor]:
+    """Return the columns of all processes together, in the order of the examples.
+
+    Args:
+        columns: This process's rows of each column.
+        mine: Numbers of this process's examples.
+    """
     parts: list[tuple[dict[str, Tensor], Tensor] | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, (columns, mine))
     known = [part for part in parts if part is not None]
@@ -68,11 +82,11 @@ def gathered(columns: dict[str, Tensor], mine: Tensor) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part, _ in known])[order] for name in columns}
 
 
-def agreed(fabric: Any, column: np.ndarray) -> np.ndarray:
-    """What the first process found, where each has found it by itself: rounding may tell them apart.
+def broadcast(fabric: Any, column: np.ndarray) -> np.ndarray:
+    """Return the first process's column on every process, which rounding may have computed differently.
 
     Example:
-        >>> agreed(None, np.array([True, False])).tolist()
+        >>> broadcast(None, np.array([True, False])).tolist()
         [True, False]
     """
     if fabric is None or fabric.world_size == 1:

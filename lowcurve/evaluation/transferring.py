@@ -1,4 +1,4 @@
-"""What an attack on one network does to others, and how high it drives the loss."""
+"""Transfer of attacks between networks, and the loss that an attack reaches."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,52 +9,75 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.data.batches import Examples
+from lowcurve.data.coercion import Data, Labels
 from lowcurve.errors import InputError
+from lowcurve.evaluation.arguments import require_attack, require_model, split_arguments
 from lowcurve.evaluation.measuring import logits_of, require_examples
-from lowcurve.evaluation.sharing import gathered, share_of
+from lowcurve.evaluation.sharing import gather, share_of
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import frozen
-from lowcurve.types import AttackFunction, Loss, Progress, silent
+from lowcurve.progress import choose_progress
+from lowcurve.types import AttackFunction, Loss, Progress
 
 
 def transfer(
     models: Mapping[str, nn.Module],
-    examples: Examples,
-    method: AttackFunction,
+    images: Data,
+    labels: Labels | AttackFunction | None = None,
+    method: AttackFunction | None = None,
     *,
     seed: int = 0,
     batch_size: int = 256,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
     fabric: Any = None,
 ) -> np.ndarray:
-    """standing[s, t, i]: whether network t is right about example i as the attack on network s has changed it.
+    """Attack each network and evaluate all networks on the attacked images.
 
-    Shape (networks, networks, examples), in the order of `models`; the diagonal is the attack on the network itself. An
-    example that network t gets wrong without an attack counts as fallen. The attack goes to its end on every example,
-    since what only just fools the source seldom fools another. fabric: the examples are shared out over its processes, and
-    each has the answer of all.
+    Called as transfer(models, images, labels, method) or transfer(models, data, method). The attack does not stop early:
+    an image that only just fools its own network rarely fools another.
+
+    Args:
+        models: Networks by name.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        method: The attack.
+        seed: Seed of the attack's random numbers.
+        batch_size: Images in a batch.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
+        fabric: Lightning Fabric whose processes share the images; each process returns the whole result.
+
+    Returns:
+        robust[s, t, i], shape (networks, networks, images): whether network t is correct on image i, clean and as attacked
+        on network s. The diagonal is the attack on the network itself.
+
+    Raises:
+        InputError: If there are no networks, or they cannot be evaluated on the images.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF, Ball
         >>> from lowcurve.attacks import FGSM
-        >>> class Reversed(nn.Module):
-        ...     def forward(self, x):
-        ...         return x.flip(1)
-        >>> points = Examples(torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ("a", "b"))
-        >>> transfer({"same": nn.Identity(), "other": nn.Identity()}, points, FGSM(Ball(LINF, 0.2))).squeeze(2)
+        >>> two = {"same": nn.Identity(), "other": nn.Identity()}
+        >>> transfer(two, torch.tensor([[0.6, 0.4]]), [0], FGSM(Ball(LINF, 0.2))).squeeze(2)
         array([[False, False],
                [False, False]])
     """
-    if not models:
-        raise InputError("at least one network", "none", "write transfer({'name': model}, examples, attack)")
+    if not isinstance(models, Mapping) or not models:
+        received = "none" if isinstance(models, Mapping) else type(models).__name__
+        raise InputError(
+            "at least one network, by name", received, "write transfer({'name': model}, images, labels, attack)"
+        )
+    for model in models.values():
+        require_model(model)
+    examples, chosen = split_arguments(next(iter(models.values())), images, labels, method)
+    method = require_attack(chosen)
     mine = share_of(fabric, len(examples))
-    robust = _standing(models, examples.take(mine), method, seed, batch_size, progress)
+    robust = _transfer(models, examples.take(mine), method, seed, batch_size, choose_progress(progress, fabric))
     if len(mine) < len(examples):
-        robust = gathered({"robust": robust}, mine)["robust"]
+        robust = gather({"robust": robust}, mine)["robust"]
     return np.asarray(robust.numpy()).transpose(1, 2, 0)
 
 
-def _standing(
+def _transfer(
     models: Mapping[str, nn.Module],
     examples: Examples,
     method: AttackFunction,
@@ -62,40 +85,59 @@ def _standing(
     batch_size: int,
     progress: Progress[int],
 ) -> Tensor:
-    """The answer with the examples first."""
-    clean = [_right(model, examples, examples.pixels(slice(None)), batch_size) for model in models.values()]
+    """Return robust[i, s, t], the images first."""
+    clean = [_correct(model, examples, examples.pixels(slice(None)), batch_size) for model in models.values()]
     rows = []
     for name, source in models.items():
-        found, _ = _to_the_end(source, examples, method, seed, batch_size, progress, f"attacking {name}")
-        right = [_right(model, examples, found, batch_size) for model in models.values()]
+        found, _ = _attack_fully(source, examples, method, seed, batch_size, progress, f"attacking {name}")
+        right = [_correct(model, examples, found, batch_size) for model in models.values()]
         rows.append(np.stack([a & b for a, b in zip(clean, right, strict=True)]))
     return torch.from_numpy(np.stack(rows)).movedim(2, 0)
 
 
 def adversarial_loss(
     model: nn.Module,
-    examples: Examples,
-    method: AttackFunction,
+    images: Data,
+    labels: Labels | AttackFunction | None = None,
+    method: AttackFunction | None = None,
     *,
     loss: Loss = cross_entropy,
     seed: int = 0,
     batch_size: int = 256,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
 ) -> np.ndarray:
-    """l(x') for every example, the attack going to its end on each: a lower bound of the largest loss in the ball.
+    """Return the loss of each attacked image: a lower bound of the largest loss in the ball.
+
+    Called as adversarial_loss(model, images, labels, method) or adversarial_loss(model, data, method). The attack does
+    not stop early.
+
+    Args:
+        model: Network from pixels in [0, 1] to logits.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        method: The attack.
+        loss: Loss that is evaluated; the attack has its own.
+        seed: Seed of the attack's random numbers.
+        batch_size: Images in a batch.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
+
+    Raises:
+        InputError: If the network cannot be evaluated on the images.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF, Ball
         >>> from lowcurve.attacks import FGSM
-        >>> points = Examples(torch.tensor([[0.6, 0.4]]), torch.tensor([0]), ("a", "b"))
-        >>> adversarial_loss(nn.Identity(), points, FGSM(Ball(LINF, 0.1))).round(4)  # log(1 + exp(0))
+        >>> x = torch.tensor([[0.6, 0.4]])
+        >>> adversarial_loss(nn.Identity(), x, [0], FGSM(Ball(LINF, 0.1))).round(4)  # log(1 + exp(0))
         array([0.6931], dtype=float32)
     """
-    _, values = _to_the_end(model, examples, method, seed, batch_size, progress, "attacking", loss)
+    examples, chosen = split_arguments(model, images, labels, method)
+    bars = choose_progress(progress)
+    _, values = _attack_fully(model, examples, require_attack(chosen), seed, batch_size, bars, "attacking", loss)
     return np.asarray(values.numpy())
 
 
-def _to_the_end(
+def _attack_fully(
     model: nn.Module,
     examples: Examples,
     method: AttackFunction,
@@ -105,12 +147,12 @@ def _to_the_end(
     heading: str,
     loss: Loss = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
-    """The attacked inputs and the loss there."""
+    """Return the attacked images and the loss there."""
     require_examples(model, examples)
     like = next(model.parameters(), torch.zeros(()))
     found, values = [], []
     with frozen(model):
-        for x, y in _parts(examples, batch_size, like, progress, heading):
+        for x, y in _batches(examples, batch_size, like, progress, heading):
             logits_of(model, x, y)
             point = method(model, x, y, generator=randomness.stream(seed, "attack", type(method).__name__))
             with torch.no_grad():
@@ -119,7 +161,7 @@ def _to_the_end(
     return torch.cat(found), torch.cat(values)
 
 
-def _right(model: nn.Module, examples: Examples, x: Tensor, batch_size: int) -> np.ndarray:
+def _correct(model: nn.Module, examples: Examples, x: Tensor, batch_size: int) -> np.ndarray:
     require_examples(model, examples)
     like = next(model.parameters(), torch.zeros(()))
     with frozen(model):
@@ -128,7 +170,7 @@ def _right(model: nn.Module, examples: Examples, x: Tensor, batch_size: int) -> 
     return np.asarray(torch.cat(found).numpy())
 
 
-def _parts(
+def _batches(
     examples: Examples, size: int, like: Tensor, progress: Progress[int], heading: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for start in progress(range(0, len(examples), size), heading):

@@ -9,7 +9,7 @@ import numpy as np
 from lowcurve.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """Mean with its standard error, and the 10, 50 and 90 % quantiles: a heavy tail shows in their distance."""
 
@@ -19,6 +19,12 @@ class Summary:
     low: float
     median: float
     high: float
+
+    def __repr__(self) -> str:
+        return (
+            f"mean {self.mean:.4g} ± {self.standard_error:.2g}, median {self.median:.4g},"
+            f" 10 % to 90 %: {self.low:.4g} to {self.high:.4g}, {self.count} values"
+        )
 
 
 def summarize(values: Sequence[float] | np.ndarray) -> Summary:
@@ -46,7 +52,7 @@ def _quantile(rising: np.ndarray, share: float) -> float:
     return below if below == above or not between else below + between * (above - below)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proportion:
     """A share of examples with its 95 % Wilson interval."""
 
@@ -56,11 +62,23 @@ class Proportion:
     low: float
     high: float
 
+    def __repr__(self) -> str:
+        low, high = f"{100 * self.low:.1f}", f"{100 * self.high:.1f}"
+        return f"{self.value:.1%} (95% CI {low}-{high}%, {self.successes} of {self.count})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else repr(self)
+
+    def __float__(self) -> float:
+        return self.value
+
 
 def proportion(successes: int, count: int) -> Proportion:
     """successes / count with the 95 % Wilson score interval, which stays inside [0, 1] and is honest near its ends.
 
     Example:
+        >>> proportion(285, 360)
+        79.2% (95% CI 74.7-83.0%, 285 of 360)
         >>> p = proportion(0, 10)
         >>> p.low, round(p.high, 4)
         (0.0, 0.2775)

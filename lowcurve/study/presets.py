@@ -120,8 +120,8 @@ def shorten(study: Study, epochs: int = 1) -> Study:
         epochs: Number of epochs of training with new weights.
     """
     budget = Budget(
-        steps=4, restarts=1, walked=4, neighbors=8, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=2, spsa_draws=2,
-        long_steps=5,
+        steps=4, restarts=1, landscape_images=4, neighbors=8, apgd_steps=5, queries=20, noise_draws=20, spsa_steps=2,
+        spsa_draws=2, long_steps=5,
     )  # fmt: skip
     evaluation = Evaluation(
         examples=32, steps=3, effort=Effort(3, 1, 20, 1), audited=8, budget=budget, radii=(0.0, 1.0), curvature_examples=16,

@@ -106,7 +106,7 @@ def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.n
 def _robustness_row(
     study: Study,
     name: str,
-    attacked: evaluation.Attacked,
+    attacked: evaluation.AttackResult,
     suite: Suite,
     verdict: Audit | None,
     conditions: Mapping[str, str],
@@ -114,7 +114,7 @@ def _robustness_row(
     first = suite.members[0][0]
     shares = [
         proportion(int(column.sum()), len(column))
-        for column in (attacked.after(), attacked.after(first), attacked.robust)
+        for column in (attacked.robust_to(), attacked.robust_to(first), attacked.robust)
     ]
     headings = (
         NETWORK,
@@ -135,10 +135,12 @@ def _summarize(verdict: Audit) -> str:
 
 
 def _attacks_row(
-    study: Study, name: str, attacked: evaluation.Attacked, suite: Suite, conditions: Mapping[str, str]
+    study: Study, name: str, attacked: evaluation.AttackResult, suite: Suite, conditions: Mapping[str, str]
 ) -> Table:
     names = [member for member, _ in suite.members]
-    shares = [proportion(int(attacked.after(*names[:k]).sum()), len(attacked.robust)) for k in range(len(names) + 1)]
+    shares = [
+        proportion(int(attacked.robust_to(*names[:k]).sum()), len(attacked.robust)) for k in range(len(names) + 1)
+    ]
     headings = [Column("clean", "Accuracy on unperturbed test examples.", ".1%")]
     headings += [Column(f"then {member}", f"Accuracy after {member} in addition.", ".1%") for member in names]
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares))
@@ -158,7 +160,7 @@ def _audit_rows(name: str, verdict: Audit) -> Table:
     for finding in verdict.findings:
         raised = finding.outcome in ("flag", "fail")
         meaning = f"{finding.means} {finding.hint}" if raised else ""
-        rows.append((name, f"{finding.number}. {finding.name}", finding.outcome, finding.said, meaning))
+        rows.append((name, f"{finding.number}. {finding.name}", finding.outcome, finding.evidence, meaning))
     return Table(
         "Audit", headings, tuple(rows), "Tests for gradient masking, in order of cost.", conditions=verdict.conditions
     )

@@ -1,4 +1,4 @@
-"""Whether a robust accuracy can be believed: tests for gradient masking, and one verdict."""
+"""Test whether a robust accuracy can be believed: 21 tests for gradient masking and one verdict."""
 
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.run import CHECKS, audit

@@ -1,4 +1,4 @@
-"""What an audit may cost."""
+"""The cost of an audit."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,24 +7,32 @@ from lowcurve.errors import InputError
 
 @dataclass(frozen=True)
 class Budget:
-    """How much the tests may cost, for each example.
+    """The cost of an audit's tests.
 
-    steps: of PGD (tests 6 to 12), doubled in 8. walked: at most so many examples are walked to the end (8) and looked
-    around (17); neighbors: random points around each. images: at most so many are shown to what costs more (9, 13, 14).
-    apgd_steps: of the default suite's attacks by gradients, for whoever stands before 9. restarts: more starts of PGD after
-    them. queries: of Square. noise_draws, noise_images: of brute force, half of them corners, for the survivors nearest
-    to falling (15). spsa_steps, spsa_draws, spsa_images: of SPSA, at two distances with 2 draws queries a step each, and
-    long_steps of the PGD beside it (16).
+    With the default budget a robust image costs about 1,500 gradients, two thirds of them in APGD towards nine classes, and
+    the queries below. An image that is fooled costs about a tenth of that. With fewer than 100 correctly classified images,
+    a single one is more than 1 %.
 
-    By default a robust example costs about 1,500 gradients, two thirds of them those of APGD towards nine classes, and
-    the queries that the names say; one that falls costs a tenth of that. With fewer than 100 examples of which the
-    network is right, a single one is more than 1 %.
+    Args:
+        steps: Steps of PGD in tests 6 to 12; test 8 also doubles them.
+        restarts: Further random starts of PGD in test 9.
+        images: Largest number of images for the costly tests 9, 13 and 14.
+        landscape_images: Largest number of images for the losses along PGD (8) and around each image (17).
+        neighbors: Random points around each image in test 17.
+        apgd_steps: Steps of the gradient attacks of the suite `strong`, run before test 9 on images that are still robust.
+        queries: Queries of Square in test 13.
+        noise_draws: Random points per image in test 15, half of them corners of the ball.
+        noise_images: Images in test 15: of the robust ones, those with the highest loss under PGD.
+        spsa_steps: Steps of SPSA in test 16, at each of two distances.
+        spsa_draws: Random directions per step of SPSA; each costs two queries.
+        spsa_images: Images in test 16.
+        long_steps: Steps of the PGD that SPSA is compared with.
     """
 
     steps: int = 20
     restarts: int = 5
     images: int = 100
-    walked: int = 50
+    landscape_images: int = 50
     neighbors: int = 100
     apgd_steps: int = 100
     queries: int = 1000

@@ -1,4 +1,4 @@
-"""Tests 4, 5, 17 and 18, which look at the loss around each example: a few gradients, some forward passes."""
+"""Tests 4, 5, 17 and 18 of the loss around each image. Cost: a few gradients and forward passes."""
 
 import numpy as np
 import torch
@@ -7,109 +7,115 @@ from torch import Tensor
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import L2, dot
 from lowcurve.errors import InputError
-from lowcurve.evaluation.audit.subject import AuditState
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, log_odds, loss_field, margin_loss
 from lowcurve.types import Loss
 
 ZERO = 0.01
-"""Test 5: above it is a fail, above 0 a flag (Pintor et al. 2022, I1); the share was checked on the networks of D.2."""
+"""Test 5: a flag above 0 (Pintor et al. 2022, I1), a fail above this share, which tests/test_audit.py checks."""
 UNSTABLE = 0.1
 """Test 17. Pintor et al. 2022, I2."""
 ALIGNED, OVERFITTED = 0.5, 0.2
-"""Test 18: checked on the networks of D.2, after Andriushchenko and Flammarion 2020."""
+"""Test 18: checked in tests/test_audit.py, after Andriushchenko and Flammarion 2020."""
 
 GRAPH = Check(
     4,
     "graph intact",
-    "an example's loss has no gradient with respect to the pixels, or one that is not finite",
-    "The way back from the loss to the pixels is cut (detach, numpy, a loss of precision): no attack by gradients can run, and"
-    " whatever stands stands because nobody could attack it.",
-    "Take detach, numpy and .data out of the network, or attack a differentiable copy of it and show it the results.",
+    "the loss of an image has no gradient with respect to the pixels, or one that is not finite",
+    "Gradients do not reach the pixels (detach, numpy, NaN): no gradient attack can run, and images are robust only because"
+    " nothing attacked them.",
+    "Remove detach, numpy and .data from the network, or attack a differentiable copy and test its adversarial images here.",
 )
 ZERO_GRADIENT = Check(
     5,
     "zero gradient",
-    "the gradient of cross-entropy or of the margin is exactly 0 for an example, at it or at a random start; fails if for more"
-    f" than {ZERO:.0%}",
-    "Attacks that follow this gradient stand still. Of the margin: the network is flat between jumps (quantized, rounded)."
-    " Of cross-entropy alone: its logits are so far apart that the loss underflows, and any attack by cross-entropy, that of"
-    " other libraries included, reports a robustness that is not there; this library's default attacks do not follow it.",
-    "Flat: attack a smooth copy and without gradients. Underflow: attack by log_odds or margin_loss, or divide the logits.",
+    "the gradient of cross-entropy or of the margin is exactly 0 at an image or at a random start; fails for more than"
+    f" {ZERO:.0%} of the images",
+    "Attacks that follow this gradient do not move. If it is the margin's, the network is piecewise constant (quantized,"
+    " rounded). If it is only cross-entropy's, the logits are so far apart that the loss underflows: attacks on cross-entropy,"
+    " also those of other libraries, report a robustness that is not there. This library's default attacks do not follow it.",
+    "Piecewise constant: attack a smooth copy, and attack without gradients. Underflow: attack log_odds or margin_loss, or"
+    " divide the logits.",
     differentiable=True,
 )
 LANDSCAPE = Check(
     17,
     "unstable landscape",
-    f"within half the radius the loss changes by more than {UNSTABLE:.0%} of itself, in the mean over random points",
-    "The loss is rugged or random at the scale of a step, so a gradient says little about what a step will do.",
-    "Attack the mean over random points around the input, with more steps and restarts, and without gradients.",
+    f"at random points within half the radius, the loss differs from that at the image by more than {UNSTABLE:.0%} on average",
+    "The loss is rugged or random at the scale of an attack's step, so a gradient says little about the effect of a step.",
+    "Attack the mean over random points around the input, with more steps and restarts, and attack without gradients.",
 )
 ALIGNMENT = Check(
     18,
     "gradient alignment",
-    f"the mean cosine between the gradient at an example and at a random point of its ball is below {ALIGNED}; fails below"
+    f"the mean cosine between the gradients at an image and at a random point of its ball is below {ALIGNED}; fails below"
     f" {OVERFITTED}",
-    "The gradient at the example points elsewhere than that nearby: one step from it leads nowhere. Below"
-    f" {OVERFITTED} as in networks that overfitted to a one-step attack in training, whose one-step accuracy is false.",
-    "Judge by attacks of many steps and restarts only; if the network was trained with FGSM, train with PGD or GradAlign.",
+    "The gradient changes direction within the ball, so one step along it does not raise the loss. Values below"
+    f" {OVERFITTED} are typical of networks that overfitted to a one-step attack, whose one-step accuracy is too high.",
+    "Trust attacks of many steps and restarts only. If the network was trained with FGSM, train with PGD or GradAlign.",
     differentiable=True,
 )
 
 
-def graph_intact(subject: AuditState) -> Finding:
-    """Test 4. Reference: Pintor et al. 2022, I1 (unavailable gradients)."""
+def graph_intact(state: AuditState) -> Finding:
+    """Run test 4. Reference: Pintor et al. 2022, I1 (unavailable gradients)."""
     try:
-        slopes = _slopes(subject, log_odds, subject.x)
-        missing = int((~torch.isfinite(slopes).flatten(1).all(1)).sum())
-        said = f"{len(subject) - missing} of {len(subject)} examples have a finite gradient"
+        gradients = _gradients(state, log_odds, state.x)
+        missing = int((~torch.isfinite(gradients).flatten(1).all(1)).sum())
+        evidence = f"{len(state) - missing} of {len(state)} images have a finite gradient"
     except InputError as error:
-        missing, said = len(subject), f"none of {len(subject)} examples has a gradient: {error.received}"
-    except RuntimeError as error:  # torch's own, where numpy is asked to carry a graph
-        missing, said = len(subject), f"the network cannot be differentiated: {str(error).splitlines()[0]}"
-    subject.differentiable = missing == 0
-    return GRAPH.judged(missing / len(subject), said, fail=0.0)
+        missing, evidence = len(state), f"none of {len(state)} images has a gradient: {error.received}"
+    except RuntimeError as error:  # torch's own, where numpy is called on a tensor with a graph
+        missing, evidence = len(state), f"the network cannot be differentiated: {str(error).splitlines()[0]}"
+    state.differentiable = missing == 0
+    return GRAPH.judge(missing / len(state), evidence, fail=0.0)
 
 
-def zero_gradient(subject: AuditState) -> Finding:
-    """Test 5. Reference: Pintor et al. 2022, I1; AutoAttack, checks.py, check_zero_gradients."""
-    start = subject.ball.sample(subject.x, subject.streams("audit", "start"))
+def zero_gradient(state: AuditState) -> Finding:
+    """Run test 5. Reference: Pintor et al. 2022, I1; AutoAttack, checks.py, check_zero_gradients."""
+    start = state.ball.sample(state.x, state.streams("audit", "start"))
     shares = {}
     for name, loss in (("cross-entropy", cross_entropy), ("the margin", margin_loss)):
-        for where, x in (("at the examples", subject.x), ("at random starts", start)):
-            zero = _slopes(subject, loss, x).flatten(1).abs().amax(1) == 0
+        for where, x in (("at the images", state.x), ("at random starts", start)):
+            zero = _gradients(state, loss, x).flatten(1).abs().amax(1) == 0
             shares[f"{name} {where}"] = float(zero.double().mean())
-    said = f"of {len(subject)} examples the gradient is 0 for " + ", ".join(f"{v:.1%} ({k})" for k, v in shares.items())
-    return ZERO_GRADIENT.judged(max(shares.values()), said, fail=ZERO, flag=0.0)
+    listed = ", ".join(f"{value:.1%} ({name})" for name, value in shares.items())
+    evidence = f"the gradient is 0 for these shares of {len(state)} images: {listed}"
+    return ZERO_GRADIENT.judge(max(shares.values()), evidence, fail=ZERO, flag=0.0)
 
 
-def unstable_landscape(subject: AuditState) -> Finding:
-    """Test 17, for the loss that the attacks here climb. Reference: Pintor et al. 2022, I2."""
-    rows = subject.queried[: subject.budget.walked]
-    there, draws = torch.from_numpy(rows), subject.budget.neighbors
-    x, y, streams = subject.x[there], subject.y[there], subject.streams("audit", "neighbors", rows=rows)
-    here = log_odds(subject.logits[there], y)
+def unstable_landscape(state: AuditState) -> Finding:
+    """Run test 17 on the log-odds, the loss of the attacks here. Reference: Pintor et al. 2022, I2."""
+    rows = state.queried[: state.budget.landscape_images]
+    there, draws = torch.from_numpy(rows), state.budget.neighbors
+    x, y, streams = state.x[there], state.y[there], state.streams("audit", "neighbors", rows=rows)
+    here = log_odds(state.logits[there], y)
     total = torch.zeros_like(here)
     for draw in range(draws):
-        near = subject.ball.sample(x, streams.at(draw), subject.ball.radii(x) / 2)
-        change = (log_odds(subject.seen(near, y), y) - here).abs() / here.abs()
+        near = state.ball.sample(x, streams.at(draw), state.ball.radii(x) / 2)
+        change = (log_odds(state.logits_at(near, y), y) - here).abs() / here.abs()
         total += torch.minimum(change.nan_to_num(nan=0.0), torch.ones_like(change))  # 0 / 0 is no change
     share = float(total.mean()) / draws
-    said = f"at {draws} points within half the radius of {len(rows)} examples each, the log-odds change by {share:.1%}"
-    return LANDSCAPE.judged(share, said, flag=UNSTABLE)
+    evidence = (
+        f"at {draws} points within half the radius of each of {len(rows)} images, the log-odds change by {share:.1%}"
+    )
+    return LANDSCAPE.judge(share, evidence, flag=UNSTABLE)
 
 
-def gradient_alignment(subject: AuditState) -> Finding:
-    """Test 18, by cross-entropy's direction without its underflow. Reference: Andriushchenko and Flammarion 2020, Eq. (3)."""
-    near = subject.ball.sample(subject.x, subject.streams("audit", "alignment"))
-    slopes = [L2.unit(_slopes(subject, log_odds, x)) for x in (subject.x, near)]
-    cosine = float(np.mean(dot(*slopes).numpy()))
-    said = f"over {len(subject)} examples the mean cosine is {cosine:.2f}"
-    outcome = Finding(ALIGNMENT, "fail", cosine, OVERFITTED, said)
+def gradient_alignment(state: AuditState) -> Finding:
+    """Run test 18 on the log-odds' gradient, which has the direction of cross-entropy's and does not underflow.
+
+    Reference: Andriushchenko and Flammarion 2020, Eq. (3).
+    """
+    near = state.ball.sample(state.x, state.streams("audit", "alignment"))
+    directions = [L2.unit(_gradients(state, log_odds, x)) for x in (state.x, near)]
+    cosine = float(np.mean(dot(*directions).numpy()))
+    evidence = f"over {len(state)} images the mean cosine is {cosine:.2f}"
     if cosine < OVERFITTED:
-        return outcome
-    return Finding(ALIGNMENT, "flag" if cosine < ALIGNED else "passed", cosine, OVERFITTED, said)
+        return Finding(ALIGNMENT, "fail", cosine, OVERFITTED, evidence)
+    return Finding(ALIGNMENT, "flag" if cosine < ALIGNED else "passed", cosine, OVERFITTED, evidence)
 
 
-def _slopes(subject: AuditState, loss: Loss, x: Tensor) -> Tensor:
-    return subject.each(lambda a, b: gradient(loss_field(subject.model, b, loss), a), x)
+def _gradients(state: AuditState, loss: Loss, x: Tensor) -> Tensor:
+    return state.in_batches(lambda a, b: gradient(loss_field(state.model, b, loss), a), x)

@@ -1,4 +1,4 @@
-"""Tests 13 to 16, which look for what gradients missed: transfer, brute force, SPSA, Square. Many forward passes, on few."""
+"""Tests 13 to 16, which search for what gradients missed. Cost: many forward passes, on few images."""
 
 import numpy as np
 import torch
@@ -10,157 +10,166 @@ from lowcurve.attacks import PGD, Square
 from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.evaluation.audit.budget import Budget
-from lowcurve.evaluation.audit.subject import AuditState
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, margin_loss
 
 BEYOND = 0.01
-"""Tests 13 and 14: checked on the networks of D.2."""
+"""Tests 13 and 14. Checked in tests/test_audit.py."""
 SQUARE = 0.002
 """Test 13. AutoAttack, checks.py, check_square_sr."""
 LOWER, SCATTERED, WEAK = 0.1, 0.01, 0.1
-"""Test 16: in median margins; the share of examples; in accuracy. Checked on the networks of D.2."""
+"""Test 16: in median margins; share of the images; in accuracy. Checked in tests/test_audit.py."""
 PATTERNS = 8
+"""Test 14: patterns over which a network is smoothed."""
 DELTAS = (0.01, 0.5)
-"""Test 16 at two distances: in pixel units, as published, and in radii, beyond what quantization rounds away (D.2)."""
+"""Test 16: two distances, the published one in pixel units and one in radii, which is larger than a quantization step."""
 
 BLACK_BOX = Check(
     13,
     "black box against white box, image by image",
-    f"Square lowers the accuracy that attacks by gradients have left by more than {SQUARE:.1%}; fails if more than {BEYOND:.0%}"
-    " of the examples fall to any attack without gradients and to none with",
-    "Who knows less about the network should not find more. Gradients are masked, or the attacks that follow them were too"
-    " weak.",
-    "Report the worst case over both kinds, image by image; attack with more steps, targets and restarts, and find the layer"
-    " that hides the gradient.",
+    f"Square fools images that no gradient attack fools, more than {SQUARE:.1%} of those tried; fails if all attacks without"
+    f" gradients together fool more than {BEYOND:.0%} of such images",
+    "An attack that knows less about the network should not find more. Either gradients are masked, or the gradient attacks"
+    " were too weak.",
+    "Report the worst case over both kinds of attack, image by image. Attack with more steps, targets and restarts, and find"
+    " the layer that hides the gradient.",
 )
 TRANSFER = Check(
     14,
     "transfer",
-    "an example that no attack by gradients of this network fooled falls to what was made on a substitute; fails if for more"
-    f" than {BEYOND:.0%}",
-    "The weakness is there and the network's own gradients do not show it: quantization, noise, shattering.",
-    "Attack the substitute (the undefended twin, a smoothed copy) and count its successes.",
+    "an adversarial image made on a substitute fools the network where none of its own gradient attacks did; fails for more"
+    f" than {BEYOND:.0%} of the images",
+    "The network can be fooled there, and its own gradients do not show it: quantization, noise, shattered gradients.",
+    "Attack the substitute (the undefended network, or a smoothed copy) and count its successes.",
 )
 NOISE = Check(
     15,
     "brute-force noise",
-    "a random point of the ball fools the network where attacks by gradients did not",
-    "The search by gradients is worse than none.",
+    "a random point of the ball fools the network where gradient attacks did not",
+    "The gradient attacks are worse than random search.",
     "Do not report a robust accuracy; find what hides the gradient (tests 3 to 6).",
 )
 SPSA_SCATTER = Check(
     16,
     "SPSA against PGD",
-    f"SPSA ends more than {LOWER} median margins below PGD for more than {SCATTERED:.0%} of the examples; says nothing where"
-    f" SPSA leaves {WEAK:.0%} more standing than PGD",
-    "Differences over a distance find a way down that gradients at a point do not: the surface is shattered or flat.",
+    f"SPSA reaches a margin more than {LOWER} median margins below PGD's on more than {SCATTERED:.0%} of the images; does not"
+    f" count if SPSA leaves {WEAK:.0%} more images robust than PGD",
+    "Finite differences find a descent direction that gradients do not: the loss is rugged or piecewise constant.",
     "Attack without gradients, at several distances, and from a smoothed copy.",
     differentiable=True,
 )
 
 
 class Smoothed(nn.Module):
-    """x -> the mean of the logits over fixed patterns added to x: a twin without the network's noise and shattering."""
+    """The mean of a network's logits over fixed patterns added to the input.
+
+    It averages out a network's noise and shattered gradients. Inputs are not clipped to the pixel box, since clipping would
+    cut gradients.
+
+    Args:
+        model: The network.
+        patterns: What is added to an input, shape (patterns, ...).
+    """
 
     def __init__(self, model: nn.Module, patterns: Tensor) -> None:
         super().__init__()
         self.model, self.patterns = model, patterns
 
     def forward(self, x: Tensor) -> Tensor:
-        """Not clipped to the pixel box, where clipping would cut gradients."""
+        """Return the mean logits."""
         return torch.stack([self.model(x + pattern) for pattern in self.patterns.to(x)]).mean(0)
 
 
-def transfer(subject: AuditState) -> Finding:
-    """Test 14: PGD on the margin, to its end, on the substitute. Without one, on the network smoothed over half the radius,
-    which heals noise and shattering and cannot heal a quantized network. Reference: Carlini et al. 2019."""
-    twin, named = subject.substitute, "the substitute"
-    if twin is None:
-        if not subject.differentiable:
-            return TRANSFER.not_run(
-                "the network has no gradients to smooth; give substitute=, its undefended twin, to run this"
-            )
-        like = subject.x[:1].expand(PATTERNS, *subject.x.shape[1:])
-        draws = randomness.uniform(like, -1, 1, generator=randomness.stream(subject.seed, "audit", "patterns"))
-        scale = subject.ball.norm.steepest(draws) if subject.ball.norm.name == "l_2" else draws
-        twin, named = (
-            Smoothed(subject.model, scale * subject.ball.radius / 2),
-            "the network smoothed over half the radius",
-        )
-    rows = subject.survivors()
-    attack = PGD(subject.ball, steps=subject.budget.steps, loss=margin_loss)
-    fallen = np.zeros(len(subject), dtype=bool)
+def transfer(state: AuditState) -> Finding:
+    """Run test 14: PGD on the margin, without stopping early, on the substitute.
+
+    Without one, the substitute is the network smoothed over half the radius, which removes noise and shattering but does not
+    help against quantization.
+
+    Reference: Carlini et al. 2019.
+    """
+    substitute, name = state.substitute, "the substitute"
+    if substitute is None:
+        if not state.differentiable:
+            return TRANSFER.not_run("the network has no gradients to smooth; give substitute=, the undefended network")
+        like = state.x[:1].expand(PATTERNS, *state.x.shape[1:])
+        draws = randomness.uniform(like, -1, 1, generator=randomness.stream(state.seed, "audit", "patterns"))
+        scale = state.ball.norm.steepest(draws) if state.ball.norm.name == "l_2" else draws
+        substitute = Smoothed(state.model, scale * state.ball.radius / 2)
+        name = "the network smoothed over half the radius"
+    rows = state.still_robust()
+    attack = PGD(state.ball, steps=state.budget.steps, loss=margin_loss)
+    fooled = np.zeros(len(state), dtype=bool)
     if len(rows):
-        fallen[rows] = (subject.margins_at(subject.ends(attack, twin, rows), rows) < 0).numpy()
-    subject.note("transfer", fallen, white=False, partly=True)
-    share = float(fallen.sum()) / len(subject.queried)
-    said = f"what fools {named} fools {int(fallen.sum())} of {len(rows)} examples that stood, of {len(subject.queried)} queried"
-    return TRANSFER.judged(share, said, fail=BEYOND, flag=0.0)
-
-
-def noise(subject: AuditState) -> Finding:
-    """Test 15: uniform points and corners. Reference: Carlini et al. 2019; Athalye et al. 2018, section 3."""
-    rows = subject.survivors()
-    rows = np.sort(rows[np.argsort(-subject.highest[rows], kind="stable")][: subject.budget.noise_images])
-    draws = -(-subject.budget.noise_draws // 2)
-    if not len(rows):
-        return NOISE.judged(0, "no example stood that random points could have fooled", fail=0)
-    laws: tuple[Distribution, ...] = ("uniform", "corners")
-    counts = {}
-    for law in laws:
-        method = Noise(
-            subject.ball,
-            draws=draws,
-            distribution=law,
-            draws_per_pass=min(draws, max(1, subject.batch_size // len(rows))),
-        )
-        counts[law] = int(subject.fell(f"noise, {law}", method, white=False, rows=rows).sum())
-    said = (
-        f"of the {len(rows)} survivors nearest to falling, {draws} random points each fool {counts['uniform']}, as many corners"
-        f" {counts['corners']}"
+        fooled[rows] = (state.margins_at(state.attack_fully(attack, substitute, rows), rows) < 0).numpy()
+    state.record("transfer", fooled, gradients=False, partial=True)
+    share = float(fooled.sum()) / len(state.queried)
+    evidence = (
+        f"attacks on {name} fool {int(fooled.sum())} of {len(rows)} images that gradient attacks left robust, of"
+        f" {len(state.queried)} tried"
     )
-    return NOISE.judged(sum(counts.values()), said, fail=0)
+    return TRANSFER.judge(share, evidence, fail=BEYOND, flag=0.0)
 
 
-def spsa_scatter(subject: AuditState) -> Finding:
-    """Test 16, both to their end. Reference: moosavi2019cure, Figure 7; Uesato et al. 2018."""
-    budget = subject.budget
-    rows = subject.queried[: budget.spsa_images]
+def noise(state: AuditState) -> Finding:
+    """Run test 15 with uniform points and corners of the ball.
+
+    Reference: Carlini et al. 2019; Athalye et al. 2018, section 3.
+    """
+    rows = state.still_robust()
+    rows = np.sort(rows[np.argsort(-state.best_value[rows], kind="stable")][: state.budget.noise_images])
+    draws = -(-state.budget.noise_draws // 2)
+    if not len(rows):
+        return NOISE.judge(0, "gradient attacks left no image robust", fail=0)
+    distributions: tuple[Distribution, ...] = ("uniform", "corners")
+    counts, per_pass = {}, min(draws, max(1, state.batch_size // len(rows)))
+    for distribution in distributions:
+        method = Noise(state.ball, draws=draws, distribution=distribution, draws_per_pass=per_pass)
+        counts[distribution] = int(state.fooled_by(f"noise, {distribution}", method, gradients=False, rows=rows).sum())
+    evidence = (
+        f"of the {len(rows)} robust images with the highest loss under PGD, {draws} random points each fool"
+        f" {counts['uniform']}, as many corners {counts['corners']}"
+    )
+    return NOISE.judge(sum(counts.values()), evidence, fail=0)
+
+
+def spsa_scatter(state: AuditState) -> Finding:
+    """Run test 16; neither attack stops early. Reference: moosavi2019cure, Figure 7; Uesato et al. 2018."""
+    budget = state.budget
+    rows = state.queried[: budget.spsa_images]
     by_gradients = [
-        subject.margins_at(subject.walked(subject.pgd(loss, budget.long_steps), rows, stop=False).point, rows)
+        state.margins_at(state.run_pgd(state.pgd(loss, budget.long_steps), rows, stop=False).point, rows)
         for loss in (log_odds, margin_loss)
     ]
     best = torch.minimum(*by_gradients)
     by_queries = torch.minimum(
-        *(_by_spsa(subject, rows, delta) for delta in (DELTAS[0], DELTAS[1] * subject.ball.radius))
+        *(_margins_of_spsa(state, rows, delta) for delta in (DELTAS[0], DELTAS[1] * state.ball.radius))
     )
-    fallen = np.zeros(len(subject), dtype=bool)
-    fallen[rows] = (by_queries < 0).numpy()
-    subject.note("SPSA", fallen, white=False, partly=True)
-    median = float(np.median(np.abs(subject.margins[rows])))
+    fooled = np.zeros(len(state), dtype=bool)
+    fooled[rows] = (by_queries < 0).numpy()
+    state.record("SPSA", fooled, gradients=False, partial=True)
+    median = float(np.median(np.abs(state.margins[rows])))
     share = float((by_queries < best - LOWER * median).double().mean())
-    stand = [float((m >= 0).double().mean()) for m in (best, by_queries)]
-    said = (
-        f"of {len(rows)} examples {share:.1%} end lower under SPSA ({spsa_queries(budget)} queries) than under"
-        f" PGD-{budget.long_steps}; {stand[1]:.1%} and {stand[0]:.1%} stand"
+    robust = [float((m >= 0).double().mean()) for m in (best, by_queries)]
+    evidence = (
+        f"on {share:.1%} of {len(rows)} images SPSA ({spsa_queries(budget)} queries) reaches a lower margin than"
+        f" PGD-{budget.long_steps}; they leave {robust[1]:.1%} and {robust[0]:.1%} robust"
     )
-    if share <= SCATTERED and stand[1] > stand[0] + WEAK:
-        return Finding(
-            SPSA_SCATTER, "not run", share, SCATTERED, f"{said}: too weak to say anything, give it a larger budget"
-        )
-    return SPSA_SCATTER.judged(share, said, fail=SCATTERED)
+    if share <= SCATTERED and robust[1] > robust[0] + WEAK:
+        return Finding(SPSA_SCATTER, "not run", share, SCATTERED, f"{evidence}: SPSA needs a larger budget to count")
+    return SPSA_SCATTER.judge(share, evidence, fail=SCATTERED)
 
 
 def spsa_queries(budget: Budget) -> int:
-    """For each example, over all distances."""
+    """Return the queries of SPSA per image, over all distances."""
     return len(DELTAS) * (2 * budget.spsa_draws + 1) * budget.spsa_steps
 
 
-def _by_spsa(subject: AuditState, rows: np.ndarray, delta: float) -> Tensor:
-    """The margins that SPSA ends at; as PGD it could walk 2.5 radii."""
-    ball, budget = subject.ball, subject.budget
-    pixels = subject.x[0].numel() ** 0.5 if ball.norm == L2 else 1.0  # that many share an l_2 radius
+def _margins_of_spsa(state: AuditState, rows: np.ndarray, delta: float) -> Tensor:
+    """Return the margins that SPSA reaches; like PGD's, its steps can add up to 2.5 radii."""
+    ball, budget = state.ball, state.budget
+    pixels = state.x[0].numel() ** 0.5 if ball.norm == L2 else 1.0  # an l_2 radius divides among the pixels
     rate = 2.5 * ball.radius / budget.spsa_steps / pixels
     attack = SPSA(
         ball,
@@ -168,25 +177,27 @@ def _by_spsa(subject: AuditState, rows: np.ndarray, delta: float) -> Tensor:
         draws=budget.spsa_draws,
         delta=delta,
         learning_rate=rate,
-        batch_size=subject.batch_size,
+        batch_size=state.batch_size,
     )
-    return subject.margins_at(subject.ends(attack, subject.model, rows), rows)
+    return state.margins_at(state.attack_fully(attack, state.model, rows), rows)
 
 
-def black_box(subject: AuditState) -> Finding:
-    """Test 13: Square on what stands, and all that fell to transfer, noise or SPSA alone.
+def black_box(state: AuditState) -> Finding:
+    """Run test 13: Square on the images that are still robust; all attacks without gradients count.
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; AutoAttack, checks.py, check_square_sr.
     """
-    square = subject.fell(
-        "Square", Square(subject.ball, queries=subject.budget.queries), white=False, rows=subject.survivors()
+    square = state.fooled_by(
+        "Square", Square(state.ball, queries=state.budget.queries), gradients=False, rows=state.still_robust()
     )
-    beyond = subject.beyond()
-    count = len(subject.queried)
-    places = np.flatnonzero(subject.right)[beyond]
-    listed = f": {', '.join(map(str, places))}" * bool(len(places))
-    said = (
-        f"Square ({subject.budget.queries} queries) fools {int(square.sum())} and all attacks without gradients"
-        f" {int(beyond.sum())} of {count} examples beyond those that fall to gradients{listed}"
+    beyond = state.fooled_beyond_gradients()
+    count = len(state.queried)
+    numbers = np.flatnonzero(state.correct)[beyond]
+    listed = f": {', '.join(map(str, numbers))}" * bool(len(numbers))
+    evidence = (
+        f"beyond the images that gradient attacks fool, Square ({state.budget.queries} queries) fools {int(square.sum())} of"
+        f" {count}, and all attacks without gradients together {int(beyond.sum())}{listed}"
     )
-    return BLACK_BOX.judged(float(beyond.sum()) / count, said, fail=BEYOND, warned=float(square.sum()) / count > SQUARE)
+    return BLACK_BOX.judge(
+        float(beyond.sum()) / count, evidence, fail=BEYOND, flagged=float(square.sum()) / count > SQUARE
+    )

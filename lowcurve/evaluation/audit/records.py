@@ -1,4 +1,4 @@
-"""Tests 19 to 21, which cost nothing: other people's numbers, certificates, and whether the report is whole."""
+"""Tests 19 to 21: a reference's result, certificates, and the completeness of the report. They cost nothing."""
 
 import platform
 from importlib.metadata import version
@@ -6,7 +6,7 @@ from importlib.metadata import version
 import numpy as np
 
 from lowcurve.evaluation.audit.queries import spsa_queries
-from lowcurve.evaluation.audit.subject import AuditState
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import CAVEAT, Check, Finding
 
 AGREEMENT = 0.01
@@ -15,93 +15,101 @@ REQUIRED = (
     "ball", "pixel box", "examples", "clean accuracy", "accuracy under each attack", "worst case", "accuracy at each radius",
     "accuracy 0 reached", "steps", "step size", "restarts", "losses", "queries", "seed", "versions",
 )  # fmt: skip
-"""Test 21. Carlini et al. 2019, section 5; the intervals that belong to each count are made where they are shown."""
+"""Test 21. Carlini et al. 2019, section 5."""
 
 AUTOATTACK = Check(
     19,
     "agreement with AutoAttack",
-    f"more than {AGREEMENT:.0%} more examples stand here than under the reference",
-    "The attacks here were too weak on this network; the reference's number is the headline.",
-    "Report the reference's number, and attack longer here.",
+    f"more images are robust here than under the reference, by more than {AGREEMENT:.0%} of all",
+    "The attacks here were too weak for this network.",
+    "Report the reference's robust accuracy, or attack longer here.",
 )
 CERTIFIED = Check(
     20,
     "certified against attacked",
-    "an example that is certified at a radius falls at it",
-    "A certificate and a counterexample cannot both be right: a bug in the verifier, in the attack, or two networks.",
-    "Look at that example in double precision, and compare the ball, the pixel box and the normalization of both.",
+    "an image is fooled at a radius for which it is certified",
+    "A certificate and an adversarial image cannot both be right: the verifier or the attack has a bug, or they were run on"
+    " different networks.",
+    "Evaluate that image in double precision, and compare ball, pixel box and normalization of both.",
 )
 REPORT = Check(
     21,
     "report completeness",
-    "anything is missing by which the accuracy could be judged or measured again",
-    "Numbers without their conditions cannot be compared: the radius' units, the steps, who was attacked, a curve down to 0.",
-    "Mend the tests that did not run, or say beside the accuracy what is missing.",
+    "an entry is missing that is needed to judge or reproduce the robust accuracy",
+    "Robust accuracies cannot be compared without their conditions: units of the radius, steps, attacked images, a curve down"
+    " to 0.",
+    "Repair the tests that did not run, or state beside the accuracy what is missing.",
 )
 
 
-def autoattack(subject: AuditState) -> Finding:
-    """Test 19, against who stands under AutoAttack. Reference: Croce and Hein 2020; RobustBench."""
-    if subject.reference is None:
-        return AUTOATTACK.not_run("no reference was given; give reference=, who stands under AutoAttack, to run this")
-    here, there = subject.robust(), subject.reference
+def autoattack(state: AuditState) -> Finding:
+    """Run test 19. Reference: Croce and Hein 2020; RobustBench."""
+    if state.reference is None:
+        return AUTOATTACK.not_run(
+            "no reference was given; give reference=, the images that are robust under AutoAttack"
+        )
+    here, there = state.robust(), state.reference
     count = len(here)
-    said = f"{int(here.sum())} of {count} examples stand here, {int(there.sum())} under the reference"
-    return AUTOATTACK.judged((int(here.sum()) - int(there.sum())) / count, said, fail=AGREEMENT)
+    evidence = f"{int(here.sum())} of {count} images are robust here, {int(there.sum())} under the reference"
+    return AUTOATTACK.judge((int(here.sum()) - int(there.sum())) / count, evidence, fail=AGREEMENT)
 
 
-def certified(subject: AuditState) -> Finding:
-    """Test 20, at every radius that was attacked. Reference: Carlini et al. 2019 (provable cross-check)."""
-    if subject.certified is None:
-        return CERTIFIED.not_run("no certificates were given; give certified=, from a verifier, to run this")
-    radius = subject.ball.radius
-    holds = subject.certified if subject.certified.dtype == bool else None
-    broken = np.zeros(len(subject.right), dtype=bool)
-    for at, stands in [(radius, subject.robust()), *((at, subject.whole(~fell)) for at, fell in subject.at.items())]:
+def certified(state: AuditState) -> Finding:
+    """Run test 20 at every radius that was attacked. Reference: Carlini et al. 2019 (provable cross-check)."""
+    if state.certified is None:
+        return CERTIFIED.not_run("no certificates were given; give certified=, the radii from a verifier")
+    radius = state.ball.radius
+    holds = state.certified if state.certified.dtype == bool else None
+    broken = np.zeros(len(state.correct), dtype=bool)
+    by_radius = [(at, state.expand(~fooled)) for at, fooled in state.by_radius.items()]
+    for at, robust in [(radius, state.robust()), *by_radius]:
         if holds is None:
-            # As it was certified: a radius in single precision may lie a little above the number it was meant to be.
-            broken |= (subject.certified >= at * (1 + 1e-6)) & (subject.certified > 0) & ~stands
+            # Rounding to single precision may place a certified radius slightly above the requested number.
+            broken |= (state.certified >= at * (1 + 1e-6)) & (state.certified > 0) & ~robust
         elif at <= radius:
-            broken |= holds & ~stands
-    claimed = int((subject.certified if holds is not None else subject.certified >= radius).sum())
+            broken |= holds & ~robust
+    claimed = int((state.certified if holds is not None else state.certified >= radius).sum())
     listed = f": {', '.join(map(str, np.flatnonzero(broken)))}" * bool(broken.any())
-    said = f"of {len(broken)} examples {claimed} are certified at the radius, {int(broken.sum())} fall where they are certified"
-    return CERTIFIED.judged(int(broken.sum()), said + listed, fail=0)
+    evidence = (
+        f"of {len(broken)} images {claimed} are certified at the radius, {int(broken.sum())} are fooled where they are"
+        f" certified{listed}"
+    )
+    return CERTIFIED.judge(int(broken.sum()), evidence, fail=0)
 
 
-def report(subject: AuditState) -> Finding:
-    """Test 21. Reference: Carlini et al. 2019, section 5."""
-    missing = [name for name in REQUIRED if name not in conditions(subject)]
-    said = f"{len(REQUIRED) - len(missing)} of {len(REQUIRED)} entries are there"
-    return REPORT.judged(len(missing), said + (f", without {', '.join(missing)}" * bool(missing)), flag=0)
+def report(state: AuditState) -> Finding:
+    """Run test 21. Reference: Carlini et al. 2019, section 5."""
+    missing = [name for name in REQUIRED if name not in conditions(state)]
+    evidence = f"{len(REQUIRED) - len(missing)} of {len(REQUIRED)} entries are present"
+    return REPORT.judge(len(missing), evidence + f", without {', '.join(missing)}" * bool(missing), flag=0)
 
 
-def conditions(subject: AuditState) -> dict[str, str]:
-    """Under which the findings hold, in words; what is not known is left out."""
-    ball, budget, count = subject.ball, subject.budget, len(subject.right)
-    counts = {name: int(stands.sum()) for name, stands in subject.columns().items()}
+def conditions(state: AuditState) -> dict[str, str]:
+    """Return the conditions of the findings, in words; entries that are not known are left out."""
+    ball, budget, count = state.ball, state.budget, len(state.correct)
+    counts = {name: int(robust.sum()) for name, robust in state.robust_columns().items()}
     found = {
         "ball": f"{ball.norm.name}, radius {ball.radius:g} in pixel units",
         "pixel box": f"{ball.box[0]:g} to {ball.box[1]:g}",
-        "examples": f"{count}, {len(subject)} classified rightly and attacked, the first {len(subject.queried)} of them with"
-        " queries",
-        "clean accuracy": f"{len(subject)} of {count}",
-        "accuracy under each attack": "; ".join(f"{name}: {stand} of {count}" for name, stand in counts.items()),
-        "worst case": f"{int(subject.robust().sum())} of {count}",
+        "examples": f"{count}, {len(state)} classified correctly and attacked, the first {len(state.queried)} of them also"
+        " without gradients",
+        "clean accuracy": f"{len(state)} of {count}",
+        "accuracy under each attack": "; ".join(f"{name}: {robust} of {count}" for name, robust in counts.items()),
+        "worst case": f"{int(state.robust().sum())} of {count}",
         "steps": f"PGD {budget.steps}, convergence {2 * budget.steps}, APGD {budget.apgd_steps}, SPSA {budget.spsa_steps}, PGD"
-        f" beside it {budget.long_steps}",
-        "step size": "PGD 2.5 radius / steps in l_inf and 5 radius / steps in l_2; those of the others are their own",
+        f" to compare with SPSA {budget.long_steps}",
+        "step size": "PGD 2.5 radius / steps in l_inf and 5 radius / steps in l_2; the other attacks choose their own",
         "restarts": f"{budget.restarts} more in test 9, otherwise 1",
-        "losses": "log-odds (the order of cross-entropy), margin, cross-entropy",
+        "losses": "log-odds (which rises and falls with cross-entropy), margin, cross-entropy",
         "queries": f"Square {budget.queries}, SPSA {spsa_queries(budget)}, noise {budget.noise_draws}",
-        "seed": str(subject.seed),
+        "seed": str(state.seed),
         "versions": f"lowcurve {version('lowcurve')}, torch {version('torch')}, Python {platform.python_version()}",
         "meaning": CAVEAT,
     }
     if not counts:
         found.pop("accuracy under each attack")
-    if subject.at:
-        curve = {0.0: len(subject), **{at: int((~fell).sum()) for at, fell in subject.at.items()}}
+    if state.by_radius:
+        curve = {0.0: len(state), **{at: int((~fooled).sum()) for at, fooled in state.by_radius.items()}}
         found["accuracy at each radius"] = "; ".join(f"{at:g}: {curve[at]} of {count}" for at in sorted(curve))
         reached = [at for at in sorted(curve) if not curve[at]]
         if reached:

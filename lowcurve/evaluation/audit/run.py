@@ -1,4 +1,4 @@
-"""The audit: the 21 tests in order of cost, on one network and one ball."""
+"""The audit: 21 tests in order of cost, for one network and one ball."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,20 +6,22 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lowcurve.analysis.norms import Ball
-from lowcurve.data.batches import Examples
+from lowcurve.analysis.norms import Ball, Norm, as_ball
+from lowcurve.data.coercion import Data, Labels, are_labels, as_examples
 from lowcurve.errors import InputError
+from lowcurve.evaluation.arguments import require_model
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records
 from lowcurve.evaluation.audit.budget import Budget
-from lowcurve.evaluation.audit.lending import clean_logits, given_back
-from lowcurve.evaluation.audit.subject import AuditState
+from lowcurve.evaluation.audit.restore import clean_logits, restored
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
-from lowcurve.evaluation.sharing import agreed
+from lowcurve.evaluation.sharing import broadcast
 from lowcurve.models.modes import frozen
+from lowcurve.progress import choose_progress
 from lowcurve.randomness import temporary_seed
-from lowcurve.types import Progress, silent
+from lowcurve.types import Progress
 
-STAGES: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
+TESTS: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
     (outputs.LOGITS, outputs.logits_not_probabilities),
     (outputs.DETERMINISM, outputs.determinism),
     (outputs.OPTIMIZATION, outputs.no_optimization),
@@ -42,17 +44,19 @@ STAGES: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
     (records.CERTIFIED, records.certified),
     (records.REPORT, records.report),
 )
-"""The tests in order of cost: a few passes, PGD, queries; then those that only read what the others have found."""
-OF_NOBODY = (1, 2, 3, 19, 20, 21)
-"""They say something even where no example is classified rightly."""
-CHECKS = tuple(check for check, _ in STAGES)
-"""Every test in words, for whoever writes them down."""
+"""The tests in order of cost: a few passes, PGD, queries; then those that need no further attack."""
+WITHOUT_CORRECT_IMAGES = (1, 2, 3, 19, 20, 21)
+"""Numbers of the tests that run even if no image is classified correctly."""
+CHECKS = tuple(check for check, _ in TESTS)
+"""All tests, described."""
 
 
 def audit(
     model: nn.Module,
-    examples: Examples,
-    ball: Ball,
+    images: Data,
+    labels: Labels | Norm | str | Ball | None = None,
+    norm: Norm | str | Ball | float | None = None,
+    radius: float | None = None,
     *,
     seed: int = 0,
     batch_size: int = 256,
@@ -60,73 +64,98 @@ def audit(
     certified: np.ndarray | None = None,
     reference: np.ndarray | None = None,
     budget: Budget | None = None,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
     heading: str = "auditing",
     fabric: Any = None,
 ) -> Audit:
-    """21 tests for gradient masking, in order of cost, and one verdict: 'no masking found by these tests', or 'upper bound,
-    evaluation unreliable: ...' with every test that failed and its figures.
+    """Test whether a network's robust accuracy can be believed: 21 tests for gradient masking and one verdict.
 
-    A network that passes is not robust by that, and its robust accuracy stays an upper bound; fixed attacks are not
-    adaptive ones. A flag is worth knowing and leaves the verdict as it is.
+    Called as audit(model, images, labels, "linf", 8/255) or audit(model, data, "linf", 8/255); a `Ball` takes the place of
+    norm and radius. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and fixed
+    attacks are not adaptive ones. A flag is worth knowing and does not change the verdict.
 
-    substitute: a network for the transfer test, best the same one without what was added to defend it. certified: for
-    each example the radius that a verifier has proved, or whether it has proved the ball's. reference: who stands under
-    AutoAttack, if somebody has run it. budget: how much the tests may cost (`Budget`). fabric: the attacks are shared out
-    over its processes, and each of them returns the whole audit.
+    Args:
+        model: Network from pixels in [0, 1] to logits. It is tested in eval mode, and once in its own mode if that is
+            another; afterwards its state is restored.
+        images: Images, or images with their labels; see `as_examples`.
+        labels: True labels, unless `images` has them.
+        norm: Norm of the perturbations, "linf" or "l2"; or a `Ball`.
+        radius: Largest length of a perturbation in pixel units, the literature's epsilon.
+        seed: Seed of all random numbers, those that the network draws included.
+        batch_size: Images in a batch.
+        substitute: Network for the transfer test (14): best the same network without its defense.
+        certified: For each image the radius that a verifier has proved, or whether it has proved the audited one (20).
+        reference: For each image whether it is robust under AutoAttack (19).
+        budget: Cost of the tests.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
+        heading: Text of the progress bar.
+        fabric: Lightning Fabric whose processes share the attacks; each process returns the whole audit.
 
-    Everything is decided by the seed, also where the network draws random numbers; the global random state is untouched.
-    The network is looked at in eval mode, and once as it was given, and is given back as it came.
+    Returns:
+        An `Audit`: the verdict is 'no masking found by these tests', or 'upper bound, evaluation unreliable: ...' with
+        every test that failed and its figures.
 
-    Cost: of 100 images of a small network a minute on one core; a network that falls early costs less than one that stands.
-    Errors: InputError for weights or logits that are not finite, labels that the network does not have, inputs outside
-    the pixel box, an empty data set, columns of the wrong length.
+    Raises:
+        InputError: If weights or logits are not finite, if the network lacks a label, if there are no images, if images
+            lie outside the pixel box, or if certificates or reference have the wrong length.
+
+    Cost: about a minute on one core for 100 images and a small network; less where images are fooled early.
 
     Example:
         >>> import torch
-        >>> from lowcurve.analysis.norms import LINF
-        >>> points = Examples(torch.tensor([[0.8, 0.3], [0.1, 0.9]]), torch.tensor([0, 1]), ("a", "b"))
-        >>> audit(nn.Identity(), points, Ball(LINF, 0.1), budget=Budget(queries=20, noise_draws=20)).verdict
+        >>> x = torch.tensor([[0.8, 0.3], [0.1, 0.9]])
+        >>> audit(nn.Identity(), x, [0, 1], "linf", 0.1, budget=Budget(queries=20, noise_draws=20)).verdict
         'no masking found by these tests'
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; Pintor et al. 2022.
     """
+    require_model(model)
+    if not are_labels(labels) and labels is not None:  # called without labels: the other arguments move up
+        labels, norm, radius = None, labels, norm if radius is None else radius
+    if norm is None:
+        raise InputError(
+            "a norm and a radius, or a Ball", "none", 'write lc.audit(model, images, labels, "linf", 8/255)'
+        )
+    ball = as_ball(norm, radius)  # type: ignore[arg-type]
+    examples = as_examples(images, labels)  # type: ignore[arg-type]
     if not ball.radius > 0:
-        raise InputError("a radius above 0 to audit", ball.radius, "write pixels(8)")
+        raise InputError("a radius above 0 to audit", ball.radius, "write 8/255")
     _require_columns(len(examples), certified, reference)
-    with temporary_seed(seed, "audit"), given_back(model):
+    with temporary_seed(seed, "audit"), restored(model):
         as_given = None
         if any(module.training for module in model.modules()):
             as_given = outputs.passes(model, examples, batch_size)
         with frozen(model):
             logits = clean_logits(model, examples, batch_size)
             ball.require_inside_box(examples.pixels(slice(None)))
-            right = agreed(fabric, (logits.argmax(1) == examples.y).numpy())
-            subject = AuditState(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
-            subject.substitute, subject.certified, subject.reference = substitute, certified, reference
-            subject.as_given, subject.fabric = as_given, fabric
-            return _audited(subject, progress, heading)
+            right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
+            state = AuditState(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
+            state.substitute, state.certified, state.reference = substitute, certified, reference
+            state.logits_as_given, state.fabric = as_given, fabric
+            return _run_tests(state, choose_progress(progress, fabric), heading)
 
 
-def _audited(subject: AuditState, progress: Progress[int], heading: str) -> Audit:
-    findings = tuple(_run(*STAGES[place], subject) for place in progress(range(len(STAGES)), heading))
-    robust = {**subject.columns(), "worst case": subject.robust()}
-    places = np.flatnonzero(subject.right)[subject.beyond()]
-    return Audit(findings, len(subject.all), robust, places, records.conditions(subject))
+def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audit:
+    findings = tuple(_run_test(*TESTS[place], state) for place in progress(range(len(TESTS)), heading))
+    robust = {**state.robust_columns(), "worst case": state.robust()}
+    places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
+    return Audit(findings, len(state.examples), robust, places, records.conditions(state))
 
 
-def _run(check: Check, test: Callable[[AuditState], Finding], subject: AuditState) -> Finding:
-    if not len(subject) and check.number not in OF_NOBODY:
-        return check.not_run("no example is classified rightly, and nothing can stand that no attack had to fell")
-    if check.differentiable and not subject.differentiable:
-        return check.not_run("the network has no gradients to follow, as test 4 found")
-    return test(subject)
+def _run_test(check: Check, test: Callable[[AuditState], Finding], state: AuditState) -> Finding:
+    if not len(state) and check.number not in WITHOUT_CORRECT_IMAGES:
+        return check.not_run("no image is classified correctly, so there is nothing to attack")
+    if check.differentiable and not state.differentiable:
+        return check.not_run("the network has no gradients, as test 4 found")
+    return test(state)
 
 
 def _require_columns(count: int, certified: np.ndarray | None, reference: np.ndarray | None) -> None:
     if certified is not None and (certified.shape != (count,) or certified.dtype.kind not in "bf"):
         found = f"{certified.dtype} {certified.shape}"
-        raise InputError(f"certified radii or booleans of shape ({count},)", found, "give one for each example")
+        raise InputError(f"certified radii or booleans of shape ({count},)", found, "give one for each image")
     if reference is not None and (reference.shape != (count,) or reference.dtype.kind != "b"):
         found = f"{reference.dtype} {reference.shape}"
-        raise InputError(f"booleans of shape ({count},) for who stands", found, "give one for each example")
+        raise InputError(
+            f"a reference of booleans of shape ({count},)", found, "give one for each image: is it robust?"
+        )

@@ -1,22 +1,33 @@
-"""What an audit says: a finding for each test, and one verdict."""
+"""The findings of an audit and its verdict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+
+from lowcurve.evaluation.columns import share_of_true
 
 Outcome = Literal["passed", "flag", "fail", "not run"]
 
 CLEAN = "no masking found by these tests"
 UNRELIABLE = "upper bound, evaluation unreliable: "
-CAVEAT = "fixed attacks are not adaptive ones: an attack made for this network may find what none of these found"
-"""What no audit can say, and what must stand beside every verdict. Reference: Tramer et al. 2020."""
+CAVEAT = "fixed attacks are not adaptive: an attack made for this network may find what none of these found"
+"""A limit of every audit, to be printed beside the verdict. Reference: Tramer et al. 2020."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One of the 21 tests, in words: when it is raised, what that means, what to do. differentiable: it needs gradients."""
+    """One of the 21 tests, described.
+
+    Args:
+        number: From 1 to 21.
+        name: Short name.
+        raised_if: Condition under which the test is a flag or fails.
+        means: What a raised test says about the robust accuracy.
+        hint: What to do then.
+        differentiable: Whether the test needs gradients of the network.
+    """
 
     number: int
     name: str
@@ -25,28 +36,48 @@ class Check:
     hint: str
     differentiable: bool = False
 
-    def judged(
-        self, measured: float, said: str, *, fail: float | None = None, flag: float | None = None, warned: bool = False
+    def judge(
+        self,
+        measured: float,
+        evidence: str,
+        *,
+        fail: float | None = None,
+        flag: float | None = None,
+        flagged: bool = False,
     ) -> "Finding":
-        """A finding by its number: above `fail` it fails, above `flag` (or warned for another reason) it is a flag."""
-        outcome: Outcome = "flag" if warned or (flag is not None and measured > flag) else "passed"
+        """Return a finding: a fail if the number is above `fail`, a flag if it is above `flag` or `flagged` is true.
+
+        Args:
+            measured: The number to judge.
+            evidence: One sentence with the figures.
+            fail: Threshold above which the test fails; None if it cannot fail.
+            flag: Threshold above which the test is a flag.
+            flagged: Whether the test is a flag for another reason.
+        """
+        outcome: Outcome = "flag" if flagged or (flag is not None and measured > flag) else "passed"
         if fail is not None and measured > fail:
             outcome = "fail"
-        return Finding(self, outcome, measured, flag if fail is None else fail, said)
+        return Finding(self, outcome, measured, flag if fail is None else fail, evidence)
 
-    def not_run(self, why: str) -> "Finding":
-        """A finding that says why there is none."""
-        return Finding(self, "not run", None, None, why)
+    def not_run(self, reason: str) -> "Finding":
+        """Return the finding of a test that did not run, with the reason."""
+        return Finding(self, "not run", None, None, reason)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one test found. measured: the number that was judged; threshold: beyond it the test fails, or is a flag where
-    it cannot fail; said: one sentence with the figures.
+    """The result of one test.
+
+    Attributes:
+        check: The test.
+        outcome: "passed", "flag", "fail" or "not run".
+        measured: The number that was judged; None if the test did not run.
+        threshold: Number above which the test fails, or is a flag if it cannot fail.
+        evidence: One sentence with the figures.
 
     Example:
-        >>> check = Check(5, "zero gradient", "it is 0", "attacks stand still", "smooth the network")
-        >>> finding = check.judged(0.2, "20 of 100 gradients are zero", fail=0.01, flag=0.0)
+        >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
+        >>> finding = check.judge(0.2, "20 of 100 gradients are zero", fail=0.01, flag=0.0)
         >>> finding.outcome, finding.number, finding.hint
         ('fail', 5, 'smooth the network')
     """
@@ -55,11 +86,11 @@ class Finding:
     outcome: Outcome
     measured: float | None
     threshold: float | None
-    said: str
+    evidence: str
 
     @property
     def number(self) -> int:
-        """1 to 21, as in the table of the reference."""
+        """The test's number, 1 to 21."""
         return self.check.number
 
     @property
@@ -69,53 +100,91 @@ class Finding:
 
     @property
     def raised_if(self) -> str:
-        """When the test is raised."""
+        """The condition under which the test is raised."""
         return self.check.raised_if
 
     @property
     def means(self) -> str:
-        """What it means that it is raised."""
+        """What a raised test says about the robust accuracy."""
         return self.check.means
 
     @property
     def hint(self) -> str:
-        """What to do then."""
+        """What to do if the test is raised."""
         return self.check.hint
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Audit:
-    """What the tests found, in order of cost, and what that says about the robust accuracy of the network.
+    """The findings of an audit and its verdict on a network's robust accuracy.
 
-    examples: how many were looked at. standing: for each attack at the ball's radius that was shown every example, who
-    stands under it (correct before it and after), one entry an example; "worst case" is who stands under all of them and
-    was fooled by nothing else. beyond: the places of the examples that fell to an attack without gradients only.
-    conditions: under which all this holds, in words.
+    Attributes:
+        findings: One finding per test, in order of cost.
+        examples: Number of images.
+        robust: For each attack that was tried on all images, which images are robust under it: correct before and after
+            the attack. "worst case" joins all attacks, also those that were tried on some images only.
+        beyond_gradients: Numbers of the images that were fooled only by attacks without gradients.
+        conditions: Attack settings, versions and everything else that the findings depend on, by name.
 
     Example:
-        >>> check = Check(5, "zero gradient", "it is 0", "attacks stand still", "smooth the network")
-        >>> finding = check.judged(0.2, "20 of 100 gradients are zero", fail=0.01)
-        >>> audit = Audit((finding,), 100, {}, np.array([], dtype=int), {})
-        >>> audit.reliable, audit.verdict
-        (False, 'upper bound, evaluation unreliable: zero gradient (20 of 100 gradients are zero)')
+        >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
+        >>> finding = check.judge(0.2, "20 of 100 gradients are zero", fail=0.01)
+        >>> Audit((finding,), 100, {"worst case": np.arange(100) < 50}, np.array([], dtype=int), {})
+        Audit of 100 images: upper bound, evaluation unreliable: zero gradient (20 of 100 gradients are zero)
+        robust accuracy at most 50.0% (95% CI 40.4-59.6%, 50 of 100)
+        fail  5. zero gradient: 20 of 100 gradients are zero
+              attacks do not move
+              To do: smooth the network
     """
 
     findings: tuple[Finding, ...]
     examples: int
     robust: Mapping[str, np.ndarray]
-    beyond: np.ndarray
+    beyond_gradients: np.ndarray
     conditions: Mapping[str, str]
 
     @property
     def reliable(self) -> bool:
-        """Whether no test failed. Never that the network is robust."""
-        return all(finding.outcome != "fail" for finding in self.findings)
+        """Whether no test failed. This does not mean that the network is robust."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Finding, ...]:
+        """The tests that failed."""
+        return tuple(finding for finding in self.findings if finding.outcome == "fail")
 
     @property
     def verdict(self) -> str:
         """'no masking found by these tests', or 'upper bound, evaluation unreliable: ...' with every test that failed.
 
-        A robust accuracy of this network is not to be printed without it.
+        Print it beside every robust accuracy of the network.
         """
-        failed = [f"{finding.name} ({finding.said})" for finding in self.findings if finding.outcome == "fail"]
+        failed = [f"{finding.name} ({finding.evidence})" for finding in self.failed]
         return UNRELIABLE + "; ".join(failed) if failed else CLEAN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return verdict, findings and conditions as plain numbers and strings, ready for JSON."""
+        names = ("number", "name", "outcome", "measured", "threshold", "evidence", "means", "hint")
+        findings = [{name: getattr(finding, name) for name in names} for finding in self.findings]
+        return {
+            "verdict": self.verdict,
+            "reliable": self.reliable,
+            "findings": findings,
+            "conditions": dict(self.conditions),
+        }
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row per test."""
+        import pandas
+
+        return pandas.DataFrame(self.to_dict()["findings"])
+
+    def __repr__(self) -> str:
+        lines = [f"Audit of {self.examples} images: {self.verdict}"]
+        if "worst case" in self.robust:
+            lines.append(f"robust accuracy at most {share_of_true(self.robust['worst case'])}")
+        for finding in self.findings:
+            if finding.outcome in ("fail", "flag"):
+                lines.append(f"{finding.outcome}  {finding.number}. {finding.name}: {finding.evidence}")
+                lines += [f"      {finding.means}", f"      To do: {finding.hint}"]
+        return "\n".join(lines)

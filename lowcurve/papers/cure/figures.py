@@ -311,7 +311,7 @@ def figure_11(context: Context) -> Reproduction:
         trained = train_row(context, row, wanted[row])
         few, ball = trained.data.test.take(slice(trained.study.evaluation.examples)), trained.study.ball()
         outcome = evaluation.attack(trained.model, few, PGD(ball, steps=20), seed=trained.study.seed)
-        fooled = torch.from_numpy(outcome.fallen_to == "PGD")
+        fooled = torch.from_numpy(outcome.fooled_by == "PGD")
         like = next(trained.model.parameters())
         seen, taken = (
             evaluation.logits_of(model, outcome.inputs.to(like), few.y.to(like.device)).argmax(1).cpu()

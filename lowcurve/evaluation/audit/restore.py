@@ -1,4 +1,4 @@
-"""The network on loan: looked at, and given back as it came."""
+"""Restore a network's state after an audit, whatever its forward pass did."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from lowcurve.evaluation.measuring import logits_of, require_examples
 
 
 @contextmanager
-def given_back(model: nn.Module) -> Iterator[None]:
-    """Inside, no parameter asks for a gradient; afterwards gradients and buffers of the model are as they were.
+def restored(model: nn.Module) -> Iterator[None]:
+    """Restore the gradients and buffers of the model afterwards; inside, no parameter requires a gradient.
 
-    A forward pass that is not what it should be (one that trains, or counts, or optimizes) may change all of them.
+    A faulty forward pass, one that trains, counts or optimizes, may change all of them.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
@@ -24,8 +24,8 @@ def given_back(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for parameter, gradient, wanted in gradients:
-            parameter.requires_grad_(wanted)
+        for parameter, gradient, required in gradients:
+            parameter.requires_grad_(required)
             parameter.grad = gradient
         with torch.no_grad():
             for buffer, value in buffers:
@@ -33,7 +33,7 @@ def given_back(model: nn.Module) -> Iterator[None]:
 
 
 def clean_logits(model: nn.Module, examples: Examples, batch_size: int) -> Tensor:
-    """The logits of all examples, once they and the network are fit to be looked at."""
+    """Return the logits of all examples, or refuse a network or examples that cannot be evaluated."""
     require_examples(model, examples)
     like = next(model.parameters(), torch.zeros(()))
     x, y = examples.pixels(slice(None)).to(like.dtype), examples.y

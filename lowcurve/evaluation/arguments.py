@@ -1,0 +1,95 @@
+"""The arguments that all evaluations share: a model, images with labels, and what to do with them."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from lowcurve.attacks import Suite
+from lowcurve.data.batches import Examples
+from lowcurve.data.coercion import Data, Labels, are_labels, as_examples
+from lowcurve.errors import InputError
+from lowcurve.types import AttackFunction, Measure
+
+T = TypeVar("T")
+
+
+def split_arguments(
+    model: nn.Module, images: Data, labels: Labels | T | None, what: T | None
+) -> tuple[Examples, T | None]:
+    """Return the examples and the last argument of a call (model, images, labels, what) or (model, data, what).
+
+    Raises:
+        InputError: If the model is no network, or the images and labels cannot be read; see `as_examples`.
+
+    Example:
+        >>> import torch
+        >>> examples, what = split_arguments(nn.Identity(), torch.zeros(2, 3), [0, 1], "attack")
+        >>> len(examples), what, split_arguments(nn.Identity(), examples, "attack", None)[1]
+        (2, 'attack', 'attack')
+    """
+    require_model(model)
+    if what is None and not are_labels(labels):
+        return as_examples(images), labels  # type: ignore[return-value]
+    return as_examples(images, labels), what  # type: ignore[arg-type]
+
+
+def require_model(model: object) -> None:
+    """Refuse a model that is no torch network."""
+    if not isinstance(model, nn.Module):
+        hint = "put the model first: (model, images, labels, ...)"
+        raise InputError("a torch.nn.Module as the model", type(model).__name__, hint)
+
+
+def require_attack(method: object) -> AttackFunction:
+    """Return the attack, or refuse what is none."""
+    if not _takes(method, None, None, None, generator=None):
+        raise InputError("an attack", _described(method), 'write lc.PGD("linf", 8/255) or lc.strong("linf", 8/255)')
+    return method  # type: ignore[return-value]
+
+
+def members_of(method: AttackFunction) -> tuple[tuple[str, AttackFunction], ...]:
+    """Return the attacks of a suite with their names, or a single attack with the name of its type."""
+    return method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
+
+
+def name_measures(measures: Measure | Sequence[Measure] | Mapping[str, Measure] | object) -> dict[str, Measure]:
+    """Return measures by name: those of a mapping, or each under the name of its function or type.
+
+    Example:
+        >>> from lowcurve.geometry import gradient_norm
+        >>> list(name_measures(gradient_norm))
+        ['gradient norm']
+    """
+    if isinstance(measures, Mapping):
+        named = dict(measures)
+    else:
+        several: list[Any] = list(measures) if isinstance(measures, list | tuple) else [measures]
+        named = {getattr(one, "__name__", type(one).__name__).replace("_", " "): one for one in several}
+        if len(named) < len(several):
+            hint = "name them: {'first': ..., 'second': ...}"
+            raise InputError("measures of different kinds in a list", ", ".join(named), hint)
+    for measure in named.values() or [None]:
+        if not _takes(measure, None, None):
+            raise InputError("a measure", _described(measure), "write lc.Curvature()")
+    return named
+
+
+def _takes(function: object, *arguments: None, **options: None) -> bool:
+    """Return whether a function can be called with so many arguments and these options."""
+    if not callable(function) or isinstance(function, nn.Module | type):
+        return False
+    try:
+        inspect.signature(function).bind(*arguments, **options)
+    except TypeError:
+        return False
+    except ValueError:  # a function without a signature, as some of C
+        return True
+    return True
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"the class {value.__name__} itself" if isinstance(value, type) else repr(value)[:80]

@@ -1,0 +1,91 @@
+"""The result of an attack over a data set."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from lowcurve.evaluation.columns import share_of_true
+
+if TYPE_CHECKING:
+    from lowcurve.results.statistics import Proportion
+
+CLEAN = "clean"
+"""Entry of `fooled_by` for an image that is misclassified without an attack."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttackResult:
+    """The result of an attack, one entry per image.
+
+    Attributes:
+        robust: Whether the image is classified correctly, clean and under every attack. The mean is the robust
+            accuracy: an upper bound, since a stronger attack may exist.
+        distance: Length of the perturbation from the clean image to `inputs`, in `norm`.
+        inputs: The attacked images.
+        fooled_by: Name of the attack that fooled the network, "clean" if it was wrong without an attack, "" if none did.
+        forward_passes: Number of points at which the network was evaluated before it was fooled, over all attacks.
+        norm: Name of the norm of `distance`.
+
+    Example:
+        >>> import torch
+        >>> fooled_by = np.array(["", "PGD", "clean", ""])
+        >>> AttackResult(fooled_by == "", np.zeros(4), torch.zeros(4, 2), fooled_by, np.ones(4, dtype=int), "l_inf")
+        Attack on 4 images
+        clean accuracy   75.0% (95% CI 30.1-95.4%, 3 of 4)
+        robust accuracy  50.0% (95% CI 15.0-85.0%, 2 of 4)
+        fooled by        PGD: 1
+    """
+
+    robust: np.ndarray
+    distance: np.ndarray
+    inputs: Tensor
+    fooled_by: np.ndarray
+    forward_passes: np.ndarray
+    norm: str = ""
+
+    @property
+    def clean(self) -> np.ndarray:
+        """Whether each image is classified correctly without an attack."""
+        return self.robust_to()
+
+    @property
+    def robust_accuracy(self) -> "Proportion":
+        """The share of images that stay correctly classified under every attack, with its 95 % interval."""
+        return share_of_true(self.robust)
+
+    @property
+    def clean_accuracy(self) -> "Proportion":
+        """The share of images that are classified correctly without an attack, with its 95 % interval."""
+        return share_of_true(self.clean)
+
+    def robust_to(self, *names: str) -> np.ndarray:
+        """Return for each image whether it is correct under these attacks, the first ones that were tried."""
+        return ~np.isin(self.fooled_by, (CLEAN, *names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but `inputs` as plain numbers, strings and lists, ready for JSON."""
+        accuracies = {"clean_accuracy": self.clean_accuracy.value, "robust_accuracy": self.robust_accuracy.value}
+        return {"norm": self.norm, **accuracies, **{name: values.tolist() for name, values in self._columns().items()}}
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row per image: clean, robust, fooled_by, distance, forward_passes."""
+        import pandas
+
+        return pandas.DataFrame(self._columns())
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        names = ("clean", "robust", "fooled_by", "distance", "forward_passes")
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        counts = Counter(name for name in self.fooled_by.tolist() if name not in ("", CLEAN))
+        fooled = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no attack"
+        return (
+            f"Attack on {len(self.robust)} images\n"
+            f"clean accuracy   {self.clean_accuracy}\n"
+            f"robust accuracy  {self.robust_accuracy}\n"
+            f"fooled by        {fooled}"
+        )

@@ -1,0 +1,299 @@
+"""What the tests of an audit share, so that no attack runs twice."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowcurve import randomness
+from lowcurve.analysis.norms import L2, Ball
+from lowcurve.attacks import PGD, Square, Suite
+from lowcurve.attacks.active_set import Observer, Outcome, carry_out
+from lowcurve.attacks.state import AttackBatch, is_fooled
+from lowcurve.attacks.suites import Effort, strong
+from lowcurve.data.batches import Examples
+from lowcurve.evaluation.attacking import attack
+from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.measuring import logits_of
+from lowcurve.evaluation.sharing import broadcast, gather, share_of
+from lowcurve.losses import log_odds, margin
+from lowcurve.types import AttackFunction, Loss, PerExample
+
+
+@dataclass
+class AuditState:
+    """The audited network, its correctly classified images, and what the tests have found so far.
+
+    Arrays "per correct image" have one entry for each image that is classified correctly without an attack; indices of
+    images count among these.
+
+    Attributes:
+        model: The network, in eval mode.
+        examples: All images.
+        correct: Whether each of all images is classified correctly.
+        ball: Norm, radius and pixel box.
+        budget: Cost of the tests.
+        seed: Seed of all random numbers.
+        batch_size: Images in a batch.
+        all_logits: Logits of all images.
+        substitute: Network for the transfer test, if given.
+        certified: Certificates of all images, if given.
+        reference: Robustness of all images under AutoAttack, if given.
+        differentiable: Whether the network has gradients, as test 4 found.
+        fooled: For each attack at the ball's radius, which correct images it fooled.
+        gradient_attacks: Names of the attacks that follow gradients.
+        by_radius: For each radius, which correct images PGD fooled there.
+        partial: Names of the attacks that were tried on some images only.
+        lost: Correct images that PGD fooled during its search, but not with its answer.
+        logits_as_given: Logits of repeated passes in the model's own mode, if that was not eval mode.
+        fabric: Processes that share the attacks; what the first one finds is used by all.
+    """
+
+    model: nn.Module
+    examples: Examples
+    correct: np.ndarray
+    ball: Ball
+    budget: Budget
+    seed: int
+    batch_size: int
+    all_logits: Tensor
+    substitute: nn.Module | None = None
+    certified: np.ndarray | None = None
+    reference: np.ndarray | None = None
+    differentiable: bool = True
+    fooled: dict[str, np.ndarray] = field(default_factory=dict)
+    gradient_attacks: list[str] = field(default_factory=list)
+    by_radius: dict[float, np.ndarray] = field(default_factory=dict)
+    partial: set[str] = field(default_factory=set)
+    lost: np.ndarray | None = None
+    logits_as_given: list[Tensor] | None = None
+    fabric: Any = None
+
+    def __post_init__(self) -> None:
+        self.correct_examples = self.examples.take(torch.from_numpy(np.flatnonzero(self.correct)))
+        self.x = self.correct_examples.pixels(slice(None)).to(self.like.dtype)
+        self.y = self.correct_examples.y
+        self.logits = self.all_logits[torch.from_numpy(self.correct)]
+        self.best_value = log_odds(self.logits, self.y).double().numpy()
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the network's precision and device."""
+        return next(self.model.parameters(), torch.zeros(()))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def margins(self) -> np.ndarray:
+        """The margin z_y - max z_k of every correct image."""
+        return np.asarray(margin(self.logits, self.y).numpy())
+
+    @property
+    def queried(self) -> np.ndarray:
+        """Indices of the correct images on which the costly tests run: the first `budget.images`."""
+        return np.arange(min(len(self), self.budget.images))
+
+    # --- the network at other points
+
+    def in_batches(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return function(x, y), computed in batches on the network's device, on the CPU."""
+        labels = self.y if y is None else y
+        parts = zip(torch.split(x, self.batch_size), torch.split(labels, self.batch_size), strict=True)
+        device = self.like.device
+        return torch.cat([function(a.to(device), b.to(device)).cpu() for a, b in parts])
+
+    def logits_at(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the logits at points x with labels y, by default those of the correct images."""
+        return self.in_batches(lambda a, b: logits_of(self.model, a, b), x, y)
+
+    def margins_at(self, x: Tensor, rows: np.ndarray) -> Tensor:
+        """Return the margins at points x of the images with these indices."""
+        y = self.y[torch.from_numpy(rows)]
+        return margin(self.logits_at(x, y), y)
+
+    # --- attacks
+
+    def streams(self, *path: object, rows: np.ndarray | None = None) -> randomness.Streams:
+        """Return a stream of random numbers per correct image, independent of the batch."""
+        streams = randomness.example_streams(randomness.stream(self.seed, *path), self.x, self.y)
+        return streams if rows is None else streams.take(torch.from_numpy(rows))
+
+    def pgd(self, loss: Loss = log_odds, steps: int | None = None, restarts: int = 1, ball: Ball | None = None) -> PGD:
+        """Return the PGD that all tests use unless they say otherwise."""
+        return PGD(ball or self.ball, steps=steps or self.budget.steps, loss=loss, restarts=restarts)
+
+    def fooled_by(
+        self,
+        name: str,
+        method: AttackFunction,
+        *,
+        gradients: bool = True,
+        rows: np.ndarray | None = None,
+        model: nn.Module | None = None,
+    ) -> np.ndarray:
+        """Return which correct images an attack fools at the ball's radius; the answer is stored under its name.
+
+        Single attacks start from the same random points, so that two of them differ only by what they do.
+
+        Args:
+            name: Name of the attack.
+            method: The attack.
+            gradients: Whether it follows gradients.
+            rows: Indices of the images to attack; None for all correct ones.
+            model: Network to attack in place of the audited one.
+        """
+        if name not in self.fooled:
+            found = np.zeros(len(self), dtype=bool)
+            chosen = np.arange(len(self)) if rows is None else rows
+            if len(chosen):
+                found[chosen] = self._attack(method, chosen, model)
+            self.record(name, found, gradients=gradients, partial=rows is not None)
+        return self.fooled[name]
+
+    def record(self, name: str, found: np.ndarray, *, gradients: bool, partial: bool = False) -> None:
+        """Store which correct images an attack fooled.
+
+        Args:
+            name: Name of the attack.
+            found: Whether each correct image was fooled.
+            gradients: Whether the attack follows gradients.
+            partial: Whether it was tried on some images only.
+        """
+        self.fooled[name] = broadcast(self.fabric, found)
+        if partial:
+            self.partial.add(name)
+        if gradients:
+            self.gradient_attacks.append(name)
+
+    def fooled_at(self, radius: float) -> np.ndarray:
+        """Return which correct images PGD fools at a radius."""
+        if radius == self.ball.radius:
+            self.by_radius[radius] = self.fooled_by_pgd()
+        if radius not in self.by_radius:
+            ball = replace(self.ball, radius=radius)
+            self.by_radius[radius] = self._attack(self.pgd(ball=ball), np.arange(len(self)), None)
+        return self.by_radius[radius]
+
+    def _attack(self, method: AttackFunction, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
+        suite = method if isinstance(method, Suite) else Suite((("PGD", method),))
+        few = self.correct_examples.take(torch.from_numpy(rows))
+        options = {"seed": self.seed, "batch_size": self.batch_size, "fabric": self.fabric, "progress": False}
+        with self._isolated():
+            found = attack(model or self.model, few, suite, **options)
+        return ~found.robust
+
+    def _isolated(self) -> AbstractContextManager[None]:
+        """Keep the global random state of all processes equal, although their networks may draw different amounts."""
+        if self.fabric is None or self.fabric.world_size == 1:
+            return nullcontext()
+        return randomness.temporary_seed(self.seed, "audit", self.fabric.global_rank)
+
+    def run_pgd(self, method: PGD, rows: np.ndarray, *, stop: bool, observe: Observer | None = None) -> Outcome:
+        """Run PGD once from each of these images.
+
+        Args:
+            method: The attack, with one restart.
+            rows: Indices of the images.
+            stop: Whether an image leaves once it is fooled.
+            observe: Called with every point that is evaluated.
+        """
+        there = torch.from_numpy(rows)
+        streams = randomness.example_streams(randomness.stream(self.seed, "attack", "PGD"), self.x, self.y)
+        x = self.x[there]
+        images = AttackBatch(self.model, x, self.y[there], self.ball.radii(x), streams.take(there), self.logits[there])
+        return carry_out(
+            method, images.with_streams(0), stop=stop, limit=self.batch_size, device=self.like.device, observe=observe
+        )  # fmt: skip
+
+    def attack_fully(self, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
+        """Return the attacked images; the attack on `model` does not stop early."""
+        there = torch.from_numpy(rows)
+
+        def perturb(x: Tensor, y: Tensor) -> Tensor:
+            # The same stream for every batch: an image's draws depend on it alone.
+            return method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
+
+        mine = share_of(self.fabric, len(there))
+        with self._isolated():
+            found = self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])
+        return found if len(mine) == len(there) else gather({"found": found}, mine)["found"]
+
+    # --- which images were fooled
+
+    def fooled_by_pgd(self) -> np.ndarray:
+        """Return which correct images PGD fools; `lost` gets those it fooled during the search only."""
+        if "PGD" not in self.fooled:
+            ever = np.zeros(len(self), dtype=bool)
+
+            def observe(numbers: Tensor, _state: object, _values: PerExample, logits: Tensor) -> None:
+                rows = numbers.cpu()
+                ever[rows.numpy()] |= is_fooled(logits.cpu(), self.y[rows]).numpy()
+
+            found = self.run_pgd(self.pgd(), np.arange(len(self)), stop=True, observe=observe)
+            answer = (self.logits_at(found.point).argmax(1) != self.y).numpy()
+            self.lost, self.best_value = ever & ~answer, broadcast(self.fabric, found.value.double().numpy())
+            self.record("PGD", answer, gradients=True)
+        return self.fooled["PGD"]
+
+    def still_robust(self) -> np.ndarray:
+        """Return the indices of the queried images that no gradient attack fooled, after APGD has been tried on them."""
+        if self.differentiable and "APGD" not in self.fooled:
+            members = strong(self.ball, effort=Effort(steps=self.budget.apgd_steps, relays=0)).members
+            follow = tuple(member for member in members if not isinstance(member[1], Square))
+            self.fooled_by("APGD", Suite(follow), rows=self._remaining())
+        return self._remaining()
+
+    def _remaining(self) -> np.ndarray:
+        return np.setdiff1d(self.queried, np.flatnonzero(self.fooled_by_gradients()))
+
+    def fooled_by_gradients(self) -> np.ndarray:
+        """Return which correct images were fooled by an attack that follows gradients."""
+        return self._join(self.gradient_attacks)
+
+    def fooled_by_any(self) -> np.ndarray:
+        """Return which correct images were fooled by any attack at the ball's radius."""
+        return self._join(list(self.fooled))
+
+    def _join(self, names: list[str]) -> np.ndarray:
+        found = np.zeros(len(self), dtype=bool)
+        for name in names:
+            found |= self.fooled[name]
+        return found
+
+    def fooled_beyond_gradients(self) -> np.ndarray:
+        """Return which correct images were fooled by an attack without gradients and by none with gradients."""
+        return np.asarray(self.fooled_by_any() & ~self.fooled_by_gradients())
+
+    def robust(self) -> np.ndarray:
+        """Return which of all images are classified correctly and were fooled by nothing at the ball's radius."""
+        return self.expand(~self.fooled_by_any())
+
+    def robust_columns(self) -> dict[str, np.ndarray]:
+        """Return which of all images are robust under each attack that was tried on all correct images."""
+        return {name: self.expand(~found) for name, found in self.fooled.items() if name not in self.partial}
+
+    # --- numbers
+
+    def expand(self, of_correct: np.ndarray) -> np.ndarray:
+        """Return a column of the correct images as one of all images, false where the network was wrong before."""
+        column = np.zeros(len(self.correct), dtype=bool)
+        column[self.correct] = of_correct
+        return column
+
+    def largest_radius(self) -> float:
+        """Return the radius at which the ball holds the whole pixel box."""
+        low, high = self.ball.box
+        return (high - low) * (self.x[0].numel() ** 0.5 if self.ball.norm == L2 else 1.0)
+
+    def share(self, rows: np.ndarray) -> float:
+        """Return the share of the correct images that a Boolean column selects."""
+        return float(rows.sum()) / len(self)
+
+    def accuracy_points(self, rows: np.ndarray) -> float:
+        """Return by how much the accuracy falls if these correct images are fooled: their share of all images."""
+        return float(rows.sum()) / len(self.correct)
