@@ -18,7 +18,7 @@ from pages import markdown
 from lowcurve.papers.common.units import make_units_table
 from lowcurve.papers.items import ITEMS
 from lowcurve.report import static_figure
-from lowcurve.results import Cell, Column, Curves, Result, Scatter, Table, beside, dump, load, merge
+from lowcurve.results import Cell, Column, Curves, Result, Scatter, Table, comparison_table, dump, load, merge
 
 HERE = Path(__file__).parent
 PAPERS = {
@@ -94,7 +94,7 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     facts.pop("took", None)  # that of one of them
     claims = ITEMS[facts["item"]].claims
     assert claims is not None, f"{facts['item']} has no claims of rows that are put together"
-    table = beside(said[-1].title, claims(results, facts["data"]), said[-1].caption, said[-1].conditions)
+    table = comparison_table(said[-1].title, claims(results, facts["data"]), said[-1].caption, said[-1].conditions)
     return {
         "facts": facts,
         "results": {name: dump(result) for name, result in {"beside the paper": table, **results}.items()},

@@ -13,7 +13,7 @@ from lowcurve.papers.common.lookup import as_curves, as_surface, as_table, read_
 from lowcurve.papers.common.seed_tables import claim_order
 from lowcurve.papers.items import ITEMS, get_item
 from lowcurve.papers.yu2018.tables import STRONG_ROWS
-from lowcurve.results import Claim, Column, Curves, Table, beside, holds, load
+from lowcurve.results import Claim, Column, Curves, Table, comparison_table, holds, load
 from lowcurve.store import Run
 
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_reproduced(words, sentence, capsys, tmp_path, monkeypatc
 def test_a_claim_is_shown_as_it_is_printed_and_ours_with_its_spread():
     assert Claim("LCNN: C", "25.30", "Table 1", (20.0, 18.0, 22.0)).shown == "20 [18, 22]"
     assert holds("a < b", "Table 1", False, "3, 2").shown == "does not hold (3, 2)"
-    table = beside("t", [Claim("clean", "81.2", "Table 2")], "caption", {"scale": "smoke"})
+    table = comparison_table("t", [Claim("clean", "81.2", "Table 2")], "caption", {"scale": "smoke"})
     assert table.rows == (("clean", "81.2", "not run", "Table 2"),)
     assert table.conditions == {"scale": "smoke"}
 
@@ -209,5 +209,5 @@ def test_data_is_that_of_the_scale_unless_another_is_asked_for():
     table = get_item("srinivas2022lcnn/table-1")
     assert [table.data_at(scale, None) for scale in ("smoke", "laptop", "paper")] == ["digits", "cifar10", "cifar100"]
     assert table.data_at("laptop", "mnist") == "mnist"
-    assert isinstance(beside("t", []), Table)
-    assert beside("t", []).columns[0] == Column("number", "What it is of.")
+    assert isinstance(comparison_table("t", []), Table)
+    assert comparison_table("t", []).columns[0] == Column("number", "The number or statement.")

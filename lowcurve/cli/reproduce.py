@@ -89,7 +89,7 @@ def run(command: str, words: list[str]) -> int:
 
 @contextmanager
 def _for_minutes(minutes: float | None) -> Iterator[None]:
-    """Raise KeyboardInterrupt inside after so many minutes."""
+    """Raise KeyboardInterrupt after a number of minutes, or never."""
     if minutes is None:
         yield
         return

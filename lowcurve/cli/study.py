@@ -154,7 +154,7 @@ def _compute(
 
 
 def _describe_plan(study: "Study") -> str:
-    """Tell which networks are trained from the user's own, and from which weights."""
+    """List the networks that are trained for a user's own network, with the weights they start from."""
     from lowcurve.study.pipeline import training_plan
 
     starts = {"": f"the weights that {study.model} returns", "given": "the weights in --weights"}

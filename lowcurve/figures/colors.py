@@ -14,7 +14,7 @@ from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, merge, proportion
-from lowcurve.results.cells import CELLS, NETWORK, counted, spread
+from lowcurve.results.cells import CELLS, NETWORK, count_examples, spread
 from lowcurve.types import AttackFunction, Measure, Progress, silent
 
 ATTACKS: Mapping[str, AttackFunction] = {"hue": HueShift(), "color box": ColorBox(), "recoloring": Recoloring()}
@@ -88,7 +88,7 @@ def color_table(
     row += [spread(values[clean]) if clean.any() else None for _, values in spreads]
     headings = [column for column, _ in (*shares, *spreads)]
     conditions = {
-        **counted(examples, "test"),
+        **count_examples(examples, "test"),
         "hue": "in HSV; a circle of 36 angles, refined where the margin is low",
         "shares": "with 95 % interval",
         "BatchNorm": "eval mode",

@@ -13,7 +13,7 @@ from lowcurve.figures.paths import MIXED, NATURAL, NOISE, path_results
 from lowcurve.figures.same_images import SameImages
 from lowcurve.papers.common.context import Context, Item, Reproduction
 from lowcurve.papers.common.lookup import as_table, read_records, read_value
-from lowcurve.results import UNSAID, Cell, Result, holds
+from lowcurve.results import NOT_IN_PAPER, Cell, Result, holds
 from lowcurve.study.presets import preset, shorten
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Study
@@ -131,7 +131,12 @@ def loop_filling(context: Context) -> Reproduction:
     results = context.load_or_compute("filled", ("filled", made, loops), make)
     table = as_table(results["numbers"])
     claims = [
-        holds(f"{name}: every loop that closes can be filled", UNSAID, 0 < closed == share, f"{share:.1%} of {count}")
+        holds(
+            f"{name}: every loop that closes can be filled",
+            NOT_IN_PAPER,
+            0 < closed == share,
+            f"{share:.1%} of {count}",
+        )
         for name, count, closed, share in (
             (row[0], row[1], read_value(row[2]), read_value(row[3])) for row in table.rows
         )
@@ -162,6 +167,6 @@ ITEMS = tuple(
         ("flatness", "Principal curvatures of the boundary", "section 4", flatness),
         ("vulnerability", "Vulnerability along curved and random directions", "section 4", vulnerability),
         ("perturbed", "Detection of perturbed images by curvature", "section 5", perturbation_detection),
-        ("filled", "Filled loops of images (arXiv 2605.06380)", UNSAID, loop_filling),
+        ("filled", "Filled loops of images (arXiv 2605.06380)", NOT_IN_PAPER, loop_filling),
     )
 )

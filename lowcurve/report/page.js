@@ -1,4 +1,4 @@
-// Draws every plot of the page from the JSON beside it, in the colors that the page has at the moment.
+// Draws every plot of the page from the JSON next to it, in the page's current colors.
 (() => {
   "use strict";
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -61,11 +61,11 @@
     });
   };
 
-  // The same numbers in space: what lies over the map lies on the surface.
+  // Shows the same numbers in space: lines and marks over the map are put on the surface.
   const solid = (lift) => (trace) => {
     if (trace.z) {
       const level = trace.contours?.start;
-      // Plotly adds lines of its own where both ends are one number.
+      // Plotly adds contour lines of its own if start and end are equal.
       const reach = trace.zmax - trace.zmin;
       const line = { show: level !== undefined, start: level, end: level + reach / 1e4, size: reach, color: "#111111", width: 4 };
       const { x, y, z, colorscale } = trace;
@@ -73,18 +73,18 @@
         contours: { z: line }, hovertemplate: trace.hovertemplate }];
     }
     if (trace.meta === "halo") return [];
-    // A little above it, or the surface would swallow half of it.
+    // Slightly above the surface, which would otherwise hide half of a line.
     const raised = trace.customdata.map((z) => (z === null ? null : z + lift));
     const { customdata, line, marker, hovertemplate, ...rest } = trace;
     const stroke = marker ? {} : { line: { ...line, width: 5 } };
-    // Space knows no triangles, and draws crosses by halves.
+    // Plots in space have no triangles and draw only half of each cross.
     const symbol = marker?.symbol === "circle" ? "circle" : "diamond";
     const point = marker ? { marker: { ...marker, size: 5, symbol } } : {};
     return [{ ...rest, ...stroke, ...point, type: "scatter3d", z: raised, hovertemplate }];
   };
 
   const scene = (axes) => ({
-    // From where an attack goes, which is upwards on the flat map.
+    // Seen from the direction of the attack, which points upwards on the flat map.
     camera: { eye: { x: 1.3, y: 1.75, z: 0.95 }, center: { x: 0, y: 0, z: -0.12 } }, aspectmode: "cube",
     ...Object.fromEntries(["xaxis", "yaxis", "zaxis"].map((name) => [name, {
       showspikes: false, tickfont: { size: 10 }, nticks: 5, ...axes[name], title: { ...axes[name].title, font: { size: 11 } },
@@ -92,7 +92,7 @@
   });
 
   const given = new Map(plots.map((plot) => [plot, JSON.parse(plot.nextElementSibling.textContent)]));
-  // The text under the pointer is made here: ten thousand names would weigh more than the map.
+  // Hover texts are made here: ten thousand names would be larger than the map.
   given.forEach(({ data, classes }) => {
     if (classes) data[0].text = data[0].z.map((row) => row.map((k) => classes[k]));
   });
@@ -121,7 +121,7 @@
       Plotly.purge(plot);
       (space ? spatial : flat)(plot).then(() => {
         if (!space) return;
-        // All panels are seen from where one of them is.
+        // Turning one panel turns all of them.
         plot.on("plotly_relayout", (change) => {
           const camera = change["scene.camera"];
           if (!camera || plot.following) return;
@@ -137,7 +137,7 @@
   const turns = [...document.querySelectorAll("button.turn")];
   turns.forEach((button) => button.addEventListener("click", () => {
     const space = !pressed(button);
-    // A browser has room for a few drawings in space: one section at a time.
+    // Browsers allow only a few plots in space, so one section has them at a time.
     turns.filter((other) => other !== button && pressed(other)).forEach((other) => shown(other, false));
     shown(button, space);
   }));
@@ -148,7 +148,7 @@
   document.querySelectorAll(".names").forEach((list) => list.addEventListener("click", toggle(list)));
   recolor();
   dark.addEventListener("change", recolor);
-  // Paper is light and narrower than most windows; the style sheet says how wide.
+  // Printed pages are light and narrow; the style sheet sets the width.
   const print = matchMedia("print");
   print.addEventListener("change", () => {
     recolor();

@@ -147,10 +147,10 @@ def _drawable(values: Sequence[float | None], logarithmic: bool) -> list[float |
 def _traces(
     curves: Curves, number: int, name: str, line: Line, style: Style
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The line's band, if it has one, and the line; the legend finds both by their number."""
+    """Return the traces of a line's band, or None, and of the line."""
     x, y = _drawable(curves.x, curves.x_logarithmic), _drawable(line.y, curves.y_logarithmic)
     shared = _trace(number, name)
-    # A point alone between two gaps is only its marker, so that a line with gaps shows them all.
+    # A point between two gaps is visible only as a marker, so a line with gaps shows every marker.
     marker = {"color": style.color, "symbol": style.marker, "size": 7, "maxdisplayed": 0 if None in y else 24}
     drawn = {
         **shared,
@@ -182,7 +182,7 @@ def _traces(
 def _outline(
     x: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Closed polygons around each unbroken stretch of the band, a null between them."""
+    """Return closed polygons around each unbroken stretch of the band, with None between them."""
     stretches: list[list[tuple[float, float, float]]] = [[]]
     for point in zip(x, low, high, strict=True):
         position, bottom, top = point
@@ -200,12 +200,12 @@ def _outline(
 
 
 def _trace(number: int, name: str) -> dict[str, Any]:
-    """What every trace of a name has; the legend finds it by its number."""
+    """Return the entries that all traces of a name share. The legend finds them by the number."""
     return {"type": "scatter", "name": escape_for_plotly(name), "legendgroup": str(number)}
 
 
 def _point_trace(scatter: Scatter, number: int, name: str, points: Points, style: Style) -> dict[str, Any]:
-    """Points that cannot be drawn stay as gaps, so that a point's number is its example's."""
+    """Return points as a trace. Those that cannot be drawn stay as gaps, so a point's number is its example's."""
     x, y = _drawable(points.x, scatter.x_logarithmic), _drawable(points.y, scatter.y_logarithmic)
     below = [a is not None and b is not None and b < a for a, b in zip(x, y, strict=True)]
     symbols = [f"{style.marker}-open" if under else style.marker for under in below]
@@ -221,14 +221,14 @@ def _point_trace(scatter: Scatter, number: int, name: str, points: Points, style
             "opacity": 0.7,
             "line": {"color": style.color, "width": 1.5 if scatter.diagonal else 0},
         },
-        # The name inside, for plotly's own box beside the numbers is white on a dark page and cuts long names.
+        # Plotly's own box for the name is white on a dark page and cuts long names, so the name is inside the text.
         "hovertemplate": "%{fullData.name}<br>example %{pointNumber}<br>%{x}, %{y}<extra></extra>",
         "cliponaxis": False,
     }
 
 
 def _diagonal(values: Sequence[float | None], logarithmic: bool) -> list[dict[str, Any]]:
-    """The line y = x through all values, if there are any; the page's script gives it its color."""
+    """Return the line y = x through all values, if there are any. The page's script colors it."""
     drawn = [v for v in _drawable(values, logarithmic) if v is not None]
     if not drawn:
         return []
@@ -258,7 +258,7 @@ def _points_of(points: int) -> str:
 
 
 def _count_undrawn(plot: Plot, pairs: Iterable[tuple[float | None, float | None]]) -> str:
-    """A gap on a logarithmic axis hides a number; say how many."""
+    """Count the numbers that are gaps on a logarithmic axis."""
     lost = sum(
         (plot.x_logarithmic and x is not None and x <= 0) or (plot.y_logarithmic and y is not None and y <= 0)
         for x, y in pairs

@@ -1,10 +1,10 @@
-"""What a study found, as numbers only: no tensors, no drawing, no disk.
+"""Results as plain numbers, without tensors, drawing or files.
 
-A result holds everything that its picture needs and the conditions under which its numbers hold; `dump` and `load`
-carry it through JSON without loss.
+A result holds everything that its picture needs, and the conditions under which its numbers hold. `dump` and `load` convert
+it to JSON and back.
 """
 
-from lowcurve.results.claims import UNSAID, Claim, beside, holds
+from lowcurve.results.claims import NOT_IN_PAPER, Claim, comparison_table, holds
 from lowcurve.results.comparison import join, merge
 from lowcurve.results.exchange import dump, load
 from lowcurve.results.kinds import (
@@ -30,7 +30,7 @@ from lowcurve.results.versions import code_version, training_version
 __all__ = [
     "KINDS", "Cell", "Column", "Conditions", "Curves", "Gallery", "Line", "Panel", "Plot", "Points",
     "Result", "Scatter", "Surface", "Table",
-    "Claim", "UNSAID", "beside", "holds",
+    "Claim", "NOT_IN_PAPER", "comparison_table", "holds",
     "Proportion", "Summary", "proportion", "summarize",
     "describe", "dump", "load", "join", "merge",
     "code_version", "training_version",

@@ -1,19 +1,23 @@
-"""A paper's numbers beside ours."""
+"""Claims of papers, compared with our numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowcurve.results.kinds import Cell, Column, Conditions, Table
 
-UNSAID = "not in the paper"
+NOT_IN_PAPER = "not in the paper"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, as it is printed, and ours.
+    """A number or statement of a paper, with ours.
 
-    name: what the number is, "LCNN: mean ‖H‖". paper: as printed. where: table, figure or section. ours: a number, one with its
-    spread, or text; None where it was not run. form: how ours is written, a format specification.
+    Args:
+        name: What the number is, such as "LCNN: mean ‖H‖".
+        paper: The paper's number, as printed.
+        where: Table, figure or section of the paper.
+        ours: Our number, a number with its interval, or text. None if it was not run.
+        form: Format specification of our number.
 
     Example:
         >>> Claim("CURE: PGD-20", "36.3 %", "Table 2", 0.352, ".1%").shown
@@ -28,35 +32,49 @@ class Claim:
 
     @property
     def shown(self) -> str:
-        """Ours, as it is written."""
+        """Our number as text."""
         return "not run" if self.ours is None else Column("", form=self.form).write(self.ours)
 
 
 def holds(name: str, where: str, found: bool | None, evidence: str = "") -> Claim:
-    """A sentence of a paper as a claim: whether it holds of ours, and the numbers that say so.
+    """Return a claim that a statement holds for our numbers, or does not.
 
-    where: `UNSAID` for a sentence of which the paper says nothing; its column is a dash then.
+    Args:
+        name: The statement.
+        where: Its place in the paper, or `NOT_IN_PAPER` for a statement of ours.
+        found: True if it holds, None if it was not run.
+        evidence: The numbers that show it.
 
     Example:
         >>> holds("LCNN curves less than standard", "Table 1", True, "C 20 and 90").shown
         'holds (C 20 and 90)'
     """
-    said = None if found is None else f"{'holds' if found else 'does not hold'}{f' ({evidence})' if evidence else ''}"
-    return Claim(name, "–" if where == UNSAID else "holds", where, said)
+    verdict = (
+        None if found is None else f"{'holds' if found else 'does not hold'}{f' ({evidence})' if evidence else ''}"
+    )
+    return Claim(name, "–" if where == NOT_IN_PAPER else "holds", where, verdict)
 
 
-def beside(title: str, claims: Sequence[Claim], caption: str = "", conditions: Conditions | None = None) -> Table:
-    """The claims as a table.
+def comparison_table(
+    title: str, claims: Sequence[Claim], caption: str = "", conditions: Conditions | None = None
+) -> Table:
+    """Return a table of claims.
+
+    Args:
+        title: Its title.
+        claims: The rows.
+        caption: Its caption.
+        conditions: Conditions under which our numbers hold.
 
     Example:
-        >>> beside("Table 2", [Claim("CURE: clean", "81.2", "Table 2")]).rows
+        >>> comparison_table("Table 2", [Claim("CURE: clean", "81.2", "Table 2")]).rows
         (('CURE: clean', '81.2', 'not run', 'Table 2'),)
     """
     columns = (
-        Column("number", "What it is of."),
-        Column("paper", "As it is printed."),
-        Column("ours", "What was found here, under the conditions below."),
-        Column("where", "Where it stands in the paper."),
+        Column("number", "The number or statement."),
+        Column("paper", "As printed."),
+        Column("ours", "Our result under the conditions below."),
+        Column("where", "Place in the paper."),
     )
     rows = tuple((claim.name, claim.paper, claim.shown, claim.where) for claim in claims)
     return Table(title, columns, rows, caption, conditions or {})

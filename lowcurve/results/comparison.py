@@ -1,4 +1,4 @@
-"""Several networks' results side by side."""
+"""Combine the results of several networks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,9 +10,15 @@ from lowcurve.results.kinds import Cell, Column, Curves, Gallery, Result, Scatte
 
 
 def merge(parts: Sequence[Result]) -> Result:
-    """One result from those of several networks: rows below one another, lines, points and panels into one figure.
+    """Merge results of one kind: tables get all rows, figures all lines, points or panels.
 
-    Title, caption, columns and axes must be the same; conditions that all share are kept.
+    Title and caption are the first result's. Conditions that all share are kept.
+
+    Args:
+        parts: One result per network, with the same columns or axes.
+
+    Raises:
+        InputError: If kinds, columns or axes differ.
 
     Example:
         >>> first, second = (Table("t", (Column("network"),), ((name,),)) for name in ("standard", "CURE"))
@@ -59,9 +65,15 @@ def _grid(surface: Surface) -> tuple[object, ...]:
 
 
 def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: str = "") -> Table:
-    """One table with the chosen columns of several, their rows matched by the first cell.
+    """Join chosen columns of several tables, with rows matched by their first cell.
 
-    What is missing is left empty; conditions in which the tables differ name their table.
+    Missing cells are empty. A condition in which the tables differ is kept once per table, with the table's name.
+
+    Args:
+        title: Title of the new table.
+        tables: The tables.
+        columns: Headings of the columns to keep, in this order.
+        caption: Caption of the new table.
 
     Example:
         >>> a = Table("a", (Column("network"), Column("accuracy")), (("CURE", 0.9),))
@@ -78,10 +90,9 @@ def join(title: str, tables: Sequence[Table], columns: Sequence[str], caption: s
             cells.setdefault(row[0], {}).update(dict(zip(names, row, strict=True)))
     chosen = tuple(found[name] for name in columns if name in found)
     rows = tuple(tuple(row.get(column.heading) for column in chosen) for row in cells.values())
-    said = {k: {t.conditions[k] for t in tables if k in t.conditions} for t in tables for k in t.conditions}
-    # Where two tables differ in a condition, each is said with the table that it belongs to.
+    values = {k: {t.conditions[k] for t in tables if k in t.conditions} for t in tables for k in t.conditions}
     conditions = {
-        key if len(said[key]) == 1 else f"{key} ({table.title.lower()})": value
+        key if len(values[key]) == 1 else f"{key} ({table.title.lower()})": value
         for table in tables
         for key, value in table.conditions.items()
     }

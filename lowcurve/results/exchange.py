@@ -12,9 +12,12 @@ from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Panel, 
 
 
 def dump(result: Result) -> dict[str, Any]:
-    """The result as plain JSON values; arrays as nested lists of four decimals, numbers that are not finite as null.
+    """Convert a result to plain JSON values.
 
-    The values of a surface keep five digits, however small they are.
+    Pixels are rounded to four decimals and a surface's values to five digits. Numbers that are not finite become null.
+
+    Args:
+        result: The result.
     """
     kind = next(name for name, cls in KINDS.items() if isinstance(result, cls))
     content = {f.name: _plain(getattr(result, f.name)) for f in dataclasses.fields(result)}
@@ -22,7 +25,13 @@ def dump(result: Result) -> dict[str, Any]:
 
 
 def load(content: Mapping[str, Any]) -> Result:
-    """The result that `dump` wrote.
+    """Convert the JSON values of `dump` back to a result.
+
+    Args:
+        content: What `dump` returned.
+
+    Raises:
+        InputError: If the kind of result is unknown.
 
     Example:
         >>> table = Table("t", (Column("a"),), ((1.5,),))

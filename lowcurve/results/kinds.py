@@ -1,4 +1,4 @@
-"""The kinds of result: numbers, and the conditions under which they hold."""
+"""The kinds of results: numbers with the conditions under which they hold."""
 
 import itertools
 import math
@@ -16,14 +16,23 @@ Conditions = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading, what it means in one sentence, and how its numbers are written (a format specification)."""
+    """A column of a table.
+
+    Args:
+        heading: Its heading.
+        meaning: What it means, in one sentence.
+        form: Format specification of its numbers.
+    """
 
     heading: str
     meaning: str = ""
     form: str = ".3g"
 
     def write(self, cell: Cell) -> str:
-        """The cell as a reader sees it; a number that is not finite is a dash, as it is after `dump` and `load`.
+        """Return a cell as text. A number that is missing or not finite is a dash.
+
+        Args:
+            cell: Text, a number, or a number with its interval.
 
         Example:
             >>> Column("clean accuracy", form=".1%").write(0.9722), Column("network").write("CURE")
@@ -41,7 +50,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns."""
+    """Rows of cells under named columns.
+
+    Args:
+        title: Its title.
+        columns: Its columns.
+        rows: Rows with one cell per column.
+        caption: What a reader must know beyond the columns' meanings.
+        conditions: Conditions under which the numbers hold, by name.
+    """
 
     title: str
     columns: tuple[Column, ...]
@@ -57,7 +74,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: y over the x of its `Curves`, with an optional band."""
+    """One line of `Curves`.
+
+    Args:
+        y: One value per x; None leaves a gap.
+        low: Lower end of a band around it.
+        high: Upper end of the band.
+    """
 
     y: tuple[float | None, ...]
     low: tuple[float | None, ...] | None = None
@@ -66,7 +89,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Curves:
-    """Named lines over one axis."""
+    """Named lines over one axis.
+
+    Args:
+        title: Their title.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
+        x: Places of all lines on the horizontal axis.
+        lines: The lines by name.
+        caption: What a reader must know.
+        conditions: Conditions under which the numbers hold, by name.
+        x_logarithmic: Use a logarithmic horizontal axis.
+        y_logarithmic: Use a logarithmic vertical axis.
+    """
 
     title: str
     x_label: str
@@ -87,7 +122,12 @@ class Curves:
 
 @dataclass(frozen=True)
 class Points:
-    """One network's points, one an example: what was found for example i is (x[i], y[i]); or the corners of a line."""
+    """One network's points, one per example, or the corners of a line.
+
+    Args:
+        x: Horizontal coordinates.
+        y: Vertical coordinates, as many.
+    """
 
     x: tuple[float | None, ...]
     y: tuple[float | None, ...]
@@ -95,10 +135,20 @@ class Points:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Named points over two axes, example by example; with a diagonal, the line y = x and what lies below it set off.
+    """Named points over two axes, one per example.
 
-    Each name may have another number of points; a point with a number that is missing or not finite is counted, not
-    drawn.
+    Each name may have its own number of points. A point with a missing or infinite coordinate is counted but not drawn.
+
+    Args:
+        title: Their title.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
+        points: The points by name.
+        caption: What a reader must know.
+        conditions: Conditions under which the numbers hold, by name.
+        x_logarithmic: Use a logarithmic horizontal axis.
+        y_logarithmic: Use a logarithmic vertical axis.
+        diagonal: Draw the line y = x and mark the points below it.
 
     Example:
         >>> points = {"CURE": Points((0.5, 2.0), (1.5, 0.3)), "standard": Points((9.0,), (0.1,))}
@@ -128,7 +178,17 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images in rows and columns, pixels in [0, 1], shape (rows, columns, channels, height, width)."""
+    """Images in rows and columns.
+
+    Args:
+        title: Their title.
+        row_labels: One label per row.
+        column_labels: One label per column.
+        pixels: Pixels in [0, 1], shape (rows, columns, channels, height, width).
+        notes: One note per image, or none at all.
+        caption: What a reader must know.
+        conditions: Conditions under which the images were made, by name.
+    """
 
     title: str
     row_labels: tuple[str, ...]
@@ -151,7 +211,7 @@ class Gallery:
             )
 
     def __eq__(self, other: object) -> bool:
-        """The same but for the decimals that `dump` leaves out."""
+        """Compare up to the decimals that `dump` leaves out."""
         if not isinstance(other, Gallery) or self.pixels.shape != other.pixels.shape:
             return False
         names = ("title", "row_labels", "column_labels", "notes", "caption", "conditions")
@@ -163,9 +223,13 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Panel:
-    """One network's values on the grid of its `Surface`: values[i, j] at (x[j], y[i]), not a number where there is none.
+    """One network's values on the grid of its `Surface`.
 
-    lines: drawn over them, by name, such as an attack's steps. marks: points (x, y), by name. note: what is said below.
+    Args:
+        values: values[i, j] belongs to (x[j], y[i]); NaN where there is none.
+        lines: Lines drawn over the values, by name, such as an attack's steps.
+        marks: Points (x, y) by name.
+        note: Text below the panel.
     """
 
     values: np.ndarray
@@ -174,7 +238,7 @@ class Panel:
     note: str = ""
 
     def __eq__(self, other: object) -> bool:
-        """The same but for the digits that `dump` leaves out."""
+        """Compare up to the digits that `dump` leaves out."""
         if not isinstance(other, Panel) or self.values.shape != other.values.shape:
             return False
         alike = (self.lines, self.marks, self.note) == (other.lines, other.marks, other.note)
@@ -185,10 +249,22 @@ class Panel:
 
 @dataclass(frozen=True)
 class Surface:
-    """Values on a grid over two axes, a panel a network, with one scale for all panels.
+    """Values on a grid over two axes, one panel per network, with one color scale for all panels.
 
-    Either a number with its `value_label`, or with `classes` the place k of the class in them. level: of numbers, is drawn as a
-    line, and colors part there. `dump` keeps five digits of a value.
+    The values are numbers, named by `value_label`, or places in `classes`.
+
+    Args:
+        title: Its title.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
+        x: Rising places on the horizontal axis.
+        y: Rising places on the vertical axis.
+        panels: The panels by name.
+        value_label: What the numbers are.
+        classes: Names of all classes.
+        level: Value that is drawn as a line, at which the colors change.
+        caption: What a reader must know.
+        conditions: Conditions under which the values hold, by name.
 
     Example:
         >>> panel = Panel(np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 2.0]]), marks={"image": (0.5, 0.0)})
@@ -237,7 +313,7 @@ class Surface:
 
 
 Plot = Curves | Scatter
-"""What is drawn over two axes and has its numbers as a table below."""
+"""Results over two axes, whose numbers a report also shows as a table."""
 Result = Table | Plot | Gallery | Surface
 KINDS: dict[str, type[Result]] = {
     "table": Table,

@@ -11,11 +11,15 @@ from lowcurve.errors import InputError
 
 
 def describe(setting: Any) -> str:
-    """An exact, stable name of a setting without memory addresses: cache key, caption and check on resume.
+    """Return an exact and stable name of a setting: a cache key, a caption, and a check when a run is resumed.
 
-    Dataclasses are written with every field, functions by module and name, numbers so that they can be read back.
-    What has no such name (a lambda, a local function, any other object) is refused, since two different settings could
-    share it.
+    Dataclasses are written with every field, functions with module and name, numbers so that they can be read back.
+
+    Args:
+        setting: Numbers, text, lists, mappings, dataclasses or functions of a module.
+
+    Raises:
+        InputError: For a lambda, a local function or any other object: two different ones could get the same name.
 
     Example:
         >>> import math
@@ -35,7 +39,7 @@ def describe(setting: Any) -> str:
         return f"{type(setting).__name__}({', '.join(parts)})"
     name = getattr(setting, "__qualname__", None)
     owner = getattr(setting, "__self__", None)
-    # A bound method's name says nothing about the object it is bound to; a builtin is bound to its module.
+    # The name of a bound method does not tell its object. A builtin is bound to its module.
     bound = owner is not None and not isinstance(owner, ModuleType | type)
     if name is None or "<" in name or bound:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The only reductions over examples outside training."""
+"""Summaries over examples: quantiles, and shares with their intervals."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,16 @@ from lowcurve.errors import InputError
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """Mean with its standard error, and the 10, 50 and 90 % quantiles: a heavy tail shows in their distance."""
+    """Mean and quantiles of one number per example. The distance of the quantiles shows a heavy tail.
+
+    Attributes:
+        count: Number of examples.
+        mean: Their mean.
+        standard_error: Standard error of the mean; NaN for one example or infinite numbers.
+        low: 10 % quantile.
+        median: Median.
+        high: 90 % quantile.
+    """
 
     count: int
     mean: float
@@ -28,8 +37,15 @@ class Summary:
 
 
 def summarize(values: Sequence[float] | np.ndarray) -> Summary:
-    """The one reduction over examples outside training. Infinite numbers make the mean infinite, its error unknown, and
-    leave the quantiles below them what they are.
+    """Summarize one number per example.
+
+    Infinite numbers make the mean infinite and its error NaN. They do not change the quantiles below them.
+
+    Args:
+        values: At least one number.
+
+    Raises:
+        InputError: If there are no numbers.
 
     Example:
         >>> summarize([1.0, 2.0, 3.0]).median
@@ -45,7 +61,7 @@ def summarize(values: Sequence[float] | np.ndarray) -> Summary:
 
 
 def _quantile(rising: np.ndarray, share: float) -> float:
-    """Linear between neighbors; infinite only where it reaches an infinite one, for which interpolation has no number."""
+    """Interpolate linearly between neighbors. Unlike numpy, return a finite number unless an infinite one is needed."""
     place = share * (rising.size - 1)
     below, above = float(rising[math.floor(place)]), float(rising[math.ceil(place)])
     between = place - math.floor(place)
@@ -54,7 +70,15 @@ def _quantile(rising: np.ndarray, share: float) -> float:
 
 @dataclass(frozen=True, repr=False)
 class Proportion:
-    """A share of examples with its 95 % Wilson interval."""
+    """A share of examples with its 95 % Wilson interval.
+
+    Attributes:
+        successes: Number of examples that count.
+        count: Number of all examples.
+        value: successes / count.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
 
     successes: int
     count: int
@@ -74,7 +98,14 @@ class Proportion:
 
 
 def proportion(successes: int, count: int) -> Proportion:
-    """successes / count with the 95 % Wilson score interval, which stays inside [0, 1] and is honest near its ends.
+    """Return successes / count with its 95 % Wilson score interval, which stays in [0, 1] and also covers near its ends.
+
+    Args:
+        successes: Number of examples that count.
+        count: Number of all examples, at least one.
+
+    Raises:
+        InputError: If the share is not one of at least one example.
 
     Example:
         >>> proportion(285, 360)
@@ -89,9 +120,9 @@ def proportion(successes: int, count: int) -> Proportion:
         raise InputError(
             "0 <= successes <= count and count > 0", f"{successes} of {count}", "evaluate at least one example"
         )
-    z, p = 1.959963984540054, successes / count
-    center = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    low = 0.0 if successes == 0 else center - half
-    high = 1.0 if successes == count else center + half
-    return Proportion(successes, count, p, low, high)
+    from scipy.stats import binomtest  # slow to import
+
+    interval = binomtest(successes, count).proportion_ci(method="wilson")
+    low = 0.0 if successes == 0 else float(interval.low)
+    high = 1.0 if successes == count else float(interval.high)
+    return Proportion(successes, count, successes / count, low, high)

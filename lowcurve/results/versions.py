@@ -9,9 +9,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 SHOWS = ("cli", "report")
-"""Folders that compute nothing."""
+"""Folders that only show results."""
 MEASURES = (*SHOWS, "results", "geometry", "papers", "figures")
-"""Folders that no training uses. What a paper's item asks of a training is part of the training's settings."""
+"""Folders that no training uses. What a paper's item changes in a training is part of the training's settings."""
 
 
 @lru_cache

@@ -22,7 +22,7 @@ from lowcurve.geometry import (
 from lowcurve.losses import margin, true_logit
 from lowcurve.models import summary
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
-from lowcurve.results.cells import CELLS, NETWORK, band, counted, spread
+from lowcurve.results.cells import CELLS, NETWORK, band, count_examples, spread
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import linearity, stability, train_against_test
 from lowcurve.study.measured_network import MeasuredNetwork
@@ -56,7 +56,7 @@ def curvature_results(
         "loss": "cross-entropy at the true label",
         "units": "pixel range [0, 1]",
         "BatchNorm": "eval mode",
-        **counted(examples, "test"),
+        **count_examples(examples, "test"),
     }
     subject = MeasuredNetwork(study, name, model, examples, progress, conditions)
     with record_backends() as ways:

@@ -11,7 +11,7 @@ from torch import nn
 from lowcurve import evaluation
 from lowcurve.data import Examples
 from lowcurve.losses import cross_entropy
-from lowcurve.results.cells import counted
+from lowcurve.results.cells import count_examples
 from lowcurve.study.settings import Study
 from lowcurve.training import Hardware, make_fabric
 from lowcurve.types import Loss, Measure, Progress
@@ -63,7 +63,7 @@ class MeasuredNetwork:
     def first(self, count: int) -> "MeasuredNetwork":
         """Return the same network with the first `count` examples only."""
         examples = self.examples.take(slice(count))
-        return replace(self, examples=examples, conditions={**self.conditions, **counted(examples, "test")})
+        return replace(self, examples=examples, conditions={**self.conditions, **count_examples(examples, "test")})
 
     @property
     def reach(self) -> float:

@@ -25,7 +25,7 @@ from lowcurve.papers.bardusco.networks import (
 )
 from lowcurve.papers.common.context import Context, Item, Reproduction
 from lowcurve.papers.common.lookup import as_table, read_cells, read_records, read_value
-from lowcurve.results import UNSAID, Claim, Column, Result, Table, holds, merge
+from lowcurve.results import NOT_IN_PAPER, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
 from lowcurve.types import Measure
 
@@ -80,7 +80,7 @@ def table_1(context: Context) -> Reproduction:
         ours, plain = (read_value(found[row][column]) for row in (CURE, BASE_ON_A_TENTH))
         said = f"{column}: CURE is {'smaller' if column == 'C' else 'larger'} than the base on the same tenth"
         better = ours < plain if column == "C" else ours > plain
-        claims.append(holds(said, UNSAID, better, f"{ours:.3g} and {plain:.3g}"))
+        claims.append(holds(said, NOT_IN_PAPER, better, f"{ours:.3g} and {plain:.3g}"))
     return Reproduction({"numbers": table}, claims, TRAINED)
 
 

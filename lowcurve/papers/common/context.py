@@ -10,7 +10,7 @@ from torch import nn
 from lowcurve.data import DataSet, Examples, Limits, load
 from lowcurve.errors import InputError
 from lowcurve.papers.common.epoch_run import EpochRun
-from lowcurve.results import Claim, Result, Table, beside, code_version, describe
+from lowcurve.results import Claim, Result, Table, code_version, comparison_table, describe
 from lowcurve.store import Run
 from lowcurve.study import pipeline as steps
 from lowcurve.study.presets import SCALES
@@ -186,7 +186,7 @@ class Item:
         """Return a table of the paper's numbers and ours."""
         caption = " ".join(reproduction.differences_at(context.scale))
         conditions = {"item": self.key, "paper": self.where, "scale": context.scale, "data": context.data}
-        return beside("Compared with the paper", reproduction.claims, caption, conditions)
+        return comparison_table("Compared with the paper", reproduction.claims, caption, conditions)
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from lowcurve.attacks import PGD
 from lowcurve.data import DataSet
 from lowcurve.geometry import FrobeniusNorm, SecantCurvature
 from lowcurve.results import Curves, Line
-from lowcurve.results.cells import counted
+from lowcurve.results.cells import count_examples
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.settings import Study
 from lowcurve.types import Measure, Progress
@@ -81,9 +81,9 @@ def measure_epochs(
             ("robust", outcome.robust),
         ):
             found[kind].append(values.astype(np.float64))
-    conditions = {**counted(few, "test"), "h": f"{h:.3g} in l_2", "draws": str(draws), "BatchNorm": "eval mode"}
+    conditions = {**count_examples(few, "test"), "h": f"{h:.3g} in l_2", "draws": str(draws), "BatchNorm": "eval mode"}
     attack_conditions = {
-        **counted(attacked, "test"),
+        **count_examples(attacked, "test"),
         "attack": f"PGD-{settings.steps}, {study.norm}, radius {study.radius}",
     }
     shared = Curves("", "epoch, 0 before fine-tuning", "", tuple(map(float, epochs)), {})

@@ -17,7 +17,7 @@ from lowcurve.geometry import Curvature, PowerIteration
 from lowcurve.papers.common.context import Context
 from lowcurve.papers.common.lookup import as_table, read_value
 from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
-from lowcurve.results.cells import counted
+from lowcurve.results.cells import count_examples
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import stability, train_against_test
 from lowcurve.study.measured_network import MeasuredNetwork
@@ -237,7 +237,7 @@ def make_row_table(
 def _make_extra_result(kind: str, trained: TrainedRow) -> dict[str, Result]:
     study, data, settings = trained.study, trained.data, trained.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
-    conditions = {"BatchNorm": "eval mode", **counted(few, "test")}
+    conditions = {"BatchNorm": "eval mode", **count_examples(few, "test")}
     subject = MeasuredNetwork(study, trained.row, trained.model, few, trained.progress, conditions)
     if kind == "stability":
         return {kind: stability(subject)}

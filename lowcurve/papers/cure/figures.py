@@ -26,7 +26,7 @@ from lowcurve.papers.common.seed_tables import TrainedRow, train_row
 from lowcurve.papers.cure.networks import COUNTS, DIFFERS, make_spsa, select_studies
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Claim, Column, Result, Surface, Table, holds, merge
-from lowcurve.results.cells import NETWORK, counted
+from lowcurve.results.cells import NETWORK, count_examples
 from lowcurve.study.geometry_results import profile
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.report_figures import same_images
@@ -191,7 +191,7 @@ def _measure_alignment(trained: TrainedRow, few: Examples) -> dict[str, Result]:
     values = network.columns({"all": Curvature(trained.study.evaluation.lanczos_steps)})["alignment"]
     title = "Alignment of gradient and direction of largest curvature"
     columns = (NETWORK, Column("|g·u| / ‖g‖", "Mean over images."), Column("median", "Median over images."))
-    conditions = {**counted(few, "test"), "Hessian": "exact; u by Lanczos", "BatchNorm": "eval mode"}
+    conditions = {**count_examples(few, "test"), "Hessian": "exact; u by Lanczos", "BatchNorm": "eval mode"}
     row = (trained.row, float(values.mean()), float(np.median(values)))
     return {"alignment": Table(title, columns, (row,), "", conditions)}
 

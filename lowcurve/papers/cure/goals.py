@@ -16,7 +16,7 @@ from lowcurve.papers.common.costs import compare_step_costs
 from lowcurve.papers.common.lookup import read_cells, read_value
 from lowcurve.papers.common.seed_tables import claim_order, train_row
 from lowcurve.papers.cure.networks import COUNTS, make_base_study
-from lowcurve.results import UNSAID, Cell, Claim, Result, holds
+from lowcurve.results import NOT_IN_PAPER, Cell, Claim, Result, holds
 from lowcurve.study.method_options import GradientNorm
 from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
@@ -96,20 +96,20 @@ def make_claims(results: Mapping[str, Result], data: str) -> list[Claim]:  # noq
     """
     found = {name: read_cells(results[name]) for name in ("attacked", "robustness", "costs") if name in results}
     made = [
-        Claim(f"{row}: {heading}", goal, UNSAID, _get_cell(found, row, heading), ".1%")
+        Claim(f"{row}: {heading}", goal, NOT_IN_PAPER, _get_cell(found, row, heading), ".1%")
         for row, wanted in GOALS.items()
         for heading, goal in wanted.items()
     ]
     made += [
-        claim_order(found["attacked"], "PGD-20", (STANDARD, GRADIENT_NORM, CLEAN), UNSAID),
-        claim_order(found["robustness"], "strong", (STANDARD, GRADIENT_NORM, CLEAN), UNSAID),
-        claim_order(found["robustness"], "strong", (ONE_STEP, CURE_ONE_STEP), UNSAID),
+        claim_order(found["attacked"], "PGD-20", (STANDARD, GRADIENT_NORM, CLEAN), NOT_IN_PAPER),
+        claim_order(found["robustness"], "strong", (STANDARD, GRADIENT_NORM, CLEAN), NOT_IN_PAPER),
+        claim_order(found["robustness"], "strong", (ONE_STEP, CURE_ONE_STEP), NOT_IN_PAPER),
     ]
     costs_of_step = found.get("costs", {}).get(CURE_ONE_STEP)
     said, kinds = f"{CURE_ONE_STEP}: a step costs {MOST_STEPS} plain ones or less", ("operations", "time")
     costs = None if costs_of_step is None else [read_value(costs_of_step[kind]) for kind in kinds]
     evidence = "" if costs is None else f"{costs[0]:.3g} by operations, {costs[1]:.3g} by time"
-    return [*made, holds(said, UNSAID, None if costs is None else max(costs) <= MOST_STEPS, evidence)]
+    return [*made, holds(said, NOT_IN_PAPER, None if costs is None else max(costs) <= MOST_STEPS, evidence)]
 
 
 def _get_cell(found: Mapping[str, Mapping[str, Mapping[str, Cell]]], row: str, heading: str) -> Cell:

@@ -35,7 +35,7 @@ from lowcurve.papers.cure.theorem import (
     make_one_dimensional_curves,
 )
 from lowcurve.papers.recipes import get_recipe
-from lowcurve.results import UNSAID, Claim, Result, holds
+from lowcurve.results import NOT_IN_PAPER, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 from lowcurve.study.settings import Study
 from lowcurve.types import AttackFunction
@@ -105,7 +105,7 @@ def table_2(context: Context) -> Reproduction:
     even = read_cells(matched["matched"])
     mine, theirs = (read_value(even[row]["PGD at 1 radii"]) for row in list(even)[:2])
     claims.append(
-        holds("CURE is more robust at equal clean accuracy", UNSAID, mine > theirs, f"{mine:.1%}, {theirs:.1%}")
+        holds("CURE is more robust at equal clean accuracy", NOT_IN_PAPER, mine > theirs, f"{mine:.1%}, {theirs:.1%}")
     )
     said = (
         "The paper prints PGD(40), PGD(100) and SPSA for the wide network only; our SPSA has fewer draws than is usual."
@@ -274,7 +274,7 @@ def cost(context: Context) -> Reproduction:
     cheaper = timed["CURE"] < timed["PGD-10"]
     claims = [
         Claim(said, "2", "section 4", worth),
-        Claim("cost of a step of CURE in plain steps, by time", "–", UNSAID, timed["CURE"]),
+        Claim("cost of a step of CURE in plain steps, by time", "–", NOT_IN_PAPER, timed["CURE"]),
         holds(
             "a step of CURE takes less time than one of PGD-10",
             "section 4",
@@ -316,7 +316,7 @@ ITEMS = (
         )
     ),
     Item(
-        "moosavi2019cure/goals", "Training without adversarial examples, and with one step", UNSAID, beyond.goals, IMAGES,
+        "moosavi2019cure/goals", "Training without adversarial examples, and with one step", NOT_IN_PAPER, beyond.goals, IMAGES,
         "cifar10",
         beyond.make_claims,
     ),

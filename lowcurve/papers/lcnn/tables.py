@@ -8,7 +8,7 @@ from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_
 from lowcurve.papers.common.seed_tables import claim_order, make_extra_results, make_geometry_table, train_row
 from lowcurve.papers.lcnn.moons import make_softplus_curves, make_two_moons_results
 from lowcurve.papers.lcnn.networks import PAPER_RADII, get_radii, make_ablation_studies, make_studies
-from lowcurve.results import UNSAID, Claim, Result, holds
+from lowcurve.results import NOT_IN_PAPER, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 
 PRINTED: Mapping[str, tuple[str, ...]] = {
@@ -190,7 +190,7 @@ def ablation(context: Context) -> Reproduction:
     table = make_geometry_table(context, make_ablation_studies(context), get_radii(context.data))
     found, radii = read_cells(table), get_radii(context.data)
     claims = [
-        claim_order(found, kind, (f"ReLU + {penalty}", f"{smooth} + {penalty}"), UNSAID)
+        claim_order(found, kind, (f"ReLU + {penalty}", f"{smooth} + {penalty}"), NOT_IN_PAPER)
         for kind in (f"strong at {radii[1]:g}", f"PGD at {radii[-1]:g}")
         for penalty in ("gradient norm", "CURE")
         for smooth in ("softplus", "centered softplus", "GELU")
@@ -257,6 +257,6 @@ ITEMS = tuple(
         ("table-3", "Training against test images", "Table 3, section 5.2", table_3, IMAGES, "cifar100", claim_table_3),
         ("figure-2", "Gradients under noise", "Figure 2, section 5.2", figure_2, IMAGES, "cifar100", claim_figure_2),
         ("times", "Training time of seven models", "section 5", times, IMAGES, "cifar100", None),
-        ("ablation", "Ablation of nonlinearities and penalties", UNSAID, ablation, IMAGES, "cifar100", None),
+        ("ablation", "Ablation of nonlinearities and penalties", NOT_IN_PAPER, ablation, IMAGES, "cifar100", None),
     )
 )  # fmt: skip

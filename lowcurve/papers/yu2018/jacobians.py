@@ -28,7 +28,7 @@ from lowcurve.papers.yu2018.networks import (
     select_studies,
 )  # fmt: skip
 from lowcurve.randomness import permutation, stream
-from lowcurve.results import UNSAID, Claim, Column, Curves, Line, Result, Table, holds
+from lowcurve.results import NOT_IN_PAPER, Claim, Column, Curves, Line, Result, Table, holds
 from lowcurve.results.cells import NETWORK
 
 PRINTED_STATISTICS = {
@@ -154,7 +154,7 @@ def _claim_bound(results: Mapping[str, Result]) -> list[Claim]:
             f"the smaller ‖J‖₁, the higher the accuracy at {radius:g}", "section 4.1", decreases_with(norms, robust), evidence
         ),
         holds(
-            f"the smaller ‖J‖₁ / L, the higher the accuracy at {radius:g}", UNSAID, decreases_with(relative, robust),
+            f"the smaller ‖J‖₁ / L, the higher the accuracy at {radius:g}", NOT_IN_PAPER, decreases_with(relative, robust),
             ", ".join(f"{name} {value:.3g}" for name, value in zip(names, relative, strict=True)),
         ),
     ]  # fmt: skip

@@ -26,7 +26,7 @@ from lowcurve.papers.yu2018.networks import (
     make_attacks,
     make_studies,
 )
-from lowcurve.results import UNSAID, Cell, Claim, Result, holds
+from lowcurve.results import NOT_IN_PAPER, Cell, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 
 STRONG_ROWS: Mapping[str, tuple[str, ...]] = {"table-1": tuple(EPOCHS["table-1"]), "table-2": (OURS,)}
@@ -193,9 +193,9 @@ def _claim_strong(results: Mapping[str, Result], table: str) -> list[Claim]:
             right, evidence = worst - strong <= 0.05, f"{_format_percents(worst, strong)}; audit: {cells['audit']}"
         said = f"{row}: as robust to the suite strong as to the paper's attacks at {radius} (within 5 points)"
         claims.append(
-            Claim(f"{row}: under the suite strong at {radius}", "not tried", UNSAID, cells.get("strong"), ".1%")
+            Claim(f"{row}: under the suite strong at {radius}", "not tried", NOT_IN_PAPER, cells.get("strong"), ".1%")
         )
-        claims.append(holds(said, UNSAID, right, evidence))
+        claims.append(holds(said, NOT_IN_PAPER, right, evidence))
     return claims
 
 
