@@ -134,7 +134,7 @@ def test_triangles_are_sampled_on_their_lattice():
 def test_fillings_refuse():
     with pytest.raises(InputError, match="four anchors a loop"):
         FILL(RING, torch.zeros(1, 3, 2), ones(1), generator=stream(0))
-    with pytest.raises(InputError, match="a cell, no fewer than 0 doublings, a spacing above 0"):
+    with pytest.raises(InputError, match="at least one cell, 0 or more doublings and a spacing above 0"):
         LoopFilling(SEARCH, spacing=0)
 
 

@@ -334,10 +334,10 @@ def test_refusals():
     for spacing in (0.0, math.nan, torch.tensor([0.1, 0.1])):
         with pytest.raises(InputError, match="a finite spacing above 0, for all pairs or one a pair"):
             find(HORSESHOE, start, end, y, PathSearch(PLANE, spacing=spacing))
-    with pytest.raises(InputError, match="a depth from 1 to 40, two anchors, a look and a ball"):
+    with pytest.raises(InputError, match="a depth from 1 to 40, two anchors, a forward pass and a ball"):
         PathSearch(PLANE, depth=0)
     paths = Paths.through(torch.stack([start, end], 1), y)
-    assert paths.statements() == ("not looked at",)
+    assert paths.statements() == ("not tested",)
     with pytest.raises(InputError, match="at least two points of a path"):
         resample(paths, 1)
     with pytest.raises(InputError, match="1 to 101 components"):

@@ -87,9 +87,8 @@ def distance_bounds(
 
 def _rise(derivative: PerExample, second_derivative: PerExample, gap: PerExample) -> PerExample:
     """Return the least t >= 0 with derivative t + second_derivative t^2 / 2 >= gap > 0, inf where there is none."""
-    size = (
-        2 * second_derivative.abs()
-    ).sqrt() * gap.sqrt()  # no squares or products, which underflow for confident examples
+    # Products and squares of these numbers would underflow for confident examples.
+    size = (2 * second_derivative.abs()).sqrt() * gap.sqrt()
     falling = torch.where(size > derivative, torch.nan, (derivative - size).sqrt() * (derivative + size).sqrt())
     root = torch.where(second_derivative < 0, falling, torch.hypot(derivative, size))
     return torch.where(torch.isnan(root), torch.inf, 2 * gap / (derivative + root))
@@ -174,7 +173,7 @@ class RobustnessIndicator:
     Reference: yu2018interpreting, section 4.1 (the indicator), Fig. 8 and its footnote 3 (zeros).
     """
 
-    jacobian_zero: float = 10e-3  # as it is printed; 10^-3 and 10^-10 may have been meant
+    jacobian_zero: float = 10e-3  # as printed in the paper, which may mean 10^-3 and 10^-10
     eigenvalue_zero: float = 10e-10
     up_to: int = 1024
     h: float | None = None

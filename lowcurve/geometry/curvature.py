@@ -236,7 +236,7 @@ class CurvatureProfile:
 
     h: float | None = None
     at_once: ClassVar[int] = 4
-    """So many examples have their matrices in memory together, and progress is seen after so many."""
+    """Examples whose matrices are in memory together; progress is shown after each such group."""
 
     def __call__(self, field: Field, x: Inputs) -> torch.Tensor:
         """Measure the eigenvalues at x.

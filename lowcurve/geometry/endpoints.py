@@ -130,9 +130,7 @@ def pair_points(points: LabeledPoints, *, generator: torch.Generator) -> Endpoin
     """
     order = randomness.permutation(len(points), generator=generator).to(points.y.device)
     grouped = order[points.y[order].argsort(stable=True)]
-    first = (
-        torch.arange(len(points), device=grouped.device) % 2 == 0
-    )  # alternates within a class; an odd point out may cross classes
+    first = torch.arange(len(points), device=grouped.device) % 2 == 0  # every second point, sorted by class
     found = match_endpoints(points.take(grouped[first]), points.take(grouped[~first]), generator=generator)
     start, end = grouped[first][found.start_index], grouped[~first][found.end_index]
     return Endpoints(found.start, found.end, found.y, found.distance, start, end)

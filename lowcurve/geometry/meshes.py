@@ -99,7 +99,9 @@ class LoopFilling:
     def __post_init__(self) -> None:
         if self.cells < 1 or self.doublings < 0 or not (math.isfinite(self.spacing) and self.spacing > 0):
             found = (self.cells, self.doublings, self.spacing)
-            raise InputError("a cell, no fewer than 0 doublings, a spacing above 0", found, "write LoopFilling(search)")
+            raise InputError(
+                "at least one cell, 0 or more doublings and a spacing above 0", found, "write LoopFilling(search)"
+            )
 
     def __call__(self, model: Classifier, corners: Inputs, y: Labels, *, generator: torch.Generator) -> Meshes:
         """Fill one loop for each row of `corners`.
@@ -124,53 +126,53 @@ class LoopFilling:
         sides = self.search(model, start, end, y.repeat_interleave(4), generator=randomness.stream(seed, "sides"))
         loops = sides.found.view(-1, 4).all(1)
         with frozen(model):
-            mesh = self._begun(sides, corners, loops)
+            mesh = self._start_mesh(sides, corners, loops)
             for doubling in range(self.doublings + 1):
                 stream = randomness.stream(seed, "vertices", doubling)
-                open_ = torch.nonzero(loops & ~mesh.filled).flatten()
-                if not len(open_):
+                unfilled = torch.nonzero(loops & ~mesh.filled).flatten()
+                if not len(unfilled):
                     break
-                mesh = self._looked_at(model, mesh if not doubling else _doubled(mesh), y, open_, stream)
+                mesh = self._refine(model, mesh if not doubling else _double_cells(mesh), y, unfilled, stream)
         return mesh
 
-    def _begun(self, sides: Paths, corners: Inputs, loops: Tensor) -> Meshes:
+    def _start_mesh(self, sides: Paths, corners: Inputs, loops: Tensor) -> Meshes:
         """Start from the Coons patches of the sides."""
-        nothing = torch.full((len(corners),), torch.nan, dtype=corners.dtype, device=corners.device)
+        unknown = torch.full((len(corners),), torch.nan, dtype=corners.dtype, device=corners.device)
         none = torch.zeros_like(loops)
-        patch = _within(coons_patch(sides, self.cells), sides)
-        return Meshes(patch, sides, none, self.spacing, nothing, nothing.clone(), nothing.clone(), none.long())
+        patch = _clamp_to_loop(coons_patch(sides, self.cells), sides)
+        return Meshes(patch, sides, none, self.spacing, unknown, unknown.clone(), unknown.clone(), none.long())
 
-    def _looked_at(self, model: Classifier, mesh: Meshes, y: Labels, rows: Tensor, stream: torch.Generator) -> Meshes:
+    def _refine(self, model: Classifier, mesh: Meshes, y: Labels, rows: Tensor, stream: torch.Generator) -> Meshes:
         """Move outside vertices of these loops inside, and test vertices and triangles."""
         vertices = mesh.vertices.clone()
         side = vertices.shape[1]
         flat = vertices[rows].flatten(0, 2)
         labels, chunk = y[rows].repeat_interleave(side * side), self.search.chunk
-        seen = inner_margins(model, flat, labels, chunk)
-        out = torch.nonzero(~(seen > 0)).flatten()
-        if len(out):
-            flat[out] = self.search.projection(model, flat[out], labels[out], generator=stream).detach()
-            seen[out] = inner_margins(model, flat[out], labels[out], chunk)
+        margins = inner_margins(model, flat, labels, chunk)
+        outside = torch.nonzero(~(margins > 0)).flatten()
+        if len(outside):
+            flat[outside] = self.search.projection(model, flat[outside], labels[outside], generator=stream).detach()
+            margins[outside] = inner_margins(model, flat[outside], labels[outside], chunk)
         vertices[rows] = flat.view(len(rows), *vertices.shape[1:])
         clear, spent = sample_triangles(model, vertices[rows], y[rows], self.spacing, chunk=chunk)
-        inside = (seen > 0).view(len(rows), -1).to(vertices).mean(1)
-        spent = spent + side * side + torch.bincount(out // (side * side), minlength=len(rows))
-        around = self._around(mesh.sides, side - 1, vertices)
+        inside = (margins > 0).view(len(rows), -1).to(vertices).mean(1)
+        spent = spent + side * side + torch.bincount(outside // (side * side), minlength=len(rows))
+        deviation = self._relative_deviation(mesh.sides, side - 1, vertices)
         return replace(
             mesh,
             vertices=vertices,
             filled=mesh.filled.index_put((rows,), (clear == 1) & (inside == 1)),
             vertices_inside=mesh.vertices_inside.index_put((rows,), inside),
             triangles_clear=mesh.triangles_clear.index_put((rows,), clear),
-            deviation=mesh.deviation.index_put((rows,), around[rows]),
+            deviation=mesh.deviation.index_put((rows,), deviation[rows]),
             forward_passes=mesh.forward_passes.index_add(0, rows, spent),
         )
 
-    def _around(self, sides: Paths, cells: int, vertices: Tensor) -> PerExample:
+    def _relative_deviation(self, sides: Paths, cells: int, vertices: Tensor) -> PerExample:
         """Compute the largest distance of a vertex from the Coons patch, over the length of the loop."""
-        apart = L2.length((vertices - coons_patch(sides, cells)).flatten(0, 2)).view(len(vertices), -1).amax(1)
+        distances = L2.length((vertices - coons_patch(sides, cells)).flatten(0, 2)).view(len(vertices), -1).amax(1)
         steps = sides.anchors[:, 1:] - sides.anchors[:, :-1]
-        return apart / L2.length(steps.flatten(0, 1)).view(len(vertices), -1).sum(1)
+        return distances / L2.length(steps.flatten(0, 1)).view(len(vertices), -1).sum(1)
 
 
 def coons_patch(sides: Paths, cells: int) -> Tensor:
@@ -200,13 +202,13 @@ def coons_patch(sides: Paths, cells: int) -> Tensor:
     share = torch.linspace(0, 1, cells + 1, dtype=points.dtype, device=points.device)
     u = share.view(1, 1, -1, *[1] * (ab.ndim - 2))
     v = share.view(1, -1, 1, *[1] * (ab.ndim - 2))
-    ruled = (1 - v) * ab[:, None] + v * dc[:, None] + (1 - u) * ad[:, :, None] + u * bc[:, :, None]
+    blended = (1 - v) * ab[:, None] + v * dc[:, None] + (1 - u) * ad[:, :, None] + u * bc[:, :, None]
     a, b, c, d = (corner[:, None, None] for corner in (ab[:, 0], ab[:, -1], dc[:, -1], dc[:, 0]))
-    twice = (1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)
-    return (ruled - twice).to(sides.anchors)
+    bilinear = (1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)
+    return (blended - bilinear).to(sides.anchors)
 
 
-def _within(patch: Tensor, sides: Paths) -> Tensor:
+def _clamp_to_loop(patch: Tensor, sides: Paths) -> Tensor:
     """Clamp each entry to the range of its loop.
 
     Patches of bent sides may leave the pixel box, in which the loop lies; any patch may by rounding.
@@ -216,22 +218,22 @@ def _within(patch: Tensor, sides: Paths) -> Tensor:
     return torch.minimum(torch.maximum(patch, low), high)
 
 
-def _doubled(mesh: Meshes) -> Meshes:
+def _double_cells(mesh: Meshes) -> Meshes:
     """Cut every square into four, which keeps the surface, and put the edges of unfilled loops on their sides."""
     old = mesh.vertices
-    fine = _middles(_middles(old, 1), 2)
+    fine = _insert_midpoints(_insert_midpoints(old, 1), 2)
     fine[:, 1::2, 1::2] = (old[:, :-1, :-1] + old[:, 1:, 1:]) / 2  # on the cut between the two triangles
-    patch = _within(coons_patch(mesh.sides, fine.shape[1] - 1), mesh.sides)
+    patch = _clamp_to_loop(coons_patch(mesh.sides, fine.shape[1] - 1), mesh.sides)
     patch[:, 1:-1, 1:-1] = fine[:, 1:-1, 1:-1]
     return replace(mesh, vertices=torch.where(per_example(mesh.filled, fine), fine, patch))
 
 
-def _middles(points: Tensor, axis: int) -> Tensor:
+def _insert_midpoints(points: Tensor, axis: int) -> Tensor:
     """Insert the midpoint between each two neighbors along an axis."""
     count = points.shape[axis]
     before, after = points.narrow(axis, 0, count - 1), points.narrow(axis, 1, count - 1)
-    woven = torch.stack([before, (before + after) / 2], axis + 1).flatten(axis, axis + 1)
-    return torch.cat([woven, points.narrow(axis, count - 1, 1)], axis)
+    interleaved = torch.stack([before, (before + after) / 2], axis + 1).flatten(axis, axis + 1)
+    return torch.cat([interleaved, points.narrow(axis, count - 1, 1)], axis)
 
 
 def sample_triangles(
@@ -260,10 +262,10 @@ def sample_triangles(
     parts = torch.where(parts == 0, 1, parts)
     counts = (parts + 1) * (parts + 2) // 2
     ends = counts.cumsum(0)
-    least = torch.full_like(edges[0], torch.inf)
+    smallest = torch.full_like(edges[0], torch.inf)
     labels = y.repeat_interleave(triangles)
 
-    def look(part: slice) -> None:
+    def test_samples(part: slice) -> None:
         number = torch.arange(part.start, part.stop, device=ends.device)
         rows = torch.searchsorted(ends, number, right=True)
         place = number - (ends - counts)[rows]
@@ -273,8 +275,8 @@ def sample_triangles(
         x = torch.stack(
             [per_example(w.to(corner), corner) * corner[rows] for w, corner in zip(weights, corners, strict=True)]
         )
-        seen = inner_margin(model, x.sum(0), labels[rows])
-        least.scatter_reduce_(0, rows, seen.nan_to_num(-torch.inf).to(least), "amin")
+        margins = inner_margin(model, x.sum(0), labels[rows])
+        smallest.scatter_reduce_(0, rows, margins.nan_to_num(-torch.inf).to(smallest), "amin")
 
-    in_chunks(look, int(counts.sum()), chunk)
-    return (least > 0).view(len(vertices), -1).to(vertices).mean(1), counts.view(len(vertices), -1).sum(1)
+    in_chunks(test_samples, int(counts.sum()), chunk)
+    return (smallest > 0).view(len(vertices), -1).to(vertices).mean(1), counts.view(len(vertices), -1).sum(1)

@@ -19,7 +19,7 @@ from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Loss, PerExample
 
 AT_ONCE = 16
-"""So many paths are held in double precision at a time."""
+"""Paths that are in memory in double precision at a time."""
 
 
 def resample(paths: Paths, points: int) -> Tensor:
@@ -47,20 +47,24 @@ def resample(paths: Paths, points: int) -> Tensor:
     return torch.cat(parts) if parts else paths.anchors.new_zeros(0, points, *paths.anchors.shape[2:]).double()
 
 
-def _lengths(anchors: Tensor) -> Tensor:
+def _segment_lengths(anchors: Tensor) -> Tensor:
     """Return the length of each segment, (pairs, segments); padding has length 0."""
     steps = anchors[:, 1:] - anchors[:, :-1]
     return L2.length(steps.flatten(0, 1)).view(steps.shape[:2])
 
 
 def _resample(anchors: Tensor, points: int) -> Tensor:
-    lengths = _lengths(anchors)
+    lengths = _segment_lengths(anchors)
     ends = lengths.cumsum(1)
-    way = torch.linspace(0, 1, points, dtype=ends.dtype, device=ends.device) * ends[:, -1:]
-    # The first segment that ends at or beyond the place, so that none of length 0 is taken.
-    place = torch.searchsorted(ends, way.contiguous()).minimum(torch.tensor(lengths.shape[1] - 1, device=ends.device))
+    positions = torch.linspace(0, 1, points, dtype=ends.dtype, device=ends.device) * ends[:, -1:]
+    # Take the first segment that ends at or beyond the position, which never has length 0.
+    place = torch.searchsorted(ends, positions.contiguous()).minimum(
+        torch.tensor(lengths.shape[1] - 1, device=ends.device)
+    )
     length = lengths.gather(1, place)
-    share = torch.where(length > 0, (way - (ends - lengths).gather(1, place)) / torch.where(length > 0, length, 1), 0)
+    share = torch.where(
+        length > 0, (positions - (ends - lengths).gather(1, place)) / torch.where(length > 0, length, 1), 0
+    )
     pair = torch.arange(len(anchors), device=anchors.device)[:, None]
     before, after = anchors[pair, place], anchors[pair, place + 1]
     return before + share.reshape(*share.shape, *[1] * (anchors.ndim - 2)) * (after - before)
@@ -92,18 +96,18 @@ def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
     """
     _require_points(points)
 
-    def measured(part: slice) -> dict[str, PerExample]:
+    def measure_chunk(part: slice) -> dict[str, PerExample]:
         anchors = paths.anchors[part].double()
-        length, distance = _lengths(anchors).sum(1), L2.length(anchors[:, -1] - anchors[:, 0])
+        length, distance = _segment_lengths(anchors).sum(1), L2.length(anchors[:, -1] - anchors[:, 0])
         return {
             "distance": distance,
             "length": length,
             "excess length": length / distance - 1,
-            "maximal deviation": _from_line(anchors, anchors).amax(1) / distance,
-            "mean deviation": _mean_over_way(_from_line(anchors, _resample(anchors, points))) / distance,
+            "maximal deviation": _distances_from_line(anchors, anchors).amax(1) / distance,
+            "mean deviation": _mean_over_length(_distances_from_line(anchors, _resample(anchors, points))) / distance,
         }
 
-    parts = in_chunks(measured, len(paths), AT_ONCE)
+    parts = in_chunks(measure_chunk, len(paths), AT_ONCE)
     like, found = paths.clearance, paths.found
     shape = {name: torch.cat([part[name] for part in parts]).to(like) for name in parts[0]} if parts else {}
     counts = {"anchors": paths.counts.to(like), "segments": paths.counts.to(like) - 1}
@@ -111,14 +115,14 @@ def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
     return columns | {"distance": shape.get("distance", like), "clearance": paths.clearance}
 
 
-def _from_line(anchors: Tensor, points: Tensor) -> Tensor:
+def _distances_from_line(anchors: Tensor, points: Tensor) -> Tensor:
     """Return the distance of each point, (pairs, points, ...), to the line through the first and the last anchor."""
-    along = L2.unit(anchors[:, -1] - anchors[:, 0])[:, None].expand_as(points).flatten(0, 1)
-    way = (points - anchors[:, :1]).flatten(0, 1)
-    return L2.length(way - per_example(dot(way, along), way) * along).view(points.shape[:2])
+    axes = L2.unit(anchors[:, -1] - anchors[:, 0])[:, None].expand_as(points).flatten(0, 1)
+    positions = (points - anchors[:, :1]).flatten(0, 1)
+    return L2.length(positions - per_example(dot(positions, axes), positions) * axes).view(points.shape[:2])
 
 
-def _mean_over_way(values: Tensor) -> PerExample:
+def _mean_over_length(values: Tensor) -> PerExample:
     """Return the mean by the trapezoidal rule."""
     return (values[:, 1:] + values[:, :-1]).mean(1) / 2
 
@@ -155,7 +159,7 @@ def straight_line_measures(
     _require_points(samples)
     pairs = Segments(paths.start, paths.end, paths.y)
 
-    def look(part: slice) -> tuple[Tensor, Tensor]:
+    def evaluate_samples(part: slice) -> tuple[Tensor, Tensor]:
         number = torch.arange(part.start, part.stop, device=paths.y.device)
         rows, share = number // samples, (number % samples).double() / (samples - 1)
         x, y = pairs.at(rows, share), pairs.y[rows]
@@ -163,7 +167,7 @@ def straight_line_measures(
             return ~(inner_margin(model, x, y) > 0), loss(model(x), y)
 
     with frozen(model):
-        parts = in_chunks(look, len(pairs) * samples, chunk)
+        parts = in_chunks(evaluate_samples, len(pairs) * samples, chunk)
     if not parts:
         return {"share outside": paths.clearance, "barrier": paths.clearance}
     outside, losses = (torch.cat(column).view(-1, samples) for column in zip(*parts, strict=True))
@@ -213,7 +217,7 @@ def principal_components(paths: Paths, *, points: int = 101, components: int = 3
     if not 1 <= components <= points:
         raise InputError(f"1 to {points} components", components, "write components=3")
 
-    def analyzed(part: slice) -> tuple[Tensor, Tensor]:
+    def analyze_chunk(part: slice) -> tuple[Tensor, Tensor]:
         flat = _resample(paths.anchors[part].double(), points).flatten(2)
         flat = flat - flat.mean(1, keepdim=True)
         values, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2))
@@ -223,7 +227,7 @@ def principal_components(paths: Paths, *, points: int = 101, components: int = 3
         longest = coordinates.gather(1, coordinates.abs().argmax(1, keepdim=True))
         return coordinates * torch.where(longest < 0, -1, 1), values / values.sum(1, keepdim=True)
 
-    parts = in_chunks(analyzed, len(paths), AT_ONCE)
+    parts = in_chunks(analyze_chunk, len(paths), AT_ONCE)
     if not parts:
         return PrincipalComponents(torch.zeros(0, points, components), torch.zeros(0, points))
     return PrincipalComponents(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -66,9 +66,9 @@ class Paths:
         """
         counts = torch.full_like(y, anchors.shape[1])
         unknown = torch.full(y.shape, torch.nan, dtype=anchors.dtype, device=y.device)
-        found, nothing = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y)
+        found, zeros = torch.ones_like(y, dtype=torch.bool), torch.zeros_like(y)
         failure = (FOUND,) * len(y)
-        return cls(anchors, counts, y, found, failure, unknown, ~found, unknown, nothing, nothing)
+        return cls(anchors, counts, y, found, failure, unknown, ~found, unknown, zeros, zeros)
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -103,7 +103,7 @@ class Paths:
         for failure, spacing, certified in zip(
             self.failure, self.spacing.tolist(), self.certified.tolist(), strict=True
         ):
-            held = f"no violation at spacing {spacing:.3g}" if spacing > 0 else "not looked at"
+            held = f"no violation at spacing {spacing:.3g}" if spacing > 0 else "not tested"
             known.append(
                 f"no path found ({failure})" if failure else held + (", certified in between" if certified else "")
             )
@@ -164,7 +164,7 @@ class PathSearch:
         if not 0 < self.depth <= 40 or min(self.forward_passes, self.balls) < 1 or self.anchors < 2:
             found = (self.depth, self.anchors, self.forward_passes, self.balls)
             raise InputError(
-                "a depth from 1 to 40, two anchors, a look and a ball", found, "write PathSearch(depth=14)"
+                "a depth from 1 to 40, two anchors, a forward pass and a ball", found, "write PathSearch(depth=14)"
             )
 
     def __call__(
@@ -189,17 +189,17 @@ class PathSearch:
             clearance = require_endpoints(model, start, end, y, chunk=self.chunk)
             spacing = _spacings(self.spacing, start)
             seed = int(randomness.integers((), 0, 2**62, generator=generator))
-            state, open_ = _State.begun(start, end, clearance), _Open.begun(start, end, y)
+            state, open_ = _State.initial(start, end, clearance), _Open.initial(start, end, y)
             for depth in range(self.depth + 1):
-                failing = self._failing(model, state, open_, spacing)
+                failing = self._find_failing(model, state, open_, spacing)
                 self._close(state, failing.pair, depth)
                 failing = failing.take(torch.nonzero(state.failure[failing.pair] == 0).flatten())
                 if not len(failing.pair):
                     break
-                open_ = self._halved(model, state, failing, randomness.stream(seed, "projection", depth))
+                open_ = self._halve(model, state, failing, randomness.stream(seed, "projection", depth))
             return state.paths(start, end, y, spacing)
 
-    def _failing(self, model: Classifier, state: "_State", open_: "_Open", spacing: PerExample) -> "_Open":
+    def _find_failing(self, model: Classifier, state: "_State", open_: "_Open", spacing: PerExample) -> "_Open":
         """Test the open segments and return those seen to leave the region; the others are closed."""
         seen = sample_segments(model, open_.segments, spacing[open_.pair], chunk=self.chunk)
         clear = seen.clear
@@ -225,7 +225,7 @@ class PathSearch:
         if depth == self.depth:
             state.close(pair, "depth")
 
-    def _halved(self, model: Classifier, state: "_State", failing: "_Open", stream: torch.Generator) -> "_Open":
+    def _halve(self, model: Classifier, state: "_State", failing: "_Open", stream: torch.Generator) -> "_Open":
         """Return both halves of these segments at a new anchor: the midpoint, moved into the region if outside."""
         segments, pair = failing.segments, failing.pair
         middle, y = (segments.start + segments.end) / 2, segments.y
@@ -238,11 +238,11 @@ class PathSearch:
             state.forward_passes.index_add_(0, pair[rows], torch.ones_like(rows))
             state.projections.index_add_(0, pair[rows], torch.ones_like(rows))
         state.close(pair[~(seen > 0)], "projection")
-        kept = torch.nonzero(state.failure[pair] == 0).flatten()
-        return state.joined(failing.take(kept), middle[kept], seen[kept])
+        remaining = torch.nonzero(state.failure[pair] == 0).flatten()
+        return state.insert_anchors(failing.take(remaining), middle[remaining], seen[remaining])
 
 
-CAPS = (FOUND, "depth", "anchors", "forward_passes", "projection")
+LIMITS = (FOUND, "depth", "anchors", "forward_passes", "projection")
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class _Open:
     segments: Segments
 
     @classmethod
-    def begun(cls, start: Inputs, end: Inputs, y: Labels) -> "_Open":
+    def initial(cls, start: Inputs, end: Inputs, y: Labels) -> "_Open":
         pair = torch.arange(len(start), device=start.device)
         low = torch.zeros(len(start), dtype=torch.float64, device=start.device)
         return cls(pair, low, low + 1, Segments(start, end, y))
@@ -278,22 +278,22 @@ class _State:
     projections: Tensor
 
     @classmethod
-    def begun(cls, start: Inputs, end: Inputs, clearance: PerExample) -> "_State":
+    def initial(cls, start: Inputs, end: Inputs, clearance: PerExample) -> "_State":
         pair = torch.arange(len(start), device=start.device)
-        nothing = torch.zeros_like(pair)
-        place = torch.cat([nothing, nothing + 1]).double()
+        zeros = torch.zeros_like(pair)
+        place = torch.cat([zeros, zeros + 1]).double()
         ends = torch.cat([start, end]), torch.cat([pair, pair]), place
-        return cls(*ends, nothing, nothing.bool(), clearance, nothing.clone(), nothing.clone())
+        return cls(*ends, zeros, zeros.bool(), clearance, zeros.clone(), zeros.clone())
 
-    def close(self, pair: Tensor, cap: str) -> None:
+    def close(self, pair: Tensor, limit: str) -> None:
         """Give these pairs up, unless they already have been for another reason."""
-        self.failure[pair] = torch.where(self.failure[pair] == 0, CAPS.index(cap), self.failure[pair])
+        self.failure[pair] = torch.where(self.failure[pair] == 0, LIMITS.index(limit), self.failure[pair])
 
     def counts(self) -> Tensor:
         """Count the anchors of each pair."""
         return torch.zeros_like(self.failure).index_add(0, self.pair, torch.ones_like(self.pair))
 
-    def joined(self, parts: _Open, middle: Inputs, clearance: PerExample) -> _Open:
+    def insert_anchors(self, parts: _Open, middle: Inputs, clearance: PerExample) -> _Open:
         """Enter the new anchors and return the halves of the segments."""
         place, segments = (parts.low + parts.high) / 2, parts.segments
         self.anchors = torch.cat([self.anchors, middle])
@@ -321,7 +321,7 @@ class _State:
         number = torch.arange(len(order), device=pair.device) - (counts.cumsum(0) - counts)[pair]
         anchors[pair, number] = self.anchors[order]
         clearance = torch.where(found, self.clearance, torch.nan)
-        failure = tuple(CAPS[code] for code in self.failure.tolist())
+        failure = tuple(LIMITS[code] for code in self.failure.tolist())
         certified = found & ~self.uncertain
         return Paths(
             anchors, counts, y, found, failure, spacing, certified, clearance, self.forward_passes, self.projections

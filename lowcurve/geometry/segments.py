@@ -87,16 +87,16 @@ def sample_segments(model: Classifier, segments: Segments, spacing: PerExample, 
     """
     parts = torch.ceil(segments.length.double() / spacing.double()).long()
     levels = torch.ceil((parts + (parts == 0)).double().log2()).long()
-    least = torch.full_like(segments.length, torch.inf)
+    smallest = torch.full_like(segments.length, torch.inf)
     forward_passes = torch.zeros_like(parts)
     for level in range(1, int(levels.max()) + 1 if len(parts) else 1):
-        open_ = torch.nonzero((least > 0) & (levels >= level)).flatten()
+        open_ = torch.nonzero((smallest > 0) & (levels >= level)).flatten()
         stride = 2 ** (levels[open_] - level)
         counts = ((parts[open_] - 1) // stride + 1) // 2  # odd multiples of the stride below the count of parts
         ends = counts.cumsum(0)
         first = ends - counts
 
-        def look(
+        def test_samples(
             part: slice, open_: Tensor = open_, stride: Tensor = stride, ends: Tensor = ends, first: Tensor = first
         ) -> None:
             number = torch.arange(part.start, part.stop, device=ends.device)
@@ -104,11 +104,11 @@ def sample_segments(model: Classifier, segments: Segments, spacing: PerExample, 
             place = (2 * (number - first[row]) + 1) * stride[row]
             rows = open_[row]
             seen = inner_margin(model, segments.at(rows, place.double() / parts[rows]), segments.y[rows])
-            least.scatter_reduce_(0, rows, seen.nan_to_num(-torch.inf).to(least), "amin")
+            smallest.scatter_reduce_(0, rows, seen.nan_to_num(-torch.inf).to(smallest), "amin")
 
-        in_chunks(look, int(counts.sum()), chunk)
+        in_chunks(test_samples, int(counts.sum()), chunk)
         forward_passes[open_] += counts
-    return Sampling(least > 0, least, forward_passes)
+    return Sampling(smallest > 0, smallest, forward_passes)
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ def cover_segments(
         middle, half = (low + high) / 2, (high - low) / 2
         share = torch.where(length[row] > 0, middle / length[row], 0)
 
-        def look(part: slice, row: Tensor = row, share: Tensor = share) -> tuple[Tensor, Tensor]:
+        def test_samples(part: slice, row: Tensor = row, share: Tensor = share) -> tuple[Tensor, Tensor]:
             rows = row[part]
             x, y = segments.at(rows, share[part]), segments.y[rows]
             return inner_margin(model, x, y), certified_radius(certificate, model, x, y).double()
 
-        seen, radii = (torch.cat(parts) for parts in zip(*in_chunks(look, len(row), chunk), strict=True))
+        seen, radii = (torch.cat(parts) for parts in zip(*in_chunks(test_samples, len(row), chunk), strict=True))
         forward_passes.index_add_(0, row, torch.ones_like(row))
         outside[row[~(seen > 0)]] = True
         reach = radii * (1 - 1e-6) - rounding[row]

@@ -87,7 +87,7 @@ class Plane:
 
     def points(self, a: Tensor, b: Tensor) -> Tensor:
         """Return every point of the grid, shape (batch, len(a), len(b), ...), all in memory at once."""
-        row, i, j = _places(torch.arange(len(self) * a.shape[-1] * b.shape[-1], device=self.origin.device), a, b)
+        row, i, j = _grid_indices(torch.arange(len(self) * a.shape[-1] * b.shape[-1], device=self.origin.device), a, b)
         found = self.at(row, self.grid(a)[row, i], self.grid(b)[row, j])
         return found.reshape(len(self), a.shape[-1], b.shape[-1], *found.shape[1:])
 
@@ -113,12 +113,12 @@ class Plane:
         if points.shape[1:] != self.origin.shape:
             expected = f"points of shape (steps, {', '.join(map(str, self.origin.shape))})"
             raise InputError(expected, tuple(points.shape), "stack the steps, and write points[None] for one")
-        way = points.to(self.origin) - self.origin
+        offset = points.to(self.origin) - self.origin
         coordinates = []
         for v in (self.first, self.second):
-            coordinates.append((way * v).flatten(2).sum(2))
-            way = way - coordinates[-1].view(*points.shape[:2], *[1] * (points.ndim - 2)) * v
-        return PlaneProjection(torch.stack(coordinates, dim=-1), L2.length(way.flatten(0, 1)).view(points.shape[:2]))
+            coordinates.append((offset * v).flatten(2).sum(2))
+            offset = offset - coordinates[-1].view(*points.shape[:2], *[1] * (points.ndim - 2)) * v
+        return PlaneProjection(torch.stack(coordinates, dim=-1), L2.length(offset.flatten(0, 1)).view(points.shape[:2]))
 
 
 def span(origin: Inputs, first: Inputs, second: Inputs) -> Plane:
@@ -145,14 +145,14 @@ def span(origin: Inputs, first: Inputs, second: Inputs) -> Plane:
     require_inputs(origin)
     require_direction(first, "first direction")
     require_direction(second, "second direction")
-    along = L2.unit(first)
-    aside = _without(L2.unit(second), [along])
-    parallel = L2.length(aside) == 0
+    first_unit = L2.unit(first)
+    second_unit = _remove_components(L2.unit(second), [first_unit])
+    parallel = L2.length(second_unit) == 0
     if bool(parallel.any()):
         raise InputError(
-            "two directions that span a plane", f"parallel ones at {_which(parallel)}", "choose another one"
+            "two directions that span a plane", f"parallel ones at {_list_examples(parallel)}", "choose another one"
         )
-    return Plane(origin, along, L2.unit(aside))
+    return Plane(origin, first_unit, L2.unit(second_unit))
 
 
 def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to: Sequence[Inputs] = ()) -> Vectors:
@@ -186,11 +186,11 @@ def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to
         raise InputError("no more orthogonal directions than dimensions, one at least", found, "ask for fewer")
     basis: list[Tensor] = []
     for v in orthogonal_to:
-        basis.append(L2.unit(_without(L2.unit(v), basis)))
-    nobody = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    streams = randomness.example_streams(randomness.stream(seed, "slice directions"), x, nobody)
+        basis.append(L2.unit(_remove_components(L2.unit(v), basis)))
+    zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    streams = randomness.example_streams(randomness.stream(seed, "slice directions"), x, zeros)
     for number in range(count):
-        basis.append(L2.unit(_without(L2.unit(streams.at(number).normal(x)), basis)))
+        basis.append(L2.unit(_remove_components(L2.unit(streams.at(number).normal(x)), basis)))
     return torch.stack(basis[len(orthogonal_to) :])
 
 
@@ -273,7 +273,7 @@ def surface(
         raise InputError("a plane and coordinates along both directions, one at least", sizes, "write torch.zeros(1)")
 
     def part(numbers: slice) -> Tensor:
-        row, i, j = _places(torch.arange(numbers.start, numbers.stop, device=first.device), a, b)
+        row, i, j = _grid_indices(torch.arange(numbers.start, numbers.stop, device=first.device), a, b)
         values = select_rows(function, row)(plane.at(row, first[row, i], second[row, j]))
         if values.shape[:1] != row.shape:
             expected = f"{len(row)} values, one a point"
@@ -329,11 +329,11 @@ def box_excess(
     """
     low, high = box
 
-    def overshoot(x: Tensor) -> PerExample:
-        over = torch.maximum(x - high, low - x).flatten(1).amax(1)
-        return torch.where(over < 0, 0, over)
+    def excess(x: Tensor) -> PerExample:
+        distance = torch.maximum(x - high, low - x).flatten(1).amax(1)
+        return torch.where(distance < 0, 0, distance)
 
-    return surface(overshoot, plane, a, b, chunk=chunk)
+    return surface(excess, plane, a, b, chunk=chunk)
 
 
 def require_direction(v: Inputs, name: str = "direction") -> None:
@@ -350,23 +350,23 @@ def require_direction(v: Inputs, name: str = "direction") -> None:
     wrong = ~((length > 0) & torch.isfinite(length))
     if bool(wrong.any()):
         hint = "leave these examples out, or take the direction of log_odds, whose gradient does not underflow"
-        raise InputError(f"a {name} of finite length above 0", f"none at {_which(wrong)}", hint)
+        raise InputError(f"a {name} of finite length above 0", f"none at {_list_examples(wrong)}", hint)
 
 
-def _places(numbers: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _grid_indices(numbers: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return plane, index along a and index along b of each numbered point."""
     return numbers // (a.shape[-1] * b.shape[-1]), numbers // b.shape[-1] % a.shape[-1], numbers % b.shape[-1]
 
 
-def _without(v: Tensor, others: Sequence[Tensor]) -> Tensor:
+def _remove_components(v: Tensor, others: Sequence[Tensor]) -> Tensor:
     """Remove from a unit v its parts along orthonormal others; return 0 where only rounding is left."""
     rest = v
-    for _ in range(2):  # once leaves rounding along the others, which counts where the rest is short
+    for _ in range(2):  # The first pass leaves rounding, which matters where the rest is short.
         for u in others:
             rest = rest - per_example(dot(u, rest), rest) * u
     return rest * per_example(L2.length(rest) > 10 * torch.finfo(v.dtype).eps, rest)
 
 
-def _which(wrong: Tensor) -> str:
+def _list_examples(wrong: Tensor) -> str:
     rows = torch.nonzero(wrong).flatten().tolist()
     return "examples " + ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

@@ -86,7 +86,7 @@ def value_change_bounds(length: float | PerExample, curvature: PerExample, gradi
     """
     length, a = _length_and_scaled_curvature(length, curvature)
     first = length * gradient_norm.double()
-    unknown = torch.where(torch.isfinite(a), 0, a)  # in place of 0 times an infinite growth
+    unknown = torch.where(torch.isfinite(a), 0, a)  # 0 times an infinite growth would be nan.
     growths = (1 + a * a.exp(), _exp_quotient(a), 1 + a / 2)
     return _change(curvature, *(torch.where(first == 0, unknown, first * growth) for growth in growths))
 
@@ -123,7 +123,7 @@ def _length_and_scaled_curvature(length: float | PerExample, curvature: PerExamp
 
 def _exp_quotient(a: Tensor) -> Tensor:
     """Return (exp(a) - 1) / a, 1 at 0."""
-    short = torch.minimum(a, torch.full_like(a, 1e4))  # infinite from there on, and inf / inf is no number
+    short = torch.minimum(a, torch.full_like(a, 1e4))  # exp overflows from here on, and inf / inf is nan.
     return torch.where(short == 0, 1, torch.expm1(short) / short)
 
 
