@@ -145,7 +145,7 @@ def table_2(context: Context) -> Reproduction:
     """
     made, data, models = context.load_or_train("base", make_study(context))
     pairs = {"smoke": 8}.get(context.scale, 200)
-    # The limits of the study leave too few correctly classified test images for so many pairs.
+    # The limits of the study leave too few correctly classified test images.
     test = context.test_images(made, IMAGES) if context.scale == "laptop" else data.test
     results = context.load_or_compute(
         "table-2", ("paths", made, len(test), pairs, SHARE),
