@@ -82,7 +82,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--model", "own:two", "--weights", "own.pt"], "size mismatch for 1.weight"),
         (["--config", "missing.yaml"], "missing.yaml, which does not exist. Check its path"),
         (["--mean", "0.5", "--std", "0.2"], "--mean and --std together with a network of your own, got no --model"),
-        (["--model", "own:make", "--mean", "0.5"], "as many positive deviations as means"),
+        (["--model", "own:make", "--mean", "0.5"], "as many positive standard deviations as means"),
         (["--resume", "nowhere"], "a run directory"),
         (["--data", "two-moons", "--network", "small-convnet"], "images for small-convnet"),
         (["--data", "two-moons", "--training.augmentation.flip", "true"], "images to augment"),

@@ -24,7 +24,7 @@ from lowcurve.models import summary
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
 from lowcurve.results.cells import CELLS, NETWORK, band, count_examples, spread
 from lowcurve.study.boundary_results import boundary_results
-from lowcurve.study.linearity_results import linearity, stability, train_against_test
+from lowcurve.study.linearity_results import compare_with_training, measure_linearity, measure_stability
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.settings import Study
 from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
@@ -58,31 +58,31 @@ def curvature_results(
         "BatchNorm": "eval mode",
         **count_examples(examples, "test"),
     }
-    subject = MeasuredNetwork(study, name, model, examples, progress, conditions)
+    network = MeasuredNetwork(study, name, model, examples, progress, conditions)
     with record_backends() as ways:
-        extremes = subject.columns({"extremes": Curvature(settings.lanczos_steps)})
+        extremes = network.columns({"extremes": Curvature(settings.lanczos_steps)})
     how = f"exact, {' and '.join(sorted(ways))}; Lanczos from the gradient, at most {settings.lanczos_steps} steps"
-    exact = replace(subject, conditions={**conditions, "Hessian": how})
+    exact = replace(network, conditions={**conditions, "Hessian": how})
     results: dict[str, Result] = {
         "geometry": _geometry(exact, extremes),
         "spectrum": _spectrum(exact, extremes),
-        "against scale": _against_scale(subject),
-        "stability": stability(subject),
-        "linearity": linearity(exact, extremes),
-        "density": _density(subject.first(settings.density_examples)),
+        "against scale": _against_scale(network),
+        "stability": measure_stability(network),
+        "linearity": measure_linearity(exact, extremes),
+        "density": _density(network.first(settings.density_examples)),
         **boundary_results(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
-        "indicator": _indicator(subject.first(max(settings.profile_examples, settings.density_examples))),
-        "discrepancy": train_against_test(exact, extremes, data.train.take(slice(len(examples)))),
-        **layers(name, model),
+        "indicator": _indicator(network.first(max(settings.profile_examples, settings.density_examples))),
+        "discrepancy": compare_with_training(exact, extremes, data.train.take(slice(len(examples)))),
+        **tabulate_layers(name, model),
     }
     if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
-        few = subject.first(settings.profile_examples)
-        results["profile"] = profile(few, None)
-        results["profile at scale"] = profile(few, few.reach)
+        few = network.first(settings.profile_examples)
+        results["profile"] = measure_profile(few, None)
+        results["profile at scale"] = measure_profile(few, few.reach)
     return results
 
 
-def layers(name: str, model: nn.Module) -> dict[str, Result]:
+def tabulate_layers(name: str, model: nn.Module) -> dict[str, Result]:
     """Make a table of the betas, gammas and norms of each layer of LCNN.
 
     Args:
@@ -116,9 +116,9 @@ def layers(name: str, model: nn.Module) -> dict[str, Result]:
     return {"layers": Table("Sharpness and norms of each layer", headings, tuple(cells))}
 
 
-def _geometry(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
-    h = subject.reach
-    secant = summarize(subject.columns({"at scale": SecantCurvature(h)})["at scale"])
+def _geometry(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
+    h = network.reach
+    secant = summarize(network.columns({"at scale": SecantCurvature(h)})["at scale"])
     slope, norm, ratio = (summarize(extremes[key]) for key in ("gradient norm", "Hessian norm", "normalized curvature"))
     residual = summarize(extremes["residual"] / np.maximum(extremes["Hessian norm"], 1e-30))
     headings = (
@@ -137,19 +137,19 @@ def _geometry(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
             ".0e",
         ),
     )
-    row = (subject.name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
-    conditions = {**subject.conditions, "h": f"{h:.3g} in l_2"}
+    row = (network.name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
+    conditions = {**network.conditions, "h": f"{h:.3g} in l_2"}
     return Table("Curvature of the loss in input space", headings, (row,), conditions=conditions)
 
 
-def _spectrum(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
+def _spectrum(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
     """Make a table of further properties of the Hessian, each with its quantiles."""
-    steps = subject.study.evaluation.lanczos_steps
+    steps = network.study.evaluation.lanczos_steps
     power = PowerIteration()
     measures: dict[str, Measure] = {"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm(), "power": power}
-    more = subject.columns(measures)
+    more = network.columns(measures)
     ratio = {
-        loss.__name__: subject.columns({"C": Curvature(steps)}, loss)["normalized curvature"]
+        loss.__name__: network.columns({"C": Curvature(steps)}, loss)["normalized curvature"]
         for loss in (margin, true_logit)
     }
     share = more["network norm"] / np.maximum(extremes["Hessian norm"], 1e-30)
@@ -168,32 +168,32 @@ def _spectrum(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
         (Column("network's share", "‖H − JᵀAJ‖ / ‖H‖: the part that does not come from the loss function."), share),
         (Column("alignment", "|⟨g, u⟩| / ‖g‖ with u the eigenvector of ‖H‖."), extremes["alignment"]),
     ]
-    row = (subject.name, *(spread(values) for _, values in columns))
+    row = (network.name, *(spread(values) for _, values in columns))
     headings = (NETWORK, *(column for column, _ in columns))
     title = "The Hessian, for each image"
-    return Table(title, headings, (row,), CELLS, conditions=subject.conditions)
+    return Table(title, headings, (row,), CELLS, conditions=network.conditions)
 
 
-def _against_scale(subject: MeasuredNetwork) -> Curves:
-    scales = tuple(subject.reach * multiple for multiple in SCALES)
-    columns = subject.columns({f"{h:g}": SecantCurvature(h) for h in scales})
+def _against_scale(network: MeasuredNetwork) -> Curves:
+    scales = tuple(network.reach * multiple for multiple in SCALES)
+    columns = network.columns({f"{h:g}": SecantCurvature(h) for h in scales})
     return Curves(
         "Curvature against scale",
         "scale h (l_2 length, pixel units)",
         "‖g(x + hz) − g(x)‖ / h, median and 10–90 %",
         scales,
-        {subject.name: band([columns[f"{h:g}"] for h in scales])},
+        {network.name: band([columns[f"{h:g}"] for h in scales])},
         caption="Change of the input gradient along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
-        f"The study's attack reaches as far as h = {subject.reach:.3g}.",
-        conditions=subject.conditions,
+        f"The study's attack reaches as far as h = {network.reach:.3g}.",
+        conditions=network.conditions,
         x_logarithmic=True,
         y_logarithmic=True,
     )
 
 
-def _density(subject: MeasuredNetwork) -> Curves:
+def _density(network: MeasuredNetwork) -> Curves:
     measure, width = SpectralDensity(), 0.01
-    columns = subject.columns({"density": measure})
+    columns = network.columns({"density": measure})
     largest = np.maximum(np.abs(columns["eigenvalues"]).max(1, keepdims=True), 1e-30)
     away = (GRID[:, None, None] - columns["eigenvalues"] / largest) / width
     heights = (np.exp(-(away**2) / 2) * columns["masses"]).sum(2).mean(1) / (width * np.sqrt(2 * np.pi))
@@ -202,23 +202,23 @@ def _density(subject: MeasuredNetwork) -> Curves:
         "eigenvalue, in units of the image's largest",
         "density, mean over examples",
         tuple(float(t) for t in GRID),
-        {subject.name: Line(tuple(float(v) for v in np.maximum(heights, 1e-6)))},
+        {network.name: Line(tuple(float(v) for v in np.maximum(heights, 1e-6)))},
         caption="Distribution of all eigenvalues: nearly all are near zero, and a few are isolated. Each is "
         f"smoothed by {width}; densities below 1e-6 are drawn at 1e-6.",
-        conditions={**subject.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
+        conditions={**network.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
         y_logarithmic=True,
     )
 
 
-def _indicator(subject: MeasuredNetwork) -> Table:
+def _indicator(network: MeasuredNetwork) -> Table:
     """Compute the indicator of yu2018 from the exact Hessian and at the scale of the attack, which includes ReLU kinks."""
-    h, up_to, ball = subject.reach, subject.study.evaluation.largest_profile, subject.study.ball()
+    h, up_to, ball = network.reach, network.study.evaluation.largest_profile, network.study.ball()
     exact = RobustnessIndicator(up_to=up_to)
-    change = DecisionChange(ball.radius, ball.norm, subject.study.evaluation.lanczos_steps)
+    change = DecisionChange(ball.radius, ball.norm, network.study.evaluation.lanczos_steps)
     measures: dict[str, Measure] = {"indicator": exact, "change": change, "margin": _value}
-    columns = subject.columns(measures, margin)
+    columns = network.columns(measures, margin)
     kept = (columns["change"] < columns["margin"]).astype(np.float64)
-    at_scale = subject.columns({"at scale": RobustnessIndicator(up_to=up_to, h=h)}, margin)
+    at_scale = network.columns({"at scale": RobustnessIndicator(up_to=up_to, h=h)}, margin)
     zeros = f"|J| < {exact.jacobian_zero:g}", f"|λ| < {exact.eigenvalue_zero:g}"
     wanted: list[tuple[Column, np.ndarray | None]] = [
         (Column("mean |J|", "Of the margin's Jacobian, over pixels."), columns["Jacobian, mean"]),
@@ -239,11 +239,11 @@ def _indicator(subject: MeasuredNetwork) -> Table:
             columns["change"],
         ),
     ]
-    row = (subject.name, *(None if values is None else spread(values) for _, values in wanted), float(kept.mean()))
+    row = (network.name, *(None if values is None else spread(values) for _, values in wanted), float(kept.mean()))
     keeps = Column("kept", "Share of images whose margin is larger: the quadratic model keeps its decision.", ".1%")
     headings = (NETWORK, *(column for column, _ in wanted), keeps)
     conditions = {
-        **subject.conditions,
+        **network.conditions,
         "loss": "the margin z_y − max z_k",
         "zeros": ", ".join(zeros),
         "h": f"{h:.3g} in l_2",
@@ -258,14 +258,14 @@ def _value(field: Field, x: Inputs) -> PerExample:
     return field(x)
 
 
-def profile(subject: MeasuredNetwork, h: float | None) -> Curves:
+def measure_profile(network: MeasuredNetwork, h: float | None) -> Curves:
     """Compute all eigenvalues of the loss's Hessian, sorted and averaged over the images.
 
     Args:
-        subject: Network at its test images.
+        network: Network at its test images.
         h: Scale, an l_2 length in pixel units; None for the exact Hessian.
     """
-    mean = subject.columns({"profile": CurvatureProfile(h)})["profile"].astype(np.float64).mean(0)
+    mean = network.columns({"profile": CurvatureProfile(h)})["profile"].astype(np.float64).mean(0)
     exact = h is None
     title = (
         "Curvature profile, exact Hessian" if exact else f"Curvature profile at the scale of the attack, h = {h:.3g}"
@@ -276,7 +276,7 @@ def profile(subject: MeasuredNetwork, h: float | None) -> Curves:
         "eigenvalue number, in rising order",
         "eigenvalue, mean over examples",
         tuple(float(k) for k in range(1, len(mean) + 1)),
-        {subject.name: Line(tuple(float(v) for v in mean))},
+        {network.name: Line(tuple(float(v) for v in mean))},
         caption="All eigenvalues of the input Hessian of the loss, sorted, then averaged over examples.",
-        conditions={**subject.conditions, "Hessian": how},
+        conditions={**network.conditions, "Hessian": how},
     )

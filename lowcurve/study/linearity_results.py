@@ -23,14 +23,14 @@ from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.types import Measure
 
 
-def stability(subject: MeasuredNetwork) -> Curves:
+def measure_stability(network: MeasuredNetwork) -> Curves:
     """Measure the relative change of the gradient under random noise, compared with the estimate by C at the image.
 
     Args:
-        subject: Network at its test images.
+        network: Network at its test images.
     """
-    measure = GradientStability(steps=subject.study.evaluation.lanczos_steps)
-    columns = subject.columns({"stability": measure})
+    measure = GradientStability(steps=network.study.evaluation.lanczos_steps)
+    columns = network.columns({"stability": measure})
     noise, estimate = (
         [columns[f"gradient change, {kind} {length:g}"] for length in measure.lengths] for kind in ("noise", "estimate")
     )
@@ -40,27 +40,27 @@ def stability(subject: MeasuredNetwork) -> Curves:
         "length of the noise (l_2, pixel units)",
         "‖g(x + e) − g(x)‖ / ‖g(x)‖, median and 10–90 %",
         measure.lengths,
-        {subject.name: band(noise), f"{subject.name}, ‖e‖ C": medians},
+        {network.name: band(noise), f"{network.name}, ‖e‖ C": medians},
         caption="Random noise e of each length, uniform in direction, and the estimate ‖e‖ C for the worst direction, with the "
         "normalized curvature C at x. C does not include the kinks of a ReLU network.",
-        conditions={**subject.conditions, "draws": f"{measure.draws} an example"},
+        conditions={**network.conditions, "draws": f"{measure.draws} an example"},
         x_logarithmic=True,
         y_logarithmic=True,
     )
 
 
-def linearity(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
+def measure_linearity(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
     """Measure the distance of the loss from its tangent plane over the length of the attack, compared with bounds by C.
 
     Args:
-        subject: Network at its test images.
+        network: Network at its test images.
         extremes: Columns of `Curvature` at these images.
     """
-    norm, radius = Norm(subject.study.norm), subject.study.ball().radius
-    found = {kind: subject.columns({kind: LinearityError(radius, norm, kind)}) for kind in ("random", "steepest")}
+    norm, radius = Norm(network.study.norm), network.study.ball().radius
+    found = {kind: network.columns({kind: LinearityError(radius, norm, kind)}) for kind in ("random", "steepest")}
     ratio, slope = (torch.from_numpy(extremes[key]) for key in ("normalized curvature", "gradient norm"))
-    change, error = gradient_change_bounds(subject.reach, ratio), linearity_error_bounds(subject.reach, ratio)
-    value = value_change_bounds(subject.reach, ratio, slope)
+    change, error = gradient_change_bounds(network.reach, ratio), linearity_error_bounds(network.reach, ratio)
+    value = value_change_bounds(network.reach, ratio, slope)
     cells = [
         *(found[kind][name] for kind in found for name in ("linearity error", "linearity error, second order")),
         error.sharp.numpy(),
@@ -85,30 +85,30 @@ def linearity(subject: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
         ),
     )
     conditions = {
-        **subject.conditions,
-        "e": f"{norm.name} radius {radius:.4g}, l_2 length at most {subject.reach:.3g}; no pixel box",
+        **network.conditions,
+        "e": f"{norm.name} radius {radius:.4g}, l_2 length at most {network.reach:.3g}; no pixel box",
     }
-    row = (subject.name, *(spread(values) for values in cells))
+    row = (network.name, *(spread(values) for values in cells))
     return Table("Linearity of the loss around the image", headings, (row,), CELLS, conditions)
 
 
-def train_against_test(subject: MeasuredNetwork, test: evaluation.Columns, train: Examples) -> Table:
+def compare_with_training(network: MeasuredNetwork, test: evaluation.Columns, train: Examples) -> Table:
     """Compare the geometry at test images with that at training images, as Table 3 of srinivas2022lcnn.
 
     Args:
-        subject: Network at its test images.
+        network: Network at its test images.
         test: Columns of `Curvature` at these images.
         train: Training images.
     """
-    measures: dict[str, Measure] = {"extremes": Curvature(subject.study.evaluation.lanczos_steps)}
-    training = replace(subject, examples=train).columns(measures)
+    measures: dict[str, Measure] = {"extremes": Curvature(network.study.evaluation.lanczos_steps)}
+    training = replace(network, examples=train).columns(measures)
     names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
     cells = [_ratio(training[key], test[key]) for key in names.values()]
     headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
     caption = "Relative difference of the geometry at test and at training images; in brackets the 95 % interval."
-    counts = f"{len(train)} of the training set, {len(subject.examples)} of the test set"
-    conditions = {**subject.conditions, "examples": counts}
-    return Table("Training against test images", (NETWORK, *headings), ((subject.name, *cells),), caption, conditions)
+    counts = f"{len(train)} of the training set, {len(network.examples)} of the test set"
+    conditions = {**network.conditions, "examples": counts}
+    return Table("Training against test images", (NETWORK, *headings), ((network.name, *cells),), caption, conditions)
 
 
 def _ratio(train: np.ndarray, test: np.ndarray) -> Cell:

@@ -69,12 +69,12 @@ def measure_epochs(
     found: dict[str, list[np.ndarray]] = {"Frobenius norm": [], "along the sign": [], "robust": []}
     for epoch, model in networks:
         epochs.append(epoch)
-        subject = MeasuredNetwork(study, f"{row}, epoch {epoch}", model, few, progress, {})
-        columns = subject.columns(measures)
+        network = MeasuredNetwork(study, f"{row}, epoch {epoch}", model, few, progress, {})
+        columns = network.columns(measures)
         attack = PGD(study.ball(), steps=settings.steps)
         outcome = evaluation.attack(
             model, attacked, attack, seed=study.seed, progress=progress,
-            heading=f"attacking {subject.name}",
+            heading=f"attacking {network.name}",
         )  # fmt: skip
         for kind, values in (
             *((k, columns[k]) for k in ("Frobenius norm", "along the sign")),

@@ -19,7 +19,7 @@ from lowcurve.papers.common.lookup import as_table, read_value
 from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
 from lowcurve.results.cells import count_examples
 from lowcurve.study.boundary_results import boundary_results
-from lowcurve.study.linearity_results import stability, train_against_test
+from lowcurve.study.linearity_results import compare_with_training, measure_stability
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.robustness_results import suite_of
 from lowcurve.study.settings import Study
@@ -172,9 +172,9 @@ def _make_geometry_row(trained: TrainedRow, radii: Sequence[float]) -> Table:
     study, data, model, settings = trained.study, trained.data, trained.model, trained.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     attacked = data.test.take(slice(settings.examples))
-    subject = MeasuredNetwork(study, trained.row, model, few, trained.progress, {})
+    network = MeasuredNetwork(study, trained.row, model, few, trained.progress, {})
     measures: dict[str, Measure] = {"all": Curvature(settings.lanczos_steps), "power": PowerIteration(POWER_STEPS)}
-    columns = subject.columns(measures)
+    columns = network.columns(measures)
     cells: list[tuple[Column, float]] = [
         (Column("‖g‖", "Mean over images."), float(columns["gradient norm"].mean())),
         (Column("‖H‖", "Mean over images, by Lanczos."), float(columns["Hessian norm"].mean())),
@@ -238,12 +238,12 @@ def _make_extra_result(kind: str, trained: TrainedRow) -> dict[str, Result]:
     study, data, settings = trained.study, trained.data, trained.study.evaluation
     few = data.test.take(slice(settings.curvature_examples))
     conditions = {"BatchNorm": "eval mode", **count_examples(few, "test")}
-    subject = MeasuredNetwork(study, trained.row, trained.model, few, trained.progress, conditions)
+    network = MeasuredNetwork(study, trained.row, trained.model, few, trained.progress, conditions)
     if kind == "stability":
-        return {kind: stability(subject)}
+        return {kind: measure_stability(network)}
     if kind == "discrepancy":
-        columns = subject.columns({"all": Curvature(settings.lanczos_steps)})
-        return {kind: train_against_test(subject, columns, data.train.take(slice(len(few))))}
+        columns = network.columns({"all": Curvature(settings.lanczos_steps)})
+        return {kind: compare_with_training(network, columns, data.train.take(slice(len(few))))}
     few = data.test.take(slice(settings.boundary_examples))
     found = boundary_results(study, trained.row, trained.model, few, trained.progress)
     return {name: result for name, result in found.items() if name == kind}

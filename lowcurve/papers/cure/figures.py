@@ -27,7 +27,7 @@ from lowcurve.papers.cure.networks import COUNTS, DIFFERS, make_spsa, select_stu
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Claim, Column, Result, Surface, Table, holds, merge
 from lowcurve.results.cells import NETWORK, count_examples
-from lowcurve.study.geometry_results import profile
+from lowcurve.study.geometry_results import measure_profile
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.study.report_figures import same_images
 
@@ -148,7 +148,7 @@ def _make_profiles(trained: TrainedRow, exactly: int, at_scale: int) -> dict[str
         trained.study, trained.row, trained.model, trained.data.test, trained.progress, conditions
     )
     wide = network.first(at_scale)
-    return {"profile": profile(network.first(exactly), None), "profile at scale": profile(wide, wide.reach)}
+    return {"profile": measure_profile(network.first(exactly), None), "profile at scale": measure_profile(wide, wide.reach)}
 
 
 def remark_3(context: Context) -> Reproduction:
