@@ -148,7 +148,10 @@ def _make_profiles(trained: TrainedRow, exactly: int, at_scale: int) -> dict[str
         trained.study, trained.row, trained.model, trained.data.test, trained.progress, conditions
     )
     wide = network.first(at_scale)
-    return {"profile": measure_profile(network.first(exactly), None), "profile at scale": measure_profile(wide, wide.reach)}
+    return {
+        "profile": measure_profile(network.first(exactly), None),
+        "profile at scale": measure_profile(wide, wide.reach),
+    }
 
 
 def remark_3(context: Context) -> Reproduction:
