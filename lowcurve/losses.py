@@ -269,7 +269,7 @@ def _check(logits: Logits, y: Labels) -> None:
         raise InputError(
             f"logits of shape ({len(y)}, classes) with at least 2 classes",
             tuple(logits.shape),
-            "return one row of logits an example from the model",
+            "return one row of logits per example from the model",
         )
     # On a GPU this check would stall every step; the data set has checked its labels already.
     if not y.is_cuda and len(y) and (int(y.min()) < 0 or int(y.max()) >= logits.shape[1]):

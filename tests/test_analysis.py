@@ -46,10 +46,10 @@ HV = torch.einsum("bij,bj->bi", H, V.flatten(1)).reshape(V.shape)
 def test_gradient_of_a_quadratic():
     expected = (B + torch.einsum("bij,bj->bi", H, X.flatten(1))).reshape(X.shape)
     assert_close(gradient(QUADRATIC, X), expected)
-    values, slope = value_and_gradient(QUADRATIC, X)
+    values, found = value_and_gradient(QUADRATIC, X)
     assert_close(values, QUADRATIC(X))
     assert not values.requires_grad
-    assert not slope.requires_grad
+    assert not found.requires_grad
     assert_close(Jet(QUADRATIC, X).gradient.detach(), expected)
 
 
@@ -72,7 +72,7 @@ def test_a_jet_keeps_the_logits_of_its_one_pass_and_gives_jets_of_other_losses_o
     assert_close(torch.autograd.grad(total, weights), torch.autograd.grad(parts, weights))
 
 
-def test_a_jet_without_halves_has_no_logits():
+def test_a_jet_of_a_field_without_logits_has_no_logits():
     with pytest.raises(
         InputError, match=r"a field that shows its logits, got Quadratic\. Write loss_field\(model, y\)"
     ):

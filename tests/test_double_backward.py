@@ -70,13 +70,13 @@ def looked_at(x: Tensor, b: Tensor) -> Tensor:
 
 
 def derivatives(function, *, held: bool = False) -> tuple[Tensor, ...]:
-    """Value, slope in x, and of a penalty on that the slopes in x and in the number b that some calls hang on."""
+    """Value, gradient in x, and the gradients of a penalty on it in x and in the number b that some calls use."""
     x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=not held)
     value = function(x, b).square().sum()
-    (slope,) = torch.autograd.grad(value, x, create_graph=True)
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
     inputs = [x] if held else [x, b]
-    total = slope.square().sum() + value
-    return value, slope, *torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+    total = first.square().sum() + value
+    return value, first, *torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -103,11 +103,11 @@ def test_batch_normalization_frozen_and_live(build, settings, weights):
         assert_close(found, expected, rtol=1e-12, atol=1e-12)
         leaves = (x, *(layers[0].parameters() if weights else ()))
         others = (x, *(layers[1].parameters() if weights else ()))
-        slopes = [torch.autograd.grad(y.sin().sum(), at) for y, at in ((found, leaves), (expected, others))]
-        assert_close(*slopes, rtol=1e-12, atol=1e-12)
+        both_gradients = [torch.autograd.grad(y.sin().sum(), at) for y, at in ((found, leaves), (expected, others))]
+        assert_close(*both_gradients, rtol=1e-12, atol=1e-12)
         assert_close(layers[0].state_dict(), layers[1].state_dict())  # the running statistics move as they do
-        live = training or "track_running_stats" in settings
-        assert (found.grad_fn.name() == expected.grad_fn.name()) == (live and not weights)
+        uses_batch = training or "track_running_stats" in settings
+        assert (found.grad_fn.name() == expected.grad_fn.name()) == (uses_batch and not weights)
 
 
 @pytest.mark.parametrize("call", ["softplus", "centered softplus", "batch_norm, live"])
@@ -115,12 +115,12 @@ def test_third_derivatives_are_refused(call):
     x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
     with TwiceDifferentiable():
         value = CALLS[call](x, b).square().sum()
-    (slope,) = torch.autograd.grad(value, x, create_graph=True)
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
     message = (
         "at most two derivatives of a (nonlinearity|normalization by the batch), got a third. Write the derivatives"
     )
     with pytest.raises(InputError, match=message):
-        torch.autograd.grad(slope.sum(), x, create_graph=True)
+        torch.autograd.grad(first.sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("call", ["batch_norm", "conv2d", "conv2d, in groups", "conv2d and batch_norm"])
@@ -128,9 +128,9 @@ def test_third_derivatives_of_linear_maps_are_torchs(call):
     def third() -> tuple[Tensor, ...]:
         x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
         value = CALLS[call](x, b).tanh().sum()
-        (slope,) = torch.autograd.grad(value, x, create_graph=True)
-        (bend,) = torch.autograd.grad((slope.square() * X).sum(), x, create_graph=True)
-        return torch.autograd.grad(bend.square().sum(), (x, b))
+        (first,) = torch.autograd.grad(value, x, create_graph=True)
+        (second,) = torch.autograd.grad((first.square() * X).sum(), x, create_graph=True)
+        return torch.autograd.grad(second.square().sum(), (x, b))
 
     expected = third()
     with TwiceDifferentiable():
@@ -142,8 +142,8 @@ def test_second_derivatives_by_way_of_a_parameter_are_torchs(call):
     def mixed() -> tuple[Tensor, ...]:
         x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
         value = call(x, b).square().sum() + b
-        (slope,) = torch.autograd.grad(value, b, create_graph=True)
-        return torch.autograd.grad(slope + x.sum(), x)
+        (first,) = torch.autograd.grad(value, b, create_graph=True)
+        return torch.autograd.grad(first + x.sum(), x)
 
     expected = mixed()
     with TwiceDifferentiable():
@@ -170,9 +170,9 @@ def test_second_derivatives_take_fewer_passes_than_torchs(call):
         x, b = X.clone().requires_grad_(), torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
         with TwiceDifferentiable() if own else nullcontext():
             value = CALLS[call](x, b).sum()
-        (slope,) = torch.autograd.grad(value, x, create_graph=True)
+        (first,) = torch.autograd.grad(value, x, create_graph=True)
         with Passes() as counted:
-            (slope.square().sum() + value).backward()
+            (first.square().sum() + value).backward()
         return counted.count
 
     assert passes(own=True) <= 0.75 * passes(own=False)
@@ -199,7 +199,7 @@ LABELS = torch.arange(5) % 3
 ACTS = {"softplus": nn.Softplus(beta=5), "gelu": nn.GELU(), "silu": nn.SiLU(), "relu": nn.ReLU()}
 
 
-def slopes(objective: Objective, model: nn.Module) -> tuple[Tensor, ...]:
+def step_gradients(objective: Objective, model: nn.Module) -> tuple[Tensor, ...]:
     found = objective.terms(model, IMAGES, LABELS, generator=stream(0, "step"))
     return *found.values(), *torch.autograd.grad(sum(found.values()), tuple(model.parameters()))
 
@@ -212,9 +212,9 @@ def slopes(objective: Objective, model: nn.Module) -> tuple[Tensor, ...]:
 def test_an_objective_is_what_torchs_layers_make_it(penalty, act, statistics, monkeypatch):
     model = network(act)
     objective = Objective(penalties={"it": Term(penalty, 2.0)}, statistics=statistics)
-    found = slopes(objective, model)
+    found = step_gradients(objective, model)
     monkeypatch.setattr(objectives, "TwiceDifferentiable", nullcontext)
-    assert_close(found, slopes(objective, model), rtol=1e-10, atol=1e-12)
+    assert_close(found, step_gradients(objective, model), rtol=1e-10, atol=1e-12)
 
 
 DETACHED = {
@@ -242,11 +242,13 @@ class Weights(Penalty):
 def test_the_loss_is_derived_with_the_gradient_that_a_penalty_holds(penalty, beside):
     """One backward pass for both, and the same derivatives as apart."""
     model = network(nn.Softplus(beta=5))
-    alone = slopes(Objective(statistics="frozen"), model)
-    only = slopes(Objective(penalties={"it": Term(penalty, 2.0)}, statistics="frozen", loss_weight=0.0), model)
+    alone = step_gradients(Objective(statistics="frozen"), model)
+    only = step_gradients(Objective(penalties={"it": Term(penalty, 2.0)}, statistics="frozen", loss_weight=0.0), model)
     seen: list[int] = []
     handle = model[0].register_forward_hook(partial(watched, seen))
-    both = slopes(Objective(penalties={"it": Term(penalty, 2.0)} | beside, statistics="frozen", loss_weight=0.5), model)
+    both = step_gradients(
+        Objective(penalties={"it": Term(penalty, 2.0)} | beside, statistics="frozen", loss_weight=0.5), model
+    )
     handle.remove()
     assert seen.count(0) == 1  # the clean pass comes first, and is gone through backwards once
     expected = [0.5 * a + b for a, b in zip(alone[1:], only[2:], strict=True)]
@@ -264,9 +266,10 @@ def watched(seen: list[int], module: nn.Module, _: tuple[Tensor, ...], result: T
 def test_a_penalty_that_follows_the_clean_gradient_keeps_the_graph():
     model = network(nn.Softplus(beta=5))
     terms = {"held": Term(CURE(0.3, differentiation="detached"), 1.0), "followed": Term(InputGradientNorm(), 1.0)}
-    both = slopes(Objective(penalties=terms, statistics="frozen"), model)
+    both = step_gradients(Objective(penalties=terms, statistics="frozen"), model)
     apart = [
-        slopes(Objective(penalties={k: t}, statistics="frozen", loss_weight=0.5), model)[2:] for k, t in terms.items()
+        step_gradients(Objective(penalties={k: t}, statistics="frozen", loss_weight=0.5), model)[2:]
+        for k, t in terms.items()
     ]
     assert_close(list(both[3:]), [a + b for a, b in zip(*apart, strict=True)], rtol=1e-10, atol=1e-12)
 

@@ -67,7 +67,7 @@ def test_confidence_intervals_cover(kind, deflated):
         assert binom.ppf(1e-3, 2000, 0.91) <= covered <= binom.ppf(1 - 1e-3, 2000, 0.96), covered / 2000
 
 
-def test_draws_do_not_depend_on_company():
+def test_draws_do_not_depend_on_the_batch():
     few = torch.tensor([2, 0])
     for estimate in (
         lambda rows: vars(

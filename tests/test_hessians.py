@@ -126,7 +126,7 @@ def test_the_recorded_pass_is_let_go_of(name):
 
 @pytest.mark.parametrize("name", ["residual", "max-pool", "squeeze and excite", "halves", "in place"])
 @pytest.mark.parametrize("replay", [True, False])
-def test_an_example_does_not_know_its_company(name, replay):
+def test_an_example_does_not_depend_on_its_batch(name, replay):
     field = loss_field(made(NETWORKS[name]), Y)
     operator = hessian(field, X, replay=replay)
     rows = torch.tensor([4, 0, 4])
@@ -137,7 +137,7 @@ def test_an_example_does_not_know_its_company(name, replay):
     assert_close(alone.apply_many(V[:, 2:3]), operator.apply_many(V)[:, 2:3])
 
 
-def test_points_of_the_plane_and_fields_without_halves():
+def test_points_of_the_plane_and_fields_without_logits():
     spec = Network("mlp", (2,), 3, (0.5, 0.5), (0.2, 0.2), nonlinearity="softplus", width=8)
     model, x, y = spec.build(seed=0).double().eval(), 3 * X[:4, 0, 0, :2], torch.tensor([0, 1, 2, 0])
     for loss in (cross_entropy, margin):
@@ -270,7 +270,7 @@ def test_a_field_that_cannot_be_divided_gives_the_same():
         assert_close(operator.apply_many(v), known.apply_many(v))
 
 
-def test_the_networks_of_the_house_and_the_public_ones_are_replayed():
+def test_the_networks_of_the_package_and_the_public_ones_are_replayed():
     models = [(resnet20(), (3, 32, 32)), (lenet5(), (1, 28, 28))]
     for name in ("small-convnet", "yu2018-mnist", "yu2018-cifar", "resnet18", "resnet20", "wide-resnet28-10"):
         shape = (1, 28, 28) if name == "yu2018-mnist" else (3, 32, 32)
@@ -286,7 +286,7 @@ def test_the_networks_of_the_house_and_the_public_ones_are_replayed():
         assert [p for p in model.parameters() if p.grad is not None] == []
 
 
-def test_the_world_is_left_as_it_was():
+def test_inputs_and_random_state_are_unchanged():
     model, x, state = made(NETWORKS["residual"]), X.clone(), torch.get_rng_state()
     with torch.no_grad():
         inside = hessian(loss_field(model, Y), x)(V[0])
@@ -297,7 +297,7 @@ def test_the_world_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("replay", [True, False])
-def test_errors_name_the_mend(replay):
+def test_errors_say_what_to_do(replay):
     model = made(NETWORKS["softplus"], torch.float32)
     field, x = loss_field(model, Y), X.float()
 
@@ -307,8 +307,8 @@ def test_errors_name_the_mend(replay):
 
     refused(field, x[0, 0, 0], r"floating-point inputs of shape \(batch, ...\), got torch.float32")
     refused(field, (255 * x).long(), r"Write x\[None\] for one example, and x.float\(\) / 255")
-    refused(lambda x: x.square(), x, r"one number an example from the field, shape \(6,\), got \(6, 2, 6, 6\)")
-    refused(lambda x: x.square().sum(), x, "one number an example")
+    refused(lambda x: x.square(), x, r"one number per example from the field, shape \(6,\), got \(6, 2, 6, 6\)")
+    refused(lambda x: x.square().sum(), x, "one number per example")
     refused(field, x * torch.nan, "a finite gradient, got NaN or infinity")
     refused(lambda x: x.round().long().sum((1, 2, 3)).float(), x, "a field that is differentiable in its input")
     refused(loss_field(lambda x: model(x.detach()), Y), x, "a field that is differentiable in its input")

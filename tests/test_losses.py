@@ -53,10 +53,10 @@ def test_gradient_and_hessian_product_in_float32_agree_with_float64(level):
     model, x, y = network_at(level)
     v = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).reshape(x.shape)
     field = loss_field(model, y)
-    values, slope, product = field(x).detach(), gradient(field, x), hessian(field, x)(v)
+    values, exact, product = field(x).detach(), gradient(field, x), hessian(field, x)(v)
     assert_close(values, torch.full_like(values, level), rtol=1e-5, atol=0)
     model.float()
-    assert relative_error(gradient(field, x.float()), slope) < 1e-5
+    assert relative_error(gradient(field, x.float()), exact) < 1e-5
     assert relative_error(hessian(field, x.float())(v.float()), product) < 1e-5
 
 
@@ -116,7 +116,7 @@ def test_targets():
     assert_close(least_likely(torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, -1.0]])), torch.tensor([1, 2]))
 
 
-def test_the_two_halves_compose():
+def test_logits_and_loss_compose_to_the_field():
     model, x, y = network_at(0.1)
     field = loss_field(model, y)
     assert_close(field.from_logits(field.logits(x)), field(x))

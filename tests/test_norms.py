@@ -116,7 +116,7 @@ def test_a_radius_that_cannot_be_read(text):
         (lambda: Norm("l3"), "one of the norms l_1, l_2, l_inf, got 'l3'"),
     ],
 )
-def test_errors_name_the_mend(make, message):
+def test_errors_say_what_to_do(make, message):
     with pytest.raises(InputError, match=message):
         make()
 

@@ -134,17 +134,17 @@ def mixed(batch, d, dtype):
 
 
 @pytest.mark.parametrize("ends", ["norm", "both"])
-def test_an_example_does_not_depend_on_its_company(ends):
+def test_an_example_does_not_depend_on_its_batch(ends):
     h, start = mixed(24, 40, torch.float64)
     start[5] = 0
-    company = lanczos(Matrices(h), start, steps=15, ends=ends)
+    batched = lanczos(Matrices(h), start, steps=15, ends=ends)
     beside = lanczos(Matrices(h).one_by_one, start, steps=15, ends=ends)
-    assert len(set(company.products.tolist())) > 3
+    assert len(set(batched.products.tolist())) > 3
     for k in range(24):
         alone = lanczos(Matrices(h[k : k + 1]), start[k : k + 1], steps=15, ends=ends)
         for name in vars(alone):
             expected = getattr(alone, name)
-            for found in (company, beside):
+            for found in (batched, beside):
                 assert_close(getattr(found, name)[k : k + 1], expected, rtol=1e-9, atol=1e-12, msg=f"{k} {name}")
 
 

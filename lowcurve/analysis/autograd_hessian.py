@@ -79,7 +79,7 @@ class AutogradHessian:
             InputError: Always.
         """
         raise InputError(
-            "a field whose operations can be replayed, to split its Hessian", self.backend, f"leave out {part}"
+            "a field whose operations can be replayed, to split its Hessian", f"one {self.backend}", f"leave out {part}"
         )
 
     def take(self, rows: Tensor) -> "AutogradHessian | _Subset":
@@ -123,7 +123,7 @@ def require_per_example_values(values: Tensor, x: Tensor) -> None:
     """
     if values.shape != (len(x),):
         raise InputError(
-            f"one number an example from the field, shape ({len(x)},)",
+            f"one number per example from the field, shape ({len(x)},)",
             tuple(values.shape),
             "do not reduce the loss, and give the inputs a batch axis",
         )

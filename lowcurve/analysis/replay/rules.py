@@ -177,7 +177,7 @@ def _batch_norm(call: Call) -> Step:
     """Step of batch normalization with running statistics: one factor per channel."""
     _require_only_first(call)
     if call.argument(5, "training", False) or call.args[1] is None:
-        raise DependentExamples("BatchNorm in training mode mixes examples")
+        raise DependentExamples("BatchNorm in training mode, which mixes examples")
     factor = channel_factor(call.argument(2, "running_var"), call.argument(3, "weight"), call.argument(7, "eps", 1e-5))
     return Scale(factor.detach().view(1, -1, *[1] * (call.result.ndim - 2)))
 
@@ -230,7 +230,7 @@ def _dropout(call: Call) -> Step:
     """Step of dropout in eval mode: the identity."""
     _require_only_first(call)
     if call.argument(2, "training", True) and call.argument(1, "p", 0.5) > 0:
-        raise DependentExamples(f"{call.name} in training mode is random")
+        raise DependentExamples(f"{call.name} in training mode, which is random")
     return Identity()
 
 
