@@ -162,7 +162,9 @@ def _wrong_value(action: Any, option: str, value: str) -> InputError:
     words = [str(word) for one in kinds if get_origin(one) is Literal for word in get_args(one)]
     if words:
         return InputError(
-            f"{option} to be one of {', '.join(words)}", repr(value), nearest(value, words, f"write {option} {words[0]}")
+            f"{option} to be one of {', '.join(words)}",
+            repr(value),
+            nearest(value, words, f"write {option} {words[0]}"),
         )
     expected = " or ".join(KINDS.get(one, "a list" if _is_list(one) else "settings") for one in kinds)
     return InputError(f"{option} to be {expected}", repr(value), f"write {option} VALUE")
