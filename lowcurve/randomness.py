@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,6 +104,15 @@ def permutation(count: int, *, generator: torch.Generator) -> Tensor:
         generator: Source of the draws.
     """
     return torch.randperm(count, generator=generator)
+
+
+def numpy_generator(generator: torch.Generator) -> np.random.Generator:
+    """Return a numpy generator seeded by the next draw of a torch generator, for functions of scipy.
+
+    Args:
+        generator: Source of the seed.
+    """
+    return np.random.default_rng(int(integers((), 0, 2**62, generator=generator)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lowcurve.analysis.norms import L2, dot
 from lowcurve.analysis.spectra import dense, lanczos, spectrum
 from lowcurve.attacks import DeepFool
 from lowcurve.errors import InputError
-from lowcurve.geometry.boundary import (
+from lowcurve.geometry import (
     BoundaryPoint,
     NormalCurvatures,
     PrincipalCurvatures,

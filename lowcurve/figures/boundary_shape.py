@@ -12,13 +12,13 @@ from lowcurve.data import Examples
 from lowcurve.figures.cross_sections import find_crossings
 from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import (
+    LogitDifference,
     NormalCurvatures,
     PrincipalCurvatures,
     crossing_distance,
     random_directions,
     tangent_space,
 )
-from lowcurve.geometry.boundary import LogitDifference
 from lowcurve.losses import loss_field, margin
 from lowcurve.models.modes import frozen
 from lowcurve.randomness import normal, stream

@@ -45,11 +45,15 @@ from .quadratics import (
 # The decision boundary
 from .boundary import (
     BoundaryPoint as BoundaryPoint,
-    NormalCurvatures as NormalCurvatures,
-    PrincipalCurvatures as PrincipalCurvatures,
+    LogitDifference as LogitDifference,
     boundary_distances as boundary_distances,
     find_boundary_point as find_boundary_point,
     logit_difference as logit_difference,
+)
+from .level_sets import (
+    NormalCurvatures as NormalCurvatures,
+    PrincipalCurvatures as PrincipalCurvatures,
+    TangentSpace as TangentSpace,
     mean_hessian as mean_hessian,
     normal_curvature as normal_curvature,
     tangent_space as tangent_space,
@@ -62,13 +66,15 @@ from .sections import (
 )
 
 # Planes through input space and through parameter space
-from .slices import (
+from .planes import (
     Plane as Plane,
     PlaneProjection as PlaneProjection,
+    span as span,
+)
+from .slices import (
     box_excess as box_excess,
     gradient_direction as gradient_direction,
     random_directions as random_directions,
-    span as span,
     surface as surface,
 )
 from .parameters import (

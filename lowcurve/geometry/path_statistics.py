@@ -81,7 +81,7 @@ def bootstrap_interval(
         batch=max(1, AT_ONCE // count),
         confidence_level=level,
         method="percentile",
-        random_state=_numpy_generator(generator),
+        random_state=randomness.numpy_generator(generator),
     ).confidence_interval
     return Interval(count, value, float(found.low), float(found.high), level)
 
@@ -149,13 +149,9 @@ def paired_test(
             permutation_type="samples",
             n_resamples=draws,
             batch=max(1, AT_ONCE // len(changed)),
-            random_state=_numpy_generator(generator),
+            random_state=randomness.numpy_generator(generator),
         ).pvalue
     return PairedTest(len(differences), float(differences.mean()), float(np.median(differences)), float(p_value))
-
-
-def _numpy_generator(generator: torch.Generator) -> np.random.Generator:
-    return np.random.default_rng(int(randomness.integers((), 0, 2**62, generator=generator)))
 
 
 def _finite_numbers(values: PerExample) -> np.ndarray:

@@ -12,8 +12,10 @@ from torch import Tensor
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
-from lowcurve.geometry.boundary import find_boundary_point, tangent_space
-from lowcurve.geometry.slices import Plane, random_directions, require_direction, select_rows, span, surface
+from lowcurve.geometry.boundary import find_boundary_point
+from lowcurve.geometry.level_sets import tangent_space
+from lowcurve.geometry.planes import Plane, require_direction, span
+from lowcurve.geometry.slices import random_directions, select_rows, surface
 from lowcurve.types import Field, Inputs, PerExample, Progress, silent
 
 
