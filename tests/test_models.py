@@ -223,11 +223,15 @@ def number() -> int:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: spec_of("resnet"), "a network among mlp, small-convnet, .*, got 'resnet'. Write small-convnet"),
+        (lambda: spec_of("resnet"), "a network among mlp, small-convnet, .*, got 'resnet'. Did you mean resnet"),
         (lambda: spec_of("resnet18", shape=(2,)), r"images for resnet18, got inputs of shape \(2,\)\. Write mlp"),
         (
             lambda: spec_of("mlp", act="tanh").build(0),
-            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, got 'tanh'",
+            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, got 'tanh'. Write relu or",
+        ),
+        (
+            lambda: spec_of("mlp", act="softpluss").build(0),
+            "a nonlinearity among .*, got 'softpluss'. Did you mean softplus",
         ),
         (lambda: Normalize((0.5,), (0.5, 0.5)), "as many positive standard deviations as means"),
         (lambda: Normalize((), ()), "as many positive standard deviations as means"),
@@ -243,7 +247,7 @@ def number() -> int:
         (lambda: Factory(f"{__name__}:number").build(0), "a torch.nn.Module from .*:number, got int"),
     ],
 )
-def test_errors_name_the_mend(make, message):
+def test_errors_name_the_hint(make, message):
     with pytest.raises(InputError, match=message):
         make()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, nearest
 from lowcurve.models import fused
 from lowcurve.types import Inputs
 
@@ -245,5 +245,6 @@ def nonlinearity(name: str) -> nn.Module:
         Softplus(beta=10, threshold=20.0)
     """
     if name not in NONLINEARITIES:
-        raise InputError(f"a nonlinearity among {', '.join(NONLINEARITIES)}", repr(name), "write relu or softplus")
+        hint = nearest(name, NONLINEARITIES, "write relu or softplus")
+        raise InputError(f"a nonlinearity among {', '.join(NONLINEARITIES)}", repr(name), hint)
     return NONLINEARITIES[name]()
