@@ -108,6 +108,7 @@ def test_the_whole_help_of_a_command_describes_every_option(capsys, command):
     assert not err
     assert "<class" not in out
     assert "configuration file" not in out
+    assert not undescribed(out.splitlines())
     assert ("--evaluation.budget.queries" in out) == (command in ("study", "train", "measure", "attack"))
     assert ("--fine-tuning.epochs" in out) == (command in ("study", "train"))
     every = set(re.findall(r"^  --([\w.-]+)", out, re.MULTILINE))
@@ -119,14 +120,16 @@ def undescribed(lines: list[str]) -> list[str]:
     found = []
     for line, after in itertools.pairwise([*lines, ""]):
         if re.match(r"  (--|[A-Z]+ )", line):
-            text = re.sub(r"^  \S+( \S+)?", "", line[:28]) + line[28:] if len(line) > 28 and line[27] == " " else after
+            text = (
+                re.sub(r"^  \S+( \S+)?", "", line[:28]) + line[28:] if len(line) > 28 and line[26:28] == "  " else after
+            )
             found += [line] if not re.search("[a-z]{2}", re.sub(r"\(default.*", "", text)) else []
     return found
 
 
 def test_the_choices_and_defaults_that_help_names_are_those_of_the_package():
     study = Study()
-    assert set(re.split(", | or ", STUDY["network"].text)) == set(ARCHITECTURES)
+    assert set(re.split(", | or ", STUDY["network"].text.removeprefix("Network: "))) == set(ARCHITECTURES)
     assert STUDY["methods"].text.removeprefix("Training methods: ").split(", ") == list(METHOD_NAMES)
     assert set(re.split(", | or ", STUDY["suite"].text.partition(": ")[2])) == set(SUITES)
     assert STUDY["methods"].default == ",".join(study.methods)

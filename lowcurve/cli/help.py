@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 WIDTH = 100
 COLUMN = 28
 """Descriptions begin at this column."""
+HARD_SPACE = "\0"
+"""Stands for a space at which no line breaks."""
 PLACEHOLDERS = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
 
 
@@ -68,7 +70,11 @@ def _page(name: str, shown: Iterable[tuple[str, Option]]) -> str:
     lines = [usage, "", f"{command.summary[0].upper()}{command.summary[1:]}."]
     lines += [*command.note.splitlines(), ""]
     for option, described in shown:
-        default = f" (default: {described.default})" if described.default else ""
+        default = (
+            f" (default: {described.default})".replace("default: ", f"default:{HARD_SPACE}")
+            if described.default
+            else ""
+        )
         left = option if option.isupper() else f"--{option} {described.value}".rstrip()
         lines += _entry(left, f"{described.text.rstrip('.') if default else described.text}{default}".strip())
         if option == "KIND":
@@ -80,6 +86,7 @@ def _page(name: str, shown: Iterable[tuple[str, Option]]) -> str:
 
 def _entry(left: str, text: str) -> list[str]:
     lines = wrap(text, WIDTH - COLUMN, break_long_words=False, break_on_hyphens=False) or [""]
+    lines = [line.replace(HARD_SPACE, " ") for line in lines]
     head = f"  {left}"
     first = [f"{head:<{COLUMN}}{lines[0]}"] if len(head) < COLUMN - 1 else [head, " " * COLUMN + lines[0]]
     return [line.rstrip() for line in (*first, *(" " * COLUMN + line for line in lines[1:]))]
@@ -96,7 +103,13 @@ def _described(action: Any) -> Option:
     else:
         value = "|".join(dict.fromkeys(_placeholder(option) for option in options))
     default = action.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+    shown = (
+        ",".join(map(str, default))
+        if isinstance(default, tuple | list)
+        else str(default).lower()
+        if isinstance(default, bool)
+        else str(default)
+    )
     empty = default is None or shown in ("", "==SUPPRESS==")
     return Option(value, " ".join((action.help or "").split()), "" if empty else shown)
 

@@ -27,12 +27,12 @@ STUDY: Mapping[str, Option] = {
     "RUN": RUN,
     "data": Option(
         "NAME",
-        "digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an image "
+        "Data set: digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an image "
         "folder or of parquet files",
         "digits",
     ),
     "data-dir": DATA_DIR,
-    "scale": Option("NAME", "smoke (seconds), laptop (minutes) or paper (for a GPU)", "laptop"),
+    "scale": Option("NAME", "Scale: smoke (seconds), laptop (minutes) or paper (for a GPU)", "laptop"),
     "methods": Option(
         "A,B",
         "Training methods: standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, PGD, "
@@ -42,12 +42,12 @@ STUDY: Mapping[str, Option] = {
     ),
     "network": Option(
         "NAME",
-        "mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, lcnn-resnet18, "
+        "Network: mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, lcnn-resnet18, "
         "lcnn-resnet18-plain or lcnn-vgg11",
         "set by --data and --scale",
     ),
     "model": Option("MODULE:FUNC", "Your own network: a function without arguments that returns it"),
-    "weights": Option("FILE", "State dict for --model, as .pt or .safetensors", "FUNC's own weights"),
+    "weights": Option("FILE", "State dict for --model, as .pt or .safetensors", "FUNC's own"),
     "mean": Option("A,B,C", "Pixel means if --model expects standardized inputs, e.g. 0.49,0.48,0.45"),
     "std": Option("A,B,C", "Standard deviations that belong to --mean, e.g. 0.25,0.24,0.26"),
     "train": Option("", "With --model: also train --methods. Without it, nothing is trained"),
@@ -70,7 +70,7 @@ STUDY: Mapping[str, Option] = {
     "evaluation.curvature-examples": Option("N", "Test examples that are measured", "set by --data and --scale"),
     "evaluation.lanczos-steps": Option("N", "Hessian products for each eigenvalue", "12, at scale smoke 4"),
     "seed": Option("N", "Seed of everything that is random", "0"),
-    "accelerator": Option("NAME", "auto, cpu or cuda", "auto"),
+    "accelerator": Option("NAME", "Hardware: auto, cpu or cuda", "auto"),
     "devices": Option("N", "Processes that share the work on each machine", "1"),
     "out": OUT,
     "resume": Option("RUN", "Continue this run with its own settings"),
@@ -95,7 +95,9 @@ DRAW: Mapping[str, Option] = {
 REPRODUCE: Mapping[str, Option] = {
     "KEY": Option("", "PAPER/ITEM, as --list shows it"),
     "list": Option("", "List all items, one per line: key, then title"),
-    "scale": Option("NAME", "smoke (seconds; the numbers mean nothing), laptop (two cores) or paper (a GPU)", "smoke"),
+    "scale": Option(
+        "NAME", "Scale: smoke (seconds; the numbers mean nothing), laptop (two cores) or paper (a GPU)", "smoke"
+    ),
     "data": Option("NAME", "Another data set", "set by KEY and --scale"),
     "data-dir": DATA_DIR,
     "seeds": Option("N", "Networks trained of each kind", "2"),

@@ -121,7 +121,12 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crops of the image padded with `crop_padding` black pixels a side; with `flip`, mirrored half the time."""
+    """Random crops and flips of training images.
+
+    Args:
+        crop_padding: Black pixels on each side of the image, from which a crop of its size is taken.
+        flip: Mirror each image with probability one half.
+    """
 
     crop_padding: int = 0
     flip: bool = False
