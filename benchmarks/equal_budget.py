@@ -35,7 +35,7 @@ from torch import nn  # noqa: E402
 from lowcurve import evaluation  # noqa: E402
 from lowcurve.analysis.norms import LINF, Ball, pixels  # noqa: E402
 from lowcurve.attacks import PGD  # noqa: E402
-from lowcurve.data import Augmentation, DataSet, Limits, load, shuffled  # noqa: E402
+from lowcurve.data import Augmentation, DataSet, Limits, load, shuffled_batches  # noqa: E402
 from lowcurve.losses import margin_loss  # noqa: E402
 from lowcurve.randomness import stream  # noqa: E402
 from lowcurve.results import Column, Table, dump, proportion  # noqa: E402
@@ -99,7 +99,7 @@ def seconds_of_steps(data: DataSet, args: argparse.Namespace) -> dict[str, float
 
 def one_step(model: nn.Module, objective: Objective, optimization: Optimization, data: DataSet) -> float:
     """Return the seconds of one training step from the batch to the updated weights."""
-    batches = shuffled(data.train, 128, seed=0, epoch=0, augmentation=optimization.augmentation)
+    batches = shuffled_batches(data.train, 128, seed=0, epoch=0, augmentation=optimization.augmentation)
     optimizer = optimization.optimizer_for(model)
     start = clock()
     x, y = next(iter(batches))

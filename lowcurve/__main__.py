@@ -1,4 +1,4 @@
-"""python -m lowcurve"""
+"""The command line, as `python -m lowcurve`."""
 
 import sys
 

@@ -117,7 +117,7 @@ def test_all_functions_take_images_and_labels():
     first, second = lc.smallest_radius(model, examples, PGD), lc.smallest_radius(model, X, Y, PGD)
     assert (first.radius == second.radius).all()
     assert first.radius[np.isfinite(first.radius)].max() <= 0.05 * (1 + 1e-5)  # the attack's own radius
-    budget = lc.evaluation.audit.Budget(
+    budget = lc.evaluation.Budget(
         steps=3, restarts=1, images=5, landscape_images=3, neighbors=2, apgd_steps=2, queries=4, noise_draws=4, spsa_steps=1,
         spsa_draws=1, spsa_images=2, long_steps=3,
     )  # fmt: skip

@@ -195,7 +195,9 @@ def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
 def test_probabilities_in_place_of_logits_are_said(caplog):
     model = nn.Sequential(linear(), nn.Softmax(1))
     evaluation.attack(model, EXAMPLES, FGSM(Ball(LINF, 0.1)))
-    assert "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax" in caplog.text
+    assert (
+        "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax" in caplog.text
+    )
     caplog.clear()
     evaluation.attack(linear(), EXAMPLES, FGSM(Ball(LINF, 0.1)))
     assert caplog.text == ""

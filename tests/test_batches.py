@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowcurve.data import Augmentation, DataSet, Examples, augment, in_order, shuffled, steps_per_epoch
+from lowcurve.data import Augmentation, DataSet, Examples, augment, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.errors import InputError
 from lowcurve.randomness import stream
 
@@ -98,7 +98,7 @@ def test_statistics_agree_with_numpy_across_chunks():
 
 
 def test_in_order_gives_everything_once(images):
-    x, y = joined(in_order(images, 5))
+    x, y = joined(ordered_batches(images, 5))
     assert y.tolist() == list(range(22))
     torch.testing.assert_close(x, images.x / 255)
 
@@ -106,8 +106,8 @@ def test_in_order_gives_everything_once(images):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_ranks_together_see_what_one_process_sees(images, ranks):
     settings = {"seed": 3, "epoch": 1, "augmentation": CROP_AND_FLIP}
-    alone = list(shuffled(images, 8, **settings))
-    shares = [list(shuffled(images, 8, **settings, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    alone = list(shuffled_batches(images, 8, **settings))
+    shares = [list(shuffled_batches(images, 8, **settings, rank=rank, ranks=ranks)) for rank in range(ranks)]
     assert all(len(y) == 8 // ranks for share in shares for _, y in share)
     for (x, y), *batches in zip(alone, *shares, strict=True):
         together = joined(batches)
@@ -118,33 +118,33 @@ def test_the_ranks_together_see_what_one_process_sees(images, ranks):
 @pytest.mark.parametrize("start", [0, 1, 3, 4])
 def test_an_epoch_begun_at_batch_k_is_the_epoch_from_batch_k_on(images, start):
     settings = {"seed": 0, "epoch": 2, "augmentation": CROP_AND_FLIP}
-    skipped = list(shuffled(images, 5, **settings))[start:]
-    resumed = list(shuffled(images, 5, **settings, start=start))
+    skipped = list(shuffled_batches(images, 5, **settings))[start:]
+    resumed = list(shuffled_batches(images, 5, **settings, start=start))
     for (x, y), (x_resumed, y_resumed) in zip(skipped, resumed, strict=True):
         torch.testing.assert_close(x, x_resumed, rtol=0, atol=0)
         torch.testing.assert_close(y, y_resumed)
 
 
 def test_every_example_is_seen_at_most_once_in_an_epoch_and_epochs_differ(images):
-    orders = [joined(shuffled(images, 5, seed=0, epoch=epoch))[1].tolist() for epoch in (0, 1)]
+    orders = [joined(shuffled_batches(images, 5, seed=0, epoch=epoch))[1].tolist() for epoch in (0, 1)]
     assert all(len(order) == len(set(order)) == 20 for order in orders)
     assert orders[0] != orders[1]
 
 
 def test_labels_follow_their_inputs(images):
-    for x, y in shuffled(images, 5, seed=0, epoch=0):
+    for x, y in shuffled_batches(images, 5, seed=0, epoch=0):
         torch.testing.assert_close(x, images.pixels(y))
 
 
 def test_a_batch_larger_than_the_examples_holds_them_all(images):
     assert steps_per_epoch(images, 64) == 1
-    _, y = joined(shuffled(images, 64, seed=0, epoch=0))
+    _, y = joined(shuffled_batches(images, 64, seed=0, epoch=0))
     assert sorted(y.tolist()) == list(range(22))
 
 
 def test_the_global_random_state_is_untouched(images):
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    list(shuffled(images, 5, seed=0, epoch=0, augmentation=CROP_AND_FLIP))
+    list(shuffled_batches(images, 5, seed=0, epoch=0, augmentation=CROP_AND_FLIP))
     torch.testing.assert_close(torch.get_rng_state(), torch_before)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
 
@@ -161,7 +161,7 @@ def test_the_global_random_state_is_untouched(images):
 )
 def test_epochs_that_cannot_be_are_refused_at_once(images, settings, message):
     with pytest.raises(InputError, match=message):
-        shuffled(images, seed=0, epoch=0, **settings)
+        shuffled_batches(images, seed=0, epoch=0, **settings)
 
 
 def test_nothing_to_train_on_is_refused(images):
@@ -206,6 +206,6 @@ def test_points_cannot_be_augmented():
     with pytest.raises(InputError, match="images \\[batch, channels, height, width\\], got \\(4, 2\\)"):
         augment(part.x, CROP_AND_FLIP, generator=stream(0, "test"))
     with pytest.raises(InputError, match="images to augment"):
-        shuffled(part, 2, seed=0, epoch=0, augmentation=CROP_AND_FLIP)
+        shuffled_batches(part, 2, seed=0, epoch=0, augmentation=CROP_AND_FLIP)
     with pytest.raises(InputError, match="a crop padding of 0 pixels or more, got -1"):
         Augmentation(crop_padding=-1)

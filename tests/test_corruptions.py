@@ -11,7 +11,7 @@ from scipy import ndimage, stats
 from torch.testing import assert_close
 
 from lowcurve.attacks import CORRUPTIONS, corrupt
-from lowcurve.data import corrupted
+from lowcurve.data import load_corrupted
 from lowcurve.errors import InputError
 from lowcurve.randomness import stream
 
@@ -182,7 +182,7 @@ def archive(tmp_path) -> Path:
 
 
 def test_the_official_files_are_read(archive):
-    found = corrupted(archive, "gaussian noise", 4)
+    found = load_corrupted(archive, "gaussian noise", 4)
     expected = np.load(archive / "gaussian_noise.npy")[9:12].transpose(0, 3, 1, 2)
     assert_close(found.x, torch.from_numpy(expected.copy()))
     assert found.y.tolist() == [3, 0, 9]
@@ -207,9 +207,9 @@ def test_files_that_are_something_else_are_refused(archive, kind, content, messa
     elif content is not None:
         np.save(archive / f"{kind}.npy", content)
     with pytest.raises(InputError, match=message):
-        corrupted(archive, kind, 1)
+        load_corrupted(archive, kind, 1)
 
 
 def test_a_severity_that_there_is_not_is_refused(archive):
     with pytest.raises(InputError, match="a severity from 1 to 5, got 6"):
-        corrupted(archive, "gaussian_noise", 6)
+        load_corrupted(archive, "gaussian_noise", 6)

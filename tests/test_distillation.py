@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from lowcurve import randomness
 from lowcurve.analysis.calculus import Jet, watch_derivatives
 from lowcurve.analysis.norms import LINF, Ball
-from lowcurve.data import digits, shuffled
+from lowcurve.data import digits, shuffled_batches
 from lowcurve.errors import InputError
 from lowcurve.evaluation import correct
 from lowcurve.evaluation.audit import Audit, Budget, audit
@@ -111,7 +111,7 @@ def trained(seed: int, penalty_of) -> nn.Module:
     model = Network("small-convnet", data.shape, 10, *data.statistics(), width=8).build(seed=seed).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     for epoch in range(6):
-        for x, y in shuffled(data.train, 32, seed=seed, epoch=epoch):
+        for x, y in shuffled_batches(data.train, 32, seed=seed, epoch=epoch):
             optimizer.zero_grad()
             penalty_of(Jet(loss_field(model, y, batch_statistics=True), x), y).mean().backward()
             optimizer.step()

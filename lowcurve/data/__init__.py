@@ -1,23 +1,23 @@
-"""Labeled examples: where they come from and the order in which they are seen."""
+"""Labeled examples: sources, conversion of a user's data, and batches."""
 
 from lowcurve.data.batches import (
     Augmentation,
     DataSet,
     Examples,
     augment,
-    in_order,
-    shuffled,
+    ordered_batches,
+    shuffled_batches,
     steps_per_epoch,
 )
 from lowcurve.data.coercion import as_examples
-from lowcurve.data.corrupted import corrupted
+from lowcurve.data.corrupted import load_corrupted
 from lowcurve.data.sources import NAMES, Limits, load
 from lowcurve.data.toys import colored_digits, digits, two_moons
 
 __all__ = [
     "load",
     "as_examples",
-    "corrupted",
+    "load_corrupted",
     "Limits",
     "NAMES",
     "DataSet",
@@ -25,8 +25,8 @@ __all__ = [
     "colored_digits",
     "digits",
     "two_moons",
-    "in_order",
-    "shuffled",
+    "ordered_batches",
+    "shuffled_batches",
     "steps_per_epoch",
     "Augmentation",
     "augment",

@@ -1,7 +1,7 @@
-"""Examples in memory, and the batches in which they are seen.
+"""Examples in memory, and their batches.
 
-Law: the batches of an epoch are a function of (seed, epoch, number of the batch) alone. Neither the batch at which an
-epoch is begun nor the number of processes that share it changes what is seen.
+The batches of an epoch depend on (seed, epoch, batch number) alone: not on the batch at which training resumes, nor on the
+number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,15 @@ CHUNK = 1024
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs x [N, ...] with labels y [N] (int64) that count into `classes`.
+    """Inputs with labels.
 
-    Pixels are stored as uint8, where 0 to 255 stand for 0 to 1, or as floating point numbers in [0, 1]. What cannot be
-    either is refused here, once, so that nothing further on has to ask.
+    Args:
+        x: Inputs, shape (N, ...): uint8, where 0 to 255 stand for 0 to 1, or floating point in [0, 1].
+        y: Labels, shape (N,), int64, indices into `classes`.
+        classes: Names of the classes.
+
+    Raises:
+        InputError: If inputs or labels are not of this form.
 
     Example:
         >>> pair = Examples(torch.tensor([[0, 255], [51, 0]], dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
@@ -49,16 +54,16 @@ class Examples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one input: (channels, height, width) of an image, (2,) of a point of the plane."""
+        """The shape of one input: (channels, height, width) for images, (2,) for points of the plane."""
         return tuple(self.x.shape[1:])
 
     def take(self, rows: Rows) -> "Examples":
-        """The examples of these rows, in this order."""
+        """Return the examples of these rows, in this order."""
         rows = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)
         return Examples(self.x[rows], self.y[rows], self.classes)
 
     def pixels(self, rows: Rows) -> Tensor:
-        """The inputs of these rows as float32 in [0, 1]; always a copy, so that changing it is safe."""
+        """Return the inputs of these rows as float32 in [0, 1], always as a copy."""
         chosen = self.x[rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)]
         copy = chosen.to(torch.float32, copy=True)
         return copy.div_(255) if chosen.dtype == torch.uint8 else copy
@@ -66,9 +71,17 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Examples to train on, to select by and to report on; `note` says where they come from and how they were split.
+    """Training, validation and test examples.
 
-    Only the validation part may be empty.
+    Args:
+        name: Name of the data set.
+        train: Training examples.
+        validation: Examples to select settings by; may be empty.
+        test: Examples to report on.
+        note: Origin of the examples and how they were split, in one sentence.
+
+    Raises:
+        InputError: If the training or the test part is empty, or if the parts differ in shape or classes.
     """
 
     name: str
@@ -93,11 +106,11 @@ class DataSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; label k belongs to classes[k]."""
+        """Names of the classes, by label."""
         return self.train.classes
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training pixels: a channel each for images, a coordinate each for points.
+        """Return mean and standard deviation of the training pixels, per channel for images and per coordinate for points.
 
         Example:
             >>> part = Examples(torch.tensor([[0.0, 0.25], [1.0, 0.75]]), torch.tensor([0, 1]), ("a", "b"))
@@ -108,9 +121,8 @@ class DataSet:
 
     @cached_property
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """One pass over the training pixels, taken once."""
         total, square, count = torch.zeros(()), torch.zeros(()), 0
-        for x, _ in in_order(self.train, CHUNK):
+        for x, _ in ordered_batches(self.train, CHUNK):
             values = x.double().flatten(2) if x.ndim > 2 else x.double().unsqueeze(-1)
             total, square = total + values.sum((0, 2)), square + values.square().sum((0, 2))
             count += values.shape[0] * values.shape[2]
@@ -137,7 +149,7 @@ class Augmentation:
 
     @property
     def active(self) -> bool:
-        """Whether it changes anything."""
+        """True if it changes images at all."""
         return self.crop_padding > 0 or self.flip
 
 
@@ -145,9 +157,17 @@ PLAIN = Augmentation()
 
 
 def augment(x: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to `crop_padding` pixels each way, what comes in being black, and perhaps mirrored.
+    """Shift each image by up to `crop_padding` pixels each way, with black borders, and mirror it with probability 1/2.
 
-    Crops and mirrorings are drawn whether or not they are asked for, so that switching one on leaves the other alone.
+    Shifts and flips are always drawn, so that enabling one does not change the other.
+
+    Args:
+        x: Images, shape (batch, channels, height, width).
+        augmentation: Which changes to make.
+        generator: Source of the random numbers.
+
+    Raises:
+        InputError: If the inputs are no images.
 
     Example:
         >>> x = torch.tensor([[[[1.0, 2.0]]]]).expand(64, 1, 1, 2)
@@ -169,12 +189,16 @@ def augment(x: Tensor, augmentation: Augmentation, *, generator: torch.Generator
     return F.pad(x, (padding,) * 4)[tuple(place.to(x.device) for place in places)]
 
 
-def in_order(examples: Examples, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All examples as they stand, in batches of `size` (the last may be smaller): pixels [B, ...] and labels [B].
+def ordered_batches(examples: Examples, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all examples in order, in batches of pixels and labels.
+
+    Args:
+        examples: The examples.
+        size: Examples in a batch; the last one may be smaller.
 
     Example:
         >>> part = Examples(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64), ("a",))
-        >>> [len(y) for _, y in in_order(part, 2)]
+        >>> [len(y) for _, y in ordered_batches(part, 2)]
         [2, 2, 1]
     """
     _check_size(size)
@@ -183,7 +207,7 @@ def in_order(examples: Examples, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def steps_per_epoch(examples: Examples, size: int) -> int:
-    """The number of batches in an epoch: the whole ones, or one if there are fewer examples than `size`.
+    """Return the number of batches in an epoch: complete ones, or one if there are fewer examples than `size`.
 
     Example:
         >>> part = Examples(torch.rand(5, 2), torch.zeros(5, dtype=torch.int64), ("a",))
@@ -196,7 +220,7 @@ def steps_per_epoch(examples: Examples, size: int) -> int:
     return max(1, len(examples) // size)
 
 
-def shuffled(
+def shuffled_batches(
     examples: Examples,
     size: int,
     *,
@@ -207,15 +231,31 @@ def shuffled(
     ranks: int = 1,
     augmentation: Augmentation = PLAIN,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order, from batch number `start` on: this rank's share of global batches of `size`.
+    """Yield one epoch in random order.
 
-    The shares of all ranks, one after the other, are the batch that a single process sees, augmentation included. The
-    last, incomplete batch is left out unless it is the only one. A start equal to `steps_per_epoch` gives no batch.
+    The shares of all ranks together are the batch that a single process gets, augmentation included. The last, incomplete
+    batch is left out unless it is the only one.
+
+    Args:
+        examples: The examples.
+        size: Examples in a global batch.
+        seed: Seed of order and augmentation.
+        epoch: Number of the epoch, which has its own order.
+        start: First batch to yield; `steps_per_epoch` gives none.
+        rank: Number of this process.
+        ranks: Number of processes that share each batch.
+        augmentation: Random changes of the images.
+
+    Yields:
+        Pixels and labels of this rank's share of each batch.
+
+    Raises:
+        InputError: If the batch cannot be shared equally, or another argument is out of range.
 
     Example:
         >>> part = Examples(torch.arange(6).view(6, 1) / 5, torch.arange(6), tuple("abcdef"))
-        >>> whole = [y.tolist() for _, y in shuffled(part, 2, seed=0, epoch=0)]
-        >>> resumed = [y.tolist() for _, y in shuffled(part, 2, seed=0, epoch=0, start=1)]
+        >>> whole = [y.tolist() for _, y in shuffled_batches(part, 2, seed=0, epoch=0)]
+        >>> resumed = [y.tolist() for _, y in shuffled_batches(part, 2, seed=0, epoch=0, start=1)]
         >>> sorted(sum(whole, [])), resumed == whole[1:]
         ([0, 1, 2, 3, 4, 5], True)
     """

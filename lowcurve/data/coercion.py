@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lowcurve.data.batches import DataSet, Examples
-from lowcurve.data.tables import GREY_MODES, WIDE_MODES, common_shape, decoded, rows_of
+from lowcurve.data.tables import GREY_MODES, WIDE_MODES, common_shape, decode_images, rows_of
 from lowcurve.errors import InputError
 from lowcurve.randomness import temporary_seed
 
@@ -149,7 +149,7 @@ def _hugging_face(table: Any) -> tuple[Any, Any, Sequence[str] | None]:
         return np.stack(list(arrays[image])), np.asarray(arrays[label]), getattr(table.features[label], "names", None)
     rows = rows_of(table.flatten_indices(), IMAGE_NAMES, LABEL_NAMES, "the data set")
     shape = common_shape({"test": rows})
-    return decoded(rows, shape), rows.labels(), getattr(table.features[rows.label], "names", None)
+    return decode_images(rows, shape), rows.labels(), getattr(table.features[rows.label], "names", None)
 
 
 def _unreadable(received: str, hint: str) -> InputError:

@@ -10,23 +10,29 @@ from lowcurve.errors import InputError
 
 SEVERITIES = 5
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""CIFAR-10's, in the order of its labels."""
+"""The classes of CIFAR-10, in the order of its labels."""
 
 
-def corrupted(
+def load_corrupted(
     folder: str | Path, kind: str, severity: int, *, classes: tuple[str, ...] = CLASSES, labels: str = "labels.npy"
 ) -> Examples:
-    """The test images under one corruption at one severity, 1 to 5, read from <folder>/<kind>.npy and <folder>/labels.npy.
+    """Return test images under one corruption at one severity, from <folder>/<kind>.npy and <folder>/labels.npy.
 
-    The official files hold 50,000 images of 32 x 32 x 3 bytes and as many labels, severity 1 first; any fifth of other
-    sizes is read alike (CIFAR-100-C with its own `classes`). kind: the file's name, as "gaussian_noise"; "gaussian
-    noise" is the same. Only the severity that was asked for is loaded. No network is used, and no pickle is read.
+    The official files hold 50,000 images of 32 x 32 x 3 bytes and as many labels, a fifth for each severity. Files of other
+    sizes are read in the same way. Only the requested severity is loaded; no network access, no pickle.
 
-    Errors: InputError for a severity outside 1 to 5, a file that is not there (with those that are), that is no array
-    of bytes of that shape, or labels that do not fit.
+    Args:
+        folder: Folder of the unpacked archive.
+        kind: Name of the file, as "gaussian_noise" or "gaussian noise".
+        severity: From 1 to 5.
+        classes: Names of the classes; for CIFAR-100-C give its own.
+        labels: Name of the file of labels.
+
+    Raises:
+        InputError: If the severity is out of range, or a file is missing or of another form.
 
     Example:
-        >>> corrupted("CIFAR-10-C", "fog", 6)
+        >>> load_corrupted("CIFAR-10-C", "fog", 6)
         Traceback (most recent call last):
             ...
         lowcurve.errors.InputError: Expected a severity from 1 to 5, got 6. Write severity=3.

@@ -1,7 +1,6 @@
-"""Where examples come from: toys, the Hugging Face hub, parquet files and image folders.
+"""Data sets by name or path: toys, the Hugging Face hub, parquet files and image folders.
 
-Laws: only this file and `tables` read data. With a folder given, nothing touches the network. The test part never
-depends on the seed. Only the images that were asked for are decoded.
+Given a folder, nothing uses the network. The test part never depends on the seed. Only requested images are decoded.
 """
 
 import difflib
@@ -20,7 +19,7 @@ from lowcurve.data.tables import (
     Shape,
     classes_of,
     common_shape,
-    decoded,
+    decode_images,
     first_line,
     folder_tables,
     hub_client,
@@ -37,7 +36,13 @@ VARIABLE = "LOWCURVE_DATA"
 
 @dataclass(frozen=True)
 class Limits:
-    """At most so many examples of each part; None for all of them."""
+    """The largest number of examples of each part.
+
+    Args:
+        train: Of the training part; None for all.
+        validation: Of the validation part; None for all.
+        test: Of the test part; None for all.
+    """
 
     train: int | None = None
     validation: int | None = None
@@ -52,7 +57,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of the Hugging Face hub: its columns, its splits, one image's shape, the training rows held out."""
+    """A data set of the Hugging Face hub.
+
+    Attributes:
+        hub: Name on the hub.
+        config: Configuration, None for the default.
+        image: Name of the column of images.
+        label: Name of the column of labels.
+        splits: Names of the training and the test split.
+        shape: Shape of an image.
+        classes: Number of classes.
+        held_out: Function of the number of training rows, which selects the validation rows.
+    """
 
     hub: str
     config: str | None
@@ -65,7 +81,7 @@ class Source:
 
 
 def last_rows(count: int) -> Tensor:
-    """Which of `count` rows are held out: the last 5,000, or the last tenth where that is fewer.
+    """Select the last 5,000 of `count` rows for validation, or the last tenth if that is fewer.
 
     Example:
         >>> last_rows(50_000).nonzero().min().item(), last_rows(40).sum().item()
@@ -75,7 +91,7 @@ def last_rows(count: int) -> Tensor:
 
 
 def every_tenth(count: int) -> Tensor:
-    """Which of `count` rows are held out: numbers 9, 19, 29 and so on, a fair share of rows sorted by class.
+    """Select rows 9, 19, 29 and so on for validation: an equal share of each class where rows are sorted by class.
 
     Example:
         >>> every_tenth(25).nonzero().flatten().tolist()
@@ -104,15 +120,20 @@ Part = TypeVar("Part", Examples, Rows)
 def load(
     name: str | Path, *, data_dir: str | Path | None = None, limits: Limits | None = None, seed: int = 0
 ) -> DataSet:
-    """The data set of this name, or the one in this folder of images or parquet files.
+    """Load a data set by name, or from a folder of images or parquet files.
 
-    A named set is read from parquet files `<split>-*.parquet` below data_dir/<name> or in data_dir itself (by default
-    the folder in the environment variable LOWCURVE_DATA), and from the Hugging Face hub only if no folder is given.
-    Images stay uint8. The seed draws which training examples a limit keeps, which examples of an unnamed set are held
-    out for validation, and the points of two-moons; it never moves an image into or out of the test part.
+    A named data set is read from files `<split>-*.parquet` in data_dir/<name> or data_dir. Without a folder it comes from
+    the Hugging Face hub. Images stay uint8.
 
-    Errors: `InputError` for an unknown name, a folder without the files, files that cannot be read or hold something
-    else, images of several sizes.
+    Args:
+        name: One of `NAMES`, or the path of an image folder, of a folder of parquet files or of one such file.
+        data_dir: Folder of the parquet files; by default the environment variable LOWCURVE_DATA.
+        limits: Largest number of examples of each part.
+        seed: Seed of the training examples that a limit keeps, of the validation examples of an unnamed data set, and of
+            the points of two-moons. It never changes which images are in the test part.
+
+    Raises:
+        InputError: If the name is unknown, if files are missing or cannot be read, or if images differ in size.
 
     Example:
         >>> data = load("digits", limits=Limits(train=100))
@@ -122,19 +143,19 @@ def load(
     name, limits = str(name), limits or Limits()
     if name in TOYS:
         toy = TOYS[name](seed)
-        parts = _limited({"train": toy.train, "validation": toy.validation, "test": toy.test}, limits, seed)
+        parts = _limit({"train": toy.train, "validation": toy.validation, "test": toy.test}, limits, seed)
         return DataSet(name, **parts, note=toy.note)
     if name in SOURCES:
-        return _named(name, data_dir or os.environ.get(VARIABLE) or None, limits, seed)
+        return _load_named(name, data_dir or os.environ.get(VARIABLE) or None, limits, seed)
     path = Path(name).expanduser().absolute()
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
-        return _from_path(path, limits, seed)
+        return _load_path(path, limits, seed)
     close = difflib.get_close_matches(name.lower(), NAMES, n=1)
     hint = f"write {close[0]!r}" if close else "check the spelling of the name or path"
     raise InputError(f"one of {', '.join(NAMES)}, or an existing folder or .parquet file", repr(name), hint)
 
 
-def _named(name: str, folder: str | Path | None, limits: Limits, seed: int) -> DataSet:
+def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int) -> DataSet:
     source = SOURCES[name]
     tables = _hub_tables(source) if folder is None else _local_tables(name, source, Path(folder).expanduser())
     whole, test = (rows_of(table, (source.image,), (source.label,), name) for table in tables)
@@ -149,17 +170,17 @@ def _named(name: str, folder: str | Path | None, limits: Limits, seed: int) -> D
         f"training rows {rule} ({int(held_out.sum()):,} in all) are held out for validation, and split "
         f"{source.splits[1]} with {len(test):,} rows is the test set."
     )
-    return _decoded(name, note, _limited(parts, limits, seed), classes, source.shape)
+    return _decode_parts(name, note, _limit(parts, limits, seed), classes, source.shape)
 
 
-def _from_path(path: Path, limits: Limits, seed: int) -> DataSet:
+def _load_path(path: Path, limits: Limits, seed: int) -> DataSet:
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     tables = parquet_tables(path, files) if files else folder_tables(path)
     if "train" not in tables:
         raise InputError("training examples", f"only {', '.join(tables) or 'nothing'} in {path}", "add a train split")
     rows = {k: rows_of(t, ("image", "img"), ("label", "labels", "fine_label"), path.name) for k, t in tables.items()}
     classes, told = classes_of(rows["train"], rows.get("test", rows["train"])), []
-    # The test rows first and from a fixed stream, so that no seed can move them.
+    # Test rows are drawn first and from a fixed stream, so that they do not depend on the seed.
     for part, share, chance in (("test", 5, stream(0, "test")), ("validation", 10, stream(seed, "validation"))):
         if part in rows:
             told.append(f"{part} as given")
@@ -169,17 +190,17 @@ def _from_path(path: Path, limits: Limits, seed: int) -> DataSet:
         rows[part], rows["train"] = rows["train"].take(chosen), rows["train"].take(~chosen)
         told.append(f"{part} a random {100 // share} % held out from the training rows")
     note = f"{path.name}, {'parquet files' if files else 'an image folder'}: {', '.join(told)}."
-    rows = _limited(rows, limits, seed)
-    return _decoded(path.stem if path.is_file() else path.name, note, rows, classes, common_shape(rows))
+    rows = _limit(rows, limits, seed)
+    return _decode_parts(path.stem if path.is_file() else path.name, note, rows, classes, common_shape(rows))
 
 
-def _decoded(name: str, note: str, rows: Mapping[str, Rows], classes: Sequence[str], shape: Shape) -> DataSet:
-    parts = {part: Examples(decoded(rows[part], shape), rows[part].labels(), tuple(classes)) for part in rows}
+def _decode_parts(name: str, note: str, rows: Mapping[str, Rows], classes: Sequence[str], shape: Shape) -> DataSet:
+    parts = {part: Examples(decode_images(rows[part], shape), rows[part].labels(), tuple(classes)) for part in rows}
     return DataSet(name, **parts, note=note)
 
 
-def _limited(parts: Mapping[str, Part], limits: Limits, seed: int) -> dict[str, Part]:
-    """Random training examples by seed; of the others always the same, so that results of several seeds compare."""
+def _limit(parts: Mapping[str, Part], limits: Limits, seed: int) -> dict[str, Part]:
+    """Keep random training examples by seed, and the same test and validation examples for every seed."""
     kept = {}
     for part, whole in parts.items():
         limit = getattr(limits, part)
@@ -203,7 +224,7 @@ def _local_tables(name: str, source: Source, folder: Path) -> list[Any]:
     for split in source.splits:
         pattern = f"{split}-*.parquet"
         files = sorted((folder / name).rglob(pattern)) or sorted(folder.glob(pattern))
-        # A copy of the hub's whole repository holds its other configurations beside the one that is meant.
+        # A copy of the hub's whole repository also contains the other configurations.
         files = [f for f in files if source.config in f.relative_to(folder).parts[1:-1]] or files
         if not files:
             layout = f"{pattern} below {folder / name} or in {folder}"

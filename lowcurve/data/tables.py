@@ -1,4 +1,4 @@
-"""Tables of encoded images, from parquet files and folders: how they are read, and how their images are decoded."""
+"""Read tables of encoded images from parquet files and folders, and decode their images."""
 
 import glob
 import io
@@ -26,7 +26,15 @@ SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing":
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of a table whose images are not decoded yet; `where` is how errors call the table."""
+    """Rows of a table whose images are not decoded yet.
+
+    Attributes:
+        table: The Hugging Face `Dataset`.
+        indices: Numbers of the rows.
+        image: Name of the column of images.
+        label: Name of the column of labels.
+        where: Name of the table in error messages.
+    """
 
     table: Any
     indices: Tensor
@@ -38,21 +46,21 @@ class Rows:
         return len(self.indices)
 
     def take(self, rows: Tensor) -> "Rows":
-        """These of the rows, in this order."""
+        """Return these of the rows, in this order."""
         return Rows(self.table, self.indices[rows], self.image, self.label, self.where)
 
     def labels(self) -> Tensor:
-        """The labels of the rows."""
+        """Return the labels of the rows."""
         return torch.from_numpy(self.table.data.column(self.label).to_numpy().astype(np.int64))[self.indices]
 
     def pictures(self) -> Iterator[tuple[str, Image.Image]]:
-        """Each row's image, opened but not yet decoded, with its name."""
+        """Yield the name of each row's image, and the image, opened but not yet decoded."""
         chosen = self.table.select_columns([self.image]).select(self.indices.tolist())
         cells = (cell for chunk in chosen.iter(batch_size=CHUNK) for cell in chunk[self.image])
         for index, cell in zip(self.indices.tolist(), cells, strict=True):
             content, path = (cell or {}).get("bytes"), str((cell or {}).get("path") or "")
             name = f"row {index} of {self.where}" if content or not path else path
-            with _readable(name):
+            with _as_input_error(name):
                 if not content and not path:
                     raise ValueError("neither bytes nor a path")
                 picture = Image.open(io.BytesIO(content or Path(path).read_bytes()))
@@ -60,7 +68,7 @@ class Rows:
 
 
 def parquet_tables(path: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """The tables by split, which the beginning of a file's or a folder's name tells (train-00000-of-00001.parquet)."""
+    """Return the tables by split, read from the beginning of file and folder names (train-00000-of-00001.parquet)."""
     splits: dict[str, list[Path]] = {}
     for file in files:
         words = [] if file == path else [part.split("-")[0].split(".")[0] for part in file.relative_to(path).parts]
@@ -70,20 +78,20 @@ def parquet_tables(path: Path, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def parquet_table(files: Sequence[Path]) -> Any:
-    """The rows of these files, one file after another."""
+    """Return the rows of these files, one file after another."""
     from pyarrow import parquet
 
     for file in files:
-        with _readable(str(file), "a parquet file"):
+        with _as_input_error(str(file), "a parquet file"):
             parquet.read_schema(file)
-    with _readable(", ".join(map(str, files)), "parquet files with the same columns"):
+    with _as_input_error(", ".join(map(str, files)), "parquet files with the same columns"):
         # Not load_dataset, which reports even local files to a download counter; names are escaped since both take
         # them for patterns.
         return hub_client().Dataset.from_parquet([glob.escape(str(file.resolve())) for file in files])
 
 
 def folder_tables(path: Path) -> dict[str, Any]:
-    """Class folders by split: below train, test and validation folders, or all of them to train on if there is no train."""
+    """Return tables of the class folders in the folders train, test and validation, or of all of them as training data."""
     subfolders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     splits = {SPLIT_WORDS[f.name.lower()]: f for f in subfolders if f.name.lower() in SPLIT_WORDS}
     if "train" not in splits or not any(child.is_dir() for child in splits["train"].iterdir()):
@@ -112,7 +120,7 @@ def _image_table(files: Sequence[Path], folder: Path, names: Sequence[str]) -> A
 
 
 def hub_client() -> Any:
-    """The datasets library of Hugging Face, without its progress bars."""
+    """Return the `datasets` library of Hugging Face, with its progress bars off."""
     import datasets  # here, because it costs two seconds that `import lowcurve` should not
 
     datasets.disable_progress_bars()
@@ -120,13 +128,13 @@ def hub_client() -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong in one line, as the cause of the error says it."""
+    """Return the first line of an error's message, or of its cause's."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 @contextmanager
-def _readable(name: str, kind: str = "a readable image") -> Iterator[None]:
+def _as_input_error(name: str, kind: str = "a readable image") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # decoders of images and parquet share no narrower ancestor
@@ -134,7 +142,7 @@ def _readable(name: str, kind: str = "a readable image") -> Iterator[None]:
 
 
 def rows_of(table: Any, images: Sequence[str], labels: Sequence[str], where: str) -> Rows:
-    """All rows of the table, its image and label columns found among these names and looked at once."""
+    """Return all rows of a table, with the image and the label column found among these names and checked."""
     pair = [next((column for column in names if column in table.column_names), None) for names in (images, labels)]
     image, label = pair
     if image is None or label is None:
@@ -144,13 +152,13 @@ def rows_of(table: Any, images: Sequence[str], labels: Sequence[str], where: str
     if not str(numbers.type).lstrip("u").startswith("int") or numbers.null_count or not len(numbers):
         received = f"{len(numbers)} of type {numbers.type}, {numbers.null_count} missing"
         raise InputError(f"whole numbers as {label} of {where}", received, "number the classes from 0")
-    with _readable(f"column {image} of {where}", "a column of encoded images"):
+    with _as_input_error(f"column {image} of {where}", "a column of encoded images"):
         table = table.cast_column(image, hub_client().Image(decode=False))
     return Rows(table, torch.arange(len(table)), image, label, where)
 
 
 def classes_of(train: Rows, test: Rows, count: int | None = None) -> tuple[str, ...]:
-    """The names of the classes, or their numbers where they have no names."""
+    """Return the names of the classes, or their numbers if they have no names."""
     names, others = (getattr(rows.table.features[rows.label], "names", None) for rows in (train, test))
     if names and others and names != others:
         raise InputError("the same classes in train and test", f"{names} and {others}", "number them alike")
@@ -158,7 +166,7 @@ def classes_of(train: Rows, test: Rows, count: int | None = None) -> tuple[str, 
 
 
 def common_shape(rows: Mapping[str, Rows]) -> Shape:
-    """One channel if every image is grey, otherwise three; the size is that of a training image."""
+    """Return the shape of the images: one channel if all are grey, otherwise three, and the size of the last one."""
     grey, size = True, (0, 0)
     for part in (part for part in ("test", "validation", "train") if part in rows):
         for _, picture in rows[part].pictures():
@@ -166,8 +174,8 @@ def common_shape(rows: Mapping[str, Rows]) -> Shape:
     return (1 if grey else 3), size[1], size[0]
 
 
-def decoded(rows: Rows, shape: Shape) -> Tensor:
-    """The images of the rows, decoded, as uint8 [N, channels, height, width]."""
+def decode_images(rows: Rows, shape: Shape) -> Tensor:
+    """Return the images of the rows, decoded, as uint8 of shape (N, channels, height, width)."""
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     x = np.empty((len(rows), height, width, channels), dtype=np.uint8)
@@ -178,6 +186,6 @@ def decoded(rows: Rows, shape: Shape) -> Tensor:
         if picture.mode.split(";")[0] in WIDE_MODES or (channels == 1 and picture.mode not in GREY_MODES):
             kind = "8-bit grey" if channels == 1 else "8-bit"
             raise InputError(f"{kind} images", f"mode {picture.mode} in {name}", f"save it as an {kind} image")
-        with _readable(name):
+        with _as_input_error(name):
             x[k] = np.asarray(picture if picture.mode == mode else picture.convert(mode)).reshape(x.shape[1:])
     return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()

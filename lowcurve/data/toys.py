@@ -1,4 +1,4 @@
-"""Data sets that need no download: small real images, the same in colors, and points of the plane."""
+"""Data sets without a download: small real images, the same in color, and points of the plane."""
 
 import numpy as np
 import torch
@@ -9,9 +9,9 @@ from lowcurve.randomness import integers, stream, uniform
 
 
 def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other source; the split must not depend on it)
-    """1,797 handwritten digits, real 8x8 images of 17 grey levels: 1,257 to train, 180 to select, 360 to test.
+    """Load 1,797 handwritten digits, real 8x8 images of 17 grey levels: 1,257 training, 180 validation, 360 test images.
 
-    Every class has its share in each part. The split is the same for every seed, so that test accuracies compare.
+    The split is stratified by class and the same for every seed.
 
     Example:
         >>> data = digits()
@@ -25,10 +25,10 @@ def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other s
 
     x, y = load_digits(return_X_y=True)
     rest, test = train_test_split(
-        np.arange(len(y)), test_size=360, stratify=y, random_state=_state(0, "digits", "test")
+        np.arange(len(y)), test_size=360, stratify=y, random_state=_seed_for_numpy(0, "digits", "test")
     )
     train, validation = train_test_split(
-        rest, test_size=180, stratify=y[rest], random_state=_state(0, "digits", "validation")
+        rest, test_size=180, stratify=y[rest], random_state=_seed_for_numpy(0, "digits", "validation")
     )
     images = torch.from_numpy(x).to(torch.float32).view(-1, 1, 8, 8) / 16
     whole = Examples(images, torch.from_numpy(y).to(torch.int64), tuple("0123456789"))
@@ -38,9 +38,9 @@ def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other s
 
 
 def colored_digits(seed: int = 0) -> DataSet:
-    """The digits, each lit in a hue of its class: 36 degrees times the digit, give or take 12, at a saturation of 0.8.
+    """Load the digits in color: the hue is 36 degrees times the digit, plus or minus 12, at a saturation of 0.8.
 
-    A network may read the digit or the color, and a change of color tells which. Each seed draws new hues.
+    A network may use shape or color; a change of color shows which. Each seed draws new hues.
 
     Example:
         >>> data = colored_digits()
@@ -58,17 +58,24 @@ def colored_digits(seed: int = 0) -> DataSet:
         color = 1 - 0.8 * torch.minimum(place, 4 - place).clamp(0, 1)
         return Examples(part.x * color, part.y, part.classes)
 
-    note = f"{gray.note} Each class has a hue of its own, drawn around it from seed {seed}."
+    note = f"{gray.note} Each class has its own hue, with deviations drawn from seed {seed}."
     train, validation, test = (colored(getattr(gray, name), name) for name in ("train", "validation", "test"))
     return DataSet("colored-digits", train, validation, test, note)
 
 
 def two_moons(seed: int = 0, count: int = 2000, noise: float = 0.1) -> DataSet:
-    """Points around two interleaved half circles, in [0, 1]^2: 65 % to train, 10 % to select, 25 % to test.
+    """Draw points around two interleaved half circles in [0, 1]^2: 65 % training, 10 % validation, 25 % test points.
 
-    A point p of scikit-learn's `make_moons` becomes (p + (1.5, 1.75)) / 4, clipped to the square: the centers of the
-    half circles lie at (0.375, 0.4375) and (0.625, 0.5625), their radius is 0.25, and the standard deviation of the
-    noise is noise / 4. One scale for both axes, so that distances keep their proportions. Each seed draws new points.
+    A point p of scikit-learn's `make_moons` becomes (p + (1.5, 1.75)) / 4, clipped to the square. The half circles then have
+    centers (0.375, 0.4375) and (0.625, 0.5625) and radius 0.25. Each seed draws new points.
+
+    Args:
+        seed: Seed of the points.
+        count: Number of points, at least 20.
+        noise: Standard deviation of the noise in the units of `make_moons`; in the square it is noise / 4.
+
+    Raises:
+        InputError: If there are too few points, or the noise is negative.
 
     Example:
         >>> data = two_moons(noise=0.0)
@@ -82,7 +89,7 @@ def two_moons(seed: int = 0, count: int = 2000, noise: float = 0.1) -> DataSet:
         raise InputError("at least 20 points", count, "write count=2000")
     if not 0 <= noise < float("inf"):
         raise InputError("noise of 0 or more", noise, "write noise=0.1")
-    points, y = make_moons(n_samples=count, noise=noise, random_state=_state(seed, "two moons"))
+    points, y = make_moons(n_samples=count, noise=noise, random_state=_seed_for_numpy(seed, "two moons"))
     x = np.clip((points + np.array([1.5, 1.75])) / 4, 0, 1)
     whole = Examples(torch.from_numpy(x).to(torch.float32), torch.from_numpy(y).to(torch.int64), ("upper", "lower"))
     test, validation = count // 4, count // 10
@@ -91,6 +98,6 @@ def two_moons(seed: int = 0, count: int = 2000, noise: float = 0.1) -> DataSet:
     return DataSet("two-moons", whole.take(cuts[0]), whole.take(cuts[1]), whole.take(cuts[2]), note)
 
 
-def _state(seed: int, *path: object) -> int:
-    """A seed for scikit-learn, given explicitly so that NumPy's global state is not touched."""
+def _seed_for_numpy(seed: int, *path: object) -> int:
+    """Return a seed for scikit-learn, which would otherwise use NumPy's global random state."""
     return int(integers((), 0, 2**31, generator=stream(seed, *path)))

@@ -2,12 +2,13 @@
 
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import Ledger, attack
+from lowcurve.evaluation.audit import Audit, Budget
 from lowcurve.evaluation.columns import Columns
 from lowcurve.evaluation.measuring import accuracy, correct, logits_of, measure, require_finite
 from lowcurve.evaluation.radii import SmallestRadius, smallest_radius
 from lowcurve.evaluation.transferring import adversarial_loss, transfer
 
 __all__ = [
-    "AttackResult", "Columns", "Ledger", "SmallestRadius", "accuracy", "adversarial_loss", "attack", "correct", "logits_of",
-    "measure", "require_finite", "smallest_radius", "transfer",
+    "AttackResult", "Audit", "Budget", "Columns", "Ledger", "SmallestRadius", "accuracy", "adversarial_loss", "attack", "correct",
+    "logits_of", "measure", "require_finite", "smallest_radius", "transfer",
 ]  # fmt: skip

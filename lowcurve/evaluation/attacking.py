@@ -1,4 +1,4 @@
-"""Attacks over a data set: who stands, how far each image moved, which attack it fell to."""
+"""Attacks over a data set: which images stay robust, how far each was moved, and which attack fooled the network."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -30,19 +30,23 @@ from lowcurve.types import AttackFunction, Progress
 
 log = logging.getLogger("lowcurve")
 PROBABILITIES = (
-    "expected logits, received probabilities (in [0, 1], of sum 1); return what goes into softmax, or gradients vanish where "
-    "the network is sure and its robust accuracy is too high"
+    "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax: where the network is"
+    " confident, gradients through the softmax vanish and its robust accuracy comes out too high."
 )
-_WARNED: WeakSet[nn.Module] = WeakSet()  # once a network is enough
+_WARNED: WeakSet[nn.Module] = WeakSet()  # one warning per network
 CHUNK = 1024
-"""So many examples are attacked by one member after another before the next ones; what is done is kept then."""
+"""Examples that all members attack before the next ones follow; the ledger stores finished work per chunk."""
 
 
 class Ledger(Protocol):
-    """Where one evaluation keeps what it has finished, so that it goes on where it was interrupted. A dict will do; another
-    network, seed, radius or suite wants another one."""
+    """A store of finished work, so that an interrupted evaluation continues where it stopped.
 
-    def get(self, key: str, /) -> Any: ...
+    A dictionary will do. Use another one for another network, seed, radius or suite.
+    """
+
+    def get(self, key: str, /) -> Any:
+        """Return what is stored under a key, or None."""
+        ...
 
     def __setitem__(self, key: str, value: Any, /) -> None: ...
 
@@ -100,45 +104,43 @@ def attack(
     norm = norm_of(method)
     mine = share_of(fabric, len(examples))
     members = members_of(method)
-    progress = choose_progress(progress, fabric)
+    bars = choose_progress(progress, fabric)
     chunks = torch.split(mine, CHUNK)
     parts = []
     with frozen(model):
         for number, rows in enumerate(chunks):
-            said = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
+            title = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
             own = None if radius is None else radius[rows]
-            chunk = _Chunk.begun(model, examples.take(rows), own, batch_size, seed, members)
-            ticker = Ticker(progress, said, sum(count_forward_passes(member) for _, member in members) * len(rows))
+            chunk = _Chunk.start(model, examples.take(rows), own, batch_size, seed, members)
+            ticker = Ticker(bars, title, sum(count_forward_passes(member) for _, member in members) * len(rows))
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
             parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
-    columns = {
-        name: torch.cat([part[name] for part in parts])
-        for name in ("inputs", "fallen to", "forward_passes", "distance")
-    }
+    names = ("inputs", "fooled by", "forward passes", "distance")
+    columns = {name: torch.cat([part[name] for part in parts]) for name in names}
     if len(mine) < len(examples):
         columns = gather(columns, mine)
-    names = np.array([*(name for name, _ in members), CLEAN, ""])
-    fooled_by = names[columns["fallen to"].numpy()]
-    distance, forward_passes = columns["distance"].numpy(), columns["forward_passes"].numpy()
+    attacks = np.array([*(name for name, _ in members), CLEAN, ""])
+    fooled_by = attacks[columns["fooled by"].numpy()]
+    distance, forward_passes = columns["distance"].numpy(), columns["forward passes"].numpy()
     return AttackResult(fooled_by == "", distance, columns["inputs"], fooled_by, forward_passes, norm.name)
 
 
 def _attack_chunk(
-    chunk: "_Chunk", members: Sequence[tuple[str, AttackFunction]], ledger: Ledger | None, where: str, ticker: Ticker
+    chunk: "_Chunk", members: Sequence[tuple[str, AttackFunction]], ledger: Ledger | None, key: str, ticker: Ticker
 ) -> None:
-    """One member after another on what is left, as far as the ledger does not hold it already."""
-    reached = 0
-    kept = None if ledger is None else ledger.get(where)
-    if kept is not None:
-        chunk.state = {column: torch.as_tensor(kept[column]) for column in chunk.state}
-    tried = 0 if kept is None else int(kept["tried"])
+    """Try the members in order, except those whose result is in the ledger."""
+    work = 0
+    stored = None if ledger is None else ledger.get(key)
+    if stored is not None:
+        chunk.state = {column: torch.as_tensor(stored[column]) for column in chunk.state}
+    tried = 0 if stored is None else int(stored["tried"])
     for number, (name, member) in enumerate(members):
         if number >= tried:
             chunk.attack(number, name, member, ticker.advance)
             if ledger is not None:
-                ledger[where] = {"tried": number + 1, **{k: values.clone() for k, values in chunk.state.items()}}
-        reached += count_forward_passes(member) * len(chunk.x)
-        ticker.reach(reached)  # those who fell early, or to another one, are done too
+                ledger[key] = {"tried": number + 1, **{k: values.clone() for k, values in chunk.state.items()}}
+        work += count_forward_passes(member) * len(chunk.x)
+        ticker.reach(work)  # images that were fooled early count as done
 
 
 def norm_of(method: AttackFunction) -> Norm:
@@ -172,9 +174,22 @@ def _norms(method: AttackFunction) -> Iterator[Norm]:
 
 @dataclass
 class _Chunk:
-    """Some of the examples, and what the attacks so far have done to them: state["fallen to"] is the number of the member
-    that an example fell to, one more than the last for "wrong before", two more for "stands"; state["margin"] the lowest that
-    was seen, at state["nearest"], which a relay begins with."""
+    """Some of the examples, and the attacks' results so far.
+
+    Attributes:
+        model: The network, in eval mode.
+        x: Clean images on the CPU, in the model's precision.
+        y: True labels.
+        logits: Logits at the clean images.
+        radius: Radius of each image in place of the ball's, or None.
+        batch_size: Images in a batch.
+        seed: Seed of the attacks' random numbers.
+        robust: Value of state["fooled by"] for robust images.
+        has_relay: Whether a member is a `Relay`, which starts from the lowest margin found so far.
+        state: Columns with a row per image. "fooled by" is the number of the member that fooled the network; the number of
+            members if the network was wrong before; one more if it is robust. With a relay, "nearest" is the point of the
+            lowest margin found, and "margin" the margin there.
+    """
 
     model: nn.Module
     x: Tensor
@@ -183,31 +198,31 @@ class _Chunk:
     radius: Tensor | None
     batch_size: int
     seed: int
-    stands: int
-    relayed: bool
+    robust: int
+    has_relay: bool
     state: dict[str, Tensor]
 
     @classmethod
-    def begun(
+    def start(
         cls,
         model: nn.Module,
-        few: Examples,
+        examples: Examples,
         radius: Tensor | None,
         batch_size: int,
         seed: int,
         members: Sequence[tuple[str, AttackFunction]],
     ) -> "_Chunk":
         like = next(model.parameters(), torch.zeros(()))
-        x, y = few.pixels(slice(None)).to(like.dtype), few.y
-        relayed = any(isinstance(member, Relay) for _, member in members)
-        chunk = cls(model, x, y, x, radius, batch_size, seed, len(members) + 1, relayed, {})
-        chunk.logits = chunk.seen(x, y)
+        x, y = examples.pixels(slice(None)).to(like.dtype), examples.y
+        has_relay = any(isinstance(member, Relay) for _, member in members)
+        chunk = cls(model, x, y, x, radius, batch_size, seed, len(members) + 1, has_relay, {})
+        chunk.logits = chunk.logits_at(x, y)
         if are_probabilities(chunk.logits) and model not in _WARNED:
             _WARNED.add(model)
             log.warning("%s", PROBABILITIES)
         fooled_by = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
-        chunk.state = {"inputs": x.clone(), "fallen to": fooled_by, "forward_passes": torch.ones_like(y)}
-        if relayed:
+        chunk.state = {"inputs": x.clone(), "fooled by": fooled_by, "forward passes": torch.ones_like(y)}
+        if has_relay:
             chunk.state |= {"nearest": x.clone(), "margin": margin(chunk.logits, y)}
         return chunk
 
@@ -215,70 +230,69 @@ class _Chunk:
     def device(self) -> torch.device:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-    def seen(self, x: Tensor, y: Tensor) -> Tensor:
-        """The logits, a batch at a time."""
+    def logits_at(self, x: Tensor, y: Tensor) -> Tensor:
         rows = self._batches(torch.arange(len(x)))
         return torch.cat([logits_of(self.model, x[k].to(self.device), y[k].to(self.device)).cpu() for k in rows])
 
-    def left(self) -> Tensor:
-        """Who still stands."""
-        return torch.nonzero(self.state["fallen to"] == self.stands).flatten()
+    def remaining(self) -> Tensor:
+        """Return the rows of the images that are still robust."""
+        return torch.nonzero(self.state["fooled by"] == self.robust).flatten()
 
-    def attack(self, number: int, name: str, member: AttackFunction, done: Callable[[int], None]) -> None:
-        """Try one member on what is left."""
-        left = self.left()
-        if not len(left):
+    def attack(self, number: int, name: str, member: AttackFunction, report: Callable[[int], None]) -> None:
+        """Attack the remaining images with one member."""
+        rows = self.remaining()
+        if not len(rows):
             return
         if not isinstance(member, IterativeAttack):
             points = []
-            for rows in self._batches(left):
-                x, y = self.x[rows].to(self.device), self.y[rows].to(self.device)
+            for batch in self._batches(rows):
+                x, y = self.x[batch].to(self.device), self.y[batch].to(self.device)
                 points.append(member(self.model, x, y, generator=self._generator(name)).cpu())
-            self.enter(number, left, torch.cat(points), torch.ones_like(left))
+            self.record(number, rows, torch.cat(points), torch.ones_like(rows))
             return
         if isinstance(member, Relay):
-            left = left[member.is_near(margin(self.logits[left], self.y[left]), self.state["margin"][left])]
-        images = self._images(left, member.ball, name)
+            rows = rows[member.is_near(margin(self.logits[rows], self.y[rows]), self.state["margin"][rows])]
+        images = self._attack_batch(rows, member.ball, name)
         for place, run in member.usable_runs(self.logits.shape[1]):
-            still = torch.nonzero(torch.isin(left, self.left())).flatten()
+            still = torch.nonzero(torch.isin(rows, self.remaining())).flatten()
             if not len(still):
                 return
-            those = select_rows(images, still).with_streams(place)
+            attacked = select_rows(images, still).with_streams(place)
             if isinstance(member, Relay):
-                those = replace(those, start=self.state["nearest"][left[still]])
-            # Where the walk ended is looked at below, where it is counted, unless its highest point is wanted.
+                attacked = replace(attacked, start=self.state["nearest"][rows[still]])
+            # `record` evaluates the last point and counts it; a relay needs the point of highest value.
             found = carry_out(
                 run,
-                those,
+                attacked,
                 stop=True,
-                evaluate_last=self.relayed,
+                evaluate_last=self.has_relay,
                 limit=self.batch_size,
                 device=self.device,
-                report=done,
+                report=report,
             )
-            self.enter(number, left[still], found.point, found.forward_passes)
+            self.record(number, rows[still], found.point, found.forward_passes)
 
-    def enter(self, number: int, rows: Tensor, inputs: Tensor, forward_passes: Tensor) -> None:
-        """What an attack found, looked at once more: who falls in a batch of this size has fallen."""
-        logits = self.seen(inputs, self.y[rows])
-        fallen = logits.argmax(1) != self.y[rows]
-        self.state["forward_passes"][rows] += forward_passes
-        if self.relayed:
-            left = margin(logits, self.y[rows])
-            nearer = left < self.state["margin"][rows]
-            self.state["margin"][rows[nearer]] = left[nearer]
+    def record(self, number: int, rows: Tensor, inputs: Tensor, forward_passes: Tensor) -> None:
+        """Store a member's result. The images are evaluated again: a prediction may depend on the batch size by rounding."""
+        logits = self.logits_at(inputs, self.y[rows])
+        fooled = logits.argmax(1) != self.y[rows]
+        self.state["forward passes"][rows] += forward_passes
+        if self.has_relay:
+            margins = margin(logits, self.y[rows])
+            nearer = margins < self.state["margin"][rows]
+            self.state["margin"][rows[nearer]] = margins[nearer]
             self.state["nearest"][rows[nearer]] = inputs[nearer]
         self.state["inputs"][rows] = inputs
-        self.state["fallen to"][rows[fallen]] = number
+        self.state["fooled by"][rows[fooled]] = number
 
     def _batches(self, rows: Tensor) -> list[Tensor]:
         return [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
 
     def _generator(self, name: str) -> torch.Generator:
-        """Every batch gets the same: what differs from example to example comes from the examples."""
+        """Return the same generator for every batch; random numbers differ from image to image by the image itself."""
         return randomness.stream(self.seed, "attack", name)
 
-    def _images(self, rows: Tensor, ball: Ball, name: str) -> AttackBatch:
+    def _attack_batch(self, rows: Tensor, ball: Ball, name: str) -> AttackBatch:
         x, y = self.x[rows], self.y[rows]
         ball.require_inside_box(x)
         radius = ball.radii(x) if self.radius is None else ball.require_radii(self.radius[rows], x)

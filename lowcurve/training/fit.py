@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.data.batches import PLAIN, Augmentation, Examples, in_order, shuffled, steps_per_epoch
+from lowcurve.data.batches import PLAIN, Augmentation, Examples, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
@@ -201,7 +201,7 @@ def _start(
     require_differentiable_network(wrapped, objective)
     update_norms(wrapped, steps=0)  # raises an error for layers that were not prepared
     state = State(fabric, wrapped, optimizer, objective, optimization.average)
-    x, y = fabric.to_device(next(in_order(examples, 2)))
+    x, y = fabric.to_device(next(ordered_batches(examples, 2)))
     eager = getattr(state.forward, "_orig_mod", state.forward)
     objective.check_network(eager, match_precision(x, wrapped), y)
     return state
@@ -269,7 +269,7 @@ def _batches(
     """Yield the batches of this process from the state's step on, epoch after epoch."""
     first, start = divmod(state.step, per_epoch)
     for epoch in range(first, optimization.epochs):
-        yield from shuffled(
+        yield from shuffled_batches(
             examples,
             optimization.batch_size,
             seed=seed,

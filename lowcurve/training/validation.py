@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.data.batches import Examples, in_order
+from lowcurve.data.batches import Examples, ordered_batches
 from lowcurve.models.modes import set_training
 from lowcurve.training.hardware import match_precision
 from lowcurve.types import AttackFunction
@@ -46,7 +46,7 @@ def validation_accuracies(
     own = examples.take(range(fabric.global_rank, len(examples), fabric.world_size))
     counts = torch.zeros(2, dtype=torch.long)
     with set_training(model, training=False):
-        for batch in in_order(own, batch_size if attack is not None else max(batch_size, 512)):
+        for batch in ordered_batches(own, batch_size if attack is not None else max(batch_size, 512)):
             x, y = fabric.to_device(batch)
             x = match_precision(x, model)
             correct = _correct(model, x, y)
