@@ -9,6 +9,6 @@ from lowcurve.evaluation.radii import SmallestRadius, smallest_radius
 from lowcurve.evaluation.transferring import adversarial_loss, transfer
 
 __all__ = [
-    "AttackResult", "Audit", "Budget", "Columns", "Ledger", "SmallestRadius", "accuracy", "adversarial_loss", "attack", "correct",
-    "logits_of", "measure", "require_finite", "smallest_radius", "transfer",
+    "AttackResult", "Audit", "Budget", "Columns", "Ledger", "SmallestRadius", "accuracy", "adversarial_loss", "attack",
+    "correct", "logits_of", "measure", "require_finite", "smallest_radius", "transfer",
 ]  # fmt: skip
