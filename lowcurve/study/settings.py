@@ -92,7 +92,8 @@ class Study:
         data_dir: Folder of parquet files as on the Hugging Face hub, for work without a network connection. Default: the
             environment variable LOWCURVE_DATA.
         limits: Largest numbers of examples.
-        network: Architecture: small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10 or mlp.
+        network: Architecture: mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10,
+            lcnn-resnet18, lcnn-resnet18-plain or lcnn-vgg11.
         nonlinearity: Nonlinearity of the network, for example relu or softplus.
         width: Width of the network, for small-convnet. Default: the width of the architecture.
         model: Your own network in place of `network`, as package.module:function.
@@ -104,7 +105,8 @@ class Study:
             minimal, teacher or distillation.
         norm: Norm of the attacks.
         radius: Radius of the attacks (epsilon in the literature) in pixel units, written 8/255, 0.1 or pixels:8.
-        suite: Attacks that measure robustness: strong, moosavi2019cure, srinivas2022lcnn, yu2018-mnist or yu2018-cifar10.
+        suite: Attacks that measure robustness: strong, autoattack, moosavi2019cure, srinivas2022lcnn,
+            yu2018-mnist or yu2018-cifar10.
         seed: Seed of all random numbers.
         training: Optimization of networks with new weights.
         fine_tuning: Optimization of networks that start from the standard one (CURE, DeepFool, adversarial-set).

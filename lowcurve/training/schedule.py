@@ -14,11 +14,11 @@ class Schedule:
     The factor rises from 0 to `start` during the warm-up, then goes from `start` to `end`, and stays at `end`.
 
     Args:
-        start: Factor at the end of the warm-up.
+        start: First factor, at the end of the warm-up.
         end: Last factor.
-        until: Share of training at which `end` is reached.
-        shape: Course from `start` to `end`: "linear", "cosine" (half a period) or "exponential" (equal ratios).
-        warm_up: Share of training over which the factor rises from 0 to `start`.
+        until: Share of training at which the last factor is reached.
+        shape: Course of the factor: "linear", "cosine" (half a period) or "exponential" (equal ratios).
+        warm_up: Share of training over which the factor rises from 0 to its first value.
         milestones: Shares of training from which on the factor is divided by ten.
 
     Raises:
