@@ -231,6 +231,17 @@ def test_wrong_arguments_fail_at_once(case):
         act()
 
 
+def test_training_takes_images_and_labels_too():
+    def train(data):
+        model = perceptron()
+        lc.fit(model, lc.Objective(), data, lc.Optimization(epochs=1, batch_size=16), validation=data)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    whole = train(lc.Examples(X, Y, ("a", "b", "c")))
+    for data in ((X.numpy(), Y.tolist()), DataLoader(TensorDataset(X, Y), batch_size=7)):
+        assert torch.equal(train(data), whole)
+
+
 # --- results
 
 

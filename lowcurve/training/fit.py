@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, ordered_batches, shuffled_batches, steps_per_epoch
+from lowcurve.data.coercion import Data, as_examples
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
+from lowcurve.progress import choose_progress
 from lowcurve.training.hardware import (
     make_fabric,
     match_precision,
@@ -23,7 +25,7 @@ from lowcurve.training.objective import Objective
 from lowcurve.training.schedule import Schedule
 from lowcurve.training.state import State
 from lowcurve.training.validation import CLEAN, ROBUST, validation_accuracies
-from lowcurve.types import AttackFunction, Progress, silent
+from lowcurve.types import AttackFunction, Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -123,16 +125,16 @@ class Checkpoint(Protocol):
 def fit(
     model: nn.Module,
     objective: Objective,
-    examples: Examples,
+    examples: Data,
     optimization: Optimization,
     *,
     seed: int = 0,
-    validation: Examples | None = None,
+    validation: Data | None = None,
     validation_attack: AttackFunction | None = None,
     fabric: "Fabric | None" = None,
     checkpoint: Checkpoint | None = None,
     checkpoint_every: int | None = None,
-    progress: Progress[int] = silent,
+    progress: Progress[int] | bool | None = None,
     heading: str = "training",
 ) -> History:
     """Train a network in place and leave it in eval mode.
@@ -145,16 +147,16 @@ def fit(
     Args:
         model: Network to train.
         objective: Objective to minimize.
-        examples: Training examples.
+        examples: Training images with their labels; see `as_examples`.
         optimization: Settings of the optimizer.
         seed: Seed of all random numbers.
-        validation: Validation examples.
+        validation: Validation images with their labels.
         validation_attack: Attack on the validation examples after each epoch. The robust accuracy is an upper bound; its
             course shows robust overfitting.
         fabric: Device, precision and processes. Default: `make_fabric()`.
         checkpoint: Place for the state. Training resumes from it as if it had not been interrupted, bit for bit on one CPU.
         checkpoint_every: Steps between two checkpoints. Default: one epoch.
-        progress: Progress display.
+        progress: None for a progress bar in a terminal or a notebook, False for none.
         heading: Heading of the progress display.
 
     Returns:
@@ -164,17 +166,20 @@ def fit(
     Raises:
         InputError: Before the first step if something cannot be trained, and later if a term is no longer finite.
     """
-    if validation is not None and not len(validation):
-        validation = None
-    if validation is None and (optimization.keep == "best" or validation_attack is not None):
+    examples = as_examples(examples)
+    held_out = None if validation is None else as_examples(validation)
+    if held_out is not None and not len(held_out):
+        held_out = None
+    if held_out is None and (optimization.keep == "best" or validation_attack is not None):
         expected = "a validation split to choose weights by or to attack"
         raise InputError(expected, "none", 'give validation=, or leave out keep="best" and validation_attack')
     per_epoch = steps_per_epoch(examples, optimization.batch_size)
     total = per_epoch * optimization.epochs
-    state = _start(model, objective, optimization, examples, fabric or make_fabric())
+    fabric = fabric or make_fabric()
+    state = _start(model, objective, optimization, examples, fabric)
     state.restore(checkpoint.load() if checkpoint else None)
     batches = _batches(examples, optimization, seed, state, per_epoch)
-    for step in progress(range(state.step, total), heading):
+    for step in choose_progress(progress, fabric)(range(state.step, total), heading):
         x, y = state.fabric.to_device(next(batches))
         with randomness.temporary_seed(seed, "training", step):
             _take_step(state, optimization, match_precision(x, state.network), y, seed, step / total)
@@ -182,7 +187,7 @@ def fit(
         if ends or (checkpoint and saves):
             state.average_statistics()
         if ends:
-            _end_epoch(state, optimization, per_epoch, validation, validation_attack, seed)
+            _end_epoch(state, optimization, per_epoch, held_out, validation_attack, seed)
         if checkpoint and (saves or state.step == total):
             _save(checkpoint, state)
     state.finish()
