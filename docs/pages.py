@@ -48,7 +48,7 @@ def checks() -> str:
     from lowcurve.evaluation.audit import CHECKS
 
     return "\n".join(
-        f"* **{check.number}. {check.name}** is raised if {check.raised_if}.\n    {check.means}\n    *What to do:* {check.hint}"
+        f"* **{check.number}. {check.name}** is raised if {check.raised_if}.\n    * {check.means}\n    * *What to do:* {check.hint}"
         for check in sorted(CHECKS, key=lambda check: check.number)
     )
 
