@@ -10,16 +10,16 @@ example = data.test.pixels(slice(8))
 
 print(lc.inspect_layers(net, example, LCNNConversion()))
 lcnn = lc.convert(net, LCNNConversion(), example=example)
-print("largest change of a logit by the conversion:", lcnn.conversion.change)
+print("largest change of a logit by the conversion:", lcnn.conversion_report.change)
 
 penalty = lc.Term(LCNNPenalty(), weight=1.0)
 settings = lc.Optimization(epochs=5, batch_size=64, learning_rate=4e-3)
 lc.fit(lcnn, lc.Objective(penalties={"layers": penalty}), data.train, settings)
-print(summary(lcnn))
+for layer in summary(lcnn):
+    print(layer.name, layer.kind, "beta", layer.beta, "gamma", layer.gamma)
 
 plain = lc.fold(lcnn, example=example)
-print("largest difference after folding:", plain.folding.difference)
+print("largest difference after folding:", plain.folding_report.difference)
 print("accuracy", lc.accuracy(lcnn, data.test), "folded", lc.accuracy(plain, data.test))
 
-assert plain.folding.difference < 1e-3
-assert float(lc.accuracy(plain, data.test).value) > 0.9
+assert plain.folding_report.difference < 1e-3

@@ -12,6 +12,7 @@ optimizer = torch.optim.Adam(model.parameters(), 4e-3)
 penalty, weight = lc.CURE(h=1.0), 0.03
 generator = torch.Generator().manual_seed(0)
 
+model.eval()  # BatchNorm, if there is any, keeps its statistics
 images, labels = data.train.pixels(slice(None)), data.train.y
 means = []
 for epoch in range(3):
@@ -24,10 +25,9 @@ for epoch in range(3):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += float(curvature)
+        total += curvature.item()
     means.append(total)
     print("epoch", epoch, "mean penalty", total)
-model.eval()
 print("accuracy", lc.accuracy(model, data.test))
 
 assert nn.functional.cross_entropy(model(images), labels) < 1.0
