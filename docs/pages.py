@@ -47,10 +47,11 @@ def checks() -> str:
     """Return the audit's tests with what they mean and what to do, as a list."""
     from lowcurve.evaluation.audit import CHECKS
 
-    return "\n".join(
-        f"* **{check.number}. {check.name}** is raised if {check.raised_if}.\n    * {check.means}\n    * *What to do:* {check.hint}"
-        for check in sorted(CHECKS, key=lambda check: check.number)
-    )
+    lines = []
+    for check in sorted(CHECKS, key=lambda check: check.number):
+        lines += [f"* **{check.number}. {check.name}** is raised if {check.raised_if}."]
+        lines += [f"    * {check.means}", f"    * *What to do:* {check.hint}"]
+    return "\n".join(lines)
 
 
 def filled(text: str) -> str:
