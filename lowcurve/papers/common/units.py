@@ -62,7 +62,7 @@ CONVERSIONS: tuple[Conversion, ...] = (
     ),
     Conversion(
         "srinivas2022lcnn", "radii of Table 2", "‖ε‖_2 = 0.05 ... 0.2", 0.2, "l_2",
-        "the code has pixels in [0, 1] and standardizes nothing, so its radii are ours; 0.2 is the largest",
+        "the code has pixels in [0, 1] and normalizes nothing, so its radii are ours; 0.2 is the largest",
     ),
     Conversion(
         "srinivas2022lcnn", "weight of the gradient norm", "1e-3 · 1e5 / 128 times the squared norm of the mean loss' gradient",
