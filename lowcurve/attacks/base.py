@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
+from lowcurve.data.batches import as_pixels
 from lowcurve.errors import InputError
 from lowcurve.randomness import stream
 from lowcurve.types import Classifier, Inputs, Labels, PerExample
@@ -121,7 +122,7 @@ def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs,
     like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
     images = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x), device=like.device)
     if images.dtype == torch.uint8:
-        images = images.to(like.dtype) / 255
+        images = as_pixels(images, like.dtype)
     elif not images.is_floating_point():
         raise InputError("images of floats in [0, 1] or of uint8", images.dtype, "divide them by their largest value")
     elif not isinstance(x, Tensor):

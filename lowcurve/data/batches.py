@@ -65,8 +65,18 @@ class Examples:
     def pixels(self, rows: Rows) -> Tensor:
         """Return the inputs of these rows as float32 in [0, 1], always as a copy."""
         chosen = self.x[rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)]
-        copy = chosen.to(torch.float32, copy=True)
-        return copy.div_(255) if chosen.dtype == torch.uint8 else copy
+        return as_pixels(chosen, torch.float32)
+
+
+def as_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy in this precision; bytes are grey levels and become numbers in [0, 1].
+
+    Example:
+        >>> as_pixels(torch.tensor([51], dtype=torch.uint8), torch.float32)
+        tensor([0.2000])
+    """
+    copy = images.to(dtype, copy=True)
+    return copy.div_(255) if images.dtype == torch.uint8 else copy
 
 
 @dataclass(frozen=True, eq=False)
