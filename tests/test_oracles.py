@@ -105,7 +105,7 @@ def test_strong_leaves_no_more_than_autoattack(classes, caplog):
     found = evaluation.attack(tiny(classes), images(classes), strong(ball, effort=Effort(50, 4, 200))).robust
     assert 0 < reference.sum() < 16
     assert (found <= reference).all()
-    assert ("without APGD-T: that one needs 4 classes, this is 2" in caplog.text) == (classes == 2)
+    assert ("without APGD-T, which needs 4 classes; this network has 2" in caplog.text) == (classes == 2)
 
 
 def test_autoattack_leaves_the_world_as_it_was_and_knows_other_boxes():
@@ -136,7 +136,7 @@ def test_autoattack_refuses_points_and_says_when_it_is_not_there(monkeypatch):
     with pytest.raises(InputError, match=r"images of shape \(batch, channels, height, width\), got \(3, 2\)"):
         AutoAttack(Ball(LINF, 0.1))(nn.Linear(2, 2), torch.rand(3, 2), torch.zeros(3).long(), generator=stream(0))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"the package pyautoattack, got none\. Write pip install 'lowcurve"):
+    with pytest.raises(InputError, match=r"the package pyautoattack, got none\. Run pip install 'lowcurve"):
         AutoAttack(Ball(LINF, 0.1))(tiny(), images().x, images().y, generator=stream(0))
 
 
