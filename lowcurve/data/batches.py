@@ -321,9 +321,7 @@ def _check_pixels(x: Tensor) -> None:
     if not (abs(low) < float("inf") and abs(high) < float("inf")):
         raise InputError("finite pixels", "NaN or infinite ones", "find and leave out the broken inputs")
     if low < 0 or high > 1:
-        normalized = (
-            "give images before they are normalized, and make mean and standard deviation the model's first layer"
-        )
+        normalized = "give images before normalization, and make lc.Normalize(mean, std) the model's first layer"
         raise InputError(
             "pixels in [0, 1]", f"values from {low:g} to {high:g}", normalized if low < 0 else "divide by 255"
         )

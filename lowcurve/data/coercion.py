@@ -27,9 +27,9 @@ def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[st
 
     Args:
         images: Images of shape (N, channels, height, width) or inputs of any shape (N, ...), as a torch tensor or a
-            numpy array: uint8, or floating point in [0, 1]. Or images with their labels: an (images, labels) pair, a
-            torch `Dataset`, `Subset` or `DataLoader` of (image, label), with PIL images decoded, a Hugging Face
-            `Dataset` with an image and a label column, or `Examples`.
+            numpy array: uint8, or floating point in [0, 1]. Or images with their labels: an (images, labels) pair,
+            `Examples`, a torch `Dataset`, `Subset` or `DataLoader` of (image, label), or a Hugging Face `Dataset` with an
+            image and a label column. PIL images are decoded.
         labels: Class numbers from 0, shape (N,): a tensor or an array of any integer type, or a list. None if `images`
             has them.
         classes: Names of the classes; by default those of the data set, or the numbers.

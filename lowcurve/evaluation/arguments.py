@@ -77,7 +77,7 @@ def name_measures(measures: Measure | Sequence[Measure] | Mapping[str, Measure] 
 
 
 def _takes(function: object, *arguments: None, **options: None) -> bool:
-    """Return whether a function can be called with so many arguments and these options."""
+    """Return whether a function can be called with these arguments."""
     if not callable(function) or isinstance(function, nn.Module | type):
         return False
     try:

@@ -48,7 +48,7 @@ class AttackResult:
 
     @property
     def clean(self) -> np.ndarray:
-        """Whether each image is classified correctly without an attack."""
+        """For each image, whether it is classified correctly without an attack."""
         return self.robust_to()
 
     @property

@@ -47,7 +47,7 @@ CONVERGENCE = Check(
     f"twice the steps at the same total length lower the accuracy by more than {HALF:.1%} (fails: {POINT:.0%}) or the mean"
     f" margin by a further 1 % of its fall, or the loss of robust images still rose by more than {MOVED:.0%} of its range in"
     f" the last {LAST} steps",
-    "The attack had not converged when it stopped; more steps fool more images.",
+    "The attack had not converged when it stopped; more steps may fool more images.",
     "Double the steps until nothing changes.",
     differentiable=True,
 )

@@ -96,8 +96,8 @@ def audit(
         every test that failed and its figures.
 
     Raises:
-        InputError: If weights or logits are not finite, if the network lacks a label, if there are no images, if images
-            lie outside the pixel box, or if certificates or reference have the wrong length.
+        InputError: If weights or logits are not finite, or if the network lacks a label. Also if there are no images, if
+            images lie outside the pixel box, or if certificates or reference have the wrong length.
 
     Cost: about a minute on one core for 100 images and a small network; less where images are fooled early.
 

@@ -1,4 +1,4 @@
-"""What the tests of an audit share, so that no attack runs twice."""
+"""Results that the tests of an audit share, so that no attack runs twice."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -105,12 +105,12 @@ class Finding:
 
     @property
     def means(self) -> str:
-        """What a raised test says about the robust accuracy."""
+        """The meaning of a raised test for the robust accuracy."""
         return self.check.means
 
     @property
     def hint(self) -> str:
-        """What to do if the test is raised."""
+        """Advice for a raised test."""
         return self.check.hint
 
 
@@ -145,7 +145,7 @@ class Audit:
 
     @property
     def reliable(self) -> bool:
-        """Whether no test failed. This does not mean that the network is robust."""
+        """True if no test failed, which does not mean that the network is robust."""
         return not self.failed
 
     @property
@@ -157,7 +157,7 @@ class Audit:
     def verdict(self) -> str:
         """'no masking found by these tests', or 'upper bound, evaluation unreliable: ...' with every test that failed.
 
-        Print it beside every robust accuracy of the network.
+        Every robust accuracy of the network should be printed together with it.
         """
         failed = [f"{finding.name} ({finding.evidence})" for finding in self.failed]
         return UNRELIABLE + "; ".join(failed) if failed else CLEAN
