@@ -82,6 +82,7 @@ def test_the_committed_results_carry_their_settings(name):
     assert {"seed", "torch", "machine"} <= set(content["facts"])
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs_in_ten_lines(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10

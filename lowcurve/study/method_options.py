@@ -22,7 +22,7 @@ class Cure:
         weight: Weight of the penalty, gamma in the paper.
         h: Scale at which the change of the gradient is taken, an l_2 length in pixel units.
         ramp: Share of training over which h grows to its value.
-        form: "published" (squared norm, pixel units) or "released" (norm, standardized inputs, as in the authors' code).
+        form: "published" (squared norm, pixel units) or "released" (norm, normalized inputs, as in the authors' code).
         direction: Direction of the step h: along the "sign" of the gradient or along the "gradient".
         differentiation: Way to differentiate the penalty in the weights: exact, detached, first_order,
             first_order_detached or secant.
