@@ -34,7 +34,7 @@ def boundary_distance(model: nn.Sequential, examples: Examples, norm) -> np.ndar
 
 
 @pytest.mark.parametrize("norm", [L2, LINF])
-def test_what_stands_is_what_is_farther_from_the_boundary_than_the_radius(norm):
+def test_robust_images_are_farther_from_the_boundary_than_the_radius(norm):
     distance = boundary_distance(linear(), EXAMPLES, norm)
     radius = float(np.quantile(distance[distance > 0], 0.5))
     method = PGD(Ball(norm, radius), steps=100, loss=margin_loss, restarts=2)
@@ -72,7 +72,7 @@ def test_the_global_chance_is_untouched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_who_was_wrong_does_not_stand_even_if_the_attack_mends_it():
+def test_a_misclassified_image_is_not_robust_even_if_the_attack_corrects_it():
     found = evaluation.attack(linear(), EXAMPLES, lambda _model, x, _y, **_: x.flip(0))
     assert not found.robust[::10].any()
 
@@ -97,7 +97,7 @@ SUITE = Suite((("weak", PGD(Ball(LINF, 0.02), steps=3)), ("PGD", PGD(Ball(LINF, 
 
 
 @pytest.mark.parametrize("size", [1, 7, 20, 256])
-def test_neither_batch_size_nor_order_changes_what_stands(size):
+def test_batch_size_and_order_change_no_result(size):
     model = perceptron().double()
     whole = evaluation.attack(model, EXAMPLES, SUITE)
     order = torch.randperm(50, generator=stream(0, "order"))
@@ -138,7 +138,7 @@ def test_free_places_are_taken_by_those_who_wait():
     assert max(sizes) == 40
 
 
-def test_a_suite_says_to_which_attack_each_fell():
+def test_a_suite_names_the_attack_that_fooled_each_image():
     found = evaluation.attack(linear(), EXAMPLES, SUITE)
     weak = evaluation.attack(linear(), EXAMPLES, SUITE.members[0][1])
     assert set(found.fooled_by) == {"clean", "weak", "PGD", ""}
@@ -163,7 +163,7 @@ def test_an_attack_of_ones_own_is_a_member_like_any_other():
     assert bool((worst <= margin(linear()(inverted(None, x, y, generator=None)), y)).all())
 
 
-def test_a_model_in_training_mode_is_attacked_in_eval_mode_and_given_back():
+def test_a_model_in_training_mode_is_attacked_in_eval_mode_and_restored():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     model.load_state_dict(model.eval().state_dict())
     there = evaluation.attack(model, UNIFORM, FGSM(Ball(LINF, 0.1)))
@@ -192,7 +192,7 @@ def test_logits_times_a_hundred_change_nothing_under_the_default_suite():
     assert (plain.robust == hundred.robust).all()
 
 
-def test_probabilities_in_place_of_logits_are_said(caplog):
+def test_probabilities_in_place_of_logits_give_a_warning(caplog):
     model = nn.Sequential(linear(), nn.Softmax(1))
     evaluation.attack(model, EXAMPLES, FGSM(Ball(LINF, 0.1)))
     assert (

@@ -101,13 +101,13 @@ def test_training_against_one_step_is_noticed_by_the_gradients_that_point_nowher
     assert not found.reliable
 
 
-def test_what_is_made_on_the_undefended_twin_shows_what_quantization_hides(standard, few):
+def test_transfer_from_the_undefended_network_reveals_quantization(standard, few):
     found = audit(faulty.Quantized(standard), few, BALL, budget=SMALL, substitute=standard)
     assert finding(found, 14).outcome == "fail"
     assert finding(audit(faulty.Quantized(standard), few, BALL, budget=SMALL), 14).measured == 0
 
 
-def test_smoothing_shows_what_shattering_hides(standard):
+def test_transfer_from_the_smoothed_network_reveals_shattering(standard):
     model, images = faulty.Shattered(standard), digits().test.take(slice(100))
     patterns = torch.rand(8, 1, 8, 8, generator=stream(0, "patterns")) * 0.1 - 0.05
     attack = PGD(BALL, loss=margin_loss)
@@ -119,7 +119,7 @@ def test_smoothing_shows_what_shattering_hides(standard):
     assert robust(Smoothed(model, patterns)) < robust(model) - 0.1
 
 
-def test_an_attack_that_has_not_arrived_is_noticed(standard):
+def test_an_attack_that_has_not_converged_is_noticed(standard):
     images, budget = digits().test.take(slice(100)), replace(SMALL, steps=20)
     found = finding(audit(faulty.Shattered(standard), images, BALL, budget=budget), 8)
     assert found.outcome == "fail"
@@ -141,7 +141,7 @@ def test_a_forgotten_training_mode_is_noticed_and_stays(few):
     assert [module.training for module in model] == [True, True, False]
 
 
-def test_answers_that_depend_on_the_batch_are_noticed(standard, few):
+def test_outputs_that_depend_on_the_batch_are_noticed(standard, few):
     model = faulty.Counting(standard)
     model.normalization.train()
     found = audit(model, few, BALL, budget=SMALL, batch_size=16)
@@ -160,7 +160,7 @@ def test_a_broken_graph_leaves_the_attacks_without_gradients(standard, few):
     assert len(found.beyond_gradients) > 0.01 * len(few)
 
 
-def test_a_twin_attacks_what_has_no_gradients(standard, few):
+def test_a_substitute_attacks_a_network_without_gradients(standard, few):
     found = audit(faulty.ByNumpy(standard), few, BALL, budget=SMALL, substitute=standard)
     assert finding(found, 14).outcome == "fail"
     there = evaluation.attack(standard, few, PGD(BALL)).robust
@@ -171,7 +171,7 @@ def test_a_twin_attacks_what_has_no_gradients(standard, few):
 
 
 @pytest.mark.parametrize("name", ["standard", "robust"])
-def test_an_honest_network_has_no_test_that_fails(name, standard, robust):
+def test_an_unmasked_network_fails_no_test(name, standard, robust):
     model = {"standard": standard, "robust": robust}[name]
     found = audit(model, digits().test.take(slice(120)), BALL, substitute={"robust": standard}.get(name))
     assert outcomes(found, "fail") == set(), found.verdict
@@ -201,7 +201,7 @@ def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
     assert 0.3 < found.robust["worst case"].mean() < 0.9
 
 
-def test_what_square_finds_beyond_gradients_on_the_adversarially_trained_lenet5_is_said(networks, mnist, weights_dir):
+def test_images_that_only_square_fools_are_listed_for_the_adversarially_trained_lenet5(networks, mnist, weights_dir):
     model = public(networks.lenet5, weights_dir / "mnist_lenet5_advtrained.pt")
     images = mnist.take([*range(22, 25), *range(63, 65)])
     budget = Budget(landscape_images=5, neighbors=10, apgd_steps=50, noise_draws=200, noise_images=2, spsa_images=2)
@@ -239,7 +239,7 @@ def test_certificates_of_a_linear_network_hold_and_larger_ones_do_not():
     assert finding(audit(model, wrong, ball, budget=SMALL, certified=np.ones(50)), 20).outcome == "fail"
 
 
-def test_a_reference_under_which_fewer_stand_is_the_headline(standard, few):
+def test_a_reference_with_fewer_robust_images_fails_the_test(standard, few):
     found = audit(standard, few, BALL, budget=SMALL)
     here = found.robust["worst case"]
     assert finding(audit(standard, few, BALL, budget=SMALL, reference=here), 19).outcome == "passed"
@@ -257,7 +257,7 @@ def test_logits_that_are_close_saturate_nothing(robust, few):
 
 
 @pytest.mark.parametrize(("back", "outcome"), [(0, "passed"), (1, "flag"), (2, "fail")])
-def test_one_example_that_stands_again_at_a_larger_radius_may_be_luck_and_two_are_not(back, outcome):
+def test_one_image_robust_again_at_a_larger_radius_is_a_flag_and_two_fail(back, outcome):
     class Looked:
         ball, correct = BALL, np.arange(100)
 
@@ -318,7 +318,7 @@ def test_the_batch_size_changes_no_outcome(standard, few):
         assert (found[0].robust[name] == found[1].robust[name]).mean() > 0.94
 
 
-def test_the_model_is_given_back_as_it_came(standard, few):
+def test_the_model_is_restored(standard, few):
     model = faulty.Counting(faulty.Purified(standard))
     with torch.no_grad():
         model.normalization.running_mean.fill_(0.1)
@@ -338,7 +338,7 @@ def test_the_model_is_given_back_as_it_came(standard, few):
     assert not model.inner.training
 
 
-def test_the_substitute_is_given_back_as_it_came(standard, robust, few):
+def test_the_substitute_is_restored(standard, robust, few):
     wanted, kept = [p.requires_grad for p in standard.parameters()], gradients_of(standard)
     values = [None if gradient is None else gradient.clone() for gradient in kept]
     audit(robust, few.take(slice(10)), BALL, budget=SMALL, substitute=standard)
@@ -370,7 +370,7 @@ def test_progress_sees_every_test(standard, few):
 # --- what is written down
 
 
-def test_the_findings_stand_in_order_of_cost_and_say_what_they_mean(standard, few):
+def test_the_findings_are_in_order_of_cost_with_their_meaning(standard, few):
     found = audit(standard, few, BALL, budget=SMALL)
     assert [f.number for f in found.findings] == [check.number for check in CHECKS]
     assert sorted(check.number for check in CHECKS) == list(range(1, 22))
@@ -468,7 +468,7 @@ def test_inputs_outside_the_box(standard, few):
         audit(standard, few, Ball(LINF, 0.1, box=(0.2, 0.8)))
 
 
-def test_where_nobody_is_right_nothing_can_stand(standard, few):
+def test_without_correct_images_no_attack_runs(standard, few):
     with torch.no_grad():
         guessed = standard(few.x).argmax(1)
     found = audit(standard, Examples(few.x, (guessed + 1) % 10, few.classes), BALL, budget=SMALL)

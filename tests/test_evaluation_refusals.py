@@ -104,7 +104,7 @@ def test_the_public_lenet5_is_as_accurate_as_it_is_known(networks, mnist, weight
         assert abs(accuracy - known) < 3 * math.sqrt(known * (1 - known) / 500)
 
 
-def test_the_public_lenet5_falls_and_the_adversarially_trained_one_stands(networks, mnist, weights_dir):
+def test_the_public_lenet5_is_fooled_and_the_adversarially_trained_one_is_robust(networks, mnist, weights_dir):
     few = mnist.take(slice(200))
 
     def robust(kind):
