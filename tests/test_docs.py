@@ -97,7 +97,7 @@ def test_the_python_of_the_readme_runs_in_ten_lines(capsys):
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_runs_and_ends_in_an_assertion(script):
-    assert re.search(r"^assert .*\Z", script.read_text(), re.MULTILINE)
+    assert re.search(r"^assert .*\n\Z", script.read_text(), re.MULTILINE)
     assert f'--8<-- "examples/{script.name}"' in "".join(page.read_text() for page in PAGES)
     with torch.random.fork_rng():
         runpy.run_path(str(script))
