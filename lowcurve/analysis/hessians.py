@@ -138,8 +138,11 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     """
     require_inputs(x)
     replayed = _replay(field, x) if replay else "asked for"
-    reason = f"differentiated twice: {replayed}"
-    operator = AutogradHessian(field, x, reason) if isinstance(replayed, str) else replayed
+    operator: ReplayedHessian | AutogradHessian
+    if isinstance(replayed, str):
+        operator = AutogradHessian(field, x, f"differentiated twice: {replayed}")
+    else:
+        operator = replayed
     _require_finite(operator.gradient, "gradient")
     recorded = _backends.get()
     if recorded is not None:
