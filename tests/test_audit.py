@@ -180,6 +180,7 @@ def test_an_unmasked_network_fails_no_test(name, standard, robust):
     assert outcomes(found, "not run") == {19, 20}
 
 
+@pytest.mark.slow
 def test_the_public_resnet20_has_no_test_that_fails(networks, data_dir, weights_dir):
     model = public(networks.resnet20, weights_dir / "resnet20-12fca82f.th")
     images = load("cifar10", data_dir=data_dir, limits=Limits(train=1, validation=1, test=30)).test

@@ -301,7 +301,7 @@ def test_a_study_of_points():
     assert "gallery" not in found
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_a_study_of_real_images(name, data_dir):
     words = ("--scale", "smoke", "--data-dir", data_dir, "--methods", "[standard,CURE]")
     assert done("study", "--data", name, *words, "--out", "run") == 0
@@ -331,7 +331,9 @@ def test_a_suite_that_begins_with_the_studys_own_attack_has_it_once(suite, steps
 # --- one's own model
 
 
-@pytest.mark.parametrize(("kind", "robust"), [("cln", (0.0, 0.2)), ("adv", (0.8, 1.0))])
+@pytest.mark.parametrize(
+    ("kind", "robust"), [pytest.param("cln", (0.0, 0.2), marks=pytest.mark.slow), ("adv", (0.8, 1.0))]
+)
 def test_a_public_network_is_measured_and_attacked(kind, robust, data_dir, weights_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(HOUSE)
     folder = tmp_path / "run"

@@ -372,7 +372,14 @@ def attackable(kind: str, networks, data_dir: Path, weights_dir: Path):
 
 
 @in_both_norms
-@pytest.mark.parametrize(("kind", "agree"), [("cln", 0.97), ("resnet20", 0.85), ("adv", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "agree"),
+    [
+        ("cln", 0.97),
+        pytest.param("resnet20", 0.85, marks=pytest.mark.slow),
+        pytest.param("adv", 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_deepfool_beside_foolbox(kind, agree, norm, networks, data_dir, weights_dir):
     """The same steps, candidates and overshoot: everybody falls to ours, and no farther away.
 

@@ -67,9 +67,10 @@ SLACK = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_interval_holds_the_norm_of_any_convolution(mode):
+@pytest.mark.parametrize("count", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_the_interval_holds_the_norm_of_any_convolution(mode, count):
     below, above = [], []
-    for seed in range(60):
+    for seed in range(count):
         layer, shape = random_layer(seed, mode)
         found, true = norm_interval(layer, shape), true_norm(layer, shape)
         assert found.lower <= true <= found.upper, (layer, shape)
@@ -78,7 +79,7 @@ def test_the_interval_holds_the_norm_of_any_convolution(mode):
         above.append(found.upper / true - 1)
     lower, median, upper = SLACK[mode]
     assert max(below) < lower
-    assert sorted(above)[30] < median
+    assert sorted(above)[count // 2] < median
     assert max(above) < upper
 
 

@@ -39,7 +39,14 @@ def resnet(networks, weights_dir, data_dir):
     return public(networks.resnet20, weights_dir / "resnet20-12fca82f.th"), test
 
 
-@pytest.mark.parametrize(("which", "radius"), [("lenet", 0.1), ("resnet", 0.5 / 255), ("resnet", 2 / 255)])
+@pytest.mark.parametrize(
+    ("which", "radius"),
+    [
+        ("lenet", 0.1),
+        pytest.param("resnet", 0.5 / 255, marks=pytest.mark.slow),
+        pytest.param("resnet", 2 / 255, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("norm", [LINF, L2])
 def test_pgd_and_fgsm_agree_with_foolbox(which, radius, norm, request):
     """From the center, with the same steps: the same path, so the same images stand, and the same points are reached."""
@@ -98,7 +105,7 @@ def images(classes: int = 5) -> Examples:
     return Examples(x, y, tuple("abcdefgh"[:classes]))
 
 
-@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_strong_leaves_no_more_than_autoattack(classes, caplog):
     ball = Ball(LINF, 0.05)
     reference = evaluation.attack(tiny(classes), images(classes), AutoAttack(ball)).robust

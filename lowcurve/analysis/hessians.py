@@ -138,11 +138,9 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     """
     require_inputs(x)
     replayed = _replay(field, x) if replay else "asked for"
-    operator: ReplayedHessian | AutogradHessian
     if isinstance(replayed, str):
-        operator = AutogradHessian(field, x, f"differentiated twice: {replayed}")
-    else:
-        operator = replayed
+        replayed = AutogradHessian(field, x, f"differentiated twice: {replayed}")
+    operator = replayed
     _require_finite(operator.gradient, "gradient")
     recorded = _backends.get()
     if recorded is not None:
