@@ -49,6 +49,13 @@ pytestmark = pytest.mark.usefixtures("alone")
 # --- without a command
 
 
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m lowcurve reproduce --list | head -n 1"
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "/" in ran.stdout
+    assert ran.stderr == ""
+
+
 def test_help_comes_at_once_and_without_torch():
     script = (
         "import sys\nfrom lowcurve.cli import main\nassert main(['--help']) == 0\n"

@@ -1,5 +1,6 @@
 """The table of commands, and the entry point that runs one of them."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,9 +131,27 @@ def main(words: list[str] | None = None) -> int:
         words: The words after `lowcurve`; those of the process by default.
 
     Returns:
-        0 when the command is done, 2 after a sentence on what was wrong with the request, 130 after Ctrl-C.
+        0 when the command is done, 2 after a sentence on what was wrong with the request, 130 after Ctrl-C, 141 when
+        the reader of the output has closed it.
     """
     words = sys.argv[1:] if words is None else words
+    try:
+        code = _answer(words)
+        sys.stdout.flush()
+        return code
+    except InputError as error:
+        print(f"lowcurve: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nlowcurve: interrupted before anything was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has what it wants. Python flushes at exit once more, into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _answer(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help") or words == ["help"]:
         from lowcurve.cli.help import overview
 
@@ -145,14 +164,7 @@ def main(words: list[str] | None = None) -> int:
         return 0
     if words[0] == "help":
         words = [words[1], "--help"]
-    try:
-        return _run(words[0], words[1:])
-    except InputError as error:
-        print(f"lowcurve: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nlowcurve: interrupted before anything was written", file=sys.stderr)
-        return 130
+    return _run(words[0], words[1:])
 
 
 def _run(name: str, words: list[str]) -> int:
