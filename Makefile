@@ -15,11 +15,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 study: $(VENV)/.installed
 	$(BIN)/lowcurve study $(ARGS)
 
-check: $(VENV)/.installed lint docs
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+# One thread a worker: two workers with two threads each would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-check-all: $(VENV)/.installed lint docs
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+check: $(VENV)/.installed
+	$(MAKE) -j 2 --output-sync lint docs
+	$(PYTEST) -m "not slow" $(ARGS)
+
+check-all: $(VENV)/.installed
+	$(MAKE) -j 2 --output-sync lint docs
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

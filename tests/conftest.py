@@ -32,6 +32,23 @@ def broken(): raise RuntimeError("no such layer")
 """
 
 
+SHARING = frozenset(
+    f"test_{name}"
+    for name in (
+        "adversarial_set", "audit", "certificates", "commands", "draw", "fit", "minimal_attacks", "moosavi2019",
+        "processes", "refusals", "reproduction", "resuming",
+    )
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file whose tests share a costly fixture in one worker, under `--dist loadgroup`."""
+    for item in items:
+        if item.path.stem in SHARING:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def folder(variable: str, name: str) -> Path:
     """The folder that the environment names, or shared/NAME beside the project; without one the test is skipped."""
     found = Path(os.environ.get(variable, Path(__file__).parents[2] / "shared" / name))

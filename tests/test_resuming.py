@@ -53,9 +53,14 @@ def test_a_training_stopped_at_any_step_goes_on_as_if_it_had_not_been(uninterrup
     assert equal(model.state_dict(), weights)
 
 
-def test_a_training_killed_again_and_again_ends_in_the_same_bits(uninterrupted, tmp_path):
-    # In the first epoch, in the middle of the third, and at the border of the last two; checkpoints at 2, 10 and 14.
-    for before, step in ((3, 2), (11, 10), (15, 14)):
+# In the first epoch, in the middle of the third, and at the border of the last two; checkpoints at 2, 10 and 14.
+@pytest.mark.parametrize(
+    "kills",
+    [((11, 10),), pytest.param(((3, 2), (11, 10), (15, 14)), marks=pytest.mark.slow)],
+    ids=["once", "again and again"],
+)
+def test_a_killed_training_ends_in_the_same_bits(kills, uninterrupted, tmp_path):
+    for before, step in kills:
         killed = child("resume", tmp_path, before)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == step
