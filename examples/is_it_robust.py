@@ -18,6 +18,7 @@ class Rounded(nn.Module):
         self.net = net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
         return self.net(torch.round(x * 7) / 7)
 
 

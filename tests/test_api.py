@@ -128,7 +128,9 @@ def test_all_functions_take_images_and_labels():
     audits = [lc.audit(model, *call, budget=budget) for call in calls]
     assert len({repr(found) for found in audits}) == 1
     assert repr(lc.audit(model, (X, Y), norm="linf", radius=0.05, budget=budget)) == repr(audits[0])
-    assert repr(audits[0]).splitlines()[0] == f"Audit of 50 images: {audits[0].verdict}"
+    failed = ", ".join(finding.name for finding in audits[0].failed)
+    first = repr(audits[0]).splitlines()[0]
+    assert first == f"Audit of 50 images: {'upper bound, evaluation unreliable: ' * bool(failed)}{failed or audits[0].verdict}"
     transfer, loss = lc.evaluation.transfer, lc.evaluation.adversarial_loss
     assert (transfer({"m": model}, X, Y, PGD) == transfer({"m": model}, examples, PGD)).all()
     np.testing.assert_allclose(loss(model, X, Y, PGD), loss(model, examples, PGD))
@@ -290,11 +292,49 @@ def test_the_result_of_an_attack_reads_well():
     assert frame["robust"].mean() == robust / 50
 
 
+def test_data_and_results_print_their_sizes_and_not_their_tensors():
+    assert repr(lc.Examples(X, Y, ("a", "b", "c"))) == "50 examples of shape (3, 2, 2) in 3 classes"
+    assert repr(lc.load("two-moons")).splitlines()[0].startswith("two-moons: ")
+    found = lc.smallest_radius(linear(), X, Y, PGD)
+    assert repr(found).splitlines()[0] == "Smallest radius on 50 images"
+    assert "tensor" not in repr(found)
+    with temporary_seed(0, "network"):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
+    layers = lc.inspect_layers(net, X[:2])
+    assert repr(layers) == str(layers)
+
+
 def test_numbers_print_without_their_types():
     share = lc.proportion(np.int64(285), np.int64(360))
     assert repr(share) == "79.2% (95% CI 74.7-83.0%, 285 of 360)"
     assert "np." not in repr(lc.summarize(np.arange(5.0)))
     assert repr(lc.summarize([1.0, 2.0, 3.0])) == "mean 2 ± 0.58, median 2, 10 % to 90 %: 1.2 to 2.8, 3 values"
+
+
+# --- random numbers
+
+
+def test_every_public_call_that_draws_has_a_seed():
+    """No user needs a generator: without one, the same seed gives the same numbers."""
+    model, search = linear(), lc.geometry.PathSearch(lc.geometry.RegionProjection(lc.attacks.DeepFool("l2")))
+    jet = lc.analysis.Jet(lc.loss_field(model, Y), X)
+    points = lc.geometry.LabeledPoints(X, Y, torch.arange(len(X)))
+    inside = torch.nonzero(model(X).argmax(1) == Y).flatten()
+    first = inside[Y[inside] == Y[inside][0]]
+    half = len(first) // 2
+    ends = X[first[:half]], X[first[half : 2 * half]], Y[first[:half]]
+    calls = {
+        "attack": lambda **words: lc.attacks.Noise("linf", 0.1)(model, X, Y, **words),
+        "penalty": lambda **words: lc.penalties.ELLE(0.1)(jet, **words),
+        "objective": lambda **words: lc.Objective(attack=lc.PGD("linf", 0.1)).terms(model, X, Y, **words)["loss"],
+        "paths": lambda **words: search(model, *ends, **words).anchors,
+        "pairs": lambda **words: lc.geometry.pair_points(points, **words).start_index,
+        "interval": lambda **words: torch.tensor(lc.geometry.bootstrap_interval(X.flatten(), **words).low),
+    }
+    for name, call in calls.items():
+        assert torch.equal(call(), call(seed=0)), name
+    for name in ("attack", "penalty", "pairs", "interval"):
+        assert not torch.equal(calls[name](), calls[name](seed=1)), name
 
 
 # --- the list of names

@@ -233,7 +233,7 @@ class Weights(Penalty):
     data_free = True
     differentiates_twice = False
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
         return 0 * jet.field.model[0].weight.square().sum()
 
 

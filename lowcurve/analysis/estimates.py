@@ -54,7 +54,8 @@ def moments(
     *,
     draws: int,
     deflated: int = 10,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
     start: Tensor | None = None,
     chunk: int = 128,
 ) -> Moments:
@@ -76,7 +77,8 @@ def moments(
         like: The points, shape (batch, ...), whose pixels key the draws.
         draws: Number of random products.
         deflated: Number of directions that are treated exactly.
-        generator: Source of the draws.
+        generator: Source of the draws; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         start: Start of Lanczos, such as the gradient; None for a random vector. It must not depend on the draws.
         chunk: Draws times examples at once; halved where memory does not suffice.
 
@@ -85,13 +87,13 @@ def moments(
 
     Example:
         >>> points = torch.rand(1, 3, generator=randomness.stream(0))
-        >>> found = moments(lambda v: v @ torch.diag(torch.tensor([2.0, 2.0, -1.0])), points, draws=2, deflated=3,
-        ...     generator=randomness.stream(0))
+        >>> found = moments(lambda v: v @ torch.diag(torch.tensor([2.0, 2.0, -1.0])), points, draws=2, deflated=3)
         >>> round(found.frobenius_norm.value.item(), 4), round(found.trace.value.item(), 4)
         (3.0, 3.0)
 
     Reference: Meyer et al. 2021 (Hutch++); moosavi2019cure, Fig. 10 (100 draws, not deflated).
     """
+    generator = generator or randomness.stream(seed, "moments")
     if draws < 2:
         raise InputError("at least two draws", draws, "write draws=100")
     if deflated < 0:
@@ -124,7 +126,8 @@ def frobenius_norm(
     *,
     draws: int,
     deflated: int = 10,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
     start: Tensor | None = None,
     chunk: int = 128,
 ) -> Estimate:
@@ -135,13 +138,16 @@ def frobenius_norm(
         like: The points, shape (batch, ...), whose pixels key the draws.
         draws: Number of random products.
         deflated: Number of directions that are treated exactly.
-        generator: Source of the draws.
+        generator: Source of the draws; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         start: Start of Lanczos, such as the gradient; None for a random vector.
         chunk: Draws times examples at once; halved where memory does not suffice.
 
     Reference: moosavi2019cure, Fig. 10 (100 draws, not deflated).
     """
-    found = moments(operator, like, draws=draws, deflated=deflated, generator=generator, start=start, chunk=chunk)
+    found = moments(
+        operator, like, draws=draws, deflated=deflated, generator=generator, seed=seed, start=start, chunk=chunk
+    )
     return found.frobenius_norm
 
 
@@ -182,7 +188,14 @@ class Density:
 
 
 def spectral_density(
-    operator: Operator, like: Tensor, *, draws: int, steps: int, generator: torch.Generator, chunk: int = 128
+    operator: Operator,
+    like: Tensor,
+    *,
+    draws: int,
+    steps: int,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+    chunk: int = 128,
 ) -> Density:
     """Estimate the distribution of the eigenvalues of H by stochastic Lanczos quadrature.
 
@@ -196,7 +209,8 @@ def spectral_density(
         like: The points, shape (batch, ...), whose pixels key the draws.
         draws: Number of random vectors.
         steps: Number of Lanczos steps for each.
-        generator: Source of the draws.
+        generator: Source of the draws; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         chunk: Draws times examples at once; halved where memory does not suffice.
 
     Returns:
@@ -207,7 +221,7 @@ def spectral_density(
 
     Example:
         >>> density = spectral_density(lambda v: v @ torch.diag(torch.tensor([1.0, 1.0, 4.0])), torch.zeros(1, 3),
-        ...     draws=1, steps=2, generator=randomness.stream(0))
+        ...     draws=1, steps=2)
         >>> density.nodes.round(decimals=4), density.weights.round(decimals=4)
         (tensor([[1., 4.]]), tensor([[0.6667, 0.3333]]))
         >>> density.cumulative(torch.tensor([0.0, 2.0])).round(decimals=4)
@@ -215,6 +229,7 @@ def spectral_density(
 
     Reference: Ubaru et al. 2017 (stochastic Lanczos quadrature); Ghorbani et al. 2019 (the density).
     """
+    generator = generator or randomness.stream(seed, "spectral density")
     if draws < 1:
         raise InputError("at least one draw", draws, "write draws=10")
     if steps < 1:

@@ -19,7 +19,7 @@ Rows = Tensor | slice | Sequence[int]
 CHUNK = 1024
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Examples:
     """Inputs with labels.
 
@@ -57,6 +57,9 @@ class Examples:
         """The shape of one input: (channels, height, width) for images, (2,) for points of the plane."""
         return tuple(self.x.shape[1:])
 
+    def __repr__(self) -> str:
+        return f"{len(self)} examples of shape {self.shape} in {len(self.classes)} classes"
+
     def take(self, rows: Rows) -> "Examples":
         """Return the examples of these rows, in this order."""
         rows = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)
@@ -79,7 +82,7 @@ def as_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     return copy.div_(255) if images.dtype == torch.uint8 else copy
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
     """Training, validation and test examples.
 
@@ -108,6 +111,10 @@ class DataSet:
         if len({(part.shape, part.classes) for part in parts}) > 1:
             shapes = ", ".join(f"{part.shape} with {len(part.classes)} classes" for part in parts)
             raise InputError("one shape and the same classes in every part", shapes, "prepare all parts alike")
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} training, {len(self.validation)} validation and {len(self.test)} test examples"
+        return f"{self.name}: {sizes} of shape {self.shape} in {len(self.classes)} classes. {self.note}"
 
     @property
     def shape(self) -> tuple[int, ...]:

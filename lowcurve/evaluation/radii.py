@@ -18,7 +18,7 @@ from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SmallestRadius:
     """The result of `smallest_radius`, one entry per image.
 
@@ -29,6 +29,11 @@ class SmallestRadius:
 
     Example:
         >>> found = SmallestRadius(np.array([0.0, 0.1, np.inf]), torch.zeros(3, 1))
+        >>> found
+        Smallest radius on 3 images
+        0 (misclassified)  1
+        found              1, from 0.1 to 0.1, median 0.1
+        never fooled       1
         >>> found.robust_at([0.0, 0.1, 0.2]).mean(1).round(3).tolist()
         [0.667, 0.333, 0.333]
     """
@@ -40,6 +45,16 @@ class SmallestRadius:
         """Return for each radius which images are robust, shape (radii, images); never more at a larger radius."""
         # Rounding to single precision may place a radius slightly above the requested number.
         return self.radius[None, :] > np.asarray(radii, dtype=np.float64)[:, None] * (1 + 1e-6)
+
+    def __repr__(self) -> str:
+        found = self.radius[(self.radius > 0) & np.isfinite(self.radius)]
+        told = f", from {found.min():.3g} to {found.max():.3g}, median {np.median(found):.3g}" if len(found) else ""
+        return (
+            f"Smallest radius on {len(self.radius)} images\n"
+            f"0 (misclassified)  {(self.radius == 0).sum()}\n"
+            f"found              {len(found)}{told}\n"
+            f"never fooled       {np.isinf(self.radius).sum()}"
+        )
 
 
 def smallest_radius(

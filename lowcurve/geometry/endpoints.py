@@ -71,7 +71,12 @@ class Endpoints:
 
 
 def match_endpoints(
-    starts: LabeledPoints, ends: LabeledPoints, *, generator: torch.Generator, distance: PerExample | None = None
+    starts: LabeledPoints,
+    ends: LabeledPoints,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+    distance: PerExample | None = None,
 ) -> Endpoints:
     """Match each start with an end of its class that was made from another image.
 
@@ -81,7 +86,8 @@ def match_endpoints(
     Args:
         starts: Candidate starts.
         ends: Candidate ends.
-        generator: Source of the random choice; unused where `distance` is given.
+        generator: Source of the random choice, unused where `distance` is given; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         distance: Wanted distance of each start to its end, such as that of another family's pair with the same
             start. Without it the ends are chosen at random.
 
@@ -93,7 +99,7 @@ def match_endpoints(
     Example:
         >>> y, at = torch.zeros(3, dtype=torch.long), torch.arange(3)
         >>> starts, ends = LabeledPoints(torch.zeros(1, 2), y[:1], at[:1]), LabeledPoints(torch.eye(3)[:, :2] * 3 + 1, y, at)
-        >>> found = match_endpoints(starts, ends, generator=randomness.stream(0), distance=torch.tensor([4.0]))
+        >>> found = match_endpoints(starts, ends, distance=torch.tensor([4.0]))
         >>> found.end_index, found.distance  # (1, 4); (4, 1) is as far, but of the same image
         (tensor([1]), tensor([4.1231]))
     """
@@ -102,6 +108,7 @@ def match_endpoints(
     distances = torch.cdist(starts.x.flatten(1).double(), ends.x.flatten(1).double())
     eligible &= distances > 0
     if distance is None:
+        generator = generator or randomness.stream(seed, "pairs")
         cost = randomness.uniform(distances, 0, 1, generator=generator)
     else:
         cost = (distances - distance.to(distances)[:, None]).abs()
@@ -110,24 +117,26 @@ def match_endpoints(
     return _select_pairs(starts, ends, rows, end[rows])
 
 
-def pair_points(points: LabeledPoints, *, generator: torch.Generator) -> Endpoints:
+def pair_points(points: LabeledPoints, *, generator: torch.Generator | None = None, seed: int = 0) -> Endpoints:
     """Pair points of one class made from different images, at random.
 
     No point is in two pairs; there are about half as many pairs as points.
 
     Args:
         points: The points.
-        generator: Source of the random choice.
+        generator: Source of the random choice; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
 
     Returns:
         The pairs; both indices are numbers among `points`.
 
     Example:
         >>> points = LabeledPoints(torch.arange(8.0)[:, None], torch.arange(8) % 2, torch.arange(8))
-        >>> found = pair_points(points, generator=randomness.stream(0))
+        >>> found = pair_points(points)
         >>> len(found), bool((found.start_index % 2 == found.end_index % 2).all())
         (4, True)
     """
+    generator = generator or randomness.stream(seed, "pairs")
     order = randomness.permutation(len(points), generator=generator).to(points.y.device)
     grouped = order[points.y[order].argsort(stable=True)]
     first = torch.arange(len(points), device=grouped.device) % 2 == 0  # every second point, sorted by class
@@ -136,26 +145,28 @@ def pair_points(points: LabeledPoints, *, generator: torch.Generator) -> Endpoin
     return Endpoints(found.start, found.end, found.y, found.distance, start, end)
 
 
-def natural_pairs(natural: LabeledPoints, *, generator: torch.Generator) -> Endpoints:
+def natural_pairs(natural: LabeledPoints, *, generator: torch.Generator | None = None, seed: int = 0) -> Endpoints:
     """Pair natural images of one predicted class.
 
     Args:
         natural: Natural images.
-        generator: Source of the random choice.
+        generator: Source of the random choice; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
 
     Returns:
         The pairs.
 
     Reference: Fawzi et al. 2018, section 3 (first scenario); bardusco_report, Table 2 (natural).
     """
-    return pair_points(natural, generator=generator)
+    return pair_points(natural, generator=generator, seed=seed)
 
 
 def natural_adversarial_pairs(
     natural: LabeledPoints,
     adversarial: LabeledPoints,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
     distance: PerExample | None = None,
 ) -> Endpoints:
     """Pair a natural image of class y with an adversarial image that the network calls y, made from another image.
@@ -166,7 +177,8 @@ def natural_adversarial_pairs(
     Args:
         natural: Natural images, the starts.
         adversarial: Adversarial images, the candidate ends.
-        generator: Source of the random choice.
+        generator: Source of the random choice; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         distance: Wanted distance of each start to its end; see `match_endpoints`.
 
     Returns:
@@ -174,16 +186,19 @@ def natural_adversarial_pairs(
 
     Reference: Fawzi et al. 2018, section 3 (second scenario).
     """
-    return match_endpoints(natural, adversarial, generator=generator, distance=distance)
+    return match_endpoints(natural, adversarial, generator=generator, seed=seed, distance=distance)
 
 
-def adversarial_pairs(adversarial: LabeledPoints, origin: Labels, *, generator: torch.Generator) -> Endpoints:
+def adversarial_pairs(
+    adversarial: LabeledPoints, origin: Labels, *, generator: torch.Generator | None = None, seed: int = 0
+) -> Endpoints:
     """Pair two adversarial images that were moved into one class y from other classes.
 
     Args:
         adversarial: Adversarial images.
         origin: The class of each image before the attack.
-        generator: Source of the random choice.
+        generator: Source of the random choice; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
 
     Returns:
         The pairs.
@@ -195,7 +210,7 @@ def adversarial_pairs(adversarial: LabeledPoints, origin: Labels, *, generator: 
     """
     if origin.shape != adversarial.y.shape or bool((origin == adversarial.y).any()):
         raise InputError("adversarial images of a class that they were not of", "others", "leave failed attacks out")
-    return pair_points(adversarial, generator=generator)
+    return pair_points(adversarial, generator=generator, seed=seed)
 
 
 def natural_noise_pairs(

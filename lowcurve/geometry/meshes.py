@@ -85,7 +85,7 @@ class LoopFilling:
         >>> from lowcurve.geometry.regions import RegionProjection
         >>> fill = LoopFilling(PathSearch(RegionProjection(DeepFool())))
         >>> corners = torch.tensor([[[0.6, 0.1], [0.9, 0.1], [0.9, 0.4], [0.6, 0.4]]])  # where the first coordinate leads
-        >>> fill(torch.nn.Identity(), corners, torch.tensor([0]), generator=randomness.stream(0)).statements()
+        >>> fill(torch.nn.Identity(), corners, torch.tensor([0])).statements()
         ('filled: no violation at spacing 0.05',)
 
     Reference: Swaminathan and Akgün 2026 (arXiv 2605.06380), quad-mesh filling.
@@ -103,14 +103,17 @@ class LoopFilling:
                 "at least one cell, 0 or more doublings and a spacing above 0", found, "write LoopFilling(search)"
             )
 
-    def __call__(self, model: Classifier, corners: Inputs, y: Labels, *, generator: torch.Generator) -> Meshes:
+    def __call__(
+        self, model: Classifier, corners: Inputs, y: Labels, *, generator: torch.Generator | None = None, seed: int = 0
+    ) -> Meshes:
         """Fill one loop for each row of `corners`.
 
         Args:
             model: The network.
             corners: Four anchors per loop in the order of the loop, shape (loops, 4, ...).
             y: The class of each loop.
-            generator: Source of the projection's random choices.
+            generator: Source of the projection's random choices; by default one made from `seed`.
+            seed: Seed of the random numbers, used without a generator.
 
         Returns:
             The meshes.
@@ -118,6 +121,7 @@ class LoopFilling:
         Raises:
             InputError: If `corners` has another shape, or an anchor is not classified as y.
         """
+        generator = generator or randomness.stream(seed, "meshes")
         if corners.ndim < 3 or corners.shape[1] != 4:
             found = f"shape {tuple(corners.shape)}"
             raise InputError("four anchors a loop, (loops, 4, ...)", found, "stack them along the second axis")

@@ -36,7 +36,8 @@ class Interval:
 def bootstrap_interval(
     values: PerExample,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
     statistic: Literal["mean", "median"] = "mean",
     draws: int = 2000,
     level: float = 0.95,
@@ -47,7 +48,8 @@ def bootstrap_interval(
 
     Args:
         values: Finite numbers, shape (n,).
-        generator: Source of the resamples, see `randomness.stream`.
+        generator: Source of the resamples; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         statistic: "mean" or "median".
         draws: Number of resamples.
         level: Confidence level, between 0 and 1.
@@ -59,11 +61,12 @@ def bootstrap_interval(
         InputError: If a number is not finite or there is none, or an option is out of range.
 
     Example:
-        >>> bootstrap_interval(torch.full((9,), 2.0), generator=randomness.stream(0))
+        >>> bootstrap_interval(torch.full((9,), 2.0))
         Interval(count=9, value=2.0, low=2.0, high=2.0, level=0.95)
 
     Reference: Efron 1979, bootstrap methods.
     """
+    generator = generator or randomness.stream(seed, "bootstrap")
     numbers = _finite_numbers(values)
     if draws < 1 or not 0 < level < 1 or statistic not in ("mean", "median"):
         received = (statistic, draws, level)
@@ -104,7 +107,12 @@ class PairedTest:
 
 
 def paired_test(
-    first: PerExample, second: PerExample, *, generator: torch.Generator, draws: int = 20_000
+    first: PerExample,
+    second: PerExample,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+    draws: int = 20_000,
 ) -> PairedTest:
     """Test with Wilcoxon's signed-rank test whether first - second is symmetric around 0.
 
@@ -115,7 +123,8 @@ def paired_test(
     Args:
         first: One finite number per pair, shape (n,).
         second: The numbers of the same pairs in the same order.
-        generator: Source of the signs, see `randomness.stream`.
+        generator: Source of the signs; by default one made from `seed`.
+        seed: Seed of the random numbers, used without a generator.
         draws: Number of sign vectors; the smallest p-value is about 1 / draws.
 
     Returns:
@@ -126,13 +135,14 @@ def paired_test(
 
     Example:
         >>> apart = torch.arange(1.0, 21.0)
-        >>> paired_test(apart + 1, apart, generator=randomness.stream(0)).p_value < 1e-3
+        >>> paired_test(apart + 1, apart).p_value < 1e-3
         True
-        >>> paired_test(apart, apart, generator=randomness.stream(0)).p_value
+        >>> paired_test(apart, apart).p_value
         1.0
 
     Reference: Wilcoxon 1945, individual comparisons by ranking methods.
     """
+    generator = generator or randomness.stream(seed, "signs")
     if first.shape != second.shape:
         found = f"{len(first)} and {len(second)}"
         raise InputError("as many numbers in both families", found, "take the pairs that both have")

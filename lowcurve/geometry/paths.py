@@ -144,7 +144,7 @@ class PathSearch:
         >>> from lowcurve.geometry.regions import RegionProjection
         >>> search = PathSearch(RegionProjection(DeepFool()), spacing=0.01)
         >>> start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.5]])
-        >>> paths = search(torch.nn.Identity(), start, end, torch.tensor([0]), generator=randomness.stream(0))
+        >>> paths = search(torch.nn.Identity(), start, end, torch.tensor([0]))
         >>> paths.counts, paths.statements()  # half a plane is convex
         (tensor([2]), ('no violation at spacing 0.01',))
 
@@ -168,7 +168,14 @@ class PathSearch:
             )
 
     def __call__(
-        self, model: Classifier, start: Inputs, end: Inputs, y: Labels, *, generator: torch.Generator
+        self,
+        model: Classifier,
+        start: Inputs,
+        end: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
     ) -> Paths:
         """Search one path per pair; the model runs in eval mode.
 
@@ -177,7 +184,8 @@ class PathSearch:
             start: Starts, shape (pairs, ...).
             end: Ends, of the same shape.
             y: The class of each pair.
-            generator: Source of the projection's random choices.
+            generator: Source of the projection's random choices; by default one made from `seed`.
+            seed: Seed of the random numbers, used without a generator.
 
         Returns:
             The paths.
@@ -185,6 +193,7 @@ class PathSearch:
         Raises:
             InputError: If an end is not classified as y or both ends are the same point.
         """
+        generator = generator or randomness.stream(seed, "paths")
         with frozen(model):
             clearance = require_endpoints(model, start, end, y, chunk=self.chunk)
             spacing = _spacings(self.spacing, start)

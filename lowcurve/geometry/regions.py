@@ -90,7 +90,7 @@ class RegionProjection:
         >>> from lowcurve.attacks import DeepFool
         >>> x = torch.tensor([[0.3, 0.5]])  # 0.1 sqrt(2) from where the classes tie
         >>> into = RegionProjection(DeepFool(bisections=20), overshoot=1.0)
-        >>> into(torch.nn.Identity(), x, torch.tensor([0]), generator=randomness.stream(0)).round(decimals=3)
+        >>> into(torch.nn.Identity(), x, torch.tensor([0])).round(decimals=3)
         tensor([[0.5000, 0.3000]])
 
     Reference: Fawzi et al. 2018, Algorithm 1 (projection).
@@ -104,18 +104,22 @@ class RegionProjection:
         if not (math.isfinite(self.overshoot) and self.overshoot >= 0):
             raise InputError("an overshoot of at least 0", self.overshoot, "write overshoot=1.5")
 
-    def __call__(self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator) -> Inputs:
+    def __call__(
+        self, model: Classifier, x: Inputs, y: Labels, *, generator: torch.Generator | None = None, seed: int = 0
+    ) -> Inputs:
         """Move the points x into the regions of their classes y.
 
         Args:
             model: The network.
             x: Points, shape (batch, ...).
             y: The class into which each point is moved.
-            generator: Source of the attack's random choices.
+            generator: Source of the attack's random choices; by default one made from `seed`.
+            seed: Seed of the random numbers, used without a generator.
 
         Returns:
             The moved points.
         """
+        generator = generator or randomness.stream(seed, "projection")
         seed = int(randomness.integers((), 0, 2**62, generator=generator))
         found = x.clone()
         for c in torch.unique(y).tolist():

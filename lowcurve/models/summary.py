@@ -10,7 +10,7 @@ from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzLayer
 from lowcurve.models.spectral import Interval, norm_interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerSummary:
     """The learned bound of one layer.
 
@@ -30,6 +30,12 @@ class LayerSummary:
     norm: Interval | None = None
     clipped: bool | None = None
 
+    def __repr__(self) -> str:
+        words = [f"{self.name}: {self.kind}"]
+        words += [f"{name} {value:.4g}" for name, value in (("beta", self.beta), ("gamma", self.gamma)) if value is not None]
+        words += [f"norm {self.norm.lower:.4g} to {self.norm.upper:.4g}"] if self.norm is not None else []
+        return f"<{', '.join(words)}{', clipped' if self.clipped else ''}>"
+
 
 @torch.no_grad()
 def summary(model: nn.Module, steps: int = 100) -> list[LayerSummary]:
@@ -47,6 +53,8 @@ def summary(model: nn.Module, steps: int = 100) -> list[LayerSummary]:
     Example:
         >>> [(row.name, row.kind, row.beta) for row in summary(nn.Sequential(nn.Linear(2, 2), CenteredSoftplus(4.0)))]
         [('1', 'CenteredSoftplus', 4.0)]
+        >>> summary(nn.Sequential(nn.Linear(2, 2), CenteredSoftplus(4.0)))
+        [<1: CenteredSoftplus, beta 4>]
     """
     rows = []
     for name, layer in model.named_modules():

@@ -8,12 +8,13 @@ from torch import Tensor
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.penalties.differentiation import Differentiation
+from lowcurve.randomness import stream
 
 
 class Penalty(ABC):
     """A function of a field's value and derivatives at the training inputs, to be minimized in addition to the loss.
 
-    A subclass implements `__call__` and overrides the attributes whose defaults do not hold for it. The defaults are safe
+    A subclass implements `evaluate` and overrides the attributes whose defaults do not hold for it. The defaults are safe
     for every penalty: they only cost time where a penalty needs less.
 
     Attributes:
@@ -28,7 +29,7 @@ class Penalty(ABC):
         >>> class Confidence(Penalty):
         ...     differentiates_twice = False
         ...
-        ...     def __call__(self, jet, *, generator):
+        ...     def evaluate(self, jet, generator):
         ...         return jet.logits.square().sum(1)
         >>> Confidence().differentiates_twice, Confidence().data_free
         (False, False)
@@ -52,16 +53,21 @@ class Penalty(ABC):
         return self.data_free
 
     @abstractmethod
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> Tensor:
+        """Compute the penalty, with all random numbers from `generator`."""
+
+    def __call__(self, jet: Jet, *, generator: torch.Generator | None = None, seed: int = 0) -> Tensor:
         """Compute the penalty.
 
         Args:
             jet: Values and gradients of the loss at the training inputs.
-            generator: Source of all random numbers of the penalty.
+            generator: Source of the random numbers; by default one made from `seed`.
+            seed: Seed of the random numbers, used without a generator. In a training loop, give the number of the step.
 
         Returns:
             One number per example, or a scalar if the penalty is `data_free`, attached to the parameters.
         """
+        return self.evaluate(jet, generator or stream(seed, "penalty"))
 
     def at_scale(self, factor: float) -> "Penalty":  # noqa: ARG002 (subclasses use it)
         """Return the penalty with its scale h multiplied by a factor.

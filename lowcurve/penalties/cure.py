@@ -47,7 +47,7 @@ class CURE(Penalty):
     Example:
         >>> x = torch.tensor([[0.5, 0.5]])
         >>> field = lambda x: 3 * x[:, 0].square() / 2 + x[:, 1]  # H = diag(3, 0), z = (1, 1) / sqrt(2)
-        >>> round(CURE(h=0.1)(Jet(field, x), generator=torch.Generator()).item(), 6)  # (0.1 * 3 / sqrt(2))^2
+        >>> round(CURE(h=0.1)(Jet(field, x)).item(), 6)  # (0.1 * 3 / sqrt(2))^2
         0.045
 
     Reference: moosavi2019cure, section 4 (the regularizer L_r) and Eq. (1).
@@ -85,7 +85,7 @@ class CURE(Penalty):
         """Return the penalty with h multiplied by a factor."""
         return replace(self, h=self.h * factor)
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """Compute one number of at least 0 per example."""
         unit = self._unit(jet.x)
 

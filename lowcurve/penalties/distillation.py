@@ -34,7 +34,7 @@ class Distillation(Penalty):
     Example:
         >>> from lowcurve.losses import loss_field
         >>> jet = Jet(loss_field(lambda x: 3 * x, torch.tensor([0])), torch.zeros(1, 2))
-        >>> round(Distillation(lambda x: 5 * x, temperature=20.0)(jet, generator=torch.Generator()).item(), 4)  # log(2)
+        >>> round(Distillation(lambda x: 5 * x, temperature=20.0)(jet).item(), 4)  # log(2)
         0.6931
 
     Reference: Papernot et al. 2016 (defensive distillation); Hinton et al. 2015, section 2.
@@ -47,7 +47,7 @@ class Distillation(Penalty):
     def __post_init__(self) -> None:
         require_temperature(self.temperature)
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """Compute one number of at least 0 per example."""
         student = (jet.logits / self.temperature).log_softmax(1)
         with frozen(self.teacher), torch.no_grad():

@@ -34,7 +34,7 @@ class InputGradientNorm(Penalty):
 
     Example:
         >>> x = torch.tensor([[0.5, 0.5]])
-        >>> InputGradientNorm()(Jet(lambda x: 3 * x[:, 0] + 4 * x[:, 1], x), generator=torch.Generator())
+        >>> InputGradientNorm()(Jet(lambda x: 3 * x[:, 0] + 4 * x[:, 1], x))
         tensor([25.])
 
     Reference: Ross and Doshi-Velez 2018, Eq. (4); srinivas2022lcnn, section 4 (GradReg); yu2018interpreting, Eq. (11),
@@ -61,7 +61,7 @@ class InputGradientNorm(Penalty):
         """True unless the way is exact or the gradient is that of another loss."""
         return self.differentiation != "exact" and self.of is None
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """Compute one number of at least 0 per example."""
 
         def length(gradient: Tensor) -> PerExample:

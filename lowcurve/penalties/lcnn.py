@@ -35,7 +35,7 @@ class LCNNPenalty(Penalty):
         >>> from lowcurve.losses import loss_field
         >>> network = nn.Sequential(nn.Flatten(), CenteredSoftplus(beta=4.0))
         >>> jet = Jet(loss_field(network.eval(), torch.tensor([0])), torch.zeros(1, 2))
-        >>> round(LCNNPenalty(beta=0.5, gamma=0.0)(jet, generator=torch.Generator()).item(), 4)
+        >>> round(LCNNPenalty(beta=0.5, gamma=0.0)(jet).item(), 4)
         2.0
 
     Reference: srinivas2022lcnn, Eq. (5).
@@ -53,7 +53,7 @@ class LCNNPenalty(Penalty):
                 "weights of at least 0, not both 0", (self.beta, self.gamma), "write LCNNPenalty(beta=1e-3, gamma=1e-3)"
             )
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> Tensor:  # noqa: ARG002 (the signature of Penalty)
         """Compute one number for the whole batch, of shape ()."""
         model = require_loss_field(jet.field).model
         modules = list(model.modules()) if isinstance(model, nn.Module) else []

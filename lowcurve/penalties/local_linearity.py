@@ -44,7 +44,7 @@ class LLR(Penalty):
     Example:
         >>> field = lambda x: 3 * x[:, 0].square() / 2 + x[:, 1]  # |d H d| / 2 = 0.015 and g = (0, 1)
         >>> jet = Jet(field, torch.tensor([[0.0, 0.5]]))
-        >>> round(LLR(Ball(LINF, 0.1, box=(-1.0, 1.0)), tilt=0.0)(jet, generator=torch.Generator()).item(), 4)
+        >>> round(LLR(Ball(LINF, 0.1, box=(-1.0, 1.0)), tilt=0.0)(jet).item(), 4)
         0.06
 
     Reference: Qin et al. 2019 (LLR), the regularizer with lambda gamma(eps, x) and mu.
@@ -69,7 +69,7 @@ class LLR(Penalty):
         """True for the exact way."""
         return self.differentiation == "exact"
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:
         """Compute one number of at least 0 per example."""
         far = self._farthest(jet, generator)
         shift = far - jet.x.detach()
@@ -113,7 +113,7 @@ class GradAlign(Penalty):
 
     Example:
         >>> jet = Jet(lambda x: 3 * x[:, 0] + 4 * x[:, 1], torch.tensor([[0.5, 0.5]]))
-        >>> GradAlign()(jet, generator=torch.Generator())
+        >>> GradAlign()(jet)
         tensor([0.])
 
     Reference: Andriushchenko and Flammarion 2020 (GradAlign); its released code.
@@ -137,7 +137,7 @@ class GradAlign(Penalty):
         """True unless the way is exact."""
         return self.differentiation != "exact"
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:
         """Compute one number from 0 to 2 per example."""
         x = jet.x.detach()
         near = x + input_streams(x, generator).uniform(x, -self.radius, self.radius)
@@ -163,7 +163,7 @@ class ELLE(Penalty):
     Cost: three forward passes and their ordinary backward passes, without any gradient in x.
 
     Example:
-        >>> ELLE(radius=0.1)(Jet(lambda x: x[:, 0], torch.zeros(1, 1)), generator=torch.Generator()).item() < 1e-14
+        >>> ELLE(radius=0.1)(Jet(lambda x: x[:, 0], torch.zeros(1, 1))).item() < 1e-14
         True
 
     Reference: Abad Rocamora et al. 2024 (ELLE); its released code.
@@ -175,7 +175,7 @@ class ELLE(Penalty):
     def __post_init__(self) -> None:
         _require_radius(self.radius)
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:
         """Compute one number of at least 0 per example."""
         x = jet.x.detach()
         streams = input_streams(x, generator)

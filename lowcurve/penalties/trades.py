@@ -37,11 +37,10 @@ class TRADES(Penalty):
 
     Example:
         >>> from lowcurve.losses import loss_field
-        >>> from lowcurve.randomness import stream
         >>> model = lambda x: torch.stack([x[:, 0], -x[:, 0]], 1)  # p from (1, 1) / 2 to sigmoid(-+0.2)
         >>> jet = Jet(loss_field(model, torch.tensor([0])), torch.zeros(1, 1))
         >>> trades = TRADES(Ball(LINF, 0.1, box=(-1.0, 1.0)))
-        >>> round(trades(jet, generator=stream(0)).item(), 6)  # log(cosh(0.1))
+        >>> round(trades(jet).item(), 6)  # log(cosh(0.1))
         0.004992
 
     Reference: Zhang et al. 2019 (TRADES), Algorithm 1; its released code.
@@ -55,7 +54,7 @@ class TRADES(Penalty):
     def __post_init__(self) -> None:
         require_ascent(self.steps, self.step_size)
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator) -> PerExample:
+    def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:
         """Compute one number of at least 0 per example."""
         field = require_loss_field(jet.field)
         far = self._farthest(field, jet.x.detach(), generator)

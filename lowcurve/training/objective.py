@@ -17,6 +17,7 @@ from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import set_training
 from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_smooth
+from lowcurve.randomness import stream
 from lowcurve.training.schedule import Schedule
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
 
@@ -160,7 +161,8 @@ class Objective:
         x: Inputs,
         y: Labels,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
         progress: float = 1.0,
         step: int = 0,
     ) -> dict[str, Tensor]:
@@ -170,7 +172,8 @@ class Objective:
             model: Network to train.
             x: Inputs, shape (batch, ...), pixel units.
             y: Labels, shape (batch,).
-            generator: Source of all random numbers of the step.
+            generator: Source of all random numbers of the step; by default one made from `seed`.
+            seed: Seed of the random numbers, used without a generator.
             progress: Share of the training steps done, from 0 to 1.
             step: Number of the training step.
 
@@ -182,10 +185,11 @@ class Objective:
             >>> objective = Objective(penalties={"curvature": Term(CURE(h=0.4), 2.0)}, loss_weight=0.5)
             >>> flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False)
             >>> _ = flat[1].weight.zero_(), flat[1].bias.zero_()
-            >>> terms = objective.terms(flat, torch.zeros(3, 1, 2, 2), torch.zeros(3).long(), generator=torch.Generator())
+            >>> terms = objective.terms(flat, torch.zeros(3, 1, 2, 2), torch.zeros(3).long())
             >>> {name: round(term.item(), 4) for name, term in terms.items()}  # log(2) / 2, and no curvature
             {'loss': 0.3466, 'curvature': 0.0}
         """
+        generator = generator or stream(seed, "step")
         values = self.term_values(model, x, y, generator=generator, progress=progress, step=step)
         return {name: value.weight * value.mean for name, value in values.items()}
 

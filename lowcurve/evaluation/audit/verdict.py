@@ -130,7 +130,7 @@ class Audit:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
         >>> finding = check.judge(0.2, "20 of 100 gradients are zero", fail=0.01)
         >>> Audit((finding,), 100, {"worst case": np.arange(100) < 50}, np.array([], dtype=int), {})
-        Audit of 100 images: upper bound, evaluation unreliable: zero gradient (20 of 100 gradients are zero)
+        Audit of 100 images: upper bound, evaluation unreliable: zero gradient
         robust accuracy at most 50.0% (95% CI 40.4-59.6%, 50 of 100)
         fail  5. zero gradient: 20 of 100 gradients are zero
               attacks do not move
@@ -180,7 +180,8 @@ class Audit:
         return pandas.DataFrame(self.to_dict()["findings"])
 
     def __repr__(self) -> str:
-        lines = [f"Audit of {self.examples} images: {self.verdict}"]
+        failed = ", ".join(finding.name for finding in self.failed)
+        lines = [f"Audit of {self.examples} images: {UNRELIABLE + failed if failed else CLEAN}"]
         if "worst case" in self.robust:
             lines.append(f"robust accuracy at most {share_of_true(self.robust['worst case'])}")
         for finding in self.findings:

@@ -28,9 +28,9 @@ class Outcome:
     problem: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
-    """Every call of a layer in order, with its outcome under a conversion; `str()` of it is a table.
+    """Every call of a layer in order, with its outcome under a conversion; printed as a table.
 
     Attributes:
         network: Class of the network.
@@ -49,7 +49,7 @@ class Inspection:
         """The names of the calls that the conversion does not support, with the reason."""
         return {call.name: outcome.problem for call, outcome in self._pairs() if outcome.problem}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [("call", "layer", "input", "output", f"under {type(self.conversion).__name__}"), *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
