@@ -130,7 +130,10 @@ def test_all_functions_take_images_and_labels():
     assert repr(lc.audit(model, (X, Y), norm="linf", radius=0.05, budget=budget)) == repr(audits[0])
     failed = ", ".join(finding.name for finding in audits[0].failed)
     first = repr(audits[0]).splitlines()[0]
-    assert first == f"Audit of 50 images: {'upper bound, evaluation unreliable: ' * bool(failed)}{failed or audits[0].verdict}"
+    assert (
+        first
+        == f"Audit of 50 images: {'upper bound, evaluation unreliable: ' * bool(failed)}{failed or audits[0].verdict}"
+    )
     transfer, loss = lc.evaluation.transfer, lc.evaluation.adversarial_loss
     assert (transfer({"m": model}, X, Y, PGD) == transfer({"m": model}, examples, PGD)).all()
     np.testing.assert_allclose(loss(model, X, Y, PGD), loss(model, examples, PGD))

@@ -32,7 +32,9 @@ class LayerSummary:
 
     def __repr__(self) -> str:
         words = [f"{self.name}: {self.kind}"]
-        words += [f"{name} {value:.4g}" for name, value in (("beta", self.beta), ("gamma", self.gamma)) if value is not None]
+        words += [
+            f"{name} {value:.4g}" for name, value in (("beta", self.beta), ("gamma", self.gamma)) if value is not None
+        ]
         words += [f"norm {self.norm.lower:.4g} to {self.norm.upper:.4g}"] if self.norm is not None else []
         return f"<{', '.join(words)}{', clipped' if self.clipped else ''}>"
 
