@@ -202,7 +202,7 @@ def loss_field(
     Args:
         model: Pixels in [0, 1] -> logits.
         y: Labels, shape (batch,).
-        loss: Logits, labels -> one number per example, not reduced.
+        loss: (logits, labels) -> one number per example.
         batch_statistics: Accept a model in training mode, as a training step does.
 
     Raises:

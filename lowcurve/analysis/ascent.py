@@ -14,12 +14,12 @@ def ascent_step(
     x + size * steepest(g) maximizes a linear field with gradient g within `size` of x. A zero gradient moves nothing.
 
     Args:
-        point: Points x, shape (batch, ...).
-        gradient: Gradients g, shape (batch, ...).
-        center: Centers of the balls, shape (batch, ...).
+        point: Points x. Points, gradients and centers have shape (batch, ...).
+        gradient: Gradients g.
+        center: Centers of the balls.
         ball: Norm, radius and pixel box.
-        size: Step size of each example, in the ball's norm and pixel units.
-        radius: Radius of each example; None for the ball's.
+        size: Step size of each example in pixel units. It is a length in the ball's norm.
+        radius: Radius of each example. None takes the ball's.
 
     Example:
         >>> import torch

@@ -23,7 +23,7 @@ class AutogradHessian:
         field: Per-example loss as a function of the input.
         x: Inputs, shape (batch, ...).
         backend: How the products are computed, and why not by replay.
-        curved: Always True, because nothing is known about the field.
+        curved: True. Nothing is known about the field.
     """
 
     field: Field

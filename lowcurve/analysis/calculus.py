@@ -219,10 +219,10 @@ def pullback(
 
     Args:
         result: A tensor with a graph. Without one, the product is zero.
-        leaf: The tensor in which `result` is differentiated.
-        cotangent: The vector c, of the shape of `result`.
-        create_graph: Keep the graph of the product.
-        retain_graph: Keep the graph of `result` for another product.
+        leaf: The tensor to differentiate `result` in.
+        cotangent: The vector c, shaped like `result`.
+        create_graph: Keep the product's graph.
+        retain_graph: Keep the graph of `result`.
 
     Example:
         >>> leaf = torch.tensor([3.0, 4.0], requires_grad=True)

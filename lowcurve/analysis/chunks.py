@@ -27,7 +27,7 @@ def in_chunks(
         function: Computes the items of a slice.
         count: Number of items.
         size: Number of items per call at first.
-        progress: Progress display; advances once per item.
+        progress: Progress display. It advances once per item.
         heading: Heading of the progress display.
 
     Returns:

@@ -74,13 +74,13 @@ def moments(
 
     Args:
         operator: v -> H v, one matrix per example.
-        like: The points, shape (batch, ...), whose pixels key the draws.
+        like: The points, shape (batch, ...). Their pixels key the draws.
         draws: Number of random products.
-        deflated: Number of directions that are treated exactly.
-        generator: Source of the draws; by default one made from `seed`.
+        deflated: Number of exact directions.
+        generator: Source of the draws. By default it is made from `seed`.
         seed: Seed of the random numbers, used without a generator.
-        start: Start of Lanczos, such as the gradient; None for a random vector. It must not depend on the draws.
-        chunk: Draws times examples at once; halved where memory does not suffice.
+        start: Start of Lanczos, such as the gradient. None means a random vector. It must not depend on the draws.
+        chunk: Draws times examples at once. Halved where memory does not suffice.
 
     Raises:
         InputError: If there are fewer than 2 draws, or `deflated` is negative.
@@ -135,13 +135,13 @@ def frobenius_norm(
 
     Args:
         operator: v -> H v, one matrix per example.
-        like: The points, shape (batch, ...), whose pixels key the draws.
+        like: The points, shape (batch, ...). Their pixels key the draws.
         draws: Number of random products.
-        deflated: Number of directions that are treated exactly.
-        generator: Source of the draws; by default one made from `seed`.
+        deflated: Number of exact directions.
+        generator: Source of the draws. By default it is made from `seed`.
         seed: Seed of the random numbers, used without a generator.
-        start: Start of Lanczos, such as the gradient; None for a random vector.
-        chunk: Draws times examples at once; halved where memory does not suffice.
+        start: Start of Lanczos, such as the gradient. None means a random vector.
+        chunk: Draws times examples at once. Halved where memory does not suffice.
 
     Reference: moosavi2019cure, Fig. 10 (100 draws, not deflated).
     """
@@ -206,12 +206,12 @@ def spectral_density(
 
     Args:
         operator: v -> H v, one matrix per example.
-        like: The points, shape (batch, ...), whose pixels key the draws.
+        like: The points, shape (batch, ...). Their pixels key the draws.
         draws: Number of random vectors.
         steps: Number of Lanczos steps for each.
-        generator: Source of the draws; by default one made from `seed`.
+        generator: Source of the draws. By default it is made from `seed`.
         seed: Seed of the random numbers, used without a generator.
-        chunk: Draws times examples at once; halved where memory does not suffice.
+        chunk: Draws times examples at once. Halved where memory does not suffice.
 
     Returns:
         A density with draws * min(steps, d) nodes per example.

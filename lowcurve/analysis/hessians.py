@@ -29,12 +29,13 @@ class ReplayedHessian:
     """v -> H v by the recorded steps, at about 0.6 of a gradient per product.
 
     Attributes:
-        program: The recorded steps from the input to the logits, or to the values of a field without logits.
-        logit_hessian: The loss's Hessian in the logits, shape (batch, classes, classes); None for a field without logits.
-        gradient: The gradients grad l(x) from the recording, shape (batch, ...).
+        program: The recorded steps from the input to the logits. A field without logits ends at its values.
+        logit_hessian: The loss's Hessian in the logits, shape (batch, classes, classes). None for a field without
+            logits.
+        gradient: The gradients grad l(x), shape (batch, ...). They come from the recording.
         part: The part of the Hessian that is applied; see `only`.
         backend: How the products are computed.
-        channels_last: Whether images are stored with their channels last.
+        channels_last: True if images are stored with their channels last.
     """
 
     program: Program

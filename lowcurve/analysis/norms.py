@@ -274,8 +274,8 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
 
     Args:
         norm: Norm or its name, or a ball with its own radius and box.
-        radius: Radius in pixel units, the literature's epsilon; None with a ball.
-        box: Lowest and highest pixel value; left out with a ball.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a ball.
+        box: Lowest and highest pixel value. Leave it out with a ball.
 
     Raises:
         InputError: If the radius is missing or no number, or is given twice.

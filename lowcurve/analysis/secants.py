@@ -19,9 +19,9 @@ class SecantHessian:
     Attributes:
         field: Per-example loss as a function of the input.
         x: Inputs, shape (batch, ...).
-        h: Scale, an l_2 length in pixel units.
+        h: Scale, an l_2 length.
         gradient: The gradients g(x), shape (batch, ...).
-        central: Whether differences are central.
+        central: True for central differences.
     """
 
     field: Field
@@ -76,7 +76,7 @@ def secant_hessian(field: Field, x: Inputs, h: float, *, central: bool = False) 
     Args:
         field: Per-example loss as a function of the input; see `losses.loss_field`.
         x: Inputs, shape (batch, ...).
-        h: Scale, an l_2 length in pixel units.
+        h: Scale, an l_2 length.
         central: Use ||v|| (g(x + h v/||v||) - g(x - h v/||v||)) / (2 h).
 
     Raises:

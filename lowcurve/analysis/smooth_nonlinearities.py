@@ -16,7 +16,7 @@ class SmoothNonlinearity:
     Attributes:
         derivative: a -> sigma'(a).
         second_derivative: (a, sigma'(a)) -> sigma''(a), in newly allocated memory.
-        needs_input: False if `second_derivative` only reads sigma'(a), so that a need not be stored.
+        needs_input: True if `second_derivative` reads a. Otherwise it reads sigma'(a) alone, and a is not stored.
         sharpness: A parameter b of the network with sigma'(a) = s(b a), or None.
     """
 

@@ -28,13 +28,12 @@ class ExtremeEigenvalues:
     Attributes:
         smallest: Smallest Ritz values, shape (batch,).
         largest: Largest Ritz values, shape (batch,).
-        residual_smallest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps max ||H q||
-            over the products, for rounding. H is the matrix whose products were taken, so the rounding inside a network's
-            products is not included.
+        residual_smallest: ||H u - theta u||, within which an eigenvalue lies (for symmetric H), plus 128 eps max ||H
+            q|| over the products, for rounding. Rounding inside a network's products is not included.
         residual_largest: The same for the largest.
         vector_smallest: Unit vectors u, shape (batch, ...).
         vector_largest: The same for the largest.
-        products: Number of products of each example.
+        products: Products of each example.
         converged: Whether the requested ends have a residual within the tolerance.
     """
 
@@ -202,7 +201,7 @@ def dense(
     Args:
         operator: v -> H v, one matrix per example.
         like: A tensor of the shape, precision and device of the inputs, (batch, ...).
-        chunk: Vectors times examples at once; halved where memory does not suffice.
+        chunk: Vectors times examples at once. Halved where memory does not suffice.
         limit: Largest size of the result in bytes.
         progress: Progress display; advances once per column.
 

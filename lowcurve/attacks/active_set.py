@@ -36,10 +36,10 @@ class Outcome:
     """The result of a run, one entry for each image.
 
     Attributes:
-        point: The point of highest value; where an image leaves once fooled, the point that fooled the network.
+        point: The point of highest value. Where an image leaves once fooled, it is the point that fooled the network.
         value: The run's value there.
-        fooled: Whether the network was fooled at any point.
-        forward_passes: Number of evaluations until the network was first fooled, or of all if it never was.
+        fooled: True if the network was fooled.
+        forward_passes: Number of evaluations until the network was first fooled. All count if it never was.
     """
 
     point: Inputs
@@ -123,12 +123,12 @@ def carry_out(
 
     Args:
         run: The run.
-        batch: The images; the model must be in eval mode (`frozen`).
-        stop: Whether an image leaves as soon as it is fooled and a waiting one takes its place.
-        evaluate_last: Whether to evaluate the last point of each image. If not, the last point is the answer for
-            images that were not fooled.
-        limit: Largest number of images in a forward pass; None for all.
-        device: Device of the model; the batch may lie elsewhere.
+        batch: The images. The model must be in eval mode; see `frozen`.
+        stop: True replaces an image by a waiting one as soon as it is fooled.
+        evaluate_last: Evaluate the last point of each image. If not, the last point is the answer for images that were
+            not fooled.
+        limit: Largest number of images in a forward pass. None means all.
+        device: Device of the model. The batch may lie elsewhere.
         observe: Called after each evaluation.
         report: Called with the number of evaluations that are done.
 

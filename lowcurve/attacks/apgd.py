@@ -34,7 +34,7 @@ class APGDState(State):
         highest_at_checkpoint: Highest loss at the last checkpoint.
         step_size: Current step size.
         rises: Number of steps since the last checkpoint that raised the loss.
-        halved: Whether the step size was halved at the last checkpoint.
+        halved: True if the last checkpoint halved the step size.
     """
 
     previous: Inputs
@@ -58,14 +58,14 @@ class APGD(BallAttack, IterativeAttack):
     and `margin_loss`; they also work for two classes. Parameters receive no gradient.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
-        steps: Number of gradient steps in each run.
-        restarts: Number of runs from random starts, for each target.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
+        steps: Gradient steps in each run.
+        restarts: Random starts for each target.
         loss: Loss to maximize.
         target: As in `PGD`.
-        targets: Number of targets in place of one `target`: the likeliest other class, the second likeliest and so on.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        targets: Number of targets. It replaces `target`. Targets are the likeliest other classes, in order.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Raises:
         InputError: If a setting is out of range.

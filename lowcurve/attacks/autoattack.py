@@ -31,10 +31,10 @@ class AutoAttack(BallAttack):
     so the answer depends on the batch, unlike that of every other attack here.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         version: Version of AutoAttack.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Cost: about 1,400 gradients and 5,700 forward passes for an image that withstands.
 

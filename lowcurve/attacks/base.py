@@ -60,11 +60,11 @@ class Attack(ABC):
 
         Args:
             model: Classifier, pixels -> logits.
-            x: Images, (batch, ...), tensor or array; floats inside the pixel box, or uint8, which are divided by 255.
+            x: Images, (batch, ...), tensor or array. Floats lie inside the pixel box; uint8 is divided by 255.
             y: True labels, (batch,), whole numbers of any type.
-            generator: Source of the random numbers; by default one made from `seed`.
+            generator: Source of the random numbers. By default it is made from `seed`.
             seed: Seed of the random numbers, used without a generator.
-            radius: One radius for each image, in pixel units; None for the ball's.
+            radius: One radius for each image, in pixel units. None takes the ball's.
             start: Where the search begins, of x's shape.
 
         Raises:
@@ -86,9 +86,9 @@ class BallAttack(Attack):
     """An attack inside a ball around each image.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
     """
 
     norm: Norm | str | Ball

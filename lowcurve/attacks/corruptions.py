@@ -31,7 +31,7 @@ def corrupt(x: Inputs, kind: str, severity: int, generator: torch.Generator) -> 
         x: Images, (batch, 1 or 3, height, width), in [0, 1].
         kind: One of `CORRUPTIONS`.
         severity: Severity from 1 to 5.
-        generator: Source of the random numbers; an image's numbers also depend on its pixels.
+        generator: Source of the random numbers. They also depend on the image's pixels.
 
     Returns:
         The corrupted images in [0, 1], of x's shape.

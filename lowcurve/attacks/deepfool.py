@@ -43,15 +43,15 @@ class DeepFool(Attack):
     point.
 
     Args:
-        norm: Norm of the perturbation or its name, "l2" or "linf".
+        norm: "l2", "linf" or a norm.
         box: Lowest and highest pixel value.
         steps: Largest number of steps.
-        overshoot: Fraction by which the whole perturbation is lengthened, as in the paper. Each step also aims beyond the
-            boundary by more than rounding errors, for a result that does not depend on the batch size.
-        candidates: Number of likeliest other classes whose boundaries are considered in each step.
-        target: Only class whose boundary is considered, as in `PGD`; None for all candidates.
-        bisections: Number of bisections between x and the crossing, which reduce the overshoot to a fraction of
-            2^-bisections; 0 for the paper's answer.
+        overshoot: The whole perturbation is multiplied by 1 + overshoot, as in the paper. Each step also aims beyond
+            the boundary by more than rounding errors. So results do not depend on the batch size.
+        candidates: Number of likeliest other classes considered in each step.
+        target: Only class whose boundary is considered, as in `PGD`. None considers all candidates.
+        bisections: Number of bisections between x and the crossing. They reduce the overshoot to a fraction of
+            2^-bisections. 0 gives the paper's answer.
 
     Raises:
         InputError: If a setting is out of range.

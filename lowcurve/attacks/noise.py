@@ -38,13 +38,13 @@ class Noise(BallAttack, IterativeAttack):
     radius for each image and a start may be given in the call; the start takes the place of the first draw.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         draws: Number of random points.
         distribution: "uniform" in the ball; "corners", x + radius u / ||u|| with entries of u from {-1, 1}, the corners of
             an l_inf ball; "gaussian", the same with normal u, the sphere of an l_2 ball. Points are clipped to the box.
         draws_per_pass: Number of points of one image in a forward pass. The lowest margin does not depend on it.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Raises:
         InputError: If a setting is out of range.

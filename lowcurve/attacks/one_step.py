@@ -27,13 +27,13 @@ class OneStep(BallAttack):
     gradient, and the model is in eval mode during the attack. A radius for each image may be given in the call.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
-        noise: Length of the random start, in radii; x + n is clipped to the box before the gradient is taken.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
+        noise: Length of the random start, in radii. The gradient is taken at x + n, clipped to the box.
         length: Length of the step, in radii.
-        reach: Largest distance of the answer from x, in radii.
+        reach: Largest distance from x, in radii.
         loss: Loss to maximize. `log_odds` has the steepest direction of cross-entropy without its underflow.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Raises:
         InputError: If a length is negative or not finite.

@@ -25,21 +25,21 @@ class PGD(BallAttack, IterativeAttack):
     each image may be given in the call; the step size scales with it. A start in the call is that of the first run.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         steps: Number of gradient steps in each run.
-        step_size: Length of a step in the ball's norm. By default 2.5 radius / steps in l_inf (Madry's) and
-            5 radius / steps in l_2. There 2.5 reaches 98 % of a linear model's optimum and 5 reaches 99.9 %.
-        start: "uniform" in the ball, or "center", from x itself.
+        step_size: Length of a step in the ball's norm. By default 2.5 radius / steps in l_inf (Madry's) and 5 radius /
+            steps in l_2. There 2.5 reaches 98 % of a linear model's optimum. With 5 it is 99.9 %.
+        start: "uniform" in the ball. With "center" a run starts from x itself.
         restarts: Number of runs from random starts.
         loss: Loss to maximize. The default `log_odds` orders images as cross-entropy does and has its steepest
             directions, but its gradient does not underflow on confident examples. `margin_loss` is the Carlini-Wagner
             objective.
         target: None leads away from the true label; "least-likely" leads towards the class of smallest logit; k = 1, 2,
             ... leads towards the k-th likeliest other class. With a target the loss at the target is minimized.
-        answer: "highest" returns the best point of the run, never below its start. "last" returns the last point without
-            evaluating it, which saves a forward pass in training.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        answer: "highest" returns the best point of the run, never below its start. "last" returns the last point
+            without evaluating it. This saves a forward pass in training.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Raises:
         InputError: If a setting is out of range.

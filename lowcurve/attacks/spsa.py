@@ -46,17 +46,17 @@ class SPSA(BallAttack, IterativeAttack):
     a start may be given in the call.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         steps: Number of ascent steps.
-        draws: Number of random directions v for each step.
-        delta: Length of the finite differences for each pixel, in pixel units.
-        learning_rate: Approximate change of each pixel in a step, in pixel units. Choose steps * learning_rate larger than
-            an l_inf radius.
+        draws: Random directions v for each step.
+        delta: Change of each pixel in the finite differences. The unit is that of pixels.
+        learning_rate: Approximate change of each pixel in a step, in pixel units. Choose steps * learning_rate larger
+            than an l_inf radius.
         loss: Loss to maximize.
         target: As in `PGD`.
         batch_size: Largest number of inputs in a forward pass. The answer does not depend on it.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Raises:
         InputError: If a setting is out of range.

@@ -43,13 +43,13 @@ class Square(BallAttack, IterativeAttack):
     image and a start may be given in the call.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         queries: Number of points in each run.
         share: Fraction of the image that the first patches cover. It is halved on the paper's schedule, scaled to
             `queries`.
         restarts: Number of runs.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Raises:
         InputError: If a setting is out of range.

@@ -23,10 +23,10 @@ class AttackBatch:
         model: Classifier in eval mode.
         x: Clean images, (batch, ...), pixel units.
         y: True labels, (batch,).
-        radius: Radius of the ball for each image, (batch,).
+        radius: Radius for each image, (batch,).
         streams: One stream of random numbers for each image.
         clean_logits: Logits at the clean images, (batch, classes).
-        start: Where a run begins, of x's shape; None for the run's own start.
+        start: Start of a run, of x's shape. None means the run's own start.
     """
 
     model: Classifier
@@ -138,7 +138,7 @@ def prepare(
         y: True labels.
         ball: Ball of the attack.
         options: What else the call gave.
-        clean_logits: Whether to compute the logits at the clean images, by which targets are chosen. Without them the
+        clean_logits: True computes the logits at the clean images. Attacks choose targets by them. Without them the
             batch has logits of width 0.
 
     Raises:

@@ -73,7 +73,7 @@ class Effort:
         steps: Gradient steps of each run of Auto-PGD.
         targets: Number of targets of targeted Auto-PGD.
         queries: Queries of Square.
-        relays: Number of rounds of the relay at the end, for the images that are nearly fooled. A round is a search with
+        relays: Rounds of the relay at the end. It attacks the images that are nearly fooled. A round is a search with
             Square of half as many queries and a run of Auto-PGD.
     """
 
@@ -98,10 +98,10 @@ def strong(
     depends on the scale of the logits.
 
     Args:
-        norm: Norm of the ball or its name, "linf" or "l2"; or a `Ball`, which has its own radius and box.
-        radius: Radius of the ball in pixel units, the literature's epsilon; left out with a `Ball`.
+        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         effort: Numbers of steps, targets, queries and rounds.
-        box: Lowest and highest pixel value; left out with a `Ball`.
+        box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Returns:
         A `Suite` of four or five attacks.

@@ -20,7 +20,7 @@ class Command:
         run: The function that runs it, as module:function. It takes the command's name and the words after it.
         arguments: Its positional arguments, as in a usage line.
         examples: Command lines that work.
-        options: All options that a table in `cli.options` describes, by name.
+        options: All options by name. A table in `cli.options` describes them.
         shown: The names in its short help, in this order.
         note: Further lines for its help.
     """

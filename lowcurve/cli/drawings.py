@@ -18,8 +18,9 @@ class Drawing:
         title: Heading of its page.
         text: What it shows.
         examples: Number of images by default.
-        function: The function that makes it from networks at the same images, as module:function below `figures`.
-        channels: Numbers of channels that its images may have; empty for inputs of any shape.
+        function: The function that makes it from networks at the same images. It is written module:function, below
+            `figures`.
+        channels: Numbers of channels that its images may have. Empty for inputs of any shape.
     """
 
     title: str

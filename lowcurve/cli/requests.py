@@ -45,8 +45,8 @@ class Request:
         run: The earlier run that it continues, if any.
         out: The directory of a new run, if one is named.
         study: All settings.
-        recipe: The paper's recipe that a new run follows, if any.
-        new_ball: The attacks' norm or radius is given anew for an earlier run.
+        recipe: The paper's recipe for a new run. None if it follows no recipe.
+        new_ball: True if an earlier run gets a new norm or radius for its attacks.
     """
 
     run: "Run | None"

@@ -24,7 +24,7 @@ class Examples:
     """Inputs with labels.
 
     Args:
-        x: Inputs, shape (N, ...): uint8, where 0 to 255 stand for 0 to 1, or floating point in [0, 1].
+        x: Inputs, shape (N, ...). They are uint8, where 0 to 255 stand for 0 to 1, or floating point in [0, 1].
         y: Labels, shape (N,), int64, indices into `classes`.
         classes: Names of the classes.
 
@@ -89,7 +89,7 @@ class DataSet:
     Args:
         name: Name of the data set.
         train: Training examples.
-        validation: Examples to select settings by; may be empty.
+        validation: Examples to select settings by. They may be empty.
         test: Examples to report on.
         note: Origin of the examples and how they were split, in one sentence.
 
@@ -153,7 +153,7 @@ class Augmentation:
     """Random crops and flips of training images.
 
     Args:
-        crop_padding: Black pixels on each side of the image, from which a crop of its size is taken.
+        crop_padding: Black pixels added on each side of the image before a crop of its size is taken.
         flip: Mirror each image with probability one half.
     """
 
@@ -257,8 +257,8 @@ def shuffled_batches(
         examples: The examples.
         size: Examples in a global batch.
         seed: Seed of order and augmentation.
-        epoch: Number of the epoch, which has its own order.
-        start: First batch to yield; `steps_per_epoch` gives none.
+        epoch: Number of the epoch. Each epoch has its own order.
+        start: First batch to yield. From `steps_per_epoch` on there is none.
         rank: Number of this process.
         ranks: Number of processes that share each batch.
         augmentation: Random changes of the images.

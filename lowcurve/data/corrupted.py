@@ -25,7 +25,7 @@ def load_corrupted(
         folder: Folder of the unpacked archive.
         kind: Name of the file, as "gaussian_noise" or "gaussian noise".
         severity: From 1 to 5.
-        classes: Names of the classes; for CIFAR-100-C give its own.
+        classes: Names of the classes. CIFAR-100-C needs its own.
         labels: Name of the file of labels.
 
     Raises:

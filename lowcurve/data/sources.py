@@ -61,13 +61,13 @@ class Source:
 
     Attributes:
         hub: Name on the hub.
-        config: Configuration, None for the default.
+        config: Configuration. None means the default.
         image: Name of the column of images.
         label: Name of the column of labels.
         splits: Names of the training and the test split.
         shape: Shape of an image.
         classes: Number of classes.
-        held_out: Function of the number of training rows, which selects the validation rows.
+        held_out: Function that selects the validation rows. Its argument is the number of training rows.
     """
 
     hub: str
@@ -127,10 +127,10 @@ def load(
 
     Args:
         name: One of `NAMES`, or the path of an image folder, of a folder of parquet files or of one such file.
-        data_dir: Folder of the parquet files; by default the environment variable LOWCURVE_DATA.
+        data_dir: Folder of the parquet files. By default it is the environment variable LOWCURVE_DATA.
         limits: Largest number of examples of each part.
-        seed: Seed of the training examples that a limit keeps, of the validation examples of an unnamed data set, and of
-            the points of two-moons. It never changes which images are in the test part.
+        seed: Seed of the training examples that a limit keeps and of the points of two-moons. It also chooses the
+            validation examples of an unnamed data set. It never changes which images are in the test part.
 
     Raises:
         InputError: If the name is unknown, if files are missing or cannot be read, or if images differ in size.

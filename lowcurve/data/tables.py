@@ -30,7 +30,7 @@ class Rows:
 
     Attributes:
         table: The Hugging Face `Dataset`.
-        indices: Numbers of the rows.
+        indices: Rows to use.
         image: Name of the column of images.
         label: Name of the column of labels.
         where: Name of the table in error messages.

@@ -21,12 +21,13 @@ class AttackResult:
     """The result of an attack, one entry per image.
 
     Attributes:
-        robust: Whether the image is classified correctly, clean and under every attack. The mean is the robust
-            accuracy: an upper bound, since a stronger attack may exist.
-        distance: Length of the perturbation from the clean image to `inputs`, in `norm`.
+        robust: True if the image is classified correctly, clean and under every attack. The mean is the robust
+            accuracy. It is an upper bound, since a stronger attack may exist.
+        distance: Distance of the clean image and `inputs`, in `norm`.
         inputs: The attacked images.
-        fooled_by: Name of the attack that fooled the network, "clean" if it was wrong without an attack, "" if none did.
-        forward_passes: Number of points at which the network was evaluated before it was fooled, over all attacks.
+        fooled_by: Name of the attack that fooled the network. It is "clean" if no attack was needed, "" if none
+            succeeded.
+        forward_passes: Number of evaluations before the network was fooled, over all attacks.
         norm: Name of the norm of `distance`.
 
     Example:

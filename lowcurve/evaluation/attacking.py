@@ -71,17 +71,17 @@ def attack(
 
     Args:
         model: Network from pixels in [0, 1] to logits. It is evaluated in eval mode and returned in its own mode.
-        images: Images, or images with their labels; see `as_examples`.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
-        method: An attack, or a `Suite` whose members are tried in order on the images that are still robust. Its norm is
-            the norm of the distances; l_2 if it has none.
+        method: An attack or a `Suite`. Members of a suite are tried in order on the images that are still robust. Its
+            norm measures the distances. Without one it is l_2.
         seed: Seed of the attack's random numbers.
-        radius: Radius of each image in place of the ball's, shape (N,), for this package's attacks.
-        batch_size: Images in a batch. An image that is fooled leaves it at once and another one takes its place.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
+        radius: Radius of each image, shape (N,), for this package's attacks. None takes the ball's.
+        batch_size: Images in a batch. A fooled image leaves it at once for another one.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
-        ledger: Where finished work is stored, and found again after an interruption; a dictionary will do.
-        fabric: Lightning Fabric whose processes share the images; each process returns the whole result.
+        ledger: Mapping that stores finished work for an interrupted run. A dictionary will do.
+        fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Returns:
         An `AttackResult`. Neither batch size nor order of the images changes it: each has its own random numbers.
@@ -181,14 +181,14 @@ class _Chunk:
         x: Clean images on the CPU, in the model's precision.
         y: True labels.
         logits: Logits at the clean images.
-        radius: Radius of each image in place of the ball's, or None.
+        radius: Radius of each image. None takes the ball's.
         batch_size: Images in a batch.
         seed: Seed of the attacks' random numbers.
         robust: Value of state["fooled by"] for robust images.
-        has_relay: Whether a member is a `Relay`, which starts from the lowest margin found so far.
-        state: Columns with a row per image. "fooled by" is the number of the member that fooled the network; the number of
-            members if the network was wrong before; one more if it is robust. With a relay, "nearest" is the point of the
-            lowest margin found, and "margin" the margin there.
+        has_relay: True if a member is a `Relay`. It starts from the lowest margin found so far.
+        state: Columns with a row per image. "fooled by" is the number of the member that fooled the network. It is the
+            number of members for images misclassified before, and one more for robust ones. With a relay, "nearest" is
+            the point of the lowest margin found, and "margin" the margin there.
     """
 
     model: nn.Module

@@ -44,15 +44,15 @@ def measure(
     Called as measure(model, images, labels, measures) or measure(model, data, measures).
 
     Args:
-        model: Network from pixels in [0, 1] to logits, in eval mode.
-        images: Images, or images with their labels; see `as_examples`.
+        model: Network in eval mode. It maps pixels in [0, 1] to logits.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
-        measures: A measure such as `Curvature()`, a list of measures, or a mapping of names to measures. A measure with
-            several columns names them itself.
+        measures: A measure such as `Curvature()`, or several. Several are a list, or a mapping of names to measures. A
+            measure with several columns names them itself.
         loss: Loss whose geometry is measured.
-        batch_size: Images in a batch; halved where memory does not suffice.
+        batch_size: Images in a batch. Halved where memory does not suffice.
         fabric: Lightning Fabric whose processes share the images; each process returns all columns.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
 
     Returns:
@@ -122,8 +122,8 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
     """Return for each image whether the network classifies it as labeled.
 
     Args:
-        model: Network from pixels in [0, 1] to logits, in eval mode.
-        images: Images, or images with their labels; see `as_examples`.
+        model: Network in eval mode. It maps pixels in [0, 1] to logits.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
         batch_size: Images in a batch.
 
@@ -150,8 +150,8 @@ def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, ba
     The arguments and errors are those of `correct`.
 
     Args:
-        model: Network from pixels in [0, 1] to logits, in eval mode.
-        images: Images, or images with their labels; see `as_examples`.
+        model: Network in eval mode. It maps pixels in [0, 1] to logits.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
         batch_size: Images in a batch.
 

@@ -23,9 +23,9 @@ class SmallestRadius:
     """The result of `smallest_radius`, one entry per image.
 
     Attributes:
-        radius: Smallest radius at which the image was fooled; 0 if it was misclassified without an attack, infinity if
-            it was never fooled.
-        inputs: The image that was found there; of one that was never fooled, the last one tried.
+        radius: Smallest radius at which the image was fooled. It is 0 for an image that was misclassified without an
+            attack, and infinity for one that was never fooled.
+        inputs: The image found there. For an image that was never fooled, it is the last one tried.
 
     Example:
         >>> found = SmallestRadius(np.array([0.0, 0.1, np.inf]), torch.zeros(3, 1))
@@ -79,17 +79,17 @@ def smallest_radius(
     bound of the distance to the decision boundary: a stronger attack may find less.
 
     Args:
-        model: Network from pixels in [0, 1] to logits.
-        images: Images, or images with their labels; see `as_examples`.
+        model: Network. It maps pixels in [0, 1] to logits.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
         method: PGD, APGD, Square or a `Suite` of them.
-        largest: Largest radius that is tried, in pixel units; by default the attack's own.
+        largest: Largest radius that is tried, in pixel units. By default it is the attack's own.
         rounds: Number of bisections.
         seed: Seed of the attack's random numbers.
         batch_size: Images in a batch.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
-        fabric: Lightning Fabric whose processes share the images; each process returns the whole result.
+        fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Raises:
         InputError: If the attack takes no radius per image, or `largest` or `rounds` are out of range.

@@ -17,7 +17,7 @@ class Ticker:
 
     Args:
         progress: How ticks are shown.
-        heading: Text beside the bar.
+        heading: Text next to the bar.
         work: Amount of work in any unit.
 
     Example:

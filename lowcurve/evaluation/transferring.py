@@ -38,13 +38,13 @@ def transfer(
 
     Args:
         models: Networks by name.
-        images: Images, or images with their labels; see `as_examples`.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
         method: The attack.
         seed: Seed of the attack's random numbers.
         batch_size: Images in a batch.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
-        fabric: Lightning Fabric whose processes share the images; each process returns the whole result.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
+        fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Returns:
         robust[s, t, i], shape (networks, networks, images): whether network t is correct on image i, clean and as attacked
@@ -112,14 +112,14 @@ def adversarial_loss(
     not stop early.
 
     Args:
-        model: Network from pixels in [0, 1] to logits.
-        images: Images, or images with their labels; see `as_examples`.
+        model: Network. It maps pixels in [0, 1] to logits.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
         method: The attack.
-        loss: Loss that is evaluated; the attack has its own.
+        loss: Loss that is evaluated. The attack has its own.
         seed: Seed of the attack's random numbers.
         batch_size: Images in a batch.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
 
     Raises:
         InputError: If the network cannot be evaluated on the images.

@@ -37,10 +37,10 @@ class Crossing:
 
     Attributes:
         adversarial: DeepFool's images.
-        decision: F = z_y - z_j, with the class j that DeepFool reached.
+        decision: F = z_y - z_j. DeepFool reached class j.
         others: The classes j.
-        boundary: The points of {F = 0} on the segments from the images to `adversarial`.
-        distance: The l_2 distance of each image to its boundary point.
+        boundary: Points of {F = 0} on the segments from images to `adversarial`.
+        distance: l_2 distance of each image to its boundary point.
     """
 
     adversarial: Inputs

@@ -24,10 +24,10 @@ def loop_results(
 
     Args:
         model: The network.
-        test: Test images; the corners of a loop are images of one class in their order.
+        test: Test images. The corners of a loop are images of one class in their order.
         loops: Number of loops of each kind.
         seed: Seed of all random choices.
-        progress: Receives the progress over the kinds.
+        progress: Display of the progress.
 
     Returns:
         "numbers", a table with one row per kind.

@@ -28,10 +28,10 @@ def parameter_landscape(
     Args:
         models: The networks by name.
         examples: Images with their labels.
-        reach: Half width of the window, in lengths of each filter.
+        reach: Half width of the window. Its unit is the length of each filter.
         points: Grid points along a side.
         seed: Seed of the directions.
-        progress: Receives the progress over the grid.
+        progress: Display of the progress.
 
     Returns:
         A surface with one panel per network.

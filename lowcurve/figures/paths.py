@@ -79,10 +79,10 @@ def path_results(
     Args:
         model: The network.
         test: Test images.
-        pairs: Number of pairs of each family.
-        share: Spacing of the samples over the distance of the ends.
+        pairs: Pairs of each family.
+        share: Spacing of the samples. Its unit is the distance of the ends.
         seed: Seed of all random choices.
-        progress: Receives the progress over families and projections.
+        progress: Display of the progress.
 
     Returns:
         "paths" and "families", tables, and "components", curves.
@@ -98,10 +98,10 @@ def find_families(
     Args:
         model: The network.
         test: Test images.
-        pairs: Number of pairs of each family.
-        share: Spacing of the samples over the distance of the ends.
+        pairs: Pairs of each family.
+        share: Spacing of the samples. Its unit is the distance of the ends.
         seed: Seed of all random choices.
-        progress: Receives the progress over families and projections.
+        progress: Display of the progress.
 
     Returns:
         The families by name and projection.
@@ -147,7 +147,7 @@ def make_endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> d
     Args:
         model: The network.
         test: Test images.
-        pairs: Number of pairs of each family.
+        pairs: Pairs of each family.
         seed: Seed of all random choices.
 
     Returns:

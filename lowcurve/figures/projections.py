@@ -39,8 +39,8 @@ def projections(
 
     Args:
         shared: Networks and images.
-        reach: Half width of both axes: the change of every pixel along a sign gradient, the root mean square change
-            along a random direction.
+        reach: Half width of both axes. Along a sign gradient it is the change of every pixel. Along a random direction
+            it is the root mean square change.
         directions: Names of the directions, from `PROJECTIONS`.
         kinds: "loss", "decision" or both.
 
@@ -194,8 +194,8 @@ def distances(shared: SameImages, most: float, samples: int = 100) -> dict[str, 
 def plateaus(shared: SameImages, radius: float, points: int = 11) -> Table:
     """Tabulate how flat the decision surface is, along a random direction and along the margin's gradient.
 
-    Columns for each: the share of the window's points with L > 0, and the mean of L over the window as a share of L
-    at the image, both averaged over images.
+    Columns for each: the share of the window's points with L > 0, and the mean of L over the window as a share of L at
+    the image. Both are averaged over images.
 
     Args:
         shared: Networks and images.

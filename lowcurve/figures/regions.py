@@ -92,8 +92,8 @@ def evaluate_planes(shared: SameImages, name: str, plane: Plane, a: Tensor, b: T
         name: Name of the network.
         plane: The planes.
         a: Coordinates along the first direction.
-        b: Coordinates along the second direction.
-        rows: Numbers of the images that the planes belong to.
+        b: Coordinates along the second.
+        rows: Numbers of the planes' images.
 
     Returns:
         The logits.

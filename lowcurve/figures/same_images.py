@@ -23,12 +23,12 @@ class SameImages:
     Args:
         models: The networks by name.
         examples: The images with their labels.
-        numbers: Each image's place in the test set, counted from 0.
+        numbers: Each image's place in the test set. It is counted from 0.
         ball: The ball of the attacks.
-        steps: PGD steps of the attacks shown.
+        steps: PGD steps.
         seed: Seed of the random directions.
-        points: Grid points along a side of a plane.
-        progress: Receives the progress of long computations.
+        points: Grid points along a side.
+        progress: Display of the progress.
     """
 
     models: Mapping[str, nn.Module]
@@ -96,14 +96,14 @@ def select_images(
     """Select the first `count` test images that every network classifies correctly, or as many as there are.
 
     Args:
-        data: The data, of which the test images are used.
+        data: The data. Its test images are used.
         models: The networks by name.
         count: Number of images.
         ball: The ball of the attacks.
-        steps: PGD steps of the attacks shown.
+        steps: PGD steps.
         seed: Seed of the random directions.
-        points: Grid points along a side of a plane.
-        progress: Receives the progress of long computations.
+        points: Grid points along a side.
+        progress: Display of the progress.
 
     Returns:
         The networks with the images.

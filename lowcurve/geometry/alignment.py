@@ -36,9 +36,9 @@ def local_contrast(x: Inputs) -> Tensor:
 def contrast_alignment(field: Field, x: Inputs) -> PerExample:
     """Compute the correlation over pixels of the absolute input gradient, summed over channels, with `local_contrast`.
 
-    It is 1 where the gradient follows edges and strokes alone, and no scaling of the gradient changes it.
-    yu2018interpreting shows in pictures that the Jacobian of a robust network follows the image; this is a number
-    for it.
+    It is 1 where the gradient follows edges and strokes alone. No scaling of the gradient changes it.
+    yu2018interpreting shows in pictures that the Jacobian of a robust network follows the image. This is a number for
+    it.
 
     Args:
         field: Per-example loss, margin or logit as a function of the input.

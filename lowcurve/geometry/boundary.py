@@ -103,12 +103,11 @@ def find_boundary_point(
     Args:
         decision: The decision function F.
         x: Starting points, shape (batch, ...).
-        end: Points on the other side of the boundary, such as adversarial images. Where F has the same sign at
-            both, `point` is `end` and `crossed` is False.
+        end: Points on the other side of the boundary, such as adversarial images. Where F has one sign at both, `point`
+            is `end` and `crossed` is False.
         steps: Maximum number of bisections.
-        tolerance: Length of the last interval as a share of the segment. 0 continues down to rounding: about 24
-            steps in float32, 53 in float64, more near x. The end of the last interval with the smaller |F| is
-            returned.
+        tolerance: Length of the last interval, as a share of the segment. At 0 it continues down to rounding: about 24
+            steps in float32, 53 in float64, more near x. The end of the last interval with the smaller |F| is returned.
 
     Returns:
         The points and whether each is a crossing.
@@ -161,7 +160,7 @@ def boundary_distances(
         decision: The decision function F.
         x: Points, shape (batch, ...).
         boundary: Boundary points z, from `find_boundary_point`.
-        h: None for the exact Hessian, or a scale; see `tangent_space`.
+        h: Scale; see `tangent_space`. None means the exact Hessian.
 
     Returns:
         Columns: "distance along the way", ||x - z||, an upper bound; "distance to the tangent plane", |s|;

@@ -103,12 +103,12 @@ class DistanceBounds:
     That is so for the margin of a ReLU network, where H = 0 and the distance is c/G.
 
     Args:
-        threshold: Value of the field. log 2 belongs to the binary log-loss. With more classes a cross-entropy of
-            log 2 means p_y = 1/2, which comes before the decision changes, so only the lower bounds hold for the
-            decision. For `losses.margin_loss` the threshold is exactly 0 and the quadratic model is better: at
-            confident examples the cross-entropy is flat and its distances are far too large.
-        steps: Maximum number of Lanczos steps. Lanczos approaches nu from below: the upper bounds hold at any
-            number of steps, the lower bounds only once nu has converged (`steps` = d is certain).
+        threshold: Value of the field. log 2 belongs to the binary log-loss. With more classes a cross-entropy of log 2
+            means p_y = 1/2, which comes before the decision changes, so only the lower bounds hold for the decision.
+            For `losses.margin_loss` the threshold is exactly 0 and the quadratic model is better: at confident examples
+            the cross-entropy is flat. Its distances are far too large.
+        steps: Maximum number of Lanczos steps. Lanczos approaches nu from below. So the upper bounds hold at any number
+            of steps, the lower bounds only once nu has converged (`steps` = d is certain).
         tolerance: Relative residual at which Lanczos stops.
 
     Cost: one gradient and at most `steps` + 1 Hessian products.
@@ -157,10 +157,10 @@ class RobustnessIndicator:
     eigenvalues of about 1e-8 ||H||, which exceed the paper's threshold: count zeros in float64.
 
     Args:
-        jacobian_zero: Threshold below which an entry of the Jacobian counts as 0.
-        eigenvalue_zero: Threshold below which an eigenvalue counts as 0.
-        up_to: Largest number of entries per input for which the columns of the Hessian are computed.
-        h: None for the exact Hessian, or the scale of a symmetrized secant, an l_2 length in pixel units.
+        jacobian_zero: Entries of the Jacobian below this count as 0.
+        eigenvalue_zero: Eigenvalues below this count as 0.
+        up_to: Largest input size with computed Hessian columns.
+        h: Scale of a symmetrized secant, an l_2 length in pixel units. None means the exact Hessian.
 
     Cost: one gradient, d Hessian products (none for a ReLU network), an eigenvalue problem of size d and d^2
     numbers of memory per example.

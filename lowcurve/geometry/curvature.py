@@ -186,9 +186,9 @@ class FrobeniusNorm:
 
     Args:
         draws: Number of random products.
-        deflated: Number of directions on which the norm is exact; 0 is the paper's estimate.
+        deflated: Number of directions on which the norm is exact. At 0 it is the paper's estimate.
         seed: Seed of the directions.
-        h: None for the exact Hessian, or the scale of a secant, an l_2 length in pixel units.
+        h: Scale of a secant, an l_2 length in pixel units. None means the exact Hessian.
 
     Cost: draws + deflated products.
 
@@ -223,7 +223,7 @@ class CurvatureProfile:
     (`analysis.hessians.gauss_newton_spectrum`).
 
     Args:
-        h: None for the exact Hessian, or the scale of a symmetrized secant, an l_2 length in pixel units.
+        h: Scale of a symmetrized secant, an l_2 length in pixel units. None means the exact Hessian.
 
     Cost: d products per example and an eigenvalue problem of size d; d^2 numbers of memory per example.
 
@@ -258,8 +258,7 @@ def hessian_matrices(field: Field, x: Inputs, h: float | None = None) -> torch.T
     Args:
         field: Per-example loss as a function of the input.
         x: Inputs, shape (batch, ...).
-        h: None for the exact Hessian, or the scale of a secant, an l_2 length in pixel units. Secants are not
-            symmetric.
+        h: Scale of a secant, an l_2 length in pixel units. None means the exact Hessian. Secants are not symmetric.
 
     Returns:
         Matrices of shape (batch, d, d).

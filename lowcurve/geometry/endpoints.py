@@ -86,9 +86,9 @@ def match_endpoints(
     Args:
         starts: Candidate starts.
         ends: Candidate ends.
-        generator: Source of the random choice, unused where `distance` is given; by default one made from `seed`.
+        generator: Source of the random choice, unused where `distance` is given. By default it is made from `seed`.
         seed: Seed of the random numbers, used without a generator.
-        distance: Wanted distance of each start to its end, such as that of another family's pair with the same
+        distance: Desired distance of each start to its end, such as that of another family's pair with the same
             start. Without it the ends are chosen at random.
 
     Returns:
@@ -179,7 +179,7 @@ def natural_adversarial_pairs(
         adversarial: Adversarial images, the candidate ends.
         generator: Source of the random choice; by default one made from `seed`.
         seed: Seed of the random numbers, used without a generator.
-        distance: Wanted distance of each start to its end; see `match_endpoints`.
+        distance: Desired distance of each start to its end; see `match_endpoints`.
 
     Returns:
         The pairs.
@@ -222,7 +222,7 @@ def natural_noise_pairs(
         natural: Natural images, the starts.
         noise: Noise points, with `source` NO_SOURCE.
         generator: Source of the random choice.
-        distance: Wanted distance of each start to its end; see `match_endpoints`.
+        distance: Desired distance of each start to its end; see `match_endpoints`.
 
     Returns:
         The pairs.

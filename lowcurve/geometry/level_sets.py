@@ -87,9 +87,9 @@ def normal_curvature(field: Field, x: Inputs, direction: Inputs, *, h: float | N
 
     Args:
         field: The decision function F.
-        x: Points of the boundary or of any other level set, shape (batch, ...).
+        x: Points of a level set such as the boundary, shape (batch, ...).
         direction: A direction for each example, of x's shape.
-        h: None for the exact Hessian, or a scale; see `tangent_space`.
+        h: Scale; see `tangent_space`. None means the exact Hessian.
 
     Returns:
         One curvature per example, 1 / length; 0 where the direction is along the normal.
@@ -151,7 +151,7 @@ class NormalCurvatures:
         tolerance: Relative residual at which Lanczos stops.
         draws: Number of random tangent directions.
         seed: Seed of the directions.
-        h: None for the exact Hessian, or a scale; see `tangent_space`.
+        h: Scale; see `tangent_space`. None means the exact Hessian.
 
     Cost: one gradient and at most `steps` + 1 + `draws` Hessian products.
 
@@ -203,17 +203,17 @@ class NormalCurvatures:
 def mean_hessian(decision: Field, x: Inputs, end: Inputs, *, share: float = 0.8, h: float | None = None) -> Operator:
     """Return the mean over the sample of the Hessians at x_i + share (end_i - x_i), as an operator.
 
-    Uses central differences at the scale h. This was published under the name of principal curvatures, but it is
-    not the normal curvature: it is one matrix for the whole sample, of F = z_original - z_fooling, at points inside
-    the region and not on its boundary. It is not projected onto a tangent space and not divided by ||grad F||, so
-    it scales with F.
+    Uses central differences at the scale h. This was published under the name of principal curvatures, but it is not
+    the normal curvature. It is one matrix for the whole sample, of F = z_original - z_fooling, at points inside the
+    region and not on its boundary. It is not projected onto a tangent space and not divided by ||grad F||, so it scales
+    with F.
 
     Args:
         decision: The decision function F.
         x: Points, shape (batch, ...).
-        end: Adversarial points of x's shape; the published code takes DeepFool's with an overshoot of 5 %.
+        end: Adversarial points of x's shape. The published code takes DeepFool's with an overshoot of 5 %.
         share: Position on the segment from x to `end`.
-        h: An l_2 length in pixel units; by default sqrt(d) 10 / 512, five grey levels in every pixel.
+        h: An l_2 length in pixel units. By default it is sqrt(d) 10 / 512, five grey levels in every pixel.
 
     Returns:
         v -> H v for one vector v of shape (1, ...). Use `lanczos(mean_hessian(...), start)` for the extreme

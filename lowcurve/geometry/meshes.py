@@ -26,15 +26,16 @@ class Meshes:
     """One mesh per loop, as far as the filling got.
 
     Attributes:
-        vertices: Shape (loops, n + 1, n + 1, ...), with the four anchors in the corners; every square is cut into
-            two triangles.
-        sides: The paths between the anchors, four for each loop.
-        filled: True where no vertex and no sample of a triangle, at `spacing`, lies outside the region. False means
-            "not filled within these doublings", never that it is impossible.
+        vertices: Shape (loops, n + 1, n + 1, ...), with the four anchors in the corners. Every square is cut into two
+            triangles.
+        sides: The paths between anchors, four for each loop.
+        filled: True where no vertex and no sample of a triangle lies outside the region, at `spacing`. False means "not
+            filled within these doublings", never that it is impossible.
         spacing: Spacing of the samples, l_2 in pixel units.
-        vertices_inside: Share of the vertices inside the region; nan where a side was not found.
-        triangles_clear: Share of the triangles without a sample outside; nan where a side was not found.
-        deviation: Largest distance of a vertex from the Coons patch of its sides, over the length of the loop.
+        vertices_inside: Share of the vertices inside the region. It is nan where a side was not found.
+        triangles_clear: Share of the triangles without a sample outside. It is nan where a side was not found.
+        deviation: Largest distance of a vertex from the Coons patch of its sides. It is divided by the length of the
+            loop.
         forward_passes: Forward images spent on vertices and triangles.
     """
 
@@ -182,8 +183,8 @@ class LoopFilling:
 def coons_patch(sides: Paths, cells: int) -> Tensor:
     """Compute the bilinearly blended patch of four sides; its edge lies on them, at equal steps of arc length.
 
-    With u along a - b and d - c, and v along a - d and b - c, the patch is (1 - v) ab(u) + v dc(u) + (1 - u) ad(v)
-    + u bc(v), minus the bilinear interpolation of the corners, which the sum counts twice.
+    With u along a - b and d - c, and v along a - d and b - c, the patch is (1 - v) ab(u) + v dc(u) + (1 - u) ad(v) + u
+    bc(v), minus the bilinear interpolation of the corners. The sum counts them twice.
 
     Args:
         sides: Four paths for each loop.
@@ -250,7 +251,7 @@ def sample_triangles(
 
     Args:
         model: The network.
-        vertices: Vertices of shape (loops, n + 1, n + 1, ...).
+        vertices: Shape (loops, n + 1, n + 1, ...).
         y: The class of each loop.
         spacing: Spacing of the samples, l_2 in pixel units.
         chunk: Batch size.

@@ -73,13 +73,13 @@ def parameter_surface(
         model: The network, in eval mode.
         x: Inputs, shape (batch, ...).
         y: Labels.
-        first: The first direction, by parameter names; see `filter_normalized_direction`.
+        first: The first direction. It has parameter names; see `filter_normalized_direction`.
         second: The second direction.
-        a: Coordinates along `first`, shape (n,): at 1 a filter has moved by its own length.
+        a: Coordinates along `first`, shape (n,). At 1 a filter has moved by its own length.
         b: Coordinates along `second`, shape (m,).
         loss: Loss per example.
         chunk: Batch size.
-        progress: Receives the progress over the grid.
+        progress: Display of the progress.
 
     Returns:
         Mean losses of shape (len(a), len(b)), in float64.

@@ -78,10 +78,15 @@ def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
         points: Number of points at which the mean deviation is taken.
 
     Returns:
-        Columns, computed in double precision because deviations are small: "anchors" and "segments", their numbers;
-        "distance" of the ends, known of every pair; "length"; "excess length", length / distance - 1; "maximal
-        deviation", the largest distance of a point to the straight line through the ends, over their distance;
-        "mean deviation", the mean of that distance over arc length; "clearance", as in `Paths`.
+        Columns, computed in double precision because deviations are small:
+
+        - "anchors" and "segments": their numbers.
+        - "distance": the distance of the ends, known of every pair.
+        - "length", and "excess length", length / distance - 1.
+        - "maximal deviation": the largest distance of a point to the straight line through the ends, divided by the
+          distance of the ends.
+        - "mean deviation": the mean of that quotient over arc length.
+        - "clearance": as in `Paths`.
 
     Raises:
         InputError: If `points` is below 2.

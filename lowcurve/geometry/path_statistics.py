@@ -123,9 +123,9 @@ def paired_test(
     Args:
         first: One finite number per pair, shape (n,).
         second: The numbers of the same pairs in the same order.
-        generator: Source of the signs; by default one made from `seed`.
+        generator: Source of the signs. By default it is made from `seed`.
         seed: Seed of the random numbers, used without a generator.
-        draws: Number of sign vectors; the smallest p-value is about 1 / draws.
+        draws: Number of sign vectors. The smallest p-value is about 1 / draws.
 
     Returns:
         The differences and the p-value.

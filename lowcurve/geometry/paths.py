@@ -26,16 +26,16 @@ class Paths:
 
     Attributes:
         anchors: Shape (pairs, most anchors, ...), from start to end. The end is repeated where a pair has fewer.
-        counts: Number of a pair's own anchors; 0 where no path was found, and the anchors are then start and end.
+        counts: Number of a pair's own anchors. It is 0 where no path was found. The anchors are then start and end.
         y: The class of each pair.
         found: True where a path was found.
-        failure: "" where a path was found, or the limit that stopped the search: "depth", "anchors",
-            "forward_passes" or "projection".
-        spacing: Spacing of the samples, none of which lies outside; nan for paths that were not tested.
-        certified: True where balls of certified radius cover the path, which proves that it stays inside.
-        clearance: The smallest margin at a sample or anchor of the path; nan where none was found.
+        failure: Limit that stopped the search: "depth", "anchors", "forward_passes" or "projection". It is "" where a
+            path was found.
+        spacing: Spacing of the samples. No sample lies outside. It is nan for paths that were not tested.
+        certified: True where balls of certified radius cover the path. This proves that it stays inside.
+        clearance: The smallest margin at a sample or anchor of the path. It is nan where none was found.
         forward_passes: Forward images spent on validation.
-        projections: Points that were moved into the region; each costs one call of the projection.
+        projections: Points that were moved into the region. Each costs one call of the projection.
     """
 
     anchors: Tensor
@@ -129,8 +129,8 @@ class PathSearch:
             times the distance of the ends. Between two samples nothing is known, unless the path is certified.
         depth: Maximum number of halvings.
         anchors: Maximum number of anchors per pair.
-        forward_passes: Forward images per pair after which no segment is halved. The projection's steps are limited
-            by its own options.
+        forward_passes: Forward images per pair. No segment is halved after them. The projection's steps are limited by
+            its own options.
         certificate: None, or a measure with the column "certified radius" that holds for this model, such as
             `CertifiedRadius`. Segments without a violation are then covered with balls; a path whose segments are
             all covered is certified. A ball's center outside the region counts as a violation.

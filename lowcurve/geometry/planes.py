@@ -173,9 +173,9 @@ def grid_indices(numbers: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor,
     """Return the plane and the indices along a and along b of numbered grid points.
 
     Args:
-        numbers: Numbers of the points over all planes.
+        numbers: Numbers of the points.
         a: Coordinates along the first direction, the last axis of length n.
-        b: Coordinates along the second direction, the last axis of length m.
+        b: The same along the second, the last axis of length m.
 
     Returns:
         Numbers of the planes, indices along a and indices along b.

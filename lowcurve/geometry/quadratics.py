@@ -20,7 +20,7 @@ def quadratic_distance(gradient: Tensor, eigenvalues: Tensor, gap: PerExample) -
     Args:
         gradient: g in the eigenbasis of H, shape (batch, d), best in float64.
         eigenvalues: The eigenvalues of H in the same order, shape (batch, d).
-        gap: The required rise of each example, above 0.
+        gap: Required rise of each example. It is above 0.
 
     Returns:
         One distance per example; infinite where the quadratic never rises so high.

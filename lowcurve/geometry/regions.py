@@ -80,8 +80,8 @@ class RegionProjection:
 
     Args:
         attack: The attack, such as `DeepFool()`.
-        overshoot: After crossing, the point moves on by this multiple of the attack's step, clipped to the box; by
-            a half or a quarter of that where the whole is outside the region.
+        overshoot: After crossing, the point moves on by this multiple of the attack's step, clipped to the box. It
+            moves by a half or a quarter of that where the whole is outside the region.
         box: Range of the pixels.
 
     Cost: one call of the attack for each class in y and at most four forward images per point.

@@ -31,8 +31,8 @@ class CrossSection:
         plane: The plane of each example.
         slope: ds/dt at the point.
         second_derivative: d^2 s/dt^2 at the point.
-        curvature: The boundary's normal curvature kappa along the curve, with the sign of `normal_curvature`: above
-            0 where the boundary bends towards F < 0.
+        curvature: Normal curvature kappa along the curve, with the sign of `normal_curvature`. It is above 0 where the
+            boundary bends towards F < 0.
     """
 
     plane: Plane
@@ -74,8 +74,8 @@ def cross_section(
         second: v, which is made orthogonal to r; by default random, each example's own and the same for every
             network.
         seed: Seed of the random v.
-        h: None for the exact Hessian, or a scale; see `tangent_space`. A ReLU network has kappa 0 almost
-            everywhere, and its visible bends are kinks that only a scale h can measure: report h.
+        h: Scale; see `tangent_space`. None means the exact Hessian. A ReLU network has kappa 0 almost everywhere, and
+            its visible bends are kinks that only a scale h can measure: report h.
 
     Returns:
         The plane and the curve.
@@ -121,13 +121,13 @@ def boundary_heights(
     Args:
         decision: The decision function F.
         plane: The planes.
-        s: Ascending coordinates along `first`, shape (n,) or (batch, n): the window, and the spacing at which signs
-            are compared.
+        s: Ascending coordinates along `first`, shape (n,) or (batch, n). They give the window, and the spacing at which
+            signs are compared.
         t: Coordinates along `second`, shape (m,) or (batch, m).
-        values: F on the grid of s and t from `surface`, if known.
-        tolerance: The interval of the nearest sign change is bisected to this share of its width.
+        values: F on the grid of s and t from `surface`. None evaluates F.
+        tolerance: Final width of the interval with the nearest sign change. It is a share of the first width.
         chunk: Batch size.
-        progress: Receives the progress over the grid.
+        progress: Display of the progress.
 
     Returns:
         Heights of shape (batch, m); nan where F does not change its sign.
@@ -184,7 +184,7 @@ def crossing_distance(
         field: Per-example margin or loss as a function of the input.
         x: Inputs, shape (batch, ...).
         direction: Directions of x's shape.
-        most: Largest distance, one number or one per example.
+        most: Largest distance. One number, or one per example.
         samples: Number of samples up to `most`.
         tolerance: The interval with the sign change is bisected to this share of its width.
         chunk: Batch size.

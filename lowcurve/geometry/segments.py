@@ -116,7 +116,7 @@ class Coverage:
     """The result of `cover_segments`.
 
     Attributes:
-        certified: True where the balls cover the segment, which proves that it lies in the region.
+        certified: True where the balls cover the segment. This proves that it lies in the region.
         outside: True where a center of a ball lies outside.
         forward_passes: Number of centers, each with the certificate's gradients.
     """
@@ -137,8 +137,7 @@ def cover_segments(
     Args:
         model: The network.
         segments: The segments.
-        certificate: A measure with the column "certified radius" that holds for the model, such as
-            `CertifiedRadius`.
+        certificate: A measure with the column "certified radius", such as `CertifiedRadius`.
         most: Maximum number of balls per segment.
         chunk: Batch size.
 

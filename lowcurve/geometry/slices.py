@@ -25,7 +25,7 @@ def random_directions(x: Inputs, count: int = 2, *, seed: int = 0, orthogonal_to
         x: Inputs, shape (batch, ...).
         count: Number of vectors per example.
         seed: Seed of the vectors.
-        orthogonal_to: Vectors to which the new ones are orthogonal, each of x's shape.
+        orthogonal_to: The new vectors are orthogonal to these, each of x's shape.
 
     Returns:
         Vectors of shape (count, batch, ...).
@@ -106,8 +106,8 @@ def surface(
         a: Coordinates along `first`, shape (n,) or (batch, n).
         b: Coordinates along `second`, shape (m,) or (batch, m).
         chunk: Batch size.
-        progress: Receives the progress over the points.
-        heading: Name of the progress bar.
+        progress: Display of the progress.
+        heading: Text of the progress display.
 
     Returns:
         Values of shape (batch, len(a), len(b), ...).

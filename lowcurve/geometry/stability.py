@@ -151,9 +151,9 @@ class GradientStability:
     ties in max-pooling (blank pixels), change the gradient at any length, and noise may be far above the estimate.
 
     Args:
-        lengths: l_2 lengths of the noise, in pixel units.
-        draws: Number of random directions.
-        seed: Seed of the directions.
+        lengths: Lengths of the noise, l_2 in pixel units.
+        draws: Number of directions.
+        seed: Their seed.
         steps: Maximum number of Lanczos steps for C.
         tolerance: Relative residual at which Lanczos stops.
 
@@ -235,9 +235,9 @@ class LinearityError:
     Args:
         radius: Length of e in the norm, in pixel units.
         norm: Norm of the radius.
-        direction: "random", uniform on the l_2 sphere, then scaled; or "steepest", the step of FGSM (l_inf) or
+        direction: "random" is uniform on the l_2 sphere, then scaled. With "steepest" it is the step of FGSM (l_inf) or
             along the gradient (l_2).
-        draws: Number of random directions, over which the mean is taken.
+        draws: Number of random directions for the mean.
         seed: Seed of the directions.
 
     Cost: that of `linearity_error`, once per direction.

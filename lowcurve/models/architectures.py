@@ -32,8 +32,8 @@ class Network:
         name: An architecture, one of `ARCHITECTURES`.
         shape: Shape of one input, without the batch.
         classes: Number of classes.
-        mean: Means of the training pixels, one per channel.
-        std: Standard deviations of the training pixels, one per channel.
+        mean: Mean of the training pixels, one per channel.
+        std: Their standard deviation, one per channel.
         nonlinearity: A nonlinearity, one of `NONLINEARITIES`.
         width: Width of the first stage. The default is the architecture's own.
 

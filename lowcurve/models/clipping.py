@@ -24,8 +24,8 @@ class LipschitzLayer(nn.Module):
 
     Attributes:
         log_gamma: A parameter if gamma is learned, otherwise a buffer.
-        sigma: The norm as last estimated; 0 before `prepare_norms`.
-        vector: The vector of the power iteration, shape (1, channels, ...); empty before `prepare_norms`.
+        sigma: The norm as last estimated. It is 0 before `prepare_norms`.
+        vector: The vector of the power iteration, shape (1, channels, ...). It is empty before `prepare_norms`.
     """
 
     log_gamma: Tensor

@@ -53,10 +53,10 @@ class Operation:
 
     Attributes:
         node: The node of the graph.
-        parents: The nodes of its inputs that depend on the network's input.
+        parents: Its input nodes that depend on the network's input.
         bound: Bounds of the operation.
         concatenates: True if several inputs are concatenated rather than added.
-        rows: The weights of a linear layer, which are used if it is the last operation.
+        rows: The weights of a linear layer. They are used if it is the last operation.
     """
 
     node: fx.Node

@@ -22,7 +22,7 @@ class ScaledBlock(nn.Module):
         after: Output channels.
         stride: Stride of the first convolution and of the shortcut.
         act: Name of the nonlinearity.
-        clipped: Bound the norm of each convolution with its BatchNorm by a learned gamma.
+        clipped: Bound each convolution with its BatchNorm by a learned gamma.
 
     Reference: srinivas2022lcnn, section 3 (the residual block of its code).
     """

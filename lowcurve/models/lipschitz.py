@@ -50,7 +50,7 @@ class LipschitzWeight(LipschitzLayer):
 
     Args:
         *args: Arguments of the plain layer.
-        gamma: The bound of the operator norm at the start.
+        gamma: First bound of the operator norm.
         learn: Train gamma.
         at_least_one: Keep gamma at 1 or above.
         clips: Multiply by min(1, gamma / sigma). Otherwise multiply by gamma / sigma.

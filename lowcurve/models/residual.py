@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
         after: Output channels.
         stride: Stride of the first convolution and of the shortcut.
         act: Name of the nonlinearity.
-        projection: Use a 1x1 convolution as the shortcut where the shape changes, instead of a `PaddedShortcut`.
+        projection: Use a 1x1 convolution as the shortcut where the shape changes. Otherwise a `PaddedShortcut` is used.
     """
 
     def __init__(self, before: int, after: int, stride: int, act: str, projection: bool) -> None:

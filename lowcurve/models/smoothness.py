@@ -25,8 +25,8 @@ class CurvatureTerm:
     Attributes:
         name: Name of the nonlinearity.
         second_derivative: sup |phi''|.
-        adjoint: Bound of the derivative of a margin in one output of the nonlinearity, for the pair of classes where it is
-            largest.
+        adjoint: Bound of the derivative of a margin in one output of the nonlinearity. It is the largest over pairs of
+            classes.
         lipschitz_before: Lipschitz constant of the nonlinearity's input.
     """
 

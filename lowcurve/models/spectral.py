@@ -59,8 +59,8 @@ def norm_interval(
 
     Args:
         layer: A linear layer or a convolution of one to three dimensions.
-        shape: Sizes of the image without channels; () for a linear layer.
-        scale: One factor per output channel, for instance that of a BatchNorm folded into the layer.
+        shape: Sizes of the image without channels. () for a linear layer.
+        scale: One factor per output channel, such as that of a folded BatchNorm.
         steps: Steps of power iteration for the lower end.
 
     Returns:
@@ -139,7 +139,7 @@ def apply_transpose(layer: Weighted, u: Tensor, v: Tensor, weight: Tensor) -> Te
     Args:
         layer: The layer.
         u: A tensor with the shape of the layer's output.
-        v: A tensor with the shape of the layer's input; only its shape is used.
+        v: A tensor with the shape of the layer's input. Only its shape is used.
         weight: The weight to use instead of the layer's own.
 
     Returns:

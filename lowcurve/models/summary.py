@@ -19,7 +19,7 @@ class LayerSummary:
         kind: Class of the layer.
         beta: Sharpness of a centered softplus.
         gamma: Bound of the operator norm.
-        norm: Interval of the operator norm of the linear part with BatchNorm folded in, before it is clipped.
+        norm: Interval of the operator norm of the linear part with BatchNorm folded in. It is taken before clipping.
         clipped: True if the layer clips its current norm.
     """
 

@@ -156,7 +156,7 @@ def fit(
         fabric: Device, precision and processes. Default: `make_fabric()`.
         checkpoint: Place for the state. Training resumes from it as if it had not been interrupted, bit for bit on one CPU.
         checkpoint_every: Steps between two checkpoints. Default: one epoch.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Heading of the progress display.
 
     Returns:

@@ -142,7 +142,7 @@ def input_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: ConvolutionGe
 
     Args:
         g: Gradient at the convolution's result.
-        x: A tensor of the input's shape; its values are not read.
+        x: A tensor of the input's shape. Its values are not read.
         weight: Weight of the convolution.
         geometry: Stride, padding, dilation and groups of the convolution.
 

@@ -25,7 +25,7 @@ class Call:
         func: The function itself.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        inputs: The tensors among the arguments that depend on the point, in their order.
+        inputs: The arguments that depend on the point, in order.
         result: The result.
     """
 

@@ -9,7 +9,7 @@ def multiply(stacked: Tensor, factor: Tensor | float, *, inplace: bool = False) 
     Args:
         stacked: Several vectors per example, shape (vectors * batch, ...).
         factor: A number, or a tensor that broadcasts to one vector per example.
-        inplace: Overwrite `stacked`; otherwise the result has the memory format of the factor.
+        inplace: Overwrite `stacked`. Otherwise the result has the memory format of the factor.
     """
     if isinstance(factor, Tensor) and _vectors_per_factor(stacked, factor) > 1:
         vectors = unstack(stacked, len(factor))

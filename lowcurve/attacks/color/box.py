@@ -28,12 +28,12 @@ class ColorRanges:
     to leave a parameter unchanged.
 
     Args:
-        hue: Turn of the hues in degrees; 0 changes nothing.
-        saturation: Factor of the saturation; 1 changes nothing.
-        brightness: Added to every channel, in pixel units; 0 changes nothing.
-        contrast: Factor about the image's mean grey; 1 changes nothing.
-        gamma: Exponent of every pixel; 1 changes nothing.
-        rotation: Rotation about the center in degrees counterclockwise, with black corners; 0 changes nothing.
+        hue: Turn of the hues in degrees. Nothing changes at 0.
+        saturation: Factor of the saturation. Nothing changes at 1.
+        brightness: Added to every channel, in pixel units. Nothing changes at 0.
+        contrast: Factor about the image's mean grey. Nothing changes at 1.
+        gamma: Exponent of every pixel. Nothing changes at 1.
+        rotation: Rotation about the center in degrees counterclockwise, with black corners. Nothing changes at 0.
 
     Raises:
         InputError: If a range does not contain the value that changes nothing, or a factor is not positive.

@@ -76,7 +76,7 @@ def floor_between(values: Tensor, derivatives: Tensor, width: float, bend: Tenso
         values: l at the grid points, (..., n).
         derivatives: l' at the grid points, (..., n).
         width: Distance of neighboring grid points.
-        bend: Bound of |l''|, which broadcasts with (..., n - 1).
+        bend: Bound of |l''|. It broadcasts with (..., n - 1).
 
     Returns:
         A lower bound for each interval, (..., n - 1).

@@ -75,7 +75,7 @@ def hue_logits(model: Classifier, x: Inputs, degrees: Tensor, *, batch_size: int
     Args:
         model: Classifier in eval mode.
         x: Color images, (batch, 3, height, width), pixel units.
-        degrees: Shifts for all images, (shifts,), or for each, (batch, shifts).
+        degrees: Shifts, (shifts,) or (batch, shifts).
         batch_size: Number of shifted images in a forward pass.
 
     Returns:
@@ -123,11 +123,11 @@ class HueCircle:
     and not by Newton's method, because the margin has kinks. The model must be in eval mode.
 
     Args:
-        low: Lowest shift in degrees, from -180 to 0.
-        high: Highest shift in degrees, from 0 to 180.
-        angles: Number of grid intervals.
-        refinements: Number of golden-section evaluations around each of the `BASINS` lowest local minima of the grid, and
-            of halvings of the two intervals in which the label is first lost. Eight reach 0.7 and 0.04 degrees.
+        low: Lowest shift, from -180 to 0 degrees.
+        high: Highest shift, from 0 to 180 degrees.
+        angles: Grid intervals.
+        refinements: Golden-section evaluations around each of the `BASINS` lowest local minima. The two intervals in
+            which the label is first lost are halved as often. Eight reach 0.7 and 0.04 degrees.
 
     Raises:
         InputError: If a setting is out of range.
@@ -261,7 +261,7 @@ class HueResult:
         worst: Shift of lowest margin, in degrees.
         above: Largest shift up from 0 that keeps the label, in degrees.
         below: Largest shift down from 0 that keeps the label, in degrees.
-        share: Fraction of the grid that keeps the label.
+        share: Fraction of the grid with the label kept.
     """
 
     margin: PerExample
@@ -292,9 +292,9 @@ class HueShift(Attack):
     The search covers the whole family, so nothing is random. Grey images do not change.
 
     Args:
-        low: Lowest shift in degrees, from -180 to 0.
-        high: Highest shift in degrees, from 0 to 180.
-        angles: Number of grid intervals.
+        low: Lowest shift, from -180 to 0 degrees.
+        high: Highest shift, from 0 to 180 degrees.
+        angles: Grid intervals.
         refinements: As in `HueCircle`.
 
     Raises:

@@ -31,7 +31,7 @@ class RecoloringState(State):
 
     Attributes:
         grid: Displacements of the grid's colors, (batch, 3, nodes, nodes, nodes).
-        shrinking: Factor by which each pixel's displacement is shrunk into the bound, (batch, 1, height, width).
+        shrinking: Factor that shrinks each pixel's displacement into the bound, (batch, 1, height, width).
     """
 
     grid: Tensor
@@ -52,8 +52,8 @@ class Recoloring(IterativeAttack):
     Args:
         bound: Largest color difference in CIEDE2000.
         steps: Number of gradient steps.
-        nodes: Number of grid points along each of red, green and blue.
-        reach: Largest displacement before shrinking, in pixel units.
+        nodes: Grid points along each of red, green and blue.
+        reach: Largest displacement in pixel units. It is shrunk afterwards.
         smoothness: Weight of the squared differences between neighboring displacements.
         loss: Loss to maximize.
 

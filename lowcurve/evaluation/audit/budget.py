@@ -14,17 +14,18 @@ class Budget:
     a single one is more than 1 %.
 
     Args:
-        steps: Steps of PGD in tests 6 to 12; test 8 also doubles them.
+        steps: Steps of PGD in tests 6 to 12. Test 8 also doubles them.
         restarts: Further random starts of PGD in test 9.
         images: Largest number of images for the costly tests 9, 13 and 14.
         landscape_images: Largest number of images for the losses along PGD (8) and around each image (17).
         neighbors: Random points around each image in test 17.
-        apgd_steps: Steps of the gradient attacks of the suite `strong`, run before test 9 on images that are still robust.
+        apgd_steps: Steps of the gradient attacks of the suite `strong`. They run before test 9 on images that are still
+            robust.
         queries: Queries of Square in test 13.
-        noise_draws: Random points per image in test 15, half of them corners of the ball.
-        noise_images: Images in test 15: of the robust ones, those with the highest loss under PGD.
-        spsa_steps: Steps of SPSA in test 16, at each of two distances.
-        spsa_draws: Random directions per step of SPSA; each costs two queries.
+        noise_draws: Random points per image in test 15. Half are corners of the ball.
+        noise_images: Images in test 15. They are robust, with the highest loss under PGD.
+        spsa_steps: Steps of SPSA at each of two distances in test 16.
+        spsa_draws: Random directions per step of SPSA. Each costs two queries.
         spsa_images: Images in test 16.
         long_steps: Steps of the PGD that SPSA is compared with.
     """

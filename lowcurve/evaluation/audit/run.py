@@ -76,20 +76,21 @@ def audit(
 
     Args:
         model: Network from pixels in [0, 1] to logits. It is tested in eval mode, and once in its own mode if that is
-            another; afterwards its state is restored.
-        images: Images, or images with their labels; see `as_examples`.
+            another. Its state is restored afterwards.
+        images: Images, with or without labels; see `as_examples`.
         labels: True labels, unless `images` has them.
-        norm: Norm of the perturbations, "linf" or "l2"; or a `Ball`.
-        radius: Largest length of a perturbation in pixel units, the literature's epsilon.
+        norm: "linf", "l2", a norm, or a `Ball`.
+        radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         seed: Seed of all random numbers, those that the network draws included.
         batch_size: Images in a batch.
-        substitute: Network for the transfer test (14): best the same network without its defense.
-        certified: For each image the radius that a verifier has proved, or whether it has proved the audited one (20).
-        reference: For each image whether it is robust under AutoAttack (19).
+        substitute: Network for the transfer test (14). Best is the same network without its defense.
+        certified: Radius that a verifier has proved for each image (20). Booleans are allowed: True if it has proved
+            the audited radius.
+        reference: True for each image that is robust under AutoAttack (19).
         budget: Cost of the tests.
-        progress: None for a progress bar in a terminal or a notebook, False for none.
+        progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
-        fabric: Lightning Fabric whose processes share the attacks; each process returns the whole audit.
+        fabric: Lightning Fabric whose processes share the attacks. Each process returns the whole audit.
 
     Returns:
         An `Audit`: the verdict is 'no masking found by these tests', or 'upper bound, evaluation unreliable: ...' with

@@ -34,7 +34,7 @@ class AuditState:
     Attributes:
         model: The network, in eval mode.
         examples: All images.
-        correct: Whether each of all images is classified correctly.
+        correct: True for each image that is classified correctly.
         ball: Norm, radius and pixel box.
         budget: Cost of the tests.
         seed: Seed of all random numbers.
@@ -43,14 +43,14 @@ class AuditState:
         substitute: Network for the transfer test, if given.
         certified: Certificates of all images, if given.
         reference: Robustness of all images under AutoAttack, if given.
-        differentiable: Whether the network has gradients, as test 4 found.
+        differentiable: True if the network has gradients. Test 4 finds out.
         fooled: For each attack at the ball's radius, which correct images it fooled.
         gradient_attacks: Names of the attacks that follow gradients.
         by_radius: For each radius, which correct images PGD fooled there.
-        partial: Names of the attacks that were tried on some images only.
-        lost: Correct images that PGD fooled during its search, but not with its answer.
-        logits_as_given: Logits of repeated passes in the model's own mode, if that was not eval mode.
-        fabric: Processes that share the attacks; what the first one finds is used by all.
+        partial: Attacks tried on some images only.
+        lost: Correct images that PGD fooled during its search. Its answer does not fool them.
+        logits_as_given: Logits of repeated passes in the model's own mode. Present if that was not eval mode.
+        fabric: Processes that share the attacks. All use the results of the first one.
     """
 
     model: nn.Module
@@ -144,8 +144,8 @@ class AuditState:
             name: Name of the attack.
             method: The attack.
             gradients: Whether it follows gradients.
-            rows: Indices of the images to attack; None for all correct ones.
-            model: Network to attack in place of the audited one.
+            rows: Indices of the images to attack. None means all correct ones.
+            model: Network to attack instead of the audited one.
         """
         if name not in self.fooled:
             found = np.zeros(len(self), dtype=bool)

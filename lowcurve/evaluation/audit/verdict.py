@@ -24,9 +24,9 @@ class Check:
         number: From 1 to 21.
         name: Short name.
         raised_if: Condition under which the test is a flag or fails.
-        means: What a raised test says about the robust accuracy.
-        hint: What to do then.
-        differentiable: Whether the test needs gradients of the network.
+        means: Meaning of a raised test for the robust accuracy.
+        hint: Advice for a raised test.
+        differentiable: True if the test needs gradients.
     """
 
     number: int
@@ -50,9 +50,9 @@ class Check:
         Args:
             measured: The number to judge.
             evidence: One sentence with the figures.
-            fail: Threshold above which the test fails; None if it cannot fail.
+            fail: Threshold above which the test fails. None if it cannot fail.
             flag: Threshold above which the test is a flag.
-            flagged: Whether the test is a flag for another reason.
+            flagged: True if the test is a flag for another reason.
         """
         outcome: Outcome = "flag" if flagged or (flag is not None and measured > flag) else "passed"
         if fail is not None and measured > fail:
@@ -71,8 +71,8 @@ class Finding:
     Attributes:
         check: The test.
         outcome: "passed", "flag", "fail" or "not run".
-        measured: The number that was judged; None if the test did not run.
-        threshold: Number above which the test fails, or is a flag if it cannot fail.
+        measured: The number that was judged. None if the test did not run.
+        threshold: Number above which the test fails. A test that cannot fail is a flag above it.
         evidence: One sentence with the figures.
 
     Example:
@@ -121,10 +121,10 @@ class Audit:
     Attributes:
         findings: One finding per test, in order of cost.
         examples: Number of images.
-        robust: For each attack that was tried on all images, which images are robust under it: correct before and after
-            the attack. "worst case" joins all attacks, also those that were tried on some images only.
-        beyond_gradients: Numbers of the images that were fooled only by attacks without gradients.
-        conditions: Attack settings, versions and everything else that the findings depend on, by name.
+        robust: For each attack that was tried on all images, which images are robust under it. They are correct before
+            and after the attack. "worst case" joins all attacks, also those tried on some images only.
+        beyond_gradients: Indices of the images that only attacks without gradients fooled.
+        conditions: Settings and versions that the findings depend on, by name.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")

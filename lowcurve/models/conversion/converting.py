@@ -43,7 +43,7 @@ class ConversionReport:
     Attributes:
         conversion: The conversion.
         change: Largest absolute difference of a logit on the example.
-        per_call: Upper bound of the change of one call of a nonlinearity, at any input.
+        per_call: Upper bound of the change of one nonlinearity's output. It holds at any input.
         replaced: The new layer for each name.
         left: The reason for each name that was left unchanged.
     """
@@ -75,10 +75,10 @@ def convert(
     own distance from ReLU (`conversion_report.per_call`).
 
     Args:
-        model: The network to convert, which is left unchanged.
-        conversion: What the network is converted to; `SmoothConversion()` by default.
-        example: A batch of inputs, which gives the sizes and `conversion_report.change`.
-        only: The layers that may change: a predicate of (name, layer), or patterns of names such as "layer4.*".
+        model: The network to convert. It is left unchanged.
+        conversion: The kind of conversion; `SmoothConversion()` by default.
+        example: A batch of inputs. It gives the sizes and `conversion_report.change`.
+        only: The layers that may change. Give a predicate of (name, layer), or patterns of names such as "layer4.*".
         strict: Raise an error for layers that the conversion does not support and for forward methods that torch.fx cannot
             rewrite. Otherwise these are left unchanged, with a warning.
 

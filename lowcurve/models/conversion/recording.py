@@ -35,18 +35,18 @@ class Call:
     """One call of one layer.
 
     Attributes:
-        name: Name of the module, or the name that the call would get as a separate module.
+        name: Name of the module. A function has the name that it would get as a separate module.
         kind: Kind of the layer, as in `layer_kinds`.
         operation: The class or function, such as Conv2d, F.relu, torch.relu or Tensor.relu.
         module: Name of the module, or None for a function.
         owner: Name of the module whose forward method contains the call.
         run: Number of the run of the owner's forward method.
-        layer: The module, or an equivalent one for a function, if there is one.
+        layer: The module. For a function it is an equivalent module, if there is one.
         input: Shape of the input.
         output: Shape of the output.
         device: Device of the output.
-        overlap: Largest number of max-pooling windows that contain one element.
-        consumers: Indices of the calls that use the result, and None for any other use.
+        overlap: Largest number of max-pooling windows with a common element.
+        consumers: Indices of the calls that use the result. None stands for any other use.
         shared: True if the module is called elsewhere as well.
     """
 
@@ -72,7 +72,7 @@ class ForwardRun:
     Attributes:
         module: The module.
         name: Name of the module in the network.
-        in_layer: True if the module is a layer or is inside one, so that calls in it are not recorded.
+        in_layer: True if the module is a layer or is inside one. Calls in it are then not recorded.
         number: Number of the run, from 1.
         counts: Number of calls of each layer or function in this run.
     """

@@ -34,7 +34,7 @@ def make_attack_table(context: Context, wanted: Mapping[str, Study], attacks: At
         context: The context of the item.
         wanted: The studies by row.
         attacks: The attacks of a study by column heading.
-        kind: Prefix of the names of stored parts; different for each such table of a paper.
+        kind: Prefix of the names of stored parts. It differs for each such table of a paper.
     """
     return make_seed_table(
         context, wanted, kind, lambda study: dict(attacks(study)), partial(_make_attack_row, attacks=attacks)

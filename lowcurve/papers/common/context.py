@@ -29,7 +29,7 @@ class Context:
         scale: "smoke", "laptop" or "paper".
         data: Name of the data set.
         run: Run that holds the networks and results.
-        data_dir: Folder of parquet files, for work without a network connection.
+        data_dir: Folder of parquet files. It allows work without a network connection.
         seeds: Number of networks of each kind.
         rows: Rows of a table to make. Default: all.
         progress: Progress display.
@@ -152,8 +152,9 @@ class Item:
         where: Place in the paper.
         make: Function that makes the item.
         data: Data sets on which it can be made. The first is the default at the scale laptop, the last at smoke.
-        paper_data: Data set of the paper, the default at the scale paper.
-        claims: Function that compares a merged table with the paper, for tables whose rows are made in several runs.
+        paper_data: Data set of the paper. It is the default at the scale paper.
+        claims: Function that compares a merged table with the paper. It serves tables whose rows are made in several
+            runs.
     """
 
     key: str

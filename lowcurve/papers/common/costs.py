@@ -49,11 +49,11 @@ def compare_step_costs(
     are taken by copies in training mode, so the networks do not change.
 
     Args:
-        steps: Network and objective by name. The first is the plain step, in which operations and time are expressed.
+        steps: Network and objective by name. The first is the plain step. It is the unit of operations and time.
         x: Images of the batch, pixel units.
         y: Their labels.
         rounds: Number of rounds.
-        period: Number of successive steps averaged into one; `every` of a penalty that is not taken at each step.
+        period: Number of successive steps averaged into one. `every` is that of a penalty not taken at each step.
     """
     steps = {name: (deepcopy(model).requires_grad_(), objective) for name, (model, objective) in steps.items()}
     forwards: list[int] = []

@@ -29,10 +29,10 @@ def compare_attacks(
     Args:
         models: Networks by name.
         examples: Images with their labels.
-        first: Name and attack on the horizontal axis, the attack that follows gradients.
+        first: Name and attack on the horizontal axis. The attack follows gradients.
         second: Name and attack on the vertical axis.
         seed: Seed of the attacks.
-        progress: Receives the progress of the attacks.
+        progress: Display of the progress.
 
     Returns:
         A scatter plot "both attacks" and a table "below" with one row per network.

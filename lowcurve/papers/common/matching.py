@@ -47,8 +47,8 @@ def compare_at_equal_accuracy(
         study: Sets the attack's ball and steps and the number of images.
         data: Validation and test images.
         networks: Networks by name.
-        multiples: The radii, as multiples of the study's radius.
-        progress: Receives the progress of the attacks.
+        multiples: The radii, in units of the study's.
+        progress: Display of the progress.
     """
     examples = data.test.take(slice(study.evaluation.examples))
     rows: list[tuple[Cell, ...]] = []

@@ -75,8 +75,8 @@ def make_seed_table(
         context: The context of the item.
         wanted: The studies by row.
         kind: Prefix of the names of stored parts.
-        settings: Takes a study and returns the other settings that change its row.
-        make: Makes a table with one row: the network's name, then numbers.
+        settings: Function of a study. It returns the other settings that change the row.
+        make: Makes a table with one row. It has the network's name, then numbers.
     """
     lines: list[tuple[Cell, ...]] = []
     table = Table("", (), ())

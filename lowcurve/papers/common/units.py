@@ -19,7 +19,7 @@ class Conversion:
         words: The paper's words, quoted.
         ours: The number in our unit.
         unit: Our unit.
-        how: How it was converted, and what the paper does not state.
+        how: Conversion, and gaps in the paper.
     """
 
     paper: str

@@ -23,7 +23,7 @@ class Counts:
 
     Attributes:
         exact_profile: Images of the exact curvature profile.
-        profile_at_scale: Images of the curvature profile by finite differences.
+        profile_at_scale: Images of the profile by finite differences.
         figure_7: Images of Figure 7.
         draws: Normal draws of Figure 10.
         rounds: Rounds of the cost of a step.

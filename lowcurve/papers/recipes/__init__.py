@@ -32,9 +32,9 @@ class Recipe:
         key: PAPER/TABLE/ROW.
         title: Network, data and method of the row.
         paper: The place in the paper.
-        values: The paper's numbers as printed, accuracies in %.
+        values: The paper's numbers as printed. Accuracies are in %.
         quotation: The paper's own words on the setting.
-        differs: Sentences on settings that differ from the paper or that it does not state.
+        differs: Sentences on settings that differ from the paper. Settings that it does not state count as well.
         settings: A partial study. The rest comes from `preset(data, "paper")`.
         counterparts: Where our number is found, for numbers that we call by another name: "HEADING" of the comparison or
             "RESULT: HEADING".

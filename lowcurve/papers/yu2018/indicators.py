@@ -40,9 +40,9 @@ def make_statistics_table(
     Args:
         models: Networks by name.
         examples: Images with their labels.
-        few: Number of images for the Hessian by finite differences, which costs a gradient per pixel.
+        few: Number of images for the Hessian by finite differences. It costs a gradient per pixel.
         h: Step of the finite differences, in l_2 pixel units.
-        progress: Receives the progress of long computations.
+        progress: Display of the progress.
 
     Reference: yu2018interpreting, Fig. 8 and its footnote 3.
     """
