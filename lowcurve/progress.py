@@ -19,9 +19,9 @@ def choose_progress(progress: Progress[int] | bool | None, fabric: Any = None) -
     """Return how a function shows its progress.
 
     Args:
-        progress: None for a bar where a person can see it, which is a terminal or a notebook; True for a bar in any
-            case; False for none; or a function (iterable, heading) -> iterable.
-        fabric: Processes that share the work; by default only the first one shows a bar.
+        progress: None shows a bar in a terminal or a notebook. True shows a bar in any case, False none. A function
+            (iterable, heading) -> iterable is used as it is.
+        fabric: Processes that share the work. By default only the first one shows a bar.
 
     Example:
         >>> choose_progress(False) is silent

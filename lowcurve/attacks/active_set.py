@@ -37,9 +37,9 @@ class Outcome:
 
     Attributes:
         point: The point of highest value. Where an image leaves once fooled, it is the point that fooled the network.
-        value: The run's value there.
+        value: Its value.
         fooled: True if the network was fooled.
-        forward_passes: Number of evaluations until the network was first fooled. All count if it never was.
+        forward_passes: Evaluations until the network was first fooled. All count if it never was.
     """
 
     point: Inputs

@@ -138,8 +138,8 @@ def prepare(
         y: True labels.
         ball: Ball of the attack.
         options: What else the call gave.
-        clean_logits: True computes the logits at the clean images. Attacks choose targets by them. Without them the
-            batch has logits of width 0.
+        clean_logits: True for logits at the clean images. Attacks choose targets by them. Without them the batch has
+            logits of width 0.
 
     Raises:
         InputError: If images, labels, logits, radius or start do not fit.

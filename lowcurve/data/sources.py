@@ -64,7 +64,7 @@ class Source:
         config: Configuration. None means the default.
         image: Name of the column of images.
         label: Name of the column of labels.
-        splits: Names of the training and the test split.
+        splits: Names of the training and test split.
         shape: Shape of an image.
         classes: Number of classes.
         held_out: Function that selects the validation rows. Its argument is the number of training rows.

@@ -25,8 +25,7 @@ class AttackResult:
             accuracy. It is an upper bound, since a stronger attack may exist.
         distance: Distance of the clean image and `inputs`, in `norm`.
         inputs: The attacked images.
-        fooled_by: Name of the attack that fooled the network. It is "clean" if no attack was needed, "" if none
-            succeeded.
+        fooled_by: Attack that fooled the network. It is "clean" if no attack was needed, "" if none succeeded.
         forward_passes: Number of evaluations before the network was fooled, over all attacks.
         norm: Name of the norm of `distance`.
 

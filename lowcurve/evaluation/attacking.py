@@ -71,7 +71,7 @@ def attack(
 
     Args:
         model: Network from pixels in [0, 1] to logits. It is evaluated in eval mode and returned in its own mode.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         method: An attack or a `Suite`. Members of a suite are tried in order on the images that are still robust. Its
             norm measures the distances. Without one it is l_2.

@@ -45,7 +45,7 @@ def measure(
 
     Args:
         model: Network in eval mode. It maps pixels in [0, 1] to logits.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         measures: A measure such as `Curvature()`, or several. Several are a list, or a mapping of names to measures. A
             measure with several columns names them itself.
@@ -123,7 +123,7 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
 
     Args:
         model: Network in eval mode. It maps pixels in [0, 1] to logits.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         batch_size: Images in a batch.
 
@@ -151,7 +151,7 @@ def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, ba
 
     Args:
         model: Network in eval mode. It maps pixels in [0, 1] to logits.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         batch_size: Images in a batch.
 

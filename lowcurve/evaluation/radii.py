@@ -80,12 +80,12 @@ def smallest_radius(
 
     Args:
         model: Network. It maps pixels in [0, 1] to logits.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         method: PGD, APGD, Square or a `Suite` of them.
         largest: Largest radius that is tried, in pixel units. By default it is the attack's own.
         rounds: Number of bisections.
-        seed: Seed of the attack's random numbers.
+        seed: Seed of the attack.
         batch_size: Images in a batch.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.

@@ -38,7 +38,7 @@ def transfer(
 
     Args:
         models: Networks by name.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         method: The attack.
         seed: Seed of the attack's random numbers.
@@ -113,7 +113,7 @@ def adversarial_loss(
 
     Args:
         model: Network. It maps pixels in [0, 1] to logits.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         method: The attack.
         loss: Loss that is evaluated. The attack has its own.

@@ -96,10 +96,10 @@ def select_images(
     """Select the first `count` test images that every network classifies correctly, or as many as there are.
 
     Args:
-        data: The data. Its test images are used.
+        data: The data. Only its test images are used.
         models: The networks by name.
         count: Number of images.
-        ball: The ball of the attacks.
+        ball: Ball of the attacks.
         steps: PGD steps.
         seed: Seed of the random directions.
         points: Grid points along a side.

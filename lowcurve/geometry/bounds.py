@@ -160,7 +160,7 @@ class RobustnessIndicator:
         jacobian_zero: Entries of the Jacobian below this count as 0.
         eigenvalue_zero: Eigenvalues below this count as 0.
         up_to: Largest input size with computed Hessian columns.
-        h: Scale of a symmetrized secant, an l_2 length in pixel units. None means the exact Hessian.
+        h: None means the exact Hessian. A number is the scale of a symmetrized secant, an l_2 length in pixel units.
 
     Cost: one gradient, d Hessian products (none for a ReLU network), an eigenvalue problem of size d and d^2
     numbers of memory per example.

@@ -28,7 +28,7 @@ class Meshes:
     Attributes:
         vertices: Shape (loops, n + 1, n + 1, ...), with the four anchors in the corners. Every square is cut into two
             triangles.
-        sides: The paths between anchors, four for each loop.
+        sides: The paths between anchors, four per loop.
         filled: True where no vertex and no sample of a triangle lies outside the region, at `spacing`. False means "not
             filled within these doublings", never that it is impossible.
         spacing: Spacing of the samples, l_2 in pixel units.
@@ -183,8 +183,8 @@ class LoopFilling:
 def coons_patch(sides: Paths, cells: int) -> Tensor:
     """Compute the bilinearly blended patch of four sides; its edge lies on them, at equal steps of arc length.
 
-    With u along a - b and d - c, and v along a - d and b - c, the patch is (1 - v) ab(u) + v dc(u) + (1 - u) ad(v) + u
-    bc(v), minus the bilinear interpolation of the corners. The sum counts them twice.
+    Let u run along a - b and d - c, and v along a - d and b - c. The patch is (1 - v) ab(u) + v dc(u) + (1 - u) ad(v) +
+    u bc(v), minus the bilinear interpolation of the corners. The sum counts them twice.
 
     Args:
         sides: Four paths for each loop.

@@ -32,7 +32,8 @@ def quadratic_distance(gradient: Tensor, eigenvalues: Tensor, gap: PerExample) -
         >>> quadratic_distance(one[:, None], 2 * one[:, None], gap=2 * one)  # r + r^2 = 2
         tensor([1.], dtype=torch.float64)
 
-    Reference: moosavi2019cure, section 3 (r*, of which Theorem 1 has bounds); Conn et al. 2000, section 7.3 (the multiplier).
+    Reference: moosavi2019cure, section 3 (r*; Theorem 1 has bounds of it); Conn et al. 2000, section 7.3 (the
+    multiplier).
     """
     lowest = torch.maximum(eigenvalues.amax(1), gap.new_zeros(()))
     size = L2.length(gradient)

@@ -103,7 +103,7 @@ def surface(
             and `logit_difference` are. For predicted classes: lambda x: model(x).argmax(1). A module must be in
             eval mode.
         plane: The planes.
-        a: Coordinates along `first`, shape (n,) or (batch, n).
+        a: Coordinates along `first`. They have shape (n,) or (batch, n).
         b: Coordinates along `second`, shape (m,) or (batch, m).
         chunk: Batch size.
         progress: Display of the progress.
@@ -175,7 +175,7 @@ def box_excess(
 
     Args:
         plane: The planes.
-        a: Coordinates along `first`, shape (n,) or (batch, n).
+        a: Coordinates along `first`. They have shape (n,) or (batch, n).
         b: Coordinates along `second`, shape (m,) or (batch, m).
         box: Range of the pixels.
         chunk: Batch size.

@@ -29,12 +29,12 @@ class Network:
     """The settings of a network, saved with its weights.
 
     Args:
-        name: An architecture, one of `ARCHITECTURES`.
-        shape: Shape of one input, without the batch.
+        name: One of `ARCHITECTURES`.
+        shape: Shape of one input.
         classes: Number of classes.
         mean: Mean of the training pixels, one per channel.
-        std: Their standard deviation, one per channel.
-        nonlinearity: A nonlinearity, one of `NONLINEARITIES`.
+        std: Their standard deviations.
+        nonlinearity: One of `NONLINEARITIES`.
         width: Width of the first stage. The default is the architecture's own.
 
     Raises:

@@ -52,10 +52,10 @@ class Operation:
     """An operation in a traced network.
 
     Attributes:
-        node: The node of the graph.
-        parents: Its input nodes that depend on the network's input.
-        bound: Bounds of the operation.
-        concatenates: True if several inputs are concatenated rather than added.
+        node: Node of the graph.
+        parents: Its inputs that depend on the network's input.
+        bound: Its bounds.
+        concatenates: True if inputs are concatenated, not added.
         rows: The weights of a linear layer. They are used if it is the last operation.
     """
 

@@ -20,7 +20,7 @@ class ScaledBlock(nn.Module):
     Args:
         before: Input channels.
         after: Output channels.
-        stride: Stride of the first convolution and of the shortcut.
+        stride: Stride of first convolution and shortcut.
         act: Name of the nonlinearity.
         clipped: Bound each convolution with its BatchNorm by a learned gamma.
 

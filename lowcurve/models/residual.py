@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
     Args:
         before: Input channels.
         after: Output channels.
-        stride: Stride of the first convolution and of the shortcut.
+        stride: Stride of first convolution and shortcut.
         act: Name of the nonlinearity.
         projection: Use a 1x1 convolution as the shortcut where the shape changes. Otherwise a `PaddedShortcut` is used.
     """
@@ -82,7 +82,7 @@ class PreActivationBlock(nn.Module):
     Args:
         before: Input channels.
         after: Output channels.
-        stride: Stride of the first convolution and of the shortcut.
+        stride: Stride of first convolution and shortcut.
         act: Name of the nonlinearity.
     """
 

@@ -15,11 +15,11 @@ class LayerSummary:
     """The learned bound of one layer.
 
     Attributes:
-        name: Name of the layer in the network.
-        kind: Class of the layer.
+        name: Name of the layer.
+        kind: Its class.
         beta: Sharpness of a centered softplus.
         gamma: Bound of the operator norm.
-        norm: Interval of the operator norm of the linear part with BatchNorm folded in. It is taken before clipping.
+        norm: Interval of the linear part's norm, with BatchNorm. It is taken before clipping.
         clipped: True if the layer clips its current norm.
     """
 

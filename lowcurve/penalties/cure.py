@@ -30,11 +30,11 @@ class CURE(Penalty):
     Args:
         h: Scale, an l_2 length in pixel units, or in units of `scale`.
         squared: Square the norm, as in the paper. The released code uses the norm itself.
-        direction: "sign" (published) or "gradient" (footnote 5 of the paper: almost the same).
-        scale: One number per channel; the penalty then works in the coordinates x / scale. With the standard deviations of
-            a normalized input it equals the penalty on gradients with respect to the normalized input.
-        differentiation: Way to differentiate in the parameters; see `apply_to_gradients`. "detached" changes the
-            direction considerably: at random initialization its cosine with the exact one is 0.4 to 0.7.
+        direction: "sign" (published) or "gradient" (almost the same, footnote 5).
+        scale: One number per channel. The penalty then works in the coordinates x / scale. With the standard deviations
+            of a normalized input it is the penalty on gradients in that input.
+        differentiation: Way to differentiate in the parameters. See `apply_to_gradients`. With "detached" the direction
+            changes considerably: at random initialization its cosine with the exact one is 0.4 to 0.7.
         step: Step of the central differences; see `apply_to_gradients`.
 
     Raises:

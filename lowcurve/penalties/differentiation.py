@@ -60,9 +60,9 @@ def apply_to_gradients(
             depends on the batch or on random numbers. Kinks are searched in the graph of l(x). Kinks of torch.where,
             amax and custom or compiled functions are not found.
 
-    Cost in addition to the shared clean forward pass, in forward passes F, final backward pass included: exact 3 F with one
-    gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F. All but exact
-    need 1 F less if the loss's own backward pass computes g(x) (`Jet.mean_with_gradients`).
+    Cost in forward passes F, in addition to the shared clean one. The final backward pass is included: exact 3 F with
+    one gradient and 9 F with two, detached 7 F, first_order and secant 7 F and 15 F, first_order_detached 9 F. All but
+    exact need 1 F less if the loss's own backward pass computes g(x) (`Jet.mean_with_gradients`).
 
     Example:
         >>> jet = Jet(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))

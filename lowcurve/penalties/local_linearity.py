@@ -30,9 +30,9 @@ class LLR(Penalty):
 
     Args:
         ball: Ball around the input, in pixel units.
-        steps: Number of steps of the ascent, each 2.5 radius / steps long (twice that in l_2).
-        linearity: Weight lambda of the paper: 4 for CIFAR-10 at 8/255, with a term weight of 1.
-        tilt: Weight mu of the paper: 3 for CIFAR-10 at 8/255.
+        steps: Number of steps of the ascent. Each is 2.5 radius / steps long (twice that in l_2).
+        linearity: Weight lambda of the paper. It is 4 for CIFAR-10 at 8/255, with a term weight of 1.
+        tilt: Weight mu of the paper. It is 3 for CIFAR-10 at 8/255.
         differentiation: Way to differentiate <d, g(x)>; see `apply_to_gradients`.
         step: Step of the central differences; see `apply_to_gradients`.
 
@@ -195,7 +195,7 @@ class AdaptiveWeight:
 
     Args:
         weight: Weight after an unusually large error.
-        deviations: Number of standard deviations above the mean that make an error unusually large.
+        deviations: An error this many standard deviations above the mean is unusually large.
         decay: Factor on the weight after every other step.
         patience: Number of errors before the first that can be unusually large.
         current: Weight of the next step.

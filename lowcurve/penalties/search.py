@@ -25,13 +25,13 @@ def projected_ascent(
     """Run projected steepest ascent inside the ball around x and return its end.
 
     Args:
-        gradient: Function of a point that returns the direction of ascent.
+        gradient: Function from a point to its direction of ascent.
         start: First point.
         x: Center of the ball.
         ball: The ball, in pixel units.
         steps: Number of steps.
-        step_size: Length of a step in the ball's norm. Default, as in `PGD`: 2.5 radius / steps in l_inf and
-            5 radius / steps in l_2.
+        step_size: Length of a step in the ball's norm. Default, as in `PGD`: 2.5 radius / steps in l_inf and 5 radius /
+            steps in l_2.
 
     Returns:
         The last point, with the shape of x.
@@ -59,7 +59,7 @@ def input_streams(x: Inputs, generator: torch.Generator) -> randomness.Streams:
 
     Args:
         x: Inputs, shape (batch, ...).
-        generator: Generator from which one number is drawn for all streams.
+        generator: Generator that draws one number for all streams.
 
     Example:
         >>> x = torch.tensor([[0.1], [0.2], [0.1]])

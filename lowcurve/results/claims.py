@@ -13,10 +13,10 @@ class Claim:
     """A number or statement of a paper, with ours.
 
     Args:
-        name: What the number is, such as "LCNN: mean ‖H‖".
+        name: Name of the number, such as "LCNN: mean ‖H‖".
         paper: The paper's number, as printed.
-        where: Table, figure or section of the paper.
-        ours: Our number, a number with its interval, or text. None if it was not run.
+        where: Place in the paper.
+        ours: Our number, with an interval or without, or text. None if it was not run.
         form: Format specification of our number.
 
     Example:
@@ -41,8 +41,8 @@ def holds(name: str, where: str, found: bool | None, evidence: str = "") -> Clai
 
     Args:
         name: The statement.
-        where: Its place in the paper, or `NOT_IN_PAPER` for a statement of ours.
-        found: True if it holds, None if it was not run.
+        where: Its place in the paper. `NOT_IN_PAPER` stands for a statement of ours.
+        found: True if it holds. None if it was not run.
         evidence: The numbers that show it.
 
     Example:

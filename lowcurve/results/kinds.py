@@ -56,8 +56,8 @@ class Table:
         title: Its title.
         columns: Its columns.
         rows: Rows with one cell per column.
-        caption: What a reader must know beyond the columns' meanings.
-        conditions: Conditions under which the numbers hold, by name.
+        caption: Facts that a reader needs beyond the columns' meanings.
+        conditions: Conditions of the numbers, by name.
     """
 
     title: str
@@ -97,8 +97,8 @@ class Curves:
         y_label: Label of the vertical axis.
         x: Places of all lines on the horizontal axis.
         lines: The lines by name.
-        caption: What a reader must know.
-        conditions: Conditions under which the numbers hold, by name.
+        caption: Facts that a reader needs.
+        conditions: Conditions of the numbers, by name.
         x_logarithmic: Use a logarithmic horizontal axis.
         y_logarithmic: Use a logarithmic vertical axis.
     """
@@ -144,8 +144,8 @@ class Scatter:
         x_label: Label of the horizontal axis.
         y_label: Label of the vertical axis.
         points: The points by name.
-        caption: What a reader must know.
-        conditions: Conditions under which the numbers hold, by name.
+        caption: Facts that a reader needs.
+        conditions: Conditions of the numbers, by name.
         x_logarithmic: Use a logarithmic horizontal axis.
         y_logarithmic: Use a logarithmic vertical axis.
         diagonal: Draw the line y = x and mark the points below it.
@@ -185,9 +185,9 @@ class Gallery:
         row_labels: One label per row.
         column_labels: One label per column.
         pixels: Pixels in [0, 1], shape (rows, columns, channels, height, width).
-        notes: One note per image, or none at all.
-        caption: What a reader must know.
-        conditions: Conditions under which the images were made, by name.
+        notes: One note per image. They may be left out.
+        caption: Facts that a reader needs.
+        conditions: Conditions of the images, by name.
     """
 
     title: str
@@ -226,7 +226,7 @@ class Panel:
     """One network's values on the grid of its `Surface`.
 
     Args:
-        values: values[i, j] belongs to (x[j], y[i]); NaN where there is none.
+        values: The value values[i, j] belongs to (x[j], y[i]). NaN where there is none.
         lines: Lines drawn over the values, by name, such as an attack's steps.
         marks: Points (x, y) by name.
         note: Text below the panel.
@@ -260,11 +260,11 @@ class Surface:
         x: Rising places on the horizontal axis.
         y: Rising places on the vertical axis.
         panels: The panels by name.
-        value_label: What the numbers are.
+        value_label: Label of the values.
         classes: Names of all classes.
-        level: Value that is drawn as a line, at which the colors change.
-        caption: What a reader must know.
-        conditions: Conditions under which the values hold, by name.
+        level: Value that is drawn as a line. The colors change there.
+        caption: Facts that a reader needs.
+        conditions: Conditions of the values, by name.
 
     Example:
         >>> panel = Panel(np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 2.0]]), marks={"image": (0.5, 0.0)})

@@ -167,7 +167,7 @@ class Run:
 
         Args:
             name: Name of the network.
-            source: Description from which the network is built again.
+            source: Description that rebuilds the network.
             model: The network.
             key: Description of everything that decides the weights.
         """

@@ -38,7 +38,7 @@ def adversarial_set(
         per_class: Largest number of images of each class.
         method: Attack.
         seed: Seed of the attack.
-        batch_size: Number of images that are attacked at once.
+        batch_size: Images attacked at once.
         progress: Progress display.
 
     Returns:

@@ -82,8 +82,8 @@ def boundary_results(
         progress: Progress display.
 
     Returns:
-        "boundary", a row of certified, bounded and found distances and of normal curvatures; and "certified", a scatter of
-        the certified radius and the found distance of each image, if the network can be certified.
+        "boundary": a row of certified, bounded and found distances and of normal curvatures. If the network can be
+        certified also "certified": a scatter of the certified radius and the found distance of each image.
     """
     h = float(np.sqrt(np.prod(examples.shape))) * pixels(1)
     steps = study.evaluation.lanczos_steps

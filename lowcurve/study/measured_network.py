@@ -26,11 +26,11 @@ class MeasuredNetwork:
 
     Attributes:
         study: Settings of the study.
-        name: Name of the network in the report.
+        name: Its name in the report.
         model: The network.
         examples: Test examples at which it is measured.
         progress: Progress display.
-        conditions: Conditions that hold for all of its numbers.
+        conditions: Conditions of all its numbers.
     """
 
     study: Study

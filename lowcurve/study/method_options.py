@@ -20,14 +20,15 @@ class Cure:
 
     Args:
         weight: Weight of the penalty, gamma in the paper.
-        h: Scale at which the change of the gradient is taken, an l_2 length in pixel units.
+        h: Scale of the change of the gradient. It is an l_2 length in pixel units.
         ramp: Share of training over which h grows to its value.
-        form: "published" (squared norm, pixel units) or "released" (norm, normalized inputs, as in the authors' code).
-        direction: Direction of the step h: along the "sign" of the gradient or along the "gradient".
-        differentiation: Way to differentiate the penalty in the weights: exact, detached, first_order,
+        form: Use "published" for the squared norm in pixel units. The authors' code is "released": the norm, in
+            normalized inputs.
+        direction: Direction of the step h. It is the "sign" of the gradient or the "gradient".
+        differentiation: Way to differentiate the penalty in the weights. Choose exact, detached, first_order,
             first_order_detached or secant.
-        step: Step of the central differences, needed by secant only.
-        every: Compute the penalty in every k-th step only, with k times the weight.
+        step: Step of the central differences. Only secant needs it.
+        every: Compute the penalty in every k-th step only. It has k times the weight.
         from_scratch: Train from new weights instead of fine-tuning the standard network.
     """
 
@@ -50,11 +51,11 @@ class GradientNorm:
         weight: Weight of the penalty.
         norm: Norm of the gradient.
         squared: Square the norm.
-        of: Function whose gradient is penalized: the "loss" or the "margin".
-        ramp: Share of training over which the weight grows from 0 to its value.
-        differentiation: Way to differentiate the penalty in the weights: exact, first_order or secant.
-        step: Step of the central differences, needed by secant only.
-        every: Compute the penalty in every k-th step only, with k times the weight.
+        of: Function with the penalized gradient: "loss" or "margin".
+        ramp: Share of training in which the weight grows from 0.
+        differentiation: Way to differentiate the penalty in the weights. Choose exact, first_order or secant.
+        step: Step of the central differences. Only secant needs it.
+        every: Compute the penalty in every k-th step only. It has k times the weight.
     """
 
     weight: float = 1.0
@@ -93,10 +94,10 @@ class OtherMethods:
     """Options of the other methods.
 
     Args:
-        trades: Weight of the TRADES divergence, 1 / lambda in the paper.
+        trades: Weight of the TRADES divergence. It is 1 / lambda in the paper.
         llr: Weight of the local linearity regularizer (LLR).
         alignment: Weight of GradAlign.
-        elle: Weight of ELLE-A after a step with an unusually large error.
+        elle: Weight of ELLE-A. It applies after a step with an unusually large error.
         temperature: Temperature of the teacher and of distillation.
         per_class: Number of images of each class in the adversarial set.
     """
@@ -115,7 +116,7 @@ class LowCurvature:
 
     Args:
         beta: Initial sharpness beta of each nonlinearity.
-        gamma: Initial Lipschitz bound gamma of each block (LCNN).
+        gamma: Initial Lipschitz bound gamma of each block. It belongs to LCNN.
         weight_of_beta: Weight of the penalty on the betas (LCNN).
         weight_of_gamma: Weight of the penalty on the logarithms of the gammas (LCNN).
         decay: Weight decay of log beta (minimal).

@@ -27,7 +27,7 @@ from lowcurve.types import AttackFunction, Classifier, Inputs, Logits
 
 @dataclass(frozen=True)
 class Setup:
-    """The settings and networks from which an objective is built.
+    """The settings and networks of an objective.
 
     Attributes:
         study: Settings of the study.
@@ -46,9 +46,9 @@ class Method:
 
     Attributes:
         objective: Function that builds the objective.
-        previous: Name of the method whose network is needed first; empty if none is.
+        previous: Name of the method whose network is needed first. It is empty if none is.
         fine_tunes: True if training starts from the weights of the previous network.
-        conversion: Function that returns how the network is converted before training; None for no conversion.
+        conversion: Function that returns the conversion before training. None means no conversion.
     """
 
     objective: Callable[[Setup], Objective]

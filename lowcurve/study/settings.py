@@ -29,23 +29,24 @@ class Evaluation:
     """Options of measuring and attacking: numbers of test examples, steps and points.
 
     Args:
-        examples: Number of test examples that are attacked.
+        examples: Number of attacked test examples.
         steps: Number of steps of PGD.
         effort: Length of the searches in the suite "strong".
-        audited: Number of test examples in the tests for gradient masking; 0 for no audit.
+        audited: Number of test examples in the tests for gradient masking. 0 makes no audit.
         budget: Largest cost of those tests per example.
         save_inputs: Save the adversarial inputs.
-        radii: Radii of the robustness curve, as multiples of the study's radius.
-        curvature_examples: Number of test examples for curvature, linearity and stability.
+        radii: Radii of the robustness curve. They are multiples of the study's radius.
+        curvature_examples: Number of test examples. They serve curvature, linearity and stability.
         lanczos_steps: Largest number of Lanczos steps for a Hessian eigenvalue.
         density_examples: Number of test examples for the spectral density.
-        boundary_examples: Number of test examples for distances to the decision boundary and its curvature.
-        profile_examples: Number of test examples for curvature profiles; 0 for none.
-        largest_profile: Largest number of input dimensions for which curvature profiles are computed.
-        gallery: Number of classes in the gallery of perturbed images; 0 for none.
-        drawn: Number of images at which boundaries and surfaces are drawn; 0 for no figures.
+        boundary_examples: Number of test examples for distances to the decision boundary. Its curvature is measured
+            there, too.
+        profile_examples: Number of test examples for curvature profiles. None are made for 0.
+        largest_profile: Largest number of input dimensions of a curvature profile.
+        gallery: Number of classes in the gallery of perturbed images. None is made for 0.
+        drawn: Number of images at which boundaries and surfaces are drawn. No figures are made for 0.
         drawn_points: Number of points along a side of a drawn plane.
-        drawn_paths: Number of images between which paths are searched; 0 for none.
+        drawn_paths: Number of images between which paths are searched. None are searched for 0.
 
     Raises:
         InputError: If a number is too small or the radii do not rise.
@@ -87,41 +88,42 @@ class Study:
     """All settings of a study: a comparison of training methods on one data set.
 
     Args:
-        data: Data set: digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the path of an
-            image folder or of parquet files.
-        data_dir: Folder of parquet files as on the Hugging Face hub, for work without a network connection. Default: the
-            environment variable LOWCURVE_DATA.
+        data: Data set. Choose digits, colored-digits, two-moons, mnist, cifar10, cifar100, svhn, tiny-imagenet, or the
+            path of an image folder or of parquet files.
+        data_dir: Folder of parquet files as on the Hugging Face hub. It allows work without a network connection.
+            Default: the environment variable LOWCURVE_DATA.
         limits: Largest numbers of examples.
-        network: Architecture: mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10,
-            lcnn-resnet18, lcnn-resnet18-plain or lcnn-vgg11.
+        network: Architecture. Choose mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20,
+            wide-resnet28-10, lcnn-resnet18, lcnn-resnet18-plain or lcnn-vgg11.
         nonlinearity: Nonlinearity of the network, for example relu or softplus.
         width: Width of the network, for small-convnet. Default: the width of the architecture.
-        model: Your own network in place of `network`, as package.module:function.
-        weights: File with the state dict of your own network, which then replaces the standard network.
-        mean: Mean of each channel, if your own network does not normalize its inputs itself.
-        std: Standard deviation of each channel, if your own network does not normalize its inputs itself.
-        methods: Training methods: standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM,
-            PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, LCNN, LCNN+gradient-norm,
-            minimal, teacher or distillation.
+        model: Your own network instead of `network`. Write package.module:function.
+        weights: File with the state dict of your own network. It then replaces the standard network.
+        mean: Mean of each channel. Set it if your own network does not normalize its inputs itself.
+        std: Standard deviation of each channel. Set it if your own network does not normalize its inputs itself.
+        methods: Training methods. Choose from standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM,
+            CURE+N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, LCNN,
+            LCNN+gradient-norm, minimal, teacher or distillation.
         norm: Norm of the attacks.
-        radius: Radius of the attacks (epsilon in the literature) in pixel units, written 8/255, 0.1 or pixels:8.
-        suite: Attacks that measure robustness: strong, autoattack, moosavi2019cure, srinivas2022lcnn,
+        radius: Radius of the attacks (epsilon in the literature) in pixel units. Write 8/255, 0.1 or pixels:8.
+        suite: Attacks that measure robustness. Choose strong, autoattack, moosavi2019cure, srinivas2022lcnn,
             yu2018-mnist or yu2018-cifar10.
         seed: Seed of all random numbers.
         training: Optimization of networks with new weights.
-        fine_tuning: Optimization of networks that start from the standard one (CURE, DeepFool, adversarial-set).
-        statistics: BatchNorm statistics in training: those of the batch, or frozen.
+        fine_tuning: Optimization of networks that start from the standard one. These are CURE, DeepFool and
+            adversarial-set.
+        statistics: BatchNorm statistics in training. Choose batch or frozen.
         cure: Options of CURE.
         gradient: Options of gradient-norm.
         low_curvature: Options of LCNN and minimal.
         training_attack: Options of the attack in training.
         others: Options of the other methods.
-        validation_steps: Number of steps of the PGD on the validation examples after each epoch; 0 for none.
+        validation_steps: Number of steps of the PGD on the validation examples after each epoch. 0 means none.
         evaluation: Options of measuring and attacking.
-        accelerator: Device: auto, cpu or cuda.
+        accelerator: Device. Choose auto, cpu or cuda.
         devices: Number of processes on each machine.
         nodes: Number of machines.
-        strategy: Way in which processes share a training: auto, ddp or ddp_spawn.
+        strategy: Way in which processes share a training. Choose auto, ddp or ddp_spawn.
         precision: Precision in the words of Lightning Fabric, for example 32-true or bf16-mixed.
         compile: Compile the forward pass with torch.compile.
 

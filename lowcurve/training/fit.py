@@ -42,10 +42,10 @@ class Optimization:
         epochs: Number of epochs.
         batch_size: Number of examples in a batch.
         optimizer: "sgd" (with momentum), "adam" or "adamw".
-        learning_rate: Learning rate, before the schedule.
+        learning_rate: Learning rate. It is multiplied by the schedule.
         learning_rate_schedule: Factor on the learning rate over training.
         momentum: Momentum of SGD.
-        weight_decay: Weight decay of all parameters but log_beta and log_gamma.
+        weight_decay: Weight decay. It excludes log_beta and log_gamma.
         curvature_decay: Weight decay of log_beta and log_gamma.
         gradient_clipping: Largest l_2 norm of the gradient. Default: no clipping.
         average: Decay of an exponential moving average of the weights, which then is the result. Default: no average.
@@ -147,14 +147,14 @@ def fit(
     Args:
         model: Network to train.
         objective: Objective to minimize.
-        examples: Training images with their labels; see `as_examples`.
+        examples: Training images with their labels. See `as_examples`.
         optimization: Settings of the optimizer.
         seed: Seed of all random numbers.
         validation: Validation images with their labels.
-        validation_attack: Attack on the validation examples after each epoch. The robust accuracy is an upper bound; its
-            course shows robust overfitting.
+        validation_attack: Attack on them after each epoch. The robust accuracy is an upper bound; its course shows
+            robust overfitting.
         fabric: Device, precision and processes. Default: `make_fabric()`.
-        checkpoint: Place for the state. Training resumes from it as if it had not been interrupted, bit for bit on one CPU.
+        checkpoint: Place for the state. Training resumes from it, bit for bit as without an interruption on one CPU.
         checkpoint_every: Steps between two checkpoints. Default: one epoch.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Heading of the progress display.

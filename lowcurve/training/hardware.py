@@ -45,7 +45,7 @@ def make_fabric(
 
     Args:
         hardware: Device, precision and processes.
-        strategy: Strategy in place of the one that `hardware` names.
+        strategy: Strategy instead of the one that `hardware` names.
         loggers: Loggers of Lightning Fabric.
 
     Raises:

@@ -40,10 +40,11 @@ class Term:
 
     Args:
         penalty: The penalty.
-        weight: A number, or an `AdaptiveWeight`, which follows the mean of the penalty from step to step.
+        weight: A number or an `AdaptiveWeight`. The latter follows the mean of the penalty from step to step.
         weight_schedule: Factor on the weight over training.
-        scale_schedule: Factor on the penalty's scale h over training.
-        every: Compute the penalty in every k-th step only, with k times the weight, so that its mean over steps is the same.
+        scale_schedule: Factor on the penalty's scale h.
+        every: Compute the penalty in every k-th step only. It has k times the weight, so that its mean over steps is
+            the same.
 
     Raises:
         InputError: If `penalty` is no `Penalty`, or an option is out of range.
@@ -69,7 +70,7 @@ class Term:
         """Return weight and penalty at a point of training.
 
         Args:
-            progress: Share of the training steps done, from 0 to 1.
+            progress: Share of training done, from 0 to 1.
 
         Example:
             >>> from lowcurve.penalties import CURE
@@ -88,7 +89,7 @@ class Term:
         A penalty with weight 0 is computed only if its weight is adaptive.
 
         Args:
-            progress: Share of the training steps done, from 0 to 1.
+            progress: Share of training done, from 0 to 1.
             step: Number of the training step.
         """
         return step % self.every == 0 and (isinstance(self.weight, AdaptiveWeight) or self.at(progress)[0] != 0)
@@ -115,8 +116,8 @@ class Objective:
         radius_schedule: Factor from 0 to 1 on the attack's radius over training. With a large radius from the first step
             on, a network may stay at chance level.
         penalties: Terms by name.
-        statistics: BatchNorm mode of all terms: "batch" (training mode) or "frozen" (running statistics, which then stay
-            as they are). Penalties by differences of losses need "frozen".
+        statistics: BatchNorm mode of all terms. "batch" is training mode. With "frozen" running statistics are used,
+            and stay as they are. Penalties by differences of losses need "frozen".
         penalties_at: Inputs of the penalties when there is an attack: "clean", as FGSM with GradAlign, ELLE or CURE is
             published, or "attacked".
         loss_weight: w. With 0 only the penalties are minimized, as in distillation, and the term "loss" is 0.
@@ -172,9 +173,9 @@ class Objective:
             model: Network to train.
             x: Inputs, shape (batch, ...), pixel units.
             y: Labels, shape (batch,).
-            generator: Source of all random numbers of the step; by default one made from `seed`.
+            generator: Source of the step's random numbers. By default it is made from `seed`.
             seed: Seed of the random numbers, used without a generator.
-            progress: Share of the training steps done, from 0 to 1.
+            progress: Share of training done, from 0 to 1.
             step: Number of the training step.
 
         Returns:
@@ -210,11 +211,11 @@ class Objective:
             model: Network to train.
             x: Inputs, shape (batch, ...), pixel units.
             y: Labels, shape (batch,).
-            generator: Source of all random numbers of the step.
-            progress: Share of the training steps done, from 0 to 1.
-            step: Number of the training step.
-            autocast: Precision of the attack and of a loss that shares nothing with a penalty. Everything that a penalty
-                uses has the precision of the weights, because half precision ruins small differences.
+            generator: Source of the step's random numbers.
+            progress: Share of training done. It is from 0 to 1.
+            step: Number of the step.
+            autocast: Precision of the attack. A loss that shares nothing with a penalty has it, too. Everything that a
+                penalty uses has the precision of the weights, because half precision ruins small differences.
 
         Returns:
             Weight and mean by name, "loss" first. The mean of a penalty with weight 0 has no graph.

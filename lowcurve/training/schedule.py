@@ -14,12 +14,12 @@ class Schedule:
     The factor rises from 0 to `start` during the warm-up, then goes from `start` to `end`, and stays at `end`.
 
     Args:
-        start: First factor, at the end of the warm-up.
+        start: First factor. It is reached at the end of the warm-up.
         end: Last factor.
         until: Share of training at which the last factor is reached.
-        shape: Course of the factor: "linear", "cosine" (half a period) or "exponential" (equal ratios).
+        shape: Course of the factor. It is "linear", "cosine" (half a period) or "exponential" (equal ratios).
         warm_up: Share of training over which the factor rises from 0 to its first value.
-        milestones: Shares of training from which on the factor is divided by ten.
+        milestones: Shares of training. At each of them the factor is divided by ten.
 
     Raises:
         InputError: If the shape is unknown, the warm-up does not end by `until`, an exponential course has a factor of 0,

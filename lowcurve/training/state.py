@@ -20,7 +20,7 @@ class State:
 
     Args:
         fabric: Fabric of the training.
-        model: Network that Fabric has set up.
+        model: Network set up by Fabric.
         optimizer: Its optimizer.
         objective: Objective of the next step.
         average: Decay of the moving average of the weights, or None.

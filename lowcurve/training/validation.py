@@ -35,7 +35,7 @@ def validation_accuracies(
         examples: Validation examples.
         attack: Attack, or None.
         fabric: Processes that share the examples.
-        batch_size: Batch size of the attack, so that it needs no more memory than a training step.
+        batch_size: Batch size of the attack. With that of training it needs no more memory than a training step.
         seed: Seed of the attack.
 
     Returns:

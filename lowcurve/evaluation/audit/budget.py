@@ -16,8 +16,8 @@ class Budget:
     Args:
         steps: Steps of PGD in tests 6 to 12. Test 8 also doubles them.
         restarts: Further random starts of PGD in test 9.
-        images: Largest number of images for the costly tests 9, 13 and 14.
-        landscape_images: Largest number of images for the losses along PGD (8) and around each image (17).
+        images: Largest number of images. It holds for the costly tests 9, 13 and 14.
+        landscape_images: Largest number of images. It holds for the losses along PGD (8) and around each image (17).
         neighbors: Random points around each image in test 17.
         apgd_steps: Steps of the gradient attacks of the suite `strong`. They run before test 9 on images that are still
             robust.

@@ -77,15 +77,15 @@ def audit(
     Args:
         model: Network from pixels in [0, 1] to logits. It is tested in eval mode, and once in its own mode if that is
             another. Its state is restored afterwards.
-        images: Images, with or without labels; see `as_examples`.
+        images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         norm: "linf", "l2", a norm, or a `Ball`.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         seed: Seed of all random numbers, those that the network draws included.
         batch_size: Images in a batch.
         substitute: Network for the transfer test (14). Best is the same network without its defense.
-        certified: Radius that a verifier has proved for each image (20). Booleans are allowed: True if it has proved
-            the audited radius.
+        certified: Radius that a verifier has proved for each image (20). Or True where it has proved the audited
+            radius.
         reference: True for each image that is robust under AutoAttack (19).
         budget: Cost of the tests.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.

@@ -79,8 +79,8 @@ def convert(
         conversion: The kind of conversion; `SmoothConversion()` by default.
         example: A batch of inputs. It gives the sizes and `conversion_report.change`.
         only: The layers that may change. Give a predicate of (name, layer), or patterns of names such as "layer4.*".
-        strict: Raise an error for layers that the conversion does not support and for forward methods that torch.fx cannot
-            rewrite. Otherwise these are left unchanged, with a warning.
+        strict: Raise an error for layers that the conversion does not support. Forward methods that torch.fx cannot
+            rewrite count as well. Otherwise these are left unchanged, with a warning.
 
     Returns:
         The converted copy.

@@ -38,15 +38,15 @@ class Call:
         name: Name of the module. A function has the name that it would get as a separate module.
         kind: Kind of the layer, as in `layer_kinds`.
         operation: The class or function, such as Conv2d, F.relu, torch.relu or Tensor.relu.
-        module: Name of the module, or None for a function.
+        module: Name of the module. None for a function.
         owner: Name of the module whose forward method contains the call.
         run: Number of the run of the owner's forward method.
         layer: The module. For a function it is an equivalent module, if there is one.
-        input: Shape of the input.
-        output: Shape of the output.
+        input: Its shape.
+        output: Its shape.
         device: Device of the output.
         overlap: Largest number of max-pooling windows with a common element.
-        consumers: Indices of the calls that use the result. None stands for any other use.
+        consumers: Indices of the calls that use it. None stands for any other use.
         shared: True if the module is called elsewhere as well.
     """
 

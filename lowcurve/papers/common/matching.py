@@ -44,7 +44,7 @@ def compare_at_equal_accuracy(
     """Make a table of clean accuracy and of accuracy under PGD at several radii, with 95 % intervals.
 
     Args:
-        study: Sets the attack's ball and steps and the number of images.
+        study: Sets ball, steps and number of images.
         data: Validation and test images.
         networks: Networks by name.
         multiples: The radii, in units of the study's.

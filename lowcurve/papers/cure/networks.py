@@ -22,11 +22,11 @@ class Counts:
     """The numbers of images, draws and rounds at a scale.
 
     Attributes:
-        exact_profile: Images of the exact curvature profile.
+        exact_profile: Images of the exact profile.
         profile_at_scale: Images of the profile by finite differences.
         figure_7: Images of Figure 7.
         draws: Normal draws of Figure 10.
-        rounds: Rounds of the cost of a step.
+        rounds: Rounds of a step's cost.
     """
 
     exact_profile: int
