@@ -69,7 +69,7 @@ def found() -> Contents:
 
 
 def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was made of an item, with the rows of a table that were made in runs of their own as one."""
+    """Merge the contents of an item: runs that made different rows of one table become one."""
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for content in contents:
         kinds.setdefault(tuple(content["facts"][fact] for fact in ("scale", "data", "seeds")), []).append(content)
@@ -77,8 +77,10 @@ def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs of different rows: their results below one another, the first run first, and what the paper says beside them;
-    what differs from the paper is told as by the last."""
+    """Join runs of different rows: results one below another in order of time, and the comparisons with the paper.
+
+    The differences from the paper are those of the last run.
+    """
     runs = sorted(runs, key=lambda run: str(run["facts"]["written"]))
     of = [rows_of(run) for run in runs]
     rows = [row for rows in of for row in rows]
@@ -207,7 +209,7 @@ def not_run(made: Contents) -> Table:
 
 
 def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: ARG001 (a row of the table)
-    """What a claim came to."""
+    """Return the verdict on a claim."""
     if ours == "not run":
         return "not run"
     if str(where).startswith("not in the"):

@@ -52,7 +52,7 @@ class GradientNorm:
         norm: Norm of the gradient.
         squared: Square the norm.
         of: Function with the penalized gradient: "loss" or "margin".
-        ramp: Share of training in which the weight grows from 0.
+        ramp: Share of training in which the weight grows from 0 to its value.
         differentiation: Way to differentiate the penalty in the weights. Choose exact, first_order or secant.
         step: Step of the central differences. Only secant needs it.
         every: Compute the penalty in every k-th step only. It has k times the weight.

@@ -25,7 +25,7 @@ SHARES = (0.25, 0.5, 1.0, 2.0)
 SCALE = Check(
     6,
     "loss saturation and logit scale",
-    f"PGD on cross-entropy fools fewer images than PGD on the margin, by more than {WEAKER:.0%} of all; fails if the median"
+    f"PGD on cross-entropy fools fewer images than PGD on the margin, by more than {WEAKER:.0%} of all. It fails if the median"
     f" margin is above 1 and dividing the logits by it lets cross-entropy fool more than {POINT:.0%} more",
     "The scale of the logits hides the gradient of cross-entropy, as distillation does, and robust accuracies under attacks on"
     " cross-entropy are too high. This library's default attacks raise the log-odds or the margin and are not affected.",
@@ -72,7 +72,7 @@ SILENT = Check(
 MONOTONE = Check(
     11,
     "monotone in the radius",
-    "an image is fooled at a smaller radius and robust at a larger one; fails if these are several and more than"
+    "an image is fooled at a smaller radius and robust at a larger one. It fails if these are several and more than"
     f" {HALF:.1%} of all",
     "A larger ball contains the smaller one, so the attack misses adversarial images that it could reach.",
     "Attack with more steps and restarts, start from what was found at smaller radii, and attack without gradients.",

@@ -30,7 +30,7 @@ GRAPH = Check(
 ZERO_GRADIENT = Check(
     5,
     "zero gradient",
-    "the gradient of cross-entropy or of the margin is exactly 0 at an image or at a random start; fails for more than"
+    "the gradient of cross-entropy or of the margin is exactly 0 at an image or at a random start. It fails for more than"
     f" {ZERO:.0%} of the images",
     "Attacks that follow this gradient do not move. If it is the margin's, the network is piecewise constant (quantized,"
     " rounded). If it is only cross-entropy's, the logits are so far apart that the loss underflows: attacks on cross-entropy,"
@@ -49,7 +49,7 @@ LANDSCAPE = Check(
 ALIGNMENT = Check(
     18,
     "gradient alignment",
-    f"the mean cosine between the gradients at an image and at a random point of its ball is below {ALIGNED}; fails below"
+    f"the mean cosine between the gradients at an image and at a random point of its ball is below {ALIGNED}. It fails below"
     f" {OVERFITTED}",
     "The gradient changes direction within the ball, so one step along it does not raise the loss. Values below"
     f" {OVERFITTED} are typical of networks that overfitted to a one-step attack, whose one-step accuracy is too high.",

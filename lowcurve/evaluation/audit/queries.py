@@ -28,7 +28,7 @@ DELTAS = (0.01, 0.5)
 BLACK_BOX = Check(
     13,
     "black box against white box, image by image",
-    f"Square fools images that no gradient attack fools, more than {SQUARE:.1%} of those tried; fails if all attacks without"
+    f"Square fools images that no gradient attack fools, more than {SQUARE:.1%} of those tried. It fails if all attacks without"
     f" gradients together fool more than {BEYOND:.0%} of such images",
     "An attack that knows less about the network should not find more. Either gradients are masked, or the gradient attacks"
     " were too weak.",
@@ -38,7 +38,7 @@ BLACK_BOX = Check(
 TRANSFER = Check(
     14,
     "transfer",
-    "an adversarial image made on a substitute fools the network where none of its own gradient attacks did; fails for more"
+    "an adversarial image made on a substitute fools the network where none of its own gradient attacks did. It fails for more"
     f" than {BEYOND:.0%} of the images",
     "The network can be fooled there, and its own gradients do not show it: quantization, noise, shattered gradients.",
     "Attack the substitute (the undefended network, or a smoothed copy) and count its successes.",
