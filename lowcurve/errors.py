@@ -42,6 +42,18 @@ def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {names[close[0]]}?" if close else otherwise
 
 
+def describe(value: object) -> str:
+    """Describe a value in an error: a class, a short value itself, or the type of anything longer.
+
+    Example:
+        >>> describe("l7"), describe(2), describe(None), describe([1, 2]), describe(dict)
+        ("'l7'", '2', 'None', 'list', 'the class dict itself')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    return repr(value) if value is None or isinstance(value, str | int | float) else type(value).__name__
+
+
 def _capitalize(text: str) -> str:
     """Capitalize the first word unless it is code, such as `h=0.1`."""
     word = text.partition(" ")[0].rstrip(",:;")

@@ -220,7 +220,24 @@ REFUSED = {
     ),
     "no norm": (lambda: lc.audit(linear(), X, Y), "a norm and a radius, or a Ball, got none"),
     "no radius": (lambda: lc.audit(linear(), X, Y, "linf"), "a radius, got none"),
-    "an attack as norm": (lambda: lc.audit(linear(), X, Y, PGD), "one of the norms"),
+    "an attack as norm": (lambda: lc.audit(linear(), X, Y, PGD), "one of the norms l_1, l_2, l_inf, got PGD. Write"),
+    "a suite as measure": (lambda: lc.measure(linear(), X, Y, lc.strong("linf", 0.1)), "a measure, got Suite. Write"),
+    "negative labels": (lambda: lc.accuracy(linear(), X, Y - 5), "labels of at least 0, got -[345]. Leave out"),
+    "a penalty without a weight": (
+        lambda: lc.Objective(penalties={"curvature": lc.CURE(h=1.0)}),
+        "penalties with their weights, each a Term, got CURE. Write lc.Term",
+    ),
+    "a word to train on": (lambda: lc.Objective(attack="pgd"), "an attack to train on, got 'pgd'. Write lc.PGD"),
+    "a class to train on": (
+        lambda: lc.Objective(attack=lc.PGD),
+        "an attack to train on, got the class PGD itself. Write",
+    ),
+    "one mean": (lambda: lc.Normalize(0.5, 0.25), "one mean and one standard deviation for each channel, got"),
+    "a word as h": (lambda: lc.CURE("1"), "a scale h > 0 in pixel units .* got '1'. Write"),
+    "no network to convert": (
+        lambda: lc.convert(X, example=X),
+        "a torch.nn.Module to convert, got Tensor. Put the model first",
+    ),
     "a norm that is none": (lambda: lc.audit(linear(), X, Y, "l7", 0.1), "one of the norms"),
     "no networks": (
         lambda: lc.evaluation.transfer(linear(), X, Y, PGD),

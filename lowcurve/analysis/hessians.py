@@ -140,8 +140,9 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     require_inputs(x)
     replayed = _replay(field, x) if replay else "asked for"
     if isinstance(replayed, str):
-        replayed = AutogradHessian(field, x, f"differentiated twice: {replayed}")
-    operator = replayed
+        operator: ReplayedHessian | AutogradHessian = AutogradHessian(field, x, f"differentiated twice: {replayed}")
+    else:
+        operator = replayed
     _require_finite(operator.gradient, "gradient")
     recorded = _backends.get()
     if recorded is not None:

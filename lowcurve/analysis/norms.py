@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, describe
 from lowcurve.types import PerExample
 
 NormName = Literal["l_1", "l_2", "l_inf"]
@@ -57,7 +57,7 @@ class Norm:
     def __post_init__(self) -> None:
         spelling = "".join(sign for sign in str(self.name).lower() if sign not in "_- ").removeprefix("l")
         if not isinstance(self.name, str) or spelling not in SPELLINGS:
-            raise InputError("one of the norms l_1, l_2, l_inf", repr(self.name), 'write "linf" or "l2"')
+            raise InputError("one of the norms l_1, l_2, l_inf", describe(self.name), 'write "linf" or "l2"')
         object.__setattr__(self, "name", SPELLINGS[spelling])
 
     @property

@@ -9,7 +9,7 @@ import torch
 from lowcurve.analysis.norms import Ball, Norm, as_ball, per_example, pixels
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
-from lowcurve.attacks.base import Attack, Options
+from lowcurve.attacks.base import Attack, BallAttack, Options
 from lowcurve.attacks.pgd import FGSM, PGD
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.square import Square
@@ -21,7 +21,7 @@ from lowcurve.types import AttackFunction, Classifier, Inputs, Labels
 Box = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Suite(Attack):
     """Several named attacks, tried in order: an image is robust if it withstands all of them.
 
@@ -45,6 +45,11 @@ class Suite(Attack):
         names = [name for name, _ in self.members]
         if not names or len(set(names)) < len(names):
             raise InputError("attacks with different names", names, 'write Suite((("PGD", PGD("linf", 8/255)),))')
+
+    def __repr__(self) -> str:
+        balls = {member.ball for _, member in self.members if isinstance(member, BallAttack)}
+        where = [f" in {ball.norm.name}, radius {ball.radius:.4g}" for ball in balls if len(balls) == 1]
+        return f"<suite of {', '.join(name for name, _ in self.members)}{''.join(where)}>"
 
     @property
     def norm(self) -> Norm | None:
@@ -111,6 +116,8 @@ def strong(
     Example:
         >>> [name for name, _ in strong("linf", 8 / 255).members]
         ['APGD-CE', 'APGD-M', 'APGD-T', 'Square', 'relay']
+        >>> strong("l2", 0.5)
+        <suite of APGD-CE, APGD-M, APGD-T, Square, relay in l_2, radius 0.5>
 
     Reference: Croce and Hein 2020; the relay is of this package.
     """

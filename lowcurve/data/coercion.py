@@ -54,6 +54,8 @@ def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[st
             "images as a tensor or an array beside the labels", type(images).__name__, "leave the labels out"
         )
     y = _labels(labels)
+    if classes is None and len(y) and int(y.min()) < 0:
+        raise InputError("labels of at least 0", int(y.min()), "leave out examples without a label")
     count = max(len(classes or ()), int(y.max()) + 1 if len(y) else 1)
     names = tuple(classes) if classes is not None and len(classes) == count else tuple(map(str, range(count)))
     return Examples(_images(images), y, names)

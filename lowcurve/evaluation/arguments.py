@@ -9,7 +9,7 @@ from torch import nn
 from lowcurve.attacks import Suite
 from lowcurve.data.batches import Examples
 from lowcurve.data.coercion import Data, Labels, are_labels, as_examples
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, describe
 from lowcurve.types import AttackFunction, Measure
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def require_model(model: object) -> None:
 def require_attack(method: object) -> AttackFunction:
     """Return the attack, or refuse what is none."""
     if not _takes(method, None, None, None, generator=None):
-        raise InputError("an attack", _described(method), 'write lc.PGD("linf", 8/255) or lc.strong("linf", 8/255)')
+        raise InputError("an attack", _describe(method), 'write lc.PGD("linf", 8/255) or lc.strong("linf", 8/255)')
     return method  # type: ignore[return-value]
 
 
@@ -72,7 +72,7 @@ def name_measures(measures: Measure | Sequence[Measure] | Mapping[str, Measure] 
             raise InputError("measures of different kinds in a list", ", ".join(named), hint)
     for measure in named.values() or [None]:
         if not _takes(measure, None, None):
-            raise InputError("a measure", _described(measure), "write lc.Curvature()")
+            raise InputError("a measure", _describe(measure), "write lc.Curvature()")
     return named
 
 
@@ -89,7 +89,5 @@ def _takes(function: object, *arguments: None, **options: None) -> bool:
     return True
 
 
-def _described(value: Any) -> str:
-    if value is None:
-        return "none"
-    return f"the class {value.__name__} itself" if isinstance(value, type) else repr(value)[:80]
+def _describe(value: object) -> str:
+    return "none" if value is None else describe(value)

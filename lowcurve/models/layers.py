@@ -23,7 +23,7 @@ class Normalize(nn.Module):
         std: Standard deviations of the training pixels, one per channel.
 
     Raises:
-        InputError: If there are no means, not as many standard deviations, or one that is not positive.
+        InputError: If these are not sequences of one length, there are no means, or a standard deviation is not positive.
 
     Example:
         >>> Normalize((0.5,), (0.25,))(torch.ones(1, 1, 1, 1)).item()
@@ -35,6 +35,10 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        if not (hasattr(mean, "__len__") and hasattr(std, "__len__")):
+            raise InputError(
+                "one mean and one standard deviation for each channel", (mean, std), "write ([0.5], [0.25])"
+            )
         if not mean or len(mean) != len(std) or min(std) <= 0:
             raise InputError(
                 "as many positive standard deviations as means", (mean, std), "take both from the training images"

@@ -61,8 +61,8 @@ class CURE(Penalty):
     step: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.h) and self.h > 0):
-            raise InputError("a scale h > 0 in pixel units (an l_2 length)", self.h, "write CURE(h=0.5)")
+        if not (isinstance(self.h, int | float) and math.isfinite(self.h) and self.h > 0):
+            raise InputError("a scale h > 0 in pixel units (an l_2 length)", repr(self.h), "write CURE(h=0.5)")
         if self.direction not in ("sign", "gradient"):
             raise InputError('a direction "sign" or "gradient"', repr(self.direction), 'write direction="sign"')
         if self.scale is not None and not all(math.isfinite(s) and s > 0 for s in self.scale):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.attacks.base import BallAttack
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import set_training
@@ -142,6 +142,9 @@ class Objective:
         if self.penalties_at not in ("clean", "attacked"):
             received, hint = repr(self.penalties_at), 'write penalties_at="clean"'
             raise InputError('penalties at the "clean" or at the "attacked" inputs', received, hint)
+        for term in self.penalties.values():
+            _require_term(term)
+        _require_attack(self.attack)
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
         share = self.radius_schedule
@@ -305,6 +308,17 @@ def _require_penalty(penalty: object) -> None:
     if not isinstance(penalty, Penalty):
         hint = "derive its class from lowcurve.penalties.Penalty"
         raise InputError("a penalty for a term", type(penalty).__name__, hint)
+
+
+def _require_term(term: object) -> None:
+    if not isinstance(term, Term):
+        hint = "write lc.Term(penalty, weight=0.03)"
+        raise InputError("penalties with their weights, each a Term", type(term).__name__, hint)
+
+
+def _require_attack(attack: object) -> None:
+    if attack is not None and (not callable(attack) or isinstance(attack, type)):
+        raise InputError("an attack to train on", describe(attack), 'write lc.PGD("linf", 8/255)')
 
 
 def _require_deterministic(model: nn.Module, name: str, way: str) -> None:

@@ -128,6 +128,11 @@ def convert(
     return copied
 
 
+def _require_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError("a torch.nn.Module to convert", type(model).__name__, "put the model first")
+
+
 def require_original(model: nn.Module) -> None:
     """Raise an error for a network that was converted before, as a whole or in part, and for a single layer.
 
@@ -137,6 +142,7 @@ def require_original(model: nn.Module) -> None:
     Raises:
         InputError: If the network cannot be converted.
     """
+    _require_module(model)
     for part in model.modules():
         done = getattr(part, "conversion_report", None)
         if isinstance(done, ConversionReport):
