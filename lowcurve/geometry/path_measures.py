@@ -84,7 +84,7 @@ def path_measures(paths: Paths, *, points: int = 257) -> dict[str, PerExample]:
         - "distance": the distance of the ends, known of every pair.
         - "length", and "excess length", length / distance - 1.
         - "maximal deviation": the largest distance of a point to the straight line through the ends, divided by the
-          distance of the ends.
+            distance of the ends.
         - "mean deviation": the mean of that quotient over arc length.
         - "clearance": as in `Paths`.
 

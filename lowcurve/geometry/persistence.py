@@ -68,9 +68,9 @@ def fragmentation(values: Tensor) -> dict[str, PerExample]:
 
         - "pieces" and "holes": the numbers of connected components and holes of {margin > 0}.
         - "separation": the margin below 0 at which the last of these components has joined another, 0 for at most one
-          component.
+            component.
         - "weight of lesser pieces": the sum over all components but the first of their height above 0. A weight near 0
-          means specks that a little noise would make or remove.
+            means specks that a little noise would make or remove.
 
     Raises:
         InputError: If gudhi is not installed or a value is not finite.
