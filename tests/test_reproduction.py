@@ -29,7 +29,10 @@ def made(place: Path, key: str, *words: str) -> dict:
     return json.loads((place / paper / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("key", ITEMS)
+LONG = ("moosavi2019cure/goals", "moosavi2019cure/table-2", "yu2018interpreting/table-1", "yu2018interpreting/table-2")
+
+
+@pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.slow] * (key in LONG)) for key in ITEMS])
 def test_every_item_runs_at_its_smallest_scale(key, place):
     content = made(place, key)
     claims = load(content["results"]["beside the paper"])
