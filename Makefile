@@ -16,7 +16,7 @@ study: $(VENV)/.installed
 	$(BIN)/lowcurve study $(ARGS)
 
 # One thread a worker: two workers with two threads each would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed
 	$(MAKE) -j 2 --output-sync lint docs

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import datasets
 import pytest
@@ -41,12 +42,20 @@ SHARING = frozenset(
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file whose tests share a costly fixture in one worker, under `--dist loadgroup`."""
-    for item in items:
-        if item.path.stem in SHARING:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file whose tests share a costly fixture in one worker; other tests go one by one to a free worker.
+
+    The `xdist_group` mark would say the same, but pytest-xdist 3.8 loses it under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class SharingScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if Path(file).stem in SHARING else nodeid
+
+    return SharingScheduling(config, log)
 
 
 def folder(variable: str, name: str) -> Path:
