@@ -36,10 +36,13 @@ def broken(): raise RuntimeError("no such layer")
 SHARING = frozenset(
     f"test_{name}"
     for name in (
-        "adversarial_set", "audit", "certificates", "commands", "draw", "fit", "minimal_attacks", "moosavi2019",
-        "processes", "refusals", "reproduction", "resuming",
+        "adversarial_set", "audit", "certificates", "fit", "minimal_attacks", "moosavi2019", "processes", "reproduction",
+        "resuming",
     )
 )  # fmt: skip
+
+SMOKE_RUN = frozenset(("test_commands", "test_draw", "test_refusals"))
+"""Files whose tests share the fixture `smoke`."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,8 +55,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class SharingScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return file if Path(file).stem in SHARING else nodeid
+            name = Path(nodeid.split("::")[0]).stem
+            return "smoke" if name in SMOKE_RUN else name if name in SHARING else nodeid
 
     return SharingScheduling(config, log)
 

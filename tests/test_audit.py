@@ -170,7 +170,7 @@ def test_a_substitute_attacks_a_network_without_gradients(standard, few):
 # --- honest networks
 
 
-@pytest.mark.parametrize("name", ["standard", "robust"])
+@pytest.mark.parametrize("name", ["standard", pytest.param("robust", marks=pytest.mark.slow)])
 def test_an_unmasked_network_fails_no_test(name, standard, robust):
     model = {"standard": standard, "robust": robust}[name]
     found = audit(model, digits().test.take(slice(120)), BALL, substitute={"robust": standard}.get(name))
@@ -195,6 +195,7 @@ def mnist(data_dir):
     return load("mnist", data_dir=data_dir, limits=Limits(train=1, validation=1, test=100)).test
 
 
+@pytest.mark.slow
 def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
     model = public(networks.lenet5, weights_dir / "mnist_lenet5_clntrained.pt")
     found = audit(model, mnist.take(slice(30)), BALL, budget=PUBLIC)
@@ -202,6 +203,7 @@ def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
     assert 0.3 < found.robust["worst case"].mean() < 0.9
 
 
+@pytest.mark.slow
 def test_images_that_only_square_fools_are_listed_for_the_adversarially_trained_lenet5(networks, mnist, weights_dir):
     model = public(networks.lenet5, weights_dir / "mnist_lenet5_advtrained.pt")
     images = mnist.take([*range(22, 25), *range(63, 65)])
@@ -282,6 +284,7 @@ def test_one_image_robust_again_at_a_larger_radius_is_a_flag_and_two_fail(back, 
 # --- the library's own attacks
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_logits_changes_nothing_that_the_default_suite_finds(robust, few):
     found = [
         evaluation.attack(model, few, strong(BALL, effort=Effort(20, 9, 100))).robust.mean()
@@ -310,6 +313,7 @@ def test_a_seed_decides_an_audit_also_of_a_random_network(standard, few):
     assert summary(first) != summary(other)
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_outcome(standard, few):
     few = few.take(slice(20))
     found = [audit(standard, few, BALL, budget=SMALL, batch_size=size) for size in (7, 256)]

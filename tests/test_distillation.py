@@ -141,6 +141,7 @@ def test_defensive_distillation_is_noticed_by_its_saturated_loss():
     assert robust["PGD"] < robust["PGD, margin"] + 0.05  # the default attack is not deceived
 
 
+@pytest.mark.slow
 def test_distillation_at_temperature_one_is_not():
     _, outcomes = audited(distilled(1.0))
     assert outcomes[5] in ("passed", "flag")

@@ -95,7 +95,14 @@ def test_the_python_of_the_readme_runs_in_ten_lines(capsys):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LONG = ("is_it_robust",)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in EXAMPLES],
+)
 def test_an_example_runs_and_ends_in_an_assertion(script):
     assert re.search(r"^assert .*\n\Z", script.read_text(), re.MULTILINE)
     assert f'--8<-- "examples/{script.name}"' in "".join(page.read_text() for page in PAGES)

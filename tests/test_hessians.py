@@ -426,7 +426,7 @@ def test_an_eigenvalue_lies_within_the_residual_on_a_thousand_random_networks(se
     assert not violated
 
 
-@pytest.mark.parametrize("build", [lenet5, soft_lenet5])
+@pytest.mark.parametrize("build", [lenet5, pytest.param(soft_lenet5, marks=pytest.mark.slow)])
 def test_twelve_products_are_enough_for_the_largest_eigenvalue_of_a_real_network(build, data_dir, weights_dir):
     """LeNet5 on MNIST against all 784 eigenvalues: within 1e-3 at every level of confidence."""
     model = public(build, weights_dir / "mnist_lenet5_clntrained.pt")

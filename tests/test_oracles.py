@@ -72,6 +72,7 @@ def test_pgd_and_fgsm_agree_with_foolbox(which, radius, norm, request):
 
 
 @pytest.mark.parametrize("norm", [LINF, L2])
+@pytest.mark.slow
 def test_auto_pgd_is_as_strong_as_the_reference(norm, lenet):
     model, data = lenet
     x, y = data.pixels(slice(None)), data.y

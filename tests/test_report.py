@@ -344,6 +344,7 @@ needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium o
 @needs_browser
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.slow
 def test_a_browser_draws_every_plot_and_asks_the_network_for_nothing(tmp_path, dark):
     path = tmp_path / "page.html"
     path.write_text(example(), encoding="utf-8")

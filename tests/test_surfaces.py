@@ -159,6 +159,7 @@ def test_a_browser_draws_the_maps_and_hides_a_line_in_all_of_them(tmp_path):
 
 @needs_browser
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_a_browser_turns_one_section_at_a_time_into_surfaces(tmp_path):
     path = tmp_path / "space.html"
     click = (
