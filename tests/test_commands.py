@@ -254,7 +254,7 @@ def test_a_study_that_is_done_is_not_done_again(smoke, tmp_path):
 
 def test_the_evaluation_of_a_run_can_be_asked_for_otherwise(tmp_path):
     folder = tmp_path / "run"
-    assert done("study", *SMOKE, "--methods", "standard", "--out", folder) == 0
+    assert done("study", *SMOKE, "--methods", "standard,CURE", "--out", folder) == 0
     before = settings(folder)["evaluation"]
     weights = {path.name: path.read_bytes() for path in folder.glob("networks/*")}
     assert done("attack", folder, "--radius", "0.05", "--evaluation.steps=2") == 0
@@ -263,11 +263,10 @@ def test_the_evaluation_of_a_run_can_be_asked_for_otherwise(tmp_path):
     assert "PGD-2" in [column["heading"] for column in results(folder)["comparison"]["columns"]]
     assert weights == {path.name: path.read_bytes() for path in folder.glob("networks/*")}
     # The curvature at the attacks' scale belongs to the same radius.
-    key = json.loads((folder / "parts" / "curvature-standard.json").read_text())["key"]
-    assert "'0.05'" in key
-    assert "'0.125'" not in key
+    found = {json.loads((folder / "parts" / f"curvature-{name}.json").read_text())["key"] for name in ("standard", "CURE")}
+    assert all("'0.05'" in key and "'0.125'" not in key for key in found)
     assert done("measure", folder, "--eps", "0.1") == 0
-    assert "'0.1'" in json.loads((folder / "parts" / "attack-standard.json").read_text())["key"]
+    assert "'0.1'" in json.loads((folder / "parts" / "attack-CURE.json").read_text())["key"]
 
 
 def test_the_settings_can_be_printed_and_read_back(smoke, tmp_path, capsys):
