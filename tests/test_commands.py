@@ -263,7 +263,9 @@ def test_the_evaluation_of_a_run_can_be_asked_for_otherwise(tmp_path):
     assert "PGD-2" in [column["heading"] for column in results(folder)["comparison"]["columns"]]
     assert weights == {path.name: path.read_bytes() for path in folder.glob("networks/*")}
     # The curvature at the attacks' scale belongs to the same radius.
-    found = {json.loads((folder / "parts" / f"curvature-{name}.json").read_text())["key"] for name in ("standard", "CURE")}
+    found = {
+        json.loads((folder / "parts" / f"curvature-{name}.json").read_text())["key"] for name in ("standard", "CURE")
+    }
     assert all("'0.05'" in key and "'0.125'" not in key for key in found)
     assert done("measure", folder, "--eps", "0.1") == 0
     assert "'0.1'" in json.loads((folder / "parts" / "attack-CURE.json").read_text())["key"]
