@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
+# mkdocs-material announces its successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: study check check-all lint docs format clean
 

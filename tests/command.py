@@ -15,7 +15,7 @@ from PIL import Image
 
 from lowcurve.cli import main
 
-HOUSE = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[1]
 SMOKE = ("--data", "digits", "--scale", "smoke")
 FOUR = ["standard", "CURE", "gradient-norm", "PGD"]
 LONGER = (*SMOKE, "--methods", "[standard,CURE]", "--training.epochs", "12", "--fine_tuning.epochs", "12")
@@ -43,7 +43,7 @@ def refused(capsys, *words: object) -> str:
 
 def process(*words: object, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "lowcurve", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     pipe, first = subprocess.PIPE, options.pop("preexec_fn", None)
 
     def heard() -> None:

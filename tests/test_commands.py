@@ -16,8 +16,8 @@ import pytest
 import torch
 from command import (
     FOUR,
-    HOUSE,
     LONGER,
+    PROJECT,
     SMOKE,
     cells,
     done,
@@ -61,7 +61,7 @@ def test_help_comes_at_once_and_without_torch():
         "import sys\nfrom lowcurve.cli import main\nassert main(['--help']) == 0\n"
         "assert not {'torch', 'numpy', 'jsonargparse', 'rich', 'lightning_fabric'} & set(sys.modules)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(HOUSE)}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, stdout=subprocess.DEVNULL)
     times = []
     for _ in range(3):
@@ -346,7 +346,7 @@ def test_a_suite_that_begins_with_the_studys_own_attack_has_it_once(suite, steps
 @pytest.mark.parametrize(("kind", "robust"), [("cln", (0.0, 0.2)), ("adv", (0.8, 1.0))])
 @pytest.mark.slow
 def test_a_public_network_is_measured_and_attacked(kind, robust, data_dir, weights_dir, tmp_path, monkeypatch):
-    monkeypatch.chdir(HOUSE)
+    monkeypatch.chdir(PROJECT)
     folder = tmp_path / "run"
     weights = weights_dir / f"mnist_lenet5_{kind}trained.pt"
     words = (

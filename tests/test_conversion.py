@@ -417,7 +417,7 @@ def test_a_split_network_can_be_traced_again():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "wide-resnet28-10", "yu2018-mnist", "lcnn-resnet18"])
-def test_the_networks_of_the_house_are_converted(name):
+def test_the_package_s_own_networks_are_converted(name):
     model = lc.Network(name, (3, 8, 8), 5, (0.4,) * 3, (0.3,) * 3, width=4).build(seed=0).eval()
     x = torch.rand(2, 3, 8, 8)
     result = lc.convert(model, SmoothConversion(beta=1e5), example=x)

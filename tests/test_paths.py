@@ -47,7 +47,7 @@ def find(model, start, end, y, search=SEARCH, seed=0):
 
 def outside(model, paths: Paths, points: int | None = 20_001) -> int:
     """How many of so many equally spaced points of each segment (None: as many as the spacing says) lie outside, by the argmax
-    of the logits and nothing of the house."""
+    of the logits and nothing of the package."""
     bad = 0
     for row in torch.nonzero(paths.found).flatten().tolist():
         for a, b in itertools.pairwise(paths.anchors[row, : int(paths.counts[row])]):

@@ -226,7 +226,7 @@ def test_cure_to_scale_is_cure_in_the_coordinates_divided_by_it():
 
 
 def by_hand(body: nn.Module, u: torch.Tensor, y: torch.Tensor, h: float, direction: str = "sign") -> torch.Tensor:
-    """||grad l(u + z) - grad l(u)||_2, written without the house."""
+    """||grad l(u + z) - grad l(u)||_2, written without the package."""
 
     def gradient(at: torch.Tensor) -> torch.Tensor:
         at = at.detach().requires_grad_()
@@ -255,7 +255,7 @@ def test_the_released_form_is_what_the_released_code_computes(h):
     term = Objective(penalties={"it": Term(released(std, h), weight=4.0)}).terms(model, X, Y, generator=stream(0))["it"]
     u = (X - torch.tensor(mean).reshape(1, 2, 1, 1)) / torch.tensor(std).reshape(1, 2, 1, 1)
     theirs = 4 * by_hand(body, u, Y, h).mean()
-    assert_close(term, theirs, rtol=1e-6, atol=0)  # the house keeps mean and std in float32
+    assert_close(term, theirs, rtol=1e-6, atol=0)  # the package keeps mean and std in float32
     assert_close(slopes(term, body), slopes(theirs, body), rtol=1e-5, atol=1e-7)
 
 

@@ -1,4 +1,4 @@
-"""One place for each concept: which call belongs in which room, and what every room looks like."""
+"""One place for each concept: which calls belong into which file, and what every file looks like."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[1] / "lowcurve"
+PACKAGE = Path(__file__).parents[1] / "lowcurve"
 TESTS = Path(__file__).parent
 
 
@@ -23,14 +23,14 @@ class Call:
 
 
 @cache
-def tree(room: str) -> ast.Module:
+def tree(name: str) -> ast.Module:
     """The syntax of a file."""
-    return ast.parse((HOUSE / room).read_text())
+    return ast.parse((PACKAGE / name).read_text())
 
 
-def rooms() -> list[str]:
+def package_files() -> list[str]:
     """Every file of the package, as written in a table: analysis/calculus.py."""
-    return sorted(path.relative_to(HOUSE).as_posix() for path in HOUSE.rglob("*.py"))
+    return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
 def imported(module: ast.Module) -> dict[str, str]:
@@ -56,10 +56,10 @@ def dotted(node: ast.AST, names: dict[str, str]) -> str:
 
 
 @cache
-def calls(room: str) -> tuple[Call, ...]:
+def calls(name: str) -> tuple[Call, ...]:
     """Every call in a file, and every assignment to an attribute (as `?.training =`)."""
-    names, found = imported(tree(room)), []
-    for node in ast.walk(tree(room)):
+    names, found = imported(tree(name)), []
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Call):
             name = dotted(node.func, names)
             found.append(Call(node.func.id if isinstance(node.func, ast.Name) and name == "?" else name, node))
@@ -97,11 +97,11 @@ def writes(call: Call) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """These calls belong in these rooms, the first by design and each of the others for the reason beside it."""
+    """These calls belong into these files, the first by design and each exception for its reason."""
 
     belongs: Callable[[Call], bool]
-    homes: tuple[str, ...]
-    guests: dict[str, str] = field(default_factory=dict)
+    places: tuple[str, ...]
+    exceptions: dict[str, str] = field(default_factory=dict)
 
 
 RULES = {
@@ -129,7 +129,7 @@ RULES = {
         {
             "store/run.py": "a network that is loaded is given back in eval mode",
             "training/fit.py": "a network that is trained is left in eval mode",
-            "cli/study.py": "the user's own network enters the house in eval mode",
+            "cli/study.py": "the user's own network is put in eval mode",
         },
     ),
     "writing to the disk": Rule(
@@ -152,13 +152,13 @@ RULES = {
 @pytest.mark.parametrize("concept", RULES)
 def test_one_place_for_each_concept(concept):
     rule = RULES[concept]
-    inhabited = {room for room in rooms() for call in calls(room) if rule.belongs(call)}
-    assert inhabited == {*rule.homes, *rule.guests}
+    used = {name for name in package_files() for call in calls(name) if rule.belongs(call)}
+    assert used == {*rule.places, *rule.exceptions}
 
 
 def test_the_rules_see_what_they_look_for(monkeypatch):
-    """The table above is worth something only if a trespasser is noticed, under whatever name it comes."""
-    trespassers = {
+    """The table above is worth something only if a violation is noticed, under whatever name it comes."""
+    violations = {
         "the derivative with respect to the input": ["from torch.autograd import grad as g\ng(y, x)", "torch.func.jvp()"],
         "chance": ["import numpy as np\nnp.random.rand()", "torch.rand(3)", "w.normal_()", "import random\nrandom.random()"],
         "the mode of the model": ["model.eval()", "self.net.train(False)", "module.training = True", "f(x).eval()"],
@@ -169,11 +169,11 @@ def test_the_rules_see_what_they_look_for(monkeypatch):
         "loading a pickle": ["torch.load(p)"],
     }  # fmt: skip
     innocent = "'a'.replace('a', 'b')\nopen('x')\np.open('rb')\nsteps.train(x)\ngenerator: torch.Generator\nx = 1"
-    for concept, snippets in trespassers.items():
+    for concept, snippets in violations.items():
         for snippet in snippets:
             assert noticed(concept, snippet, monkeypatch), f"{concept}: {snippet}"
         assert not noticed(concept, f"from lowcurve import steps\n{innocent}", monkeypatch), concept
-    assert set(trespassers) == set(RULES)
+    assert set(violations) == set(RULES)
 
 
 def noticed(concept: str, snippet: str, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -187,30 +187,32 @@ def noticed(concept: str, snippet: str, monkeypatch: pytest.MonkeyPatch) -> bool
 
 def test_grey_levels_are_counted_where_pixels_are_read_and_drawn():
     found = {
-        room
-        for room in rooms()
-        for node in ast.walk(tree(room))
+        name
+        for name in package_files()
+        for node in ast.walk(tree(name))
         if isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value == 255
     }
     assert found == {"analysis/norms.py", "data/batches.py", "report/figures.py"}
 
 
-def test_no_room_for_odds_and_ends():
-    words = {part for room in rooms() for part in re.split(r"[/_.]", room)}
+def test_no_module_for_odds_and_ends():
+    words = {part for name in package_files() for part in re.split(r"[/_.]", name)}
     assert words & {"util", "utils", "helper", "helpers", "misc", "core", "lib", "tools"} == set()
 
 
-def public(room: str) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+def public(name: str) -> Iterator[ast.ClassDef | ast.FunctionDef]:
     """The functions and classes of a file that do not begin with an underscore."""
-    for node in tree(room).body:
+    for node in tree(name).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             yield node
 
 
 def test_everything_public_says_what_it_is():
-    silent = [f"{room}: {node.name}" for room in rooms() for node in public(room) if not ast.get_docstring(node)]
+    silent = [
+        f"{name}: {node.name}" for name in package_files() for node in public(name) if not ast.get_docstring(node)
+    ]
     assert silent == []
-    assert [room for room in rooms() if not ast.get_docstring(tree(room)) and tree(room).body] == []
+    assert [name for name in package_files() if not ast.get_docstring(tree(name)) and tree(name).body] == []
 
 
 LONG_FILES: dict[str, str] = {}
@@ -224,12 +226,12 @@ def lines(node: ast.FunctionDef) -> int:
 
 
 def test_no_file_over_350_lines_and_no_function_over_60_below_its_docstring():
-    files = {room for room in rooms() if len((HOUSE / room).read_text().splitlines()) > 350}
+    files = {name for name in package_files() if len((PACKAGE / name).read_text().splitlines()) > 350}
     assert files <= set(LONG_FILES)
     functions = {
-        f"{room}: {node.name}"
-        for room in rooms()
-        for node in ast.walk(tree(room))
+        f"{name}: {node.name}"
+        for name in package_files()
+        for node in ast.walk(tree(name))
         if isinstance(node, ast.FunctionDef) and lines(node) > 60
     }
     assert functions <= set(LONG_FUNCTIONS)
@@ -277,8 +279,8 @@ def messages() -> tuple[Message, ...]:
 
 
 def find_messages() -> Iterator[Message]:
-    for room in rooms():
-        for function in ast.walk(tree(room)):
+    for name in package_files():
+        for function in ast.walk(tree(name)):
             if isinstance(function, ast.FunctionDef):
                 known = defaults(function) | {
                     name.id: value
@@ -291,7 +293,7 @@ def find_messages() -> Iterator[Message]:
                 for node in own(function):
                     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "InputError":
                         said = [known.get(arg.id, arg) if isinstance(arg, ast.Name) else arg for arg in node.args]
-                        yield Message(f"{room}:{node.lineno}", *map(template, said))
+                        yield Message(f"{name}:{node.lineno}", *map(template, said))
 
 
 def own(function: ast.FunctionDef) -> Iterator[ast.AST]:
