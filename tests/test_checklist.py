@@ -17,7 +17,7 @@ CHECKLIST = {
 """What each paper numbers, to the last."""
 IN_TEXT = {
     "moosavi2019cure": ("Theorem 1", "Remark 3", "Footnote 5", "cost"),
-    "srinivas2022lcnn": ("time",),
+    "srinivas2022lcnn": ("Theorem 1", "time"),
     "yu2018interpreting": ("time", "8.1"),
     "bardusco_report": ("section 2.1",),
     "fawzi2018topology": ("section 4", "section 5"),

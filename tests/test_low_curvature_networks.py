@@ -1,4 +1,4 @@
-"""The networks of the LCNN paper, the summary of their layers, and the bound of Theorem 1."""
+"""The networks of the LCNN paper, the summary of their layers, and the terms of Theorem 1."""
 
 import copy
 import itertools
@@ -104,18 +104,93 @@ def test_a_summary_has_a_row_for_every_beta_and_gamma():
     assert row.norm.lower <= float(published[1].sigma) * 1.001 <= row.norm.upper * 1.002
 
 
-def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity():
-    """The bound holds for a network with one output, and can be computed for the network of the paper."""
-    with temporary_seed(0, "weights"):
-        model = nn.Sequential(
-            nn.Linear(3, 4), CenteredSoftplus(2.0), LipschitzLinear(4, 3), nn.Softplus(3), nn.Linear(3, 1)
-        )
-    prepare_norms(model, torch.zeros(1, 3))
-    bound = sum(one.value for one in curvature_summands(model, torch.zeros(1, 3)))
-    for x in normal(torch.zeros(20, 3), generator=stream(0)):
-        slope = torch.func.grad(lambda x: model(x)[0])(x).detach()
-        bend = torch.autograd.functional.hessian(lambda x: model(x)[0], x)
-        assert float(torch.linalg.matrix_norm(bend, 2) / slope.norm()) <= bound
+def two_units(beta: float, second: float = -1.0) -> nn.Sequential:
+    """Return s0(x) + s0(second * x)."""
+    model = nn.Sequential(nn.Linear(1, 2), CenteredSoftplus(beta, floor=0), nn.Linear(2, 1)).double()
+    for layer, weight in ((model[0], [[1.0], [second]]), (model[2], [[1.0, 1.0]])):
+        layer.weight.data.copy_(torch.tensor(weight))
+        layer.bias.data.zero_()
+    return model
+
+
+def derivatives_at(model: nn.Sequential, x: torch.Tensor) -> tuple[float, float, list[bool]]:
+    """Return ||g||, ||H||, and for each nonlinearity whether ||J_k|| max |df/dz_k| <= n_k ||g||, by plain autograd."""
+    slope = torch.func.grad(lambda x: model(x)[0])(x).detach()
+    bend = torch.autograd.functional.hessian(lambda x: model(x)[0], x)
+    kept = []
+    for place, layer in enumerate(model):
+        if isinstance(layer, CenteredSoftplus | nn.Softplus):
+            z = model[:place](x).detach().requires_grad_()
+            (adjoint,) = torch.autograd.grad(model[place:](z)[0], z)
+            steepest = torch.linalg.matrix_norm(torch.func.jacrev(model[:place])(x), 2)
+            kept.append(bool(steepest * adjoint.abs().max() <= z.numel() * slope.norm() * (1 + 1e-9)))
+    return float(slope.norm()), float(torch.linalg.matrix_norm(bend, 2)), kept
+
+
+@pytest.mark.parametrize("beta", [0.5, 5.0, 100.0])
+def test_theorem_1_is_false_where_gradients_cancel(beta):
+    """For s0(x) + s0(-x), ||H|| / ||g|| = beta / sinh(beta x). The sum is 2 sqrt(2) beta."""
+    model = two_units(beta)
+    (term,) = curvature_summands(model, torch.zeros(1, 1))
+    assert term.value == pytest.approx(2 * math.sqrt(2) * beta)
+    for share in (0.01, 0.1, 0.3, 0.4, 1.0):  # of 1 / beta; the ratio passes the sum at asinh(1 / sqrt(8)) = 0.347
+        slope, bend, (kept,) = derivatives_at(model, torch.tensor([share / beta], dtype=torch.double))
+        assert bend / slope == pytest.approx(beta / math.sinh(share), rel=1e-6)
+        assert (bend / slope <= term.value) == (share > 0.35)
+        assert bend / slope <= term.value or not kept
+
+
+def test_theorem_1_is_false_for_a_gradient_that_is_nowhere_zero():
+    """f(x, y) = s0(x) + s0(e y - x): df/dy > 0 everywhere, and ||H|| / ||g|| grows as beta / e at 0."""
+    model, tilt = two_units(4.0), 1e-3
+    model[0] = nn.Linear(2, 2, bias=False).double()
+    model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, tilt]]))
+    total = sum(one.value for one in curvature_summands(model, torch.zeros(1, 2)))
+    slope, bend, kept = derivatives_at(model, torch.zeros(2, dtype=torch.double))
+    assert slope == pytest.approx(tilt / 2)
+    assert bend / slope == pytest.approx(4.0 / tilt, rel=1e-3)
+    assert bend / slope > 300 * total
+    assert kept == [False]
+
+
+def test_theorem_1_holds_under_its_condition_and_for_the_hessian_without_one():
+    """Random chains: the sum bounds ||H|| / ||g|| where no gradient cancels, and ||H|| over the product of norms everywhere."""
+    met = violated = 0
+    for seed in range(6):
+        with temporary_seed(seed, "weights"):
+            model = nn.Sequential(
+                nn.Linear(2, 3), CenteredSoftplus(8.0), LipschitzLinear(3, 3), nn.Softplus(3), nn.Linear(3, 1)
+            )
+        prepare_norms(model, torch.zeros(1, 2))
+        model.double()
+        terms = curvature_summands(model, torch.zeros(1, 2))
+        norms = terms[-1].norm_product * float(torch.linalg.matrix_norm(model[-1].weight.detach(), 2))
+        for x in 3 * normal(torch.zeros(12, 2).double(), generator=stream(seed)):
+            slope, bend, kept = derivatives_at(model, x)
+            holds = bend / slope <= sum(one.value for one in terms)
+            assert bend <= norms * sum(one.curvature * one.norm_product for one in terms)
+            assert holds or not all(kept)
+            met += all(kept)
+            violated += not holds
+    assert (met > 40, violated) == (True, 0), (met, violated)
+
+
+def test_theorem_1_holds_with_one_unit_a_layer():
+    """Lemma 1 of the paper: in one dimension the gradient is the product of the slopes, and nothing cancels."""
+    model = nn.Sequential(
+        nn.Linear(3, 1), CenteredSoftplus(9.0), nn.Linear(1, 1), CenteredSoftplus(2.0), nn.Linear(1, 1)
+    )
+    for layer, weight in ((model[0], 2.0), (model[2], -3.0), (model[4], 0.5)):
+        layer.weight.data.fill_(weight)
+    model.double()
+    total = sum(one.value for one in curvature_summands(model, torch.zeros(1, 3)))
+    for x in normal(torch.zeros(20, 3).double(), generator=stream(0)):
+        slope, bend, kept = derivatives_at(model, x)
+        assert all(kept)
+        assert bend <= slope * total
+
+
+def test_every_call_of_a_chain_has_a_summand():
     found = curvature_summands(network("lcnn-resnet18"), torch.zeros(1, 3, 16, 16))
     assert len(found) == 17
     assert [one.width for one in found[:3]] == [4 * 256, 8 * 256, 4 * 256]
@@ -125,7 +200,38 @@ def test_the_bound_of_theorem_1_holds_and_has_a_summand_for_every_nonlinearity()
     assert {one.curvature for one in kinks} == {math.inf}
 
 
-def test_the_maps_of_the_bound():
+def test_a_layer_that_is_called_twice_counts_twice():
+    """nn.Sequential.named_children() lists a module once, however often it is called."""
+    linear, act = nn.Linear(2, 2), CenteredSoftplus(2.0)
+    shared = curvature_summands(nn.Sequential(linear, act, linear, act), torch.zeros(1, 2))
+    apart = nn.Sequential(linear, act, copy.deepcopy(linear), copy.deepcopy(act))
+    assert [one.value for one in shared] == [one.value for one in curvature_summands(apart, torch.zeros(1, 2))]
+
+
+class Doubled(nn.Sequential):
+    """A chain with a forward method of its own."""
+
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, stride=1), nn.AvgPool2d(3, stride=2, padding=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3),
+        nn.AvgPool2d(2, divisor_override=1), nn.AvgPool2d(3, ceil_mode=True), nn.AdaptiveAvgPool2d(1),
+    ],
+)  # fmt: skip
+def test_average_pooling_has_at_least_its_norm(pool):
+    """Windows that overlap, leave pixels out or reach beyond the image."""
+    x = torch.zeros(1, 1, 5, 5)
+    act = nn.Sequential(pool, CenteredSoftplus(1.0, floor=0))
+    (term,) = curvature_summands(act, x)
+    true = float(torch.linalg.matrix_norm(torch.func.jacrev(pool)(x).reshape(-1, 25), 2))
+    assert true * (1 - 1e-6) <= term.norm_product <= 1.6 * true
+
+
+def test_the_maps_of_the_chain():
     folded = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0), CenteredSoftplus(1.0))
     folded[0].weight.data.fill_(3.0)
     folded[1].running_var.fill_(4.0)
@@ -163,6 +269,16 @@ def test_the_maps_of_the_bound():
         (
             lambda: curvature_summands(nn.Sequential(nn.Tanh()), torch.zeros(1, 2)),
             "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks, got Tanh",
+        ),
+        (
+            lambda: curvature_summands(nn.Sequential(Doubled(nn.Linear(2, 2))), torch.zeros(1, 2)),
+            "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks, got Doubled",
+        ),
+        (
+            lambda: curvature_summands(
+                nn.Sequential(act := CenteredSoftplus(1.0), nn.Flatten(), act), torch.zeros(1, 1, 2)
+            ),
+            r"layers with one shape of input, got CenteredSoftplus called with \(1, 1, 2\) and \(1, 2\). Give each",
         ),
     ],
 )

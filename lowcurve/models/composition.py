@@ -1,4 +1,7 @@
-"""LCNN's bound of normalized curvature, for networks that are a composition of known maps."""
+"""The terms of LCNN's Theorem 1, for networks that are a composition of known maps.
+
+Their sum is no bound of normalized curvature in general; see `curvature_summands`.
+"""
 
 import math
 from collections.abc import Iterator
@@ -8,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lowcurve.analysis.calculus import gradient
 from lowcurve.errors import InputError
 from lowcurve.models.gram import norm_bound
 from lowcurve.models.layers import CenteredSoftplus, Normalize
@@ -18,7 +22,7 @@ from lowcurve.models.modes import set_training
 
 @dataclass(frozen=True)
 class Summand:
-    """The term of one nonlinearity in LCNN's bound: width * curvature * norm_product.
+    """The term of one nonlinearity in LCNN's Theorem 1: width * curvature * norm_product.
 
     Attributes:
         name: Name of the nonlinearity.
@@ -54,9 +58,18 @@ class _Map:
 def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     """Compute the terms n_i C_i prod_{j <= i} ||f_j|| of LCNN's Theorem 1, one for each nonlinearity.
 
-    By the theorem, their sum bounds ||H|| / ||g|| of every affine function of the network's outputs. The bound describes the
-    method and is no certificate: the width n_i makes it far too large for any real network, and it does not include the loss.
-    `models.smoothness` bounds the curvature of margins themselves.
+    The theorem says that their sum bounds ||H|| / ||g|| of every affine function f of the network's outputs. This is false in
+    general: contributions to the gradient may cancel where those to the Hessian do not. For f(x) = s0(x) + s0(-x) the ratio is
+    beta / |sinh(beta x)|, which is infinite at 0, and the sum is 2 sqrt(2) beta. With z_k the inputs of nonlinearity k and
+    J_k = dz_k/dx, the sum does bound the ratio
+
+    * at an input where ||J_k|| max_i |df/dz_ki| <= n_k ||g|| for every k;
+    * everywhere, if the condition number of every J_k is at most n_k at every input, as with one unit a layer. It is infinite
+      for a layer that is wider than the input.
+
+    Both follow from H = sum_k J_k^T diag(df/dz_k s''/s') J_k and g = J_k^T df/dz_k. Without any condition, ||H|| is at most
+    the product of all norms times sum_k C_k prod_{j <= k} ||f_j||. `models.smoothness` has sharper bounds of that kind. No
+    term includes the loss.
 
     The network must be a chain of linear layers, BatchNorm, pooling and softplus, and of LCNN's scaled blocks. The two
     branches of a block count as one map with the larger norm. Norms are those of `norm_bound` in eval mode. The curvature of
@@ -70,7 +83,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
         One term per nonlinearity, in their order.
 
     Raises:
-        InputError: For any other layer.
+        InputError: For any other layer, and for a layer that is called with inputs of different shapes.
 
     Cost: one forward pass and `norm_bound` of each layer.
 
@@ -87,7 +100,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     hooks = [module.register_forward_hook(partial(_note_sizes, sizes)) for module in model.modules()]
     try:
         with set_training(model, training=False):
-            model(x[:1])
+            model(x[:1].to(next((p for p in model.parameters() if p.is_floating_point()), x)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -103,7 +116,10 @@ Sizes = dict[nn.Module, tuple[torch.Size, torch.Size]]
 
 
 def _note_sizes(sizes: Sizes, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    sizes[layer] = inputs[0].shape, output.shape
+    found = inputs[0].shape, output.shape
+    if sizes.setdefault(layer, found) != found:
+        received = f"{type(layer).__name__} called with {tuple(sizes[layer][0])} and {tuple(found[0])}"
+        raise InputError("layers with one shape of input", received, "give each call its own module")
 
 
 def _maps(name: str, module: nn.Module, sizes: Sizes) -> Iterator[_Map]:
@@ -111,10 +127,10 @@ def _maps(name: str, module: nn.Module, sizes: Sizes) -> Iterator[_Map]:
     if isinstance(module, ScaledBlock):
         yield from _block_maps(name, module, sizes)
         return
-    if not isinstance(module, nn.Sequential):
+    if type(module).forward is not nn.Sequential.forward:
         yield _layer_map(name, module, None, sizes)
         return
-    layers = list(module.named_children())
+    layers = list(module._modules.items())  # named_children() leaves out the second call of a layer
     for place, (end, layer) in enumerate(layers):
         after = layers[place + 1][1] if place + 1 < len(layers) else None
         if isinstance(after, nn.modules.batchnorm._BatchNorm) and isinstance(
@@ -154,7 +170,7 @@ def _layer_map(name: str, layer: nn.Module, before: nn.Module | None, sizes: Siz
     if isinstance(layer, nn.Identity | nn.Flatten | nn.Dropout):
         return _Map(name, 1.0, width)
     if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AvgPool2d):
-        return _Map(name, math.sqrt(width / before_size.numel()), width)
+        return _Map(name, _average_pool_norm(layer, before_size), width)
     if isinstance(layer, Normalize):
         return _Map(name, 1 / float(layer.std.min()), width)
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -164,6 +180,13 @@ def _layer_map(name: str, layer: nn.Module, before: nn.Module | None, sizes: Siz
         return _Map(name, factor * norm_bound(layer, before_size[2:]), width)
     expected = "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks"
     raise InputError(expected, type(layer).__name__, "use smoothness(model, example), which supports branches")
+
+
+def _average_pool_norm(layer: nn.Module, size: torch.Size) -> float:
+    """Bound the norm by the largest row and column sums. Columns count the windows that a pixel belongs to."""
+    ones = torch.ones(1, *size[1:])
+    columns = gradient(lambda x: layer(x).flatten(1).sum(1), ones)
+    return math.sqrt(float(layer(ones).max()) * float(columns.max()))
 
 
 def _batchnorm_norm(layer: nn.modules.batchnorm._BatchNorm, before: nn.Module | None, sizes: Sizes) -> float:

@@ -8,6 +8,7 @@ from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_
 from lowcurve.papers.common.seed_tables import claim_order, make_extra_results, make_geometry_table, train_row
 from lowcurve.papers.lcnn.moons import make_softplus_curves, make_two_moons_results
 from lowcurve.papers.lcnn.networks import PAPER_RADII, get_radii, make_ablation_studies, make_studies
+from lowcurve.papers.lcnn.theorem import theorem_1
 from lowcurve.results import NOT_IN_PAPER, Claim, Result, holds
 from lowcurve.study.methods import objective_of
 
@@ -248,6 +249,7 @@ def times(context: Context) -> Reproduction:
 
 
 IMAGES = ("cifar10", "mnist", "digits")
+CHAINS = ("two-units",)
 ITEMS = tuple(
     Item(f"srinivas2022lcnn/{key}", title, where, make, data, paper_data, claims)
     for key, title, where, make, data, paper_data, claims in (
@@ -256,6 +258,7 @@ ITEMS = tuple(
         ("table-2", "The same models under attack", "Table 2, section 5.3", table_2, IMAGES, "cifar100", claim_table_2),
         ("table-3", "Training against test images", "Table 3, section 5.2", table_3, IMAGES, "cifar100", claim_table_3),
         ("figure-2", "Gradients under noise", "Figure 2, section 5.2", figure_2, IMAGES, "cifar100", claim_figure_2),
+        ("theorem-1", "The sum of the layers' curvatures", "Theorem 1, Lemma 1", theorem_1, CHAINS, CHAINS[0], None),
         ("times", "Training time of seven models", "section 5", times, IMAGES, "cifar100", None),
         ("ablation", "Ablation of nonlinearities and penalties", NOT_IN_PAPER, ablation, IMAGES, "cifar100", None),
     )
