@@ -193,7 +193,10 @@ REFUSED = {
     "several shapes": (lambda: lc.accuracy(linear(), [(X[0], 0), (X[0, :1], 1)]), "images of one shape, got"),
     "triples": (lambda: lc.accuracy(linear(), [(X[0], 0, 1)]), r"\(image, label\) from the data set, got tuple"),
     "other columns": (lambda: lc.accuracy(linear(), [{"x": X[0]}]), r"\(image, label\) from the .* a dictionary of x"),
-    "deep pictures": (lambda: lc.accuracy(linear(), [Image.new("I", (2, 2))], [0]), "8-bit images, got a PIL image"),
+    "deep pictures": (
+        lambda: lc.accuracy(linear(), [Image.new("I", (2, 2))], [0]),
+        "8-bit images, got mode I in a PIL image",
+    ),
     "channels last": (
         lambda: lc.accuracy(linear(), np.zeros((5, 8, 8, 3), dtype=np.uint8), [0] * 5),
         "images with the channels first, got an array of shape",

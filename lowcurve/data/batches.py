@@ -71,6 +71,18 @@ class Examples:
         return as_pixels(chosen, torch.float32)
 
 
+def count_repeated(first: Examples, second: Examples) -> int:
+    """Return how many images of the second part are, byte for byte, among those of the first.
+
+    Example:
+        >>> part = Examples(torch.tensor([[0.5], [1.0]]), torch.tensor([0, 0]), ("a",))
+        >>> count_repeated(part, part.take([1])), count_repeated(part.take([0]), part.take([1]))
+        (1, 0)
+    """
+    known = {image.numpy().tobytes() for image in first.x}
+    return sum(image.numpy().tobytes() in known for image in second.x)
+
+
 def as_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a copy in this precision; bytes are grey levels and become numbers in [0, 1].
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lowcurve.data.batches import DataSet, Examples
-from lowcurve.data.tables import GREY_MODES, WIDE_MODES, common_shape, decode_images, rows_of
+from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes
+from lowcurve.data.tables import common_shape, decode_images, rows_of
 from lowcurve.errors import InputError
 from lowcurve.randomness import temporary_seed
 
@@ -29,7 +30,7 @@ def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[st
         images: Images of shape (N, channels, height, width) or inputs of any shape (N, ...), as a torch tensor or a
             numpy array: uint8, or floating point in [0, 1]. Or images with their labels: an (images, labels) pair,
             `Examples`, a torch `Dataset`, `Subset` or `DataLoader` of (image, label), or a Hugging Face `Dataset` with an
-            image and a label column. PIL images are decoded.
+            image and a label column. PIL images are turned upright as their EXIF entry says, and put on white.
         labels: Class numbers from 0, shape (N,): a tensor or an array of any integer type, or a list. None if `images`
             has them.
         classes: Names of the classes; by default those of the data set, or the numbers.
@@ -132,11 +133,9 @@ def _pair(item: Any) -> tuple[Any, Any]:
 
 def _image(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
-        if image.mode.split(";")[0] in WIDE_MODES:
-            raise InputError("8-bit images", f"a PIL image of mode {image.mode}", "convert the images to 8 bits")
-        grey = image.mode in GREY_MODES
-        array = np.array(image.convert("L" if grey else "RGB"))
-        return torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
+        require_bytes(image, "a PIL image")
+        array = picture_bytes(image, grey=is_grey(image))
+        return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
     return torch.from_numpy(_own(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
 
 

@@ -5,15 +5,16 @@ Given a folder, nothing uses the network. The test part never depends on the see
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lowcurve.data.batches import DataSet, Examples
+from lowcurve.data.batches import DataSet, Examples, count_repeated
+from lowcurve.data.splits import is_hidden, split_files
 from lowcurve.data.tables import (
     Rows,
     Shape,
@@ -24,7 +25,6 @@ from lowcurve.data.tables import (
     folder_tables,
     hub_client,
     parquet_table,
-    parquet_tables,
     rows_of,
 )
 from lowcurve.data.toys import colored_digits, digits, two_moons
@@ -123,7 +123,12 @@ def load(
     """Load a data set by name, or from a folder of images or parquet files.
 
     A named data set is read from files `<split>-*.parquet` in data_dir/<name> or data_dir. Without a folder it comes from
-    the Hugging Face hub. Images stay uint8.
+    the Hugging Face hub. Images stay uint8. They are turned upright as their EXIF entry says, and transparent pixels show a
+    white background.
+
+    In a folder, the names of files and folders tell the splits, as in the Hugging Face `datasets` library: train/cat/1.png,
+    my-test.parquet, eval/dog/2.png. Names that contain train, test or val but no such word are refused. Hidden files are
+    skipped.
 
     Args:
         name: One of `NAMES`, or the path of an image folder, of a folder of parquet files or of one such file.
@@ -134,6 +139,7 @@ def load(
 
     Raises:
         InputError: If the name is unknown, if files are missing or cannot be read, or if images differ in size.
+            Also if the split of a file is unclear, or there is no training split.
 
     Example:
         >>> data = load("digits", limits=Limits(train=100))
@@ -174,10 +180,15 @@ def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int)
 
 
 def _load_path(path: Path, limits: Limits, seed: int) -> DataSet:
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    tables = parquet_tables(path, files) if files else folder_tables(path)
+    files = [path] if path.is_file() else _visible(path, path.rglob("*.parquet"))
+    if files:
+        found = split_files(path, files)
+        tables, left_out = {split: parquet_table(parts) for split, parts in found.files.items()}, found.note
+    else:
+        tables, left_out = folder_tables(path)
     if "train" not in tables:
-        raise InputError("training examples", f"only {', '.join(tables) or 'nothing'} in {path}", "add a train split")
+        hint = "add a train split, or give the path of the split itself, which is then divided at random"
+        raise InputError("training examples", f"only {', '.join(tables) or 'nothing'} in {path}", hint)
     rows = {k: rows_of(t, ("image", "img"), ("label", "labels", "fine_label"), path.name) for k, t in tables.items()}
     classes, told = classes_of(rows["train"], rows.get("test", rows["train"])), []
     # Test rows are drawn first and from a fixed stream, so that they do not depend on the seed.
@@ -189,9 +200,16 @@ def _load_path(path: Path, limits: Limits, seed: int) -> DataSet:
         chosen = permutation(count, generator=chance) < max(1 if part == "test" else 0, count // share)
         rows[part], rows["train"] = rows["train"].take(chosen), rows["train"].take(~chosen)
         told.append(f"{part} a random {100 // share} % held out from the training rows")
-    note = f"{path.name}, {'parquet files' if files else 'an image folder'}: {', '.join(told)}."
+    note = f"{path.name}, {'parquet files' if files else 'an image folder'}: {', '.join(told)}{left_out}."
     rows = _limit(rows, limits, seed)
-    return _decode_parts(path.stem if path.is_file() else path.name, note, rows, classes, common_shape(rows))
+    data = _decode_parts(path.stem if path.is_file() else path.name, note, rows, classes, common_shape(rows))
+    if repeated := count_repeated(data.train, data.test):
+        note = f"{note} {repeated} of the {len(data.test):,} test images are among the training images too."
+    return replace(data, note=note)
+
+
+def _visible(folder: Path, files: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in files if not any(map(is_hidden, file.relative_to(folder).parts)))
 
 
 def _decode_parts(name: str, note: str, rows: Mapping[str, Rows], classes: Sequence[str], shape: Shape) -> DataSet:
@@ -223,7 +241,7 @@ def _local_tables(name: str, source: Source, folder: Path) -> list[Any]:
     tables = []
     for split in source.splits:
         pattern = f"{split}-*.parquet"
-        files = sorted((folder / name).rglob(pattern)) or sorted(folder.glob(pattern))
+        files = _visible(folder, (folder / name).rglob(pattern)) or _visible(folder, folder.glob(pattern))
         # A copy of the hub's whole repository also contains the other configurations.
         files = [f for f in files if source.config in f.relative_to(folder).parts[1:-1]] or files
         if not files:

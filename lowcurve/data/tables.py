@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes, upright_size
+from lowcurve.data.splits import split_images
 from lowcurve.errors import InputError
 
 Shape = tuple[int, int, int]
 CHUNK = 256
-GREY_MODES = ("1", "L", "LA")
-WIDE_MODES = ("I", "F")  # more than 8 bits a pixel: Pillow would clip instead of scale
-SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("valid", "validation", "val", "dev"), "validation"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +65,6 @@ class Rows:
             yield name, picture
 
 
-def parquet_tables(path: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """Return the tables by split, read from the beginning of file and folder names (train-00000-of-00001.parquet)."""
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        words = [] if file == path else [part.split("-")[0].split(".")[0] for part in file.relative_to(path).parts]
-        known = [SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS]
-        splits.setdefault(known[-1] if known else "train", []).append(file)
-    return {split: parquet_table(files) for split, files in splits.items()}
-
-
 def parquet_table(files: Sequence[Path]) -> Any:
     """Return the rows of these files, one file after another."""
     from pyarrow import parquet
@@ -84,39 +72,42 @@ def parquet_table(files: Sequence[Path]) -> Any:
     for file in files:
         with _as_input_error(str(file), "a parquet file"):
             parquet.read_schema(file)
+    datasets = hub_client()
+    # The library knows files by name and time of change. Their content decides here.
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"lowcurve-{_digest(files)}"
     with _as_input_error(", ".join(map(str, files)), "parquet files with the same columns"):
         # Not load_dataset, which reports even local files to a download counter; names are escaped since both take
         # them for patterns.
-        return hub_client().Dataset.from_parquet([glob.escape(str(file.resolve())) for file in files])
+        return datasets.Dataset.from_parquet([glob.escape(str(file.resolve())) for file in files], cache_dir=str(cache))
 
 
-def folder_tables(path: Path) -> dict[str, Any]:
-    """Return tables of the class folders in the folders train, test and validation, or of all of them as training data."""
-    subfolders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    splits = {SPLIT_WORDS[f.name.lower()]: f for f in subfolders if f.name.lower() in SPLIT_WORDS}
-    if "train" not in splits or not any(child.is_dir() for child in splits["train"].iterdir()):
-        splits = {"train": path}
-    known = Image.registered_extensions()
-    found = {
-        split: [f for f in sorted(folder.glob("*/**/*")) if f.is_file() and f.suffix.lower() in known]
-        for split, folder in splits.items()
-    }
-    names = sorted({f.relative_to(splits["train"]).parts[0] for f in found["train"]})
-    if not names:
-        hint = "give a folder with one folder of images a class, or with parquet files"
-        raise InputError("images in class folders, or parquet files", f"none in {path}", hint)
-    return {split: _image_table(files, splits[split], names) for split, files in found.items()}
+def _digest(files: Sequence[Path]) -> str:
+    """Return 16 hexadecimal digits of the files' contents."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(file_digest(file, "sha256").hexdigest())
+    return sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
-def _image_table(files: Sequence[Path], folder: Path, names: Sequence[str]) -> Any:
+def folder_tables(path: Path) -> tuple[dict[str, Any], str]:
+    """Return tables of the images in class folders by split, and a note on what was left out."""
+    found = split_images(path)
+    names = sorted(set(found.classes.get("train", [])))
+    return {split: _image_table(files, found.classes[split], names) for split, files in found.files.items()}, found.note
+
+
+def _image_table(files: Sequence[Path], labels: Sequence[str], names: Sequence[str]) -> Any:
     datasets = hub_client()
-    labels = [file.relative_to(folder).parts[0] for file in files]
-    strangers = sorted(set(labels) - set(names))
-    if strangers:
-        raise InputError(f"the class folders of train in {folder}", strangers[0], "use the same classes in every split")
-    columns = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(names))}
+    if strangers := [(label, file) for label, file in zip(labels, files, strict=True) if names and label not in names]:
+        received = f"{strangers[0][0]} of {strangers[0][1]}"
+        raise InputError("the class folders of train in every split", received, "use the same classes in every split")
+    columns = {
+        "image": datasets.Image(decode=False),
+        "label": datasets.ClassLabel(names=list(names) or sorted({*labels})),
+    }
     cells = [{"bytes": None, "path": str(file)} for file in files]
-    return datasets.Dataset.from_dict({"image": cells, "label": labels}, features=datasets.Features(columns))
+    return datasets.Dataset.from_dict({"image": cells, "label": list(labels)}, features=datasets.Features(columns))
 
 
 def hub_client() -> Any:
@@ -169,23 +160,23 @@ def common_shape(rows: Mapping[str, Rows]) -> Shape:
     """Return the shape of the images: one channel if all are grey, otherwise three, and the size of the last one."""
     grey, size = True, (0, 0)
     for part in (part for part in ("test", "validation", "train") if part in rows):
+        picture = None
         for _, picture in rows[part].pictures():
-            grey, size = grey and picture.mode in GREY_MODES, picture.size
+            grey = grey and is_grey(picture)
+        size = upright_size(picture) if picture is not None else size
     return (1 if grey else 3), size[1], size[0]
 
 
 def decode_images(rows: Rows, shape: Shape) -> Tensor:
     """Return the images of the rows, decoded, as uint8 of shape (N, channels, height, width)."""
     channels, height, width = shape
-    mode = "L" if channels == 1 else "RGB"
     x = np.empty((len(rows), height, width, channels), dtype=np.uint8)
     for k, (name, picture) in enumerate(rows.pictures()):
-        if picture.size != (width, height):
-            received = "{1} x {0}".format(*picture.size) + f" in {name}"
-            raise InputError(f"images of one size, here {height} x {width}", received, "crop or resize them")
-        if picture.mode.split(";")[0] in WIDE_MODES or (channels == 1 and picture.mode not in GREY_MODES):
-            kind = "8-bit grey" if channels == 1 else "8-bit"
-            raise InputError(f"{kind} images", f"mode {picture.mode} in {name}", f"save it as an {kind} image")
+        require_bytes(picture, name, grey=channels == 1)
         with _as_input_error(name):
-            x[k] = np.asarray(picture if picture.mode == mode else picture.convert(mode)).reshape(x.shape[1:])
+            pixels = picture_bytes(picture, grey=channels == 1)
+        if pixels.shape[:2] != (height, width):
+            received = "{} x {}".format(*pixels.shape) + f" in {name}"
+            raise InputError(f"images of one size, here {height} x {width}", received, "crop or resize them")
+        x[k] = pixels.reshape(x.shape[1:])
     return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
