@@ -11,6 +11,8 @@ from .models import (
     convert as convert,
     fold as fold,
     inspect_layers as inspect_layers,
+    transform_of as transform_of,
+    wrap as wrap,
 )
 
 # Evaluation: numbers per image, accuracy, robust accuracy, and whether to believe it

@@ -18,6 +18,7 @@ from lowcurve.models.layers import NONLINEARITIES, CenteredSoftplus, Normalize, 
 from lowcurve.models.lipschitz import prepare_norms, update_norms
 from lowcurve.models.spectral import Interval, norm_interval
 from lowcurve.models.summary import summary
+from lowcurve.models.wrapping import WrappedNetwork, transform_of, wrap
 
 __all__ = [
     "ARCHITECTURES",
@@ -32,6 +33,7 @@ __all__ = [
     "Network",
     "Source",
     "Normalize",
+    "WrappedNetwork",
     "convert",
     "fold",
     "inspect_layers",
@@ -41,5 +43,7 @@ __all__ = [
     "norm_interval",
     "prepare_norms",
     "summary",
+    "transform_of",
     "update_norms",
+    "wrap",
 ]
