@@ -2,14 +2,16 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from torch.testing import assert_close
 
-from lowcurve.models import (
-    CenteredSoftplus,
-)
+from lowcurve.analysis import fused
+from lowcurve.analysis.double_backward import TwiceDifferentiable
+from lowcurve.models import CenteredSoftplus
 from lowcurve.models.layers import centered_softplus
+from lowcurve.randomness import normal, stream
 
 BETAS = (1e-3, 0.1, 1.0, 10.0, 1e4)
 
@@ -83,9 +85,65 @@ def test_beta_is_learned_by_its_true_derivative():
     assert repr(CenteredSoftplus(learn=False)) == "CenteredSoftplus(beta=5, learn=False)"
 
 
+def in_beta(x: torch.Tensor, beta: float, way: str) -> torch.Tensor:
+    """Return the gradient of s0(x).sum() in beta."""
+    leaf = torch.tensor(beta, dtype=x.dtype, requires_grad=True)
+    with TwiceDifferentiable() if way == "twice" else torch.enable_grad():
+        value = centered_softplus(x.clone().requires_grad_(), leaf)
+    return torch.autograd.grad(value.sum(), leaf)[0]
+
+
+def true_in_beta(x: float, beta: float) -> mpmath.mpf:
+    """Return (u sigmoid(u) - softplus(u) + log 2) / beta^2 for u = beta x, with 120 digits."""
+    with mpmath.workdps(120):
+        x, beta = mpmath.mpf(x), mpmath.mpf(beta)
+        t = mpmath.exp(-abs(beta * x))
+        return (mpmath.log(2 / (1 + t)) - abs(beta * x) * t / (1 + t)) / beta**2
+
+
+WAYS = ("fused", "torch", "twice")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 6e-7), (torch.float64, 2e-15)])
+def test_the_gradient_in_beta_has_no_cancellation(way, dtype, digits, monkeypatch):
+    """(x s0' - s0) / beta, a difference of nearly equal numbers, loses 8 / |beta x| units below 1 and |beta x| above."""
+    monkeypatch.setattr(fused, "COMPILED", fused.COMPILED and way == "fused")
+    for beta in (1e-3, 0.1, 5.0, 1e3, 1e5):
+        far = [10.0**k for k in (-14, -9, -4, 3, 9, 20)]
+        near = [v / beta for v in (1e-3, 0.1, 0.7, 1.0, 1.5, 2.0, 3.0, 8.0, 16.0, 17.5, 30.0, 90.0, 200.0)]
+        for size in (*far, *near, 0.0, torch.finfo(dtype).smallest_normal / 16):
+            x = torch.tensor([-size], dtype=dtype)
+            true = true_in_beta(float(x), float(torch.tensor(beta, dtype=dtype)))
+            unresolved = torch.finfo(dtype).smallest_normal * (1 + 1 / beta**2)
+            assert abs(float(in_beta(x, beta, way)) - true) <= digits * true + unresolved, (beta, size)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("spread", [1e-5, 1e-3, 1.0, 1e3, 1e5])
+def test_the_gradient_in_beta_of_a_batch_is_right_for_every_spread(way, spread, monkeypatch):
+    """The old form was wrong by 2e-3 for inputs of 1e3 / beta and by 0.2 for 1e5 / beta."""
+    monkeypatch.setattr(fused, "COMPILED", fused.COMPILED and way == "fused")
+    x = spread * normal(torch.zeros(20_000), generator=stream(0, "spread"))
+    expected = in_beta(x.double(), 1.0, "torch")
+    assert_close(in_beta(x, 1.0, way).double(), expected, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_gradient_in_beta_at_infinity_and_at_nan(way, monkeypatch):
+    monkeypatch.setattr(fused, "COMPILED", fused.COMPILED and way == "fused")
+    for x in (math.inf, -math.inf, 3e38):
+        assert_close(in_beta(torch.tensor([x]), 2.0, way), torch.tensor(math.log(2) / 4))
+    assert bool(in_beta(torch.tensor([1.0, math.nan]), 2.0, way).isnan())
+
+
 def test_torch_differentiates_it_in_every_way():
     x, beta = points()[10:30], torch.tensor(2.0, dtype=torch.float64)
     mapped = torch.func.vmap(torch.func.grad(lambda x: centered_softplus(x, beta)))(x)
     twice = torch.func.jacrev(torch.func.jacrev(lambda x: centered_softplus(x, beta).sum()))(x).diagonal()
     assert_close([mapped, twice], [torch.sigmoid(2 * x), 2 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)])
-    assert torch.autograd.gradgradcheck(centered_softplus, (x.clone().requires_grad_(), beta.clone().requires_grad_()))
+    leaves = (x.clone().requires_grad_(), beta.clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(centered_softplus, leaves)
+    assert torch.autograd.gradgradcheck(
+        lambda x, b: torch.autograd.grad(centered_softplus(x, b).sin().sum(), b, create_graph=True)[0], leaves
+    )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
+from lowcurve.analysis import fused
+from lowcurve.analysis.sharpness import sharpness_gradient
 from lowcurve.errors import InputError, nearest
-from lowcurve.models import fused
 from lowcurve.types import Inputs
 
 
@@ -171,8 +172,8 @@ LINEAR = 40
 class _CenteredSoftplus(torch.autograd.Function):
     """Compute max(x, 0) + log(1 + (exp(-|beta x|) - 1) / 2) / beta, a form of s0(x) without cancellation.
 
-    The derivative in x is sigmoid(beta x), and the derivative in beta is (x sigmoid(beta x) - s0) / beta. One function takes
-    nine passes over x forward and four backward. The form with tanh(|beta x| / 2) takes six passes forward but more time.
+    The derivative in x is sigmoid(beta x); for that in beta see `sharpness_gradient`. One function takes nine passes over x
+    forward. The form with tanh(|beta x| / 2) takes six passes but more time.
 
     There is no rule for forward-mode differentiation, because torch.compile does not support a Function with one.
     """
@@ -185,17 +186,14 @@ class _CenteredSoftplus(torch.autograd.Function):
         return x.abs().mul_(-beta).expm1_().mul_(0.5).log1p_().mul_(1 / beta).add_(x.relu())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, beta, value = ctx.saved_tensors
+        x, beta = ctx.saved_tensors
         in_x: Tensor = torch.ops.aten.softplus_backward(g, x * beta, 1, LINEAR)  # g sigmoid(beta x) in one pass
-        if not ctx.needs_input_grad[1]:
-            return in_x, None
-        first, second = (torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in ((in_x, x), (g, value)))
-        return in_x, (first - second) / beta
+        return in_x, sharpness_gradient(g, x, beta) if ctx.needs_input_grad[1] else None
 
 
 class _FusedCenteredSoftplus(torch.autograd.Function):
@@ -206,16 +204,15 @@ class _FusedCenteredSoftplus(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: Tensor) -> Tensor:
-        value = fused.values(x, beta)
-        ctx.save_for_backward(x, beta, value)
-        return value
+        ctx.save_for_backward(x, beta)
+        return fused.values(x, beta)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, beta, value = ctx.saved_tensors
-        if torch.is_grad_enabled() or not fused.can_fuse(g, beta):
+        x, beta = ctx.saved_tensors
+        if torch.is_grad_enabled() or not fused.can_fuse_gradient(g, x, beta):
             return _CenteredSoftplus.backward(ctx, g)
-        return fused.derivatives(g, x, value, beta)
+        return fused.derivatives(g, x, beta, learn=ctx.needs_input_grad[1])
 
 
 NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {

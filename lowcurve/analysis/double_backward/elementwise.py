@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.double_backward.parameter_node import refuse_third_derivative
+from lowcurve.analysis.double_backward.parameter_node import JoinParameters, refuse_third_derivative
+from lowcurve.analysis.sharpness import sharpness_gradient
 from lowcurve.analysis.smooth_nonlinearities import SmoothNonlinearity
 
 
@@ -18,30 +19,49 @@ def apply_nonlinearity(x: Tensor, sigma: SmoothNonlinearity, function: Callable[
         sigma: The derivatives in closed form.
         function: The nonlinearity itself.
     """
-    found: Tensor = _Nonlinearity.apply(x, sigma.sharpness, sigma, function)  # type: ignore[no-untyped-call]
-    return found
+    found: Tensor = _Nonlinearity.apply(x, sigma, function)  # type: ignore[no-untyped-call]
+    if sigma.sharpness is None or not sigma.sharpness.requires_grad:
+        return found
+    sharpness_part = _SharpnessPart.apply(sigma.sharpness, (x,))  # type: ignore[no-untyped-call]
+    joined: Tensor = JoinParameters.apply(found, sharpness_part)  # type: ignore[no-untyped-call]
+    return joined
 
 
 class _Nonlinearity(torch.autograd.Function):
-    """sigma(x) with its derivatives in x and in the sharpness b, where sigma(x) = (S(b x) - S(0)) / b."""
+    """sigma(x) as a function of x alone: the sharpness receives no gradient here."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, sharpness: Tensor | None, sigma: SmoothNonlinearity, function: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        value = function(x)
+    def forward(ctx: Any, x: Tensor, sigma: SmoothNonlinearity, function: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.sigma, ctx.derivative = sigma, None
-        ctx.save_for_backward(x, sharpness, None if sharpness is None else value)
-        return value
+        ctx.save_for_backward(x)
+        return function(x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, sharpness, value = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
+        sharpness = ctx.sigma.sharpness
         in_x, derivative = _NonlinearityBackward.apply(g, x, sharpness, ctx.derivative, ctx.sigma)  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled():  # the graph of the gradient stores it in any case
             ctx.derivative = derivative
-        in_sharpness = (_dot(in_x, x) - _dot(g, value)) / sharpness if ctx.needs_input_grad[1] else None
-        return in_x, in_sharpness, None, None
+        return in_x, None, None
+
+
+class _SharpnessPart(torch.autograd.Function):
+    """Zeros of the result's shape, with the derivative of centered softplus in its sharpness.
+
+    x comes in a tuple, which hides it from autograd. Otherwise an input gradient would run this node.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sharpness: Tensor, inside: tuple[Tensor]) -> Tensor:
+        (x,) = inside
+        ctx.x = x
+        ctx.save_for_backward(sharpness)
+        return sharpness.new_zeros(()).expand(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return sharpness_gradient(g, ctx.x, *ctx.saved_tensors), None
 
 
 class _NonlinearityBackward(torch.autograd.Function):

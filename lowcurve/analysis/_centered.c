@@ -1,11 +1,12 @@
 /* Centered softplus s0 and its derivatives, in one pass over memory each, by one thread. fused.py decides when it is used.
 
-   Torch operations need nine passes for the value (1) and four for the gradients (2). With a = |beta x| and t = exp(-a),
-   where exp(-a) - 1 is computed without cancellation:
+   Torch operations need nine passes for the value (1) and as many as fifteen for the gradients (2). With a = |beta x|,
+   t = exp(-a) and w = (1 - t) / (1 + t), where 1 - t is computed without cancellation:
 
-     (1)  s0(x) = max(x, 0) + log(1 + (t - 1) / 2) / beta
+     (1)  s0(x) = max(x, 0) + log(1 - (1 - t) / 2) / beta
      (2)  g s0'(x), where s0'(x) = 1 / (1 + t) for x >= 0 and t / (1 + t) for x < 0;
-          sum g (x s0' - s0), which is beta times the derivative in beta
+          sum g h / beta^2, the derivative in beta, where
+          h = (log(1 - w^2) + a w) / 2 for small a and h = -log(1 - (1 - t) / 2) - a t / (1 + t) for large a
 
    The results are accurate to a few units in the last place for every beta x (tests/test_fused.py). */
 
@@ -19,7 +20,9 @@
 #define LN2_HIGH 0.693145751953125f /* its low bits are 0, so its product with a small integer is exact */
 #define LN2_LOW 1.42860682030941723212e-6f
 #define ROUNDER 12582912.0f /* 1.5 * 2^23: adding and subtracting it rounds to an integer */
+#define SWITCH 0.7f         /* value of w between the forms for small and large a, which are equally accurate there */
 #define LOWEST -87.0f       /* below this, exp(-a) is negligible beside 1 and close to underflow */
+#define BLOCK 256           /* terms summed in single precision, few enough for an error of a few units in the last place */
 
 #define INLINED static inline __attribute__((always_inline))
 
@@ -55,24 +58,33 @@ INLINED void values(const float *x, float *out, Py_ssize_t n, float beta) {
   }
 }
 
-INLINED float slope(float x, float beta) {
-  float scale, rest;
-  exponential(-size(beta * x), &scale, &rest);
-  float t = scale + scale * rest, over = 1 / (1 + t);
-  return x < 0 ? t * over : over;
+INLINED void slopes(const float *g, const float *x, float *out, Py_ssize_t n, float beta) {
+#pragma omp simd
+  for (Py_ssize_t i = 0; i < n; i++) {
+    float scale, rest;
+    exponential(-size(beta * x[i]), &scale, &rest);
+    float t = scale + scale * rest, over = 1 / (1 + t);
+    out[i] = g[i] * (x[i] < 0 ? t * over : over);
+  }
 }
 
-/* Sums of blocks in single precision are added in double precision. */
-INLINED double slopes(const float *g, const float *x, const float *value, float *out, Py_ssize_t n, float beta) {
+/* Also the sum. Blocks are summed in single precision and added in double precision. */
+INLINED double slopes_and_sum(const float *g, const float *x, float *out, Py_ssize_t n, float beta) {
   double total = 0;
-  for (Py_ssize_t block = 0; block < n; block += 4096) {
-    Py_ssize_t end = block + 4096 < n ? block + 4096 : n;
+  float over_beta = 1 / beta;
+  for (Py_ssize_t block = 0; block < n; block += BLOCK) {
+    Py_ssize_t end = block + BLOCK < n ? block + BLOCK : n;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (Py_ssize_t i = block; i < end; i++) {
-      float s = slope(x[i], beta);
-      out[i] = g[i] * s;
-      sum += g[i] * (x[i] * s - value[i]);
+      float scale, rest, a = size(beta * x[i]);
+      a = a > -LOWEST ? -LOWEST : a;
+      exponential(-a, &scale, &rest);
+      float less = scale * rest + (scale - 1), t = scale + scale * rest, over = 1 / (1 + t), w = -less * over;
+      out[i] = g[i] * (x[i] < 0 ? t * over : over);
+      float log = logarithm(w < SWITCH ? -w * w : 0.5f * less);
+      float h = w < SWITCH ? 0.5f * (log + a * w) : -log - a * (t * over);
+      sum += g[i] * (h * over_beta * over_beta);
     }
     total += sum;
   }
@@ -95,9 +107,10 @@ INLINED double slopes(const float *g, const float *x, const float *value, float 
 #endif
 
 VERSIONS(values, void, (const float *x, float *out, Py_ssize_t n, float beta), values(x, out, n, beta))
-VERSIONS(slopes, double,
-         (const float *g, const float *x, const float *value, float *out, Py_ssize_t n, float beta),
-         return slopes(g, x, value, out, n, beta))
+VERSIONS(slopes, void, (const float *g, const float *x, float *out, Py_ssize_t n, float beta),
+         slopes(g, x, out, n, beta))
+VERSIONS(slopes_and_sum, double, (const float *g, const float *x, float *out, Py_ssize_t n, float beta),
+         return slopes_and_sum(g, x, out, n, beta))
 
 typedef unsigned long long Address;
 
@@ -112,23 +125,27 @@ static PyObject *centered_values(PyObject *module, PyObject *arguments) {
   Py_RETURN_NONE;
 }
 
-static PyObject *centered_slopes(PyObject *module, PyObject *arguments) {
-  Address g, x, value, out, beta, total;
+static PyObject *centered_derivatives(PyObject *module, PyObject *arguments) {
+  Address g_at, x_at, out_at, beta_at, total_at;
   Py_ssize_t n;
   (void)module;
-  if (!PyArg_ParseTuple(arguments, "KKKKnKK", &g, &x, &value, &out, &n, &beta, &total)) return NULL;
+  if (!PyArg_ParseTuple(arguments, "KKKnKK", &g_at, &x_at, &out_at, &n, &beta_at, &total_at)) return NULL;
   Py_BEGIN_ALLOW_THREADS;
-  float b = *(const float *)(uintptr_t)beta;
-  double found = CHOSEN(slopes)((const float *)(uintptr_t)g, (const float *)(uintptr_t)x,
-                                (const float *)(uintptr_t)value, (float *)(uintptr_t)out, n, b);
-  *(float *)(uintptr_t)total = (float)(found / b);
+  const float *g = (const float *)(uintptr_t)g_at, *x = (const float *)(uintptr_t)x_at;
+  float *out = (float *)(uintptr_t)out_at, *total = (float *)(uintptr_t)total_at;
+  float beta = *(const float *)(uintptr_t)beta_at;
+  if (total)
+    *total = (float)CHOSEN(slopes_and_sum)(g, x, out, n, beta);
+  else
+    CHOSEN(slopes)(g, x, out, n, beta);
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"values", centered_values, METH_VARARGS, "values(x, out, n, beta): addresses of n floats and of one"},
-    {"slopes", centered_slopes, METH_VARARGS, "slopes(g, x, value, out, n, beta, total): likewise"},
+    {"derivatives", centered_derivatives, METH_VARARGS,
+     "derivatives(g, x, out, n, beta, total): likewise; without the sum if total is 0"},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_centered", NULL, -1, methods, NULL, NULL, NULL, NULL};

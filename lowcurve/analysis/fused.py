@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 try:
-    from lowcurve.models import _centered
+    from lowcurve.analysis import _centered
 except ImportError:  # the package was built without a C compiler
     COMPILED = False
 else:
@@ -45,6 +45,24 @@ def can_fuse(x: Tensor, beta: Tensor) -> bool:
     )
 
 
+def can_fuse_gradient(g: Tensor, x: Tensor, beta: Tensor) -> bool:
+    """Return True if `derivatives` supports this call, as `can_fuse`.
+
+    Args:
+        g: Gradient of the values, in any memory format.
+        x: Inputs, shape as g.
+        beta: Sharpness, a scalar tensor.
+
+    Returns:
+        True if it does.
+
+    Example:
+        >>> can_fuse_gradient(*torch.zeros(2, 3, dtype=torch.float64), torch.tensor(1.0))
+        False
+    """
+    return g.dtype is torch.float32 and can_fuse(x, beta) and _is_plain(g)
+
+
 def values(x: Tensor, beta: Tensor) -> Tensor:
     """Compute log((1 + exp(beta x)) / 2) / beta.
 
@@ -65,29 +83,28 @@ def values(x: Tensor, beta: Tensor) -> Tensor:
     return found
 
 
-def derivatives(g: Tensor, x: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+def derivatives(g: Tensor, x: Tensor, beta: Tensor, *, learn: bool = True) -> tuple[Tensor, Tensor | None]:
     """Compute g s0'(x) and the sum over elements of g times the derivative of s0(x) in beta.
 
     Args:
         g: Gradient of the values, shape as x.
         x: Inputs that `can_fuse` supports.
-        value: s0(x), from `values`.
         beta: Sharpness, a scalar tensor.
+        learn: Compute the gradient in beta.
 
     Returns:
-        The gradients in x and in beta.
+        The gradients in x and in beta, or None for the second without `learn`.
 
     Example:
         >>> x, beta = torch.tensor([0.0]), torch.tensor(1.0)
-        >>> [v.item() for v in derivatives(x + 2, x, x, beta)] if can_fuse(x, beta) else [1.0, 0.0]
+        >>> [v.item() for v in derivatives(x + 2, x, beta)] if can_fuse(x, beta) else [1.0, 0.0]
         [1.0, 0.0]
     """
     if g.stride() != x.stride():
         g = torch.empty_like(x).copy_(g)
-    found, total = torch.empty_like(x), torch.empty_like(beta)
-    _centered.slopes(
-        g.data_ptr(), x.data_ptr(), value.data_ptr(), found.data_ptr(), x.numel(), beta.data_ptr(), total.data_ptr()
-    )
+    found, total = torch.empty_like(x), torch.empty_like(beta) if learn else None
+    address = 0 if total is None else total.data_ptr()
+    _centered.derivatives(g.data_ptr(), x.data_ptr(), found.data_ptr(), x.numel(), beta.data_ptr(), address)
     return found, total
 
 
