@@ -143,6 +143,7 @@ RULES = {
             "data/toys.py": "points of the plane are moved into the square where they are drawn, and colors are made of hues",
             "data/batches.py": "a variance that rounding made negative",
             "report/figures.py": "numbers become the grey levels of a picture",
+            "analysis/sharpness.py": "an exponent beyond which a derivative is constant",
         },
     ),
     "loading a pickle": Rule(named(r"torch\.load|pickle\.loads?"), ("store/weights.py",)),
