@@ -6,6 +6,7 @@ this package changes the global random state of torch.
 
 import hashlib
 import math
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,73 @@ def temporary_seed(seed: int, *path: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(_state(seed, path))
         yield
+
+
+class RepeatedDraws:
+    """Let several passes draw the same random numbers, whatever layers or functions draw them.
+
+    The first pass draws as usual. Each later one starts from the random state that the first one started from, and
+    leaves the state as it found it. This covers torch's generators of the CPU and of the input's device, generators that
+    a module holds as attributes, and Python's own.
+
+    Example:
+        >>> draws, like = RepeatedDraws(), torch.zeros(1)
+        >>> with draws.repeat(like):
+        ...     first = torch.rand(3)
+        >>> with draws.repeat(like):
+        ...     second = torch.rand(3)
+        >>> torch.equal(first, second)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._start: _RandomState | None = None
+
+    @contextmanager
+    def repeat(self, like: Tensor, model: object = None) -> Iterator[None]:
+        """Run the block with the draws of the first block.
+
+        Args:
+            like: A tensor on the device on which the block draws.
+            model: The module that draws.
+        """
+        now = _RandomState.now(like.device, model)
+        if self._start is None:
+            self._start = now
+            yield
+            return
+        self._start.set()
+        try:
+            yield
+        finally:
+            now.set()
+
+
+@dataclass(frozen=True)
+class _RandomState:
+    """The states of all generators that a forward pass may draw from."""
+
+    cpu: Tensor
+    device: torch.device
+    on_device: Tensor | None
+    python: tuple[object, ...]
+    own: tuple[tuple[torch.Generator, Tensor], ...]
+
+    @classmethod
+    def now(cls, device: torch.device, model: object) -> "_RandomState":
+        modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+        own = {id(g): g for module in modules for g in vars(module).values() if isinstance(g, torch.Generator)}
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        states = tuple((generator, generator.get_state()) for generator in own.values())
+        return cls(torch.get_rng_state(), device, on_device, random.getstate(), states)
+
+    def set(self) -> None:
+        torch.set_rng_state(self.cpu)
+        random.setstate(self.python)
+        if self.on_device is not None:
+            torch.cuda.set_rng_state(self.on_device, self.device)
+        for generator, state in self.own:
+            generator.set_state(state)
 
 
 def uniform(like: Tensor, low: float, high: float, *, generator: torch.Generator) -> Tensor:

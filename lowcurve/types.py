@@ -52,6 +52,19 @@ class LogitField(Protocol):
 
 
 @runtime_checkable
+class RepeatableField(Protocol):
+    """A field whose passes can all draw the same random numbers."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return l(x), shape (batch,)."""
+        ...
+
+    def repeating_draws(self) -> "RepeatableField":
+        """Return the field whose passes draw the same numbers from its next pass on."""
+        ...
+
+
+@runtime_checkable
 class IndexableField(Protocol):
     """A field that can be restricted to some of its examples, each once or repeatedly."""
 

@@ -13,7 +13,7 @@ from torch.autograd import grad as by_another_name
 from trained import public
 
 from lowcurve import evaluation
-from lowcurve.analysis.calculus import watch_derivatives
+from lowcurve.analysis.derivative_watch import watch_derivatives
 from lowcurve.analysis.norms import L2, LINF, Ball, pixels
 from lowcurve.attacks import PGD, Effort, strong
 from lowcurve.data import Examples, Limits, digits, load

@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.calculus import Jet, watch_derivatives
+from lowcurve.analysis.calculus import Jet
+from lowcurve.analysis.derivative_watch import watch_derivatives
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.data import digits, shuffled_batches
 from lowcurve.errors import InputError

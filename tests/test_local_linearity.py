@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lowcurve.analysis.calculus import Jet, watch_derivatives
+from lowcurve.analysis.calculus import Jet
+from lowcurve.analysis.derivative_watch import watch_derivatives
 from lowcurve.analysis.norms import L2, LINF, Ball, dot, pixels
 from lowcurve.errors import InputError
 from lowcurve.penalties import ELLE, LLR, AdaptiveWeight, GradAlign

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lowcurve import randomness
-from lowcurve.analysis.calculus import Jet, gradient, watch_derivatives
+from lowcurve.analysis.calculus import Jet, gradient
+from lowcurve.analysis.derivative_watch import watch_derivatives
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import loss_field

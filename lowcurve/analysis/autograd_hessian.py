@@ -7,9 +7,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.calculus import Jet, pullback
+from lowcurve.analysis.calculus import Jet, pullback, require_per_example_values
 from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.errors import InputError
+from lowcurve.network_calls import gradients_enabled, without_inference
 from lowcurve.types import Field, IndexableField, Inputs, PerExample
 
 
@@ -51,9 +52,10 @@ class AutogradHessian:
         """The gradients grad l(x), shape (batch, ...)."""
         return self._jet.gradient.detach()
 
+    @gradients_enabled()
     def __call__(self, v: Tensor) -> Tensor:
         """Return H v for one vector per example, shape (batch, ...)."""
-        return pullback(self._jet.gradient, self._jet.x, v, retain_graph=True)
+        return pullback(self._jet.gradient, self._jet.x, without_inference(v), retain_graph=True)
 
     def apply_many(self, vectors: Tensor) -> Tensor:
         """Return H v for several vectors per example, in one batch if the field is an `IndexableField`.
@@ -109,21 +111,3 @@ class _Subset:
 
     def take(self, rows: Tensor) -> "_Subset":
         return _Subset(self.whole, self.rows[rows])
-
-
-def require_per_example_values(values: Tensor, x: Tensor) -> None:
-    """Check that a field returned one number per example.
-
-    Args:
-        values: Values of the field.
-        x: Its inputs.
-
-    Raises:
-        InputError: If it did not, for example because the loss is reduced.
-    """
-    if values.shape != (len(x),):
-        raise InputError(
-            f"one number per example from the field, shape ({len(x)},)",
-            tuple(values.shape),
-            "do not reduce the loss, and give the inputs a batch axis",
-        )

@@ -4,7 +4,7 @@ Every function backpropagates the sum over examples. That is right because examp
 d l_i / d x_j = 0 for i != j, which `losses.loss_field` checks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 from lowcurve.errors import InputError
-from lowcurve.types import Classifier, Field, Inputs, LogitField, Logits, PerExample
+from lowcurve.network_calls import (
+    NetworkError,
+    first_line,
+    gradients_enabled,
+    hint_for,
+    is_memory_error,
+    without_inference,
+)
+from lowcurve.types import Classifier, Field, Inputs, LogitField, Logits, PerExample, RepeatableField
 
 
 class Jet:
@@ -37,8 +44,8 @@ class Jet:
     """
 
     def __init__(self, field: Field, x: Inputs) -> None:
-        self.field = field
-        self.x = x.detach().requires_grad_()
+        self.field = field.repeating_draws() if isinstance(field, RepeatableField) else field
+        self.x = _leaf(x)
 
     def with_field(self, field: LogitField) -> "Jet":
         """Return the jet of another loss of the same logits, which are not computed again.
@@ -47,7 +54,7 @@ class Jet:
             field: A field with the same model and labels and another loss.
         """
         other = Jet(field, self.x)
-        other.x, other.logits = self.x, self.logits
+        other.field, other.x, other.logits = field, self.x, self.logits
         return other
 
     @cached_property
@@ -60,14 +67,16 @@ class Jet:
         if not isinstance(self.field, LogitField):
             received = type(self.field).__name__
             raise InputError("a field that shows its logits", received, "write loss_field(model, y)")
-        with torch.enable_grad():
+        with gradients_enabled():
             return self.field.logits(self.x)
 
     @cached_property
     def values(self) -> PerExample:
         """Values l(x), attached to the parameters and to x."""
-        with torch.enable_grad():
-            return self.field.from_logits(self.logits) if isinstance(self.field, LogitField) else self.field(self.x)
+        with gradients_enabled():
+            if isinstance(self.field, LogitField):
+                return self.field.from_logits(self.logits)
+            return require_per_example_values(self.field(self.x), self.x)
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -142,9 +151,9 @@ def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -
         >>> value_and_gradient(lambda x: x.square().sum(1), torch.tensor([[3.0, 4.0]]))
         (tensor([25.]), tensor([[6., 8.]]))
     """
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
-        values = field(leaf)
+    leaf = _leaf(x)
+    with gradients_enabled():
+        values = require_per_example_values(field(leaf), leaf)
     result = _gradient(values, leaf, create_graph=create_graph)
     return (values, result) if create_graph else (values.detach(), result)
 
@@ -167,8 +176,8 @@ def value_gradient_and_aux(
         >>> value_gradient_and_aux(lambda x: (x.square().sum(1), x + 1), torch.tensor([[3.0, 4.0]]))
         (tensor([25.]), tensor([[6., 8.]]), tensor([[4., 5.]]))
     """
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
+    leaf = _leaf(x)
+    with gradients_enabled():
         values, auxiliary = function(leaf)
     return values.detach(), _gradient(values, leaf), auxiliary.detach()
 
@@ -205,8 +214,8 @@ def jacobian(function: Classifier, x: Inputs) -> Tensor:
         tensor([[[1., 3.],
                  [2., 4.]]])
     """
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
+    leaf = _leaf(x)
+    with gradients_enabled():
         columns = function(leaf).unbind(1)
     rows = [_gradient(column, leaf, retain_graph=k + 1 < len(columns)) for k, column in enumerate(columns)]
     return torch.stack(rows, dim=1)
@@ -231,52 +240,16 @@ def pullback(
     """
     if not result.requires_grad:
         return torch.zeros_like(leaf)
-    (found,) = torch.autograd.grad(
-        result,
-        leaf,
-        cotangent,
-        create_graph=create_graph,
-        retain_graph=retain_graph or create_graph,
-        materialize_grads=True,
-    )
+    with explain_failures():
+        (found,) = torch.autograd.grad(
+            result,
+            leaf,
+            cotangent,
+            create_graph=create_graph,
+            retain_graph=retain_graph or create_graph,
+            materialize_grads=True,
+        )
     return found
-
-
-@contextmanager
-def watch_derivatives() -> Iterator[list[str]]:
-    """Record every request for a derivative that is made inside the block.
-
-    This covers `grad`, `backward`, what is built on them (torch.func, torch.autograd.functional) and forward-mode duals,
-    under any import name. It patches nothing and sets no trace function, so debuggers and coverage still work. Calls in
-    other threads are not recorded.
-
-    Yields:
-        The names of the calls in their order.
-
-    Example:
-        >>> with watch_derivatives() as calls:
-        ...     _ = gradient(lambda x: x.square().sum(1), torch.ones(1, 2))
-        >>> calls
-        ['grad']
-    """
-    with _DerivativeWatch() as watch:
-        yield watch.calls
-
-
-class _DerivativeWatch(TorchFunctionMode):
-    """Record the derivative calls among all functions of torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[str] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in ("grad", "backward", "_make_dual"):
-            self.calls.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def require_inputs(x: Inputs) -> None:
@@ -296,6 +269,47 @@ def require_inputs(x: Inputs) -> None:
         )
 
 
+def require_per_example_values(values: Tensor, x: Inputs) -> PerExample:
+    """Return the values of a field, or refuse them unless they are one number per example.
+
+    Args:
+        values: Values of the field.
+        x: Its inputs.
+
+    Raises:
+        InputError: If they are not, for example because the loss is reduced.
+    """
+    if not isinstance(values, Tensor) or values.shape != (len(x),):
+        raise InputError(
+            f"one number per example from the field, shape ({len(x)},)",
+            tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__,
+            "do not reduce the loss, and give the inputs a batch axis",
+        )
+    return values
+
+
+def _leaf(x: Inputs) -> Inputs:
+    """Return the inputs as a leaf of a new graph."""
+    return without_inference(x).detach().requires_grad_()
+
+
+@contextmanager
+def explain_failures() -> Iterator[None]:
+    """Leave inference mode, and turn an error of automatic differentiation into a sentence.
+
+    Raises:
+        InputError: If torch cannot differentiate a network.
+    """
+    try:
+        with torch.inference_mode(False):
+            yield
+    except RuntimeError as error:
+        if isinstance(error, InputError) or is_memory_error(error):
+            raise
+        hint = hint_for(error, "write the network with functions of torch that can be differentiated")
+        raise NetworkError("a network that torch can differentiate", first_line(error), hint) from error
+
+
 def _gradient(values: Tensor, x: Tensor, *, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
     result = _gradients(values, [x], create_graph=create_graph, retain_graph=retain_graph)[0]
     assert result is not None
@@ -310,9 +324,12 @@ def _gradients(
     if values.requires_grad:
         keep = retain_graph or create_graph
         ones = torch.ones_like(values)
-        found = list(
-            torch.autograd.grad(values, leaves, ones, create_graph=create_graph, retain_graph=keep, allow_unused=True)
-        )
+        with explain_failures():
+            found = list(
+                torch.autograd.grad(
+                    values, leaves, ones, create_graph=create_graph, retain_graph=keep, allow_unused=True
+                )
+            )
     if found[0] is None:
         raise InputError(
             "a field that is differentiable in its input",

@@ -7,12 +7,11 @@ from typing import TypeVar
 import torch
 
 from lowcurve.errors import InputError
+from lowcurve.network_calls import is_memory_error
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
 T = TypeVar("T")
-MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
-"""Torch's messages on a CPU under Linux and Windows, and on accelerators; most of them come in a bare RuntimeError."""
 
 
 def in_chunks(
@@ -51,18 +50,13 @@ def in_chunks(
                 results.append(function(part))
                 done = part.stop
             except (RuntimeError, MemoryError) as error:
-                if part.stop - part.start == 1 or not _is_memory_error(error):
+                if part.stop - part.start == 1 or not is_memory_error(error):
                     raise
                 size = (part.stop - part.start + 1) // 2
             if done < part.stop:  # outside `except`, which keeps the frames and all their tensors alive
                 log.warning("not enough memory for %d at once; going on with %d", part.stop - part.start, size)
                 _release_memory()
     return results
-
-
-def _is_memory_error(error: Exception) -> bool:
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(message in str(error).lower() for message in MESSAGES)
 
 
 def _release_memory() -> None:

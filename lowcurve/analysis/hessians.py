@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.autograd_hessian import AutogradHessian, require_per_example_values
-from lowcurve.analysis.calculus import jacobian, pullback, require_inputs
+from lowcurve.analysis.autograd_hessian import AutogradHessian
+from lowcurve.analysis.calculus import jacobian, pullback, require_inputs, require_per_example_values
 from lowcurve.analysis.replay import Program, ProgramRecorder, push_tangents, unstack
 from lowcurve.errors import InputError
+from lowcurve.network_calls import gradients_enabled, without_inference
 from lowcurve.types import Field, Inputs, LogitField
 
 REPLAYED = "replayed tangents"
@@ -54,13 +55,14 @@ class ReplayedHessian:
         """Return H v for one vector per example, shape (batch, ...)."""
         return self.apply_many(v[None])[0]
 
+    @gradients_enabled()
     def apply_many(self, vectors: Tensor) -> Tensor:
         """Return H v for several vectors per example, in one pass.
 
         Args:
             vectors: Shape (vectors, batch, ...).
         """
-        stacked = _set_layout(vectors.detach().flatten(0, 1), self.channels_last)
+        stacked = _set_layout(without_inference(vectors).detach().flatten(0, 1), self.channels_last)
         tangents = push_tangents(self.program.instructions, stacked, second_order=self.part != "Gauss-Newton")
         adjoint = torch.zeros_like(tangents.tangent)
         if self.logit_hessian is not None and self.part != "network":
@@ -107,6 +109,7 @@ class ReplayedHessian:
         return replace(self, part=part)
 
 
+@gradients_enabled()
 def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian | AutogradHessian:
     """Return the operator v -> H v of the exact Hessian at x, one matrix per example.
 
@@ -138,6 +141,7 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     Reference: Pearlmutter 1994.
     """
     require_inputs(x)
+    x = without_inference(x)
     replayed = _replay(field, x) if replay else "asked for"
     if isinstance(replayed, str):
         operator: ReplayedHessian | AutogradHessian = AutogradHessian(field, x, f"differentiated twice: {replayed}")

@@ -25,6 +25,7 @@ from lowcurve.attacks.state import (
 )
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 Observer = Callable[[Tensor, State, PerExample, Logits], None]
@@ -95,7 +96,7 @@ class IterativeAttack(Attack):
                 value = outcome.value
                 if not same_objective:
                     with torch.no_grad():
-                        value = margin_loss(model(outcome.point), y) if len(x) else value
+                        value = margin_loss(call(model, outcome.point), y) if len(x) else value
                 higher = value > highest
                 best = torch.where(per_example(higher, best), outcome.point, best)
                 highest = torch.maximum(value, highest)

@@ -14,6 +14,7 @@ from lowcurve.attacks.base import BallAttack, Options
 from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Inputs, Labels
 
 log = logging.getLogger("lowcurve")
@@ -60,7 +61,7 @@ class AutoAttack(BallAttack):
         scaled = _ScaledClassifier(model, low, high)
         with frozen(scaled), randomness.temporary_seed(seed, "AutoAttack"):
             with torch.no_grad():
-                logits = model(x)
+                logits = call(model, x)
             require_logits(logits, y)
             try:
                 found = self._attack(scaled, (x - low) / (high - low), y, logits.shape[1], seed)
@@ -103,4 +104,4 @@ class _ScaledClassifier(nn.Module):
         self.model, self.low, self.high = model, low, high
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.model(self.low + u * (self.high - self.low))
+        return call(self.model, self.low + u * (self.high - self.low))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowcurve.analysis.norms import Ball, Norm, as_ball
 from lowcurve.data.batches import as_pixels
 from lowcurve.errors import InputError
+from lowcurve.network_calls import gradients_enabled, without_inference
 from lowcurve.randomness import stream
 from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
@@ -45,6 +46,7 @@ class Attack(ABC):
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images of a batch that has been checked."""
 
+    @gradients_enabled()
     def __call__(
         self,
         model: Classifier,
@@ -120,7 +122,7 @@ def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs,
         (tensor([[0.0000, 0.2000]]), tensor([1]))
     """
     like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
-    images = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x), device=like.device)
+    images = without_inference(x) if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x), device=like.device)
     if images.dtype == torch.uint8:
         images = as_pixels(images, like.dtype)
     elif not images.is_floating_point():
@@ -134,4 +136,4 @@ def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs,
     if labels.shape != images.shape[:1]:
         found = tuple(labels.shape)
         raise InputError(f"labels of shape ({len(images)},)", found, "give one class number for each image")
-    return images, labels.long()
+    return images, without_inference(labels.long())

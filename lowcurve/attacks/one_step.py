@@ -9,7 +9,7 @@ from lowcurve.analysis.norms import Ball, Norm
 from lowcurve.attacks.base import BallAttack, Options
 from lowcurve.attacks.state import prepare
 from lowcurve.errors import InputError
-from lowcurve.losses import log_odds
+from lowcurve.losses import evaluate_loss, log_odds
 from lowcurve.models.modes import frozen
 from lowcurve.types import Classifier, Inputs, Labels, Loss
 
@@ -68,7 +68,7 @@ class OneStep(BallAttack):
             batch = prepare(model, x, y, self.ball, options, clean_logits=False)
             noise, size, reach = (share * batch.radius for share in (self.noise, self.length, self.reach))
             start = self.ball.sample(x, batch.streams.at("start"), noise)
-            direction = gradient(lambda at: self.loss(batch.evaluate(at), y), start)
+            direction = gradient(lambda at: evaluate_loss(self.loss, batch.evaluate(at), y), start)
             return ascent_step(start, direction, x, self.ball, size=size, radius=reach)
 
 

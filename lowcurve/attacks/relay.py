@@ -12,6 +12,7 @@ from lowcurve.attacks.state import AttackRun, prepare, select_rows
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 
@@ -77,7 +78,7 @@ class Relay(IterativeAttack):
             batch, start = prepare(model, x, y, self.ball, options), options.start
             best, rows = x.clone() if start is None else start.clone(), torch.arange(len(x), device=x.device)
             if start is not None and len(x):
-                near = self.is_near(margin(batch.clean_logits, y), margin(model(start), y))
+                near = self.is_near(margin(batch.clean_logits, y), margin(call(model, start), y))
                 rows = near.nonzero()[:, 0]
             few = select_rows(batch, rows)
             for number, run in enumerate(self.runs):

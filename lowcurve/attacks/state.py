@@ -11,6 +11,7 @@ from lowcurve.analysis.norms import Ball
 from lowcurve.attacks.base import Options
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
+from lowcurve.network_calls import call
 from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
@@ -42,8 +43,7 @@ class AttackBatch:
 
     def evaluate(self, point: Inputs) -> Logits:
         """Return the logits at a point, in the inputs' precision also under autocast."""
-        logits = self.model(point)
-        return logits.to(point.dtype) if isinstance(logits, Tensor) else logits
+        return call(self.model, point).to(point.dtype)
 
     def with_streams(self, *path: object) -> "AttackBatch":
         """Return the same batch with the random streams of that name."""
@@ -152,7 +152,7 @@ def prepare(
         raise InputError(f"a start of shape {tuple(x.shape)}", tuple(start.shape), "give one start for each row of x")
     radius = ball.radii(x) if options.radius is None else ball.require_radii(options.radius, x)
     with torch.no_grad():
-        logits = model(x) if len(x) and clean_logits else x.new_zeros(len(x), 0)
+        logits = call(model, x) if len(x) and clean_logits else x.new_zeros(len(x), 0)
     if len(x) and clean_logits:
         require_logits(logits, y)
     return AttackBatch(model, x, y, radius, example_streams(options.generator, x, y), logits, start)

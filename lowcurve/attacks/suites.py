@@ -16,6 +16,7 @@ from lowcurve.attacks.square import Square
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels
 
 Box = tuple[float, float]
@@ -64,7 +65,7 @@ class Suite(Attack):
             start = {"start": best} if isinstance(member, Relay) else {}
             point = member(model, x, y, generator=options.generator, **start)
             with frozen(model), torch.no_grad():
-                margin = -margin_loss(model(point), y) if len(x) else lowest
+                margin = -margin_loss(call(model, point), y) if len(x) else lowest
             lower = margin < lowest
             best, lowest = torch.where(per_example(lower, x), point, best), torch.minimum(margin, lowest)
         return best

@@ -6,7 +6,7 @@ import torch
 
 from lowcurve.attacks.state import AttackBatch
 from lowcurve.errors import InputError
-from lowcurve.losses import least_likely
+from lowcurve.losses import evaluate_loss, least_likely
 from lowcurve.types import Labels, Logits, Loss, PerExample
 
 Target = int | Literal["least-likely"] | None
@@ -54,5 +54,5 @@ def target_class(target: Target, logits: Logits, y: Labels) -> Labels:
 def attack_objective(loss: Loss, target: Target, batch: AttackBatch, logits: Logits) -> PerExample:
     """Return what an attack maximizes: the loss at the true label, or minus the loss at the target."""
     if target is None:
-        return loss(logits, batch.y)
-    return -loss(logits, target_class(target, batch.clean_logits, batch.y))
+        return evaluate_loss(loss, logits, batch.y)
+    return -evaluate_loss(loss, logits, target_class(target, batch.clean_logits, batch.y))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lowcurve.errors import InputError
+from lowcurve.network_calls import without_inference
 from lowcurve.randomness import integers, permutation, stream
 
 Rows = Tensor | slice | Sequence[int]
@@ -42,6 +43,7 @@ class Examples:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "y", without_inference(self.y))
         _check_labels(self.y, len(self.classes))
         _check_pixels(self.x)
         if len(self.x) != len(self.y):
@@ -86,11 +88,13 @@ def count_repeated(first: Examples, second: Examples) -> int:
 def as_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a copy in this precision; bytes are grey levels and become numbers in [0, 1].
 
+    The copy has ordinary strides. Images of one channel may have others and still count as contiguous.
+
     Example:
         >>> as_pixels(torch.tensor([51], dtype=torch.uint8), torch.float32)
         tensor([0.2000])
     """
-    copy = images.to(dtype, copy=True)
+    copy = images.to(dtype, copy=True, memory_format=torch.contiguous_format)
     return copy.div_(255) if images.dtype == torch.uint8 else copy
 
 

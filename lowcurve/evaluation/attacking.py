@@ -21,10 +21,12 @@ from lowcurve.data.coercion import Data, Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, AttackResult
-from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
+from lowcurve.evaluation.independence import FEW, warn_of_dependence
+from lowcurve.evaluation.measuring import are_probabilities, logits_of, on_device, require_examples
 from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
 
@@ -51,6 +53,7 @@ class Ledger(Protocol):
     def __setitem__(self, key: str, value: Any, /) -> None: ...
 
 
+@gradients_enabled()
 def attack(
     model: nn.Module,
     images: Data,
@@ -101,6 +104,7 @@ def attack(
     examples, chosen = split_arguments(model, images, labels, method)
     method = require_attack(chosen)
     require_examples(model, examples)
+    warn_of_dependence(model, on_device(model, examples, slice(FEW))[0])
     norm = norm_of(method)
     mine = share_of(fabric, len(examples))
     members = members_of(method)

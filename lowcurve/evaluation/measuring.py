@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.state import require_logits
@@ -15,9 +16,11 @@ from lowcurve.data.coercion import Data, Labels, as_examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import name_measures, require_model, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true
+from lowcurve.evaluation.independence import FEW, require_independent, warn_of_dependence
 from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call, gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.types import Loss, Measure, Progress
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 Measures = Measure | Sequence[Measure] | Mapping[str, Measure]
 
 
+@gradients_enabled()
 def measure(
     model: nn.Module,
     images: Data,
@@ -60,7 +64,8 @@ def measure(
 
     Raises:
         InputError: If the model is in training mode, if its weights or logits are not finite, if a measure gives NaN,
-            or if the labels do not fit the network.
+            or if the labels do not fit the network. Also if the logits of an image are random or depend on the other
+            images of its batch: the first 8 images are tried.
 
     `analysis.hessians.record_backends()` around the call tells how Hessians were computed.
 
@@ -74,6 +79,7 @@ def measure(
     named = name_measures(chosen)
     require_eval(model)
     require_examples(model, examples)
+    require_independent(model, on_device(model, examples, slice(FEW))[0])
     mine = share_of(fabric, len(examples))
     columns: dict[str, Tensor] = {}
     ticker = Ticker(choose_progress(progress, fabric), heading, len(mine) * len(named))
@@ -118,18 +124,18 @@ class _Part:
         return {column: values.detach().cpu() for column, values in columns.items()}
 
 
+@gradients_enabled()
 def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, batch_size: int = 512) -> np.ndarray:
     """Return for each image whether the network classifies it as labeled.
 
     Args:
-        model: Network in eval mode. It maps pixels in [0, 1] to logits.
+        model: Network from pixels in [0, 1] to logits. It is evaluated in eval mode and returned in its own mode.
         images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         batch_size: Images in a batch.
 
     Raises:
-        InputError: If the model is in training mode, if its weights or logits are not finite, or if the labels do not
-            fit the network.
+        InputError: If weights or logits are not finite, or if the labels do not fit the network.
 
     Example:
         >>> correct(nn.Identity(), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), [1, 1])
@@ -137,11 +143,12 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
     """
     require_model(model)
     examples = as_examples(images, labels)
-    require_eval(model)
     require_examples(model, examples)
+    warn_of_dependence(model, on_device(model, examples, slice(FEW))[0])
     starts = range(0, len(examples), batch_size)
     batches = (on_device(model, examples, slice(start, start + batch_size)) for start in starts)
-    return torch.cat([logits_of(model, x, y).argmax(1) == y for x, y in batches]).cpu().numpy()
+    with frozen(model):
+        return torch.cat([logits_of(model, x, y).argmax(1) == y for x, y in batches]).cpu().numpy()
 
 
 def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, batch_size: int = 512) -> "Proportion":
@@ -150,7 +157,7 @@ def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, ba
     The arguments and errors are those of `correct`.
 
     Args:
-        model: Network in eval mode. It maps pixels in [0, 1] to logits.
+        model: Network from pixels in [0, 1] to logits. It is evaluated in eval mode and returned in its own mode.
         images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
         batch_size: Images in a batch.
@@ -165,9 +172,9 @@ def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, ba
 def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the logits at x, or refuse them unless they are finite numbers of shape (batch, classes) that fit the labels."""
     with torch.no_grad():
-        logits = model(x)
+        logits = call(model, x)
     require_logits(logits, y)
-    return torch.as_tensor(logits)
+    return logits
 
 
 def are_probabilities(logits: Tensor) -> bool:
@@ -185,8 +192,11 @@ def are_probabilities(logits: Tensor) -> bool:
 
 
 def require_finite(model: nn.Module) -> None:
-    """Refuse a model with NaN or infinity among its weights."""
+    """Refuse a model with NaN or infinity among its weights, or with layers whose weights have no shape yet."""
     for name, weight in model.state_dict().items():
+        if is_lazy(weight):
+            hint = "run the network once on a batch of the data before it is given"
+            raise InputError("a network with all its weights", f"the lazy layer of {name!r}, which has none yet", hint)
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             received, hint = f"NaN or infinity in {name!r}", "load weights of a training that converged"
             raise InputError("finite weights", received, hint)

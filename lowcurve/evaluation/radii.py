@@ -14,6 +14,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN
 from lowcurve.evaluation.attacking import attack
+from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
 
@@ -57,6 +58,7 @@ class SmallestRadius:
         )
 
 
+@gradients_enabled()
 def smallest_radius(
     model: nn.Module,
     images: Data,

@@ -12,14 +12,17 @@ from lowcurve.data.batches import Examples
 from lowcurve.data.coercion import Data, Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_attack, require_model, split_arguments
+from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.evaluation.sharing import gather, share_of
-from lowcurve.losses import cross_entropy
+from lowcurve.losses import cross_entropy, evaluate_loss
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call, gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Loss, Progress
 
 
+@gradients_enabled()
 def transfer(
     models: Mapping[str, nn.Module],
     images: Data,
@@ -95,6 +98,7 @@ def _transfer(
     return torch.from_numpy(np.stack(rows)).movedim(2, 0)
 
 
+@gradients_enabled()
 def adversarial_loss(
     model: nn.Module,
     images: Data,
@@ -150,13 +154,14 @@ def _attack_fully(
     """Return the attacked images and the loss there."""
     require_examples(model, examples)
     like = next(model.parameters(), torch.zeros(()))
+    warn_of_dependence(model, examples.pixels(slice(FEW)).to(like))
     found, values = [], []
     with frozen(model):
         for x, y in _batches(examples, batch_size, like, progress, heading):
             logits_of(model, x, y)
             point = method(model, x, y, generator=randomness.stream(seed, "attack", type(method).__name__))
             with torch.no_grad():
-                values.append(loss(model(point), y).cpu())
+                values.append(evaluate_loss(loss, call(model, point), y).cpu())
             found.append(point.cpu())
     return torch.cat(found), torch.cat(values)
 

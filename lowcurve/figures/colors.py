@@ -12,6 +12,7 @@ from lowcurve.data import Examples
 from lowcurve.figures.same_images import SameImages
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Result, Table, merge, proportion
 from lowcurve.results.cells import CELLS, NETWORK, count_examples, spread
@@ -142,4 +143,4 @@ def _color_gallery(shared: SameImages) -> Gallery:
 
 def _predictions(shared: SameImages, model: nn.Module, x: Tensor) -> tuple[str, ...]:
     with frozen(model), torch.no_grad():
-        return tuple(f"seen as {shared.examples.classes[int(k)]}" for k in model(x).argmax(1))
+        return tuple(f"seen as {shared.examples.classes[int(k)]}" for k in call(model, x).argmax(1))

@@ -22,6 +22,7 @@ from lowcurve.geometry import (
     surface,
 )
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Curves, Line, Panel, Points, Result, Surface, Table
 from lowcurve.results.cells import NETWORK
@@ -65,7 +66,7 @@ def find_crossings(shared: SameImages) -> dict[str, Crossing]:
         y = shared.y.to(x.device)
         adversarial = DeepFool(L2)(model, x, y, generator=stream(0, "cross-section"))
         with frozen(model), torch.no_grad():
-            others = model(adversarial).scatter(1, y[:, None], -torch.inf).argmax(1)
+            others = call(model, adversarial).scatter(1, y[:, None], -torch.inf).argmax(1)
             decision = logit_difference(model, y, others)
             boundary = find_boundary_point(decision, x, adversarial)
         found[name] = Crossing(adversarial, decision, others, boundary, L2.length(boundary.point - x))

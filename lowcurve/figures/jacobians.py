@@ -9,6 +9,7 @@ from lowcurve.errors import InputError
 from lowcurve.figures.same_images import SameImages
 from lowcurve.losses import cross_entropy, loss_field, margin
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.randomness import stream
 from lowcurve.results import Gallery, Result
 from lowcurve.types import Loss
@@ -73,7 +74,7 @@ def _adversarial_gallery(shared: SameImages) -> Gallery:
         x = shared.inputs(model)
         found = attack(model, x, shared.y.to(x.device), generator=stream(shared.seed, "jacobian"))
         with frozen(model), torch.no_grad():
-            seen = [shared.examples.classes[int(k)] for k in model(found).argmax(1)]
+            seen = [shared.examples.classes[int(k)] for k in call(model, found).argmax(1)]
         pictures, scales = _around_gray((found - x).cpu())
         names += [name, f"{name}, what was added"]
         rows += [found.cpu(), pictures]

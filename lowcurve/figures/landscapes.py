@@ -20,6 +20,7 @@ from lowcurve.geometry import (
 )
 from lowcurve.losses import cross_entropy, least_likely, log_odds, loss_field, margin, margin_loss
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.randomness import stream
 from lowcurve.results import Cell, Column, Panel, Points, Result, Surface, Table
 from lowcurve.results.cells import NETWORK
@@ -151,7 +152,7 @@ def attack_directions(model: nn.Module, x: Inputs, y: Labels) -> dict[str, Input
     """
     with frozen(model):
         with torch.no_grad():
-            target = least_likely(model(x))
+            target = least_likely(call(model, x))
         return {
             "cross-entropy": gradient_direction(loss_field(model, y, log_odds), x),
             "least likely": -gradient_direction(loss_field(model, target, log_odds), x),

@@ -9,6 +9,7 @@ from lowcurve.analysis.norms import L2, dot, per_example
 from lowcurve.errors import InputError
 from lowcurve.geometry.level_sets import tangent_space
 from lowcurve.losses import require_eval
+from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Field, Inputs, Labels, Logits, PerExample
 
 
@@ -34,7 +35,7 @@ class LogitDifference:
 
     def logits(self, x: Inputs) -> Logits:
         """Compute the logits z of x, the first part."""
-        return self.model(x)
+        return call(self.model, x)
 
     def from_logits(self, logits: Logits) -> PerExample:
         """Compute z_i - z_j from the logits, the second part."""

@@ -10,7 +10,7 @@ from lowcurve import randomness
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, per_example
 from lowcurve.errors import InputError
-from lowcurve.losses import cross_entropy, require_eval
+from lowcurve.losses import cross_entropy, evaluate_loss, require_eval
 from lowcurve.types import Inputs, Labels, Loss, Progress, silent
 
 Direction = Mapping[str, Tensor]
@@ -116,7 +116,11 @@ def parameter_surface(
             shifted = _shift_weights(weights, (first, second), places[number])
 
             def total(part: slice, weights: Mapping[str, Tensor] = shifted) -> Tensor:
-                return loss(functional_call(model, dict(weights), (x[part],)), y[part]).double().sum()
+                return (
+                    evaluate_loss(loss, functional_call(model, dict(weights), (x[part].clone(),)), y[part])
+                    .double()
+                    .sum()
+                )
 
             found.append(torch.stack(in_chunks(total, len(x), chunk)).sum() / len(x))
     return torch.stack(found).view(len(a), len(b))

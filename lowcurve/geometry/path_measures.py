@@ -14,8 +14,9 @@ from lowcurve.errors import InputError
 from lowcurve.geometry.paths import Paths
 from lowcurve.geometry.regions import inner_margin
 from lowcurve.geometry.segments import Segments
-from lowcurve.losses import margin_loss
+from lowcurve.losses import evaluate_loss, margin_loss
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Loss, PerExample
 
 AT_ONCE = 16
@@ -169,7 +170,7 @@ def straight_line_measures(
         rows, share = number // samples, (number % samples).double() / (samples - 1)
         x, y = pairs.at(rows, share), pairs.y[rows]
         with torch.no_grad():
-            return ~(inner_margin(model, x, y) > 0), loss(model(x), y)
+            return ~(inner_margin(model, x, y) > 0), evaluate_loss(loss, call(model, x), y)
 
     with frozen(model):
         parts = in_chunks(evaluate_samples, len(pairs) * samples, chunk)

@@ -14,6 +14,7 @@ from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
+from lowcurve.network_calls import call
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 ROUNDING = 16
@@ -40,7 +41,7 @@ def inner_margin(model: Classifier, x: Inputs, y: Labels, *, times: float = 1.0)
         tensor([ True, False])
     """
     with torch.no_grad():
-        logits = model(x)
+        logits = call(model, x)
         difference = margin(logits, y)
         true = logits.gather(1, y[:, None]).squeeze(1)
         size = torch.maximum(true.abs(), (true - difference).abs())
@@ -61,7 +62,7 @@ class OneVersusRest:
 
     def __call__(self, x: Inputs) -> Logits:
         """Compute the two logits."""
-        logits = self.model(x)
+        logits = call(self.model, x)
         c = torch.full((len(logits), 1), self.c, device=logits.device)
         return torch.cat([logits.scatter(1, c, -torch.inf).amax(1, keepdim=True), logits.gather(1, c)], 1)
 

@@ -14,6 +14,7 @@ from lowcurve.models.gram import Weighted
 from lowcurve.models.layers import at_least_float32
 from lowcurve.models.modes import set_training
 from lowcurve.models.spectral import linear_map, power_iteration
+from lowcurve.network_calls import call
 
 
 class LipschitzLayer(nn.Module):
@@ -207,7 +208,7 @@ def prepare_norms(model: nn.Module, x: Tensor, steps: int = 30) -> None:
     ]
     try:
         with set_training(model, training=False):
-            model(x)
+            call(model, x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,16 +1,22 @@
 """Context managers that set the mode of a model and restore it afterwards."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from weakref import WeakSet
 
+import torch
 from torch import nn
 
+from lowcurve.errors import InputError
 from lowcurve.types import Classifier
 
 
 @contextmanager
 def set_training(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put every layer in training or eval mode, and restore each layer's own mode afterwards.
+
+    A module's own `train` method is called, and then every layer's mode is set, since such a method may leave layers as
+    they are.
 
     Args:
         model: The module whose mode is set.
@@ -25,24 +31,36 @@ def set_training(model: nn.Module, *, training: bool) -> Iterator[None]:
         True
     """
     before = [(module, module.training) for module in model.modules()]
-    if any(was != training for _, was in before):
+    changes = any(was != training for _, was in before)
+    if changes:
         model.train(training)
+        _set_modes((module, training) for module, _ in before)
     try:
         yield
     finally:
-        for module, was in before:
-            if module.training != was:  # setting an attribute of a module is slow, so only where it changed
-                module.training = was
+        if changes:
+            model.train(before[0][1])
+            _set_modes(before)
+
+
+def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:  # setting an attribute of a module is slow, so only where it changes
+            module.training = training
 
 
 @contextmanager
 def frozen(model: Classifier) -> Iterator[None]:
     """Put a model in eval mode with `requires_grad` off for its parameters, and restore both afterwards.
 
-    A forward pass then stores less for the backward pass. A classifier that is not a module is left unchanged.
+    A forward pass then stores less for the backward pass. Buffers keep their values: those of a network whose forward
+    pass changes them in eval mode, too, are restored. A classifier that is not a module is left unchanged.
 
     Args:
         model: The classifier to freeze.
+
+    Raises:
+        InputError: If the weights were made under `torch.inference_mode`.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -56,7 +74,10 @@ def frozen(model: Classifier) -> Iterator[None]:
         yield
         return
     wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with set_training(model, training=False):
+    if any(parameter.is_inference() for parameter in wanting):
+        hint = "build or load the network outside it, or give a copy.deepcopy(model) that is made outside"
+        raise InputError("weights that autograd accepts", "weights made under torch.inference_mode", hint)
+    with set_training(model, training=False), nullcontext() if model in _STEADY else keep_buffers(model) as changed:
         for parameter in wanting:
             parameter.requires_grad_(False)
         try:
@@ -64,6 +85,47 @@ def frozen(model: Classifier) -> Iterator[None]:
         finally:
             for parameter in wanting:
                 parameter.requires_grad_()
+    if changed == []:
+        _STEADY.add(model)
+
+
+@contextmanager
+def keep_buffers(model: nn.Module) -> Iterator[list[str]]:
+    """Restore the values of all buffers afterwards, whatever forward passes did to them.
+
+    Args:
+        model: The module.
+
+    Yields:
+        A list that holds the names of the buffers that changed, once the block has ended.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(1)
+        >>> with keep_buffers(layer) as changed:
+        ...     _ = layer(torch.tensor([[1.0], [3.0]]))
+        >>> changed, layer.running_mean
+        (['running_mean', 'running_var', 'num_batches_tracked'], tensor([0.]))
+    """
+    changed: list[str] = []
+    before = [
+        (module, f"{prefix}.{name}".lstrip("."), name, buffer, buffer.detach().clone())
+        for prefix, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield changed
+    finally:
+        with torch.no_grad():
+            for module, path, name, buffer, value in before:
+                if module._buffers.get(name) is not buffer or not torch.equal(buffer, value):
+                    module._buffers[name] = buffer
+                    buffer.copy_(value)
+                    changed.append(path)
+
+
+_STEADY: "WeakSet[nn.Module]" = WeakSet()
+"""Networks whose passes in eval mode were seen to leave their buffers as they are."""
 
 
 def copy_mode(new: nn.Module, old: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
 from lowcurve.losses import require_temperature
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.penalties.base import Penalty
 from lowcurve.types import Classifier, PerExample
 
@@ -51,7 +52,7 @@ class Distillation(Penalty):
         """Compute one number of at least 0 per example."""
         student = (jet.logits / self.temperature).log_softmax(1)
         with frozen(self.teacher), torch.no_grad():
-            target = (self.teacher(jet.x) / self.temperature).softmax(1)
+            target = (call(self.teacher, jet.x) / self.temperature).softmax(1)
         if target.shape != student.shape:
             received = f"logits of shape {tuple(target.shape)} beside {tuple(student.shape)}"
             raise InputError("a teacher of the student's classes", received, "train the teacher on the student's data")

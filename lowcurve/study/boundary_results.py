@@ -25,6 +25,7 @@ from lowcurve.geometry import (
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
 from lowcurve.models.smoothness import smoothness
+from lowcurve.network_calls import call
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.results.cells import NETWORK, spread
@@ -174,7 +175,7 @@ def _measure_boundary(
     with frozen(model):
         across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))
         with torch.no_grad():
-            others = model(across).scatter(1, y[:, None], -torch.inf).argmax(1)
+            others = call(model, across).scatter(1, y[:, None], -torch.inf).argmax(1)
         decision = logit_difference(model, y, others)
         boundary = find_boundary_point(decision, x, across)
         columns = boundary_distances(decision, x, boundary, h=h)

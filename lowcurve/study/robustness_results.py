@@ -13,6 +13,7 @@ from lowcurve.attacks import PGD, SUITES, Suite
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.geometry import Curvature
+from lowcurve.network_calls import call
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
 from lowcurve.results.cells import NETWORK
 from lowcurve.store import Run
@@ -225,7 +226,7 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
     scale = float(change.abs().max()) or 1.0
     with torch.no_grad():
         like = next(model.parameters(), clean)
-        predicted = [data.classes[int(k)] for k in model(found.inputs.to(like)).argmax(1)]
+        predicted = [data.classes[int(k)] for k in call(model, found.inputs.to(like)).argmax(1)]
     labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
     blank = Gallery(
         "Perturbed images", (), labels, torch.empty(0, len(labels), *data.shape).numpy(), (),

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
+from lowcurve.analysis.calculus import explain_failures
 from lowcurve.data.batches import PLAIN, Augmentation, Examples, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.data.coercion import Data, as_examples
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
+from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.training.hardware import (
     make_fabric,
@@ -122,6 +124,7 @@ class Checkpoint(Protocol):
         ...
 
 
+@gradients_enabled()
 def fit(
     model: nn.Module,
     objective: Objective,
@@ -222,7 +225,8 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
     values = objective.term_values(
         state.forward, x, y, generator=generator, progress=progress, step=state.step, autocast=fabric.autocast
     )
-    fabric.backward(torch.stack([value.weight * value.mean for value in values.values()]).sum())
+    with explain_failures():
+        fabric.backward(torch.stack([value.weight * value.mean for value in values.values()]).sum())
     if optimization.gradient_clipping is not None:
         fabric.clip_gradients(state.model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
     optimizer.step()

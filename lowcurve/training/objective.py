@@ -12,7 +12,7 @@ from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.attacks.base import BallAttack
 from lowcurve.errors import InputError, describe
-from lowcurve.losses import cross_entropy, loss_field, require_eval
+from lowcurve.losses import cross_entropy, loss_field, require_eval, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import set_training
 from lowcurve.penalties import AdaptiveWeight, Penalty
@@ -235,6 +235,7 @@ class Objective:
         with set_training(model, training=self.statistics == "batch"):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, penalty_input)
+            field = require_loss_field(jet.field)  # all its passes draw the same random numbers
             shares_input = penalty_input is loss_input and any(not penalty.data_free for _, penalty in due.values())
             factor = self.loss_weight * self.loss_schedule(progress)
             if not shares_input:  # no penalty uses the input gradient of the loss, so x stays a constant

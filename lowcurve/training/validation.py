@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.data.batches import Examples, ordered_batches
 from lowcurve.models.modes import set_training
+from lowcurve.network_calls import call
 from lowcurve.training.hardware import match_precision
 from lowcurve.types import AttackFunction
 
@@ -63,4 +64,4 @@ def validation_accuracies(
 
 def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.as_tensor(model(x).argmax(1) == y)
+        return call(model, x).argmax(1) == y

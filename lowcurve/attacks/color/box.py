@@ -14,7 +14,7 @@ from lowcurve.attacks.base import Options
 from lowcurve.attacks.color.spaces import HSV, LUMA, PIXEL_BOX, clip_to_box, require_color
 from lowcurve.attacks.state import AttackBatch, AttackRun, State
 from lowcurve.errors import InputError
-from lowcurve.losses import margin_loss
+from lowcurve.losses import evaluate_loss, margin_loss
 from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
 
 Range = tuple[float, float]
@@ -248,7 +248,7 @@ class ColorBox(IterativeAttack):
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
         """Return the loss."""
-        return self.loss(logits, batch.y)
+        return evaluate_loss(self.loss, logits, batch.y)
 
     def _box(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, high, unchanged = (

@@ -18,6 +18,7 @@ from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
 from lowcurve.losses import margin, require_loss_field
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Field, Inputs, Labels, PerExample
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -103,7 +104,7 @@ def _logits(model: Classifier, rotation: _HueRotation, degrees: Tensor, batch_si
     """Return the logits as in `hue_logits`, for images that are converted already."""
     rows = torch.arange(len(degrees), device=degrees.device).repeat_interleave(degrees.shape[1])
     points = zip(torch.split(rows, batch_size), torch.split(degrees.flatten(), batch_size), strict=True)
-    parts = [model(rotation.at(angles, few)) for few, angles in points]
+    parts = [call(model, rotation.at(angles, few)) for few, angles in points]
     return torch.cat(parts).view(*degrees.shape, parts[0].shape[1])
 
 

@@ -15,7 +15,7 @@ from lowcurve.attacks.base import Options
 from lowcurve.attacks.color.spaces import PIXEL_BOX, clip_to_box, color_difference, lab, require_color
 from lowcurve.attacks.state import AttackBatch, AttackRun, State
 from lowcurve.errors import InputError
-from lowcurve.losses import margin_loss
+from lowcurve.losses import evaluate_loss, margin_loss
 from lowcurve.types import Classifier, Inputs, Labels, Logits, Loss, PerExample
 
 ROUNDING = 1e-9
@@ -126,7 +126,7 @@ class Recoloring(IterativeAttack):
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
         """Return the loss."""
-        return self.loss(logits, batch.y)
+        return evaluate_loss(self.loss, logits, batch.y)
 
     def recolor(self, x: Inputs, grid: Tensor) -> tuple[Inputs, Tensor]:
         """Return the images under a grid's displacements, and the shrinking factor of each pixel, (batch, 1, height, width).

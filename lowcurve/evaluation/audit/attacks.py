@@ -9,6 +9,7 @@ from lowcurve.attacks.state import State
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, margin_loss
+from lowcurve.network_calls import call
 from lowcurve.types import PerExample
 
 POINT = 0.01
@@ -102,7 +103,7 @@ class Divided(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the divided logits."""
-        return torch.as_tensor(self.model(x) / self.scale)
+        return call(self.model, x) / self.scale
 
 
 def logit_scale(state: AuditState) -> Finding:

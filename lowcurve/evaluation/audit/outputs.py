@@ -5,13 +5,14 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from lowcurve.analysis.calculus import watch_derivatives
+from lowcurve.analysis.derivative_watch import watch_derivatives
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.evaluation.measuring import are_probabilities
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import call
 
 ROUNDING = 1e-5
 """Test 1. AutoAttack, check_range_output."""
@@ -81,11 +82,12 @@ def determinism(state: AuditState) -> Finding:
 
 
 def passes(model: nn.Module, examples: Examples, batch_size: int) -> list[Tensor]:
-    """Return the logits of all examples from several passes, the last one with the examples in reverse order."""
+    """Return the logits of all examples from several passes, the last one in reverse order and in smaller batches."""
     with restored(model):
         found = [clean_logits(model, examples, batch_size) for _ in range(PASSES - 1)]
         backwards = examples.take(torch.arange(len(examples)).flip(0))
-        return [*found, clean_logits(model, backwards, batch_size).flip(0)]
+        smaller = max(1, min(batch_size, len(examples)) // 2)
+        return [*found, clean_logits(model, backwards, smaller).flip(0)]
 
 
 def _largest_change(logits: list[Tensor]) -> float:
@@ -102,9 +104,9 @@ def no_optimization(state: AuditState) -> Finding:
     """
     x = state.examples.pixels(slice(state.batch_size)).to(state.like)
     with watch_derivatives() as enabled, torch.enable_grad():
-        state.model(x)
+        call(state.model, x)
     with watch_derivatives() as disabled, torch.no_grad():
-        state.model(x)
+        call(state.model, x)
     calls = [*enabled, *disabled]
     named = ", ".join(sorted(set(calls)))
     evidence = f"2 forward passes over {len(x)} images compute {len(calls)} derivatives" + f" ({named})" * bool(calls)

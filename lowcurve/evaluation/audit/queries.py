@@ -13,6 +13,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, margin_loss
+from lowcurve.network_calls import call
 
 BEYOND = 0.01
 """Tests 13 and 14. Checked in tests/test_audit.py."""
@@ -78,7 +79,7 @@ class Smoothed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean logits."""
-        return torch.stack([self.model(x + pattern) for pattern in self.patterns.to(x)]).mean(0)
+        return torch.stack([call(self.model, x + pattern) for pattern in self.patterns.to(x)]).mean(0)
 
 
 def transfer(state: AuditState) -> Finding:

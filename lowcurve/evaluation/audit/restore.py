@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lowcurve.data.batches import Examples
 from lowcurve.evaluation.measuring import logits_of, require_examples
+from lowcurve.models.modes import keep_buffers
 
 
 @contextmanager
@@ -16,20 +17,17 @@ def restored(model: nn.Module) -> Iterator[None]:
 
     A faulty forward pass, one that trains, counts or optimizes, may change all of them.
     """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _, _ in gradients:
         parameter.grad = None
         parameter.requires_grad_(False)
     try:
-        yield
+        with keep_buffers(model):
+            yield
     finally:
         for parameter, gradient, required in gradients:
             parameter.requires_grad_(required)
             parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def clean_logits(model: nn.Module, examples: Examples, batch_size: int) -> Tensor:

@@ -17,6 +17,7 @@ from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.sharing import broadcast
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.randomness import temporary_seed
 from lowcurve.types import Progress
@@ -51,6 +52,7 @@ CHECKS = tuple(check for check, _ in TESTS)
 """All tests, described."""
 
 
+@gradients_enabled()
 def audit(
     model: nn.Module,
     images: Data,

@@ -16,6 +16,7 @@ from lowcurve.models.conversion.blocks import WEIGHTS, BatchNorm, batchnorm_pair
 from lowcurve.models.conversion.folding import fold_weights
 from lowcurve.models.conversion.recording import record
 from lowcurve.models.modes import set_training
+from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Inputs
 
 NEAR = 1e-3
@@ -166,7 +167,7 @@ def _keeps_logits(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
         variance = randomness.uniform(norm.running_var, 0.5, 1.5, generator=generator)  # type: ignore[arg-type]
         random_statistics[norm] = {"running_mean": mean, "running_var": variance}
     with torch.no_grad(), randomness.temporary_seed(0, "folding"), _override_attributes(random_statistics):
-        plain = model(x)
+        plain = call(model, x)
         with _fold(pairs):
-            folded = model(x)
+            folded = call(model, x)
     return bool((plain - folded).abs().max() <= NEAR * plain.abs().max())

@@ -117,7 +117,7 @@ def record(model: nn.Module, example: Tensor) -> Recording:
     if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
         received = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise InputError("an example batch of the network's inputs", received, "pass a tensor such as x[:2]")
-    recorder = CallRecorder(model)
+    recorder, example = CallRecorder(model), example.clone()  # the network may write into it
     with ExitStack() as stack:
         stack.enter_context(randomness.temporary_seed(0, "dry run"))
         stack.enter_context(set_training(model, training=False))

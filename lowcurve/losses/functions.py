@@ -1,14 +1,14 @@
-"""Losses with one number per example, and `loss_field`, which turns a network into a function of its input."""
+"""Losses of logits and labels, one number per example."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lowcurve.errors import InputError
-from lowcurve.types import Classifier, Field, Inputs, Labels, Logits, Loss, PerExample
+from lowcurve.types import Labels, Logits, PerExample
 
 
 def cross_entropy(logits: Logits, y: Labels) -> PerExample:
@@ -152,103 +152,6 @@ def least_likely(logits: Logits) -> Labels:
         tensor([1])
     """
     return logits.argmin(1)
-
-
-@dataclass(frozen=True)
-class LossField:
-    """The field x -> loss(model(x), y), as `loss_field` returns it.
-
-    It shows its logits (`types.LogitField`), so the Gauss-Newton part of its Hessian can be split off.
-
-    Attributes:
-        model: Pixels in [0, 1] -> logits.
-        y: Labels, shape (batch,).
-        loss: Logits, labels -> one number per example.
-    """
-
-    model: Classifier
-    y: Labels
-    loss: Loss = cross_entropy
-
-    def __call__(self, x: Inputs) -> PerExample:
-        """Return the loss of each example, shape (batch,)."""
-        return self.from_logits(self.logits(x))
-
-    def logits(self, x: Inputs) -> Logits:
-        """Return the logits z(x), shape (batch, classes)."""
-        return self.model(x)
-
-    def from_logits(self, logits: Logits) -> PerExample:
-        """Return the loss of each example from its logits."""
-        return self.loss(logits, self.y)
-
-    def take(self, rows: Tensor) -> "LossField":
-        """Return the field of some of the examples.
-
-        Args:
-            rows: Indices of the examples; an example may be repeated.
-        """
-        return replace(self, y=self.y[rows])
-
-
-def loss_field(
-    model: Classifier, y: Labels, loss: Loss = cross_entropy, *, batch_statistics: bool = False
-) -> LossField:
-    """Return the loss of a network as a function of its input: x -> loss(model(x), y), one number per example.
-
-    The examples are independent: d l_i / d x_j = 0 for i != j. BatchNorm in training mode violates this, and dropout makes
-    the field random, so a model in training mode raises an error.
-
-    Args:
-        model: Pixels in [0, 1] -> logits.
-        y: Labels, shape (batch,).
-        loss: (logits, labels) -> one number per example.
-        batch_statistics: Accept a model in training mode, as a training step does.
-
-    Raises:
-        InputError: If the model is in training mode and `batch_statistics` is not set.
-
-    Example:
-        >>> field = loss_field(nn.Linear(2, 3).eval(), torch.tensor([0]))
-        >>> field(torch.zeros(1, 2)).shape
-        torch.Size([1])
-    """
-    if isinstance(model, nn.Module) and not batch_statistics:
-        require_eval(model)
-    return LossField(model, y, loss)
-
-
-def require_loss_field(field: Field) -> LossField:
-    """Return the field if it shows its model and labels.
-
-    Args:
-        field: Any field.
-
-    Raises:
-        InputError: If it is no `LossField`.
-    """
-    if not isinstance(field, LossField):
-        received = type(field).__name__
-        raise InputError("a field that shows its model and labels", received, "write loss_field(model, y)")
-    return field
-
-
-def require_eval(model: nn.Module) -> None:
-    """Check that no layer mixes examples or is random, as BatchNorm and dropout in training mode do.
-
-    Args:
-        model: The network.
-
-    Raises:
-        InputError: If there is such a layer.
-    """
-    for name, module in model.named_modules():
-        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
-            raise InputError(
-                "a model in eval mode, where each example's loss depends on that example alone",
-                f"{type(module).__name__} {name!r} in training mode",
-                "write model.eval() first",
-            )
 
 
 def _softplus(a: PerExample) -> PerExample:

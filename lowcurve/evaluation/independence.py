@@ -1,0 +1,107 @@
+"""Find out on a few images whether an image's logits depend on that image alone: not on chance, not on its batch."""
+
+import logging
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from lowcurve.errors import InputError
+from lowcurve.models.modes import frozen
+from lowcurve.network_calls import NetworkError, call
+from lowcurve.randomness import temporary_seed
+from lowcurve.types import Inputs
+
+log = logging.getLogger("lowcurve")
+FEW = 8
+"""Images on which it is tried."""
+ROUNDING = 64
+"""Two passes may differ by this many units of rounding, which accelerators need."""
+COMPANY = 1e-4
+"""Difference, relative to the largest logit, that a batch of another size may make by rounding."""
+
+
+class Dependence(NamedTuple):
+    """What else an image's logits depend on.
+
+    Attributes:
+        finding: What was seen, as a part of a sentence.
+        advice: What to do before a measurement.
+        consequence: What it means for an accuracy.
+    """
+
+    finding: str
+    advice: str
+    consequence: str
+
+
+def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
+    """Return what else an image's logits depend on in eval mode, None if nothing was seen.
+
+    Two passes over the first images are compared, and an image alone with the same image beside others.
+
+    Args:
+        model: The network.
+        x: Images on the model's device; the first ones are used.
+
+    Cost: three forward passes over at most 8 images. The global random state does not change.
+    """
+    x = x[:FEW]
+    with frozen(model), torch.no_grad(), temporary_seed(0, "independence"):
+        try:
+            first, second = call(model, x), call(model, x)
+        except InputError:
+            return None  # the evaluation that follows meets the same error
+        if first.shape[:1] != x.shape[:1] or first.shape != second.shape or not bool(torch.isfinite(first).all()):
+            return None
+        size, eps = float(first.abs().max()), torch.finfo(first.dtype).eps
+        change = float((first - second).abs().max())
+        if change > min(ROUNDING * eps, 1e-2) * size:
+            return Dependence(
+                f"random logits: two passes over {len(x)} images differ by {_share(change, size)} of the largest logit",
+                "remove the random layer, or let it draw the same numbers in every pass",
+                "An accuracy holds for its draws alone. Attack the mean over many draws, and report several seeds.",
+            )
+        try:
+            change = float((call(model, x[-1:]) - first[-1:]).abs().max())
+        except NetworkError:  # such as BatchNorm over one value
+            change = size
+        if len(x) > 1 and change > max(COMPANY, 8 * eps) * size:
+            return Dependence(
+                f"mixed images: an image's logits alone and beside {len(x) - 1} others differ by"
+                f" {_share(change, size)} of the largest logit",
+                "replace the operation over the batch, such as BatchNorm without running statistics",
+                "An accuracy holds for its batches alone: other images, another order or batch_size change it.",
+            )
+    return None
+
+
+def require_independent(model: nn.Module, x: Inputs) -> None:
+    """Refuse a network whose derivatives in one image would not be those of that image's loss.
+
+    Raises:
+        InputError: If logits are random, or depend on the other images of the batch.
+    """
+    found = find_dependence(model, x)
+    if found is not None:
+        expected = "a network whose logits of an image depend on that image alone"
+        raise InputError(expected, found.finding, found.advice)
+
+
+def warn_of_dependence(model: nn.Module, x: Inputs) -> None:
+    """Say in one warning for each network what else an image's logits depend on."""
+    same = next(model.parameters(), model)  # wrappers of one network share its parameters
+    if _WARNED.get(id(same)) is same:
+        return
+    found = find_dependence(model, x)
+    if found is not None:
+        _WARNED[id(same)] = same
+        log.warning("The network has %s. %s", found.finding, found.consequence)
+
+
+_WARNED: "WeakValueDictionary[int, object]" = WeakValueDictionary()
+
+
+def _share(change: float, size: float) -> str:
+    return f"{change / size:.2g}" if size else f"{change:.2g}"

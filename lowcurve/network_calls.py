@@ -1,0 +1,156 @@
+"""Call a network: hand it a copy of its input, and tell in one sentence what went wrong inside it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve.errors import InputError
+from lowcurve.types import Classifier, Inputs, Logits
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""Torch's messages on a CPU under Linux and Windows, and on accelerators; most of them come in a bare RuntimeError."""
+ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+"""Errors that a mistake in a network raises. Others, such as an interruption, pass through as they are."""
+HINTS = {
+    "inference tensor": "build or load the network outside torch.inference_mode()",
+    "view size is not compatible": "write reshape instead of view in this layer",
+    "more than 1 value per channel": "write model.eval(), or give this layer more than one value for each channel",
+    "uninitialized parameter": "run the network once on a batch of the data before it is given",
+    "dtype": "convert the whole network to one precision with model.float()",
+    "scalar type": "convert the whole network to one precision with model.float()",
+    "same device": "move the whole network to one device with model.to(device)",
+    "quantized": "give the network as it was before quantization",
+    "once_differentiable": "write the layer's backward pass with functions of torch that can be differentiated",
+    "double backward": "give the network as it was before torch.compile",
+    "dynamo": "give the network as it was before torch.compile",
+    "inductor": "give the network as it was before torch.compile",
+    "checkpoint": "write checkpoint(..., use_reentrant=False) in the network",
+    "attention": "wrap the call in torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
+    "derivative": "replace this operation by others of torch that have the derivative",
+}
+"""What to do by a phrase of the error's message; the first that is found counts."""
+
+
+class NetworkError(InputError, RuntimeError):
+    """An error that a user's network raised, with the layer in which it happened.
+
+    It is a RuntimeError too, as most errors of torch are.
+    """
+
+
+def call(model: Classifier, x: Inputs) -> Logits:
+    """Return the logits of a network at x. Every evaluation of a network goes through this function.
+
+    The network is handed a copy, since it may write into its input. The copy of images with one channel has the strides
+    of ordinary contiguous images: the strides that such images may have instead make convolutions return another layout,
+    which `view` refuses.
+
+    Args:
+        model: Classifier.
+        x: Inputs, shape (batch, ...).
+
+    Raises:
+        InputError: If the network raises an error, with the name of the layer, or if it does not return one tensor.
+
+    Cost: one forward pass, and a copy of the input.
+
+    Example:
+        >>> x = torch.tensor([[-1.0, 2.0]])
+        >>> call(nn.ReLU(inplace=True), x), x
+        (tensor([[0., 2.]]), tensor([[-1.,  2.]]))
+        >>> call(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), x)
+        Traceback (most recent call last):
+        ...
+        lowcurve.network_calls.NetworkError: Expected a network for inputs of shape (2,), got an error in layer '1' \
+(Linear): mat1 and mat2 shapes cannot be multiplied (1x2 and 3x2). Give the data that the network was made for.
+    """
+    layout = torch.contiguous_format if x.is_contiguous() else torch.preserve_format
+    try:
+        logits: object = model(x.clone(memory_format=layout))
+    except ERRORS as error:
+        if isinstance(error, InputError) or is_memory_error(error):
+            raise
+        raise explain(error, model, x) from error
+    if not isinstance(logits, Tensor):
+        expected = f"logits of shape ({len(x)}, classes) with at least 2 classes"
+        raise InputError(expected, type(logits).__name__, "return one row of logits an example from the model")
+    return logits
+
+
+def explain(error: Exception, model: Classifier, x: Inputs) -> NetworkError:
+    """Return an error of a network as a sentence with the layer in which it was raised, and what to do."""
+    found = layer_of(error, model)
+    place = f" in layer {found[0]!r} ({found[1]})" if found else ""
+    hint = hint_for(error, "give the data that the network was made for")
+    expected = f"a network for inputs of shape {tuple(x.shape[1:])}"
+    return NetworkError(expected, f"an error{place}: {first_line(error)}", hint)
+
+
+def hint_for(error: Exception, otherwise: str) -> str:
+    """Return what to do about an error of torch."""
+    text = f"{type(error).__module__} {type(error).__name__} {error}".lower()
+    return next((hint for phrase, hint in HINTS.items() if phrase in text), otherwise)
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's message, or the name of its type.
+
+    Example:
+        >>> first_line(ValueError("wrong\nin detail")), first_line(KeyError())
+        ('wrong', 'KeyError')
+    """
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return f"{type(error).__name__}: {line}" if isinstance(error, KeyError | AttributeError) and text else line
+
+
+def layer_of(error: Exception, model: Classifier) -> tuple[str, str] | None:
+    """Return name and type of the innermost layer whose forward method raised an error, None if there is none."""
+    if not isinstance(model, nn.Module):
+        return None
+    names = {id(module): name for name, module in model.named_modules()}
+    found: tuple[str, str] | None = None
+    step: TracebackType | None = error.__traceback__
+    while step is not None:
+        layer = step.tb_frame.f_locals.get("self")
+        if id(layer) in names and names[id(layer)]:
+            found = names[id(layer)], type(layer).__name__
+        step = step.tb_next
+    return found
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Return True if memory was exhausted."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(message in str(error).lower() for message in OUT_OF_MEMORY)
+
+
+@contextmanager
+def gradients_enabled() -> Iterator[None]:
+    """Leave `torch.inference_mode` and `torch.no_grad` inside the block, or in the function that it decorates.
+
+    Example:
+        >>> with torch.inference_mode(), gradients_enabled():
+        ...     torch.ones(1).is_inference(), torch.is_grad_enabled()
+        (False, True)
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def without_inference(x: Tensor) -> Tensor:
+    """Return a tensor that autograd accepts: a copy of one that was made under `torch.inference_mode`.
+
+    Example:
+        >>> with torch.inference_mode():
+        ...     x = torch.ones(1)
+        >>> x.is_inference(), without_inference(x).is_inference()
+        (True, False)
+    """
+    if not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
