@@ -141,7 +141,7 @@ RULES = {
         ("analysis/norms.py",),
         {
             "data/toys.py": "points of the plane are moved into the square where they are drawn, and colors are made of hues",
-            "data/batches.py": "a variance that rounding made negative",
+            "data/examples.py": "a variance that rounding made negative",
             "report/figures.py": "numbers become the grey levels of a picture",
             "analysis/sharpness.py": "an exponent beyond which a derivative is constant",
         },
@@ -193,7 +193,7 @@ def test_grey_levels_are_counted_where_pixels_are_read_and_drawn():
         for node in ast.walk(tree(name))
         if isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value == 255
     }
-    assert found == {"analysis/norms.py", "data/batches.py", "models/wrapping.py", "report/figures.py"}
+    assert found == {"analysis/norms.py", "data/examples.py", "models/wrapping.py", "report/figures.py"}
 
 
 def test_no_module_for_odds_and_ends():

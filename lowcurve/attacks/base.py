@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
-from lowcurve.data.batches import as_pixels
+from lowcurve.data.examples import as_pixels
 from lowcurve.errors import InputError
 from lowcurve.network_calls import gradients_enabled, without_inference
 from lowcurve.randomness import stream

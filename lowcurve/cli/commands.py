@@ -70,7 +70,8 @@ COMMANDS: dict[str, Command] = {
         options.STUDY,
         (
             *("RUN", *OWN_NETWORK, "data", "data-dir", "scale", "norm", "radius"),
-            *("evaluation.curvature-examples", "evaluation.lanczos-steps", "seed", "accelerator", "devices", *FILES),
+            *("evaluation.curvature-examples", "evaluation.first", "evaluation.lanczos-steps"),
+            *("seed", "accelerator", "devices", *FILES),
         ),
     ),
     "attack": Command(
@@ -81,7 +82,8 @@ COMMANDS: dict[str, Command] = {
         options.STUDY,
         (
             *("RUN", *OWN_NETWORK, "data", "data-dir", "scale", "norm", "radius", "suite"),
-            *("evaluation.examples", "evaluation.steps", "evaluation.audited", "seed", "accelerator", "devices"),
+            *("evaluation.examples", "evaluation.first", "evaluation.steps", "evaluation.audited"),
+            *("seed", "accelerator", "devices"),
             *FILES,
         ),
     ),
@@ -118,7 +120,7 @@ COMMANDS: dict[str, Command] = {
         ("lowcurve draw surface runs/mine --networks standard,CURE --static pdf",),
         options.DRAW,
         tuple(options.DRAW),
-        "The networks are drawn side by side at the first test images that all of them classify correctly.\n"
+        "The networks are drawn side by side at test images that all of them classify correctly.\n"
         "Writes KIND.json and KIND.html (a page that opens offline).",
     ),
 }

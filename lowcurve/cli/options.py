@@ -65,6 +65,7 @@ STUDY: Mapping[str, Option] = {
     ),
     "training.epochs": Option("N", "Epochs of training", "set by --data and --scale"),
     "evaluation.examples": Option("N", "Test examples that are attacked", "set by --data and --scale"),
+    "evaluation.first": Option("true", "Take the first test examples, where --scale takes random ones", "false"),
     "evaluation.steps": Option("N", "Steps of the PGD attack", "20, at scale smoke 3"),
     "evaluation.audited": Option("N", "Examples on which gradient masking is tested, 0 for none", "120, at smoke 8"),
     "evaluation.curvature-examples": Option("N", "Test examples that are measured", "set by --data and --scale"),

@@ -1,27 +1,22 @@
 """Labeled examples: sources, conversion of a user's data, and batches."""
 
-from lowcurve.data.batches import (
-    Augmentation,
-    DataSet,
-    Examples,
-    augment,
-    ordered_batches,
-    shuffled_batches,
-    steps_per_epoch,
-)
+from lowcurve.data.batches import Augmentation, augment, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.data.coercion import as_examples
 from lowcurve.data.corrupted import load_corrupted
-from lowcurve.data.sources import NAMES, Limits, load
+from lowcurve.data.examples import DataSet, Examples, Origin
+from lowcurve.data.sources import NAMES, Limits, files_digest, load
 from lowcurve.data.toys import colored_digits, digits, two_moons
 
 __all__ = [
     "load",
     "as_examples",
     "load_corrupted",
+    "files_digest",
     "Limits",
     "NAMES",
     "DataSet",
     "Examples",
+    "Origin",
     "colored_digits",
     "digits",
     "two_moons",

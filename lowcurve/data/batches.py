@@ -1,167 +1,19 @@
-"""Examples in memory, and their batches.
+"""Batches of examples.
 
 The batches of an epoch depend on (seed, epoch, batch number) alone: not on the batch at which training resumes, nor on the
 number of processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lowcurve.data.examples import Examples
 from lowcurve.errors import InputError
-from lowcurve.network_calls import without_inference
 from lowcurve.randomness import integers, permutation, stream
-
-Rows = Tensor | slice | Sequence[int]
-CHUNK = 1024
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Examples:
-    """Inputs with labels.
-
-    Args:
-        x: Inputs, shape (N, ...). They are uint8, where 0 to 255 stand for 0 to 1, or floating point in [0, 1].
-        y: Labels, shape (N,), int64, indices into `classes`.
-        classes: Names of the classes.
-
-    Raises:
-        InputError: If inputs or labels are not of this form.
-
-    Example:
-        >>> pair = Examples(torch.tensor([[0, 255], [51, 0]], dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
-        >>> pair.shape, len(pair), pair.pixels([1]).tolist()
-        ((2,), 2, [[0.20000000298023224, 0.0]])
-    """
-
-    x: Tensor
-    y: Tensor
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "y", without_inference(self.y))
-        _check_labels(self.y, len(self.classes))
-        _check_pixels(self.x)
-        if len(self.x) != len(self.y):
-            raise InputError(
-                "one label for each input", f"{len(self.y)} for {len(self.x)}", "give x and y of one length"
-            )
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one input: (channels, height, width) for images, (2,) for points of the plane."""
-        return tuple(self.x.shape[1:])
-
-    def __repr__(self) -> str:
-        return f"{len(self)} examples of shape {self.shape} in {len(self.classes)} classes"
-
-    def take(self, rows: Rows) -> "Examples":
-        """Return the examples of these rows, in this order."""
-        rows = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)
-        return Examples(self.x[rows], self.y[rows], self.classes)
-
-    def pixels(self, rows: Rows) -> Tensor:
-        """Return the inputs of these rows as float32 in [0, 1], always as a copy."""
-        chosen = self.x[rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)]
-        return as_pixels(chosen, torch.float32)
-
-
-def count_repeated(first: Examples, second: Examples) -> int:
-    """Return how many images of the second part are, byte for byte, among those of the first.
-
-    Example:
-        >>> part = Examples(torch.tensor([[0.5], [1.0]]), torch.tensor([0, 0]), ("a",))
-        >>> count_repeated(part, part.take([1])), count_repeated(part.take([0]), part.take([1]))
-        (1, 0)
-    """
-    known = {image.numpy().tobytes() for image in first.x}
-    return sum(image.numpy().tobytes() in known for image in second.x)
-
-
-def as_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a copy in this precision; bytes are grey levels and become numbers in [0, 1].
-
-    The copy has ordinary strides. Images of one channel may have others and still count as contiguous.
-
-    Example:
-        >>> as_pixels(torch.tensor([51], dtype=torch.uint8), torch.float32)
-        tensor([0.2000])
-    """
-    copy = images.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    return copy.div_(255) if images.dtype == torch.uint8 else copy
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class DataSet:
-    """Training, validation and test examples.
-
-    Args:
-        name: Name of the data set.
-        train: Training examples.
-        validation: Examples to select settings by. They may be empty.
-        test: Examples to report on.
-        note: Origin of the examples and how they were split, in one sentence.
-
-    Raises:
-        InputError: If the training or the test part is empty, or if the parts differ in shape or classes.
-    """
-
-    name: str
-    train: Examples
-    validation: Examples
-    test: Examples
-    note: str
-
-    def __post_init__(self) -> None:
-        parts = (self.train, self.validation, self.test)
-        if not len(self.train) or not len(self.test):
-            sizes = f"{len(self.train)} and {len(self.test)}"
-            raise InputError("examples to train on and to test on", sizes, "give at least one of each")
-        if len({(part.shape, part.classes) for part in parts}) > 1:
-            shapes = ", ".join(f"{part.shape} with {len(part.classes)} classes" for part in parts)
-            raise InputError("one shape and the same classes in every part", shapes, "prepare all parts alike")
-
-    def __repr__(self) -> str:
-        sizes = f"{len(self.train)} training, {len(self.validation)} validation and {len(self.test)} test examples"
-        return f"{self.name}: {sizes} of shape {self.shape} in {len(self.classes)} classes. {self.note}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
-        return self.train.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, by label."""
-        return self.train.classes
-
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation of the training pixels, per channel for images and per coordinate for points.
-
-        Example:
-            >>> part = Examples(torch.tensor([[0.0, 0.25], [1.0, 0.75]]), torch.tensor([0, 1]), ("a", "b"))
-            >>> DataSet("pair", part, part, part, "Two points.").statistics()
-            ((0.5, 0.5), (0.5, 0.25))
-        """
-        return self._statistics
-
-    @cached_property
-    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        total, square, count = torch.zeros(()), torch.zeros(()), 0
-        for x, _ in ordered_batches(self.train, CHUNK):
-            values = x.double().flatten(2) if x.ndim > 2 else x.double().unsqueeze(-1)
-            total, square = total + values.sum((0, 2)), square + values.square().sum((0, 2))
-            count += values.shape[0] * values.shape[2]
-        mean = total / count
-        deviation = (square / count - mean.square()).clamp_min(0).sqrt()
-        return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 @dataclass(frozen=True)
@@ -321,30 +173,3 @@ def shuffled_batches(
 def _check_size(size: int) -> None:
     if size < 1:
         raise InputError("a batch size of at least 1", size, "write how many examples a batch holds")
-
-
-def _check_labels(y: Tensor, classes: int) -> None:
-    if y.ndim != 1 or y.dtype != torch.int64:
-        raise InputError(
-            "labels y [N] of type int64", f"{y.dtype} {list(y.shape)}", "convert them with y.flatten().long()"
-        )
-    outside = y[(y < 0) | (y >= classes)]
-    if len(outside):
-        hint = "name every class, and leave out examples without a label"
-        raise InputError(f"labels from 0 to {classes - 1} for {classes} classes", int(outside[0]), hint)
-
-
-def _check_pixels(x: Tensor) -> None:
-    if x.ndim < 2 or not (x.dtype == torch.uint8 or x.is_floating_point()):
-        hint = "give images as uint8, or divide by 255"
-        raise InputError("inputs x [N, ...] as uint8 or floating point", f"{x.dtype} {list(x.shape)}", hint)
-    if not x.is_floating_point() or not x.numel():
-        return
-    low, high = float(x.min()), float(x.max())  # the extremes are NaN where any entry is
-    if not (abs(low) < float("inf") and abs(high) < float("inf")):
-        raise InputError("finite pixels", "NaN or infinite ones", "find and leave out the broken inputs")
-    if low < 0 or high > 1:
-        normalized = "give images before normalization, and make lc.Normalize(mean, std) the model's first layer"
-        raise InputError(
-            "pixels in [0, 1]", f"values from {low:g} to {high:g}", normalized if low < 0 else "divide by 255"
-        )

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lowcurve.data.batches import DataSet, Examples
+from lowcurve.data.examples import DataSet, Examples
 from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes
 from lowcurve.data.tables import common_shape, decode_images, rows_of
 from lowcurve.errors import InputError

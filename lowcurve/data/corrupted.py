@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lowcurve.data.batches import Examples
+from lowcurve.data.examples import Examples
 from lowcurve.errors import InputError
 
 SEVERITIES = 5

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowcurve.data.batches import DataSet, Examples, count_repeated
+from lowcurve.data.examples import DataSet, Examples, Origin, count_repeated
 from lowcurve.data.splits import is_hidden, split_files
 from lowcurve.data.tables import (
     Rows,
@@ -21,6 +21,7 @@ from lowcurve.data.tables import (
     classes_of,
     common_shape,
     decode_images,
+    digest_files,
     first_line,
     folder_tables,
     hub_client,
@@ -114,11 +115,15 @@ TOYS: Mapping[str, Callable[[int], DataSet]] = {
     "two-moons": two_moons,
 }
 NAMES = (*TOYS, *SOURCES)
-Part = TypeVar("Part", Examples, Rows)
 
 
 def load(
-    name: str | Path, *, data_dir: str | Path | None = None, limits: Limits | None = None, seed: int = 0
+    name: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+    first: bool = False,
 ) -> DataSet:
     """Load a data set by name, or from a folder of images or parquet files.
 
@@ -133,7 +138,8 @@ def load(
     Args:
         name: One of `NAMES`, or the path of an image folder, of a folder of parquet files or of one such file.
         data_dir: Folder of the parquet files. By default it is the environment variable LOWCURVE_DATA.
-        limits: Largest number of examples of each part.
+        limits: Largest number of examples of each part. Those that are kept are drawn at random.
+        first: Keep the first test examples, instead of random ones, where a limit is set.
         seed: Seed of the training examples that a limit keeps and of the points of two-moons. It also chooses the
             validation examples of an unnamed data set. It never changes which images are in the test part.
 
@@ -149,21 +155,26 @@ def load(
     name, limits = str(name), limits or Limits()
     if name in TOYS:
         toy = TOYS[name](seed)
-        parts = _limit({"train": toy.train, "validation": toy.validation, "test": toy.test}, limits, seed)
+        whole = {"train": toy.train, "validation": toy.validation, "test": toy.test}
+        origins = _limit({part: len(examples) for part, examples in whole.items()}, limits, seed, first)
+        parts = {part: replace(whole[part].take(origin.rows), origin=origin) for part, origin in origins.items()}
         return DataSet(name, **parts, note=toy.note)
     if name in SOURCES:
-        return _load_named(name, data_dir or os.environ.get(VARIABLE) or None, limits, seed)
+        return _load_named(name, data_dir or os.environ.get(VARIABLE) or None, limits, seed, first)
     path = Path(name).expanduser().absolute()
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
-        return _load_path(path, limits, seed)
+        return _load_path(path, limits, seed, first)
     close = difflib.get_close_matches(name.lower(), NAMES, n=1)
     hint = f"write {close[0]!r}" if close else "check the spelling of the name or path"
     raise InputError(f"one of {', '.join(NAMES)}, or an existing folder or .parquet file", repr(name), hint)
 
 
-def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int) -> DataSet:
+def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int, first: bool) -> DataSet:
     source = SOURCES[name]
-    tables = _hub_tables(source) if folder is None else _local_tables(name, source, Path(folder).expanduser())
+    if folder is None:
+        tables = _hub_tables(source)
+    else:
+        tables = [parquet_table(files) for files in _local_files(name, source, Path(folder).expanduser())]
     whole, test = (rows_of(table, (source.image,), (source.label,), name) for table in tables)
     classes = classes_of(whole, test, source.classes)
     if len(classes) != source.classes:
@@ -176,10 +187,11 @@ def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int)
         f"training rows {rule} ({int(held_out.sum()):,} in all) are held out for validation, and split "
         f"{source.splits[1]} with {len(test):,} rows is the test set."
     )
-    return _decode_parts(name, note, _limit(parts, limits, seed), classes, source.shape)
+    origins = _limit({part: len(rows) for part, rows in parts.items()}, limits, seed, first)
+    return _decode_parts(name, note, parts, origins, classes, source.shape)
 
 
-def _load_path(path: Path, limits: Limits, seed: int) -> DataSet:
+def _load_path(path: Path, limits: Limits, seed: int, first: bool) -> DataSet:
     files = [path] if path.is_file() else _visible(path, path.rglob("*.parquet"))
     if files:
         found = split_files(path, files)
@@ -201,8 +213,9 @@ def _load_path(path: Path, limits: Limits, seed: int) -> DataSet:
         rows[part], rows["train"] = rows["train"].take(chosen), rows["train"].take(~chosen)
         told.append(f"{part} a random {100 // share} % held out from the training rows")
     note = f"{path.name}, {'parquet files' if files else 'an image folder'}: {', '.join(told)}{left_out}."
-    rows = _limit(rows, limits, seed)
-    data = _decode_parts(path.stem if path.is_file() else path.name, note, rows, classes, common_shape(rows))
+    origins = _limit({part: len(found) for part, found in rows.items()}, limits, seed, first)
+    shape = common_shape({part: rows[part].take(origin.rows) for part, origin in origins.items()})
+    data = _decode_parts(path.stem if path.is_file() else path.name, note, rows, origins, classes, shape)
     if repeated := count_repeated(data.train, data.test):
         note = f"{note} {repeated} of the {len(data.test):,} test images are among the training images too."
     return replace(data, note=note)
@@ -212,20 +225,44 @@ def _visible(folder: Path, files: Iterable[Path]) -> list[Path]:
     return sorted(file for file in files if not any(map(is_hidden, file.relative_to(folder).parts)))
 
 
-def _decode_parts(name: str, note: str, rows: Mapping[str, Rows], classes: Sequence[str], shape: Shape) -> DataSet:
-    parts = {part: Examples(decode_images(rows[part], shape), rows[part].labels(), tuple(classes)) for part in rows}
+def _decode_parts(
+    name: str,
+    note: str,
+    rows: Mapping[str, Rows],
+    origins: Mapping[str, Origin],
+    classes: Sequence[str],
+    shape: Shape,
+) -> DataSet:
+    parts = {}
+    for part, origin in origins.items():
+        chosen = rows[part].take(origin.rows)
+        parts[part] = Examples(decode_images(chosen, shape), chosen.labels(), tuple(classes), origin)
     return DataSet(name, **parts, note=note)
 
 
-def _limit(parts: Mapping[str, Part], limits: Limits, seed: int) -> dict[str, Part]:
-    """Keep random training examples by seed, and the same test and validation examples for every seed."""
-    kept = {}
-    for part, whole in parts.items():
-        limit = getattr(limits, part)
-        draw = stream(seed if part == "train" else 0, "limit", part)
-        short = limit is not None and limit < len(whole)
-        kept[part] = whole.take(permutation(len(whole), generator=draw)[:limit]) if short else whole
-    return kept
+def _limit(sizes: Mapping[str, int], limits: Limits, seed: int, first: bool) -> dict[str, Origin]:
+    """Choose random training examples by seed, and the same test and validation examples for every seed."""
+    chosen = {}
+    for part, size in sizes.items():
+        limit, own = getattr(limits, part), seed if part == "train" else 0
+        at_random = limit is not None and limit < size and not (first and part == "test")
+        rows = permutation(size, generator=stream(own, "limit", part)) if at_random else torch.arange(size)
+        chosen[part] = Origin(rows[:limit], size, own)
+    return chosen
+
+
+def files_digest(name: str, data_dir: str | Path | None = None) -> str:
+    """Return digits that change with the files of a named data set in a folder, or "" where it comes without files.
+
+    Args:
+        name: Name of the data set.
+        data_dir: Folder of the parquet files, as in `load`.
+    """
+    folder = data_dir or os.environ.get(VARIABLE)
+    if name not in SOURCES or not folder:
+        return ""
+    found = _local_files(name, SOURCES[name], Path(folder).expanduser())
+    return digest_files([file for files in found for file in files])
 
 
 def _hub_tables(source: Source) -> list[Any]:
@@ -237,8 +274,8 @@ def _hub_tables(source: Source) -> list[Any]:
         raise InputError(f"the Hugging Face hub to deliver {source.hub}", first_line(error), hint) from error
 
 
-def _local_tables(name: str, source: Source, folder: Path) -> list[Any]:
-    tables = []
+def _local_files(name: str, source: Source, folder: Path) -> list[list[Path]]:
+    found = []
     for split in source.splits:
         pattern = f"{split}-*.parquet"
         files = _visible(folder, (folder / name).rglob(pattern)) or _visible(folder, folder.glob(pattern))
@@ -247,5 +284,5 @@ def _local_tables(name: str, source: Source, folder: Path) -> list[Any]:
         if not files:
             layout = f"{pattern} below {folder / name} or in {folder}"
             raise InputError(layout, "no such file", f"put the parquet files of {source.hub} there")
-        tables.append(parquet_table(files))
-    return tables
+        found.append(files)
+    return found

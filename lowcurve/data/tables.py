@@ -74,14 +74,14 @@ def parquet_table(files: Sequence[Path]) -> Any:
             parquet.read_schema(file)
     datasets = hub_client()
     # The library knows files by name and time of change. Their content decides here.
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"lowcurve-{_digest(files)}"
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / f"lowcurve-{digest_files(files)}"
     with _as_input_error(", ".join(map(str, files)), "parquet files with the same columns"):
         # Not load_dataset, which reports even local files to a download counter; names are escaped since both take
         # them for patterns.
         return datasets.Dataset.from_parquet([glob.escape(str(file.resolve())) for file in files], cache_dir=str(cache))
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest_files(files: Sequence[Path]) -> str:
     """Return 16 hexadecimal digits of the files' contents."""
     digests = []
     for path in files:

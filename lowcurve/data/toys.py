@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lowcurve.data.batches import DataSet, Examples
+from lowcurve.data.examples import DataSet, Examples
 from lowcurve.errors import InputError
 from lowcurve.randomness import integers, stream, uniform
 

@@ -11,8 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.state import require_logits
-from lowcurve.data.batches import Examples
 from lowcurve.data.coercion import Data, Labels, as_examples
+from lowcurve.data.examples import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import name_measures, require_model, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true

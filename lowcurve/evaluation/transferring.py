@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.data.batches import Examples
 from lowcurve.data.coercion import Data, Labels
+from lowcurve.data.examples import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_attack, require_model, split_arguments
 from lowcurve.evaluation.independence import FEW, warn_of_dependence

@@ -51,7 +51,7 @@ def parameter_landscape(
         panels[name] = Panel(values.cpu().numpy(), marks={"network": (0.0, 0.0)})
     at = tuple(axis.tolist())
     conditions = {
-        "images": f"mean over {len(examples)} of the test set",
+        "images": f"mean over {examples.describe('test')}",
         "directions": "Gaussian, each filter as long as the network's; biases and BatchNorm stay",
         "BatchNorm": "eval mode",
     }

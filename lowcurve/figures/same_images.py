@@ -125,4 +125,5 @@ def select_images(
             "a test image that every network classifies correctly", "none", "leave a network out by --networks"
         )
     chosen = found[:count]
-    return SameImages(models, data.test.take(chosen), tuple(chosen), ball, steps, seed, points, progress)
+    numbers = tuple(data.test.numbers[chosen].tolist())
+    return SameImages(models, data.test.take(chosen), numbers, ball, steps, seed, points, progress)

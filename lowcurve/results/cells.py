@@ -1,6 +1,7 @@
 """Turn columns of numbers into a table's cells and a figure's bands."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -11,14 +12,22 @@ NETWORK = Column("network", "How it was trained.")
 CELLS = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
 
 
-def count_examples(examples: Sized, part: str) -> dict[str, str]:
-    """Return a result's condition on its number of examples, such as "100 of the test set".
+class DescribedExamples(Protocol):
+    """Examples that say where they come from, such as `data.Examples`."""
+
+    def describe(self, part: str) -> str:
+        """Return "the first 100 of the test set"."""
+        ...
+
+
+def count_examples(examples: DescribedExamples, part: str) -> dict[str, str]:
+    """Return a result's condition on its examples, such as "a random 100 of the test set, seed 0".
 
     Args:
         examples: The examples.
         part: The part of the data set that they come from.
     """
-    return {"examples": f"{len(examples)} of the {part} set"}
+    return {"examples": examples.describe(part)}
 
 
 def spread(values: np.ndarray) -> Cell:

@@ -90,7 +90,7 @@ def boundary_results(
     steps = study.evaluation.lanczos_steps
     kept = examples.take(torch.from_numpy(evaluation.correct(model, examples)).nonzero()[:, 0])
     conditions = {
-        "examples": f"{len(kept)} classified correctly, of the first {len(examples)} of the test set",
+        "examples": f"{len(kept)} classified correctly, of {examples.describe('test')}",
         "lengths": "l_2, pixel units",
         "Hessian": "exact, of the margin, for the bounds; central differences of the two classes' logits at the "
         f"scale h = {h:.3g}, one grey level a pixel, for κ",

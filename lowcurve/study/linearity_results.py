@@ -106,7 +106,7 @@ def compare_with_training(network: MeasuredNetwork, test: evaluation.Columns, tr
     cells = [_ratio(training[key], test[key]) for key in names.values()]
     headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
     caption = "Relative difference of the geometry at test and at training images; in brackets the 95 % interval."
-    counts = f"{len(train)} of the training set, {len(network.examples)} of the test set"
+    counts = f"{train.describe('training')}; {network.examples.describe('test')}"
     conditions = {**network.conditions, "examples": counts}
     return Table("Training against test images", (NETWORK, *headings), ((network.name, *cells),), caption, conditions)
 

@@ -30,7 +30,7 @@ log = logging.getLogger("lowcurve")
 
 def load_data(study: Study) -> DataSet:
     """Load the study's data set."""
-    return load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed)
+    return load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed, first=study.evaluation.first)
 
 
 def required_methods(study: Study) -> list[str]:

@@ -78,7 +78,7 @@ def attack_results(
         run.save_inputs(name, {"inputs": attacked.inputs, "labels": examples.y, "robust": robust})
     conditions = {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
-        "examples": f"{len(examples)} of the test set",
+        "examples": examples.describe("test"),
         "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
         "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
     }
@@ -181,7 +181,7 @@ def _against_radius(
     shares = [proportion(int(row.sum()), len(row)) for row in found.robust_at(radii)]
     band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
     conditions = {
-        "examples": f"{len(examples)} of the test set",
+        "examples": examples.describe("test"),
         "attack": f"PGD-{study.evaluation.steps}, random start",
     }
     curves = Curves(
@@ -230,7 +230,7 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
     labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
     blank = Gallery(
         "Perturbed images", (), labels, torch.empty(0, len(labels), *data.shape).numpy(), (),
-        caption="The first test image of each class after the attack, with the predicted class; below it the "
+        caption="One test image of each class after the attack, with the predicted class; below it the "
         "perturbation, grey for none. Misclassified images are not attacked, and an attack ends when it succeeds.",
         conditions={"ball": f"{study.norm}, radius {study.radius}", "attack": f"PGD-{study.evaluation.steps}"},
     )  # fmt: skip
@@ -276,14 +276,14 @@ def transfer_results(
     conditions = {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
         "attack": f"PGD-{study.evaluation.steps}, to its end on every example",
-        "examples": f"{len(examples)} of the test set",
+        "examples": examples.describe("test"),
     }
     columns = (Column("images", "The attacked network."), *headings)
     return {"transfer": Table("Transfer between networks", columns, tuple(rows), caption, conditions)}
 
 
 def _first_of_each_class(data: DataSet, count: int) -> torch.Tensor:
-    """Return the row of the first test example of each of the first classes."""
+    """Return the row of one test example, the first here, of each of the first classes."""
     labels = data.test.y
     firsts = [int(rows[0]) for k in range(len(data.classes)) if len(rows := torch.nonzero(labels == k).flatten())]
     return torch.tensor(firsts[:count])

@@ -30,6 +30,7 @@ class Evaluation:
 
     Args:
         examples: Number of attacked test examples.
+        first: Take the first examples of the test set. By default they are random where `limits.test` is set.
         steps: Number of steps of PGD.
         effort: Length of the searches in the suite "strong".
         audited: Number of test examples in the tests for gradient masking. 0 makes no audit.
@@ -53,6 +54,7 @@ class Evaluation:
     """
 
     examples: int = 360
+    first: bool = False
     steps: int = 20
     effort: Effort = FULL
     audited: int = 120

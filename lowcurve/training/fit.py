@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import explain_failures
-from lowcurve.data.batches import PLAIN, Augmentation, Examples, ordered_batches, shuffled_batches, steps_per_epoch
+from lowcurve.data.batches import PLAIN, Augmentation, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.data.coercion import Data, as_examples
+from lowcurve.data.examples import Examples
 from lowcurve.errors import InputError
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.data.batches import Examples, ordered_batches
+from lowcurve.data.batches import ordered_batches
+from lowcurve.data.examples import Examples
 from lowcurve.models.modes import set_training
 from lowcurve.network_calls import call
 from lowcurve.training.hardware import match_precision

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.derivative_watch import watch_derivatives
-from lowcurve.data.batches import Examples
+from lowcurve.data.examples import Examples
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding

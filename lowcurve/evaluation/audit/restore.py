@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lowcurve.data.batches import Examples
+from lowcurve.data.examples import Examples
 from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.models.modes import keep_buffers
 

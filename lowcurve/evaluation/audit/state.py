@@ -15,7 +15,7 @@ from lowcurve.attacks import PGD, Square, Suite
 from lowcurve.attacks.active_set import Observer, Outcome, carry_out
 from lowcurve.attacks.state import AttackBatch, is_fooled
 from lowcurve.attacks.suites import Effort, strong
-from lowcurve.data.batches import Examples
+from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.measuring import logits_of

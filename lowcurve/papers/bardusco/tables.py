@@ -121,7 +121,7 @@ def _measure_network(
         ),
         (Column("rounded", "Accuracy on that set rounded to grey levels.", ".1%"), _compute_accuracy(model, rounded)),
     )
-    conditions = {"images": f"{count} of the test set", "units": "pixel range [0, 1]", "BatchNorm": "eval mode",
+    conditions = {"images": few.describe("test"), "units": "pixel range [0, 1]", "BatchNorm": "eval mode",
                   "adversarial set": f"{len(fooling)} training images"}  # fmt: skip
     headings, values = zip(*cells, strict=True)
     return {"numbers": Table("Three networks", (Column("network"), *headings), ((name, *values),), "", conditions)}

@@ -102,7 +102,7 @@ def _make_attack_row(trained: TrainedRow, attacks: Attacks) -> Table:
         )
         cells.append((Column(name, "Accuracy under this attack alone.", ".1%"), float(outcome.robust.mean())))
     conditions = {
-        "attacks": f"{len(examples)} of the test set, {study.norm} in pixel units",
+        "attacks": f"{examples.describe('test')}, {study.norm} in pixel units",
         **training_conditions(trained),
     }
     return make_row_table("Accuracy under attack", trained, cells, conditions)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lowcurve.data import DataSet, Examples, Limits, load
+from lowcurve.data import DataSet, Examples, Limits, files_digest, load
 from lowcurve.errors import InputError
 from lowcurve.papers.common.epoch_run import EpochRun
 from lowcurve.results import Claim, Result, Table, code_version, comparison_table, describe
@@ -102,7 +102,7 @@ class Context:
             settings: All settings that change the results, except scale, data set and code.
             make: Function that makes the results.
         """
-        key = describe((code_version(), self.scale, self.data, settings))
+        key = describe((code_version(), self.scale, self.data, files_digest(self.data, self.data_dir), settings))
         results = self.run.load_part(name, key)
         if results is None:
             results = dict(make())

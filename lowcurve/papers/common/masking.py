@@ -66,7 +66,7 @@ def compare_attacks(
         Column("correlation", "Correlation of the two margins over images."),
     )
     conditions = {
-        "examples": f"{len(examples)} of the test set",
+        "examples": examples.describe("test"),
         "loss": "margin z_y − max z_k of attack and comparison",
     }
     scatter = Scatter(

@@ -72,7 +72,7 @@ def compare_at_equal_accuracy(
         ),
     )
     conditions = {
-        "attacks": f"PGD-{study.evaluation.steps} on {len(examples)} of the test set, {study.norm}, radius {study.radius}",
+        "attacks": f"PGD-{study.evaluation.steps} on {examples.describe('test')}, {study.norm}, radius {study.radius}",
     }
     caption = "With 95 % intervals. The epoch of normal training is the one of nearest validation accuracy."
     return Table("At equal clean accuracy", columns, tuple(rows), caption, conditions)

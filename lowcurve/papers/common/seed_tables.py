@@ -198,8 +198,8 @@ def _make_geometry_row(trained: TrainedRow, radii: Sequence[float]) -> Table:
     strongest = Column(f"strong at {study.ball().radius:g}", "Accuracy under the suite strong.", ".1%")
     cells.append((strongest, float(outcome.robust.mean())))
     conditions = {
-        "curvature": f"{len(few)} of the test set",
-        "attacks": f"{len(attacked)} of the test set, l_2 in pixel units",
+        "curvature": few.describe("test"),
+        "attacks": f"{attacked.describe('test')}, l_2 in pixel units",
         **training_conditions(trained),
     }
     return make_row_table("Geometry and robustness", trained, cells, conditions)
@@ -213,7 +213,7 @@ def training_conditions(trained: TrainedRow) -> dict[str, str]:
     """
     study = trained.study
     return {
-        "clean": f"{len(trained.data.test)} of the test set",
+        "clean": trained.data.test.describe("test"),
         "BatchNorm": "eval mode",
         "network": f"{study.network}, width {study.width}, {study.training.epochs} epochs on {len(trained.data.train)} images",
     }

@@ -240,7 +240,7 @@ def _make_accuracy_table(shared: SameImages, test: Examples, count: int) -> Tabl
         Column("clean", "Accuracy on the whole test set.", ".1%"),
         Column("PGD", "Accuracy under 20 steps at 8/255.", ".1%"),
     )
-    return Table("Accuracy", columns, rows, conditions={"attacked": f"{len(few)} of the test set"})
+    return Table("Accuracy", columns, rows, conditions={"attacked": few.describe("test")})
 
 
 def _compute_flat_share(results: Mapping[str, Result], kind: str) -> float:

@@ -58,7 +58,7 @@ def make_statistics_table(
             rows.append((name, reading, *(float(columns[key].mean()) if key in columns else None for key in KINDS)))
     zeros = RobustnessIndicator()
     conditions = {
-        "images": f"{len(examples)} of the test set, at random; {min(few, len(examples))} of them at h",
+        "images": f"{examples.describe('test')}; {min(few, len(examples))} of them at h",
         "zeros": f"|J| < {zeros.jacobian_zero:g}, |λ| < {zeros.eigenvalue_zero:g}",
         "h": f"{h:.3g} in l_2, one grey level per pixel",
         "precision": "float64",
@@ -111,7 +111,7 @@ def make_bound_table(
         Column("promised", "Images that the bound declares safe: it is below their margin.", "d"),
         Column("fooled", "Images among them that the attack fools.", "d"),
     )
-    conditions = {"images": f"{len(examples)} of the test set", "units": "pixel range [0, 1]"}
+    conditions = {"images": examples.describe("test"), "units": "pixel range [0, 1]"}
     return Table("Test of the bound of Eq. (9)", columns, tuple(rows), conditions=conditions)
 
 
