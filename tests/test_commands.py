@@ -184,7 +184,8 @@ def test_a_study_writes_a_whole_run(smoke):
     parts = {f"parts/{step}-{name}.json" for step in ("training", "curvature", "attack") for name in FOUR}
     found = {f"adversarial/{name}.safetensors" for name in FOUR}
     expected = (
-        {"settings.yaml", "study.json", "report.html", "log.txt", "parts/transfer.json", "parts/drawn.json"}
+        {"settings.yaml", "study.json", "report.html", "log.txt", "examples.txt"}
+        | {"parts/transfer.json", "parts/drawn.json"}
         | networks
         | parts
         | found
@@ -575,3 +576,12 @@ def test_ctrl_c_before_the_run_has_begun(tmp_path):
     assert "Traceback" not in err
     assert "interrupted before anything was written" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_shows_only_results_of_the_current_radius(smoke, tmp_path, caplog):
+    folder = shutil.copytree(smoke, tmp_path / "run")
+    text = (folder / "settings.yaml").read_text()
+    (folder / "settings.yaml").write_text(re.sub(r"^radius: .*$", "radius: '0.03'", text, flags=re.MULTILINE))
+    assert done("report", folder) == 0
+    assert not {"comparison", "robustness", "geometry", "against radius"} & results(folder).keys()
+    assert "attack-standard is left out of the report: it belongs to another norm or radius" in caplog.text

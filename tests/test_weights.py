@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from lowcurve.errors import InputError
-from lowcurve.models import Network
+from lowcurve.models import Factory, Network
 from lowcurve.randomness import stream
 from lowcurve.results import Column, Curves, Line, Table
 from lowcurve.store import Run, load_weights, write_bytes
@@ -166,14 +166,29 @@ def test_weights_in_safetensors(tmp_path, weights, wrap):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w | {"0.weight": torch.zeros(5, 3)}, r"size mismatch for 0.weight.*Give the factory"),
+        (
+            lambda w: w | {"0.weight": torch.zeros(5, 3)},
+            r"weights of Sequential in .*a.pt, got size mismatch for 0.weight.*Give the factory",
+        ),
         (lambda w: {k: v for k, v in w.items() if k != "2.bias"}, r'Missing key\(s\) in state_dict: "2.bias"'),
         (lambda w: w | {"9.bias": torch.zeros(2)}, r'Unexpected key\(s\) in state_dict: "9.bias"'),
         (lambda _: {}, r"Missing key\(s\)"),
-        (lambda _: [torch.zeros(2)], "a state dict in .*, got list"),
-        (lambda _: {0: torch.zeros(2)}, "a state dict in"),
-        (lambda _: {"a": 3}, "a state dict in"),
-        (lambda _: {"state_dict": {"a": "b"}}, "a state dict in"),
+        (
+            lambda w: {f"other.{k}": v for k, v in w.items() if k != "2.bias"},
+            r'Missing key.*"2.weight" and 1 more\. Unexpected',
+        ),
+        (lambda _: [torch.zeros(2)], "a state dict in .*, got a list. Save model.state_dict"),
+        (lambda _: (1, 2), "got a tuple"),
+        (lambda _: 3.5, "got 3.5"),
+        (lambda _: torch.zeros(2), r"got a tensor of shape \(2,\)"),
+        (lambda _: {0: torch.zeros(2)}, r"got a dictionary with the entries 0 \(Tensor\)"),
+        (lambda _: {"a": 3}, r"got a dictionary with the entries 'a' \(int\)"),
+        (
+            lambda _: {"state_dict": {"a": "b"}},
+            "got a dictionary whose entry 'state_dict' is a dictionary that is none",
+        ),
+        (lambda _: {"state_dict": [torch.zeros(2)]}, "got a dictionary whose entry 'state_dict' is a list"),
+        (lambda _: {"model": None}, "got a dictionary whose entry 'model' is None"),
     ],
 )
 def test_weights_that_do_not_fit(tmp_path, weights, change, message):
@@ -187,10 +202,127 @@ def test_weights_that_do_not_fit(tmp_path, weights, change, message):
         assert before.keys() == model.state_dict().keys()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_pickled_module_is_refused(tmp_path):
     torch.save(small(), tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"one with code in it\. Save model.state_dict\(\)"):
+    with pytest.raises(
+        InputError, match=r"an object of class torch.nn.*Sequential, or one with code in it\. Save model"
+    ):
         load_weights(small(), tmp_path / "a.pt")
+    torch.jit.trace(small(), torch.zeros(1, 3)).save(tmp_path / "a.pt")
+    with pytest.raises(InputError, match="a TorchScript program, or one with code in it"):
+        load_weights(small(), tmp_path / "a.pt")
+
+
+def compiled(weights):
+    return {f"_orig_mod.{name}": value for name, value in weights.items()}
+
+
+WRAPS = {
+    "DataParallel": prefixed,
+    "compiled": compiled,
+    "DataParallel of compiled": lambda w: prefixed(compiled(w)),
+    "compiled within": lambda w: {name.replace("0.", "0._orig_mod.", 1): value for name, value in w.items()},
+    "Lightning": lambda w: {
+        "state_dict": {f"model.{k}": v for k, v in w.items()},
+        "epoch": 3,
+        "optimizer_states": [{}],
+    },
+    "Lightning, another name": lambda w: {"state_dict": {f"net.body.{k}": v for k, v in w.items()}},
+    "Lightning with a loss": lambda w: {
+        "state_dict": {f"net.{k}": v for k, v in w.items()} | {"loss.w": torch.ones(3)}
+    },
+    "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}, "param_groups": []}},
+    "ema": lambda w: {"ema": prefixed(w)},
+    "averaged": lambda w: {"n_averaged": torch.tensor(3), **prefixed(w)},
+    "any name": lambda w: {"best_network": w},
+    "the same twice": lambda w: {"state_dict": w, "ema": dict(w)},
+    "one of another network": lambda w: {"student": w, "teacher": {"fc.weight": torch.zeros(2, 2)}},
+}
+
+
+@pytest.mark.parametrize("model", [small, lambda: nn.DataParallel(small()), lambda: nn.Sequential(small())])
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_prefixes_of_wrappers_come_and_go(tmp_path, weights, wrap, model):
+    torch.save(wrap(weights), tmp_path / "a.pt")
+    network = model()
+    if isinstance(network, nn.Sequential) and len(network) == 1:  # its own names begin with "0."
+        torch.save(wrap({f"0.{name}": value for name, value in weights.items()}), tmp_path / "a.pt")
+    load_weights(network, tmp_path / "a.pt")
+    assert [*map(torch.Tensor.tolist, network.state_dict().values())] == [*map(torch.Tensor.tolist, weights.values())]
+
+
+class Named(nn.Module):
+    """A network with a part that is really called module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def test_a_part_that_is_called_module_keeps_its_name(tmp_path):
+    saved, model = Named(), Named()
+    for wrapped in (saved, nn.DataParallel(saved)):
+        torch.save(wrapped.state_dict(), tmp_path / "a.pt")
+        load_weights(model, tmp_path / "a.pt")
+        assert equal(model.state_dict(), saved.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "names"),
+    [
+        (lambda w: {"model": w, "ema": {k: v + 1 for k, v in w.items()}}, "model, ema"),
+        (lambda w: {**w, **{f"ema.{k}": v + 1 for k, v in w.items()}}, "the file itself, ema"),
+        (
+            lambda w: {"state_dict": {f"{p}.{k}": v + len(p) for k, v in w.items() for p in ("net", "ema_net")}},
+            "state_dict.ema_net, state_dict.net",
+        ),
+    ],
+)
+def test_nothing_is_guessed_where_two_fit(tmp_path, weights, wrap, names):
+    torch.save(wrap(weights), tmp_path / "a.pt")
+    with pytest.raises(
+        InputError, match=f"one state dict for Sequential in .*, got several: {names}. Save the one that you"
+    ):
+        load_weights(small(), tmp_path / "a.pt")
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(3)
+
+
+@pytest.mark.parametrize(
+    "lost", [(), ("first.weight",), ("second.weight",), ("second.weight", "norm.num_batches_tracked")]
+)
+def test_tied_weights_may_be_saved_once(tmp_path, lost):
+    saved, model = Tied(), Tied()
+    state = {k: v.clone() for k, v in saved.state_dict().items() if k not in lost}
+    save_file(prefixed(state), tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pt")
+    for name in ("a.safetensors", "a.pt"):
+        load_weights(model, tmp_path / name)
+        assert equal(model.state_dict(), saved.state_dict())
+    save_model(saved, tmp_path / "b.safetensors")
+    load_weights(model, tmp_path / "b.safetensors")
+    torch.save(
+        {k: v.clone() + (k == "second.weight") for k, v in saved.state_dict().items()} | {"x": torch.ones(1)},
+        tmp_path / "c.pt",
+    )
+    with pytest.raises(InputError, match="weights of Tied"):
+        load_weights(model, tmp_path / "c.pt")
+
+
+def test_tied_weights_come_back_from_a_run(run, tmp_path, monkeypatch):
+    (tmp_path / "tied_networks.py").write_text("from test_weights import Tied\ndef make():\n    return Tied()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    factory = Factory("tied_networks:make")
+    model = factory.build(seed=1)
+    run.save_network("standard", factory, model)
+    assert equal(run.load_network("standard").state_dict(), model.state_dict())
 
 
 def test_code_in_weights_never_runs(here):

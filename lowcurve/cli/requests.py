@@ -46,6 +46,7 @@ class Request:
         out: The directory of a new run, if one is named.
         study: All settings.
         recipe: The paper's recipe for a new run. None if it follows no recipe.
+        new_settings: True if an earlier run is evaluated with other settings.
         new_ball: True if an earlier run gets a new norm or radius for its attacks.
     """
 
@@ -53,6 +54,7 @@ class Request:
     out: str | None
     study: "Study"
     recipe: "Recipe | None" = None
+    new_settings: bool = False
     new_ball: bool = False
 
 
@@ -120,9 +122,8 @@ def _continued(
         hint = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
         raise InputError("the settings that the run was made with", f"--{fixed[0]}", hint)
     study = _parsed(command, parser, words, run.read_settings())
-    if written.keys() - {"resume"}:
-        run.write_settings(study)
-    return Request(run, None, study, new_ball=bool({"norm", "radius"} & written.keys()))
+    changed = bool(written.keys() - {"resume"})
+    return Request(run, None, study, new_settings=changed, new_ball=bool({"norm", "radius"} & written.keys()))
 
 
 def _study_parser(command: str) -> "ArgumentParser":

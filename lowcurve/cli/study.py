@@ -58,6 +58,8 @@ def run(command: str, words: list[str]) -> int:
         run = Run.create(place)
         run.write_settings(study)
         recipes.save(request.recipe, run)
+    elif request.new_settings:
+        run.write_settings(study)
     steps = _steps_of(command, request, run)
     with lead(run), log_to(run):
         log.info("lowcurve %s in %s", command, run.folder)
@@ -209,9 +211,17 @@ def _write_report(study: "Study", run: "Run") -> None:
     from lowcurve.results import Table, dump
     from lowcurve.store import NUMBERS, PAGE
     from lowcurve.study.comparison import compare, unreliable
+    from lowcurve.study.pipeline import scope_of
 
     recipe = recipes.load(run)
-    results = recipes.add_comparison(recipe, run, compare(run.parts(), run.networks()))
+    parts = run.parts(scope_of(study, run.read_examples()))
+    for name in run.parts().keys() - parts.keys():
+        log.warning(
+            "%s is left out of the report: it belongs to another norm or radius, or to other data. Repeat it by lowcurve "
+            "measure or attack %s",
+            *(name, run.folder),
+        )
+    results = recipes.add_comparison(recipe, run, compare(parts, run.networks()))
     facts = _facts(study, run) | recipes.facts(recipe)
     run.write_json(
         NUMBERS, {"facts": facts, "settings": run.read_settings(), "results": {k: dump(v) for k, v in results.items()}}

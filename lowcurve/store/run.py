@@ -22,7 +22,7 @@ from lowcurve.store.files import write_bytes, writing
 from lowcurve.store.ledgers import DiskLedger
 from lowcurve.store.weights import load_weights, metadata_of
 
-SETTINGS, NUMBERS, PAGE, LOG = "settings.yaml", "study.json", "report.html", "log.txt"
+SETTINGS, NUMBERS, PAGE, LOG, EXAMPLES = "settings.yaml", "study.json", "report.html", "log.txt", "examples.txt"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Run:
     Contents:
 
     * settings.yaml, study.json (all numbers of the report), report.html and log.txt.
+    * examples.txt: digest of the examples on which the networks were last evaluated.
     * networks/NAME.safetensors: weights, with the architecture in the metadata.
     * parts/NAME.json: results of each finished step.
     * logs/NAME: training curves as CSV and for TensorBoard.
@@ -132,32 +133,45 @@ class Run:
             raise InputError(f"settings in {self.folder / SETTINGS}", type(content).__name__, "restore the file")
         return content
 
-    def save_part(self, name: str, key: str, results: Mapping[str, Result]) -> None:
+    def save_part(self, name: str, key: str, results: Mapping[str, Result], scope: str = "") -> None:
         """Save the results of a finished step.
 
         Args:
             name: Name of the step.
             key: Description of everything that decides the results.
             results: Results by kind.
+            scope: Description of what all numbers of one report share, such as the radius. Empty if nothing.
         """
-        self.write_json(f"parts/{name}.json", {"key": key, "results": {k: dump(v) for k, v in results.items()}})
+        content = {"key": key, "scope": scope, "results": {k: dump(v) for k, v in results.items()}}
+        self.write_json(f"parts/{name}.json", content)
 
     def load_part(self, name: str, key: str) -> dict[str, Result] | None:
         """Return the results of a step saved under the same key, or None."""
         part = self._part(name)
         return part[1] if part is not None and part[0] == key else None
 
-    def parts(self) -> dict[str, dict[str, Result]]:
-        """Return the results of all finished steps by name."""
-        names = sorted(path.stem for path in (self.folder / "parts").glob("*.json"))
-        return {name: part[1] for name in names if (part := self._part(name)) is not None}
+    def parts(self, scope: str | None = None) -> dict[str, dict[str, Result]]:
+        """Return the results of all finished steps by name.
 
-    def _part(self, name: str) -> tuple[str, dict[str, Result]] | None:
+        Args:
+            scope: Leave out results that were saved with another scope. None takes all.
+        """
+        names = sorted(path.stem for path in (self.folder / "parts").glob("*.json"))
+        found = {name: part for name in names if (part := self._part(name)) is not None}
+        return {name: part[1] for name, part in found.items() if scope is None or part[2] in ("", scope)}
+
+    def read_examples(self) -> str:
+        """Return the digest of the examples on which the networks were last evaluated, or "" before that."""
+        path = self.folder / EXAMPLES
+        return path.read_text().strip() if path.is_file() else ""
+
+    def _part(self, name: str) -> tuple[str, dict[str, Result], str] | None:
         content = self.read_json(f"parts/{name}.json")
         if content is None:
             return None
         try:
-            return content["key"], {k: load(v) for k, v in content["results"].items()}
+            results = {k: load(v) for k, v in content["results"].items()}
+            return content["key"], results, content.get("scope", "")
         except (KeyError, TypeError, AttributeError, InputError) as error:
             path, hint = self.folder / f"parts/{name}.json", "delete it and run the step again"
             raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", hint) from None

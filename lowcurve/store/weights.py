@@ -1,7 +1,9 @@
 """Read weights and states: tensors and plain values, never code."""
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,42 +11,153 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, describe
+
+State = Mapping[str, Tensor]
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names that DataParallel, torch.compile, FSDP and activation checkpointing add."""
+STATE_NAMES = ("state_dict", "model_state_dict", "model", "ema", "weights")
+"""Usual names of the entry that holds the state dict. Any other is found as well."""
+AVERAGES = "n_averaged"
+"""A count that `torch.optim.swa_utils.AveragedModel` adds to the weights."""
+OPTIONAL = "num_batches_tracked"
+"""Ending of a name that old files lack. Torch fills it in."""
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load safetensors, or a state dict saved by torch, into a model.
 
-    The state dict may be the entry "state_dict" of a dictionary. The prefix "module." of networks trained in parallel is
-    removed. Pickled modules are refused, because loading them runs code.
+    The state dict may be an entry of a dictionary, such as "state_dict", "model" or "ema". Prefixes that wrappers leave in
+    the names, such as "module." and "_orig_mod.", and a common prefix, such as Lightning's "model.", are removed or added
+    where this makes all names fit. Pickled modules are refused, because loading them runs code.
 
     Args:
         model: Network that receives the weights.
         path: Path of a .safetensors, .pt or .pth file.
 
     Raises:
-        InputError: If the file is missing, damaged or no state dict, or if names or shapes do not match the model.
+        InputError: If the file is missing, damaged or no state dict, if names or shapes do not match the model, or if
+            several state dicts in the file fit.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("a file of weights", str(path), "give the path of a .safetensors, .pt or .pth file")
-    weights = _safetensors(path) if path.suffix == ".safetensors" else read_state(path)
-    if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
-        weights = weights["state_dict"]
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
-    ):
-        raise InputError(f"a state dict in {path}", type(weights).__name__, "save model.state_dict()")
-    if weights and all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    content = _safetensors(path) if path.suffix == ".safetensors" else read_state(path)
+    states = _state_dicts(content)
+    if not states:
+        raise InputError(f"a state dict in {path}", _describe_content(content), "save model.state_dict()")
+    fits: dict[str, State] = {}
+    for entry, state in states.items():
+        for prefix, renamed in fit_names(model, state).items():
+            if not any(_are_equal(renamed, other) for other in fits.values()):
+                fits[f"{entry}.{prefix}".strip(".") or "the file itself"] = renamed
+    if len(fits) > 1:
+        hint = "save the one that you mean alone"
+        raise InputError(f"one state dict for {type(model).__name__} in {path}", f"several: {', '.join(fits)}", hint)
+    own = model.state_dict().keys()
+    chosen = next(iter(fits.values()), None) or max(states.values(), key=lambda state: len(own & state.keys()))
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(chosen)
     except RuntimeError as error:
-        first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
-        raise InputError(
-            f"weights of {type(model).__name__} in {path}", first, "give the factory that made them"
-        ) from None
+        received = " ".join(_shorten(line) for line in str(error).split("\n\t")[1:]) or str(error)
+        hint = "give the factory that made them"
+        raise InputError(f"weights of {type(model).__name__} in {path}", received, hint) from None
+
+
+def fit_names(model: nn.Module, state: State) -> dict[str, State]:
+    """Return a state dict with the model's own names, for each prefix without which its names and shapes fit.
+
+    Names that share one tensor in the model may be missing but for one, as safetensors saves them.
+
+    Args:
+        model: The network.
+        state: Tensors by name.
+
+    Returns:
+        State dicts by prefix; empty if nothing fits.
+
+    Example:
+        >>> list(fit_names(nn.Linear(1, 1), {"module.net.weight": torch.ones(1, 1), "module.net.bias": torch.ones(1)}))
+        ['net.']
+    """
+    own = model.state_dict(keep_vars=True)
+    if own.keys() == state.keys():
+        return {"": state} if all(is_lazy(own[k]) or own[k].shape == v.shape for k, v in state.items()) else {}
+    names = _without_wrappers(own)
+    found = _without_wrappers(name for name in state if name != AVERAGES or name in own)
+    shared: dict[int, list[str]] = {}
+    for plain, name in names.items():
+        shared.setdefault(id(own[name]), []).append(plain)
+    groups = [group for group in shared.values() if not group[0].endswith(OPTIONAL)]
+    first = groups[0] if groups else []
+    prefixes = {
+        plain.removesuffix(name) for plain in found for name in first if plain == name or plain.endswith(f".{name}")
+    }
+    fits: dict[str, State] = {}
+    for prefix in sorted(prefixes):
+        here = {plain.removeprefix(prefix): name for plain, name in found.items() if plain.startswith(prefix)}
+        values = {plain: state[name] for plain, name in here.items()}
+        present = [[plain for plain in group if plain in values] for group in groups]
+        alike = all(
+            group and all(torch.equal(values[group[0]], values[plain]) for plain in group[1:]) for group in present
+        )
+        # Without a prefix, further names are no other module's: the state dict is another network's.
+        strange = values.keys() - names.keys()
+        if alike and (not strange or (not prefix and len(prefixes) > 1)):
+            values = {plain: value for plain, value in values.items() if plain in names}
+            values |= {plain: values[had[0]] for group, had in zip(groups, present, strict=True) for plain in group}
+            if all(is_lazy(own[names[k]]) or own[names[k]].shape == value.shape for k, value in values.items()):
+                fits[prefix] = {names[plain]: value for plain, value in values.items()}
+    return fits
+
+
+def _without_wrappers(state: Iterable[str]) -> dict[str, str]:
+    """Return the names by what remains of them without the parts that wrappers add."""
+    names = list(state)
+    plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in names}
+    return plain if len(plain) == len(names) else dict(zip(names, names, strict=True))
+
+
+def _state_dicts(content: Any) -> dict[str, State]:
+    """Return what may be a state dict: the content itself, or its entries, by name."""
+    if not isinstance(content, Mapping):
+        return {}
+    if _is_state(content):
+        return {"": content}
+    entries = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+    return {name: value for name, value in entries.items() if value and _is_state(value)}
+
+
+def _is_state(value: Mapping[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _are_equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _describe_content(content: Any) -> str:
+    """Say what a file holds instead of a state dict."""
+    if isinstance(content, Tensor):
+        return f"a tensor of shape {tuple(content.shape)}"
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}" if isinstance(content, list | tuple | set) else describe(content)
+    for name in STATE_NAMES:
+        if name in content:
+            inner = content[name]
+            what = "a dictionary that is none" if isinstance(inner, Mapping) else _describe_content(inner)
+            return f"a dictionary whose entry {name!r} is {what}"
+    some = ", ".join(f"{name!r} ({type(value).__name__})" for name, value in list(content.items())[:3])
+    return f"a dictionary with the entries {some}"
+
+
+def _shorten(line: str) -> str:
+    """Keep the first three names of a line of torch's message."""
+    names = line.split('", "')
+    more = f'" and {len(names) - 3} more.' if len(names) > 3 else ""
+    return '", "'.join(names[:3]).strip() + more
 
 
 def read_state(path: Path) -> Any:
@@ -57,9 +170,29 @@ def read_state(path: Path) -> Any:
         with warnings.catch_warnings():  # a damaged file may look like one of another pickle protocol
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # unpickling a damaged file raises errors without a narrower common class
+    except Exception as error:  # unpickling a damaged file raises errors without a narrower common class
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        received = f"an object of class {kind[1]}" if kind else "a damaged file"
+        received = "a TorchScript program" if "TorchScript" in str(error) else received
         hint = "save model.state_dict() with torch.save, or use safetensors"
-        raise InputError(f"tensors saved by torch in {path}", "a damaged file, or one with code in it", hint) from None
+        expected = f"tensors saved by torch in {path}"
+        raise InputError(expected, f"{received}, or one with code in it", hint) from None
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return sixteen hexadecimal digits that change with the names and values of a network's weights and buffers.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> before = weights_digest(layer)
+        >>> layer.bias.data.add_(1.0).numel(), weights_digest(layer) == before
+        (1, False)
+    """
+    found = sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from lowcurve.errors import InputError
 from lowcurve.models import ConvertedNetwork, Factory, Network, Source
 from lowcurve.models.modes import set_training
 from lowcurve.results import Result, describe
-from lowcurve.store import Run
+from lowcurve.store import EXAMPLES, Run, weights_digest
 from lowcurve.study.adversarial_set import adversarial_set, mix
 from lowcurve.study.comparison import GIVEN, LEVELS, sort_networks, training_results
 from lowcurve.study.geometry_results import curvature_results
@@ -134,7 +134,8 @@ def train(study: Study, data: DataSet, run: Run, progress: Progress[int] = silen
         optimization = optimization_of(name, study)
         attack, extra = study.validation_attack, study.others.per_class if name == "adversarial-set" else 0
         options = (objective_of(name, study, std), optimization, attack, study.precision, study.compile, extra)
-        key = describe((source, study.data, study.limits, study.seed, *options, start))
+        digests = (data.train.digest, data.validation.digest)
+        key = describe((source, study.data, digests, study.limits, study.seed, *options, start))
         if run.made_by(name) == key:
             log.info("%s: already trained", name)
             continue
@@ -161,7 +162,7 @@ def optimization_of(name: str, study: Study) -> Optimization:
 def save_given(study: Study, run: Run, model: nn.Module) -> None:
     """Save the user's own network in the run under the name "given"."""
     source = Factory(study.model or "", study.mean, study.std)
-    run.save_network(GIVEN, source, model, describe((source, study.weights, "given")))
+    run.save_network(GIVEN, source, model, describe((source, weights_digest(model), "given")))
 
 
 def source_of(study: Study, data: DataSet, name: str = "standard") -> Source | ConvertedNetwork:
@@ -221,6 +222,20 @@ def attack(study: Study, data: DataSet, run: Run, progress: Progress[int] = sile
         run.ledger(name, "").remove()  # its content is in the part now
 
 
+def scope_of(study: Study, digest: str) -> str:
+    """Return what all numbers of one report share: norm and radius of the attacks, and the test examples.
+
+    Args:
+        study: Settings of the study.
+        digest: Digest of its test examples.
+
+    Example:
+        >>> scope_of(Study(radius="1/4"), "0f") == scope_of(Study(radius="0.25"), "0f")
+        True
+    """
+    return describe((study.norm, study.ball().radius, digest))
+
+
 def _run_of_process(study: Study, run: Run) -> Run:
     """Return the run for this process; only the first process writes."""
     return run if launch_fabric(study.hardware).is_global_zero else run.read_only()
@@ -253,13 +268,15 @@ def _evaluate_each(
         raise InputError(
             "a run with at least one network", "none", "run lowcurve train first, or give --model and --weights"
         )
+    run.write(EXAMPLES, f"{data.test.digest}\n")
+    digests, scope = (data.train.digest, data.test.digest), scope_of(study, data.test.digest)
     for name in sort_networks(run.networks()):
-        key = describe((step, study.data, study.limits, study.seed, settings, run.made_by(name)))
+        key = describe((step, study.data, digests, study.limits, study.seed, settings, run.made_by(name)))
         if run.load_part(f"{step}-{name}", key) is not None:
             log.info("%s: %s already done", name, step)
             continue
         model = run.load_network(name).to(launch_fabric(study.hardware).device)
-        run.save_part(f"{step}-{name}", key, results_of(study, data, name, model, progress))
+        run.save_part(f"{step}-{name}", key, results_of(study, data, name, model, progress), scope)
         launch_fabric(study.hardware).barrier()
         log.info("%s: %s done", name, step)
 
@@ -274,10 +291,12 @@ def _evaluate_together(
     results_of: Callable[[Study, DataSet, Mapping[str, nn.Module], Progress[int]], dict[str, Result]],
 ) -> None:
     names = sort_networks(run.networks())
-    key = describe((step, study.data, study.limits, study.seed, settings, [run.made_by(n) for n in names]))
+    digests, made = (data.train.digest, data.test.digest), [run.made_by(name) for name in names]
+    key = describe((step, study.data, digests, study.limits, study.seed, settings, made))
     if run.load_part(step, key) is None:
         models = {name: run.load_network(name).to(launch_fabric(study.hardware).device) for name in names}
-        run.save_part(step, key, results_of(study, data, models, progress))
+        results = results_of(study, data, models, progress)
+        run.save_part(step, key, results, scope_of(study, data.test.digest))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def attack_results(
     if first not in dict(members):  # one of the papers' suites contains it
         members = ((first, PGD(ball, steps=settings.steps)), *members)
     suite = Suite(members)
-    ledger = run.ledger(name, describe((suite, study.data, study.limits, study.seed, settings.examples)))
+    ledger = run.ledger(name, describe((suite, study.data, examples.digest, study.seed, run.made_by(name))))
     attacked = evaluation.attack(
         model,
         examples,
