@@ -25,6 +25,17 @@ class InputError(ValueError):
         return type(self), (self.expected, self.received, self.hint)
 
 
+class NotAvailable(InputError):
+    """A quantity that cannot be computed for this network, told like an `InputError`.
+
+    The network itself is fine. A study leaves the quantity's column empty with this reason, and goes on.
+
+    Example:
+        >>> print(NotAvailable("operations with known derivative bounds", "softmax", "bound the network without it"))
+        Expected operations with known derivative bounds, got softmax. Bound the network without it.
+    """
+
+
 def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
     """Suggest the known word that is most similar to a misspelt one.
 

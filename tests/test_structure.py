@@ -239,6 +239,7 @@ def test_no_file_over_350_lines_and_no_function_over_60_below_its_docstring():
 
 
 HOLE = "\0"
+ERRORS = ("InputError", "NotAvailable")
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,7 @@ def find_messages() -> Iterator[Message]:
                     if isinstance(name, ast.Name)
                 }
                 for node in own(function):
-                    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "InputError":
+                    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
                         said = [known.get(arg.id, arg) if isinstance(arg, ast.Name) else arg for arg in node.args]
                         yield Message(f"{name}:{node.lineno}", *map(template, said))
 

@@ -6,6 +6,7 @@ import torch
 
 from lowcurve.analysis.calculus import jacobian
 from lowcurve.analysis.norms import L2
+from lowcurve.errors import InputError
 from lowcurve.losses import require_loss_field
 from lowcurve.models.smoothness import Smoothness
 from lowcurve.types import Field, Inputs, PerExample
@@ -48,6 +49,9 @@ class CertifiedRadius:
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         """Measure the radii at x."""
         field = require_loss_field(field)
+        if tuple(x.shape[1:]) != self.smoothness.shape:
+            hint = "compute smoothness(model, x[:1]) for this size"
+            raise InputError(f"inputs of shape {self.smoothness.shape}, for which the bounds hold", tuple(x.shape[1:]), hint)
         rows = torch.arange(len(x), device=x.device)
         with torch.no_grad():
             logits = field.logits(x).double()
@@ -60,18 +64,16 @@ class CertifiedRadius:
         lipschitz, curvature = (
             values.to(x.device)[field.y] for values in (self.smoothness.lipschitz, self.smoothness.curvature)
         )
-        inside = torch.where(margins > 0, margins, 0)
-        first = inside / lipschitz
-        second = 2 * inside / (gradient_norms + (gradient_norms.square() + 2 * curvature * inside).sqrt())
+        first = margins / lipschitz
+        second = 2 * margins / (gradient_norms + (gradient_norms.square() + 2 * curvature * margins).sqrt())
         others = torch.ones_like(margins).scatter(1, field.y[:, None], 0).bool()
 
         def least(radii: torch.Tensor) -> PerExample:
-            # A margin whose gradient and Lipschitz constants are 0 never changes.
-            known = torch.where(torch.isnan(radii), torch.where(inside > 0, torch.inf, 0), radii)
-            return torch.where(others, known, torch.inf).amin(1).to(x)
+            # A margin of at most 0 has no radius, whatever its bounds. NaN stays NaN.
+            return torch.where(others, torch.where(margins <= 0, 0, radii), torch.inf).amin(1).to(x)
 
         return {
-            "certified radius": least(torch.fmax(first, second)),
+            "certified radius": least(torch.maximum(first, second)),
             "certified radius, first order": least(first),
             "certified radius, second order": least(second),
         }

@@ -6,6 +6,7 @@ written as a matrix is something else, and neither a lower nor an upper bound.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,44 @@ def norm_bound(layer: nn.Module, shape: Sequence[int] = (), *, scale: Tensor | N
     return _upper(*scaled_weight(layer, shape, scale), tuple(shape)) * (1 + ROUNDING)
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over an image.
+
+    Attributes:
+        stride: The stride along each axis.
+        dilation: The dilation along each axis.
+        border: The padding before and after each axis.
+        groups: Number of groups of channels.
+        padding_mode: Name of the padding, as in torch.
+    """
+
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    border: tuple[tuple[int, int], ...]
+    groups: int = 1
+    padding_mode: str = "zeros"
+
+
+def convolution_bound(weight: Tensor, shape: Sequence[int], geometry: Geometry) -> float:
+    """Compute an upper bound of the operator norm of a convolution with this weight; see `norm_bound`.
+
+    Args:
+        weight: The kernel in double precision, shape (outputs, inputs / groups, ...).
+        shape: Sizes of the image without channels.
+        geometry: How the kernel moves.
+
+    Returns:
+        The upper bound.
+
+    Example:
+        >>> once = Geometry(stride=(1,), dilation=(1,), border=((0, 0),))
+        >>> round(convolution_bound(torch.tensor([[[1.0, 1.0]]], dtype=torch.float64), (100,), once), 2)
+        2.0
+    """
+    return _convolution_upper(weight, tuple(shape), geometry) * (1 + ROUNDING)
+
+
 def scaled_weight(layer: nn.Module, shape: Sequence[int], scale: Tensor | None) -> tuple[Weighted, Tensor]:
     """Check a layer and its image sizes, and compute diag(scale) W in double precision.
 
@@ -100,14 +139,21 @@ def _upper(layer: Weighted, weight: Tensor, shape: tuple[int, ...]) -> float:
     """Compute an upper bound of the norm of a layer with this weight."""
     if isinstance(layer, nn.Linear):
         return _largest(weight.view(1, 1, *weight.shape), _phases((), (), weight), 1.0)
-    sizes, factor, repeats = [], 1.0, _repeats(layer, shape)
-    for axis, (size, stride, dilation) in enumerate(zip(shape, layer.stride, layer.dilation, strict=True)):
+    both = list(layer._reversed_padding_repeated_twice)  # the last axis comes first
+    border = tuple((both[place], both[place + 1]) for place in range(len(both) - 2, -1, -2))
+    geometry = Geometry(tuple(layer.stride), tuple(layer.dilation), border, layer.groups, layer.padding_mode)
+    return _convolution_upper(weight, shape, geometry)
+
+
+def _convolution_upper(weight: Tensor, shape: tuple[int, ...], geometry: Geometry) -> float:
+    sizes, factor, repeats = [], 1.0, _repeats(geometry, shape)
+    for axis, (size, stride, dilation) in enumerate(zip(shape, geometry.stride, geometry.dilation, strict=True)):
         kernel = weight.shape[2 + axis]
         weight, beyond = _polyphase(weight, axis, size, stride, dilation)
         steps = weight.shape[2 + axis] - 1
         count = beyond + steps
-        border = sum(_border(layer, axis)) - dilation * (kernel - 1)
-        if layer.padding_mode == "circular" and stride == 1 and border <= 0:
+        border = sum(geometry.border[axis]) - dilation * (kernel - 1)
+        if geometry.padding_mode == "circular" and stride == 1 and border <= 0:
             count = size
         else:
             factor *= math.sqrt(repeats[axis])
@@ -116,7 +162,7 @@ def _upper(layer: Weighted, weight: Tensor, shape: tuple[int, ...]) -> float:
             factor /= math.sqrt(math.cos(math.pi * steps / count))
         sizes.append(count)
     taps = weight.flatten(2).permute(2, 0, 1).contiguous()  # (taps, out, in)
-    grouped = taps.view(len(taps), layer.groups, -1, taps.shape[2]).transpose(0, 1)
+    grouped = taps.view(len(taps), geometry.groups, -1, taps.shape[2]).transpose(0, 1)
     return _largest(grouped, _phases(sizes, weight.shape[2:], weight), factor)
 
 
@@ -181,20 +227,13 @@ def _gram(matrices: Tensor, known: float) -> tuple[float, float]:
     return upper, known
 
 
-def _border(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, axis: int) -> tuple[int, int]:
-    """The padding before and after an axis."""
-    both = list(layer._reversed_padding_repeated_twice)  # the last axis comes first
-    place = 2 * (len(both) // 2 - 1 - axis)
-    return both[place], both[place + 1]
-
-
-def _repeats(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: tuple[int, ...]) -> list[int]:
+def _repeats(geometry: Geometry, shape: tuple[int, ...]) -> list[int]:
     """The largest number of times that the padding repeats a pixel, along each axis."""
-    if layer.padding_mode == "zeros":
+    if geometry.padding_mode == "zeros":
         return [1] * len(shape)
     found = []
-    for axis, size in enumerate(shape):
+    for size, border in zip(shape, geometry.border, strict=True):
         places = torch.arange(float(size)).view(1, 1, -1)
-        places = F.pad(places, _border(layer, axis), layer.padding_mode)
+        places = F.pad(places, border, geometry.padding_mode)
         found.append(int(places.flatten().long().bincount().max()))
     return found

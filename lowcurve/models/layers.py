@@ -215,6 +215,9 @@ class _FusedCenteredSoftplus(torch.autograd.Function):
         return fused.derivatives(g, x, beta, learn=ctx.needs_input_grad[1])
 
 
+CENTERED_SOFTPLUS = (_CenteredSoftplus, _FusedCenteredSoftplus)
+"""The functions of `centered_softplus`, whose backward passes are its derivatives."""
+
 NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "softplus": lambda: nn.Softplus(beta=10),

@@ -1,19 +1,24 @@
 """Lipschitz constants of a network's margins and of their gradients, which hold at every input.
 
-torch.fx traces a network of linear maps and elementwise nonlinearities once. Bounds are then propagated through its graph,
-forward from the input and backward from the logits. No image is used but for its shape.
+A network of linear maps and elementwise nonlinearities is recorded once, for one shape of its input. Bounds are then propagated
+through the record, forward from the input and backward from the logits.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from lowcurve.errors import InputError
-from lowcurve.models.layer_bounds import Operation, is_leaf, list_operations, require_running_statistics
+from lowcurve import randomness
+from lowcurve.analysis.calculus import value_and_gradient
+from lowcurve.errors import NotAvailable
+from lowcurve.models.jacobians.recording import InputGraph, Node, record
+from lowcurve.models.jacobians.rules import Operation, list_operations
+from lowcurve.models.layers import CENTERED_SOFTPLUS
 from lowcurve.models.modes import frozen
 
+TINY = 1e-30
 ROUNDING = 1e-5
 """Relative increase of every bound, for the rounding of a network's forward pass in single precision."""
 
@@ -46,11 +51,13 @@ class Smoothness:
         lipschitz: Shape (classes, classes), 0 on the diagonal.
         curvature: Shape (classes, classes), 0 on the diagonal. Infinite where a nonlinearity has a kink.
         terms: The term of each nonlinearity, in order.
+        shape: Shape of one input, for which alone the bounds hold.
     """
 
     lipschitz: Tensor
     curvature: Tensor
     terms: tuple[CurvatureTerm, ...]
+    shape: tuple[int, ...]
 
 
 def smoothness(model: nn.Module, example: Tensor) -> Smoothness:
@@ -93,92 +100,156 @@ def smoothness(model: nn.Module, example: Tensor) -> Smoothness:
     Reference: Entesari, Sharifi and Fazlyab 2024 (compositional curvature bounds), whose recursion this is where adjoints are
     bounded in l_2 alone; srinivas2022lcnn, Theorem 1 (the sum over layers).
     """
-    require_running_statistics(model)
-    with frozen(model), torch.no_grad():
-        traced = _traced(model)
-        values = _values(traced, example)
-        _require_same(model, traced, example[:1])
-        return _propagate(traced.graph, list_operations(traced, values), values)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _traced(model: nn.Module) -> fx.GraphModule:
-    tracer = _Tracer()
-    root = nn.Sequential(model) if tracer.is_leaf_module(model, "") else model
-    try:
-        return fx.GraphModule(root, tracer.trace(root))
-    except Exception as error:  # whatever the model's own code raises when torch.fx runs it on proxies
-        reason = f"{type(model).__name__} ({(str(error).splitlines() or [type(error).__name__])[0][:80]})"
-        hint = "write it without conditions on values, or bound its parts separately"
-        raise InputError("a network that torch.fx can trace", reason, hint) from None
-
-
-def _values(graph: fx.GraphModule, example: Tensor) -> dict[fx.Node, Tensor]:
-    """Compute the value of every node at an input of zeros, which gives shapes and constants."""
-    found: dict[fx.Node, Tensor] = {}
-
-    class Shaped(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                found[n] = value
-            return value
-
-    like = next(graph.parameters(), example)
-    try:
-        Shaped(graph).run(torch.zeros_like(example[:1], dtype=like.dtype, device=like.device))
-    except RuntimeError as error:
-        received = f"{tuple(example.shape)} ({str(error).splitlines()[0][:80]})"
-        raise InputError("one example of the network's inputs", received, "write example=x[:1]") from None
+    like = next(model.parameters(), example)
+    x = torch.zeros_like(example[:1], dtype=like.dtype, device=like.device)
+    with frozen(model):
+        _require_eval_mode(model)
+        _require_shape(model, x)
+        graph = record(model, x)
+        logits = graph.nodes[-1].shape
+        if len(logits) != 2 or logits[0] != 1:
+            hint = "bound the part that gives the logits"
+            raise NotAvailable("logits of shape (1, classes) for one input", tuple(logits), hint)
+        with torch.no_grad():
+            found = _propagate(graph, list_operations(graph), tuple(x.shape[1:]))
+        _require_same(model, graph, smooth=bool(found.curvature.isfinite().all()))
     return found
 
 
-def _require_same(model: nn.Module, traced: fx.GraphModule, x: Tensor) -> None:
-    """Raise an error if the traced network computes something else: torch.fx does not see torch function modes."""
-    like = next(model.parameters(), x)
-    x = x.to(like)
-    found, expected = traced(x), model(x)
-    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
-        change = f"logits that differ by {float((found - expected).abs().max()):.2g}"
-        hint = "write its nonlinearities as separate modules or functions"
-        raise InputError("a network that torch.fx traces faithfully", change, hint)
+def lipschitz_constant(model: nn.Module, example: Tensor) -> float:
+    """Bound the Lipschitz constant of a network's outputs in l_2, from its input to all of its outputs together.
+
+    Args:
+        model: The network, or a part of one whose output is a row of numbers.
+        example: One input, shape (1, ...); only its shape is used.
+
+    Returns:
+        The bound.
+
+    Raises:
+        NotAvailable: For a network that cannot be bounded.
+
+    Example:
+        >>> round(lipschitz_constant(nn.Sequential(nn.AvgPool2d(2, stride=3), nn.Flatten()), torch.zeros(1, 1, 5, 5)), 3)
+        0.5
+    """
+    with frozen(model), torch.no_grad():
+        _require_eval_mode(model)
+        graph = record(model, example[:1])
+        return _lipschitz_constants(graph, list_operations(graph))[graph.nodes[-1]]
 
 
-def _propagate(graph: fx.Graph, operations: list[Operation], values: dict[fx.Node, Tensor]) -> Smoothness:
-    """Propagate Lipschitz constants forward and adjoints backward, and sum the terms of the nonlinearities."""
-    (entry,) = (node for node in graph.nodes if node.op == "placeholder")
-    (end,) = (node for node in graph.nodes if node.op == "output")
-    (logits,) = end.all_input_nodes
-    lipschitz = {entry: 1.0}
+def _require_eval_mode(model: nn.Module) -> None:
+    """Raise an error for a BatchNorm that uses its batch's statistics in eval mode too."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_var is None):
+            hint = "write track_running_stats=True"
+            raise NotAvailable("BatchNorm with running statistics", f"{name!r} that uses its batch's", hint)
+
+
+def _require_shape(model: nn.Module, x: Tensor) -> None:
+    """Raise an error for an input that the network does not accept."""
+    try:
+        with torch.no_grad():
+            model(x.clone())
+    except Exception as error:  # whatever the network raises
+        received = f"{tuple(x.shape)} ({_first_line(error)})"
+        raise NotAvailable("one example of the network's inputs", received, "write example=x[:1]") from None
+
+
+def _require_same(model: nn.Module, graph: InputGraph, *, smooth: bool) -> None:
+    """Raise an error if the network computes something else than was recorded, or differentiates something else.
+
+    Three random images are computed together by the network and one by one by the record. So a network that depends on its
+    batch, on chance or on whether gradients are on is refused, and so is one whose backward pass is not its derivative.
+    """
+    start = graph.nodes[0]
+    x = torch.zeros(3, *start.shape[1:], dtype=start.dtype, device=start.device)
+    x = randomness.uniform(x, 0.0, 1.0, generator=randomness.stream(0, "compare", tuple(x.shape)))
+    weights = torch.linspace(1.0, 2.0, graph.nodes[-1].shape[1], dtype=x.dtype, device=x.device)
+
+    def recorded(x: Tensor) -> Tensor:
+        return torch.cat([graph(one) for one in x.split(1)])
+
+    try:
+        expected, gradient = value_and_gradient(lambda x: model(x.clone()) @ weights, x)
+    except Exception as error:  # whatever the network raises on three images, or its backward pass
+        received = f"{type(model).__name__} ({_first_line(error)})"
+        raise NotAvailable("a network for batches of three", received, "bound its parts separately") from None
+    with torch.no_grad():
+        logits, found = model(x.clone()), recorded(x)
+    change = float((found - logits).abs().max()) / max(float(logits.abs().max()), TINY)
+    if not change < 1e-3 or not float((found @ weights - expected).abs().max()) <= 1e-2 * max(float(logits.abs().max()), TINY):
+        hint = "remove what depends on chance, on the batch or on the mode"
+        raise NotAvailable("a network that always computes the same", f"logits that differ by {change:.1%}", hint)
+    if smooth:
+        own = _own_backward(model, x)
+        if own is not None:
+            raise NotAvailable("gradients by torch's own rules", f"the backward pass of {own}", "write it with torch's functions")
+        _, slope = value_and_gradient(lambda x: recorded(x) @ weights, x)
+        change = float((slope - gradient).norm() / slope.norm().clamp(min=TINY))
+        if not change < 1e-2:
+            hint = "remove detach and backward passes of its own"
+            raise NotAvailable("a network with the gradient of its values", f"one that differs by {change:.1%}", hint)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]
+
+
+def _own_backward(model: nn.Module, x: Tensor) -> str | None:
+    """Return the name of a function whose backward pass is the network's own, or None."""
+    with torch.enable_grad():
+        waiting, seen = [model(x.clone().requires_grad_()).grad_fn], set()
+    while waiting:
+        step = waiting.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        own = getattr(step, "_forward_cls", None)
+        if own is not None and own not in CENTERED_SOFTPLUS:
+            return str(own.__name__)
+        waiting += [before for before, _ in step.next_functions]
+    return None
+
+
+def _lipschitz_constants(graph: InputGraph, operations: list[Operation]) -> dict[Node, float]:
+    """Propagate Lipschitz constants forward from the input."""
+    found = {graph.nodes[0]: 1.0}
     for operation in operations:
-        before = [lipschitz[parent] for parent in operation.parents]
-        lipschitz[operation.node] = operation.bound.lipschitz * (
-            math.hypot(*before) if operation.concatenates else sum(before)
-        )
-    start, rows = logits, torch.eye(values[logits].shape[1], dtype=torch.double)
-    if operations[-1].node is logits and operations[-1].rows is not None:
+        before = [found[parent] * bound.lipschitz for parent, bound in operation.bounds.edges]
+        found[operation.node] = math.hypot(*before) if operation.bounds.concatenates else sum(before)
+    return found
+
+
+def _propagate(graph: InputGraph, operations: list[Operation], shape: tuple[int, ...]) -> Smoothness:
+    """Propagate Lipschitz constants forward and adjoints backward, and sum the terms of the nonlinearities."""
+    lipschitz = _lipschitz_constants(graph, operations)
+    start, rows = graph.nodes[-1], torch.eye(graph.nodes[-1].shape[1], dtype=torch.double)
+    if operations and operations[-1].bounds.rows is not None:
         # The last linear layer is treated exactly for each pair of classes.
         *operations, last = operations
-        assert last.rows is not None
-        (start,), rows = last.parents, last.rows
-    apart = rows[:, None] - rows[None]
-    nothing = torch.zeros(apart.shape[:2], dtype=torch.double)
+        (start, _), rows = last.bounds.edges[0], last.bounds.rows
+    nothing = torch.zeros(len(rows), len(rows), dtype=torch.double)
     adjoints = dict.fromkeys(graph.nodes, (nothing, nothing))
-    adjoints[start] = (apart.norm(dim=2), apart.abs().amax(2))
+    adjoints[start] = (
+        torch.stack([(row - rows).norm(dim=1) for row in rows]),
+        torch.stack([(row - rows).abs().amax(1) for row in rows]),
+    )
     total, terms = nothing, []
     for operation in reversed(operations):
-        (norm, largest), bound = adjoints[operation.node], operation.bound
-        if bound.second_derivative:
-            steepest, name = max(lipschitz[parent] for parent in operation.parents), str(operation.node.target)
-            # A kink that no margin depends on contributes nothing, not inf * 0.
-            total = total + torch.where(largest > 0, bound.second_derivative * steepest**2 * largest, 0)
-            terms.append(CurvatureTerm(name, bound.second_derivative, float(largest.max()), steepest))
-        for parent in operation.parents:
+        norm, largest = adjoints[operation.node]
+        for parent, bound in operation.bounds.edges:
+            if bound.second_derivative:
+                # A kink that no margin depends on, or that does not depend on the input, contributes nothing, not inf * 0.
+                steepest = lipschitz[parent]
+                bends = (largest > 0) & (steepest > 0)
+                total = total + torch.where(bends, bound.second_derivative * steepest**2 * largest, 0)
+                terms.append(CurvatureTerm(operation.name, bound.second_derivative, float(largest.max()), steepest))
             back = bound.pull_back(norm, largest)
             adjoints[parent] = (adjoints[parent][0] + back[0], adjoints[parent][1] + back[1])
+    slopes = adjoints[graph.nodes[0]][0]
+    if bool(slopes.isnan().any()) or bool(total.isnan().any()):
+        raise NotAvailable("a network with finite weights", "bounds that are not numbers", "check its weights")
     raised = 1 + ROUNDING
-    return Smoothness(adjoints[entry][0] * raised, total * raised, tuple(reversed(terms)))
+    return Smoothness(slopes * raised, total * raised, tuple(reversed(terms)), shape)

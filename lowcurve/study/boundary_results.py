@@ -12,7 +12,7 @@ from lowcurve.analysis.norms import L2, pixels
 from lowcurve.analysis.spectra import lanczos
 from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
-from lowcurve.errors import InputError
+from lowcurve.errors import NotAvailable
 from lowcurve.geometry import (
     CertifiedRadius,
     DistanceBounds,
@@ -137,7 +137,7 @@ def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple
     """
     try:
         bounds = smoothness(model, examples.pixels(slice(0, 1)))
-    except InputError as error:
+    except NotAvailable as error:
         return None, f"none: {error}"
     columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
     bent = "and curvature bounds" if bool(torch.isfinite(bounds.curvature).all()) else "bounds (it has kinks)"
