@@ -51,7 +51,9 @@ class CertifiedRadius:
         field = require_loss_field(field)
         if tuple(x.shape[1:]) != self.smoothness.shape:
             hint = "compute smoothness(model, x[:1]) for this size"
-            raise InputError(f"inputs of shape {self.smoothness.shape}, for which the bounds hold", tuple(x.shape[1:]), hint)
+            raise InputError(
+                f"inputs of shape {self.smoothness.shape}, for which the bounds hold", tuple(x.shape[1:]), hint
+            )
         rows = torch.arange(len(x), device=x.device)
         with torch.no_grad():
             logits = field.logits(x).double()

@@ -11,13 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lowcurve.analysis.calculus import gradient
 from lowcurve.errors import InputError
-from lowcurve.models.gram import norm_bound
 from lowcurve.models.layers import CenteredSoftplus, Normalize
 from lowcurve.models.lcnn import ScaledBlock
-from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
 from lowcurve.models.modes import set_training
+from lowcurve.models.smoothness import lipschitz_constant
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     term includes the loss.
 
     The network must be a chain of linear layers, BatchNorm, pooling and softplus, and of LCNN's scaled blocks. The two
-    branches of a block count as one map with the larger norm. Norms are those of `norm_bound` in eval mode. The curvature of
+    branches of a block count as one map with the larger norm. Norms are those of `smoothness` in eval mode. The curvature of
     ReLU and max-pooling is infinite.
 
     Args:
@@ -85,7 +83,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     Raises:
         InputError: For any other layer, and for a layer that is called with inputs of different shapes.
 
-    Cost: one forward pass and `norm_bound` of each layer.
+    Cost: one forward pass and the operator norm of each layer.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(1, 1), CenteredSoftplus(3.0), nn.Linear(1, 1))
@@ -130,7 +128,8 @@ def _maps(name: str, module: nn.Module, sizes: Sizes) -> Iterator[_Map]:
     if type(module).forward is not nn.Sequential.forward:
         yield _layer_map(name, module, None, sizes)
         return
-    layers = list(module._modules.items())  # named_children() leaves out the second call of a layer
+    # named_children() leaves out the second call of a layer.
+    layers = [(end, layer) for end, layer in module._modules.items() if layer is not None]
     for place, (end, layer) in enumerate(layers):
         after = layers[place + 1][1] if place + 1 < len(layers) else None
         if isinstance(after, nn.modules.batchnorm._BatchNorm) and isinstance(
@@ -161,41 +160,22 @@ def _layer_map(name: str, layer: nn.Module, before: nn.Module | None, sizes: Siz
     """The map of one layer. A BatchNorm is folded into the linear layer `before` it."""
     before_size, after_size = sizes[layer]
     width = after_size.numel()
-    if isinstance(layer, CenteredSoftplus):
+    if isinstance(layer, CenteredSoftplus | nn.Softplus):
         return _Map(name, 1.0, width, float(layer.beta))
-    if isinstance(layer, nn.Softplus):
-        return _Map(name, 1.0, width, float(layer.beta))
-    if isinstance(layer, nn.ReLU | nn.MaxPool2d):
-        return _Map(name, 1.0, width, math.inf)
-    if isinstance(layer, nn.Identity | nn.Flatten | nn.Dropout):
-        return _Map(name, 1.0, width)
-    if isinstance(layer, nn.AdaptiveAvgPool2d | nn.AvgPool2d):
-        return _Map(name, _average_pool_norm(layer, before_size), width)
-    if isinstance(layer, Normalize):
-        return _Map(name, 1 / float(layer.std.min()), width)
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        return _Map(name, _batchnorm_norm(layer, before, sizes), width)
-    if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        factor = float(layer.factor) if isinstance(layer, LipschitzWeight) else 1.0
-        return _Map(name, factor * norm_bound(layer, before_size[2:]), width)
-    expected = "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks"
-    raise InputError(expected, type(layer).__name__, "use smoothness(model, example), which supports branches")
+    if not isinstance(layer, LAYERS):
+        expected = "a chain of linear layers, BatchNorm, pooling, softplus and scaled blocks"
+        raise InputError(expected, type(layer).__name__, "use smoothness(model, example), which supports branches")
+    part: nn.Module = layer
+    start = before_size
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and isinstance(before, nn.Linear | nn.modules.conv._ConvNd):
+        part, start = nn.Sequential(before, layer), sizes[before][0]
+    like = next((tensor for tensor in layer.state_dict().values() if tensor.is_floating_point()), torch.zeros(0))
+    kink = isinstance(layer, nn.ReLU | nn.MaxPool2d)
+    return _Map(name, lipschitz_constant(part, like.new_zeros(start)), width, math.inf if kink else 0.0)
 
 
-def _average_pool_norm(layer: nn.Module, size: torch.Size) -> float:
-    """Bound the norm by the largest row and column sums. Columns count the windows that a pixel belongs to."""
-    ones = torch.ones(1, *size[1:])
-    columns = gradient(lambda x: layer(x).flatten(1).sum(1), ones)
-    return math.sqrt(float(layer(ones).max()) * float(columns.max()))
-
-
-def _batchnorm_norm(layer: nn.modules.batchnorm._BatchNorm, before: nn.Module | None, sizes: Sizes) -> float:
-    """The norm of a BatchNorm in eval mode, folded into the linear layer before it if there is one."""
-    factor = float(layer.factor) if isinstance(layer, LipschitzBatchNorm) else 1.0
-    if layer.running_var is None:
-        raise InputError("a BatchNorm with running statistics", "none", "write track_running_stats=True")
-    std = torch.as_tensor(layer.running_var + layer.eps).sqrt()
-    scale = std.reciprocal() if layer.weight is None else layer.weight / std
-    if isinstance(before, nn.Linear | nn.modules.conv._ConvNd):
-        return factor * norm_bound(before, sizes[before][0][2:], scale=scale)
-    return factor * float(scale.abs().max())
+LAYERS = (
+    nn.ReLU, nn.MaxPool2d, nn.Identity, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d, nn.AvgPool2d, Normalize,
+    nn.modules.batchnorm._BatchNorm, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+)  # fmt: skip
+"""Layers with a norm: linear ones, and those with a kink, whose curvature is infinite."""

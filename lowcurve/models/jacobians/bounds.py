@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.errors import NotAvailable
-from lowcurve.models.jacobians.recording import Node
+from lowcurve.models.jacobians.graph import Node
 
 
 @dataclass(frozen=True)

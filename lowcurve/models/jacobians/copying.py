@@ -1,4 +1,4 @@
-"""Rules of linear operations without weights: rearrangements, selections, copies, averages, sums and products with constants."""
+"""Rules of linear operations without weights: selections, copies, averages, sums and products with constants."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 
 from lowcurve.analysis.calculus import pullback
 from lowcurve.models.jacobians.bounds import IDENTITY, Bounded, OperationBound, Unsupported, constants
-from lowcurve.models.jacobians.recording import Node
+from lowcurve.models.jacobians.graph import Node
 
 BOTH = ("self", "other")
 

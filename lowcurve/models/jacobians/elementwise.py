@@ -1,6 +1,6 @@
 """Bounds of the first and second derivative of elementwise nonlinearities.
 
-`tests/test_layer_bounds.py` compares each with the largest values on a fine grid.
+`tests/test_jacobians.py` compares each with the largest values on a fine grid.
 """
 
 import math
@@ -27,12 +27,12 @@ _SIGMOID = 1 / (6 * math.sqrt(3))  # sup |sigmoid''|
 
 
 def _softplus(beta: float, threshold: float) -> ElementwiseBound:
-    """phi' = sigmoid(beta x). Above the threshold torch returns x, a step of log(1 + exp(-threshold)) / beta."""
+    """The derivative is sigmoid(beta x). Above the threshold torch returns x, a step of log(1 + exp(-threshold)) / beta."""
     return ElementwiseBound(1.0 if beta > 0 and threshold >= 20 else math.inf, abs(beta) / 4)
 
 
 def _elu(alpha: float, scale: float, input_scale: float) -> ElementwiseBound:
-    """phi = scale x above 0 and scale alpha (exp(input_scale x) - 1) below: smooth where both slopes meet at 0."""
+    """ELU is scale x above 0 and scale alpha (exp(input_scale x) - 1) below: smooth where both slopes meet at 0."""
     below = abs(alpha * input_scale)
     smooth = math.isclose(alpha * input_scale, 1.0)
     slope = abs(scale) * max(1.0, below) if input_scale > 0 else math.inf
@@ -56,13 +56,13 @@ def _gelu(approximate: str) -> ElementwiseBound:
     return {"none": ElementwiseBound(1.129, 0.798), "tanh": ElementwiseBound(1.130, 0.800)}[approximate]
 
 
-def _clamp(min: Any = None, max: Any = None) -> ElementwiseBound:  # noqa: A002, ARG001
-    """phi follows x or a constant."""
+def _clamp(min: Any = None, max: Any = None) -> ElementwiseBound:  # noqa: ARG001
+    """The value is x or a constant."""
     return ElementwiseBound(1.0, KINK)
 
 
 def _centered_softplus(beta: Tensor) -> ElementwiseBound:
-    """phi' = sigmoid(beta x)."""
+    """The derivative is sigmoid(beta x)."""
     return ElementwiseBound(1.0, float(beta.abs().max()) / 4)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lowcurve.models.jacobians.bounds import Bounded, OperationBound, Rule, Unsupported, constants
 from lowcurve.models.jacobians.elementwise import ElementwiseBound
-from lowcurve.models.jacobians.recording import Node
+from lowcurve.models.jacobians.graph import Node
 
 
 def elementwise(bound: Callable[..., ElementwiseBound], moving: str) -> Rule:
@@ -81,7 +81,12 @@ def _windows(node: Node, axis: int, size: int) -> list[range]:
     given = constants(node, ("self",), ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
     kernel, stride, padding, dilation = (
         values[axis] if len(values) > 1 else values[0]
-        for values in (given["kernel_size"], given["stride"] or given["kernel_size"], given["padding"], given["dilation"])
+        for values in (
+            given["kernel_size"],
+            given["stride"] or given["kernel_size"],
+            given["padding"],
+            given["dilation"],
+        )
     )
     starts = [at * stride - padding for at in range(count)]
     return [range(start, start + dilation * (kernel - 1) + 1, dilation) for start in starts]

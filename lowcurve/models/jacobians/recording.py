@@ -1,15 +1,13 @@
 """Record the operations of a network that depend on its input, for one shape of the input.
 
-The network runs once on a tensor subclass. Every operation that reaches its data passes through `__torch_dispatch__`, with sizes
-that are known, arguments that are complete and modules, functions, hooks and parametrizations resolved. What does not depend on
-the input is a constant tensor. What cannot be seen, such as `numpy()` or a branch on a value, raises an error.
+The network runs once on a tensor subclass. Every operation that reaches its data passes through `__torch_dispatch__`: sizes are
+known, arguments are complete, and modules, functions and parametrizations are resolved. What does not depend on the input is a
+constant tensor. What cannot be seen, such as `numpy()` or a branch on a value, raises an error.
 """
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,112 +22,25 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lowcurve import randomness
 from lowcurve.errors import NotAvailable
+from lowcurve.models.jacobians.graph import (
+    Call,
+    InputGraph,
+    Node,
+    WholeFunction,
+    bind_arguments,
+    operation_name,
+    run_operation,
+)
 from lowcurve.models.layers import centered_softplus
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+WITHOUT = "bound the network without it"
 CONSTANTS = frozenset(
     f"{kind}_{how}" if how == "like" else f"{how}_{kind}"
     for kind in ("zeros", "ones", "full", "empty")
     for how in ("like", "new")
 )
 """Operations that use only the shape of their argument."""
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operation of the network.
-
-    Attributes:
-        name: Name of the operation, such as "convolution"; an operation in place has the name of the plain one.
-        run: Compute the operation from arguments like these.
-        arguments: Arguments by name, with defaults. A `Node` stands for a value that depends on the input.
-        layer: Name of the module in which it runs.
-    """
-
-    name: str
-    run: Callable[[Mapping[str, Any]], Any]
-    arguments: Mapping[str, Any]
-    layer: str
-
-    @property
-    def parents(self) -> list[tuple[str, "Node"]]:
-        """The values among the arguments that depend on the input, with repeats, each with the argument's name."""
-        nodes = [(name, leaf) for name, value in self.arguments.items() for leaf in tree_leaves(value)]
-        return [(name, leaf) for name, leaf in nodes if isinstance(leaf, Node)]
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A value that depends on the network's input.
-
-    Attributes:
-        call: The operation that computed it. That of the input has no arguments.
-        shape: Its shape for a batch of one.
-        dtype: Its precision.
-        device: Its device.
-        output: Its place among the operation's outputs. None if there is one.
-    """
-
-    call: Call
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-    output: int | None = None
-
-    @classmethod
-    def of(cls, call: Call, value: Tensor, output: int | None = None) -> "Node":
-        """Return the node of a computed value.
-
-        Args:
-            call: The operation that computed it.
-            value: The value.
-            output: Its place among the operation's outputs.
-
-        Returns:
-            The node.
-        """
-        return cls(call, value.shape, value.dtype, value.device, output)
-
-    @property
-    def parents(self) -> list[tuple[str, "Node"]]:
-        """The values from which it was computed, with repeats, each with the argument's name."""
-        return self.call.parents
-
-    def evaluate(self, values: Mapping["Node", Tensor]) -> Tensor:
-        """Compute the value from those of its parents.
-
-        Args:
-            values: The value of each parent.
-
-        Returns:
-            The value.
-        """
-        found = self.call.run(tree_map_only(Node, values.__getitem__, dict(self.call.arguments)))
-        value: Tensor = found if self.output is None else found[self.output]
-        return value
-
-
-@dataclass(frozen=True)
-class InputGraph:
-    """The operations from a network's input to its logits, for a batch of one.
-
-    Attributes:
-        nodes: The values that the logits depend on, in order. The input is the first, the logits are the last.
-    """
-
-    nodes: tuple[Node, ...]
-
-    @property
-    def uses(self) -> Counter[Node]:
-        """The number of times that each value is used; the logits are used once."""
-        return Counter([parent for node in self.nodes for _, parent in node.parents] + [self.nodes[-1]])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute the logits of one input, shape (1, ...)."""
-        values = {self.nodes[0]: x}
-        for node in self.nodes[1:]:
-            values[node] = node.evaluate(values)
-        return values[self.nodes[-1]]
 
 
 def record(model: nn.Module, example: Tensor) -> InputGraph:
@@ -156,7 +67,7 @@ def record(model: nn.Module, example: Tensor) -> InputGraph:
     _require_no_hooks(model)
     x = randomness.uniform(example.detach(), 0.0, 1.0, generator=randomness.stream(0, "record", tuple(example.shape)))
     recorder = _Recorder()
-    start = Node.of(Call("input", _run, {}, ""), x)
+    start = Node.of(Call("input", dict, {}, ""), x)
     try:
         with torch.no_grad(), recorder.watching(model):
             output = model(_Tracked(x, start, recorder))
@@ -168,7 +79,8 @@ def record(model: nn.Module, example: Tensor) -> InputGraph:
     if recorder.refusal is not None:  # the network caught the error and went on
         raise recorder.refusal
     if any(tensor._version != version for tensor, version in recorder.constants):
-        raise _refusal("constants that stay", "a tensor that the network changes in place after use", recorder.layers)
+        changed = "a tensor that the network changes in place after use"
+        raise NotAvailable("constants that stay", changed, WITHOUT)
     if not isinstance(output, _Tracked):
         received = "a constant" if isinstance(output, Tensor) else type(output).__name__
         raise NotAvailable("one tensor that depends on the input", received, "bound the part that gives the logits")
@@ -189,7 +101,7 @@ def _needed(start: Node, end: Node) -> list[Node]:
     return list(found)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shared state of one recording; as a mode it also sees operations on constants.
 
     Attributes:
@@ -200,7 +112,7 @@ class _Recorder(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.writes: Counter[int] = Counter()
         self.constants: list[tuple[Tensor, int]] = []
         self.layers: list[str] = []
@@ -226,25 +138,40 @@ class _Recorder(TorchDispatchMode):
     def _leave(self, *_: Any) -> None:
         self.layers.pop()
 
-    def refuse(self, expected: str, received: str) -> NotAvailable:
+    def where(self, received: str) -> str:
+        """Add the name of the layer that is running."""
+        return f"{received} in layer {self.layers[-1]!r}" if self.layers and self.layers[-1] else received
+
+    def keep(self, error: NotAvailable) -> NotAvailable:
         """Return the error, and keep the first one in case the network catches it."""
-        error = _refusal(expected, received, self.layers)
         self.refusal = self.refusal or error
         return error
 
     def require_fresh(self, value: "_Tracked") -> None:
         """Raise an error for a value whose memory was written to through another view of it."""
         if value.written != self.writes[_storage(value.elem)]:
-            raise self.refuse("values that are written to by one name", "a view whose memory another view has changed")
+            raise self.keep(
+                NotAvailable(
+                    "values that are written to by one name",
+                    self.where("a view whose memory another view has changed"),
+                    WITHOUT,
+                )
+            )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise self.refuse("a network without random numbers in eval mode", f"a draw by {_name(func)}")
+            raise self.keep(
+                NotAvailable(
+                    "a network without random numbers in eval mode",
+                    self.where(f"a draw by {operation_name(func)}"),
+                    WITHOUT,
+                )
+            )
         return func(*args, **(kwargs or {}))
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on the tensors themselves, and record it."""
-        given, name = _bind(func, args, kwargs), _name(func)
+        given, name = bind_arguments(func, args, kwargs), operation_name(func)
         tracked = [leaf for leaf in tree_leaves(given) if isinstance(leaf, _Tracked)]
         for value in tracked:
             self.require_fresh(value)
@@ -252,17 +179,29 @@ class _Recorder(TorchDispatchMode):
         written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         first = next(iter(given.values()))
         if written and (written != [next(iter(given))] or not isinstance(first, _Tracked)):
-            raise self.refuse("operations with known derivative bounds", f"{name}, which writes into a constant")
+            raise self.keep(
+                NotAvailable(
+                    "operations with known derivative bounds",
+                    self.where(f"{name}, which writes into a constant"),
+                    WITHOUT,
+                )
+            )
         self.constants += [(x, x._version) for x in tree_leaves(given) if type(x) in (Tensor, nn.Parameter)]
-        result = _run(func, tree_map_only(_Tracked, lambda value: value.elem, given))
+        result = run_operation(func, tree_map_only(_Tracked, lambda value: value.elem, given))
         if name in CONSTANTS:
             return result
-        run = partial(_run, func, in_place=bool(written))
+        run = partial(run_operation, func, in_place=bool(written))
         call = Call(name, run, tree_map_only(_Tracked, lambda value: value.node, given), (self.layers or [""])[-1])
         if written:
             assert isinstance(first, _Tracked)
             if first.shape != first.elem.shape:
-                raise self.refuse("operations with known derivative bounds", f"{name}, which changes a shape in place")
+                raise self.keep(
+                    NotAvailable(
+                        "operations with known derivative bounds",
+                        self.where(f"{name}, which changes a shape in place"),
+                        WITHOUT,
+                    )
+                )
             self.writes[_storage(first.elem)] += 1
             first.node, first.written = Node.of(call, first.elem), self.writes[_storage(first.elem)]
             return first
@@ -272,17 +211,29 @@ class _Recorder(TorchDispatchMode):
         """Raise an error for an operation in training mode, or that turns a value into a number or into a shape."""
         selects = name == "index" and not any(isinstance(x, _Tracked) for x in tree_leaves(given["indices"]))
         if given.get("training") is True or given.get("train") is True:
-            raise self.refuse("a network in eval mode", f"{name} in training mode")
+            raise self.keep(NotAvailable("a network in eval mode", self.where(f"{name} in training mode"), WITHOUT))
         dynamic = torch.Tag.dynamic_output_shape in func.tags and not selects
         if dynamic or torch.Tag.data_dependent_output in func.tags:
-            raise self.refuse("a network without conditions on values", f"{name} of a value that depends on the input")
+            raise self.keep(
+                NotAvailable(
+                    "a network without conditions on values",
+                    self.where(f"{name} of a value that depends on the input"),
+                    WITHOUT,
+                )
+            )
 
     def wrap(self, result: Any, call: Call) -> Any:
         """Wrap the outputs of an operation."""
         if isinstance(result, Tensor):
             return _Tracked(result, Node.of(call, result), self)
         if not isinstance(result, tuple | list) or not all(isinstance(value, Tensor) for value in result):
-            raise self.refuse("operations with known derivative bounds", f"{call.name}, whose result is not a tensor")
+            raise self.keep(
+                NotAvailable(
+                    "operations with known derivative bounds",
+                    self.where(f"{call.name}, whose result is not a tensor"),
+                    WITHOUT,
+                )
+            )
         wrapped = [_Tracked(value, Node.of(call, value, place), self) for place, value in enumerate(result)]
         return wrapped if isinstance(result, list) else tuple(wrapped)
 
@@ -296,8 +247,8 @@ class _Tracked(Tensor):
     written: int
 
     @staticmethod
-    def __new__(cls, elem: Tensor, node: Node, recorder: _Recorder) -> "_Tracked":  # noqa: PYI034
-        made: _Tracked = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+    def __new__(cls, elem: Tensor, node: Node, recorder: _Recorder) -> "_Tracked":
+        made: _Tracked = Tensor._make_wrapper_subclass(
             cls, elem.size(), strides=elem.stride(), dtype=elem.dtype, device=elem.device
         )
         made.elem, made.node, made.recorder, made.written = elem, node, recorder, recorder.writes[_storage(elem)]
@@ -308,81 +259,29 @@ class _Tracked(Tensor):
         kwargs = kwargs or {}
         if func in (Tensor.data_ptr, Tensor.untyped_storage):
             value = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Tracked))
-            raise value.recorder.refuse("a network of torch's operations", "code that reads memory by its address")
+            recorder = value.recorder
+            raise recorder.keep(
+                NotAvailable(
+                    "a network of torch's operations", recorder.where("code that reads memory by its address"), WITHOUT
+                )
+            )
         circular = func is F.pad and "circular" in (*args[2:3], kwargs.get("mode"))
         if func is centered_softplus or circular:
             # Torch writes a circular padding part by part into one tensor, and centered softplus is a chain of nine operations.
             value = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Tracked))
-            return value.recorder.dispatch(_Whole(func), args, kwargs)
+            return value.recorder.dispatch(WholeFunction(func), args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         value = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Tracked))
         return value.recorder.dispatch(func, args, kwargs)
 
 
-@dataclass(frozen=True)
-class _Argument:
-    """An argument of a Python function, with the attributes of one of an operation that are read here."""
-
-    name: str
-    alias_info: None = None
-
-
-class _Whole:
-    """A function in Python that is recorded as one operation."""
-
-    tags: tuple[torch.Tag, ...] = ()
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.signature = function, inspect.signature(function)
-        self._schema = self
-        self.name, self.arguments = function.__name__, [_Argument(name) for name in self.signature.parameters]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-
-def _bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an operation by their names, with defaults."""
-    if isinstance(func, _Whole):
-        bound = func.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return dict(bound.arguments)
-    names = [argument.name for argument in func._schema.arguments]
-    defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    given = defaults | dict(zip(names, args, strict=False)) | dict(kwargs)
-    return {name: given[name] for name in names}
-
-
-def _run(func: Any, given: Mapping[str, Any], in_place: bool = False) -> Any:
-    """Run an operation with named arguments; one that works in place works on a copy."""
-    if isinstance(func, _Whole):
-        return func(**given)
-    values = dict(given)
-    if in_place:
-        first = next(iter(values))
-        values[first] = values[first].clone()
-    by_name = {a.name for a in func._schema.arguments if a.kwarg_only}
-    positional = [value for name, value in values.items() if name not in by_name]
-    return func(*positional, **{name: values[name] for name in by_name})
-
-
-def _name(func: Any) -> str:
-    name = str(func._schema.name).removeprefix("aten::")
-    return name if name.startswith("_") else name.rstrip("_")
-
-
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _refusal(expected: str, received: str, layers: list[str]) -> NotAvailable:
-    where = f"{received} in layer {layers[-1]!r}" if layers and layers[-1] else received
-    return NotAvailable(expected, where, "bound the network without it")
 
 
 def _require_no_hooks(model: nn.Module) -> None:

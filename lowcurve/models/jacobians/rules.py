@@ -6,7 +6,7 @@ from functools import partial
 from lowcurve.models.jacobians import copying, nonlinear, weighted
 from lowcurve.models.jacobians.bounds import Bounded, Rule, refusal
 from lowcurve.models.jacobians.elementwise import ELEMENTWISE
-from lowcurve.models.jacobians.recording import InputGraph, Node
+from lowcurve.models.jacobians.graph import InputGraph, Node
 
 REARRANGEMENTS = (
     "view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze", "clone", "alias", "flip",
@@ -121,5 +121,5 @@ def bound_operation(node: Node) -> Bounded:
 def _bound_folded(norm: Node, before: Node) -> Bounded:
     """Bound a BatchNorm and the layer before it as one layer with scaled outputs."""
     bound_operation(norm)  # checks its arguments
-    rule, scale = RULES[before.call.name], weighted.batchnorm_scale(norm)
-    return replace(rule, bound=partial(rule.bound, scale=scale)).apply(before)
+    layer = weighted.convolution if before.call.name == "convolution" else weighted.product
+    return replace(RULES[before.call.name], bound=partial(layer, scale=weighted.batchnorm_scale(norm))).apply(before)

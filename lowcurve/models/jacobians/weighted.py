@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lowcurve.models.gram import Geometry, convolution_bound, scale_outputs
 from lowcurve.models.jacobians.bounds import Bounded, OperationBound, Unsupported, constants
-from lowcurve.models.jacobians.recording import Node
+from lowcurve.models.jacobians.graph import Node
 
 BATCHNORM = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm")
 PRODUCTS = {
@@ -41,10 +41,9 @@ def convolution(node: Node, scale: Tensor | None = None) -> Bounded:
     ((_, parent),) = node.parents
     weight = scale_outputs(weight, scale)
     lipschitz = convolution_bound(weight, (node if transposed else parent).shape[2:], geometry)
-    if transposed:
-        columns = weight.flatten(1)
-    else:  # for each group and input channel, all weights that an element of the channel meets
-        columns = weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(2)
+    # For each group and input channel, all weights that an element of the channel meets.
+    by_channel = weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(2)
+    columns = weight.flatten(1) if transposed else by_channel
     bound = OperationBound(lipschitz, float(columns.norm(dim=-1).max()), float(columns.abs().sum(-1).max()))
     return Bounded(((parent, bound),))
 
@@ -52,8 +51,8 @@ def convolution(node: Node, scale: Tensor | None = None) -> Bounded:
 def product(node: Node, scale: Tensor | None = None) -> Bounded:
     """Bound the product of a matrix x with a constant matrix C, x C or C x, times alpha, with a constant added.
 
-    J is one block C^T for each row of x, or one block C for each column. For a batch of matrices there are such blocks for each.
-    So ||J||_2 is the largest ||C||_2, and the columns of J are those of the blocks.
+    J is one block C^T for each row of x, or one block C for each column. A batch of matrices has such blocks for each. So
+    ||J||_2 is the largest ||C||_2, and the columns of J are those of the blocks.
 
     Args:
         node: The value that it computes.
@@ -102,7 +101,17 @@ def batchnorm_scale(node: Node) -> Tensor:
     Returns:
         The factors in double precision.
     """
-    known = ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "exponential_average_factor", "epsilon")
+    known = (
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+        "training",
+        "momentum",
+        "eps",
+        "exponential_average_factor",
+        "epsilon",
+    )
     given = constants(node, ("input",), known)
     if given.get("training", False) or given["running_var"] is None or node.output:
         raise Unsupported(" in training mode")
@@ -114,8 +123,8 @@ def batchnorm_scale(node: Node) -> Tensor:
 def layer_before(node: Node, uses: Mapping[Node, int]) -> Node | None:
     """Return the convolution or matrix product whose channels a BatchNorm scales, if nothing else uses its result.
 
-    The channels of both are axis 1. So a linear layer on the last axis of tokens, whose result is reshaped before BatchNorm along
-    axis 1, is not returned.
+    The channels of both are axis 1. So a linear layer on the last axis of tokens, whose result is reshaped before
+    BatchNorm along axis 1, is not returned.
 
     Args:
         node: The value that BatchNorm computes.
