@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, as_ball, as_norm, dot, parse_radius, pixels
 from lowcurve.errors import InputError
-from lowcurve.randomness import Streams, example_streams, stream
+from lowcurve.randomness import Streams, example_streams, normal, stream, uniform
 
 NORMS = [L1, L2, LINF]
 finite = st.floats(-1e3, 1e3, allow_subnormal=False, width=32)
@@ -89,6 +89,25 @@ def test_the_ball_of_both_constraints():
     center = torch.tensor([[0.9, 0.5]])
     point = ball.project(torch.tensor([[3.0, 0.5]]), center)
     assert_close(point, torch.tensor([[1.0, 0.5]]))
+    # Clipping after the ball would give (0.8, 1), and so use less than the radius.
+    point = ball.project(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.5]]))
+    assert_close(point, torch.tensor([[0.75**0.5, 1.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_the_projection_into_an_l2_ball_and_a_box_is_the_nearest_point(dtype):
+    """Nearest by the variational inequality: <q - p, z - p> <= 0 for all z in both; p has the whole length where clipped."""
+    draws = stream(0, "nearest")
+    center = uniform(torch.zeros(64, 20), -0.5, 1.5, generator=draws).clamp(0, 1).to(dtype)
+    point = center + normal(torch.zeros(64, 20), generator=draws).to(dtype)
+    others = center + (uniform(torch.zeros(64, 20), -0.5, 1.5, generator=draws).clamp(0, 1).to(dtype) - center)
+    ball = Ball(L2, 0.7)
+    found, others = ball.project(point, center), ball.project(others, center)
+    slack = 8 * torch.finfo(dtype).eps
+    assert float(L2.length((found - center).double()).max()) <= 0.7 * (1 + slack)
+    assert float(dot((point - found).double(), (others - found).double()).max()) <= 20 * slack
+    alone = torch.stack([ball.project(p[None], c[None])[0] for p, c in zip(point, center, strict=True)])
+    assert_close(alone, found, rtol=0, atol=slack)
 
 
 def test_pixels_and_radii_as_they_are_written():

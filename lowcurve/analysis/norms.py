@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
+from lowcurve.analysis.box_projection import project_to_ball_and_box
 from lowcurve.errors import InputError, describe
 from lowcurve.types import PerExample
 
@@ -123,10 +124,13 @@ class Norm:
                 return v.clamp(-bound, bound)
             return v.clamp(-radius, radius)
         if self.name == "l_2":
-            length = self.length(v)
-            shrink = torch.where(length > radius, radius / torch.where(length > 0, length, 1), 1)
-            return v * per_example(shrink, v)
+            return v * self._share_inside(v, radius)
         raise _no_l1()
+
+    def _share_inside(self, v: Tensor, radius: float | PerExample) -> Tensor:
+        """Return the factor, at most 1, that brings each vector into the ball of this radius."""
+        length = self.length(v)
+        return per_example(torch.where(length > radius, radius / torch.where(length > 0, length, 1), 1), v)
 
 
 L1, L2, LINF = Norm("l_1"), Norm("l_2"), Norm("l_inf")
@@ -160,7 +164,7 @@ class Ball:
             raise _no_l1()
         if not _is_interval(self.box):
             raise InputError("a pixel box (low, high) with low < high", self.box, "write box=(0.0, 1.0)")
-        if not (_is_number(self.radius) and math.isfinite(self.radius) and self.radius >= 0):
+        if not (isinstance(self.radius, Real) and math.isfinite(self.radius) and self.radius >= 0):
             raise InputError("a finite radius of at least 0", repr(self.radius), "write radius=8/255, a number")
         if self.norm == LINF and self.radius > (width := self.box[1] - self.box[0]):
             raise _radius_too_large(self.radius, width)
@@ -178,10 +182,7 @@ class Ball:
         return self.radius * math.sqrt(dimensions) if self.norm == LINF else self.radius
 
     def project(self, point: Tensor, center: Tensor, radius: PerExample | None = None) -> Tensor:
-        """Move points into the ball around their centers and into the box.
-
-        For l_inf the result is the nearest such point. For l_2 it lies in both, because clipping to a box that contains the
-        center brings every coordinate closer to it.
+        """Return the nearest points in the ball around their centers and in the box.
 
         Args:
             point: Shape (batch, ...).
@@ -194,8 +195,11 @@ class Ball:
         widest = (self.box[1] - self.box[0]) * math.sqrt(center[0].numel()) if len(center) else math.inf
         if self.norm == L2 and self.radius > widest:
             raise _radius_too_large(self.radius, widest)
-        limit = self.radius if radius is None else radius
-        return (center + self.norm.project(point - center, limit)).clamp(*self.box)
+        limit, offset = self.radius if radius is None else radius, point - center
+        if self.norm == L2:
+            limits = torch.as_tensor(limit, device=offset.device).expand(len(center))
+            return project_to_ball_and_box(center, offset, L2._share_inside(offset, limit), limits, self.box)
+        return (center + self.norm.project(offset, limit)).clamp(*self.box)
 
     def require_inside_box(self, x: Tensor) -> None:
         """Check that the inputs lie in the box; clipping others would move them by more than the radius.
@@ -297,11 +301,7 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
 
 
 def _is_interval(box: object) -> bool:
-    return isinstance(box, (tuple, list)) and len(box) == 2 and all(map(_is_number, box)) and box[0] < box[1]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real)
+    return isinstance(box, (tuple, list)) and len(box) == 2 and all(isinstance(end, Real) for end in box) and box[0] < box[1]
 
 
 def pixels(levels: float) -> float:

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.norms import per_example
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
@@ -134,8 +135,9 @@ class APGD(BallAttack, IterativeAttack):
         back = per_example(stalled, point)
         here, previous = torch.where(back, state.best, point), torch.where(back, state.best, state.previous)
         gradient = torch.where(back, state.best_gradient, gradient)
-        size = per_example(state.step_size, point)
-        reached = self.ball.project(here + size * self.ball.norm.steepest(gradient), batch.x, batch.radius)
+        reached = ascent_step(
+            here, gradient, batch.x, self.ball, size=state.step_size, radius=batch.radius, whole=True
+        )
         # The first step has no momentum.
         share = per_example(torch.where(state.step == 0, 1.0, MOMENTUM).to(point), point)
         following = self.ball.project(

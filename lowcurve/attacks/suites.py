@@ -10,7 +10,7 @@ from lowcurve.analysis.norms import Ball, Norm, as_ball, per_example, pixels
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
 from lowcurve.attacks.base import Attack, BallAttack, Options
-from lowcurve.attacks.pgd import FGSM, PGD
+from lowcurve.attacks.pgd import FGSM, PGD, RadiusShare
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.square import Square
 from lowcurve.errors import InputError
@@ -153,7 +153,7 @@ def moosavi2019cure(norm: Norm | str | Ball, radius: float | None = None, *, box
     Reference: moosavi2019cure, Table 2; step size 0.04 / 0.157 of the radius, as released.
     """
     ball = as_ball(norm, radius, box)
-    return Suite((("PGD-20", PGD(ball, steps=20, step_size=ball.radius * 0.255)),))
+    return Suite((("PGD-20", PGD(ball, steps=20, step_size=RadiusShare(ball.radius * 0.255, share=0.255))),))
 
 
 def srinivas2022lcnn(norm: Norm | str | Ball, radius: float | None = None, *, box: Box = (0.0, 1.0)) -> Suite:
@@ -175,7 +175,7 @@ def srinivas2022lcnn(norm: Norm | str | Ball, radius: float | None = None, *, bo
     Reference: srinivas2022lcnn, Table 2; the settings are those of the released code.
     """
     ball = as_ball(norm, radius, box)
-    return Suite((("PGD-10", PGD(ball, steps=10, step_size=ball.radius / 10)),))
+    return Suite((("PGD-10", PGD(ball, steps=10, step_size=RadiusShare(ball.radius / 10, share=0.1))),))
 
 
 def yu2018(norm: Norm | str | Ball, radius: float | None = None, *, step_size: float, box: Box = (0.0, 1.0)) -> Suite:

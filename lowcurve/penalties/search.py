@@ -48,7 +48,7 @@ def projected_ascent(
     size = x.new_full((len(x),), length)
     point = start
     for _ in range(steps):
-        point = ascent_step(point, gradient(point), x, ball, size=size)
+        point = ascent_step(point, gradient(point), x, ball, size=size, whole=step_size is None)
     return point
 
 
