@@ -142,7 +142,7 @@ def test_settings_that_are_none():
     ):
         with pytest.raises(InputError, match="at least one step, got 0"):
             call()
-    with pytest.raises(InputError, match='the ends "norm" or "both", got \'top\''):
+    with pytest.raises(InputError, match='the ends "norm", "largest" or "both", got \'top\''):
         lanczos(OPERATOR, X, ends="top")
     with pytest.raises(InputError, match="at least two draws, got 1"):
         frobenius_norm(OPERATOR, X, draws=1, generator=stream(0))

@@ -17,7 +17,8 @@ from lowcurve.losses import margin, margin_loss
 def test_columns_of_one_and_of_several_names():
     measures = {"slope": gradient_norm, "all": Curvature(steps=6)}
     columns = evaluation.measure(perceptron(), UNIFORM, measures)
-    several = ("gradient norm", "Hessian norm", "largest eigenvalue", "normalized curvature", "alignment", "residual")
+    curvature = ("gradient norm", "Hessian norm", "largest eigenvalue", "normalized curvature", "alignment")
+    several = (*curvature, "residual", "residual of the largest eigenvalue")
     assert tuple(columns) == ("slope", *several)
     assert all(column.shape == (20,) for column in columns.values())
     np.testing.assert_allclose(columns["slope"], columns["gradient norm"], rtol=1e-5)

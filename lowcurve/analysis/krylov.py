@@ -69,6 +69,11 @@ class KrylovSpace:
         """True once the basis spans all of R^d."""
         return self.size == self.basis.shape[2]
 
+    @property
+    def rounding(self) -> PerExample:
+        """The allowance for rounding in every residual."""
+        return ROUNDING * torch.finfo(self.basis.dtype).eps * self.scale
+
     def extend(self, vectors: int = 1) -> None:
         """Add vectors to the basis, at the cost of one product each.
 
@@ -100,11 +105,10 @@ class KrylovSpace:
         symmetric = (projected + projected.mT) / 2
         finite = symmetric.isfinite().flatten(1).all(1)[:, None]
         values, vectors = torch.linalg.eigh(torch.where(finite[:, None], symmetric, 0))
-        values = torch.where(finite, values, torch.nan)
+        values, vectors = torch.where(finite, values, torch.nan), torch.where(finite[:, None], vectors, torch.nan)
         inside = torch.linalg.vector_norm((projected - symmetric) @ vectors, dim=1)
         outside = vectors[:, -1].abs() * self.residual_norm[:, None].to(vectors)
-        rounding = ROUNDING * torch.finfo(self.basis.dtype).eps * self.scale[:, None].to(vectors)
-        return values, vectors, torch.hypot(inside, outside) + rounding
+        return values, vectors, torch.hypot(inside, outside) + self.rounding[:, None].to(vectors)
 
     def combine(self, weights: Tensor, rows: Tensor) -> Tensor:
         """Return Q s for several s of some examples, shape (vectors, rows, ...).

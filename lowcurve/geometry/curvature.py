@@ -45,12 +45,15 @@ class Curvature:
 
     Columns: "gradient norm", ||g||_2; "Hessian norm", ||H||_2 = max |lambda|; "largest eigenvalue", lambda_max,
     algebraic (CURE's nu); "normalized curvature", C = ||H||_2 / ||g||_2, 0 where H = 0; "alignment", |<g, u>| /
-    ||g|| with u the eigenvector of ||H||_2; "residual", ||H u - theta u||, within which an eigenvalue lies. The
-    field may be a loss, a margin or a logit; see `losses.cross_entropy`, `losses.margin` and `losses.true_logit`.
+    ||g|| with u the eigenvector of ||H||_2; "residual", ||H u - theta u|| of the Hessian norm, and "residual of the
+    largest eigenvalue": an eigenvalue lies within it. Both are NaN where H has NaN. The field may be a loss, a margin
+    or a logit; see `losses.cross_entropy`, `losses.margin` and `losses.true_logit`.
 
     Args:
-        steps: Maximum number of Lanczos steps.
-        tolerance: Relative residual at which Lanczos stops.
+        steps: Maximum number of Lanczos steps. The margin's negative end often dominates, and the other end then needs
+            more of them; see its residual.
+        tolerance: Largest residual of an eigenvalue, relative to that eigenvalue. Lanczos stops once the Hessian norm
+            and the largest eigenvalue both have it.
 
     Cost: one gradient and at most `steps` Hessian products, each about as expensive as a gradient.
 
@@ -69,15 +72,16 @@ class Curvature:
         """Measure the columns at x."""
         operator = hessian(field, x)
         grad = operator.gradient
-        ends = lanczos(operator, grad, steps=self.steps, tolerance=self.tolerance)
+        ends = lanczos(operator, grad, steps=self.steps, tolerance=self.tolerance, ends="largest")
         length, norm = L2.length(grad), ends.spectral_norm
         return {
             "gradient norm": length,
             "Hessian norm": norm,
             "largest eigenvalue": ends.largest,
-            "normalized curvature": torch.where(norm > 0, norm / length, 0),
+            "normalized curvature": torch.where(norm == 0, 0, norm / length),
             "alignment": dot(L2.unit(grad), ends.vector).abs(),
             "residual": ends.residual,
+            "residual of the largest eigenvalue": ends.residual_largest,
         }
 
 
