@@ -84,8 +84,8 @@ def lanczos(
     """Compute lambda_min, lambda_max and ||H||_2 of every example by Lanczos with full re-orthogonalization.
 
     An example is done once its ends have converged: the end of largest magnitude ("norm"), that and lambda_max ("largest"), or
-    each ("both"). An end has converged when its residual is at most tolerance * |theta|, with theta its own value, or near
-    rounding. So lambda_max is also right where the negative end is far larger. The numbers do not depend on the batch. An
+    each ("both"). An end has converged when its residual is at most tolerance * |theta|, with theta its own value; below
+    tolerance * ||H||_2 or near rounding it counts as 0. So lambda_max is also right where the negative end is far larger. The numbers do not depend on the batch. An
     example whose start lies in an invariant subspace is done only when a random vector has found nothing else.
 
     A fixed random direction of 0.3 times the length of the start is added to it, for a fifth of a product more. Of 128
@@ -275,9 +275,11 @@ def _find_converged(
 ) -> Tensor:
     """Return which examples are done: the ends have converged, and not only because the start missed a direction."""
     norm, both = values.abs().amax(1), [0, -1]
-    # The residual has an allowance for rounding, so that of an eigenvalue 0 never is below this.
-    rounding = space.rounding.to(values)[:, None]
-    close = residuals[:, both] <= torch.maximum(tolerance * values[:, both].abs(), 2 * rounding)
+    sizes = values[:, both].abs()
+    limits = tolerance * torch.maximum(sizes, tolerance * norm[:, None])
+    # The residual has an allowance for rounding, which that of a far smaller end never is below.
+    limits = torch.where(sizes < norm[:, None], torch.maximum(limits, 2 * space.rounding.to(values)[:, None]), limits)
+    close = residuals[:, both] <= limits
     smallest_dominates = values[:, 0].abs() > values[:, -1].abs()
     small = {
         "norm": torch.where(smallest_dominates, close[:, 0], close[:, 1]),
