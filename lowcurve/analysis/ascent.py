@@ -42,10 +42,7 @@ def ascent_step(
 
     Reference: Madry et al. 2018, section 2.1 (PGD).
     """
-    if whole and ball.norm == L2:
-        step = _steepest_in_box(point, gradient, ball)
-    else:
-        step = ball.norm.steepest(gradient)
+    step = _steepest_in_box(point, gradient, ball) if whole and ball.norm == L2 else ball.norm.steepest(gradient)
     return ball.project(point + per_example(size, point) * step, center, radius)
 
 

@@ -123,7 +123,9 @@ class PGD(BallAttack, IterativeAttack):
 
 
 class RadiusShare(float):
-    """A step size that is a share of the radius, so that it has a scale also where a ball of radius 0 gets its radii in the call.
+    """A step size that is a share of the radius.
+
+    It has a scale also where a ball of radius 0 gets its radii in the call.
 
     Args:
         size: The step size at the ball's own radius.
