@@ -104,7 +104,9 @@ def test_the_largest_eigenvalue_is_right_where_the_negative_end_dominates():
     """Each end stops on its own residual: on that of the norm alone, lambda_max was up to 17 % too small here."""
     for seed in range(3):
         with randomness.temporary_seed(seed, "negative end"):
-            model = nn.Sequential(nn.Linear(20, 30), nn.Softplus(), nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 5)).eval()
+            model = nn.Sequential(
+                nn.Linear(20, 30), nn.Softplus(), nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 5)
+            ).eval()
         x = randomness.uniform(torch.zeros(32, 20), 0, 1, generator=stream(seed, "negative end"))
         y = torch.arange(32) % 5
         columns = Curvature(steps=20)(loss_field(model, y, margin), x)

@@ -301,7 +301,12 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
 
 
 def _is_interval(box: object) -> bool:
-    return isinstance(box, (tuple, list)) and len(box) == 2 and all(isinstance(end, Real) for end in box) and box[0] < box[1]
+    return (
+        isinstance(box, (tuple, list))
+        and len(box) == 2
+        and all(isinstance(end, Real) for end in box)
+        and box[0] < box[1]
+    )
 
 
 def pixels(levels: float) -> float:

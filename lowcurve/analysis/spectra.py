@@ -122,7 +122,9 @@ def lanczos(
         raise InputError("at least one step", steps, "write steps=10")
     if ends not in ("norm", "largest", "both"):
         raise InputError(
-            'the ends "norm", "largest" or "both"', repr(ends), 'write ends="both" to wait for lambda_min and lambda_max'
+            'the ends "norm", "largest" or "both"',
+            repr(ends),
+            'write ends="both" to wait for lambda_min and lambda_max',
         )
     space = start_krylov(operator, _add_random_part(start), steps)
     numbers, waiting = torch.arange(len(start)), torch.ones(len(start), dtype=torch.bool)
@@ -271,9 +273,7 @@ def _add_random_part(start: Tensor) -> Tensor:
     return L2.unit(start.detach()) + RANDOM_PART * other
 
 
-def _find_converged(
-    space: KrylovSpace, values: Tensor, residuals: Tensor, tolerance: float, ends: Ends
-) -> Tensor:
+def _find_converged(space: KrylovSpace, values: Tensor, residuals: Tensor, tolerance: float, ends: Ends) -> Tensor:
     """Return which examples are done: the ends have converged, and not only because the start missed a direction."""
     norm, both = values.abs().amax(1), [0, -1]
     sizes = values[:, both].abs()

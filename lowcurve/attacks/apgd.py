@@ -135,9 +135,7 @@ class APGD(BallAttack, IterativeAttack):
         back = per_example(stalled, point)
         here, previous = torch.where(back, state.best, point), torch.where(back, state.best, state.previous)
         gradient = torch.where(back, state.best_gradient, gradient)
-        reached = ascent_step(
-            here, gradient, batch.x, self.ball, size=state.step_size, radius=batch.radius, whole=True
-        )
+        reached = ascent_step(here, gradient, batch.x, self.ball, size=state.step_size, radius=batch.radius, whole=True)
         # The first step has no momentum.
         share = per_example(torch.where(state.step == 0, 1.0, MOMENTUM).to(point), point)
         following = self.ball.project(

@@ -207,4 +207,6 @@ def BIM(
     Reference: Kurakin et al. 2017, section 2.2; yu2018interpreting, Table 1.
     """
     ball = as_ball(norm, radius, box)
-    return PGD(ball, steps=steps, step_size=RadiusShare(ball.radius / steps, share=1 / steps), start="center", target=target)
+    return PGD(
+        ball, steps=steps, step_size=RadiusShare(ball.radius / steps, share=1 / steps), start="center", target=target
+    )
