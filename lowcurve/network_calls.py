@@ -35,10 +35,20 @@ HINTS = {
 
 
 class NetworkError(InputError, RuntimeError):
-    """An error that a user's network raised, with the layer in which it happened.
+    """An error that a user's network raised, or the derivative of one.
 
     It is a RuntimeError too, as most errors of torch are.
+
+    Args:
+        expected: As in `InputError`.
+        received: As in `InputError`.
+        hint: As in `InputError`.
+        layer: Name and type of the layer that raised the error, if known.
     """
+
+    def __init__(self, expected: str, received: object, hint: str, layer: tuple[str, str] | None = None) -> None:
+        super().__init__(expected, received, hint)
+        self.layer = layer
 
 
 def call(model: Classifier, x: Inputs) -> Logits:
@@ -86,7 +96,7 @@ def explain(error: Exception, model: Classifier, x: Inputs) -> NetworkError:
     place = f" in layer {found[0]!r} ({found[1]})" if found else ""
     hint = hint_for(error, "give the data that the network was made for")
     expected = f"a network for inputs of shape {tuple(x.shape[1:])}"
-    return NetworkError(expected, f"an error{place}: {first_line(error)}", hint)
+    return NetworkError(expected, f"an error{place}: {first_line(error)}", hint, layer=found)
 
 
 def hint_for(error: Exception, otherwise: str) -> str:

@@ -300,7 +300,7 @@ def test_the_audit_sees_logits_that_depend_on_the_batch():
 # --- errors inside a network
 
 
-class Twice(torch.autograd.Function):
+class Once(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):  # noqa: ARG004
         return x.clone()
@@ -309,6 +309,15 @@ class Twice(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):  # noqa: ARG004
         return g
+
+
+class Layer(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 FAULTS = {
@@ -353,8 +362,11 @@ def test_a_network_that_returns_no_tensor(pack):
 
 
 def test_a_derivative_that_torch_cannot_take_is_told():
-    model = Net(Twice.apply).eval()
-    with pytest.raises(InputError, match=r"a network that torch can differentiate.*once_differentiable.* Write the"):
+    model = Net(nn.Sequential(nn.Tanh(), Layer(Once.apply)))
+    message = (
+        r"a network that torch can differentiate.*in layer 'between\.1' \(Layer\).*once_differentiable.* Write the"
+    )
+    with pytest.raises(InputError, match=message):
         fit(model, Objective(penalties={"p": Term(CURE(h=0.1), 1.0)}), images(), Optimization(epochs=1))
 
 

@@ -167,7 +167,7 @@ def test_the_command_line_begins_with_the_recipes_study(key):
 def test_a_recipe_trains(key, tmp_path):
     found = get_recipe(key)
     study, data = tiny(found.study("smoke")), stand_in(found.settings["data"])
-    steps.check_study(study, data, training=True)
+    steps.check_study(study, data, ("train",))
     run = Run(tmp_path)
     steps.train(study, data, run)
     assert found.method in run.networks()

@@ -52,7 +52,7 @@ def run(command: str, words: list[str]) -> int:
     place = None if run else _new_place(command, request)
     data = pipeline.load_data(study)
     given = _given_network(command, study, data, run)
-    pipeline.check_study(study, data, training=command in ("study", "train"))
+    pipeline.check_study(study, data, _own_steps(command))
     if run is None:
         assert place is not None
         run = Run.create(place)
@@ -117,10 +117,15 @@ def _steps_of(command: str, request: Request, run: "Run") -> tuple[str, ...]:
     belong to one radius.
     """
     if command == "study":
-        return ("train", "measure", "attack")
+        return _own_steps(command)
     other, part = {"attack": ("measure", "curvature-"), "measure": ("attack", "attack-")}.get(command, ("", ""))
     repeat = request.new_ball and bool(part) and any(name.startswith(part) for name in run.parts())
     return (command, other) if repeat else (command,)
+
+
+def _own_steps(command: str) -> tuple[str, ...]:
+    """Return the steps of a command on a new run."""
+    return ("train", "measure", "attack") if command == "study" else (command,)
 
 
 def _new_place(command: str, request: Request) -> Path:
@@ -200,7 +205,7 @@ def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | No
     if study.weights is not None:
         load_weights(model[1] if study.mean else model, study.weights)  # type: ignore[index]
     model.eval()
-    pipeline.try_network(model, data)
+    pipeline.try_network(model, data, study, _own_steps(command))
     return model
 
 

@@ -25,6 +25,7 @@ from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, on_device, require_examples
 from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import margin
+from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
@@ -111,7 +112,7 @@ def attack(
     bars = choose_progress(progress, fabric)
     chunks = torch.split(mine, CHUNK)
     parts = []
-    with frozen(model):
+    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
         for number, rows in enumerate(chunks):
             title = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
             own = None if radius is None else radius[rows]

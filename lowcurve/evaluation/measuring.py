@@ -19,6 +19,7 @@ from lowcurve.evaluation.columns import Columns, share_of_true
 from lowcurve.evaluation.independence import FEW, require_independent, warn_of_dependence
 from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import cross_entropy, loss_field, require_eval
+from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import call, gradients_enabled
 from lowcurve.progress import choose_progress
@@ -89,7 +90,7 @@ def measure(
             yield number
             ticker.advance(1)
 
-    with frozen(model):
+    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
         for name, one in named.items():
             # A measure that needs a matrix per image limits the batch itself.
             size = min(batch_size, getattr(one, "at_once", batch_size))

@@ -1,17 +1,15 @@
 """The steps of a study: train the networks, measure their geometry, attack them. Each result is saved once it is finished."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from lowcurve import evaluation
 from lowcurve.data import DataSet, Examples, load
 from lowcurve.errors import InputError
 from lowcurve.models import ConvertedNetwork, Factory, Network, Source
-from lowcurve.models.modes import set_training
 from lowcurve.results import Result, describe
 from lowcurve.store import EXAMPLES, Run, weights_digest
 from lowcurve.study.adversarial_set import adversarial_set, mix
@@ -19,6 +17,7 @@ from lowcurve.study.comparison import GIVEN, LEVELS, sort_networks, training_res
 from lowcurve.study.geometry_results import curvature_results
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.methods import METHODS, method_of, objective_of
+from lowcurve.study.rehearsal import rehearse_evaluation, rehearse_training
 from lowcurve.study.report_figures import report_figures
 from lowcurve.study.robustness_results import attack_results, transfer_results
 from lowcurve.study.settings import Study
@@ -68,48 +67,50 @@ def training_plan(study: Study) -> dict[str, str]:
     }
 
 
-def check_study(study: Study, data: DataSet, *, training: bool) -> None:
-    """Build everything once without training, so that every error comes before a run directory is created.
+def check_study(study: Study, data: DataSet, steps: Sequence[str]) -> None:
+    """Build everything and try each computation on two images, so that errors come before a run directory is created.
 
     Args:
         study: Settings of the study.
         data: Its data set.
-        training: True if the study trains networks.
+        steps: The steps that follow, of "train", "measure" and "attack".
 
     Raises:
         InputError: If the hardware, an objective or a network cannot work.
     """
     make_fabric(study.hardware)
-    if not training:
+    if "train" not in steps:
         return
     for optimization in (study.training, study.fine_tuning):
         if optimization.augmentation.active and len(data.shape) != 3:
             raise InputError("images to augment", f"inputs of shape {data.shape}", "leave the augmentation out")
     _, std = data.statistics()
+    built: dict[Source | ConvertedNetwork, nn.Module] = {}
     for name in required_methods(study):
-        objective_of(name, study, std)
-    for source in {source_of(study, data, name): name for name in required_methods(study)}:
-        try_network(source.build(study.seed), data)
+        source = source_of(study, data, name)
+        if source not in built:
+            built[source] = source.build(study.seed)
+            try_network(built[source], data, study, steps)
+        few = data.train.take(slice(min(2, optimization_of(name, study).batch_size)))
+        rehearse_training(built[source], objective_of(name, study, std, built[source]), few)
 
 
-def try_network(model: nn.Module, data: DataSet) -> None:
-    """Run a network on two test examples.
+def try_network(model: nn.Module, data: DataSet, study: Study, steps: Sequence[str] = ()) -> None:
+    """Run a network on two test examples, with a step of each computation that follows.
+
+    Args:
+        model: The network.
+        data: Data set.
+        study: Settings of the study.
+        steps: The steps that follow, of "train", "measure" and "attack".
 
     Raises:
         InputError: If the network fails on the data's inputs, has weights that are not finite, or has too few classes.
     """
-    hint = "give the --data that the network was made for"
-    few = data.test.take(slice(2))
-    evaluation.require_finite(model)
-    try:
-        with set_training(model, training=False):
-            logits = evaluation.logits_of(model, few.pixels(slice(None)), few.y)
-    except InputError:
-        raise
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise InputError(f"a network for inputs of shape {data.shape}", str(error).splitlines()[0], hint) from None
-    if logits.shape[1] < len(data.classes):
-        raise InputError(f"a network for {len(data.classes)} classes", logits.shape[1], hint)
+    classes = rehearse_evaluation(model, data.test.take(slice(2)), study, steps)
+    if classes < len(data.classes):
+        hint = "give the --data that the network was made for"
+        raise InputError(f"a network for {len(data.classes)} classes", classes, hint)
 
 
 def train(study: Study, data: DataSet, run: Run, progress: Progress[int] = silent) -> None:

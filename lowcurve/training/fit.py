@@ -14,6 +14,7 @@ from lowcurve.data.batches import PLAIN, Augmentation, ordered_batches, shuffled
 from lowcurve.data.coercion import Data, as_examples
 from lowcurve.data.examples import Examples
 from lowcurve.errors import InputError
+from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
 from lowcurve.network_calls import gradients_enabled
@@ -185,8 +186,9 @@ def fit(
     batches = _batches(examples, optimization, seed, state, per_epoch)
     for step in choose_progress(progress, fabric)(range(state.step, total), heading):
         x, y = state.fabric.to_device(next(batches))
-        with randomness.temporary_seed(seed, "training", step):
-            _take_step(state, optimization, match_precision(x, state.network), y, seed, step / total)
+        x = match_precision(x, state.network)
+        with randomness.temporary_seed(seed, "training", step), name_failing_layer(state.network, x):
+            _take_step(state, optimization, x, y, seed, step / total)
         ends, saves = state.step % per_epoch == 0, state.step % (checkpoint_every or per_epoch) == 0
         if ends or (checkpoint and saves):
             state.average_statistics()

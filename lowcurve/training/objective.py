@@ -14,10 +14,10 @@ from lowcurve.attacks.base import BallAttack
 from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy, loss_field, require_eval, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
-from lowcurve.models.modes import set_training
+from lowcurve.models.modes import keep_buffers, set_training
 from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_smooth
-from lowcurve.randomness import stream
+from lowcurve.randomness import stream, temporary_seed
 from lowcurve.training.schedule import Schedule
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
 
@@ -286,7 +286,7 @@ class Objective:
         """Raise an error for a network on which a penalty by differences of losses is not possible.
 
         The network must be smooth. Unless `statistics` are frozen, it must also have no layer that depends on the batch or
-        on random numbers.
+        on random numbers. For any penalty, all passes of a step must be able to draw the same random numbers.
 
         Args:
             model: Network in eager mode, since a compiled network hides its kinks.
@@ -296,6 +296,8 @@ class Objective:
         Raises:
             InputError: If the network does not fit a penalty.
         """
+        if self.penalties:
+            self._require_repeatable(model, x, y)
         ways = {name: term.penalty.differentiation for name, term in self.penalties.items()}
         for name, way in ways.items():
             if way not in DOUBLE_BACKWARD and self.statistics == "batch":
@@ -303,6 +305,19 @@ class Objective:
             if way.startswith("first_order"):
                 with set_training(model, training=False):
                     require_smooth(Jet(loss_field(model, y, self.loss), x))
+
+    def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
+        """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""
+        field = loss_field(model, y, self.loss, batch_statistics=True).repeating_draws()
+        training = self.statistics == "batch"
+        with set_training(model, training=training), keep_buffers(model), torch.no_grad(), temporary_seed(0, "draws"):
+            first, second = field.logits(x), field.logits(x)
+        change = float((first - second).abs().max())
+        if change > 1e-3 * float(first.abs().max()):
+            expected = "a network that draws with torch, so that all passes of a step draw the same numbers"
+            raise InputError(
+                expected, f"logits that differ by {change:.2g} from pass to pass", "write torch.rand in it"
+            )
 
 
 def _require_penalty(penalty: object) -> None:
