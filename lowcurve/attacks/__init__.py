@@ -12,6 +12,7 @@ from lowcurve.attacks.color.spaces import color_difference, lab
 from lowcurve.attacks.corruptions import CORRUPTIONS, corrupt
 from lowcurve.attacks.deepfool import DeepFool, RunnerUp
 from lowcurve.attacks.minimal import MinimalNorm
+from lowcurve.attacks.minimal_within import MinimalNormWithin
 from lowcurve.attacks.noise import Noise
 from lowcurve.attacks.one_step import NFGSM, RSFGSM, OneStep
 from lowcurve.attacks.pgd import BIM, FGSM, PGD
@@ -23,7 +24,8 @@ from lowcurve.attacks.within import Within
 
 __all__ = [
     "Attack", "BallAttack",
-    "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "NFGSM", "Noise", "OneStep", "PGD", "Relay", "RSFGSM",
+    "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "MinimalNormWithin", "NFGSM", "Noise", "OneStep", "PGD",
+    "Relay", "RSFGSM",
     "RunnerUp", "SPSA", "Square", "Within",
     "Effort", "FULL", "moosavi2019cure", "srinivas2022lcnn", "strong", "Suite", "SUITES", "yu2018",
     "color_change", "color_difference", "ColorBox", "ColorRanges", "derivatives_along",

@@ -146,7 +146,8 @@ def carry_out(
         torch.full((count,), run.steps + 1, device=batch.x.device),
     )
     limit = limit or max(count, 1)
-    loop = _Loop(run, outcome, stop, evaluate_last, observe, report)
+    # The last point of a run that judges its own success may lie outside the ball.
+    loop = _Loop(run, outcome, stop, evaluate_last or hasattr(run, "is_success"), observe, report)
     waiting, active = 0, None
     while waiting < count or active is not None:
         free = limit - (0 if active is None else len(active.numbers))
@@ -220,7 +221,7 @@ class _Loop:
         """Update the best point of each image; return for each image whether it is fooled at its current point."""
         point, outcome = active.state.point, self.outcome
         with torch.no_grad():
-            values, fooled = self.run.value(active.batch, point, logits), is_fooled(logits, active.batch.y)
+            values, fooled = self.run.value(active.batch, point, logits), self._succeeded(active.batch, point, logits)
         if self.observe is not None:
             self.observe(active.numbers, active.state, values, logits)
         home = outcome.point.device
@@ -237,6 +238,11 @@ class _Loop:
             outcome.point[numbers[rows]] = point[rows.to(point.device)].to(home)
             outcome.value[numbers[rows]] = values[rows]
         return fooled
+
+    def _succeeded(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
+        """Return for each image whether the run has succeeded: by its own `is_success`, or because the network is fooled."""
+        judge = getattr(self.run, "is_success", None)
+        return is_fooled(logits, batch.y) if judge is None else torch.as_tensor(judge(batch, point, logits))
 
 
 def _target(run: AttackRun) -> Any:

@@ -1,14 +1,14 @@
 """Fast minimum-norm attack: ascent inside a ball that shrinks while the network is fooled and grows while it is not."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import value_gradient_and_aux
-from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
-from lowcurve.attacks.active_set import carry_out
+from lowcurve.analysis.norms import L2, LINF, Ball, Norm, as_norm, per_example
+from lowcurve.attacks.active_set import Outcome, carry_out
 from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.deepfool import DeepFool, project_to_box, shorten
 from lowcurve.attacks.state import AttackBatch, State, is_fooled, prepare, select_rows
@@ -21,6 +21,12 @@ FIRST_STEP, LAST_STEP = 0.3, 3e-4
 """Length of the first and the last step as fractions of the first perturbation."""
 FIRST_CHANGE, LAST_CHANGE = 0.05, 1e-4
 """Fraction by which the radius shrinks or grows, in the first and the last step."""
+BEYOND = 1e-3
+"""Fraction by which the first radius exceeds the distance of the linear model's boundary: on it nothing is fooled."""
+RETRIES = 3
+"""Number of noise starts for an image that is not fooled from DeepFool's answer."""
+NOISE_SCALES = (0.01, 2.0)
+"""Smallest and largest standard deviation of the noise, as fractions of the pixel range."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,12 @@ class MinimalNorm(Attack):
     adversarially trained one. The distance is an upper bound of that to the boundary.
 
     The perturbation has no largest radius. The answer is x itself where x is misclassified already, and the point of
-    highest margin loss where the network was never fooled. Nothing is random, and parameters receive no gradient. A start
-    in the call takes the place of DeepFool's answer.
+    highest margin loss where the network was never fooled. Parameters receive no gradient. A start in the call takes the
+    place of DeepFool's answer.
+
+    An image that is not fooled from there, for example because the gradient is 0 around it, is tried again from noise of
+    the smallest scale that fools the network. Nothing else is random. Where the gradient is 0 on the way, the point moves
+    outwards until the network is fooled.
 
     Args:
         norm: Norm of the perturbation or its name, "l2" or "linf".
@@ -61,7 +71,7 @@ class MinimalNorm(Attack):
     Raises:
         InputError: If a setting is out of range.
 
-    Cost: DeepFool's, and one input gradient a step.
+    Cost: DeepFool's, and one input gradient a step. An image that is not fooled costs up to three more runs.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)
@@ -100,8 +110,20 @@ class MinimalNorm(Attack):
             if len(correct):
                 few = select_rows(batch, correct)
                 outcome = carry_out(self, few, stop=False)
+                for number in range(RETRIES if batch.start is None else 0):
+                    self._retry_from_noise(few.with_streams("minimal norm", number), outcome)
                 answer[correct] = shorten(few, outcome.point, outcome.fooled, self.box_ball, self.bisections)
         return answer.detach()
+
+    def _retry_from_noise(self, batch: AttackBatch, outcome: Outcome) -> None:
+        """Repeat the search from noise for the images that were not fooled, and write what fools into the outcome."""
+        left = torch.nonzero(~outcome.fooled).flatten()
+        if not len(left):
+            return
+        few = select_rows(batch, left)
+        again = carry_out(self, replace(few, start=fooling_noise(few, self.box_ball)), stop=False)
+        newly = left[again.fooled]
+        outcome.point[newly], outcome.fooled[newly] = again.point[again.fooled], True
 
     def begin(self, batch: AttackBatch) -> MinimalNormState:
         """Return DeepFool's answer, or the given start; the ball's radius is not known yet."""
@@ -122,7 +144,9 @@ class MinimalNorm(Attack):
 
         value, gradient, logits = value_gradient_and_aux(evaluate, point)
         length, steepness = norm.length(moved), norm.dual.length(gradient)
-        boundary = length + torch.where(steepness > 0, value.abs() / torch.where(steepness > 0, steepness, 1), 0)
+        # Without a gradient the boundary is taken to be twice as far away as the point.
+        gap = torch.where(steepness > 0, value.abs() / torch.where(steepness > 0, steepness, 1), length)
+        boundary = (length + gap) * (1 + BEYOND)
         phase = (1 + torch.cos(math.pi * state.step.to(value) / self.steps)) / 2
         fooled = is_fooled(logits, batch.y)
         radius, nearest = self._radius(state, fooled, length, boundary, phase)
@@ -130,7 +154,10 @@ class MinimalNorm(Attack):
         # Pixels that would only leave the box take no part in the step.
         at_edge = ((gradient > 0) & (point >= self.box[1])) | ((gradient < 0) & (point <= self.box[0]))
         size = (LAST_STEP + (FIRST_STEP - LAST_STEP) * phase) * scale
-        moved = moved + per_example(size, point) * norm.steepest(torch.where(at_edge, 0, gradient))
+        direction = norm.steepest(torch.where(at_edge, 0, gradient))
+        # Without a gradient the way is outwards; a fooled point is drawn inwards by the smaller radius.
+        flat = (steepness == 0) & ~fooled
+        moved = moved + per_example(size, point) * torch.where(per_example(flat, point), norm.unit(moved), direction)
         point = project_to_box(self.box_ball, batch.x + norm.project(moved, radius), batch.x)
         return logits, MinimalNormState(point, state.step, radius, nearest, scale)
 
@@ -153,3 +180,34 @@ class MinimalNorm(Attack):
         larger = torch.minimum(state.radius * (1 + change), nearest * (1 - LAST_CHANGE))
         larger = torch.where(torch.isfinite(nearest), larger, boundary)
         return torch.where(fooled, smaller, larger), nearest
+
+
+def fooling_noise(batch: AttackBatch, box_ball: Ball, bisections: int = 10) -> Inputs:
+    """Return x + s u with Gaussian u, clipped to the box, and s the smallest scale found that fools the network.
+
+    The scale lies between 0.01 and 2 times the pixel range, by bisection of its logarithm. Where no scale is found, it is
+    the largest. The draws are the batch's streams.
+
+    Args:
+        batch: The images, of a model in eval mode.
+        box_ball: The pixel box, see `MinimalNorm.box_ball`.
+        bisections: Number of bisections.
+
+    Cost: one forward pass for each bisection.
+    """
+    low, high = box_ball.box
+    width = torch.full_like(batch.radius, high - low)
+    if not math.isfinite(high - low):
+        width = 1 + LINF.length(batch.x)
+    noise = per_example(width, batch.x) * batch.streams.at("noise").normal(batch.x)
+    robust, crossed = (torch.full_like(batch.radius, math.log(scale)) for scale in NOISE_SCALES)
+
+    def at(logarithm: PerExample) -> Inputs:
+        return project_to_box(box_ball, batch.x + per_example(logarithm.exp(), noise) * noise, batch.x)
+
+    for _ in range(bisections):
+        middle = (robust + crossed) / 2
+        with torch.no_grad():
+            across = is_fooled(batch.evaluate(at(middle)), batch.y)
+        robust, crossed = torch.where(across, robust, middle), torch.where(across, middle, crossed)
+    return at(crossed)

@@ -6,10 +6,11 @@ from itertools import cycle, islice
 
 import torch
 
-from lowcurve.analysis.norms import Ball, Norm, as_ball, per_example, pixels
+from lowcurve.analysis.norms import L2, Ball, Norm, as_ball, per_example, pixels
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
 from lowcurve.attacks.base import Attack, BallAttack, Options
+from lowcurve.attacks.minimal_within import MinimalNormWithin
 from lowcurve.attacks.pgd import FGSM, PGD, RadiusShare
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.square import Square
@@ -81,12 +82,14 @@ class Effort:
         queries: Queries of Square.
         relays: Rounds of the relay at the end. It attacks the images that are nearly fooled. A round is a search with
             Square of half as many queries and a run of Auto-PGD.
+        boundary: Runs of the minimum-norm attack from noise, in l_2 only. Each has `steps` steps.
     """
 
     steps: int = 100
     targets: int = 4
     queries: int = 3000
     relays: int = 3
+    boundary: int = 8
 
 
 FULL = Effort()
@@ -99,7 +102,8 @@ def strong(
 ) -> Suite:
     """Return the suite that judges a claim of robustness.
 
-    It tries Auto-PGD on cross-entropy, on the margin and towards the likeliest other classes. Square follows, which uses no
+    It tries Auto-PGD on cross-entropy, on the margin and towards the likeliest other classes. In l_2 a minimum-norm attack
+    from noise follows the first of these: it finds what attacks inside the ball miss. Square follows, which uses no
     gradient. At last both alternate for the images that are nearly fooled. Only the ball must be chosen. No member
     depends on the scale of the logits.
 
@@ -110,15 +114,16 @@ def strong(
         box: Lowest and highest pixel value. Leave it out with a `Ball`.
 
     Returns:
-        A `Suite` of four or five attacks.
+        A `Suite` of four to six attacks.
 
-    Cost: at full effort 600 gradients and 3,000 forward passes for each image that withstands, and the relay's.
+    Cost: at full effort 600 gradients and 3,000 forward passes for each image that withstands, and the relay's. In l_2
+        800 gradients more.
 
     Example:
         >>> [name for name, _ in strong("linf", 8 / 255).members]
         ['APGD-CE', 'APGD-M', 'APGD-T', 'Square', 'relay']
         >>> strong("l2", 0.5)
-        <suite of APGD-CE, APGD-M, APGD-T, Square, relay in l_2, radius 0.5>
+        <suite of APGD-CE, MinimalNorm, APGD-M, APGD-T, Square, relay in l_2, radius 0.5>
 
     Reference: Croce and Hein 2020; the relay is of this package.
     """
@@ -130,6 +135,8 @@ def strong(
         ("APGD-T", replace(on_margin, targets=effort.targets)),
         ("Square", Square(ball, queries=effort.queries)),
     ]
+    if effort.boundary and ball.norm == L2:
+        members.insert(1, ("MinimalNorm", MinimalNormWithin(ball, steps=effort.steps, restarts=effort.boundary)))
     if effort.relays:
         searches = (Square(ball, queries=max(2, effort.queries // 2), share=share) for share in SHARES)
         rounds = [(search, on_margin) for search in islice(cycle(searches), effort.relays)]

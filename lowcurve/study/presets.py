@@ -13,7 +13,7 @@ from lowcurve.training import Optimization, Schedule
 
 Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "paper")
-LAPTOP_EFFORT = Effort(steps=50, targets=3, queries=1000)
+LAPTOP_EFFORT = Effort(steps=50, targets=3, queries=1000, boundary=3)
 
 
 def preset(data: str, scale: str = "laptop") -> Study:
@@ -124,7 +124,7 @@ def shorten(study: Study, epochs: int = 1) -> Study:
         spsa_draws=2, long_steps=5,
     )  # fmt: skip
     evaluation = Evaluation(
-        examples=32, steps=3, effort=Effort(3, 1, 20, 1), audited=8, budget=budget, radii=(0.0, 1.0), curvature_examples=16,
+        examples=32, steps=3, effort=Effort(3, 1, 20, 1, 1), audited=8, budget=budget, radii=(0.0, 1.0), curvature_examples=16,
         lanczos_steps=4, density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
         drawn_points=9, drawn_paths=0,
     )  # fmt: skip

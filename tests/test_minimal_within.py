@@ -1,0 +1,105 @@
+"""Minimum-norm attacks where the gradient at the image is 0: from noise, without a radius and inside a ball."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2, LINF, Ball
+from lowcurve.attacks import APGD, DeepFool, Effort, MinimalNorm, MinimalNormWithin, Suite, strong
+from lowcurve.data import Examples
+from lowcurve.errors import InputError
+from lowcurve.losses import margin_loss
+from lowcurve.randomness import stream
+
+
+class Plateau(nn.Module):
+    """Margin 1 up to a distance of 0.2 along the diagonal, 0 at 0.3: flat around the image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        along = (flat - 0.5).sum(1) / flat.shape[1] ** 0.5
+        first = 1 - 10 * (along - 0.2).clamp_min(0)
+        return torch.stack((first, torch.zeros_like(first)), 1)
+
+
+X, Y = torch.full((3, 1, 2, 2), 0.5) + torch.tensor([0.0, 0.01, 0.02])[:, None, None, None], torch.zeros(3).long()
+DISTANCE = torch.tensor([0.3, 0.28, 0.26])
+BALL = Ball(L2, 0.29)
+
+
+def test_minimal_norm_does_not_give_up_where_the_gradient_is_0():
+    model = Plateau()
+    assert torch.equal(DeepFool("l2")(model, X, Y), X)
+    found = MinimalNorm("l2")(model, X, Y)
+    assert (model(found).argmax(1) != Y).all()
+    assert_close(L2.length(found - X), DISTANCE, rtol=0.02, atol=0)
+
+
+def test_a_flat_start_moves_outwards_until_the_network_is_fooled():
+    start = X + 0.05
+    found = MinimalNorm("l2", steps=200)(Plateau(), X, Y, start=start)
+    assert (Plateau()(found).argmax(1) != Y).all()
+
+
+def test_a_constant_network_leaves_the_images_where_they_are():
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(constant[1].weight)
+    y = constant(X).argmax(1)
+    assert torch.equal(MinimalNorm("l2")(constant, X, y), X)
+    assert torch.equal(MinimalNormWithin(BALL)(constant, X, y), X)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_attack_from_noise_finds_what_ascent_in_the_ball_does_not(size):
+    examples = Examples(X, Y, ("a", "b"))
+    inside = evaluation.attack(Plateau(), examples, APGD(BALL, loss=margin_loss), batch_size=size)
+    outside = evaluation.attack(Plateau(), examples, MinimalNormWithin(BALL), batch_size=size)
+    assert inside.robust.all()
+    assert outside.robust.tolist() == [True, False, False]
+    assert (outside.distance <= BALL.radius).all()
+    assert (outside.distance[1:] > 0.25).all()
+    assert outside.distance[0] == 0  # points outside the ball are no answer
+
+
+def test_strong_has_it_in_l2_only():
+    assert [name for name, _ in strong(BALL).members][1] == "MinimalNorm"
+    assert "MinimalNorm" not in dict(strong(BALL, effort=Effort(boundary=0)).members)
+    assert "MinimalNorm" not in dict(strong(Ball(LINF, 0.1)).members)
+    quick = strong(BALL, effort=Effort(60, 1, 20, 0))
+    assert evaluation.attack(Plateau(), Examples(X, Y, ("a", "b")), quick).robust.tolist() == [True, False, False]
+
+
+def test_a_radius_for_each_image_and_a_start():
+    attack = MinimalNormWithin(BALL)
+    found = attack(Plateau(), X, Y, radius=torch.tensor([0.31, 0.27, 0.31]))
+    assert (Plateau()(found).argmax(1) != Y).tolist() == [True, False, True]
+    assert (L2.length(found - X) <= torch.tensor([0.31, 0.27, 0.31])).all()
+    away = MinimalNormWithin(BALL, restarts=1)(Plateau(), X, Y, start=X + 0.2)
+    assert (Plateau()(away).argmax(1) != Y).tolist() == [False, True, True]
+    assert (L2.length(away - X) <= BALL.radius).all()
+
+
+def test_neither_batch_nor_order_matters():
+    attack, order = Suite((("MinimalNorm", MinimalNormWithin(BALL)),)), torch.tensor([2, 0, 1])
+    found = attack(Plateau().double(), X.double(), Y, generator=stream(0))
+    turned = attack(Plateau().double(), X.double()[order], Y[order], generator=stream(0))
+    assert_close(turned, found[order], rtol=1e-9, atol=1e-9)
+
+
+def test_other_pixel_boxes_have_noise_of_their_own_scale():
+    class Moved(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Plateau()(x / 255)
+
+    found = MinimalNorm("l2", box=(0.0, 255.0))(Moved(), 255 * X, Y)
+    assert_close(L2.length(found - 255 * X), 255 * DISTANCE, rtol=0.02, atol=0)
+    free = MinimalNorm("l2", box=(-torch.inf, torch.inf))(Plateau(), X, Y)
+    assert_close(L2.length(free - X), DISTANCE, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"restarts": 0}])
+def test_at_least_one_step_and_start(settings):
+    with pytest.raises(InputError, match=r"at least one step and one start.*Write restarts=8"):
+        MinimalNormWithin(BALL, **settings)
