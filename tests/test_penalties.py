@@ -1,5 +1,6 @@
 """The laws of penalties. A new penalty joins PENALTIES in one line and is held to all of them."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -19,6 +20,9 @@ from lowcurve.models import Normalize
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm
 from lowcurve.penalties.cure import published, released
 from lowcurve.randomness import stream
+from lowcurve.study.method_options import Cure
+from lowcurve.study.methods import objective_of
+from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Term
 
 DEVIATIONS = (0.2, 0.3)
@@ -257,6 +261,75 @@ def test_the_released_form_is_what_the_released_code_computes(h):
     theirs = 4 * by_hand(body, u, Y, h).mean()
     assert_close(term, theirs, rtol=1e-6, atol=0)  # the package keeps mean and std in float32
     assert_close(slopes(term, body), slopes(theirs, body), rtol=1e-5, atol=1e-7)
+
+
+class TwoPrograms:
+    """A training step of the authors' two programs, written without the package. Only the modes differ."""
+
+    def __init__(self, body: nn.Module, branch: str) -> None:
+        self.body, self.branch = body, branch
+
+    def gradient(self, u: torch.Tensor, y: torch.Tensor, graph: bool) -> torch.Tensor:
+        u = u.detach().requires_grad_()
+        losses = F.cross_entropy(self.body(u), y, reduction="none")
+        return torch.autograd.grad(losses, u, torch.ones(len(y), dtype=u.dtype), create_graph=graph)[0]
+
+    def term(self, u: torch.Tensor, y: torch.Tensor, h: float) -> torch.Tensor:
+        self.body.train()
+        self.body(u)  # the loss, which moves the running statistics
+        self.body.eval()
+        v = self.gradient(u, y, graph=False).sign() + 1e-7
+        z = h * v / (v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) + 1e-7)
+        self.body.train(self.branch == "quick_fix")
+        change = self.gradient(u + z, y, graph=True) - self.gradient(u, y, graph=True)
+        return 4 * change.flatten(1).norm(dim=1).mean()
+
+
+@pytest.mark.parametrize(("eval_mode", "branch"), [("all", "master"), ("direction", "quick_fix")])
+def test_the_two_programs_of_cures_authors(eval_mode, branch):
+    """They differ in BatchNorm's modes, from each other and from the default, in value and in the weights' gradient."""
+    with randomness.temporary_seed(0, "net"):
+        body = nn.Sequential(
+            nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.Softplus(5), nn.Flatten(), nn.LazyLinear(3)
+        ).double()
+        body(X)
+    theirs = TwoPrograms(copy.deepcopy(body), branch)
+    std = torch.tensor(DEVIATIONS, dtype=torch.float64).reshape(1, 2, 1, 1)
+    expected = theirs.term(X / std, Y, 3.0)
+    model = nn.Sequential(Normalize((0.0, 0.0), DEVIATIONS), body).double().train()
+
+    def term(mode: str) -> torch.Tensor:
+        objective = Objective(penalties={"it": Term(released(DEVIATIONS, 3.0, mode), weight=4.0)})
+        return objective.terms(copy.deepcopy(model), X, Y, generator=stream(0))["it"]
+
+    ours = Objective(penalties={"it": Term(released(DEVIATIONS, 3.0, eval_mode), weight=4.0)}).terms(
+        model, X, Y, generator=stream(0)
+    )["it"]
+    assert_close(ours, expected, rtol=1e-6, atol=0)
+    assert_close(slopes(ours, body), slopes(expected, theirs.body), rtol=1e-5, atol=1e-7)
+    assert model.training
+    assert all(part.training for part in model.modules())
+    others = [float(term(mode).detach()) for mode in ("none", "direction", "all")]
+    assert len({round(value, 3) for value in others}) == 3
+    assert int(body[1].num_batches_tracked) == {"all": 2, "direction": 3}[eval_mode]
+
+
+def test_the_mode_of_the_passes_of_cure():
+    """In eval mode, and for fields without a network, it changes nothing. Differences of losses are refused."""
+    model = network()
+    for field in (loss_field(model, Y), lambda x: x.flatten(1).sin().sum(1)):
+        values = [value(CURE(0.3, eval_mode=mode), field) for mode in ("none", "direction", "all")]
+        assert_close(values[1:], [values[0]] * 2)
+    with pytest.raises(InputError, match='an eval_mode "none", "direction" or "all", got \'train\''):
+        CURE(0.3, eval_mode="train")
+    with pytest.raises(InputError, match='the differentiation "exact" or "detached" with eval_mode, got first_order'):
+        CURE(0.3, differentiation="first_order", eval_mode="all")
+
+
+def test_the_forms_of_a_study_are_the_named_ones():
+    for form, mode in (("released", "none"), ("released-master", "all"), ("released-quick-fix", "direction")):
+        penalty = objective_of("CURE", Study(cure=Cure(h=2.0, form=form)), DEVIATIONS).penalties["curvature"].penalty
+        assert penalty == released(DEVIATIONS, 2.0, mode)
 
 
 def test_the_named_forms_are_what_their_docstrings_say():

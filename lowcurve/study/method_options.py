@@ -14,6 +14,9 @@ METHOD_NAMES = (
 DEFAULT_METHODS = ("standard", "CURE", "gradient-norm", "PGD")
 
 
+CureForm = Literal["published", "released", "released-master", "released-quick-fix"]
+
+
 @dataclass(frozen=True)
 class Cure:
     """Options of CURE, the penalty on the change of the input gradient.
@@ -22,8 +25,9 @@ class Cure:
         weight: Weight of the penalty, gamma in the paper.
         h: Scale of the change of the gradient. It is an l_2 length in pixel units.
         ramp: Share of training over which h grows to its value.
-        form: Use "published" for the squared norm in pixel units. The authors' code is "released": the norm, in
-            normalized inputs.
+        form: Use "published" for the squared norm in pixel units. "released" is the norm in normalized inputs, as in the
+            authors' code. Their branches differ in BatchNorm's mode: "released-master" computes the penalty in eval mode,
+            and "released-quick-fix" only its direction.
         direction: Direction of the step h. It is the "sign" of the gradient or the "gradient".
         differentiation: Way to differentiate the penalty in the weights. Choose exact, detached, first_order,
             first_order_detached or secant.
@@ -35,7 +39,7 @@ class Cure:
     weight: float = 0.03
     h: float = 1.0
     ramp: float = 0.25
-    form: Literal["published", "released"] = "published"
+    form: CureForm = "published"
     direction: Literal["sign", "gradient"] = "sign"
     differentiation: Differentiation = "exact"
     step: float | None = None

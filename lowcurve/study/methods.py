@@ -19,7 +19,7 @@ from lowcurve.penalties import (
     InputGradientNorm,
     LCNNPenalty,
 )
-from lowcurve.penalties.cure import released
+from lowcurve.penalties.cure import EvalMode, released
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Schedule, Term
 from lowcurve.types import AttackFunction, Classifier, Inputs, Logits
@@ -122,10 +122,15 @@ def _standard(setup: Setup) -> Objective:
     return _penalized(setup.study)
 
 
+EVAL_MODES: dict[str, EvalMode] = {"released": "none", "released-master": "all", "released-quick-fix": "direction"}
+"""Passes of CURE in eval mode by form."""
+
+
 def _cure(setup: Setup) -> Objective:
     options = setup.study.cure
-    form = released(setup.std, options.h) if options.form == "released" else CURE(options.h)
-    penalty = CURE(form.h, form.squared, options.direction, form.scale, options.differentiation, options.step)
+    form = CURE(options.h) if options.form == "published" else released(setup.std, options.h, EVAL_MODES[options.form])
+    given = {"direction": options.direction, "differentiation": options.differentiation, "step": options.step}
+    penalty = replace(form, **given)
     ramp = Schedule(start=0.05, until=options.ramp)
     term = Term(penalty, options.weight, scale_schedule=ramp, every=options.every)
     return _penalized(setup.study, curvature=term)

@@ -20,13 +20,13 @@ from lowcurve.types import Measure, Progress
 def h_in_pixels(study: Study, data: DataSet) -> float:
     """Return the step h of CURE's penalty as an l_2 length in pixel units.
 
-    The released form counts h in normalized inputs, so its h is multiplied by the channels' mean standard deviation.
+    The released forms count h in normalized inputs, so its h is multiplied by the channels' mean standard deviation.
 
     Args:
         study: The study with CURE's settings.
         data: The data with the channels' standard deviations.
     """
-    if study.cure.form != "released":
+    if study.cure.form == "published":
         return study.cure.h
     _, deviations = data.statistics()
     return study.cure.h * float(np.mean(deviations))
