@@ -61,7 +61,7 @@ def _copies(node: Node, coefficients: Mapping[str, Any], kink: bool = False) -> 
     """
     found = []
     for name, parent in node.parents:
-        factor = torch.as_tensor(coefficients[name]).detach().double()
+        factor = torch.as_tensor(coefficients[name], dtype=torch.double).detach()
         if factor.ndim == 0 and parent.shape == node.shape:
             norm = total = abs(float(factor))
         else:
@@ -122,7 +122,7 @@ def quotient(node: Node) -> Bounded:
         The bounds.
     """
     other = constants(node, ("self",), ("other",))["other"]
-    return _copies(node, {"self": torch.as_tensor(other).detach().double().reciprocal()})
+    return _copies(node, {"self": torch.as_tensor(other, dtype=torch.double).detach().reciprocal()})
 
 
 def choice(node: Node) -> Bounded:

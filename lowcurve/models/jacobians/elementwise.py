@@ -85,7 +85,7 @@ ELEMENTWISE: dict[str, tuple[Callable[..., ElementwiseBound], str]] = {
     "clamp_min": (_clamp, "self"),
     "clamp_max": (_clamp, "self"),
     "hardtanh": (lambda min_val, max_val: ElementwiseBound(1.0, KINK), "self"),  # noqa: ARG005
-    "hardsigmoid": (lambda: ElementwiseBound(1 / 6, KINK), "self"),
+    "hardsigmoid": (lambda: ElementwiseBound(0.16667, KINK), "self"),
     "hardswish": (lambda: ElementwiseBound(1.5, KINK), "self"),
     "softshrink": (lambda lambd: ElementwiseBound(1.0, KINK), "self"),  # noqa: ARG005
     "sin": (lambda: ElementwiseBound(1.0, 1.0), "self"),

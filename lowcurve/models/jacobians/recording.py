@@ -118,6 +118,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layers: list[str] = []
         self.refusal: NotAvailable | None = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False, because torch would import its compiler to keep it away from this class, which takes two seconds."""
+        return False
+
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Note which module runs, and see every operation."""
