@@ -78,7 +78,7 @@ def record(model: nn.Module, example: Tensor) -> InputGraph:
         raise NotAvailable("a network whose operations can be recorded", reason, "bound its parts separately") from None
     if recorder.refusal is not None:  # the network caught the error and went on
         raise recorder.refusal
-    if any(tensor._version != version for tensor, version in recorder.constants):
+    if any(_version(tensor) != version for tensor, version in recorder.constants):
         changed = "a tensor that the network changes in place after use"
         raise NotAvailable("constants that stay", changed, WITHOUT)
     if not isinstance(output, _Tracked):
@@ -191,7 +191,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     WITHOUT,
                 )
             )
-        self.constants += [(x, x._version) for x in tree_leaves(given) if type(x) in (Tensor, nn.Parameter)]
+        self.constants += [(x, _version(x)) for x in tree_leaves(given) if type(x) in (Tensor, nn.Parameter)]
         result = run_operation(func, tree_map_only(_Tracked, lambda value: value.elem, given))
         if name in CONSTANTS:
             return result
@@ -283,6 +283,11 @@ class _Tracked(Tensor):
         kwargs = kwargs or {}
         value = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Tracked))
         return value.recorder.dispatch(func, args, kwargs)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return the number of writes to a tensor, which torch does not count for one made in inference mode."""
+    return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def _storage(tensor: Tensor) -> int:
