@@ -423,15 +423,24 @@ def test_hooks_on_every_module_are_refused():
         handle.remove()
 
 
-def test_a_batchnorm_that_keeps_training_is_refused_and_keeps_its_statistics():
+def test_a_batchnorm_that_keeps_training_keeps_its_statistics():
+    """It is bounded in eval mode, in which everything else computes it too."""
+
     class Training(nn.BatchNorm1d):
         def train(self, mode=True):  # noqa: ARG002
             return super().train(True)
 
     model = nn.Sequential(linear(), Training(3)).eval()
-    with pytest.raises(NotAvailable, match="a BatchNorm with running statistics, got '1' that uses its batch's"):
-        smoothness(model, torch.zeros(1, 4))
+    assert model[1].training
+    assert bool(smoothness(model, torch.zeros(1, 4)).lipschitz.isfinite().all())
     assert int(model[1].num_batches_tracked) == 0
+
+
+def test_under_inference_mode():
+    model = nn.Sequential(linear(), nn.Tanh(), nn.Linear(3, 2)).eval()
+    with torch.inference_mode():
+        found = smoothness(model, torch.zeros(1, 4))
+    torch.testing.assert_close(found.curvature, smoothness(model, torch.zeros(1, 4)).curvature)
 
 
 def test_the_record_computes_the_same_and_leaves_the_network_as_it_was():

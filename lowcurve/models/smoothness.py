@@ -18,6 +18,7 @@ from lowcurve.models.jacobians.recording import record
 from lowcurve.models.jacobians.rules import Operation, list_operations
 from lowcurve.models.layers import CENTERED_SOFTPLUS
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import gradients_enabled
 
 TINY = 1e-30
 ROUNDING = 1e-5
@@ -61,6 +62,7 @@ class Smoothness:
     shape: tuple[int, ...]
 
 
+@gradients_enabled()
 def smoothness(model: nn.Module, example: Tensor) -> Smoothness:
     """Bound the Lipschitz constants of a network's margins and of their gradients at every input.
 
@@ -121,6 +123,7 @@ def smoothness(model: nn.Module, example: Tensor) -> Smoothness:
     return found
 
 
+@gradients_enabled()
 def lipschitz_constant(model: nn.Module, example: Tensor) -> float:
     """Bound the Lipschitz constant of a network's outputs in l_2, from its input to all of its outputs together.
 
