@@ -147,6 +147,19 @@ RULES = {
         },
     ),
     "loading a pickle": Rule(named(r"torch\.load|pickle\.loads?"), ("store/weights.py",)),
+    "a call of a network": Rule(
+        named(r"(\?\.)*(\w+\.)*(model|network|classifier|teacher|substitute)"),
+        ("network_calls.py",),
+        {
+            "models/conversion/recording.py": "the call is recorded, at a copy of the input",
+            "models/composition.py": "one pass for the sizes of the layers",
+            "models/smoothness.py": "a network that is traced or recorded, at a copy of the input",
+            "models/jacobians/recording.py": "the call is recorded, at a copy of the input",
+            "models/wrapping.py": "a network inside of another one, which is called",
+            "papers/lcnn/moons.py": "a network of this package",
+            "papers/lcnn/theorem.py": "a network of this package",
+        },
+    ),
 }
 
 
@@ -168,6 +181,7 @@ def test_the_rules_see_what_they_look_for(monkeypatch):
         ],
         "clipping to a range": ["import numpy as np\nnp.clip(x, 0, 1)", "x.clamp(0, 1)"],
         "loading a pickle": ["torch.load(p)"],
+        "a call of a network": ["model(x)", "self.model(x)", "jet.field.model(x)", "teacher(x)"],
     }  # fmt: skip
     innocent = "'a'.replace('a', 'b')\nopen('x')\np.open('rb')\nsteps.train(x)\ngenerator: torch.Generator\nx = 1"
     for concept, snippets in violations.items():
