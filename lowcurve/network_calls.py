@@ -21,6 +21,9 @@ HINTS = {
     "uninitialized parameter": "run the network once on a batch of the data before it is given",
     "dtype": "convert the whole network to one precision with model.float()",
     "scalar type": "convert the whole network to one precision with model.float()",
+    "should be the same": "convert the whole network to one precision with model.float()",
+    "numpy()": "write the network with functions of torch, whose derivatives it knows",
+    "does not require grad": "write checkpoint(..., use_reentrant=False), and no detach() or no_grad() in the network",
     "same device": "move the whole network to one device with model.to(device)",
     "quantized": "give the network as it was before quantization",
     "once_differentiable": "write the layer's backward pass with functions of torch that can be differentiated",
@@ -93,7 +96,7 @@ def call(model: Classifier, x: Inputs) -> Logits:
 def explain(error: Exception, model: Classifier, x: Inputs) -> NetworkError:
     """Return an error of a network as a sentence with the layer in which it was raised, and what to do."""
     found = layer_of(error, model)
-    place = f" in layer {found[0]!r} ({found[1]})" if found else ""
+    place = f" in {place_of(found)}" if found else ""
     hint = hint_for(error, "give the data that the network was made for")
     expected = f"a network for inputs of shape {tuple(x.shape[1:])}"
     return NetworkError(expected, f"an error{place}: {first_line(error)}", hint, layer=found)
@@ -126,10 +129,21 @@ def layer_of(error: Exception, model: Classifier) -> tuple[str, str] | None:
     step: TracebackType | None = error.__traceback__
     while step is not None:
         layer = step.tb_frame.f_locals.get("self")
-        if id(layer) in names and names[id(layer)]:
+        if id(layer) in names:
             found = names[id(layer)], type(layer).__name__
         step = step.tb_next
     return found
+
+
+def place_of(layer: tuple[str, str]) -> str:
+    """Return a layer as the words of a sentence.
+
+    Example:
+        >>> place_of(("0", "Conv2d")), place_of(("", "ResNet"))
+        ("layer '0' (Conv2d)", 'the forward method of ResNet')
+    """
+    name, kind = layer
+    return f"layer {name!r} ({kind})" if name else f"the forward method of {kind}"
 
 
 def is_memory_error(error: Exception) -> bool:

@@ -323,8 +323,8 @@ class Layer(nn.Module):
 FAULTS = {
     "size": (nn.Linear(9, 8), r"in layer 'between' \(Linear\): mat1 and mat2 .* Give the data"),
     "precision": (nn.Linear(8, 8).double(), r"in layer 'between' \(Linear\).*dtype.* Convert the whole network to one"),
-    "value": (lambda h: [][len(h)], r"an error: list index out of range"),
-    "key": (lambda _: {}["weights"], r"an error: KeyError: 'weights'"),
+    "value": (lambda h: [][len(h)], r"an error in the forward method of Net: list index out of range"),
+    "key": (lambda _: {}["weights"], r"an error in the forward method of Net: KeyError: 'weights'"),
     "nothing": (lambda _: None, r"an error in layer 'second' \(Linear\)"),
 }
 
@@ -368,6 +368,25 @@ def test_a_derivative_that_torch_cannot_take_is_told():
     )
     with pytest.raises(InputError, match=message):
         fit(model, Objective(penalties={"p": Term(CURE(h=0.1), 1.0)}), images(), Optimization(epochs=1))
+
+
+class Detached(Net):
+    def forward(self, x):
+        return super().forward(x).detach().requires_grad_()
+
+
+def test_a_loss_that_no_weight_changes_is_told():
+    with pytest.raises(InputError, match="a loss whose derivative reaches the weights, got none"):
+        fit(Detached(), Objective(), images(), Optimization(epochs=1))
+
+
+def test_a_scripted_network_is_evaluated_and_keeps_its_buffers():
+    with pytest.warns(DeprecationWarning, match=r"jit\.script"):
+        model = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for act in EVALUATIONS.values():
+        act(model.eval())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_batchnorm_over_one_value_is_told():

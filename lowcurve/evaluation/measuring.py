@@ -195,6 +195,8 @@ def are_probabilities(logits: Tensor) -> bool:
 def require_finite(model: nn.Module) -> None:
     """Refuse a model with NaN or infinity among its weights, or with layers whose weights have no shape yet."""
     for name, weight in model.state_dict().items():
+        if not isinstance(weight, Tensor):  # a quantized layer stores its precision there, too
+            continue
         if is_lazy(weight):
             hint = "run the network once on a batch of the data before it is given"
             raise InputError("a network with all its weights", f"the lazy layer of {name!r}, which has none yet", hint)

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from lowcurve.analysis.calculus import pullback
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import ERRORS, NetworkError, call, gradients_enabled
+from lowcurve.network_calls import ERRORS, NetworkError, call, gradients_enabled, place_of
 from lowcurve.types import Inputs
 
 
@@ -35,7 +35,7 @@ def name_failing_layer(model: nn.Module, x: Inputs) -> Iterator[None]:
         layer = None if error.layer or len(x) == 0 else failing_layer(model, x[:2])
         if layer is None:
             raise
-        received = f"an error in layer {layer[0]!r} ({layer[1]}): {error.received}"
+        received = f"an error in {place_of(layer)}: {error.received}"
         raise NetworkError(error.expected, received, error.hint, layer=layer) from error
 
 
@@ -51,9 +51,7 @@ def failing_layer(model: nn.Module, x: Inputs) -> tuple[str, str] | None:
     def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> None:
         calls.append(_LayerCall(name, module, args, kwargs))
 
-    hooks = [
-        m.register_forward_hook(partial(note, name), with_kwargs=True) for name, m in model.named_modules() if name
-    ]
+    hooks = [m.register_forward_hook(partial(note, name), with_kwargs=True) for name, m in model.named_modules()]
     try:
         with frozen(model), gradients_enabled():
             with torch.no_grad():

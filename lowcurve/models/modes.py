@@ -110,16 +110,16 @@ def keep_buffers(model: nn.Module) -> Iterator[list[str]]:
     before = [
         (module, f"{prefix}.{name}".lstrip("."), name, buffer, buffer.detach().clone())
         for prefix, module in model.named_modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        for name, buffer in module.named_buffers(recurse=False)
     ]
     try:
         yield changed
     finally:
         with torch.no_grad():
             for module, path, name, buffer, value in before:
-                if module._buffers.get(name) is not buffer or not torch.equal(buffer, value):
-                    module._buffers[name] = buffer
+                now = getattr(module, name, None)
+                if now is None or not torch.equal(now, value):
+                    setattr(module, name, buffer)
                     buffer.copy_(value)
                     changed.append(path)
 

@@ -20,7 +20,7 @@ from lowcurve.models.modes import frozen, keep_buffers
 from lowcurve.randomness import stream, temporary_seed
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective
-from lowcurve.training.hardware import match_precision
+from lowcurve.training.hardware import match_precision, require_weight_gradients
 
 log = logging.getLogger("lowcurve")
 
@@ -86,6 +86,7 @@ def rehearse_training(model: nn.Module, objective: Objective, few: Examples) -> 
         if total.requires_grad:
             with explain_failures():
                 total.backward()  # type: ignore[no-untyped-call]
+            require_weight_gradients(model)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from lowcurve.training.hardware import (
     match_precision,
     require_correct_strategy,
     require_differentiable_network,
+    require_weight_gradients,
 )
 from lowcurve.training.objective import Objective
 from lowcurve.training.schedule import Schedule
@@ -230,6 +231,8 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
     )
     with explain_failures():
         fabric.backward(torch.stack([value.weight * value.mean for value in values.values()]).sum())
+    if state.step == 0:
+        require_weight_gradients(state.network)
     if optimization.gradient_clipping is not None:
         fabric.clip_gradients(state.model, optimizer, max_norm=optimization.gradient_clipping, error_if_nonfinite=False)
     optimizer.step()

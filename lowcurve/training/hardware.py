@@ -129,6 +129,21 @@ def require_differentiable_network(model: nn.Module, objective: Objective) -> No
         )
 
 
+def require_weight_gradients(model: nn.Module) -> None:
+    """Raise an error after a backward pass that has reached none of the weights, as through quantized layers.
+
+    Args:
+        model: Network after a backward pass.
+
+    Raises:
+        InputError: If no parameter has a gradient.
+    """
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if wanting and all(parameter.grad is None for parameter in wanting):
+        hint = "remove quantization, detach() and no_grad() from the network"
+        raise InputError("a loss whose derivative reaches the weights", "none", hint)
+
+
 def match_precision(x: Tensor, model: nn.Module) -> Tensor:
     """Convert x to the precision of the weights: float64 in 64-true, and float32 under autocast, which differences need."""
     return x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype))
