@@ -413,7 +413,7 @@ UNSUPPORTED = "unsupported"
 
 @dataclass
 class Tally:
-    """What a fuzz has found.
+    """The results of a fuzz.
 
     Attributes:
         certified: Number of networks with bounds.

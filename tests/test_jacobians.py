@@ -285,6 +285,11 @@ def caught(s, x):
     return s.h(x) * scale
 
 
+def replaced(h):
+    h.data = h.data * 5
+    return h
+
+
 class Flat(torch.autograd.Function):
     """Twice the input, with a backward pass that says 0."""
 
@@ -359,15 +364,20 @@ REFUSED = {
     "a condition that is caught": (caught, "a network without conditions on values, got _local_scalar_dense"),
     "a count": (lambda s, x: s.h(x) * len((x > 0).nonzero()), "a network without conditions on values, got nonzero"),
     "a selection by values": (lambda s, x: s.h(x) * len(x[x > 0]), "a network without conditions on values, got index"),
+    "a sparse matrix": (
+        lambda s, x: s.h((torch.eye(4, dtype=torch.double).to_sparse() @ x.T).T),
+        KNOWN + r"mm \(Could not run",
+    ),
+    "data": (lambda s, x: replaced(s.h(x)), "a network that always computes the same, got logits that differ by"),
     "numpy": (lambda s, x: s.h(Outside.apply(x)), r"a network whose operations can be recorded, got Written \(.numpy"),
     "an address": (lambda s, x: s.h(x) * (x.data_ptr() != 0), "a network of torch's operations, got code that reads"),
     "noise": (
         lambda s, x: s.h(x) + torch.randn(3),
-        "a network without random numbers in eval mode, got a draw by randn",
+        "a network without random numbers in eval mode, got randn, which may draw",
     ),
     "dropout": (
         lambda s, x: F.dropout(s.h(x), 1e-4, True),
-        "a network without random numbers in eval mode, got a draw",
+        "a network without random numbers in eval mode, got bernoulli, which may draw them",
     ),
     "training": (
         lambda s, x: F.batch_norm(s.h(x)[..., None].expand(-1, -1, 2), None, None, training=True)[..., 0],
@@ -412,6 +422,21 @@ def test_what_no_rule_has_proved_is_refused(case):
     model = forward.double().eval() if isinstance(forward, nn.Module) else written(forward, h=linear())
     with pytest.raises(NotAvailable, match=message):
         smoothness(model, torch.zeros(1, 4))
+
+
+def test_what_a_network_keeps_of_the_recording_is_an_ordinary_tensor():
+    class Keeping(nn.Linear):
+        kept = 0.0
+
+        def forward(self, x):
+            h = super().forward(x)
+            self.kept = 0.9 * self.kept + h.detach().mean()
+            return h
+
+    model = Keeping(4, 3).eval()
+    record(model, torch.zeros(1, 4))
+    model(torch.zeros(1, 4))
+    assert type(model.kept) is torch.Tensor
 
 
 def test_hooks_on_every_module_are_refused():

@@ -53,7 +53,7 @@ class Smoothness:
         lipschitz: Shape (classes, classes), 0 on the diagonal.
         curvature: Shape (classes, classes), 0 on the diagonal. Infinite where a nonlinearity has a kink.
         terms: The term of each nonlinearity, in order.
-        shape: Shape of one input, for which alone the bounds hold.
+        shape: Shape of one input. The bounds hold for this shape only.
     """
 
     lipschitz: Tensor

@@ -61,13 +61,13 @@ class Unsupported(Exception):
     """An argument that the rule of an operation does not support.
 
     Args:
-        detail: What it is, as the end of a phrase that begins with the operation's name.
+        detail: The argument, as the end of a phrase that begins with the operation's name.
     """
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How an operation is bounded.
+    """The bound of an operation, and the arguments for which it is proved.
 
     Attributes:
         bound: The function that bounds it, or raises `Unsupported`.
@@ -99,6 +99,8 @@ class Rule:
             return self.bound(node)
         except Unsupported as error:
             raise refusal(node, str(error)) from None
+        except (RuntimeError, NotImplementedError) as error:  # such as that of a sparse matrix
+            raise refusal(node, f" ({str(error).splitlines()[0][:80]})") from None
 
 
 def refusal(node: Node, detail: str = "") -> NotAvailable:
@@ -106,7 +108,7 @@ def refusal(node: Node, detail: str = "") -> NotAvailable:
 
     Args:
         node: The value that it computes.
-        detail: What about it, as the end of a phrase that begins with its name.
+        detail: The reason, as the end of a phrase that begins with its name.
 
     Returns:
         The error, with the name of the operation and of its layer.

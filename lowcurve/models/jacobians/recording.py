@@ -109,6 +109,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         constants: Constants with their versions when they were used.
         layers: Names of the modules that are running, innermost last.
         refusal: The first error.
+        ended: True once the network has run. A tensor that the network keeps is then computed with like any other.
     """
 
     def __init__(self) -> None:
@@ -117,6 +118,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.constants: list[tuple[Tensor, int]] = []
         self.layers: list[str] = []
         self.refusal: NotAvailable | None = None
+        self.ended = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -134,6 +136,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with randomness.temporary_seed(0, "recording"), self:
                 yield
         finally:
+            self.ended = True
             for handle in handles:
                 handle.remove()
 
@@ -168,7 +171,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise self.keep(
                 NotAvailable(
                     "a network without random numbers in eval mode",
-                    self.where(f"a draw by {operation_name(func)}"),
+                    self.where(f"{operation_name(func)}, which may draw them"),
                     WITHOUT,
                 )
             )
@@ -176,6 +179,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on the tensors themselves, and record it."""
+        if self.ended:
+            args, kwargs = tree_map_only(_Tracked, lambda value: value.elem, (args, kwargs))
+            return func(*args, **kwargs)
         given, name = bind_arguments(func, args, kwargs), operation_name(func)
         tracked = [leaf for leaf in tree_leaves(given) if isinstance(leaf, _Tracked)]
         for value in tracked:
