@@ -1,9 +1,11 @@
 """Parse command lines with jsonargparse, and explain in plain words what is wrong with them."""
 
 import argparse
+import json
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from lowcurve.errors import InputError, nearest
@@ -103,7 +105,7 @@ def _canonical(command: str, parser: "ArgumentParser", words: list[str]) -> Iter
     before = ""
     for word in words:
         if not word.startswith("--") or word == "--":
-            yield _value(known.get(before), word)
+            yield _settings_of(word, known) if before == "--config" else _value(known.get(before), word)
             before = ""
             continue
         name, sign, value = word.partition("=")
@@ -112,7 +114,38 @@ def _canonical(command: str, parser: "ArgumentParser", words: list[str]) -> Iter
         if before not in known:
             spelled = [option.replace("_", "-") for option in (*known, *ALIASES)]
             raise unknown_option(name, spelled, f"write lowcurve {command} --help")
-        yield f"{before}={_value(known[before], value)}" if sign else before
+        if sign:
+            value = _settings_of(value, known) if before == "--config" else _value(known[before], value)
+        yield f"{before}={value}" if sign else before
+
+
+def _settings_of(file: str, known: Mapping[str, Any]) -> str:
+    """Return the settings of a YAML file as the parser knows them, or the file's name if it holds none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return file  # the parser says what is wrong with it
+    return json.dumps(_canonical_settings(content, "", known), default=str) if isinstance(content, dict) else file
+
+
+def _canonical_settings(content: Mapping[str, Any], prefix: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Write settings of a file as on the command line: with dashes, lists without brackets, numbers for text."""
+    found = {}
+    for key, value in content.items():
+        option = f"--{prefix}{key}".replace("-", "_").replace("__", "--", 1)
+        option = ALIASES.get(option, option)
+        kind = getattr(known.get(option), "_typehint", None)
+        if isinstance(value, dict):
+            value = _canonical_settings(value, f"{option.removeprefix('--')}.", known)
+        elif isinstance(value, str) and option in known:
+            word = _value(known[option], value)
+            value = split_names(word) if _is_list(kind) and word.startswith("[") else word
+        elif type(value) in (int, float):
+            value = [value] if _is_list(kind) else str(value) if kind in (str, str | None) else value
+        found[option.removeprefix("--").removeprefix(prefix)] = value
+    return found
 
 
 def _value(action: Any, word: str) -> str:

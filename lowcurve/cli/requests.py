@@ -156,8 +156,8 @@ def _check_scale(parser: "ArgumentParser", words: list[str], given: Any) -> None
 
     if "config" not in given or not any(word.startswith("--scale") for word in words):
         return
-    file = given["config"][-1]
-    there = dict(flat("", parser.parse_args(["--config", str(file)], defaults=False).as_dict()))
+    file = _config_file(words)
+    there = dict(flat("", parse_words("study", parser, ["--config", file], defaults=False).as_dict()))
     data, scale = given.get("data") or "digits", given["scale"]
     asked = dict(flat("", asdict(preset(data, scale))))
     others = [dict(flat("", asdict(preset(data, other)))) for other in SCALES]
@@ -165,6 +165,13 @@ def _check_scale(parser: "ArgumentParser", words: list[str], given: Any) -> None
     if decided and all(name in there for name in decided) and any(there[name] != asked[name] for name in decided):
         hint = f"leave out --scale, or delete from {file} what the scale should decide, such as {decided[0]}"
         raise InputError("--scale or a file with all settings", f"--scale {scale} with {file}", hint)
+
+
+def _config_file(words: list[str]) -> str:
+    """Return the last file that the words name with `--config`."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    named = [word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] == "--config"]
+    return named[-1]
 
 
 def _recipe(command: str, word: str | None) -> "Recipe | None":

@@ -87,10 +87,14 @@ class TrainingAttack:
 
     steps: int = 7
     norm: Literal["l_inf", "l_2"] | None = None
-    radius: str | None = None
+    radius: str | float | None = None
     step_size: float | None = None
     loss: Literal["cross-entropy", "margin"] = "cross-entropy"
     ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.radius is not None:
+            object.__setattr__(self, "radius", str(self.radius))
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class Study:
     std: tuple[float, ...] = ()
     methods: tuple[str, ...] = DEFAULT_METHODS
     norm: Literal["l_inf", "l_2"] = "l_inf"
-    radius: str = "0.125"
+    radius: str | float = "0.125"
     suite: str = "strong"
     seed: int = 0
     training: Optimization = DIGITS_TRAINING
@@ -166,6 +166,8 @@ class Study:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        # A YAML file may hold the plain number.
+        object.__setattr__(self, "radius", str(self.radius))
         for method in self.methods:
             if method not in METHOD_NAMES:
                 hint = nearest(method, METHOD_NAMES, "write --methods standard,CURE")
