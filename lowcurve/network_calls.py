@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lowcurve.errors import InputError
 from lowcurve.types import Classifier, Inputs, Logits
@@ -57,9 +59,10 @@ class NetworkError(InputError, RuntimeError):
 def call(model: Classifier, x: Inputs) -> Logits:
     """Return the logits of a network at x. Every evaluation of a network goes through this function.
 
-    The network is handed a copy, since it may write into its input. The copy of images with one channel has the strides
-    of ordinary contiguous images: the strides that such images may have instead make convolutions return another layout,
-    which `view` refuses.
+    The network is handed a copy, since it may write into its input. The copy has the network's own precision, and the
+    logits take that of x: pixels stay in float32 under a network of half precision, where a small step of an attack would
+    be lost. The copy of images with one channel has the strides of ordinary contiguous images: the strides that such images
+    may have instead make convolutions return another layout, which `view` refuses.
 
     Args:
         model: Classifier.
@@ -81,8 +84,9 @@ def call(model: Classifier, x: Inputs) -> Logits:
 (Linear): mat1 and mat2 shapes cannot be multiplied (1x2 and 3x2). Give the data that the network was made for.
     """
     layout = torch.contiguous_format if x.is_contiguous() else torch.preserve_format
+    own = precision_of(model) if isinstance(model, nn.Module) and x.is_floating_point() else x.dtype
     try:
-        logits: object = model(x.clone(memory_format=layout))
+        logits: object = model(x.clone(memory_format=layout) if own == x.dtype else x.to(own, memory_format=layout))
     except ERRORS as error:
         if isinstance(error, InputError) or is_memory_error(error):
             raise
@@ -90,7 +94,51 @@ def call(model: Classifier, x: Inputs) -> Logits:
     if not isinstance(logits, Tensor):
         expected = f"logits of shape ({len(x)}, classes) with at least 2 classes"
         raise InputError(expected, type(logits).__name__, "return one row of logits an example from the model")
-    return logits
+    return logits if own == x.dtype else logits.to(x.dtype)
+
+
+def precision_of(model: nn.Module) -> torch.dtype:
+    """Return the floating-point type of most of a network's weights, or of its buffers, or float32.
+
+    Cost: one pass over the weights, once a network and precision.
+
+    Example:
+        >>> precision_of(nn.Sequential(nn.Embedding(2, 1).half(), nn.Linear(9, 9))), precision_of(nn.Flatten())
+        (torch.float32, torch.float32)
+    """
+    first = next(model.parameters(), None)
+    known = _PRECISIONS.get(model)
+    if known is not None and first is not None and known[0] == first.dtype:
+        return known[1]
+    for tensors in (model.parameters(), model.buffers()):
+        counts: dict[torch.dtype, int] = {}
+        for tensor in tensors:
+            if tensor.is_floating_point() and not is_lazy(tensor):
+                counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+        if counts:
+            found = max(counts, key=counts.__getitem__)
+            break
+    else:
+        found = torch.float32
+    if first is not None:
+        _PRECISIONS[model] = (first.dtype, found)
+    return found
+
+
+_PRECISIONS: WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.dtype]] = WeakKeyDictionary()
+
+
+def input_like(model: nn.Module) -> Tensor:
+    """Return an empty tensor of the device and precision of a network's inputs: float64 for float64, else float32.
+
+    Example:
+        >>> input_like(nn.Linear(1, 1).half()).dtype, input_like(nn.Linear(1, 1).double()).dtype
+        (torch.float32, torch.float64)
+    """
+    dtype = torch.float64 if precision_of(model) == torch.float64 else torch.float32
+    place = next(model.parameters(), None)
+    place = next(model.buffers(), None) if place is None else place
+    return torch.empty(0, dtype=dtype, device=None if place is None else place.device)
 
 
 def explain(error: Exception, model: Classifier, x: Inputs) -> NetworkError:

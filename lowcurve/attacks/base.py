@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lowcurve.analysis.norms import Ball, Norm, as_ball
 from lowcurve.data.examples import as_pixels
 from lowcurve.errors import InputError
-from lowcurve.network_calls import gradients_enabled, without_inference
+from lowcurve.network_calls import gradients_enabled, input_like, without_inference
 from lowcurve.randomness import stream
 from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
@@ -114,20 +114,20 @@ class BallAttack(Attack):
 def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs, Labels]:
     """Return images and labels as tensors: floats in [0, 1] and whole numbers, on one device.
 
-    A float tensor is returned as it is. An array and a tensor of bytes take the model's precision, an array also the
-    model's device.
+    A float tensor is returned as it is, but half precision, in which a small step of an attack is lost, becomes float32. An
+    array and a tensor of bytes take the precision of the model's inputs, an array also the model's device.
 
     Example:
         >>> as_batch(torch.nn.Identity(), np.array([[0, 51]], dtype=np.uint8), [1])
         (tensor([[0.0000, 0.2000]]), tensor([1]))
     """
-    like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
+    like = input_like(model) if isinstance(model, nn.Module) else torch.empty(0)
     images = without_inference(x) if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x), device=like.device)
     if images.dtype == torch.uint8:
         images = as_pixels(images, like.dtype)
     elif not images.is_floating_point():
         raise InputError("images of floats in [0, 1] or of uint8", images.dtype, "divide them by their largest value")
-    elif not isinstance(x, Tensor):
+    elif not isinstance(x, Tensor) or images.dtype in (torch.float16, torch.bfloat16):
         images = images.to(like.dtype)
     labels = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y), device=images.device)
     whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)

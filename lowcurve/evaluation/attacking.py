@@ -27,7 +27,7 @@ from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import margin
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import gradients_enabled
+from lowcurve.network_calls import gradients_enabled, input_like
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
 
@@ -217,7 +217,7 @@ class _Chunk:
         seed: int,
         members: Sequence[tuple[str, AttackFunction]],
     ) -> "_Chunk":
-        like = next(model.parameters(), torch.zeros(()))
+        like = input_like(model)
         x, y = examples.pixels(slice(None)).to(like.dtype), examples.y
         has_relay = any(isinstance(member, Relay) for _, member in members)
         chunk = cls(model, x, y, x, radius, batch_size, seed, len(members) + 1, has_relay, {})
@@ -233,7 +233,7 @@ class _Chunk:
 
     @property
     def device(self) -> torch.device:
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return input_like(self.model).device
 
     def logits_at(self, x: Tensor, y: Tensor) -> Tensor:
         rows = self._batches(torch.arange(len(x)))

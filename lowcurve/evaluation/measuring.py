@@ -21,7 +21,7 @@ from lowcurve.evaluation.sharing import Ticker, gather, share_of
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import call, gradients_enabled
+from lowcurve.network_calls import call, gradients_enabled, input_like
 from lowcurve.progress import choose_progress
 from lowcurve.types import Loss, Measure, Progress
 
@@ -206,8 +206,8 @@ def require_finite(model: nn.Module) -> None:
 
 
 def on_device(model: nn.Module, examples: Examples, rows: Any) -> tuple[Tensor, Tensor]:
-    """Return pixels and labels of some examples on the model's device, the pixels in its precision."""
-    like = next((p for p in model.parameters()), torch.zeros(()))
+    """Return pixels and labels of some examples on the model's device, the pixels in float32, or float64 for its networks."""
+    like = input_like(model)
     return examples.pixels(rows).to(like), examples.y[rows].to(like.device)
 
 

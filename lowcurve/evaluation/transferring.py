@@ -17,7 +17,7 @@ from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.evaluation.sharing import gather, share_of
 from lowcurve.losses import cross_entropy, evaluate_loss
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import call, gradients_enabled
+from lowcurve.network_calls import call, gradients_enabled, input_like
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Loss, Progress
 
@@ -153,7 +153,7 @@ def _attack_fully(
 ) -> tuple[Tensor, Tensor]:
     """Return the attacked images and the loss there."""
     require_examples(model, examples)
-    like = next(model.parameters(), torch.zeros(()))
+    like = input_like(model)
     warn_of_dependence(model, examples.pixels(slice(FEW)).to(like))
     found, values = [], []
     with frozen(model):
@@ -168,7 +168,7 @@ def _attack_fully(
 
 def _correct(model: nn.Module, examples: Examples, x: Tensor, batch_size: int) -> np.ndarray:
     require_examples(model, examples)
-    like = next(model.parameters(), torch.zeros(()))
+    like = input_like(model)
     with frozen(model):
         parts = zip(x.split(batch_size), examples.y.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
         found = [logits_of(model, a.to(like), b.to(like.device)).argmax(1).cpu() == b for a, b in parts]

@@ -248,7 +248,7 @@ def _distance_table(shared: SameImages) -> dict[str, Result]:
         x = shared.inputs(model)
         y = shared.y.to(x.device)
         directions = attack_directions(model, x, y) | {"random": random_directions(x, 1, seed=shared.seed)[0]}
-        found = {key: torch.full((len(x),), torch.nan) for key in directions}
+        found = {key: torch.full((len(x),), torch.nan, dtype=x.dtype) for key in directions}
         for key, direction in directions.items():
             if len(some := _rows_with_direction(direction)):
                 length = LINF.length(direction[some]) / L2.length(direction[some])

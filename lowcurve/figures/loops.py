@@ -7,6 +7,7 @@ from lowcurve import evaluation
 from lowcurve.data import Examples
 from lowcurve.figures.paths import ADVERSARIAL, NATURAL, PROJECTIONS, in_region, project_into_classes
 from lowcurve.geometry import LoopFilling, Meshes, PathSearch
+from lowcurve.network_calls import input_like
 from lowcurve.randomness import integers, stream
 from lowcurve.results import Cell, Column, Result, Table, proportion
 from lowcurve.types import Progress
@@ -86,7 +87,7 @@ def _row(mesh: Meshes) -> tuple[Cell, ...]:
 def _make_corners(model: nn.Module, test: Examples, loops: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Return corners (loops, 4, ...) and classes: of natural images, and of images moved into random other classes."""
     rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
-    like = next(model.parameters())
+    like = input_like(model)
     x, y = test.take(rows).pixels(slice(None)).to(like), test.y[rows].to(like.device)
     safe = in_region(model, x, y)
     x, y = x[safe], y[safe]

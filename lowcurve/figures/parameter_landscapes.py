@@ -12,6 +12,7 @@ from lowcurve.figures.same_images import SameImages
 from lowcurve.geometry import filter_normalized_direction, parameter_surface
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import input_like
 from lowcurve.results import Column, Panel, Surface, Table
 from lowcurve.results.cells import NETWORK
 from lowcurve.types import Progress, silent
@@ -44,7 +45,7 @@ def parameter_landscape(
     panels = {}
     for name, model in models.items():
         first, second = (filter_normalized_direction(model, seed=seed + k) for k in range(2))
-        like = next(model.parameters())
+        like = input_like(model)
         x, y = examples.pixels(slice(None)).to(like), examples.y.to(like.device)
         with frozen(model):
             values = parameter_surface(model, x, y, first, second, axis, axis, progress=progress)

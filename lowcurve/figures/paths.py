@@ -28,6 +28,7 @@ from lowcurve.geometry import (
 )
 from lowcurve.geometry.regions import inner_margins
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import input_like
 from lowcurve.randomness import integers, stream, uniform
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table
 from lowcurve.types import PerExample, Progress
@@ -156,7 +157,7 @@ def make_endpoints(model: nn.Module, test: Examples, pairs: int, seed: int) -> d
     rows = torch.from_numpy(evaluation.correct(model, test)).nonzero()[:, 0]
     rows = rows[: 2 * pairs + pairs // 2]
     x, y = test.take(rows).pixels(slice(None)), test.y[rows]
-    like = next(model.parameters(), x)
+    like = input_like(model)
     x, y, rows = x.to(like), y.to(like.device), rows.to(like.device)
     safe = in_region(model, x, y)
     x, y, rows = x[safe], y[safe], rows[safe]

@@ -10,6 +10,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import Ball
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
+from lowcurve.network_calls import input_like
 from lowcurve.types import Inputs, Labels, Progress, silent
 
 BATCH = 256
@@ -47,7 +48,7 @@ class SameImages:
     def inputs(self, like: nn.Module) -> Inputs:
         """Return the images on the network's device and in its precision."""
         images = self.examples.pixels(slice(None))
-        return images.to(next(like.parameters(), images))
+        return images.to(input_like(like))
 
     @property
     def y(self) -> Labels:

@@ -12,6 +12,7 @@ from lowcurve.analysis.norms import L2, LINF, Norm
 from lowcurve.errors import InputError
 from lowcurve.geometry.planes import Plane, grid_indices, remove_components
 from lowcurve.losses import require_eval
+from lowcurve.network_calls import call
 from lowcurve.types import Field, IndexableField, Inputs, PerExample, Progress, Vectors, silent
 
 
@@ -136,7 +137,9 @@ def surface(
 
     def part(numbers: slice) -> Tensor:
         row, i, j = grid_indices(torch.arange(numbers.start, numbers.stop, device=first.device), a, b)
-        values = select_rows(function, row)(plane.at(row, first[row, i], second[row, j]))
+        points = plane.at(row, first[row, i], second[row, j])
+        chosen = select_rows(function, row)
+        values = call(chosen, points) if isinstance(chosen, nn.Module) else chosen(points)
         if values.shape[:1] != row.shape:
             expected = f"{len(row)} values, one a point"
             raise InputError(expected, tuple(values.shape), "do not reduce over examples")

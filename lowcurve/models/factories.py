@@ -8,6 +8,7 @@ from torch import nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.layers import Normalize
+from lowcurve.network_calls import precision_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Factory:
             InputError: If the function cannot be imported, raises an error, or returns something other than a module.
         """
         model = self.build_bare(seed)
-        return nn.Sequential(Normalize(self.mean, self.std), model) if self.mean or self.std else model
+        if not (self.mean or self.std):
+            return model
+        return nn.Sequential(Normalize(self.mean, self.std).to(precision_of(model)), model)
 
     def build_bare(self, seed: int) -> nn.Module:
         """Build the network as the user's function returns it; its state dict has the user's own names.

@@ -25,7 +25,7 @@ from lowcurve.geometry import (
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
 from lowcurve.models.smoothness import smoothness
-from lowcurve.network_calls import call
+from lowcurve.network_calls import call, input_like
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.results.cells import NETWORK, spread
@@ -170,7 +170,7 @@ def _measure_boundary(
     Returns:
         Columns with NaN for images without a boundary point; and the extreme eigenvalues of the mean Hessian of Fawzi et al.
     """
-    like = next(model.parameters(), kept.pixels(slice(0, 1)))
+    like = input_like(model)
     x, y = kept.pixels(slice(None)).to(like), kept.y.to(like.device)
     with frozen(model):
         across = DeepFool(L2)(model, x, y, generator=stream(0, "boundary"))

@@ -13,7 +13,7 @@ from lowcurve.attacks import PGD, SUITES, Suite
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.geometry import Curvature
-from lowcurve.network_calls import call
+from lowcurve.network_calls import call, input_like
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
 from lowcurve.results.cells import NETWORK
 from lowcurve.store import Run
@@ -225,7 +225,7 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
     change = found.inputs - clean
     scale = float(change.abs().max()) or 1.0
     with torch.no_grad():
-        like = next(model.parameters(), clean)
+        like = input_like(model)
         predicted = [data.classes[int(k)] for k in call(model, found.inputs.to(like)).argmax(1)]
     labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
     blank = Gallery(

@@ -16,6 +16,15 @@ if TYPE_CHECKING:  # Fabric takes as long to import as torch
     from lightning_fabric.strategies import Strategy
 
 
+PRECISIONS = {
+    **dict.fromkeys(("half", "float16", "fp16"), "16-true"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bf16-true"),
+    **dict.fromkeys(("single", "float", "float32", "fp32"), "32-true"),
+    **dict.fromkeys(("double", "float64", "fp64"), "64-true"),
+}
+"""Torch's words for the precision of weights, and Fabric's."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Device, precision and processes, in the words of Lightning Fabric.
@@ -25,7 +34,8 @@ class Hardware:
         devices: Number of processes on each machine.
         nodes: Number of machines.
         strategy: "auto", "ddp" or "ddp_spawn".
-        precision: For example "32-true" or "bf16-mixed". Penalties are always computed in the precision of the weights.
+        precision: For example "32-true", "bf16-mixed" or "double". Penalties are always computed in the precision of the
+            weights.
         compile: Compile the forward pass with torch.compile, for objectives that do not differentiate twice. Dropout then
             draws other random numbers.
     """
@@ -68,7 +78,7 @@ def make_fabric(
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=chosen,
-            precision=hardware.precision,
+            precision=PRECISIONS.get(hardware.precision, hardware.precision),
             callbacks=[_Compiling()] if hardware.compile else [],
             loggers=list(loggers),
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowcurve.data.examples import Examples
 from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.models.modes import keep_buffers
+from lowcurve.network_calls import input_like
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 def clean_logits(model: nn.Module, examples: Examples, batch_size: int) -> Tensor:
     """Return the logits of all examples, or refuse a network or examples that cannot be evaluated."""
     require_examples(model, examples)
-    like = next(model.parameters(), torch.zeros(()))
+    like = input_like(model)
     x, y = examples.pixels(slice(None)).to(like.dtype), examples.y
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
     return torch.cat([logits_of(model, a.to(like.device), b.to(like.device)).cpu() for a, b in parts])

@@ -21,6 +21,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.measuring import logits_of
 from lowcurve.evaluation.sharing import broadcast, gather, share_of
 from lowcurve.losses import log_odds, margin
+from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
 
 
@@ -83,7 +84,7 @@ class AuditState:
     @property
     def like(self) -> Tensor:
         """A tensor with the network's precision and device."""
-        return next(self.model.parameters(), torch.zeros(()))
+        return input_like(self.model)
 
     def __len__(self) -> int:
         return len(self.y)
