@@ -128,6 +128,17 @@ def precision_of(model: nn.Module) -> torch.dtype:
 _PRECISIONS: WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.dtype]] = WeakKeyDictionary()
 
 
+def rounding_of(model: Classifier, logits: Logits) -> float:
+    """Return the relative spacing of numbers in the coarser of the network's precision and that of its logits.
+
+    Example:
+        >>> rounding_of(nn.Linear(1, 1).half(), torch.zeros(1, 1)), rounding_of(nn.Flatten(), torch.zeros(1, 1)) < 1e-6
+        (0.0009765625, True)
+    """
+    own = precision_of(model) if isinstance(model, nn.Module) else logits.dtype
+    return max(torch.finfo(one).eps for one in (own, logits.dtype))
+
+
 def input_like(model: nn.Module) -> Tensor:
     """Return an empty tensor of the device and precision of a network's inputs: float64 for float64, else float32.
 

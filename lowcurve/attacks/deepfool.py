@@ -14,6 +14,7 @@ from lowcurve.attacks.targets import Target, require_target, target_class
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
+from lowcurve.network_calls import rounding_of
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
 
@@ -116,7 +117,7 @@ class DeepFool(Attack):
         point, moved = state.point, state.moved.clone()
         with torch.no_grad():
             logits = batch.evaluate(point)
-        left = torch.nonzero(~is_fooled(logits, batch.y)).flatten()
+        left = torch.nonzero(~is_fooled(batch.model, logits, batch.y)).flatten()
         if len(left):
             late = state.step[left] >= self.steps // 2
             moved[left] += self._shortest_step(select_rows(batch, left), point[left], logits[left], late)
@@ -141,7 +142,7 @@ class DeepFool(Attack):
         at_edge = ((gradients > 0) & (here >= self.box[1])) | ((gradients < 0) & (here <= self.box[0]))
         gradients = torch.where(at_edge & per_example(late, gradients), 0, gradients)
         # Four times the tolerance of `is_fooled`.
-        beyond = min(256 * torch.finfo(logits.dtype).eps, 4e-2) * logits.abs().amax(1, keepdim=True)
+        beyond = min(256 * rounding_of(batch.model, logits), 4e-2) * logits.abs().amax(1, keepdim=True)
         gaps = beyond + logits.gather(1, y) - logits.gather(1, classes)
         steepness = norm.dual.length(gradients.flatten(0, 1)).view_as(gaps)
         lengths = torch.where(steepness > 0, gaps / torch.where(steepness > 0, steepness, 1), torch.inf)
@@ -209,7 +210,7 @@ def shorten(batch: AttackBatch, point: Inputs, fooled: Tensor, box_ball: Ball, b
     for _ in range(bisections):
         middle = (robust + crossed) / 2
         with torch.no_grad():
-            across = is_fooled(few.evaluate(at(middle)), few.y)
+            across = is_fooled(few.model, few.evaluate(at(middle)), few.y)
         robust, crossed = torch.where(across, robust, middle), torch.where(across, middle, crossed)
     nearest = point.clone()
     nearest[rows] = torch.where(per_example(crossed < 1, perturbation), at(crossed), point[rows])

@@ -106,7 +106,7 @@ class MinimalNorm(Attack):
         answer = x.clone()
         with frozen(model):
             batch = prepare(model, x, y, self.box_ball, options)
-            correct = torch.nonzero(~is_fooled(batch.clean_logits, y)).flatten() if len(x) else y
+            correct = torch.nonzero(~is_fooled(batch.model, batch.clean_logits, y)).flatten() if len(x) else y
             if len(correct):
                 few = select_rows(batch, correct)
                 outcome = carry_out(self, few, stop=False)
@@ -148,7 +148,7 @@ class MinimalNorm(Attack):
         gap = torch.where(steepness > 0, value.abs() / torch.where(steepness > 0, steepness, 1), length)
         boundary = (length + gap) * (1 + BEYOND)
         phase = (1 + torch.cos(math.pi * state.step.to(value) / self.steps)) / 2
-        fooled = is_fooled(logits, batch.y)
+        fooled = is_fooled(batch.model, logits, batch.y)
         radius, nearest = self._radius(state, fooled, length, boundary, phase)
         scale = torch.where(state.step == 0, torch.where(fooled, length, boundary), state.scale)
         # Pixels that would only leave the box take no part in the step.
@@ -164,7 +164,9 @@ class MinimalNorm(Attack):
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:
         """Return 1 / distance where the network is fooled, and the margin loss, at most 0, where it is not."""
         length, loss = self.box_ball.norm.length(point - batch.x), margin_loss(logits, batch.y)
-        return torch.where(is_fooled(logits, batch.y), 1 / length, torch.minimum(loss, torch.zeros_like(loss)))
+        return torch.where(
+            is_fooled(batch.model, logits, batch.y), 1 / length, torch.minimum(loss, torch.zeros_like(loss))
+        )
 
     def _radius(
         self, state: MinimalNormState, fooled: Tensor, length: PerExample, boundary: PerExample, phase: PerExample

@@ -11,7 +11,7 @@ from lowcurve.analysis.norms import Ball
 from lowcurve.attacks.base import Options
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.network_calls import call
+from lowcurve.network_calls import call, rounding_of
 from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
@@ -176,12 +176,12 @@ def require_logits(logits: object, y: Labels) -> None:
         raise InputError("finite logits", "NaN or infinity", "look for NaN or overflow inside the network")
 
 
-def is_fooled(logits: Logits, y: Labels) -> Tensor:
-    """Return for each image whether another class leads by more than rounding errors.
+def is_fooled(model: Classifier, logits: Logits, y: Labels) -> Tensor:
+    """Return for each image whether another class leads by more than rounding errors of the model.
 
     The tolerance makes the answer independent of the batch size.
     """
-    slack = min(64 * torch.finfo(logits.dtype).eps, 1e-2)
+    slack = min(64 * rounding_of(model, logits), 1e-2)
     return margin_loss(logits, y) > slack * logits.abs().amax(1)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import NetworkError, call, precision_of
+from lowcurve.network_calls import NetworkError, call, rounding_of
 from lowcurve.randomness import temporary_seed
 from lowcurve.types import Inputs
 
@@ -55,7 +55,7 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
             return None  # the evaluation that follows meets the same error
         if first.shape[:1] != x.shape[:1] or first.shape != second.shape or not bool(torch.isfinite(first).all()):
             return None
-        size, eps = float(first.abs().max()), max(torch.finfo(t).eps for t in (first.dtype, precision_of(model)))
+        size, eps = float(first.abs().max()), rounding_of(model, first)
         change = float((first - second).abs().max())
         if change > min(ROUNDING * eps, 1e-2) * size:
             return Dependence(

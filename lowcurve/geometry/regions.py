@@ -14,7 +14,7 @@ from lowcurve.analysis.chunks import in_chunks
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
-from lowcurve.network_calls import call
+from lowcurve.network_calls import call, rounding_of
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 ROUNDING = 16
@@ -45,7 +45,7 @@ def inner_margin(model: Classifier, x: Inputs, y: Labels, *, times: float = 1.0)
         difference = margin(logits, y)
         true = logits.gather(1, y[:, None]).squeeze(1)
         size = torch.maximum(true.abs(), (true - difference).abs())
-        return difference - times * ROUNDING * torch.finfo(logits.dtype).eps * size
+        return difference - times * ROUNDING * rounding_of(model, logits) * size
 
 
 @dataclass(frozen=True)

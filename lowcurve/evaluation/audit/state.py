@@ -233,7 +233,7 @@ class AuditState:
 
             def observe(numbers: Tensor, _state: object, _values: PerExample, logits: Tensor) -> None:
                 rows = numbers.cpu()
-                ever[rows.numpy()] |= is_fooled(logits.cpu(), self.y[rows]).numpy()
+                ever[rows.numpy()] |= is_fooled(self.model, logits.cpu(), self.y[rows]).numpy()
 
             found = self.run_pgd(self.pgd(), np.arange(len(self)), stop=True, observe=observe)
             answer = (self.logits_at(found.point).argmax(1) != self.y).numpy()
