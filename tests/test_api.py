@@ -204,7 +204,10 @@ REFUSED = {
     "objects": (lambda: lc.accuracy(linear(), np.array(["a", "b"]), [0, 1]), "an array of numbers as images, got <U1"),
     "words": (lambda: lc.accuracy(linear(), X, ["cat"] * 50), "whole numbers as labels"),
     "fractions": (lambda: lc.accuracy(linear(), X, Y / 2), "whole numbers as labels, got torch.float32"),
-    "one hot": (lambda: lc.accuracy(linear(), X, torch.eye(3)[Y]), "one label for each image, .* Write labels.argmax"),
+    "soft labels": (
+        lambda: lc.accuracy(linear(), X, 0.9 * torch.eye(3)[Y]),
+        "one label for each image",
+    ),
     "no attack": (lambda: lc.attack(linear(), X, Y), "an attack, got none"),
     "a word as attack": (lambda: lc.attack(linear(), X, Y, "pgd"), "an attack, got 'pgd'"),
     "a class as attack": (lambda: lc.attack(linear(), X, Y, lc.PGD), "an attack, got the class PGD itself"),

@@ -61,7 +61,9 @@ def test_everything_evaluates_in_every_precision(low, base):
     for name in ("gradient norm", "Hessian norm", "normalized curvature"):
         np.testing.assert_allclose(found[name], plain[name], rtol=0.05)
     assert (
-        evaluation.attack(low, few, strong(Ball(LINF, 0.1), effort=Effort(2, 1, 5, 1)), progress=False).inputs.isfinite().all()
+        evaluation.attack(low, few, strong(Ball(LINF, 0.1), effort=Effort(2, 1, 5, 1)), progress=False)
+        .inputs.isfinite()
+        .all()
     )
     assert np.isfinite(evaluation.attack(low, few, DeepFool(L2), progress=False).distance).all()
     assert evaluation.transfer({"low": low, "plain": base}, few, FGSM(BALL), progress=False).shape == (2, 2, 4)

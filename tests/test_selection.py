@@ -7,9 +7,11 @@ from torch import nn
 
 from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.data import DataSet, Examples, Limits, Origin, load
+from lowcurve.figures.regions import wide_sections
 from lowcurve.figures.same_images import select_images
 from lowcurve.results.cells import count_examples
 from lowcurve.study.pipeline import load_data
+from lowcurve.study.robustness_results import _galleries
 from lowcurve.study.settings import Evaluation, Study
 
 SHORT = Limits(test=50)
@@ -63,3 +65,16 @@ def test_a_digest_changes_with_content_and_order_alone():
     ]  # fmt: skip
     assert len({part.digest, *(other.digest for other in others)}) == len(others) + 1
     assert DataSet("a", part, part.take([]), part, "").validation.digest == part.take([]).digest
+
+
+def test_logits_beyond_the_classes_are_named_by_number():
+    data = load("digits", limits=SHORT)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 13)).eval()
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].bias.copy_(torch.tensor([1.0] + [0.0] * 10 + [0.9, 0.0]))
+    shown = select_images(data, {"many": network}, 2, Ball(LINF, 0.1), points=5)
+    assert shown.examples.classes[9:] == ("9", "class 10", "class 11", "class 12")
+    found = _galleries(Study(evaluation=Evaluation(steps=2)), data, "many", network)
+    assert len(found["gallery"].notes[0]) == 5
+    assert wide_sections(shown)["classes 1"].classes[12] == "class 12"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
 from lowcurve.data.examples import as_pixels
+from lowcurve.data.labels import as_labels
 from lowcurve.errors import InputError
 from lowcurve.network_calls import gradients_enabled, input_like, without_inference
 from lowcurve.randomness import stream
@@ -129,11 +130,8 @@ def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs,
         raise InputError("images of floats in [0, 1] or of uint8", images.dtype, "divide them by their largest value")
     elif not isinstance(x, Tensor) or images.dtype in (torch.float16, torch.bfloat16):
         images = images.to(like.dtype)
-    labels = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y), device=images.device)
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if not whole and labels.numel():
-        raise InputError("labels that are whole numbers", labels.dtype, "give one class number for each image")
+    labels = as_labels(y).to(images.device)
     if labels.shape != images.shape[:1]:
         found = tuple(labels.shape)
         raise InputError(f"labels of shape ({len(images)},)", found, "give one class number for each image")
-    return images, without_inference(labels.long())
+    return images, without_inference(labels)

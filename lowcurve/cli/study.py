@@ -176,7 +176,14 @@ def _describe_plan(study: "Study") -> str:
 def _check_accuracy(model: "nn.Module", data: "DataSet") -> None:
     """Say what to check if the user's network classifies few clean images correctly."""
     from lowcurve import evaluation
+    from lowcurve.network_calls import call, input_like
 
+    logits = call(model, data.test.pixels([0]).to(input_like(model))).shape[1]
+    if logits > len(data.classes):
+        log.info(
+            "the network has %d logits for the %d classes of the data; the others are called class %d to class %d",
+            *(logits, len(data.classes), len(data.classes), logits - 1),
+        )
     clean = evaluation.accuracy(model, data.test.take(slice(CHECKED)))
     if clean.value < LOW_ACCURACY:
         log.warning(

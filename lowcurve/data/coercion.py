@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lowcurve.data.examples import DataSet, Examples
+from lowcurve.data.labels import Labels, as_labels, own_array, require_classes
 from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes
 from lowcurve.data.tables import common_shape, decode_images, rows_of
 from lowcurve.errors import InputError
@@ -17,7 +18,6 @@ from lowcurve.randomness import temporary_seed
 
 Data: TypeAlias = Examples | Tensor | np.ndarray | Dataset[Any] | Iterable[Any]
 """Images, or images with their labels: everything that `as_examples` takes."""
-Labels: TypeAlias = Tensor | np.ndarray | Sequence[int]
 
 IMAGE_NAMES = ("image", "img", "images", "pixel_values")
 LABEL_NAMES = ("label", "labels", "fine_label", "target")
@@ -31,8 +31,8 @@ def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[st
             numpy array: uint8, or floating point in [0, 1]. Or images with their labels: an (images, labels) pair,
             `Examples`, a torch `Dataset`, `Subset` or `DataLoader` of (image, label), or a Hugging Face `Dataset` with an
             image and a label column. PIL images are turned upright as their EXIF entry says, and put on white.
-        labels: Class numbers from 0, shape (N,): a tensor or an array of any integer type, or a list. None if `images`
-            has them.
+        labels: Class numbers from 0, shape (N,) or one-hot, as a tensor, an array or a list; see `data.labels.as_labels`.
+            None if `images` has them.
         classes: Names of the classes; by default those of the data set, or the numbers.
 
     Raises:
@@ -54,9 +54,9 @@ def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[st
         raise InputError(
             "images as a tensor or an array beside the labels", type(images).__name__, "leave the labels out"
         )
-    y = _labels(labels)
-    if classes is None and len(y) and int(y.min()) < 0:
-        raise InputError("labels of at least 0", int(y.min()), "leave out examples without a label")
+    y = as_labels(labels).cpu()
+    if classes is None:
+        require_classes(y)
     count = max(len(classes or ()), int(y.max()) + 1 if len(y) else 1)
     names = tuple(classes) if classes is not None and len(classes) == count else tuple(map(str, range(count)))
     return Examples(_images(images), y, names)
@@ -110,7 +110,7 @@ def _collect(data: Any) -> tuple[Any, Any, Sequence[str] | None]:
         some = " and ".join(map(str, sorted(shapes, key=str)[:2]))
         raise InputError("images of one shape", some, "crop or resize them in the data set")
     join = torch.cat if batched else torch.stack
-    labels = torch.cat([_labels(y) for _, y in parts]) if batched else _labels([y for _, y in parts])
+    labels = torch.cat([as_labels(y).cpu() for _, y in parts]) if batched else as_labels([y for _, y in parts])
     return join([x for x, _ in parts]), labels, _class_names(data)
 
 
@@ -136,7 +136,7 @@ def _image(image: Any) -> Tensor:
         require_bytes(image, "a PIL image")
         array = picture_bytes(image, grey=is_grey(image))
         return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-    return torch.from_numpy(_own(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
+    return torch.from_numpy(own_array(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
 
 
 def _hugging_face(table: Any) -> tuple[Any, Any, Sequence[str] | None]:
@@ -174,28 +174,5 @@ def _images(images: Any) -> Tensor:
             raise InputError("images with the channels first", f"an array of shape {images.shape}", hint)
         if images.dtype.kind not in "buif":
             raise InputError("an array of numbers as images", str(images.dtype), "give uint8, or floats in [0, 1]")
-        images = torch.from_numpy(_own(images))
+        images = torch.from_numpy(own_array(images))
     return images.detach().cpu()  # type: ignore[no-any-return]
-
-
-def _own(array: np.ndarray) -> np.ndarray:
-    """Copy an array that torch cannot share: one that is read-only, strided or of another byte order."""
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
-
-
-def _labels(labels: Any) -> Tensor:
-    if isinstance(labels, list | tuple) and labels and isinstance(labels[0], Tensor):
-        labels = torch.stack([label.reshape(()) for label in labels])
-    try:
-        y = labels if isinstance(labels, Tensor) else torch.from_numpy(_own(np.asarray(labels)))
-    except (TypeError, ValueError) as error:
-        raise InputError("whole numbers as labels", type(labels).__name__, "number the classes from 0") from error
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim == 0:
-        y = y[None]
-    if y.ndim != 1:
-        raise InputError("one label for each image", f"labels of shape {tuple(y.shape)}", "write labels.argmax(1)")
-    if len(y) and (y.is_floating_point() or y.is_complex()):
-        raise InputError("whole numbers as labels", str(y.dtype), "number the classes from 0")
-    return y.to("cpu", torch.int64)

@@ -97,6 +97,15 @@ class Examples:
         origin = self.origin and replace(self.origin, rows=self.origin.rows[rows])
         return Examples(self.x[rows], self.y[rows], self.classes, origin)
 
+    def name_classes(self, count: int) -> "Examples":
+        """Return the same examples with a name for each of `count` logits; those beyond the classes are called "class 10".
+
+        Example:
+            >>> Examples(torch.zeros(1, 2), torch.tensor([0]), ("a", "b")).name_classes(3).classes
+            ('a', 'b', 'class 2')
+        """
+        return replace(self, classes=(*self.classes, *(f"class {k}" for k in range(len(self.classes), count))))
+
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with the inputs, the labels, their order and the names of the classes.

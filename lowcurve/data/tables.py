@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lowcurve.data.labels import as_labels, require_classes
 from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes, upright_size
 from lowcurve.data.splits import split_images
 from lowcurve.errors import InputError
@@ -49,7 +50,7 @@ class Rows:
 
     def labels(self) -> Tensor:
         """Return the labels of the rows."""
-        return torch.from_numpy(self.table.data.column(self.label).to_numpy().astype(np.int64))[self.indices]
+        return as_labels(self.table.data.column(self.label).to_numpy())[self.indices]
 
     def pictures(self) -> Iterator[tuple[str, Image.Image]]:
         """Yield the name of each row's image, and the image, opened but not yet decoded."""
@@ -140,9 +141,11 @@ def rows_of(table: Any, images: Sequence[str], labels: Sequence[str], where: str
         expected = f"an image column {'/'.join(images)} and a label column {'/'.join(labels)} in {where}"
         raise InputError(expected, ", ".join(table.column_names), "rename the columns, or check the files")
     numbers = table.data.column(label)
-    if not str(numbers.type).lstrip("u").startswith("int") or numbers.null_count or not len(numbers):
+    known = str(numbers.type).lstrip("u").startswith(("int", "bool", "float", "halffloat", "double"))
+    if not known or numbers.null_count or not len(numbers):
         received = f"{len(numbers)} of type {numbers.type}, {numbers.null_count} missing"
         raise InputError(f"whole numbers as {label} of {where}", received, "number the classes from 0")
+    require_classes(as_labels(numbers.to_numpy()), f"{label} of {where}")
     with _as_input_error(f"column {image} of {where}", "a column of encoded images"):
         table = table.cast_column(image, hub_client().Image(decode=False))
     return Rows(table, torch.arange(len(table)), image, label, where)

@@ -10,7 +10,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import Ball
 from lowcurve.data import DataSet, Examples
 from lowcurve.errors import InputError
-from lowcurve.network_calls import input_like
+from lowcurve.network_calls import call, input_like
 from lowcurve.types import Inputs, Labels, Progress, silent
 
 BATCH = 256
@@ -127,4 +127,7 @@ def select_images(
         )
     chosen = found[:count]
     numbers = tuple(data.test.numbers[chosen].tolist())
-    return SameImages(models, data.test.take(chosen), numbers, ball, steps, seed, points, progress)
+    one = data.test.pixels(chosen[:1])
+    logits = max(call(model, one.to(input_like(model))).shape[1] for model in models.values())
+    examples = data.test.take(chosen).name_classes(logits)
+    return SameImages(models, examples, numbers, ball, steps, seed, points, progress)

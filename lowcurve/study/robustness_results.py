@@ -226,7 +226,9 @@ def _galleries(study: Study, data: DataSet, name: str, model: nn.Module) -> dict
     scale = float(change.abs().max()) or 1.0
     with torch.no_grad():
         like = input_like(model)
-        predicted = [data.classes[int(k)] for k in call(model, found.inputs.to(like)).argmax(1)]
+        logits = call(model, found.inputs.to(like))
+        classes = examples.name_classes(logits.shape[1]).classes
+        predicted = [classes[int(k)] for k in logits.argmax(1)]
     labels = tuple(f"{data.classes[int(k)]}" for k in examples.y)
     blank = Gallery(
         "Perturbed images", (), labels, torch.empty(0, len(labels), *data.shape).numpy(), (),
