@@ -84,7 +84,7 @@ def call(model: Classifier, x: Inputs) -> Logits:
 (Linear): mat1 and mat2 shapes cannot be multiplied (1x2 and 3x2). Give the data that the network was made for.
     """
     layout = torch.contiguous_format if x.is_contiguous() else torch.preserve_format
-    own = precision_of(model) if isinstance(model, nn.Module) and x.is_floating_point() else x.dtype
+    own = (precision_of(model) if isinstance(model, nn.Module) and x.is_floating_point() else None) or x.dtype
     try:
         logits: object = model(x.clone(memory_format=layout) if own == x.dtype else x.to(own, memory_format=layout))
     except ERRORS as error:
@@ -97,19 +97,20 @@ def call(model: Classifier, x: Inputs) -> Logits:
     return logits if own == x.dtype else logits.to(x.dtype)
 
 
-def precision_of(model: nn.Module) -> torch.dtype:
-    """Return the floating-point type of most of a network's weights, or of its buffers, or float32.
+def precision_of(model: nn.Module) -> torch.dtype | None:
+    """Return the floating-point type of most of a network's weights, or of its buffers, or None without any.
 
     Cost: one pass over the weights, once a network and precision.
 
     Example:
         >>> precision_of(nn.Sequential(nn.Embedding(2, 1).half(), nn.Linear(9, 9))), precision_of(nn.Flatten())
-        (torch.float32, torch.float32)
+        (torch.float32, None)
     """
     first = next(model.parameters(), None)
     known = _PRECISIONS.get(model)
     if known is not None and first is not None and known[0] == first.dtype:
         return known[1]
+    found: torch.dtype | None = None
     for tensors in (model.parameters(), model.buffers()):
         counts: dict[torch.dtype, int] = {}
         for tensor in tensors:
@@ -118,14 +119,12 @@ def precision_of(model: nn.Module) -> torch.dtype:
         if counts:
             found = max(counts, key=counts.__getitem__)
             break
-    else:
-        found = torch.float32
     if first is not None:
         _PRECISIONS[model] = (first.dtype, found)
     return found
 
 
-_PRECISIONS: WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.dtype]] = WeakKeyDictionary()
+_PRECISIONS: WeakKeyDictionary[nn.Module, tuple[torch.dtype, torch.dtype | None]] = WeakKeyDictionary()
 
 
 def rounding_of(model: Classifier, logits: Logits) -> float:
@@ -135,8 +134,8 @@ def rounding_of(model: Classifier, logits: Logits) -> float:
         >>> rounding_of(nn.Linear(1, 1).half(), torch.zeros(1, 1)), rounding_of(nn.Flatten(), torch.zeros(1, 1)) < 1e-6
         (0.0009765625, True)
     """
-    own = precision_of(model) if isinstance(model, nn.Module) else logits.dtype
-    return max(torch.finfo(one).eps for one in (own, logits.dtype))
+    own = precision_of(model) if isinstance(model, nn.Module) else None
+    return max(torch.finfo(one).eps for one in (own or logits.dtype, logits.dtype))
 
 
 def input_like(model: nn.Module) -> Tensor:

@@ -242,7 +242,9 @@ class _Loop:
     def _succeeded(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
         """Return for each image whether the run has succeeded: by its own `is_success`, or because the network is fooled."""
         judge = getattr(self.run, "is_success", None)
-        return is_fooled(batch.model, logits, batch.y) if judge is None else torch.as_tensor(judge(batch, point, logits))
+        return (
+            is_fooled(batch.model, logits, batch.y) if judge is None else torch.as_tensor(judge(batch, point, logits))
+        )
 
 
 def _target(run: AttackRun) -> Any:

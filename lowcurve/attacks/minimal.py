@@ -210,6 +210,6 @@ def fooling_noise(batch: AttackBatch, box_ball: Ball, bisections: int = 10) -> I
     for _ in range(bisections):
         middle = (robust + crossed) / 2
         with torch.no_grad():
-            across = is_fooled(batch.evaluate(at(middle)), batch.y)
+            across = is_fooled(batch.model, batch.evaluate(at(middle)), batch.y)
         robust, crossed = torch.where(across, robust, middle), torch.where(across, middle, crossed)
     return at(crossed)

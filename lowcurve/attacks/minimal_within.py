@@ -81,7 +81,7 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
 
     def is_success(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
         """Return for each image whether the network is fooled at a point inside the ball."""
-        return is_fooled(logits, batch.y) & self._inside(batch, point)
+        return is_fooled(batch.model, logits, batch.y) & self._inside(batch, point)
 
     def _inside(self, batch: AttackBatch, point: Inputs) -> Tensor:
         return self.ball.norm.length(point - batch.x) <= batch.radius

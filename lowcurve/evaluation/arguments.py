@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lowcurve.attacks import Suite
-from lowcurve.data.coercion import Data, Labels, are_labels, as_examples
+from lowcurve.data.coercion import Data, are_labels, as_examples
 from lowcurve.data.examples import Examples
+from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError, describe
 from lowcurve.types import AttackFunction, Measure
 

@@ -16,8 +16,9 @@ from lowcurve.attacks import Suite
 from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.state import AttackBatch, select_rows
-from lowcurve.data.coercion import Data, Labels
+from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
+from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, AttackResult

@@ -11,8 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.state import require_logits
-from lowcurve.data.coercion import Data, Labels, as_examples
+from lowcurve.data.coercion import Data, as_examples
 from lowcurve.data.examples import Examples
+from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import name_measures, require_model, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true

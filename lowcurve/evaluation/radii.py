@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.attacks.active_set import IterativeAttack
-from lowcurve.data.coercion import Data, Labels
+from lowcurve.data.coercion import Data
+from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN

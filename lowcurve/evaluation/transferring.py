@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.data.coercion import Data, Labels
+from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
+from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_attack, require_model, split_arguments
 from lowcurve.evaluation.independence import FEW, warn_of_dependence

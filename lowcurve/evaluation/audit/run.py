@@ -7,7 +7,8 @@ import numpy as np
 from torch import nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
-from lowcurve.data.coercion import Data, Labels, are_labels, as_examples
+from lowcurve.data.coercion import Data, are_labels, as_examples
+from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_model
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records
