@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 600
+"""Longer parts of an error are shown by their beginning and end."""
+
 
 class InputError(ValueError):
     """A mistake in what the user gave, told in two plain sentences.
@@ -18,8 +21,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, expected: str, received: object, hint: str) -> None:
-        self.expected, self.received, self.hint = expected, str(received), hint
-        super().__init__(f"Expected {expected}, got {_sentence(self.received)} {_sentence(_capitalize(hint))}")
+        self.expected, self.received, self.hint = _shorten(expected), _shorten(str(received)), hint
+        super().__init__(f"Expected {self.expected}, got {_sentence(self.received)} {_sentence(_capitalize(hint))}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (self.expected, self.received, self.hint)
@@ -34,6 +37,10 @@ class NotAvailable(InputError):
         >>> print(NotAvailable("operations with known derivative bounds", "softmax", "bound the network without it"))
         Expected operations with known derivative bounds, got softmax. Bound the network without it.
     """
+
+
+class RunError(InputError):
+    """What ends a whole run and not one step of it, such as a full disk."""
 
 
 def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
@@ -73,3 +80,7 @@ def _capitalize(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"

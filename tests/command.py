@@ -64,7 +64,9 @@ def settings(folder: Path) -> dict:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """The files of a folder, without a run's lock, digests and number of threads."""
+    paths = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    return {str(path) for path in paths if ".digests" not in path.parts and path.name not in (".lock", ".threads")}
 
 
 def cells(found: dict, heading: str, table: str = "comparison") -> dict[str, object]:

@@ -581,7 +581,8 @@ def test_ctrl_c_before_the_run_has_begun(tmp_path):
 def test_a_report_shows_only_results_of_the_current_radius(smoke, tmp_path, caplog):
     folder = shutil.copytree(smoke, tmp_path / "run")
     text = (folder / "settings.yaml").read_text()
-    (folder / "settings.yaml").write_text(re.sub(r"^radius: .*$", "radius: '0.03'", text, flags=re.MULTILINE))
+    # As of a command that was killed once it had written its new settings.
+    Run(folder).write("settings.yaml", re.sub(r"^radius: .*$", "radius: '0.03'", text, flags=re.MULTILINE))
     assert done("report", folder) == 0
     assert not {"comparison", "robustness", "geometry", "against radius"} & results(folder).keys()
     assert "attack-standard is left out of the report: it belongs to another norm or radius" in caplog.text

@@ -279,7 +279,8 @@ def test_a_report_draws_what_there_is_to_draw():
     assert {"margin 1", "paths", "images"} <= found.keys()
     assert "colors" not in found
     wrong = Examples(gray.examples.x, 1 - gray.examples.y, gray.examples.classes)
-    assert report_figures(STUDY, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent) == {}
+    (missing,) = report_figures(STUDY, DataSet("wrong", wrong, wrong, wrong, ""), gray.models, silent).values()
+    assert missing.rows[0][:2] == ("all", "figures")
 
 
 def test_gray_images_have_no_color_to_change():

@@ -98,6 +98,83 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(capsys, words, s
     assert not Path("runs").exists()
 
 
+LONG, NUL = "9" * 400, "a\0b"
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--others.llr", LONG], "numbers and words that a computer can hold, got int too large"),
+        (["--others.llr", "1e400"], "--others.llr to be a finite number, got inf"),
+        (["--training.learning_rate", "nan"], "--training.learning_rate to be a number, got 'nan'"),
+        (["--seed", LONG], "--seed to be a whole number below 2^63, got one of 400 digits. Write a smaller one."),
+        (["--seed", "9" * 5000], "4300 digits"),
+        (["--evaluation.radii", "0,1e400"], "--evaluation.radii to be a finite number"),
+        (["--radius", "1e400"], "a finite radius"),
+        (["--radius", f"{LONG}/255"], "radius"),
+        (["--width", str(10**12)], "enough memory for one batch, got "),
+        (["--data", NUL], "text in UTF-8 without the character NUL for 'a"),
+        (["--out", NUL], "text in UTF-8 without the character NUL"),
+        (["--data", "\ud800"], "text in UTF-8 without the character NUL"),
+        (["--methods", "[" * 5000], "--methods"),
+        (["--cure", "{" * 5000], "a YAML file of settings"),
+        (["--evaluation.radii", "[" * 3000 + "]" * 3000], "settings and files of few nested levels, got too many"),
+        (["--config", "own.pt/x"], "own.pt/x"),
+        (["--config", "."], "a YAML file of settings"),
+        (["--resume", "own.pt/x"], "a run directory"),
+        (["--resume", "r" * 5000], "to be able to read r"),
+        (["--data", "own.pt/x"], "own.pt/x"),
+        (["--out", "own.pt/x"], "to be able to write own.pt/x"),
+        (["--out", "r" * 5000], "to be able to write r"),
+        (["--model", "own:make", "--weights", "own.pt/x"], "a file of weights"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_no_computer_holds_or_reads(capsys, words, sentence):
+    place = [] if {"--resume", "--out"} & {*words} else ["--out", "run"]
+    given = SMOKE if "--data" not in words else SMOKE[2:]
+    said = refused(capsys, "study", *given, *words, *place)
+    assert sentence in said
+    assert len(said) < 1200
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"seed: " + b"[" * 20000, b"seed: 1" + b"0" * 400, b"others: {llr: .inf}", b'data: "a\\0b"', bytes(range(256)),
+     b"training: &x\n  epochs: *x\n", b"seed: 2001-01-01", b'seed: !!python/object/apply:os.system ["echo hi"]'],
+)  # fmt: skip
+def test_a_file_of_settings_that_no_computer_holds(capsys, content):
+    Path("bad.yaml").write_bytes(content)
+    assert len(refused(capsys, "study", *SMOKE, "--config", "bad.yaml", "--out", "run")) < 1200
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "file/x"), ("attack", NUL), ("draw", "surface", NUL), ("recipes", "x" * 9000),
+              ("reproduce", "srinivas2022lcnn/table-1", "--minutes", "1e400"), ("train", "x" * 5000),
+              ("reproduce", "srinivas2022lcnn/table-1", "--out", "file/x")]
+)  # fmt: skip
+def test_other_commands_say_it_too(capsys, words):
+    Path("file").write_text("mine")
+    refused(capsys, *words)
+
+
+def test_files_that_may_not_be_read(capsys, smoke, tmp_path, monkeypatch):
+    folder, real = shutil.copytree(smoke, tmp_path / "run"), Path.open
+
+    def refuse(path, *rest, **words):
+        if path.name == "attack-PGD.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest, **words)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "attack-PGD.json, got permission denied. Check the permissions of the file" in refused(
+        capsys, "report", folder
+    )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is CUDA")
 def test_hardware_that_is_not_here(capsys):
     assert "cuda" in refused(capsys, "study", *SMOKE, "--accelerator", "cuda", "--out", "run")
@@ -267,6 +344,10 @@ def test_a_damaged_run(capsys, smoke, tmp_path):
     whole = (folder / "settings.yaml").read_text()
     for content in ("seed: [", "seed: 3\n", whole.replace("seed: 0", "seed: soon"), whole + "sede: 3\n"):
         assert content != whole
+        (folder / "settings.yaml").write_text(content)
+        assert "settings.yaml" in refused(capsys, "report", folder)
+    shutil.rmtree(folder / ".digests")
+    for content in ("seed: [", whole.replace("seed: 0", "seed: soon"), whole + "sede: 3\n"):
         (folder / "settings.yaml").write_text(content)
         assert "settings.yaml" in refused(capsys, "report", folder)
     (folder / "settings.yaml").write_text("seed: 3\n")

@@ -77,6 +77,9 @@ def test_numbers_that_are_not_finite_are_no_json(run):
         run.write_json("numbers.json", {"a": float("nan")})
     assert run.read_json("numbers.json") == {"a": 1.5}
     assert run.read_json("nothing.json") is None
+    write_bytes(run.folder / "odd.json", b"[" * 10**5)
+    with pytest.raises(InputError, match=r"JSON in .*odd.json, got RecursionError"):
+        run.read_json("odd.json")
 
 
 # --- runs
@@ -276,11 +279,16 @@ def test_parts_come_back(run):
     assert run.parts() == {"attack-CURE": {"row": TABLE, "line": CURVES}, "curvature-CURE": {"row": TABLE}}
 
 
-@pytest.mark.parametrize("content", [b'{"key": "so", "resu', b"\xff\xfe", b"[1, 2]", b'{"key": "so"}'])
+@pytest.mark.parametrize(
+    "content",
+    [b'{"key": "so", "resu', b"\xff\xfe", b"[1, 2]", b'{"key": "so"}', b"[" * 100_000, b"9" * 5000, b"[1e400, NaN]"],
+)
 def test_a_damaged_part(run, content):
     write_bytes(run.folder / "parts" / "attack-CURE.json", content)
     for act in (lambda: run.load_part("attack-CURE", "so"), run.parts):
-        with pytest.raises(InputError, match=r"in .*attack-CURE.json.*Delete it and run the step again"):
+        with pytest.raises(
+            InputError, match=r"(JSON in|results of a step in) .*attack-CURE.json.*Delete it and run the step"
+        ):
             act()
 
 

@@ -135,6 +135,7 @@ RULES = {
     "writing to the disk": Rule(
         lambda call: not call.name.endswith(" =") and writes(call),
         ("store/files.py", "store/run.py", "store/checkpoints.py"),
+        {"store/locks.py": "a lock is a file, which names its holder"},
     ),
     "clipping to a range": Rule(
         named(r".*\.(clamp|clip|clamp_|clip_|clamp_min|clamp_max)"),

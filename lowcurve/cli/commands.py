@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from lowcurve.cli import options
+from lowcurve.cli.ending import as_sentence, ended_by_signals, ends_in_words, say_end
 from lowcurve.cli.options import Option
 from lowcurve.errors import InputError, nearest
 
@@ -133,24 +134,27 @@ def main(words: list[str] | None = None) -> int:
         words: The words after `lowcurve`; those of the process by default.
 
     Returns:
-        0 when the command is done, 2 after a sentence on what was wrong with the request, 130 after Ctrl-C, 141 when
-        the reader of the output has closed it.
+        0 when the command is done, 2 after a sentence on what was wrong with the request, 130 after Ctrl-C, 143 and 129
+        after SIGTERM and SIGHUP, 141 when the reader of the output has closed it.
     """
-    words = sys.argv[1:] if words is None else words
-    try:
-        code = _answer(words)
-        sys.stdout.flush()
-        return code
-    except InputError as error:
-        print(f"lowcurve: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nlowcurve: interrupted before anything was written", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader, such as `head`, has what it wants. Python flushes at exit once more, into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    with ended_by_signals(for_good=words is None):
+        try:
+            with ends_in_words("Nothing that was written is lost"):
+                code = _answer(sys.argv[1:] if words is None else words)
+            sys.stdout.flush()
+            return code
+        except InputError as error:
+            print(f"lowcurve: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as error:
+            return say_end(error, " before anything was written")
+        except BrokenPipeError:
+            # The reader, such as `head`, has what it wants. Python flushes at exit once more, into nothing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except (OSError, OverflowError, RecursionError, UnicodeError) as error:
+            print(f"lowcurve: {as_sentence(error)}", file=sys.stderr)
+            return 2
 
 
 def _answer(words: list[str]) -> int:

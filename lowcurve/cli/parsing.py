@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 ALIASES = {"--eps": "--radius"}
 NORMS = {"linf": "l_inf", "l2": "l_2", "l1": "l_1"}
 """Further spellings of norms, for options named norm."""
+LARGEST = 2**63
+"""Whole numbers are below it, since torch and numpy compute with 64 bits."""
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -74,10 +77,39 @@ def parse_words(
 
         print(full_help(command, parser, hidden))
         raise SystemExit(0)
+    for word in words:
+        _require_text(word, repr(word[:40]))
     try:
-        return parser.parse_args(list(_canonical(command, parser, words)), defaults=defaults)
+        parsed = parser.parse_args(list(_canonical(command, parser, words)), defaults=defaults)
     except (argparse.ArgumentError, KeyError) as error:
         raise explain(command, parser, " ".join(str(error).split())) from None
+    for name, value in flat("", parsed.as_dict()):
+        _require_plain(f"--{name}", value)
+    return parsed
+
+
+def _require_plain(option: str, value: Any) -> None:
+    """Refuse numbers that no computer word holds, and text that no file name may have, of a file of settings, too."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            _require_plain(option, one)
+    if isinstance(value, str):
+        _require_text(value, option)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise InputError(
+            f"{option} to be a whole number below 2^63", f"one of {len(str(value))} digits", "write a smaller one"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{option} to be a finite number", value, "write a number such as 0.1")
+
+
+def _require_text(word: str, option: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        word = "\0"
+    if "\0" in word:
+        raise InputError(f"text in UTF-8 without the character NUL for {option}", "another", "write it without")
 
 
 def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,15 @@
 
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowcurve.cli.threads import choose_threads
 from lowcurve.errors import InputError
 from lowcurve.memory import keep_freed_memory
 
@@ -17,15 +20,22 @@ if TYPE_CHECKING:
 
 PLACE = "LOWCURVE_RUN"
 """Environment variable in which the leader passes the directory of its run to the processes that it starts."""
+LEADER = "LOWCURVE_LEADER"
+"""Environment variable in which the leader passes its process number to them."""
 PATIENCE = 600.0
 """Seconds that a follower waits for the run. The data may have to be downloaded first."""
 
 
-def prepare_process() -> None:
-    """Set up threads and memory, before torch is imported."""
+def prepare_process() -> str:
+    """Set up threads and memory, before torch is imported.
+
+    Returns:
+        A sentence on the number of threads if the machine is busy, else nothing.
+    """
     # Waiting threads that spin make small tensors 10 to 60 times slower on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
+    return choose_threads()
 
 
 def machine_facts() -> dict[str, str]:
@@ -41,6 +51,24 @@ def machine_facts() -> dict[str, str]:
         "machine": ", ".join([*parts, *gpu]),
         "written": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def end_with_parent() -> None:
+    """End this process within a second of the process that started it, instead of waiting for it for ever.
+
+    It also ends at once by a signal, which Python would first hear of after the wait for another process.
+    """
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_DFL)
+    # A leader that has failed at once may be gone before its followers come here.
+    parent = int(os.environ.get(LEADER, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def follows() -> bool:
@@ -73,12 +101,12 @@ def require_processes(devices: int, nodes: int) -> None:
 
 @contextmanager
 def lead(run: "Run") -> Iterator[None]:
-    """Pass the run's directory to the processes that are started inside."""
-    os.environ[PLACE] = str(run.folder.absolute())
+    """Pass the run's directory and this process's number to the processes that are started inside."""
+    os.environ |= {PLACE: str(run.folder.absolute()), LEADER: str(os.getpid())}
     try:
         yield
     finally:
-        del os.environ[PLACE]
+        del os.environ[PLACE], os.environ[LEADER]
 
 
 def leader_run(request: "Request") -> "Run":

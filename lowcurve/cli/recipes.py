@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lowcurve.store import Run
 
 log = logging.getLogger("lowcurve")
-FILE = "recipe.json"
-"""File in which a run keeps its recipe."""
 BESIDE = "beside the paper"
 HERE = ("data_dir", "accelerator", "devices", "nodes", "strategy")
 """Settings that say where a study runs; they change no result."""
@@ -93,25 +91,22 @@ def announce(recipe: "Recipe | None") -> None:
         log.info("differs: %s", reason)
 
 
-def save(recipe: "Recipe | None", run: "Run") -> None:
-    """Save a new run's recipe in the run."""
-    if recipe is not None:
-        run.write_json(FILE, asdict(recipe))
-
-
 def load(run: "Run") -> "Recipe | None":
     """Return the recipe that a run follows, or None."""
     from lowcurve.papers.recipes import Recipe
+    from lowcurve.results import read_as
+    from lowcurve.store import RECIPE
 
-    content = run.read_json(FILE)
-    if content is None:
-        return None
     try:
-        return Recipe(**content)
-    except TypeError:
-        raise InputError(
-            f"the recipe of the run in {run.folder / FILE}", "another content", "restore the file, or delete it"
-        ) from None
+        content = run.read_json(RECIPE)
+        if content is None:
+            return None
+        recipe = read_as(Recipe, content)
+        recipe.study()
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        hint = "restore the file, or delete it"
+        raise InputError(f"the recipe of the run in {run.folder / RECIPE}", f"another content: {error}", hint) from None
+    return recipe
 
 
 def add_comparison(recipe: "Recipe | None", run: "Run", results: Mapping[str, "Result"]) -> dict[str, "Result"]:

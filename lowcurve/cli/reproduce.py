@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowcurve.cli.ending import ends_in_words, say_end
 from lowcurve.cli.parsing import new_parser, parse_words, split_names
 from lowcurve.cli.processes import machine_facts, prepare_process
 from lowcurve.cli.terminal import claims_table, log_to, progress_bars
+from lowcurve.cli.threads import keep_threads
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ def run(command: str, words: list[str]) -> int:
         words: The words after it.
 
     Returns:
-        The exit code: 0, or 130 after Ctrl-C or `--minutes`.
+        The exit code: 0, or that of `say_end` after Ctrl-C and its like, or `--minutes`.
     """
     asked = parse(command, words)
-    prepare_process()
+    busy = prepare_process()
     if asked.list or not asked.key:
         return _list()
     from lowcurve.papers.common.context import Context
@@ -70,20 +71,23 @@ def run(command: str, words: list[str]) -> int:
         raise InputError("a number of minutes above 0", asked.minutes, "write --minutes 8, or leave it out")
     paper = wanted.key.split("/")[0]
     run = Run(Path(asked.out or f"runs/reproduce-{paper}-{asked.scale}-{data}"))
-    try:
-        with log_to(run):
-            with _for_minutes(asked.minutes), progress_bars() as progress:
-                rows = split_names(asked.rows)
-                context = Context(asked.scale, data, run, asked.data_dir, asked.seeds, rows, progress)
-                table, found, written = _make(wanted, context, run)
-            # The bars are closed here: their last redraw would overwrite these lines.
-            _show(table, found, context.scale, written)
-    except KeyboardInterrupt:
-        print(
-            f"\ninterrupted. {run.folder} keeps what is finished. Continue with the same command",
-            file=sys.stderr,
-        )
-        return 130
+    kept = f"{run.folder} keeps what is finished. Continue with the same command"
+    run.make_folder()
+    with run.lock(f"{command} {wanted.key}"), log_to(run):
+        run.clean()
+        keep_threads(run, 1)
+        if busy:
+            log.info("%s", busy)
+        try:
+            with ends_in_words(kept):
+                with _for_minutes(asked.minutes), progress_bars() as progress:
+                    rows = split_names(asked.rows)
+                    context = Context(asked.scale, data, run, asked.data_dir, asked.seeds, rows, progress)
+                    table, found, written = _make(wanted, context, run)
+                # The bars are closed here: their last redraw would overwrite these lines.
+                _show(table, found, context.scale, written)
+        except KeyboardInterrupt as error:
+            return say_end(error, f". {kept}")
     return 0
 
 

@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
+from lowcurve.cli.ending import ends_in_words, exit_code, say_end
 from lowcurve.cli.parsing import new_parser, parse_words
-from lowcurve.cli.processes import follows, lead, leader_run, machine_facts, prepare_process, require_processes
+from lowcurve.cli.processes import (
+    end_with_parent,
+    follows,
+    lead,
+    leader_run,
+    machine_facts,
+    prepare_process,
+    require_processes,
+)
 from lowcurve.cli.requests import Request, open_run, parse
 from lowcurve.cli.terminal import audit_lines, log_to, progress_bars, result_table
+from lowcurve.cli.threads import keep_threads
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,9 +46,9 @@ def run(command: str, words: list[str]) -> int:
         words: The words after it.
 
     Returns:
-        The exit code: 0, or 130 after Ctrl-C.
+        The exit code: 0, or that of `say_end` after Ctrl-C and its like.
     """
-    prepare_process()
+    busy = prepare_process()
     sys.path.insert(0, os.getcwd())  # for --model package.module:function
     request = parse(command, words)
     require_processes(request.study.devices, request.study.nodes)
@@ -48,35 +58,54 @@ def run(command: str, words: list[str]) -> int:
     from lowcurve.study import pipeline
 
     # Everything that can be wrong with the request is found before a directory is made for it.
-    run, study = request.run, request.study
-    place = None if run else _new_place(command, request)
+    study = request.study
+    place = None if request.run else _new_place(command, request)
     data = pipeline.load_data(study)
-    given = _given_network(command, study, data, run)
+    given = _given_network(command, study, data, request.run)
     pipeline.check_study(study, data, _own_steps(command))
+    run = request.run
     if run is None:
         assert place is not None
-        run = Run.create(place)
-        run.write_settings(study)
-        recipes.save(request.recipe, run)
-    elif request.new_settings:
-        run.write_settings(study)
-    steps = _steps_of(command, request, run)
-    with lead(run), log_to(run):
-        log.info("lowcurve %s in %s", command, run.folder)
-        try:
-            _compute(command, steps, study, data, run, given)
-            _write_report(study, run)
-        except KeyboardInterrupt:
-            words_again = f"{command} {run.folder}" if steps == (command,) else f"study --resume {run.folder}"
-            print(
-                f"\ninterrupted. {run.folder} keeps what is finished. Continue with: lowcurve {words_again}",
-                file=sys.stderr,
-            )
-            return 130
-        except InputError as error:
-            log.error("%s", error)
-            raise
+        run = Run.create(place, numbered=request.out is None)
+    with run.lock(command):
+        if request.run is None:
+            run.begin(study, request.recipe)
+        else:
+            run.clean()
+            if request.new_settings:
+                run.write_settings(study)
+        keep_threads(run, study.devices)
+        steps = _steps_of(command, request, run)
+        again = f"{command} {run.folder}" if steps == (command,) else f"study --resume {run.folder}"
+        kept = f"{run.folder} keeps what is finished. Continue with: lowcurve {again}"
+        with lead(run), log_to(run):
+            if busy:
+                log.info("%s", busy)
+            try:
+                with ends_in_words(kept):
+                    _work(command, steps, study, data, run, given)
+            except KeyboardInterrupt as error:
+                return say_end(error, f". {kept}")
+            except InputError as error:
+                log.error("%s", error)
+                raise
     return 0
+
+
+def _work(
+    command: str, steps: tuple[str, ...], study: "Study", data: "DataSet", run: "Run", given: "nn.Module | None"
+) -> None:
+    """Do the steps and write the report."""
+    from lowcurve.store import PAGE
+    from lowcurve.study.optional import failures
+
+    log.info("lowcurve %s in %s", command, run.folder)
+    _compute(command, steps, study, data, run, given)
+    _write_report(study, run)
+    evaluations = [{"measure": "curvature"}.get(step, step) for step in steps if step != "train"]
+    for name, reason in failures(run.parts(), evaluations).items():
+        hint = f"see the table of what is missing in {run.folder / PAGE}"
+        raise InputError(f"numbers of the network {name}", f"none: {reason}", hint)
 
 
 def report(command: str, words: list[str]) -> int:
@@ -103,10 +132,16 @@ def _follow(command: str, request: Request) -> int:
     """Take part in the work that another process leads. Only the leader writes."""
     from lowcurve.study import pipeline
 
-    run = leader_run(request)
-    data = pipeline.load_data(request.study)
-    for step in _steps_of(command, request, run):
-        getattr(pipeline, step)(request.study, data, run)
+    end_with_parent()
+    log.setLevel(logging.ERROR)  # the leader says the rest
+    try:
+        run = leader_run(request)
+        data = pipeline.load_data(request.study)
+        with ends_in_words(f"{run.folder} keeps what is finished"):
+            for step in _steps_of(command, request, run):
+                getattr(pipeline, step)(request.study, data, run)
+    except KeyboardInterrupt as error:
+        return exit_code(error)
     return 0
 
 
@@ -223,6 +258,7 @@ def _write_report(study: "Study", run: "Run") -> None:
     from lowcurve.results import Table, dump
     from lowcurve.store import NUMBERS, PAGE
     from lowcurve.study.comparison import compare, unreliable
+    from lowcurve.study.optional import MISSING
     from lowcurve.study.pipeline import scope_of
 
     recipe = recipes.load(run)
@@ -256,6 +292,9 @@ def _write_report(study: "Study", run: "Run") -> None:
         console.print(result_table(headline))
         for line in audit_lines(headline):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if isinstance(missing := results.get(MISSING), Table):
+        for row in missing.rows:
+            console.print(f"{row[0]}: no {row[1]}. {row[2]}", markup=False, highlight=False, soft_wrap=True)
     for line in recipes.terminal_lines(results):
         console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
     console.print(f"report: {written}", soft_wrap=True)

@@ -24,7 +24,7 @@ from lowcurve.evaluation.arguments import members_of, require_attack, split_argu
 from lowcurve.evaluation.attack_result import CLEAN, AttackResult
 from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, on_device, require_examples
-from lowcurve.evaluation.sharing import Ticker, gather, share_of
+from lowcurve.evaluation.sharing import Ticker, share
 from lowcurve.losses import margin
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
@@ -108,12 +108,12 @@ def attack(
     require_examples(model, examples)
     warn_of_dependence(model, on_device(model, examples, slice(FEW))[0])
     norm = norm_of(method)
-    mine = share_of(fabric, len(examples))
     members = members_of(method)
     bars = choose_progress(progress, fabric)
-    chunks = torch.split(mine, CHUNK)
-    parts = []
-    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
+
+    def columns_of(mine: Tensor) -> dict[str, Tensor]:
+        chunks = torch.split(mine, CHUNK)
+        parts = []
         for number, rows in enumerate(chunks):
             title = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
             own = None if radius is None else radius[rows]
@@ -121,10 +121,11 @@ def attack(
             ticker = Ticker(bars, title, sum(count_forward_passes(member) for _, member in members) * len(rows))
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
             parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
-    names = ("inputs", "fooled by", "forward passes", "distance")
-    columns = {name: torch.cat([part[name] for part in parts]) for name in names}
-    if len(mine) < len(examples):
-        columns = gather(columns, mine)
+        names = ("inputs", "fooled by", "forward passes", "distance")
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
+        columns = share(fabric, len(examples), columns_of)
     attacks = np.array([*(name for name, _ in members), CLEAN, ""])
     fooled_by = attacks[columns["fooled by"].numpy()]
     distance, forward_passes = columns["distance"].numpy(), columns["forward passes"].numpy()

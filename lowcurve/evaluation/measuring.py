@@ -18,7 +18,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import name_measures, require_model, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true
 from lowcurve.evaluation.independence import FEW, require_independent, warn_of_dependence
-from lowcurve.evaluation.sharing import Ticker, gather, share_of
+from lowcurve.evaluation.sharing import Ticker, share
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
@@ -82,24 +82,25 @@ def measure(
     require_eval(model)
     require_examples(model, examples)
     require_independent(model, on_device(model, examples, slice(FEW))[0])
-    mine = share_of(fabric, len(examples))
-    columns: dict[str, Tensor] = {}
-    ticker = Ticker(choose_progress(progress, fabric), heading, len(mine) * len(named))
 
-    def ticking(numbers: Iterable[int], _: str) -> Iterator[int]:
-        for number in numbers:
-            yield number
-            ticker.advance(1)
+    def columns_of(rows: Tensor) -> dict[str, Tensor]:
+        ticker = Ticker(choose_progress(progress, fabric), heading, len(rows) * len(named))
 
-    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
+        def ticking(numbers: Iterable[int], _: str) -> Iterator[int]:
+            for number in numbers:
+                yield number
+                ticker.advance(1)
+
+        columns: dict[str, Tensor] = {}
         for name, one in named.items():
             # A measure that needs a matrix per image limits the batch itself.
             size = min(batch_size, getattr(one, "at_once", batch_size))
-            part = _Part(model, examples, mine, name, one, loss)
-            found = in_chunks(part, len(mine), size, progress=ticking)
+            found = in_chunks(_Part(model, examples, rows, name, one, loss), len(rows), size, progress=ticking)
             columns |= {column: torch.cat([values[column] for values in found]) for column in found[0]}
-    if len(mine) < len(examples):
-        columns = gather(columns, mine)
+        return columns
+
+    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
+        columns = share(fabric, len(examples), columns_of)
     return Columns({column: values.numpy() for column, values in columns.items()})
 
 

@@ -1,15 +1,27 @@
 """Progress of long evaluations, and work that several processes share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowcurve.errors import InputError
+from lowcurve.network_calls import is_memory_error
 from lowcurve.types import Progress
 
 TICKS = 200
+LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "gloo",
+    "nccl",
+    "tcpstore",
+    "eaddrinuse",
+)
+"""Words in torch's errors where another process is gone or cannot be reached."""
 
 
 class Ticker:
@@ -68,18 +80,51 @@ def share_of(fabric: Any, count: int) -> Tensor:
     return rows if fabric is None or fabric.world_size > count else rows[fabric.global_rank :: fabric.world_size]
 
 
-def gather(columns: dict[str, Tensor], mine: Tensor) -> dict[str, Tensor]:
-    """Return the columns of all processes together, in the order of the examples.
+def share(fabric: Any, count: int, compute: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Compute columns for all examples, each process its own rows, and return them whole on every process.
+
+    An error of one process is raised in all of them: otherwise the others would wait for its rows for ever. A process whose
+    memory is exhausted ends at once, and whatever started the processes ends the others.
 
     Args:
-        columns: This process's rows of each column.
-        mine: Numbers of this process's examples.
+        fabric: Lightning Fabric, or None for a single process.
+        count: Number of examples.
+        compute: Computes the columns of the examples with these numbers.
+
+    Example:
+        >>> share(None, 3, lambda rows: {"square": rows**2})
+        {'square': tensor([0, 1, 4])}
     """
-    parts: list[tuple[dict[str, Tensor], Tensor] | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, (columns, mine))
+    mine = share_of(fabric, count)
+    if len(mine) == count:
+        return compute(mine)
+    columns: dict[str, Tensor] = {}
+    failure: Exception | None = None
+    try:
+        columns = compute(mine)
+    except Exception as error:
+        if is_memory_error(error):
+            raise
+        # The other processes need the sentence only; the error itself may hold what cannot be sent.
+        failure = error if isinstance(error, InputError) else RuntimeError(f"{type(error).__name__}: {error}")
+    parts: list[tuple[dict[str, Tensor], Tensor, Exception | None] | None] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(parts, (columns, mine, failure))
     known = [part for part in parts if part is not None]
-    order = torch.cat([rows for _, rows in known]).argsort()
-    return {name: torch.cat([part[name] for part, _ in known])[order] for name in columns}
+    for _, _, failed in known:
+        if failed is not None:
+            raise failed
+    order = torch.cat([rows for _, rows, _ in known]).argsort()
+    return {name: torch.cat([part[name] for part, _, _ in known])[order] for name in known[0][0]}
+
+
+def is_process_error(error: BaseException) -> bool:
+    """Return whether an error says that another process is gone or cannot be reached.
+
+    Example:
+        >>> is_process_error(RuntimeError("Connection closed by peer [127.0.0.1]:29500"))
+        True
+    """
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
 
 
 def broadcast(fabric: Any, column: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_attack, require_model, split_arguments
 from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import logits_of, require_examples
-from lowcurve.evaluation.sharing import gather, share_of
+from lowcurve.evaluation.sharing import share
 from lowcurve.losses import cross_entropy, evaluate_loss
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import call, gradients_enabled, input_like
@@ -74,10 +74,12 @@ def transfer(
         require_model(model)
     examples, chosen = split_arguments(next(iter(models.values())), images, labels, method)
     method = require_attack(chosen)
-    mine = share_of(fabric, len(examples))
-    robust = _transfer(models, examples.take(mine), method, seed, batch_size, choose_progress(progress, fabric))
-    if len(mine) < len(examples):
-        robust = gather({"robust": robust}, mine)["robust"]
+    bars = choose_progress(progress, fabric)
+
+    def columns_of(mine: Tensor) -> dict[str, Tensor]:
+        return {"robust": _transfer(models, examples.take(mine), method, seed, batch_size, bars)}
+
+    robust = share(fabric, len(examples), columns_of)["robust"]
     return np.asarray(robust.numpy()).transpose(1, 2, 0)
 
 

@@ -24,6 +24,7 @@ from lowcurve.results.kinds import (
     Table,
 )
 from lowcurve.results.naming import describe
+from lowcurve.results.schema import read_as
 from lowcurve.results.statistics import Proportion, Summary, proportion, summarize
 from lowcurve.results.versions import code_version, training_version
 
@@ -32,6 +33,6 @@ __all__ = [
     "Result", "Scatter", "Surface", "Table",
     "Claim", "NOT_IN_PAPER", "comparison_table", "holds",
     "Proportion", "Summary", "proportion", "summarize",
-    "describe", "dump", "load", "join", "merge",
+    "describe", "dump", "load", "join", "merge", "read_as",
     "code_version", "training_version",
 ]  # fmt: skip

@@ -30,12 +30,14 @@ def count_examples(examples: DescribedExamples, part: str) -> dict[str, str]:
     return {"examples": examples.describe(part)}
 
 
-def spread(values: np.ndarray) -> Cell:
-    """Return the median with the 10 and 90 % quantiles.
+def spread(values: np.ndarray | None) -> Cell:
+    """Return the median with the 10 and 90 % quantiles, or an empty cell for numbers that could not be computed.
 
     Args:
-        values: One number per example.
+        values: One number per example, or None.
     """
+    if values is None:
+        return None
     found = summarize(values)
     return (found.median, found.low, found.high)
 

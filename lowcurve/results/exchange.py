@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lowcurve.errors import InputError
-from lowcurve.results.kinds import KINDS, Column, Curves, Gallery, Line, Panel, Points, Result, Scatter, Surface, Table
+from lowcurve.errors import InputError, describe
+from lowcurve.results.kinds import KINDS, Panel, Result
+from lowcurve.results.schema import read_as
 
 
 def dump(result: Result) -> dict[str, Any]:
@@ -31,33 +32,19 @@ def load(content: Mapping[str, Any]) -> Result:
         content: What `dump` returned.
 
     Raises:
-        InputError: If the kind of result is unknown.
+        InputError: If the kind of result is unknown, or a value is missing or of another type.
 
     Example:
+        >>> from lowcurve.results import Column, Table
         >>> table = Table("t", (Column("a"),), ((1.5,),))
         >>> load(dump(table)) == table
         True
     """
-    fields = {name: _tuples(value) for name, value in content.items() if name != "kind"}
-    kind = content.get("kind")
-    if kind == "table":
-        return Table(**{**fields, "columns": tuple(Column(**c) for c in fields["columns"])})
-    if kind == "curves":
-        return Curves(**{**fields, "lines": {name: Line(**line) for name, line in fields["lines"].items()}})
-    if kind == "scatter":
-        return Scatter(**{**fields, "points": {name: Points(**points) for name, points in fields["points"].items()}})
-    if kind == "gallery":
-        return Gallery(**{**fields, "pixels": np.asarray(fields["pixels"], dtype=np.float64)})
-    if kind == "surface":
-        return Surface(**{**fields, "panels": {name: _panel(panel) for name, panel in fields["panels"].items()}})
-    raise InputError(f"a result of kind {', '.join(KINDS)}", repr(kind), "write it with lowcurve.results.dump")
-
-
-def _panel(content: Mapping[str, Any]) -> Panel:
-    values = np.asarray(content["values"], dtype=np.float64)  # null becomes NaN
-    return Panel(
-        values, {name: Points(**line) for name, line in content["lines"].items()}, content["marks"], content["note"]
-    )
+    kind = content.get("kind") if isinstance(content, Mapping) else content
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"a result of kind {', '.join(KINDS)}", describe(kind), "write it with lowcurve.results.dump")
+    made: Result = read_as(KINDS[kind], {name: value for name, value in content.items() if name != "kind"})
+    return made
 
 
 def _digits(value: float) -> float | None:
@@ -79,11 +66,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _tuples(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    return value

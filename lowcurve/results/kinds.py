@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,8 +10,11 @@ import numpy as np
 
 from lowcurve.errors import InputError
 
-Cell = str | float | int | tuple[float, float, float] | None
+Number = float | None
+"""A number, or nothing where it is missing or not finite."""
+Cell = str | float | int | tuple[Number, Number, Number] | None
 """Text, a number, a number with its interval (value, low, high), or nothing."""
+FORM = re.compile(r"d|\.\d{1,2}[efg%]")
 Conditions = Mapping[str, str]
 
 
@@ -27,6 +31,10 @@ class Column:
     heading: str
     meaning: str = ""
     form: str = ".3g"
+
+    def __post_init__(self) -> None:
+        if FORM.fullmatch(self.form) is None:
+            raise InputError("a format of numbers such as .3g or .1%", repr(self.form), "write .3g")
 
     def write(self, cell: Cell) -> str:
         """Return a cell as text. A number that is missing or not finite is a dash.
@@ -45,7 +53,9 @@ class Column:
             return f"{value} [{low}, {high}]"
         if isinstance(cell, str):
             return cell
-        return "–" if cell is None or not math.isfinite(cell) else format(cell, self.form)
+        if cell is None or not math.isfinite(cell):
+            return "–"
+        return format(cell, ".0f" if self.form == "d" else self.form)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ or the new one, never a part of one, even after a crash or on a full disk.
 from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import replacing, write_bytes, writing
 from lowcurve.store.ledgers import DiskLedger
-from lowcurve.store.run import EXAMPLES, LOG, NUMBERS, PAGE, SETTINGS, Run, new_place
+from lowcurve.store.places import RECIPE, new_place
+from lowcurve.store.run import EXAMPLES, LOG, NUMBERS, PAGE, SETTINGS, Run
 from lowcurve.store.weights import load_weights, read_state, weights_digest
 
 __all__ = [
-    "EXAMPLES", "LOG", "NUMBERS", "PAGE", "SETTINGS", "DiskCheckpoint", "DiskLedger", "Run",
+    "EXAMPLES", "LOG", "NUMBERS", "PAGE", "RECIPE", "SETTINGS", "DiskCheckpoint", "DiskLedger", "Run",
     "load_weights", "new_place", "read_state", "replacing", "weights_digest", "write_bytes", "writing",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from lowcurve.errors import InputError
-from lowcurve.store.files import write_bytes
+from lowcurve.store.files import remove_checked, require_unchanged, write_checked
 from lowcurve.store.weights import read_state
 
 
@@ -22,11 +21,13 @@ class DiskCheckpoint:
         path: File of the state.
         key: Description of the training. A state saved under another key belongs to another training.
         writes: If False, `save` and `remove` do nothing.
+        digests: Folder above the file that also holds its digest. None for the folder of the file.
     """
 
     path: Path
     key: str
     writes: bool = True
+    digests: Path | None = None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the state on disk."""
@@ -35,7 +36,7 @@ class DiskCheckpoint:
         # Serialized in memory first, since torch's own writer reports a full disk without the reason.
         content = io.BytesIO()
         torch.save({"lowcurve checkpoint": 1, "key": self.key, "state": dict(state)}, content)
-        write_bytes(self.path, content.getvalue())
+        write_checked(*self._place, content.getvalue())
 
     def load(self) -> dict[str, Any] | None:
         """Return the state, or None if there is none.
@@ -59,8 +60,12 @@ class DiskCheckpoint:
     def remove(self) -> None:
         """Delete the state."""
         if self.writes:
-            with suppress(FileNotFoundError):
-                self.path.unlink()
+            remove_checked(*self._place)
+
+    @property
+    def _place(self) -> tuple[Path, str]:
+        root = self.digests or self.path.parent
+        return root, self.path.relative_to(root).as_posix()
 
     @property
     def _hint(self) -> str:
@@ -69,7 +74,9 @@ class DiskCheckpoint:
     def _read(self) -> dict[str, Any] | None:
         if not self.path.is_file():
             return None
+        require_unchanged(*self._place, self._hint)
         content = read_state(self.path)
-        if not isinstance(content, dict) or "lowcurve checkpoint" not in content:
+        shape = {"lowcurve checkpoint": int, "key": str, "state": dict}
+        if not isinstance(content, dict) or not all(isinstance(content.get(k), kind) for k, kind in shape.items()):
             raise InputError("a checkpoint of lowcurve", f"another file at {self.path}", self._hint)
         return content

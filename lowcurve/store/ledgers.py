@@ -17,11 +17,13 @@ class DiskLedger:
         path: File of the pieces.
         key: Description of the evaluation.
         writes: If False, the ledger stays as it is.
+        digests: Folder above the file that also holds its digest. None for the folder of the file.
     """
 
     path: Path
     key: str
     writes: bool = True
+    digests: Path | None = None
 
     def get(self, piece: str) -> Any:
         """Return the finished piece of a name, or None."""
@@ -36,7 +38,7 @@ class DiskLedger:
 
     @property
     def _file(self) -> DiskCheckpoint:
-        return DiskCheckpoint(self.path, self.key, self.writes)
+        return DiskCheckpoint(self.path, self.key, self.writes, self.digests)
 
     def _pieces(self) -> dict[str, Any]:
         return self._file.load_if_ours() or {}

@@ -2,8 +2,8 @@
 
 import json
 import re
-import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -16,13 +16,32 @@ from torch import nn
 from lowcurve.errors import InputError
 from lowcurve.models import ConvertedNetwork, Source
 from lowcurve.models.conversion import source_from_dict, source_to_dict
-from lowcurve.results import Result, dump, load, training_version
+from lowcurve.results import Result, dump, load, read_as, training_version
 from lowcurve.store.checkpoints import DiskCheckpoint
-from lowcurve.store.files import write_bytes, writing
+from lowcurve.store.files import reading, remove_abandoned_parts, require_unchanged, write_checked, writing
 from lowcurve.store.ledgers import DiskLedger
+from lowcurve.store.locks import lock
+from lowcurve.store.places import RECIPE, is_unused, new_place
 from lowcurve.store.weights import load_weights, metadata_of
 
 SETTINGS, NUMBERS, PAGE, LOG, EXAMPLES = "settings.yaml", "study.json", "report.html", "log.txt", "examples.txt"
+REMAKE = "delete it and run the step again: lowcurve study --resume RUN, or the command that made it"
+RETRAIN = "delete it and train it again: lowcurve train RUN"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The file of a finished step.
+
+    Args:
+        key: Description of everything that decides the results.
+        results: Results by kind, as `results.dump` makes them.
+        scope: See `Run.save_part`.
+    """
+
+    key: str
+    results: Mapping[str, Mapping[str, Any]]
+    scope: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class Run:
     * parts/NAME.json: results of each finished step.
     * logs/NAME: training curves as CSV and for TensorBoard.
     * adversarial/NAME.safetensors: inputs that the attacks found.
+    * .lock, held by the command that works on the run, and .digests, which holds a digest of each file.
     * checkpoints/NAME.pt and ledgers/NAME.pt: only while a training or an attack is unfinished.
 
     Args:
@@ -48,16 +68,61 @@ class Run:
     writes: bool = True
 
     @classmethod
-    def create(cls, place: Path) -> "Run":
+    def create(cls, place: Path, *, numbered: bool = False) -> "Run":
         """Create a run in a new or empty directory.
+
+        Args:
+            place: The directory. What a killed command left before its settings were written counts as empty.
+            numbered: If the directory exists, create PLACE-2, PLACE-3 and so on instead.
 
         Raises:
             InputError: If the directory is not empty or cannot be written.
         """
-        new_place(place, "")
+        if not numbered:
+            new_place(place, "")
         with writing(place):
-            place.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            names = (place.name, *(f"{place.name}-{number}" for number in range(2, 1000) if numbered))
+            for name in names:
+                # Of two commands that try the same name, one makes the directory.
+                with suppress(FileExistsError):
+                    place.with_name(name).mkdir()
+                    return cls(place.with_name(name))
         return cls(place)
+
+    def begin(self, settings: Any, recipe: Any = None) -> None:
+        """Write the settings of a new run, whole or not at all. A directory without them is not a run yet.
+
+        Args:
+            settings: Dataclass of the settings.
+            recipe: Dataclass of the recipe that the run follows, or None.
+
+        Raises:
+            InputError: If another command has begun a run in the directory.
+        """
+        new_place(self.folder, "")
+        self.clean()
+        if recipe is not None:
+            self.write_json(RECIPE, asdict(recipe))
+        self.write_settings(settings)
+
+    def make_folder(self) -> None:
+        """Create the run's directory, if there is none."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def lock(self, command: str) -> AbstractContextManager[None]:
+        """Return a context in which no other command can work on the run; see `store.locks`.
+
+        Args:
+            command: What is done.
+        """
+        return lock(self.folder, command)
+
+    def clean(self) -> None:
+        """Delete what killed processes left of files that they were writing."""
+        if self.writes:
+            remove_abandoned_parts(self.folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -66,9 +131,14 @@ class Run:
         Raises:
             InputError: If the directory has no settings file.
         """
-        if not (Path(folder) / SETTINGS).is_file():
-            raise InputError(f"a run directory (with {SETTINGS})", str(folder), "give the --out of an earlier command")
-        return cls(Path(folder))
+        place = Path(folder)
+        with reading(place):
+            if not (place / SETTINGS).is_file():
+                begun = place.is_dir() and is_unused(place) and any(place.iterdir())
+                received = f"{place}, where a command was killed before it wrote them" if begun else place
+                hint = f"begin again with --out {place}" if begun else "give the --out of an earlier command"
+                raise InputError(f"a run directory (with {SETTINGS})", received, hint)
+        return cls(place)
 
     def read_only(self) -> Self:
         """Return the same run for a process that must not write: it reads as usual, and its save methods do nothing.
@@ -108,10 +178,14 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return None
+        require_unchanged(self.folder, name, REMAKE)
         try:
-            return json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"JSON in {path}", f"{type(error).__name__}", "delete it and run the step again") from None
+            with reading(path):
+                return json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"JSON in {path}", f"{type(error).__name__}", REMAKE) from None
 
     def write_settings(self, settings: Any) -> None:
         """Write the settings of the run, a dataclass, as YAML."""
@@ -123,14 +197,15 @@ class Run:
         Raises:
             InputError: If the file is missing or damaged.
         """
+        path = self.folder / SETTINGS
+        hint = f"restore the file, or begin a new run with --config {path} --out DIRECTORY"
+        require_unchanged(self.folder, SETTINGS, hint, f"the settings of a study in {self.folder}")
         try:
-            content = yaml.safe_load((self.folder / SETTINGS).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise InputError(
-                f"settings in {self.folder / SETTINGS}", type(error).__name__, "restore the file"
-            ) from None
+            content = yaml.safe_load(path.read_text("utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            raise InputError(f"settings in {path}", type(error).__name__, hint) from None
         if not isinstance(content, dict):
-            raise InputError(f"settings in {self.folder / SETTINGS}", type(content).__name__, "restore the file")
+            raise InputError(f"settings in {path}", type(content).__name__, hint)
         return content
 
     def save_part(self, name: str, key: str, results: Mapping[str, Result], scope: str = "") -> None:
@@ -170,11 +245,11 @@ class Run:
         if content is None:
             return None
         try:
-            results = {k: load(v) for k, v in content["results"].items()}
-            return content["key"], results, content.get("scope", "")
-        except (KeyError, TypeError, AttributeError, InputError) as error:
-            path, hint = self.folder / f"parts/{name}.json", "delete it and run the step again"
-            raise InputError(f"results of a step in {path}", f"others ({type(error).__name__})", hint) from None
+            part = read_as(Part, content)
+            return part.key, {k: load(v) for k, v in part.results.items()}, part.scope
+        except InputError as error:
+            path = self.folder / f"parts/{name}.json"
+            raise InputError(f"results of a step in {path}", f"{error.received} for {error.expected}", REMAKE) from None
 
     def save_network(self, name: str, source: Source | ConvertedNetwork, model: nn.Module, key: str = "") -> None:
         """Save the weights of a network as safetensors.
@@ -198,7 +273,10 @@ class Run:
     def made_by(self, name: str) -> str | None:
         """Return the key under which a network was saved, or None if there is no such network."""
         path = self.folder / "networks" / f"{name}.safetensors"
-        return metadata_of(path).get("made by", "") if path.is_file() else None
+        if not path.is_file():
+            return None
+        require_unchanged(self.folder, f"networks/{name}.safetensors", RETRAIN)
+        return metadata_of(path).get("made by", "")
 
     def load_network(self, name: str) -> nn.Module:
         """Load a network in eval mode.
@@ -207,25 +285,27 @@ class Run:
             InputError: If its file is missing, damaged or was not written by lowcurve.
         """
         path = self.folder / "networks" / f"{name}.safetensors"
+        require_unchanged(self.folder, f"networks/{name}.safetensors", RETRAIN)
         metadata = metadata_of(path)
-        source = source_from_dict(
-            {name: json.loads(content) for name, content in metadata.items() if name != "made by"}
-        )
-        if source is None:
-            raise InputError(
-                f"a network of lowcurve in {path}", "safetensors of another kind", "delete it and train it again"
+        try:
+            source = source_from_dict(
+                {name: json.loads(content) for name, content in metadata.items() if name != "made by"}
             )
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            source = None
+        if source is None:
+            raise InputError(f"a network of lowcurve in {path}", "safetensors of another kind", RETRAIN)
         model = source.build(seed=0)
         load_weights(model, path)
         return model.eval()
 
     def checkpoint(self, name: str, key: str) -> DiskCheckpoint:
         """Return the checkpoint of an unfinished training."""
-        return DiskCheckpoint(self.folder / "checkpoints" / f"{name}.pt", key, self.writes)
+        return DiskCheckpoint(self.folder / "checkpoints" / f"{name}.pt", key, self.writes, self.folder)
 
     def ledger(self, name: str, key: str) -> DiskLedger:
         """Return the ledger of unfinished attacks on a network."""
-        return DiskLedger(self.folder / "ledgers" / f"{name}.pt", key, self.writes)
+        return DiskLedger(self.folder / "ledgers" / f"{name}.pt", key, self.writes, self.folder)
 
     def save_inputs(self, name: str, columns: Mapping[str, torch.Tensor]) -> None:
         """Save the inputs that attacks on a network found, with their labels, as adversarial/NAME.safetensors."""
@@ -254,22 +334,7 @@ class Run:
             return (self.folder / LOG).open("a", buffering=1)
 
     def _write(self, name: str, content: bytes) -> Path:
-        path = self.folder / name
-        return write_bytes(path, content) if self.writes else path
-
-
-def new_place(folder: str | Path | None, name: str) -> Path:
-    """Return the path for a new run: `folder`, or runs/NAME-DATE-TIME. Creates nothing.
-
-    Raises:
-        InputError: If the directory exists and is not empty.
-    """
-    place = Path(folder) if folder else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with writing(place):
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            hint = f"choose another --out, or go on with it by --resume {place}"
-            raise InputError("a new or empty directory for the run", str(place), hint)
-    return place
+        return write_checked(self.folder, name, content) if self.writes else self.folder / name
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,6 @@ from lowcurve.analysis.norms import L2, pixels
 from lowcurve.analysis.spectra import lanczos
 from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
-from lowcurve.errors import NotAvailable
 from lowcurve.geometry import (
     CertifiedRadius,
     DistanceBounds,
@@ -30,6 +29,7 @@ from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.results.cells import NETWORK, spread
 from lowcurve.study.measured_network import launch_fabric
+from lowcurve.study.optional import OptionalSteps, reason_of
 from lowcurve.study.settings import Study
 from lowcurve.types import Progress
 
@@ -71,7 +71,12 @@ HEADINGS = (
 
 
 def boundary_results(
-    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
+    study: Study,
+    name: str,
+    model: nn.Module,
+    examples: Examples,
+    progress: Progress[int],
+    optional: OptionalSteps | None = None,
 ) -> dict[str, Result]:
     """Measure the distance to the decision boundary and the boundary's curvature at correctly classified test images.
 
@@ -81,6 +86,7 @@ def boundary_results(
         model: The network.
         examples: Test examples.
         progress: Progress display.
+        optional: Collects what cannot be computed. By default an error is raised.
 
     Returns:
         "boundary": a row of certified, bounded and found distances and of normal curvatures. If the network can be
@@ -99,12 +105,23 @@ def boundary_results(
     if not len(kept):
         empty: tuple[Cell, ...] = (name, *[None] * (len(HEADINGS) - 1))
         return {"boundary": Table("The decision boundary", HEADINGS, (empty,), conditions=conditions)}
-    measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
     shared = {"progress": progress, "heading": f"boundary of {name}", "fabric": launch_fabric(study.hardware)}
-    bounds = evaluation.measure(model, kept, measures, loss=margin_loss, **shared)
-    found, ends = _measure_boundary(model, kept, h, steps)
+    optional = optional or OptionalSteps(name, strict=True)
+    measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
+    nothing: tuple[Mapping[str, np.ndarray], tuple[float | None, float | None]] = ({}, (None, None))
+    bounds: Mapping[str, np.ndarray] = (
+        optional.run(
+            "bounds of the boundary's distance",
+            lambda: evaluation.measure(model, kept, measures, loss=margin_loss, **shared),
+        )
+        or {}
+    )
+    found, ends = optional.run("point across the boundary", lambda: _measure_boundary(model, kept, h, steps)) or nothing
     radii, proof = certified_radii(model, kept, **shared)
-    crossed = np.isfinite(found["distance along the way"])
+    if radii is None:
+        optional.missing["certified, at least"] = proof.removeprefix("none: ")
+    way = found.get("distance along the way", np.empty(0))
+    crossed = np.isfinite(way)
     reached = (
         "distance along the way",
         "distance to the osculating circle",
@@ -112,15 +129,15 @@ def boundary_results(
         "smallest principal curvature",
         "mean curvature",
     )
-    values = [bounds[f"distance, {bound}"] for bound in BOUNDS]
-    values += [found[key][crossed] for key in reached]
-    cells: list[Cell] = [spread(column) if len(column) else None for column in values]
+    values = [bounds.get(f"distance, {bound}") for bound in BOUNDS]
+    values += [found[key][crossed] if crossed.any() else None for key in reached]
+    cells = [spread(column) for column in values]
     caption = "Each cell: median and, in brackets, the 10 and 90 % quantiles over examples."
     conditions |= {"certificate": proof}
-    row: tuple[Cell, ...] = (name, None if radii is None else spread(radii), *cells, *ends, float(crossed.mean()))
+    row: tuple[Cell, ...] = (name, spread(radii), *cells, *ends, float(crossed.mean()) if found else None)
     results: dict[str, Result] = {"boundary": Table("The decision boundary", HEADINGS, (row,), caption, conditions)}
     if radii is not None and crossed.any():
-        results["certified"] = _scatter(name, radii, found["distance along the way"], crossed, conditions)
+        results["certified"] = _scatter(name, radii, way, crossed, conditions)
     return results
 
 
@@ -137,9 +154,9 @@ def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple
     """
     try:
         bounds = smoothness(model, examples.pixels(slice(0, 1)))
-    except NotAvailable as error:
-        return None, f"none: {error}"
-    columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
+        columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
+    except Exception as error:  # a network of the user's own may raise anything
+        return None, f"none: {reason_of(error)}"
     bent = "and curvature bounds" if bool(torch.isfinite(bounds.curvature).all()) else "bounds (it has kinks)"
     return columns["certified radius"], f"Lipschitz {bent} that hold everywhere; {len(examples)} images"
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 from lowcurve.errors import InputError
 from lowcurve.results import Curves, Line, Result, Scatter, Table, join, merge
 from lowcurve.study.method_options import METHOD_NAMES
+from lowcurve.study.optional import MISSING
 from lowcurve.study.settings import Study
 from lowcurve.training import History
 
 READING_ORDER = (
+    MISSING,
     "robustness",
     "against radius",
     "attacks",
@@ -147,6 +149,10 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
         for network in order:
             for kind, result in parts.get(f"{step}-{network}", {}).items():
                 grouped.setdefault(kind, []).append(result)
+    together = {step: dict(parts.get(step, {})) for step in ("transfer", "drawn")}
+    for results in together.values():
+        if missing := results.pop(MISSING, None):
+            grouped.setdefault(MISSING, []).append(missing)
     if unknown := grouped.keys() - {*READING_ORDER, "clean images"}:
         hint = "add it to READING_ORDER in lowcurve/study/comparison.py"
         raise InputError("results of kinds that the report shows", repr(min(unknown)), hint)
@@ -161,7 +167,7 @@ def compare(parts: Mapping[str, Mapping[str, Result]], networks: Sequence[str]) 
     figures = {kind: merged[kind] for kind in READING_ORDER if kind in merged and kind != "robustness"}
     if isinstance(robustness := merged.get("robustness"), Table):
         figures = {kind: _with_warning(result, unreliable(robustness)) for kind, result in figures.items()}
-    figures |= {**parts.get("transfer", {}), **parts.get("drawn", {})}
+    figures |= {kind: result for results in together.values() for kind, result in results.items()}
     courses = {
         f"training {n}{kind.removeprefix('course')}": result
         for n in order

@@ -1,5 +1,6 @@
 """The geometry of a network at test images: curvature, spectra, linearity and decision boundary."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from lowcurve.geometry import (
     RobustnessIndicator,
     SecantCurvature,
     SpectralDensity,
+    gradient_norm,
 )
 from lowcurve.losses import margin, true_logit
 from lowcurve.models import summary
@@ -26,6 +28,7 @@ from lowcurve.results.cells import CELLS, NETWORK, band, count_examples, spread
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import compare_with_training, measure_linearity, measure_stability
 from lowcurve.study.measured_network import MeasuredNetwork
+from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
 from lowcurve.types import Field, Inputs, Measure, PerExample, Progress
 
@@ -48,7 +51,7 @@ def curvature_results(
         progress: Progress display.
 
     Returns:
-        Results by kind.
+        Results by kind. What cannot be computed is listed in "missing" with its reason.
     """
     settings = study.evaluation
     examples = data.test.take(slice(settings.curvature_examples))
@@ -58,28 +61,36 @@ def curvature_results(
         "BatchNorm": "eval mode",
         **count_examples(examples, "test"),
     }
-    network = MeasuredNetwork(study, name, model, examples, progress, conditions)
+    optional = OptionalSteps(name)
+    network = MeasuredNetwork(study, name, model, examples, progress, conditions, optional)
     with record_backends() as ways:
-        extremes = network.columns({"extremes": Curvature(settings.lanczos_steps)})
+        extremes = network.available({"curvature": Curvature(settings.lanczos_steps)})
+    extremes = extremes or network.available({"gradient norm": gradient_norm})
     how = f"exact, {' and '.join(sorted(ways))}; Lanczos from the gradient, at most {settings.lanczos_steps} steps"
-    exact = replace(network, conditions={**conditions, "Hessian": how})
-    results: dict[str, Result] = {
-        "geometry": _geometry(exact, extremes),
-        "spectrum": _spectrum(exact, extremes),
-        "against scale": _against_scale(network),
-        "stability": measure_stability(network),
-        "linearity": measure_linearity(exact, extremes),
-        "density": _density(network.first(settings.density_examples)),
-        **boundary_results(study, name, model, examples.take(slice(settings.boundary_examples)), progress),
-        "indicator": _indicator(network.first(max(settings.profile_examples, settings.density_examples))),
-        "discrepancy": compare_with_training(exact, extremes, data.train.take(slice(len(examples)))),
-        **tabulate_layers(name, model),
+    exact = replace(network, conditions={**conditions, **({"Hessian": how} if ways else {})})
+    few = network.first(settings.profile_examples)
+    steps: dict[str, Callable[[], Result]] = {
+        "geometry": lambda: _geometry(exact, extremes),
+        "spectrum": lambda: _spectrum(exact, extremes),
+        "against scale": lambda: _against_scale(network),
+        "stability": lambda: measure_stability(network),
+        "linearity": lambda: measure_linearity(exact, extremes),
+        "density": lambda: _density(network.first(settings.density_examples)),
+        "indicator": lambda: _indicator(network.first(max(settings.profile_examples, settings.density_examples))),
+        "discrepancy": lambda: compare_with_training(exact, extremes, data.train.take(slice(len(examples)))),
     }
     if int(np.prod(data.shape)) <= settings.largest_profile and settings.profile_examples:
-        few = network.first(settings.profile_examples)
-        results["profile"] = measure_profile(few, None)
-        results["profile at scale"] = measure_profile(few, few.reach)
-    return results
+        steps["profile"] = lambda: measure_profile(few, None)
+        steps["profile at scale"] = lambda: measure_profile(few, few.reach)
+    near = examples.take(slice(settings.boundary_examples))
+    groups: dict[str, Callable[[], dict[str, Result]]] = {
+        "boundary": lambda: boundary_results(study, name, model, near, progress, optional),
+        "layers": lambda: tabulate_layers(name, model),
+    }
+    results = optional.collect(steps)
+    for what, group in groups.items():
+        results |= optional.run(what, group) or {}
+    return results | optional.table()
 
 
 def tabulate_layers(name: str, model: nn.Module) -> dict[str, Result]:
@@ -118,9 +129,10 @@ def tabulate_layers(name: str, model: nn.Module) -> dict[str, Result]:
 
 def _geometry(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
     h = network.reach
-    secant = summarize(network.columns({"at scale": SecantCurvature(h)})["at scale"])
-    slope, norm, ratio = (summarize(extremes[key]) for key in ("gradient norm", "Hessian norm", "normalized curvature"))
-    residual = summarize(extremes["residual"] / np.maximum(extremes["Hessian norm"], 1e-30))
+    secant = network.available({"‖Hₕz‖": SecantCurvature(h)}).get("‖Hₕz‖")
+    names = ("gradient norm", "Hessian norm", "normalized curvature", "residual")
+    slope, norm, ratio, residual = (extremes.get(name) for name in names)
+    error = None if residual is None or norm is None else residual / np.maximum(norm, 1e-30)
     headings = (
         NETWORK,
         Column("‖g‖", "Mean l_2 norm of the input gradient of the loss."),
@@ -137,7 +149,13 @@ def _geometry(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
             ".0e",
         ),
     )
-    row = (network.name, slope.mean, norm.mean, norm.median, ratio.median, secant.mean, residual.high)
+    row = (
+        network.name,
+        *(None if values is None else summarize(values).mean for values in (slope, norm)),
+        *(None if values is None else summarize(values).median for values in (norm, ratio)),
+        None if secant is None else summarize(secant).mean,
+        None if error is None else summarize(error).high,
+    )
     conditions = {**network.conditions, "h": f"{h:.3g} in l_2"}
     return Table("Curvature of the loss in input space", headings, (row,), conditions=conditions)
 
@@ -146,27 +164,32 @@ def _spectrum(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
     """Make a table of further properties of the Hessian, each with its quantiles."""
     steps = network.study.evaluation.lanczos_steps
     power = PowerIteration()
-    measures: dict[str, Measure] = {"parts": CurvatureParts(steps), "Frobenius norm": FrobeniusNorm(), "power": power}
-    more = network.columns(measures)
-    ratio = {
-        loss.__name__: network.columns({"C": Curvature(steps)}, loss)["normalized curvature"]
-        for loss in (margin, true_logit)
+    measures: dict[str, Measure] = {
+        "Frobenius norm": FrobeniusNorm(),
+        "‖H‖, power": power,
+        "network's share": CurvatureParts(steps),
     }
-    share = more["network norm"] / np.maximum(extremes["Hessian norm"], 1e-30)
-    columns: list[tuple[Column, np.ndarray]] = [
-        (Column("‖g‖", "l_2 norm of the input gradient."), extremes["gradient norm"]),
-        (Column("‖H‖", "Spectral norm, the largest |eigenvalue|."), extremes["Hessian norm"]),
-        (Column("λ max", "The largest eigenvalue with its sign, CURE's ν."), extremes["largest eigenvalue"]),
+    more = network.available(measures)
+    ratio = {
+        name: network.available({f"C, {name}": Curvature(steps)}, loss).get("normalized curvature")
+        for name, loss in (("margin", margin), ("logit", true_logit))
+    }
+    norm, rest = extremes.get("Hessian norm"), more.get("network norm")
+    share = None if norm is None or rest is None else rest / np.maximum(norm, 1e-30)
+    columns: list[tuple[Column, np.ndarray | None]] = [
+        (Column("‖g‖", "l_2 norm of the input gradient."), extremes.get("gradient norm")),
+        (Column("‖H‖", "Spectral norm, the largest |eigenvalue|."), extremes.get("Hessian norm")),
+        (Column("λ max", "The largest eigenvalue with its sign, CURE's ν."), extremes.get("largest eigenvalue")),
         (
             Column("‖H‖, power", f"As in the LCNN paper: {power.steps} steps of power iteration, a lower bound."),
-            more["power"],
+            more.get("‖H‖, power"),
         ),
-        (Column("‖H‖_F", "Frobenius norm: ten directions exactly, twenty random draws."), more["Frobenius norm"]),
-        (Column("C", "Normalized curvature ‖H‖ / ‖g‖ of the loss."), extremes["normalized curvature"]),
+        (Column("‖H‖_F", "Frobenius norm: ten directions exactly, twenty random draws."), more.get("Frobenius norm")),
+        (Column("C", "Normalized curvature ‖H‖ / ‖g‖ of the loss."), extremes.get("normalized curvature")),
         (Column("C, margin", "The same of the margin z_y − max z_k; 0 for a ReLU network."), ratio["margin"]),
-        (Column("C, logit", "The same of the true logit."), ratio["true_logit"]),
+        (Column("C, logit", "The same of the true logit."), ratio["logit"]),
         (Column("network's share", "‖H − JᵀAJ‖ / ‖H‖: the part that does not come from the loss function."), share),
-        (Column("alignment", "|⟨g, u⟩| / ‖g‖ with u the eigenvector of ‖H‖."), extremes["alignment"]),
+        (Column("alignment", "|⟨g, u⟩| / ‖g‖ with u the eigenvector of ‖H‖."), extremes.get("alignment")),
     ]
     row = (network.name, *(spread(values) for _, values in columns))
     headings = (NETWORK, *(column for column, _ in columns))
@@ -215,15 +238,16 @@ def _indicator(network: MeasuredNetwork) -> Table:
     h, up_to, ball = network.reach, network.study.evaluation.largest_profile, network.study.ball()
     exact = RobustnessIndicator(up_to=up_to)
     change = DecisionChange(ball.radius, ball.norm, network.study.evaluation.lanczos_steps)
-    measures: dict[str, Measure] = {"indicator": exact, "change": change, "margin": _value}
-    columns = network.columns(measures, margin)
-    kept = (columns["change"] < columns["margin"]).astype(np.float64)
-    at_scale = network.columns({"at scale": RobustnessIndicator(up_to=up_to, h=h)}, margin)
+    measures: dict[str, Measure] = {"Σ|λ|": exact, "change at most": change, "margin": _value}
+    columns = network.available(measures, margin)
+    changes, margins = columns.get("change at most"), columns.get("margin")
+    kept = None if changes is None or margins is None else float((changes < margins).mean())
+    at_scale = network.available({"Σ|λ|, at h": RobustnessIndicator(up_to=up_to, h=h)}, margin)
     zeros = f"|J| < {exact.jacobian_zero:g}", f"|λ| < {exact.eigenvalue_zero:g}"
     wanted: list[tuple[Column, np.ndarray | None]] = [
-        (Column("mean |J|", "Of the margin's Jacobian, over pixels."), columns["Jacobian, mean"]),
-        (Column("‖J‖₁", "Sum over pixels."), columns["Jacobian, l_1 norm"]),
-        (Column("J, zeros", f"Share of pixels with {zeros[0]}.", ".1%"), columns["Jacobian, zeros"]),
+        (Column("mean |J|", "Of the margin's Jacobian, over pixels."), columns.get("Jacobian, mean")),
+        (Column("‖J‖₁", "Sum over pixels."), columns.get("Jacobian, l_1 norm")),
+        (Column("J, zeros", f"Share of pixels with {zeros[0]}.", ".1%"), columns.get("Jacobian, zeros")),
         (Column("Σ|λ|", "Of the margin's exact Hessian; 0 for a ReLU network."), columns.get("eigenvalues, l_1 norm")),
         (Column("λ, zeros", f"Share of eigenvalues with {zeros[1]}.", ".1%"), columns.get("eigenvalues, zeros")),
         (
@@ -231,15 +255,15 @@ def _indicator(network: MeasuredNetwork) -> Table:
             at_scale.get("eigenvalues, l_1 norm"),
         ),
         (Column("mean |λ|, at h", "Its mean over eigenvalues."), at_scale.get("eigenvalues, mean")),
-        (Column("margin", "z_y − max z_k."), columns["margin"]),
+        (Column("margin", "z_y − max z_k."), columns.get("margin")),
         (
             Column(
                 "change at most", "‖J‖ r + ‖H‖ R²/2: largest change of the quadratic model of the margin in the ball."
             ),
-            columns["change"],
+            columns.get("change at most"),
         ),
     ]
-    row = (network.name, *(None if values is None else spread(values) for _, values in wanted), float(kept.mean()))
+    row = (network.name, *(spread(values) for _, values in wanted), kept)
     keeps = Column("kept", "Share of images whose margin is larger: the quadratic model keeps its decision.", ".1%")
     headings = (NETWORK, *(column for column, _ in wanted), keeps)
     conditions = {

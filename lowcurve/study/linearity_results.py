@@ -57,18 +57,20 @@ def measure_linearity(network: MeasuredNetwork, extremes: evaluation.Columns) ->
         extremes: Columns of `Curvature` at these images.
     """
     norm, radius = Norm(network.study.norm), network.study.ball().radius
-    found = {kind: network.columns({kind: LinearityError(radius, norm, kind)}) for kind in ("random", "steepest")}
-    ratio, slope = (torch.from_numpy(extremes[key]) for key in ("normalized curvature", "gradient norm"))
-    change, error = gradient_change_bounds(network.reach, ratio), linearity_error_bounds(network.reach, ratio)
-    value = value_change_bounds(network.reach, ratio, slope)
-    cells = [
-        *(found[kind][name] for kind in found for name in ("linearity error", "linearity error, second order")),
-        error.sharp.numpy(),
-        change.quadratic.numpy(),
-        change.sharp.numpy(),
-        value.quadratic.numpy(),
-        value.sharp.numpy(),
-    ]
+    found = {
+        kind: network.available({f"linearity, {kind}": LinearityError(radius, norm, kind)})
+        for kind in ("random", "steepest")
+    }
+    names = ("linearity error", "linearity error, second order")
+    cells = [spread(found[kind].get(name)) for kind in found for name in names]
+    if "normalized curvature" in extremes:
+        ratio, slope = (torch.from_numpy(extremes[key]) for key in ("normalized curvature", "gradient norm"))
+        change, error = gradient_change_bounds(network.reach, ratio), linearity_error_bounds(network.reach, ratio)
+        value = value_change_bounds(network.reach, ratio, slope)
+        bounds = (error.sharp, change.quadratic, change.sharp, value.quadratic, value.sharp)
+        cells += [spread(bound.numpy()) for bound in bounds]
+    else:
+        cells += [None] * 5
     headings = (
         NETWORK,
         Column("random", "|l(x + e) − l(x) − ⟨g, e⟩| / ‖g‖ for random e of the attack's radius: an l_2 length."),
@@ -88,7 +90,7 @@ def measure_linearity(network: MeasuredNetwork, extremes: evaluation.Columns) ->
         **network.conditions,
         "e": f"{norm.name} radius {radius:.4g}, l_2 length at most {network.reach:.3g}; no pixel box",
     }
-    row = (network.name, *(spread(values) for values in cells))
+    row = (network.name, *cells)
     return Table("Linearity of the loss around the image", headings, (row,), CELLS, conditions)
 
 
@@ -100,10 +102,10 @@ def compare_with_training(network: MeasuredNetwork, test: evaluation.Columns, tr
         test: Columns of `Curvature` at these images.
         train: Training images.
     """
-    measures: dict[str, Measure] = {"extremes": Curvature(network.study.evaluation.lanczos_steps)}
-    training = replace(network, examples=train).columns(measures)
+    measures: dict[str, Measure] = {"curvature at training images": Curvature(network.study.evaluation.lanczos_steps)}
+    training = replace(network, examples=train).available(measures)
     names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
-    cells = [_ratio(training[key], test[key]) for key in names.values()]
+    cells = [_ratio(training.get(key), test.get(key)) for key in names.values()]
     headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
     caption = "Relative difference of the geometry at test and at training images; in brackets the 95 % interval."
     counts = f"{train.describe('training')}; {network.examples.describe('test')}"
@@ -111,8 +113,10 @@ def compare_with_training(network: MeasuredNetwork, test: evaluation.Columns, tr
     return Table("Training against test images", (NETWORK, *headings), ((network.name, *cells),), caption, conditions)
 
 
-def _ratio(train: np.ndarray, test: np.ndarray) -> Cell:
+def _ratio(train: np.ndarray | None, test: np.ndarray | None) -> Cell:
     """Return the discrepancy with its 95 % interval, or None if the mean at training images is 0 or missing."""
+    if train is None or test is None:
+        return None
     means = [values[np.isfinite(values)] for values in (train, test)]
     if not all(len(values) for values in means) or not means[0].any():
         return None

@@ -1,8 +1,8 @@
 """One network at the images of a study, and the processes that measure it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from lowcurve import evaluation
 from lowcurve.data import Examples
 from lowcurve.losses import cross_entropy
 from lowcurve.results.cells import count_examples
+from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
 from lowcurve.training import Hardware, make_fabric
 from lowcurve.types import Loss, Measure, Progress
@@ -31,6 +32,7 @@ class MeasuredNetwork:
         examples: Test examples at which it is measured.
         progress: Progress display.
         conditions: Conditions of all its numbers.
+        optional: Collects what cannot be measured. By default an error is raised.
     """
 
     study: Study
@@ -39,6 +41,7 @@ class MeasuredNetwork:
     examples: Examples
     progress: Progress[int]
     conditions: Mapping[str, str]
+    optional: OptionalSteps = field(default_factory=partial(OptionalSteps, "", strict=True))
 
     def columns(self, measures: Mapping[str, Measure], loss: Loss = cross_entropy) -> evaluation.Columns:
         """Compute measures at all examples.
@@ -59,6 +62,18 @@ class MeasuredNetwork:
             heading=f"measuring {self.name}",
             fabric=launch_fabric(self.study.hardware),
         )
+
+    def available(self, measures: Mapping[str, Measure], loss: Loss = cross_entropy) -> evaluation.Columns:
+        """Compute the columns of those measures that can be computed; see `optional`.
+
+        Args:
+            measures: Measures by the name under which the report lists them where they cannot be computed.
+            loss: Loss whose field is measured.
+        """
+        found = (
+            self.optional.run(name, partial(self.columns, {name: measure}, loss)) for name, measure in measures.items()
+        )
+        return evaluation.Columns({key: values for columns in found for key, values in (columns or {}).items()})
 
     def first(self, count: int) -> "MeasuredNetwork":
         """Return the same network with the first `count` examples only."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from lowcurve.study.comparison import GIVEN, LEVELS, sort_networks, training_res
 from lowcurve.study.geometry_results import curvature_results
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.methods import METHODS, method_of, objective_of
+from lowcurve.study.optional import OptionalSteps, is_done
 from lowcurve.study.rehearsal import rehearse_evaluation, rehearse_training
 from lowcurve.study.report_figures import report_figures
 from lowcurve.study.robustness_results import attack_results, transfer_results
@@ -273,11 +275,13 @@ def _evaluate_each(
     digests, scope = (data.train.digest, data.test.digest), scope_of(study, data.test.digest)
     for name in sort_networks(run.networks()):
         key = describe((step, study.data, digests, study.limits, study.seed, settings, run.made_by(name)))
-        if run.load_part(f"{step}-{name}", key) is not None:
+        if is_done(step, run.load_part(f"{step}-{name}", key)):
             log.info("%s: %s already done", name, step)
             continue
         model = run.load_network(name).to(launch_fabric(study.hardware).device)
-        run.save_part(f"{step}-{name}", key, results_of(study, data, name, model, progress), scope)
+        optional = OptionalSteps(name)
+        found = optional.run(step, partial(results_of, study, data, name, model, progress))
+        run.save_part(f"{step}-{name}", key, found or optional.table(), scope)
         launch_fabric(study.hardware).barrier()
         log.info("%s: %s done", name, step)
 
@@ -294,10 +298,11 @@ def _evaluate_together(
     names = sort_networks(run.networks())
     digests, made = (data.train.digest, data.test.digest), [run.made_by(name) for name in names]
     key = describe((step, study.data, digests, study.limits, study.seed, settings, made))
-    if run.load_part(step, key) is None:
+    if not is_done(step, run.load_part(step, key)):
         models = {name: run.load_network(name).to(launch_fabric(study.hardware).device) for name in names}
-        results = results_of(study, data, models, progress)
-        run.save_part(step, key, results, scope_of(study, data.test.digest))
+        optional = OptionalSteps("all")
+        found = optional.run(step, partial(results_of, study, data, models, progress))
+        run.save_part(step, key, found or optional.table(), scope_of(study, data.test.digest))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
 """The figures of a study's report: its networks at the same images."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from lowcurve.data import DataSet
-from lowcurve.errors import InputError
 from lowcurve.figures.colors import colors
 from lowcurve.figures.cross_sections import cross_sections
 from lowcurve.figures.jacobians import jacobians
@@ -14,10 +12,10 @@ from lowcurve.figures.landscapes import surfaces
 from lowcurve.figures.path_figures import path_pictures
 from lowcurve.figures.same_images import SameImages, select_images
 from lowcurve.results import Result
+from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
 from lowcurve.types import Progress, silent
 
-log = logging.getLogger("lowcurve")
 PICTURES = 5
 """Number of images whose gradients are shown."""
 
@@ -61,30 +59,32 @@ def report_figures(
         progress: Progress display.
 
     Returns:
-        Figures by kind; none if no test image is classified correctly by all networks.
+        Figures by kind. What cannot be drawn is listed in "missing" with its reason: all of it, if no test image is
+        classified correctly by all networks.
     """
     settings, color = study.evaluation, data.shape[0] == 3 and len(data.shape) == 3
     most = max(PICTURES, settings.drawn, settings.drawn_paths)
-    try:
-        shared = same_images(study, data, models, most, settings.drawn_points, progress)
-    except InputError as error:
-        log.info("nothing is drawn: %s", error)
-        return {}
-    found = {**cross_sections(shared.first(settings.drawn)), **surfaces(shared.first(settings.drawn))}
+    optional = OptionalSteps("all")
+    shared = optional.run("figures", lambda: same_images(study, data, models, most, settings.drawn_points, progress))
+    if shared is None:
+        return optional.table()
+    few = shared.first(settings.drawn)
+    groups: dict[str, Callable[[], Mapping[str, Result]]] = {
+        "cross-sections": lambda: cross_sections(few),
+        "surfaces": lambda: surfaces(few),
+    }
     if len(data.shape) == 3 and data.shape[0] in (1, 3):
-        pictures = jacobians(shared.first(PICTURES))
-        found |= {f"{kind} gradients": result for kind, result in pictures.items() if kind != "adversarial"}
+        groups["gradients"] = lambda: _gradients(shared.first(PICTURES))
     if color:
-        found |= colors(shared.first(settings.drawn))
+        groups["colors"] = lambda: colors(few)
     if settings.drawn_paths:
-        found |= _paths(shared.first(settings.drawn_paths))
-    return found
+        groups["paths"] = lambda: path_pictures(shared.first(settings.drawn_paths))
+    found: dict[str, Result] = {}
+    for what, group in groups.items():
+        found |= optional.run(what, group) or {}
+    return found | optional.table()
 
 
-def _paths(shared: SameImages) -> dict[str, Result]:
-    """Draw paths, or nothing if no two images have the same class."""
-    try:
-        return path_pictures(shared)
-    except InputError as error:
-        log.info("no path is drawn: %s", error)
-        return {}
+def _gradients(shared: SameImages) -> dict[str, Result]:
+    pictures = jacobians(shared)
+    return {f"{kind} gradients": result for kind, result in pictures.items() if kind != "adversarial"}

@@ -1,6 +1,6 @@
 """The robustness of a network: accuracies with their audit, accuracy against radius, perturbed images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from lowcurve.store import Run
 from lowcurve.study.boundary_results import certified_radii
 from lowcurve.study.comparison import UNRELIABLE
 from lowcurve.study.measured_network import launch_fabric
+from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
 from lowcurve.types import Measure, Progress
 
@@ -46,10 +47,33 @@ def attack_results(
 
     Returns:
         Results by kind: accuracies with the audit's verdict, each attack of the suite, each test of the audit, accuracy
-        against radius, and perturbed images.
+        against radius, and perturbed images. What cannot be computed is listed in "missing" with its reason.
     """
+    optional = OptionalSteps(name)
+    examples = data.test.take(slice(study.evaluation.examples))
+    groups: dict[str, Callable[[], dict[str, Result]]] = {
+        "attacks": lambda: _suite_results(study, name, model, examples, progress, run, optional),
+        "accuracy against radius": lambda: _against_radius(study, name, model, examples, progress, optional),
+    }
+    if len(data.shape) == 3 and study.evaluation.gallery:
+        groups["gallery"] = lambda: _galleries(study, data, name, model)
+    results: dict[str, Result] = {}
+    for what, group in groups.items():
+        results |= optional.run(what, group) or {}
+    return results | optional.table()
+
+
+def _suite_results(
+    study: Study,
+    name: str,
+    model: nn.Module,
+    examples: Examples,
+    progress: Progress[int],
+    run: Run,
+    optional: OptionalSteps,
+) -> dict[str, Result]:
+    """Attack one network with the suite, and audit the result."""
     settings, ball = study.evaluation, study.ball()
-    examples = data.test.take(slice(settings.examples))
     first, members = f"PGD-{settings.steps}", suite_of(study).members
     if first not in dict(members):  # one of the papers' suites contains it
         members = ((first, PGD(ball, steps=settings.steps)), *members)
@@ -69,9 +93,12 @@ def attack_results(
     if settings.audited:
         few = examples.take(slice(settings.audited))
         certified = _certified_radii(study, model, few)
-        verdict = audit(
-            model, few, ball, seed=study.seed, certified=certified, budget=settings.budget, progress=progress,
-            heading=f"auditing {name}", fabric=launch_fabric(study.hardware),
+        verdict = optional.run(
+            "audit",
+            lambda: audit(
+                model, few, ball, seed=study.seed, certified=certified, budget=settings.budget, progress=progress,
+                heading=f"auditing {name}", fabric=launch_fabric(study.hardware),
+            ),
         )  # fmt: skip
     if settings.save_inputs:
         robust = torch.from_numpy(attacked.robust)
@@ -89,9 +116,6 @@ def attack_results(
     }
     if verdict is not None:
         results["audit"] = _audit_rows(name, verdict)
-    results |= _against_radius(study, name, model, examples, progress)
-    if len(data.shape) == 3 and settings.gallery:
-        results |= _galleries(study, data, name, model)
     return results
 
 
@@ -168,7 +192,12 @@ def _audit_rows(name: str, verdict: Audit) -> Table:
 
 
 def _against_radius(
-    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
+    study: Study,
+    name: str,
+    model: nn.Module,
+    examples: Examples,
+    progress: Progress[int],
+    optional: OptionalSteps,
 ) -> dict[str, Result]:
     """Measure the accuracy at every radius, and the smallest successful radius and the curvature of each example."""
     largest = study.ball(max(study.evaluation.radii))
@@ -196,7 +225,12 @@ def _against_radius(
     )
     measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
     heading, launched = f"measuring {name}", launch_fabric(study.hardware)
-    ratio = evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=launched)
+    ratio = optional.run(
+        "curvature and robustness",
+        lambda: evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=launched),
+    )
+    if ratio is None:
+        return {"against radius": curves}
     # Skip images that are misclassified without an attack or robust at every radius.
     known = np.isfinite(found.radius) & (found.radius > 0)
     scatter = Scatter(

@@ -19,7 +19,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.measuring import logits_of
-from lowcurve.evaluation.sharing import broadcast, gather, share_of
+from lowcurve.evaluation.sharing import broadcast, share
 from lowcurve.losses import log_odds, margin
 from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
@@ -219,10 +219,11 @@ class AuditState:
             # The same stream for every batch: an image's draws depend on it alone.
             return method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
 
-        mine = share_of(self.fabric, len(there))
+        def columns_of(mine: Tensor) -> dict[str, Tensor]:
+            return {"found": self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])}
+
         with self._isolated():
-            found = self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])
-        return found if len(mine) == len(there) else gather({"found": found}, mine)["found"]
+            return share(self.fabric, len(there), columns_of)["found"]
 
     # --- which images were fooled
 

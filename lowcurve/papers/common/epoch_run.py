@@ -91,7 +91,11 @@ class EpochRun(Run):
         plain = self._checkpoint(name, key)
         epochs = select_epochs(optimization_of(name, self.study).epochs)
         return EpochCheckpoint(
-            plain.path, key, plain.writes, epochs={epoch: self.epoch(name, epoch, key) for epoch in epochs}
+            plain.path,
+            key,
+            plain.writes,
+            plain.digests,
+            epochs={epoch: self.epoch(name, epoch, key) for epoch in epochs},
         )
 
     def epoch(self, name: str, epoch: int, key: str) -> DiskCheckpoint:
@@ -111,6 +115,7 @@ class EpochCheckpoint(DiskCheckpoint):
         path: File of the state.
         key: Description of the training.
         writes: If False, `save` and `remove` do nothing.
+        digests: Folder above the file that also holds its digest.
         epochs: File of the weights for each epoch to keep.
     """
 

@@ -250,7 +250,8 @@ def _make_extra_result(kind: str, trained: TrainedRow) -> dict[str, Result]:
 
 
 def _read_interval(cell: Cell) -> tuple[float, float]:
-    return (cell[1], cell[2]) if isinstance(cell, tuple) else (read_value(cell), read_value(cell))
+    ends = cell[1:] if isinstance(cell, tuple) else (cell, cell)
+    return read_value(ends[0]), read_value(ends[1])
 
 
 def _average_seeds(values: np.ndarray) -> list[Cell]:

@@ -1,0 +1,107 @@
+"""The number of threads: as many as the machine has free."""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowcurve.errors import InputError
+
+if TYPE_CHECKING:
+    from lowcurve.store import Run
+
+VARIABLE = "OMP_NUM_THREADS"
+SAMPLES, PAUSE = 5, 0.02
+"""Times at which the running processes are counted, and the seconds between them."""
+
+CHOSEN: list[int] = []
+"""The number of threads, if it was chosen here."""
+FILE = ".threads"
+"""File in which a run keeps its number of threads."""
+
+
+def choose_threads() -> str:
+    """Choose the number of threads before torch is imported, unless the variable OMP_NUM_THREADS does.
+
+    On a busy machine threads wait for one another, and two of them may take five times as long as one.
+
+    Returns:
+        A sentence if there are fewer threads than cores, else nothing.
+    """
+    if VARIABLE in os.environ or "torch" in sys.modules:
+        return ""
+    cores, others = usable_cores(), running_processes()
+    count = max(1, min(cores, (os.cpu_count() or cores) - others))
+    os.environ[VARIABLE] = str(count)
+    CHOSEN.append(count)
+    if count == cores:
+        return ""
+    return (
+        f"computing with {count} of {cores} cores, since {others} other processes are running. "
+        f"Set {VARIABLE} to choose: the numbers agree to rounding"
+    )
+
+
+def keep_threads(run: "Run", devices: int) -> None:
+    """Compute with as many threads as the run was begun with, so that a resumed training ends in the same bits.
+
+    Args:
+        run: The run.
+        devices: Processes on this machine, which share the threads.
+
+    Raises:
+        InputError: If the file with their number holds something else.
+    """
+    import torch
+
+    known = run.read_json(FILE)
+    if known is None:
+        if CHOSEN:
+            torch.set_num_threads(max(1, CHOSEN[0] // devices))
+        run.write_json(FILE, torch.get_num_threads())
+    elif type(known) is not int or not 0 < known <= 4096:
+        raise InputError(f"a number of threads in {run.folder / FILE}", known, "delete the file")
+    elif CHOSEN:
+        torch.set_num_threads(known)
+    if CHOSEN:
+        os.environ[VARIABLE] = str(torch.get_num_threads())
+
+
+def usable_cores(system: Path = Path("/sys")) -> int:
+    """Return the number of physical cores that this process may use: by its affinity, and by the quota of its container.
+
+    Args:
+        system: Folder in which Linux describes cores and quotas.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    names = (system / f"devices/system/cpu/cpu{n}/topology/thread_siblings_list" for n in os.sched_getaffinity(0))
+    siblings = [_read(name) or str(name) for name in names]
+    quota, _, period = _read(system / "fs/cgroup/cpu.max").partition(" ")
+    cores = len(set(siblings))
+    return max(1, min(cores, -(-int(quota) // int(period)))) if quota.isdigit() and period.isdigit() else cores
+
+
+def running_processes(statistic: Path = Path("/proc/stat")) -> int:
+    """Return how many other processes compute at the moment; 0 where the system does not tell.
+
+    The load average would count what this user's last command did a minute ago.
+
+    Args:
+        statistic: File in which Linux counts them.
+    """
+    found = []
+    for _ in range(SAMPLES):
+        lines = [line.split() for line in _read(statistic).splitlines()]
+        found += [int(words[1]) - 1 for words in lines if words and words[0] == "procs_running"]
+        time.sleep(PAUSE)
+    return max(0, round(statistics.median(found))) if found else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeError):
+        return ""
