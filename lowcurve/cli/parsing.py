@@ -157,7 +157,7 @@ def _settings_of(file: str, known: Mapping[str, Any]) -> str:
 
     try:
         content = yaml.safe_load(Path(file).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return file  # the parser says what is wrong with it
     return json.dumps(_canonical_settings(content, "", known), default=str) if isinstance(content, dict) else file
 
