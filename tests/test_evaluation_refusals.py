@@ -78,11 +78,6 @@ def test_no_examples(act):
         act(linear(), UNIFORM.take([]))
 
 
-def test_a_measure_that_is_not_finite_is_named():
-    with pytest.raises(InputError, match="numbers for slope, got NaN"):
-        evaluation.measure(linear(), UNIFORM, {"slope": lambda field, x: field(x) * math.nan})
-
-
 # --- public networks on real images
 
 

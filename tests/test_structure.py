@@ -139,7 +139,7 @@ RULES = {
     ),
     "clipping to a range": Rule(
         named(r".*\.(clamp|clip|clamp_|clip_|clamp_min|clamp_max)"),
-        ("analysis/norms.py",),
+        ("analysis/norms.py", "analysis/box_projection.py"),
         {
             "data/toys.py": "points of the plane are moved into the square where they are drawn, and colors are made of hues",
             "data/examples.py": "a variance that rounding made negative",

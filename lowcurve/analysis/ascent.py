@@ -53,8 +53,8 @@ def _steepest_in_box(point: Inputs, gradient: Tensor, ball: Ball) -> Tensor:
     the projection into the ball would move them away from the edge.
     """
     low, high = ball.box
-    moves = torch.add(point, gradient.sign(), alpha=high - low).clamp_(low, high) != point
+    moves = ((gradient > 0) & (point < high)) | ((gradient < 0) & (point > low))
     largest = LINF.length(gradient * moves)
     scaled = gradient / per_example(torch.where(largest == 0, torch.inf, largest), gradient)
     length = (scaled * moves).flatten(1).square().sum(1).sqrt()
-    return (scaled / per_example(torch.where(length == 0, 1, length), scaled)).clamp_(-1, 1)
+    return LINF.project(scaled / per_example(torch.where(length == 0, 1, length), scaled), 1.0)

@@ -9,8 +9,22 @@ ROUNDS = 20
 """Most rounds. Two to four are usual."""
 
 
+def share_inside(length: PerExample, radius: float | PerExample) -> PerExample:
+    """Return the factor, at most 1, that brings a vector of this length into a ball.
+
+    Args:
+        length: Length of each example's vector.
+        radius: Radius of the ball, one for all or one for each.
+
+    Example:
+        >>> share_inside(torch.tensor([4.0, 1.0, 0.0]), 2.0)
+        tensor([0.5000, 1.0000, 1.0000])
+    """
+    return torch.where(length > radius, radius / torch.where(length > 0, length, 1), 1)
+
+
 def project_to_ball_and_box(
-    center: Inputs, offset: Tensor, share: Tensor, radius: PerExample, box: tuple[float, float]
+    center: Inputs, offset: Tensor, share: PerExample, radius: PerExample, box: tuple[float, float]
 ) -> Inputs:
     """Return the nearest point to center + offset in the l_2 ball and in the box.
 
@@ -20,7 +34,7 @@ def project_to_ball_and_box(
     Args:
         center: Centers inside the box, shape (batch, ...).
         offset: Offsets of the points from them.
-        share: Factor of each offset that brings it into the ball alone, at most 1, shape (batch, 1, ...).
+        share: Factor of each offset that brings it into the ball alone, at most 1.
         radius: Radius of each example.
         box: Lowest and highest pixel value.
 
@@ -31,18 +45,19 @@ def project_to_ball_and_box(
 
     Example:
         >>> center, offset = torch.zeros(1, 2), torch.tensor([[3.0, 4.0]])
-        >>> share = torch.tensor([[0.4]])  # (1.2, 1.6), of length 2
+        >>> share = torch.tensor([0.4])  # (1.2, 1.6), of length 2
         >>> project_to_ball_and_box(center, offset, share, torch.tensor([2.0]), (0.0, 1.5))
         tensor([[1.3229, 1.5000]])
     """
-    point = center + share * offset
+    axes = (-1, *[1] * (offset.ndim - 1))
+    point = center + offset * share.view(axes)
     inside = point.clamp(*box)
     # Where the ball does not shrink the offset, clipping it gives the nearest point.
-    rows = torch.nonzero((inside != point).flatten(1).any(1) & (share.flatten() < 1)).flatten()
+    rows = torch.nonzero((inside != point).flatten(1).any(1) & (share < 1)).flatten()
     if len(rows):
         few, far = center[rows], offset[rows]
         factor = _length_factor(far.flatten(1), few.flatten(1), radius[rows], box)
-        inside[rows] = (few + factor.to(far).view_as(share[rows]) * far).clamp_(*box)
+        inside[rows] = (few + factor.to(far).view(axes) * far).clamp_(*box)
     return inside
 
 

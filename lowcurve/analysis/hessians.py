@@ -181,7 +181,7 @@ def gauss_newton_spectrum(field: LogitField, x: Inputs) -> Tensor:
     logit_hessian = _logit_derivatives(field, logits)[1].double()
     # J^T A J and sqrt(J J^T) A sqrt(J J^T) share their nonzero eigenvalues, and the second is small.
     sizes, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
-    root = vectors * torch.where(sizes > 0, sizes, 0).sqrt()[:, None] @ vectors.transpose(1, 2)
+    root = vectors * sizes.relu().sqrt()[:, None] @ vectors.transpose(1, 2)
     values: Tensor = torch.linalg.eigvalsh(root @ logit_hessian @ root)
     return values.to(x.dtype)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
-from lowcurve.analysis.box_projection import project_to_ball_and_box
+from lowcurve.analysis.box_projection import project_to_ball_and_box, share_inside
 from lowcurve.errors import InputError, describe
 from lowcurve.types import PerExample
 
@@ -124,13 +124,8 @@ class Norm:
                 return v.clamp(-bound, bound)
             return v.clamp(-radius, radius)
         if self.name == "l_2":
-            return v * self._share_inside(v, radius)
+            return v * per_example(share_inside(self.length(v), radius), v)
         raise _no_l1()
-
-    def _share_inside(self, v: Tensor, radius: float | PerExample) -> Tensor:
-        """Return the factor, at most 1, that brings each vector into the ball of this radius."""
-        length = self.length(v)
-        return per_example(torch.where(length > radius, radius / torch.where(length > 0, length, 1), 1), v)
 
 
 L1, L2, LINF = Norm("l_1"), Norm("l_2"), Norm("l_inf")
@@ -198,7 +193,7 @@ class Ball:
         limit, offset = self.radius if radius is None else radius, point - center
         if self.norm == L2:
             limits = torch.as_tensor(limit, device=offset.device).expand(len(center))
-            return project_to_ball_and_box(center, offset, L2._share_inside(offset, limit), limits, self.box)
+            return project_to_ball_and_box(center, offset, share_inside(L2.length(offset), limit), limits, self.box)
         return (center + self.norm.project(offset, limit)).clamp(*self.box)
 
     def require_inside_box(self, x: Tensor) -> None:
@@ -211,7 +206,7 @@ class Ball:
             InputError: If they do not.
         """
         if len(x) and not (float(x.amin()) >= self.box[0] and float(x.amax()) <= self.box[1]):
-            found = f"values from {float(x.amin()):g} to {float(x.amax()):g}"
+            found = "NaN" if bool(x.isnan().any()) else f"values from {float(x.amin()):g} to {float(x.amax()):g}"
             raise InputError(
                 f"inputs inside the pixel box {self.box}", found, "divide by 255, or give the box to the Ball"
             )

@@ -20,6 +20,7 @@ from lowcurve.attacks.state import (
     is_fooled,
     join_rows,
     prepare,
+    require_finite_logits,
     require_logits,
     select_rows,
 )
@@ -41,12 +42,15 @@ class Outcome:
         value: Its value.
         fooled: True if the network was fooled.
         forward_passes: Evaluations until the network was first fooled. All count if it never was.
+        undefined: True if the network gave NaN or infinite logits at a point that was evaluated. Such a point is never the
+            answer.
     """
 
     point: Inputs
     value: PerExample
     fooled: Tensor
     forward_passes: Tensor
+    undefined: Tensor
 
 
 class IterativeAttack(Attack):
@@ -93,13 +97,14 @@ class IterativeAttack(Attack):
             for number, run in runs:
                 evaluate_last = getattr(run, "answer", "highest") == "highest"
                 outcome = carry_out(run, batch.with_streams(number), stop=False, evaluate_last=evaluate_last)
+                require_finite_logits(outcome.undefined)
                 value = outcome.value
                 if not same_objective:
                     with torch.no_grad():
                         value = margin_loss(call(model, outcome.point), y) if len(x) else value
                 higher = value > highest
                 best = torch.where(per_example(higher, best), outcome.point, best)
-                highest = torch.maximum(value, highest)
+                highest = torch.fmax(value, highest)
                 batch = replace(batch, start=None)  # only the first run begins at a given start
         return best.detach()
 
@@ -144,6 +149,7 @@ def carry_out(
         torch.full_like(batch.radius, -torch.inf),
         torch.zeros(count, dtype=torch.bool, device=batch.x.device),
         torch.full((count,), run.steps + 1, device=batch.x.device),
+        torch.zeros(count, dtype=torch.bool, device=batch.x.device),
     )
     limit = limit or max(count, 1)
     # The last point of a run that judges its own success may lie outside the ball.
@@ -208,7 +214,7 @@ class _Loop:
             return active.keep(~arrived)
         before = active.state
         logits, after = self.run.step(active.batch, before)
-        require_logits(logits, active.batch.y)
+        require_logits(logits, active.batch.y, finite=False)
         fooled = self.record(active, logits)
         active = _Active(active.numbers, active.batch, replace(after, step=before.step + 1))
         self.report(len(active.numbers))
@@ -218,19 +224,26 @@ class _Loop:
         return active.keep(~fooled)
 
     def record(self, active: _Active, logits: Logits) -> Tensor:
-        """Update the best point of each image; return for each image whether it is fooled at its current point."""
+        """Update the best point of each image; return for each image whether it is fooled at its current point.
+
+        Only a finite point with finite logits counts, so NaN neither fools the network nor has a high value.
+        """
         point, outcome = active.state.point, self.outcome
         with torch.no_grad():
-            values, fooled = self.run.value(active.batch, point, logits), self._succeeded(active.batch, point, logits)
+            is_finite, is_defined = torch.isfinite(point).flatten(1).all(1), torch.isfinite(logits).all(1)
+            counts = is_finite & is_defined
+            values = self.run.value(active.batch, point, logits)
+            fooled = self._succeeded(active.batch, point, logits) & counts
         if self.observe is not None:
             self.observe(active.numbers, active.state, values, logits)
         home = outcome.point.device
         numbers, newly, values = active.numbers.to(home), fooled.to(home), values.to(home)
+        outcome.undefined[numbers] |= (is_finite & ~is_defined).to(home)
         newly = newly & ~outcome.fooled[numbers]
         if bool(newly.any()):
             outcome.forward_passes[numbers[newly]] = active.state.step.to(home)[newly] + 1
             outcome.fooled[numbers[newly]] = True
-        better = values > outcome.value[numbers]
+        better = (values > outcome.value[numbers]) & counts.to(home)
         if self.stop:  # the point that fools is the answer, even where an earlier one had a higher value
             better |= newly
         rows = torch.nonzero(better).flatten()

@@ -127,7 +127,7 @@ class APGD(BallAttack, IterativeAttack):
             state,
             best=torch.where(higher, point, state.best),
             best_gradient=torch.where(higher, gradient, state.best_gradient),
-            highest=torch.maximum(value, state.highest),
+            highest=torch.fmax(value, state.highest),
             last_value=value,
             rises=state.rises + (value > state.last_value),
         )

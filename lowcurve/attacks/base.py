@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
+from lowcurve.attacks.acceptance import Region, accept
 from lowcurve.data.examples import as_pixels
 from lowcurve.data.labels import as_labels
 from lowcurve.errors import InputError
@@ -43,6 +44,14 @@ class Attack(ABC):
     takes_radius: ClassVar[bool] = False
     takes_start: ClassVar[bool] = False
 
+    @property
+    def region(self) -> Region:
+        """Where its answers must lie: its ball with the ball's box, or its box alone."""
+        ball = getattr(self, "ball", None)
+        if isinstance(ball, Ball):
+            return Region(ball.norm, ball.radius, ball.box)
+        return Region(box=getattr(self, "box", None))
+
     @abstractmethod
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images of a batch that has been checked."""
@@ -59,7 +68,7 @@ class Attack(ABC):
         radius: PerExample | None = None,
         start: Inputs | None = None,
     ) -> Inputs:
-        """Return the adversarial images x', of x's shape.
+        """Return the adversarial images x', of x's shape; x itself where the attack found none that is finite and inside.
 
         Args:
             model: Classifier, pixels -> logits.
@@ -77,7 +86,8 @@ class Attack(ABC):
             if given is not None and not taken:
                 raise InputError(f"no {name} in a call of {type(self).__name__}", "one", f"leave {name}= out")
         x, y = as_batch(model, x, y)
-        return self.perturb(model, x, y, Options(generator or stream(seed, "attack"), radius, start))
+        point = self.perturb(model, x, y, Options(generator or stream(seed, "attack"), radius, start))
+        return accept(self, x, point, radius)[0]
 
 
 class _OwnRadius(float):

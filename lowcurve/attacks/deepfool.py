@@ -9,7 +9,15 @@ from lowcurve.analysis.calculus import jacobian
 from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
 from lowcurve.attacks.active_set import carry_out
 from lowcurve.attacks.base import Attack, Options
-from lowcurve.attacks.state import AttackBatch, State, is_fooled, prepare, select_rows
+from lowcurve.attacks.state import (
+    AttackBatch,
+    State,
+    is_fooled,
+    prepare,
+    require_finite_logits,
+    select_rows,
+    usable_gradient,
+)
 from lowcurve.attacks.targets import Target, require_target, target_class
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
@@ -102,6 +110,7 @@ class DeepFool(Attack):
     def solve(self, batch: AttackBatch) -> Inputs:
         """Return x' for a batch that has been checked, of a model in eval mode."""
         outcome = carry_out(self, batch, stop=True)
+        require_finite_logits(outcome.undefined)
         return shorten(batch, outcome.point, outcome.fooled, self.box_ball, self.bisections)
 
     def begin(self, batch: AttackBatch) -> DeepFoolState:
@@ -137,7 +146,7 @@ class DeepFool(Attack):
             there = batch.evaluate(inputs)
             return there.gather(1, classes) - there.gather(1, y)
 
-        gradients = jacobian(differences, point)
+        gradients = usable_gradient(batch.model, jacobian(differences, point))
         here = point[:, None]
         at_edge = ((gradients > 0) & (here >= self.box[1])) | ((gradients < 0) & (here <= self.box[0]))
         gradients = torch.where(at_edge & per_example(late, gradients), 0, gradients)

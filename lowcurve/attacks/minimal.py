@@ -11,7 +11,15 @@ from lowcurve.analysis.norms import L2, LINF, Ball, Norm, as_norm, per_example
 from lowcurve.attacks.active_set import Outcome, carry_out
 from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.deepfool import DeepFool, project_to_box, shorten
-from lowcurve.attacks.state import AttackBatch, State, is_fooled, prepare, select_rows
+from lowcurve.attacks.state import (
+    AttackBatch,
+    State,
+    is_fooled,
+    prepare,
+    require_finite_logits,
+    select_rows,
+    usable_gradient,
+)
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
@@ -110,6 +118,7 @@ class MinimalNorm(Attack):
             if len(correct):
                 few = select_rows(batch, correct)
                 outcome = carry_out(self, few, stop=False)
+                require_finite_logits(outcome.undefined)
                 for number in range(RETRIES if batch.start is None else 0):
                     self._retry_from_noise(few.with_streams("minimal norm", number), outcome)
                 answer[correct] = shorten(few, outcome.point, outcome.fooled, self.box_ball, self.bisections)
@@ -122,6 +131,7 @@ class MinimalNorm(Attack):
             return
         few = select_rows(batch, left)
         again = carry_out(self, replace(few, start=fooling_noise(few, self.box_ball)), stop=False)
+        require_finite_logits(again.undefined)
         newly = left[again.fooled]
         outcome.point[newly], outcome.fooled[newly] = again.point[again.fooled], True
 
@@ -143,9 +153,11 @@ class MinimalNorm(Attack):
             return margin_loss(logits, batch.y), logits
 
         value, gradient, logits = value_gradient_and_aux(evaluate, point)
+        gradient = usable_gradient(batch.model, gradient)
         length, steepness = norm.length(moved), norm.dual.length(gradient)
+        rise = value.abs() / torch.where(steepness > 0, steepness, 1)
         # Without a gradient the boundary is taken to be twice as far away as the point.
-        gap = torch.where(steepness > 0, value.abs() / torch.where(steepness > 0, steepness, 1), length)
+        gap = torch.where((steepness > 0) & torch.isfinite(rise), rise, length)
         boundary = (length + gap) * (1 + BEYOND)
         phase = (1 + torch.cos(math.pi * state.step.to(value) / self.steps)) / 2
         fooled = is_fooled(batch.model, logits, batch.y)

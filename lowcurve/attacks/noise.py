@@ -106,6 +106,8 @@ class Noise(BallAttack, IterativeAttack):
         with torch.no_grad():
             logits = batch.evaluate(points)
         values = self.value(repeated, points, logits).view(numbers.shape)
+        # NaN comes after a draw that fools the network and before all others, so that neither is lost.
+        values = torch.where(torch.isfinite(logits).all(1).view(numbers.shape), values, 0)
         worst = values.masked_fill(numbers >= self.draws, -torch.inf).argmax(0)
         points, logits = points.view(count, *batch.x.shape), logits.view(count, len(batch), -1)
         return NoiseState(points[worst, images], step, logits[worst, images])

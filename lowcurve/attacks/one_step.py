@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import Ball, Norm
+from lowcurve.attacks.acceptance import Region
 from lowcurve.attacks.base import BallAttack, Options
-from lowcurve.attacks.state import prepare
+from lowcurve.attacks.state import prepare, usable_gradient
 from lowcurve.errors import InputError
 from lowcurve.losses import evaluate_loss, log_odds
 from lowcurve.models.modes import frozen
@@ -62,13 +63,19 @@ class OneStep(BallAttack):
         if not all(math.isfinite(share) and share >= 0 for share in shares):
             raise InputError("noise, length and reach of 0 radii or more", shares, "write OneStep(ball, noise=1.0)")
 
+    @property
+    def region(self) -> Region:
+        """The ball of `reach` radii, in the box."""
+        return Region(self.ball.norm, self.reach * self.ball.radius, self.ball.box, self.reach)
+
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""
         with frozen(model):
             batch = prepare(model, x, y, self.ball, options, clean_logits=False)
             noise, size, reach = (share * batch.radius for share in (self.noise, self.length, self.reach))
             start = self.ball.sample(x, batch.streams.at("start"), noise)
-            direction = gradient(lambda at: evaluate_loss(self.loss, batch.evaluate(at), y), start)
+            slope = gradient(lambda at: evaluate_loss(self.loss, batch.evaluate(at), y), start)
+            direction = usable_gradient(model, slope)
             return ascent_step(start, direction, x, self.ball, size=size, radius=reach)
 
 

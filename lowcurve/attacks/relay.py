@@ -8,7 +8,7 @@ from torch import Tensor
 from lowcurve.analysis.norms import Ball, Norm
 from lowcurve.attacks.active_set import IterativeAttack, carry_out
 from lowcurve.attacks.base import Options
-from lowcurve.attacks.state import AttackRun, prepare, select_rows
+from lowcurve.attacks.state import AttackRun, prepare, require_finite_logits, select_rows
 from lowcurve.errors import InputError
 from lowcurve.losses import margin
 from lowcurve.models.modes import frozen
@@ -82,6 +82,8 @@ class Relay(IterativeAttack):
                 rows = near.nonzero()[:, 0]
             few = select_rows(batch, rows)
             for number, run in enumerate(self.runs):
-                few = replace(few, start=carry_out(run, few.with_streams(number), stop=False).point)
+                outcome = carry_out(run, few.with_streams(number), stop=False)
+                require_finite_logits(outcome.undefined)
+                few = replace(few, start=outcome.point)
             best[rows] = few.x if few.start is None else few.start
         return best.detach()

@@ -139,7 +139,9 @@ class SPSA(BallAttack, IterativeAttack):
             with torch.no_grad():
                 values = self.value(repeated, points, batch.evaluate(points))
             forward, backward = values.view(2, len(draws), len(batch))
+            # A pair with an undefined value says nothing about the slope.
+            differences = torch.where(torch.isfinite(forward - backward), forward - backward, 0)
             # The draws are added one by one, so that the sum does not depend on the number of draws in a pass.
-            for sign, difference in zip(signs, forward - backward, strict=True):
+            for sign, difference in zip(signs, differences, strict=True):
                 total += per_example(difference, point) * sign
         return total / (2 * self.delta * self.draws)

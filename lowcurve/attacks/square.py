@@ -106,7 +106,7 @@ class Square(BallAttack, IterativeAttack):
             logits = batch.evaluate(point)
             value = self.value(batch, point, logits)
         best = torch.where(per_example(value > state.highest, point), point, state.best)
-        highest = torch.maximum(value, state.highest)
+        highest = torch.fmax(value, state.highest)
         streams = batch.streams.at_each(state.step)
         added = _as_images(best - batch.x)
         sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[state.step]

@@ -1,7 +1,9 @@
 """The data of a running attack: the batch that is attacked, the state of each image, and the contract of a run."""
 
+import logging
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -14,6 +16,13 @@ from lowcurve.losses import margin_loss
 from lowcurve.network_calls import call, rounding_of
 from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
+
+log = logging.getLogger("lowcurve")
+NO_GRADIENT = (
+    "The attack leaves the pixels whose derivative is NaN where they are, so images may seem robust for want of a gradient."
+    " Look for a square root or a division at 0 inside the network."
+)
+_WARNED: WeakSet[torch.nn.Module] = WeakSet()  # one warning per network
 
 
 @dataclass(frozen=True)
@@ -159,8 +168,13 @@ def prepare(
     return AttackBatch(model, x, y, radius, example_streams(options.generator, x, y), logits, start)
 
 
-def require_logits(logits: object, y: Labels) -> None:
+def require_logits(logits: object, y: Labels, *, finite: bool = True) -> None:
     """Check that a model returned one row of finite logits for each image, with a column for each label.
+
+    Args:
+        logits: What the model returned.
+        y: The labels.
+        finite: Refuse NaN and infinity too.
 
     Raises:
         InputError: If it did not.
@@ -172,8 +186,46 @@ def require_logits(logits: object, y: Labels) -> None:
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         found, hint = f"{int(y.min())} to {int(y.max())}", "give the data that the network was made for"
         raise InputError(f"labels from 0 to {logits.shape[1] - 1}, as the network has logits", found, hint)
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError("finite logits", "NaN or infinity", "look for NaN or overflow inside the network")
+    if finite:
+        require_finite_logits(~torch.isfinite(logits).all(1))
+
+
+def require_finite_logits(undefined: Tensor) -> None:
+    """Check that the network gave finite logits for every image.
+
+    Args:
+        undefined: For each image, whether a logit was NaN or infinite.
+
+    Raises:
+        InputError: If some were not.
+    """
+    if bool(undefined.any()):
+        received = f"NaN or infinity at {int(undefined.sum())} of {len(undefined)} images"
+        raise InputError("finite logits", received, "look for NaN or overflow inside the network")
+
+
+def usable_gradient(model: Classifier, gradient: Tensor) -> Tensor:
+    """Return a gradient with 0 in place of NaN, and say once for each network that there was NaN or infinity.
+
+    A pixel whose derivative is not known stays where it is, and the others are attacked. Otherwise one such pixel would end
+    the attack on the image, which would then count as robust.
+
+    Args:
+        model: The network, to say it once.
+        gradient: Gradient in the image.
+
+    Example:
+        >>> usable_gradient(torch.nn.ReLU(), torch.tensor([[1.0, 2.0]]))
+        tensor([[1., 2.]])
+    """
+    finite = torch.isfinite(gradient)
+    if bool(finite.all()):
+        return gradient
+    if isinstance(model, torch.nn.Module) and model not in _WARNED:
+        _WARNED.add(model)
+        count = int((~finite).flatten(1).any(1).sum())
+        log.warning("%s", f"The gradient is NaN or infinite at {count} of {len(gradient)} images. {NO_GRADIENT}")
+    return gradient.nan_to_num(nan=0.0)
 
 
 def is_fooled(model: Classifier, logits: Logits, y: Labels) -> Tensor:
@@ -192,4 +244,5 @@ def evaluate_with_gradient(run: AttackRun, batch: AttackBatch, point: Inputs) ->
         logits = batch.evaluate(inputs)
         return run.value(batch, inputs, logits), logits
 
-    return value_gradient_and_aux(evaluate, point)
+    value, gradient, logits = value_gradient_and_aux(evaluate, point)
+    return value, usable_gradient(batch.model, gradient), logits

@@ -1,5 +1,6 @@
 """Suites of attacks: `strong`, which judges a claim, and the weak settings of the papers under their names."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -7,6 +8,7 @@ from itertools import cycle, islice
 import torch
 
 from lowcurve.analysis.norms import L2, Ball, Norm, as_ball, per_example, pixels
+from lowcurve.attacks.acceptance import Region, accept
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
 from lowcurve.attacks.base import Attack, BallAttack, Options
@@ -59,16 +61,21 @@ class Suite(Attack):
         norms = {getattr(member, "norm", None) for _, member in self.members}
         return norms.pop() if len(norms) == 1 else None
 
+    @property
+    def region(self) -> Region:
+        """Anywhere: each member's answers are accepted by that member's own region."""
+        return Region(box=(-math.inf, math.inf))
+
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""
         best, lowest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         for _, member in self.members:
             start = {"start": best} if isinstance(member, Relay) else {}
-            point = member(model, x, y, generator=options.generator, **start)
+            point, _ = accept(member, x, member(model, x, y, generator=options.generator, **start))
             with frozen(model), torch.no_grad():
                 margin = -margin_loss(call(model, point), y) if len(x) else lowest
             lower = margin < lowest
-            best, lowest = torch.where(per_example(lower, x), point, best), torch.minimum(margin, lowest)
+            best, lowest = torch.where(per_example(lower, x), point, best), torch.fmin(margin, lowest)
         return best
 
 

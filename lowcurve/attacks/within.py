@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lowcurve.analysis.norms import Norm, as_ball, as_norm, per_example
+from lowcurve.attacks.acceptance import Region, region_of
 from lowcurve.attacks.base import Attack, Options
 from lowcurve.errors import InputError
 from lowcurve.types import Classifier, Inputs, Labels
@@ -47,6 +48,11 @@ class Within(Attack):
                 "an attack with a norm", type(self.attack).__name__, 'write Within(DeepFool("linf"), 4/255)'
             )
         return as_norm(norm)
+
+    @property
+    def region(self) -> Region:
+        """The ball of the radius, in the attack's own box."""
+        return Region(self.norm, self.radius, region_of(self.attack).box)
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""

@@ -16,16 +16,21 @@ CLEAN = "clean"
 """Entry of `fooled_by` for an image that is misclassified without an attack."""
 
 
+UNDEFINED = "not finite"
+"""Entry of `fooled_by` for an image that no attack fooled, with a point where the network's logits were NaN or infinite."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AttackResult:
     """The result of an attack, one entry per image.
 
     Attributes:
         robust: True if the image is classified correctly, clean and under every attack. The mean is the robust
-            accuracy. It is an upper bound, since a stronger attack may exist.
+            accuracy. It is an upper bound, since a stronger attack may exist. False also where `undefined` is True.
         distance: Distance of the clean image and `inputs`, in `norm`.
         inputs: The attacked images.
-        fooled_by: Attack that fooled the network. It is "clean" if no attack was needed, "" if none succeeded.
+        fooled_by: Attack that fooled the network. It is "clean" if no attack was needed, "" if none succeeded,
+            "not finite" where `undefined` is True.
         forward_passes: Number of evaluations before the network was fooled, over all attacks.
         norm: Name of the norm of `distance`.
 
@@ -63,7 +68,12 @@ class AttackResult:
 
     def robust_to(self, *names: str) -> np.ndarray:
         """Return for each image whether it is correct under these attacks, the first ones that were tried."""
-        return ~np.isin(self.fooled_by, (CLEAN, *names))
+        return ~np.isin(self.fooled_by, (CLEAN, UNDEFINED, *names) if names else (CLEAN,))
+
+    @property
+    def undefined(self) -> np.ndarray:
+        """For each image, whether logits were NaN or infinite at a point that was tried, and no attack fooled the network."""
+        return np.asarray(self.fooled_by == UNDEFINED)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but `inputs` as plain numbers, strings and lists, ready for JSON."""
@@ -81,11 +91,28 @@ class AttackResult:
         return {name: getattr(self, name) for name in names}
 
     def __repr__(self) -> str:
-        counts = Counter(name for name in self.fooled_by.tolist() if name not in ("", CLEAN))
+        counts = Counter(name for name in self.fooled_by.tolist() if name not in ("", CLEAN, UNDEFINED))
         fooled = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no attack"
         return (
             f"Attack on {len(self.robust)} images\n"
             f"clean accuracy   {self.clean_accuracy}\n"
             f"robust accuracy  {self.robust_accuracy}\n"
             f"fooled by        {fooled}"
+            + (f"\nnot finite       {said_of_undefined(self.undefined)}" if self.undefined.any() else "")
         )
+
+
+def said_of_undefined(undefined: np.ndarray) -> str:
+    """Return the sentence on images with points where the network is undefined.
+
+    Args:
+        undefined: One truth value per image.
+
+    Example:
+        >>> said_of_undefined(np.array([True, False]))
+        '1 of 2 images: logits are NaN or infinite at a point that was tried; they count as neither fooled nor robust'
+    """
+    return (
+        f"{int(undefined.sum())} of {len(undefined)} images: logits are NaN or infinite at a point that was tried; they"
+        " count as neither fooled nor robust"
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball, Norm, as_norm
 from lowcurve.attacks import Suite
+from lowcurve.attacks.acceptance import accept
 from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.state import AttackBatch, select_rows
@@ -21,7 +22,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
-from lowcurve.evaluation.attack_result import CLEAN, AttackResult
+from lowcurve.evaluation.attack_result import CLEAN, UNDEFINED, AttackResult
 from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, on_device, require_examples
 from lowcurve.evaluation.sharing import Ticker, share
@@ -37,6 +38,7 @@ PROBABILITIES = (
     "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax: where the network is"
     " confident, gradients through the softmax vanish and its robust accuracy comes out too high."
 )
+NOT_ACCEPTED = "They are not finite, or lie outside the attack's ball or its pixel box."
 _WARNED: WeakSet[nn.Module] = WeakSet()  # one warning per network
 CHUNK = 1024
 """Examples that all members attack before the next ones follow; the ledger stores finished work per chunk."""
@@ -89,7 +91,9 @@ def attack(
         fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Returns:
-        An `AttackResult`. Neither batch size nor order of the images changes it: each has its own random numbers.
+        An `AttackResult`. Neither batch size nor order of the images changes it: each has its own random numbers. An answer
+        counts only if it is finite, in the attack's ball and in its box, and if the logits there are finite. An image with
+        a point where they are not is not robust, and is counted apart, unless another point fooled the network.
 
     Raises:
         InputError: If weights or logits are not finite, if the network lacks a label, if there are no images, or if
@@ -120,13 +124,13 @@ def attack(
             chunk = _Chunk.start(model, examples.take(rows), own, batch_size, seed, members)
             ticker = Ticker(bars, title, sum(count_forward_passes(member) for _, member in members) * len(rows))
             _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
-            parts.append({**chunk.state, "distance": norm.length(chunk.state["inputs"] - chunk.x)})
+            parts.append(chunk.results() | {"distance": norm.length(chunk.state["inputs"] - chunk.x)})
         names = ("inputs", "fooled by", "forward passes", "distance")
         return {name: torch.cat([part[name] for part in parts]) for name in names}
 
     with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
         columns = share(fabric, len(examples), columns_of)
-    attacks = np.array([*(name for name, _ in members), CLEAN, ""])
+    attacks = np.array([*(name for name, _ in members), CLEAN, "", UNDEFINED])
     fooled_by = attacks[columns["fooled by"].numpy()]
     distance, forward_passes = columns["distance"].numpy(), columns["forward passes"].numpy()
     return AttackResult(fooled_by == "", distance, columns["inputs"], fooled_by, forward_passes, norm.name)
@@ -193,9 +197,10 @@ class _Chunk:
         seed: Seed of the attacks' random numbers.
         robust: Value of state["fooled by"] for robust images.
         has_relay: True if a member is a `Relay`. It starts from the lowest margin found so far.
-        state: Columns with a row per image. "fooled by" is the number of the member that fooled the network. It is the
-            number of members for images misclassified before, and one more for robust ones. With a relay, "nearest" is
-            the point of the lowest margin found, and "margin" the margin there.
+        state: Columns with a row per image. "undefined" is True where logits were not finite at a point. "fooled by" is the
+            number of the member that fooled the network. It is the number of members for images misclassified before, and
+            one more for robust ones. With a relay, "nearest" is the point of the lowest margin found, and "margin" the
+            margin there.
     """
 
     model: nn.Module
@@ -229,6 +234,7 @@ class _Chunk:
             log.warning("%s", PROBABILITIES)
         fooled_by = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
         chunk.state = {"inputs": x.clone(), "fooled by": fooled_by, "forward passes": torch.ones_like(y)}
+        chunk.state["undefined"] = torch.zeros_like(y, dtype=torch.bool)
         if has_relay:
             chunk.state |= {"nearest": x.clone(), "margin": margin(chunk.logits, y)}
         return chunk
@@ -237,9 +243,14 @@ class _Chunk:
     def device(self) -> torch.device:
         return input_like(self.model).device
 
-    def logits_at(self, x: Tensor, y: Tensor) -> Tensor:
-        rows = self._batches(torch.arange(len(x)))
-        return torch.cat([logits_of(self.model, x[k].to(self.device), y[k].to(self.device)).cpu() for k in rows])
+    def logits_at(self, x: Tensor, y: Tensor, *, finite: bool = True) -> Tensor:
+        rows, device = self._batches(torch.arange(len(x))), self.device
+        return torch.cat([logits_of(self.model, x[k].to(device), y[k].to(device), finite=finite).cpu() for k in rows])
+
+    def results(self) -> dict[str, Tensor]:
+        """Return the columns of the result. An image that nothing fooled, but with an undefined point, is not robust."""
+        undefined = self.state["undefined"] & (self.state["fooled by"] == self.robust)
+        return self.state | {"fooled by": self.state["fooled by"] + undefined}
 
     def remaining(self) -> Tensor:
         """Return the rows of the images that are still robust."""
@@ -255,7 +266,7 @@ class _Chunk:
             for batch in self._batches(rows):
                 x, y = self.x[batch].to(self.device), self.y[batch].to(self.device)
                 points.append(member(self.model, x, y, generator=self._generator(name)).cpu())
-            self.record(number, rows, torch.cat(points), torch.ones_like(rows))
+            self.record(number, name, rows, *accept(member, self.x[rows], torch.cat(points)), torch.ones_like(rows))
             return
         if isinstance(member, Relay):
             rows = rows[member.is_near(margin(self.logits[rows], self.y[rows]), self.state["margin"][rows])]
@@ -277,16 +288,24 @@ class _Chunk:
                 device=self.device,
                 report=report,
             )
-            self.record(number, rows[still], found.point, found.forward_passes)
+            self.state["undefined"][rows[still]] |= found.undefined
+            answers = accept(member, attacked.x, found.point, attacked.radius)
+            self.record(number, name, rows[still], *answers, found.forward_passes)
 
-    def record(self, number: int, rows: Tensor, inputs: Tensor, forward_passes: Tensor) -> None:
+    def record(
+        self, number: int, name: str, rows: Tensor, inputs: Tensor, accepted: Tensor, forward_passes: Tensor
+    ) -> None:
         """Store a member's result. The images are evaluated again: a prediction may depend on the batch size by rounding."""
-        logits = self.logits_at(inputs, self.y[rows])
-        fooled = logits.argmax(1) != self.y[rows]
+        if not bool(accepted.all()):
+            log.warning("%s: %d of %d answers do not count. %s", name, int((~accepted).sum()), len(rows), NOT_ACCEPTED)
+        logits = self.logits_at(inputs, self.y[rows], finite=False)
+        defined = torch.isfinite(logits).all(1)
+        fooled = defined & (logits.argmax(1) != self.y[rows])
+        self.state["undefined"][rows] |= ~defined
         self.state["forward passes"][rows] += forward_passes
         if self.has_relay:
             margins = margin(logits, self.y[rows])
-            nearer = margins < self.state["margin"][rows]
+            nearer = defined & (margins < self.state["margin"][rows])
             self.state["margin"][rows[nearer]] = margins[nearer]
             self.state["nearest"][rows[nearer]] = inputs[nearer]
         self.state["inputs"][rows] = inputs

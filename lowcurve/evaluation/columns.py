@@ -27,7 +27,9 @@ class Columns(dict[str, np.ndarray]):
 
         def line(name: str, row: list[str] | str) -> str:
             said = row if isinstance(row, str) else "  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True))
-            return f"{name:<{width}}  {said}"
+            missing = int(np.isnan(self[name]).sum()) if name in self and self[name].dtype.kind == "f" else 0
+            note = f"  {missing} NaN left out" if missing else ""
+            return f"{name:<{width}}  {said}{note}"
 
         return "\n".join([line(f"{count} images", cells[0]), *(line(name, row) for name, row in rows.items())])
 

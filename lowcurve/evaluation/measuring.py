@@ -62,12 +62,13 @@ def measure(
         heading: Text of the progress bar.
 
     Returns:
-        `Columns`: arrays with one entry per image, by name.
+        `Columns`: arrays with one entry per image, by name. A number that does not exist is NaN. It is left out of the
+        printed means and quantiles, and counted beside them.
 
     Raises:
-        InputError: If the model is in training mode, if its weights or logits are not finite, if a measure gives NaN,
-            or if the labels do not fit the network. Also if the logits of an image are random or depend on the other
-            images of its batch: the first 8 images are tried.
+        InputError: If the model is in training mode, if its weights or logits are not finite, or if the labels do not fit
+            the network. Also if the logits of an image are random or depend on the other images of its batch: the first 8
+            images are tried.
 
     `analysis.hessians.record_backends()` around the call tells how Hessians were computed.
 
@@ -120,10 +121,6 @@ class _Part:
         logits_of(self.model, x, y)
         result = self.measure(loss_field(self.model, y, self.loss), x)
         columns = dict(result) if isinstance(result, Mapping) else {self.name: result}
-        for column, values in columns.items():
-            # Infinity is allowed: the normalized curvature where the gradient is 0 and the Hessian is not.
-            if bool(torch.isnan(values).any()):
-                raise InputError(f"numbers for {column}", "NaN", "check the network's logits on this data")
         return {column: values.detach().cpu() for column, values in columns.items()}
 
 
@@ -172,11 +169,11 @@ def accuracy(model: nn.Module, images: Data, labels: Labels | None = None, *, ba
     return share_of_true(correct(model, images, labels, batch_size=batch_size))
 
 
-def logits_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return the logits at x, or refuse them unless they are finite numbers of shape (batch, classes) that fit the labels."""
+def logits_of(model: nn.Module, x: Tensor, y: Tensor, *, finite: bool = True) -> Tensor:
+    """Return the logits at x, or refuse them unless they have the shape (batch, classes), fit the labels and are finite."""
     with torch.no_grad():
         logits = call(model, x)
-    require_logits(logits, y)
+    require_logits(logits, y, finite=finite)
     return logits
 
 

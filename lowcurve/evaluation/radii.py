@@ -13,7 +13,7 @@ from lowcurve.data.coercion import Data
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
-from lowcurve.evaluation.attack_result import CLEAN
+from lowcurve.evaluation.attack_result import CLEAN, said_of_undefined
 from lowcurve.evaluation.attacking import attack
 from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
@@ -26,7 +26,8 @@ class SmallestRadius:
 
     Attributes:
         radius: Smallest radius at which the image was fooled. It is 0 for an image that was misclassified without an
-            attack, and infinity for one that was never fooled.
+            attack, and infinity for one that was never fooled. It is NaN for one that was never fooled, but where the
+            network's logits are not finite at a point that was tried.
         inputs: The image found there. For an image that was never fooled, it is the last one tried.
 
     Example:
@@ -56,6 +57,11 @@ class SmallestRadius:
             f"0 (misclassified)  {(self.radius == 0).sum()}\n"
             f"found              {len(found)}{told}\n"
             f"never fooled       {np.isinf(self.radius).sum()}"
+            + (
+                f"\nnot finite         {said_of_undefined(np.isnan(self.radius))}"
+                if np.isnan(self.radius).any()
+                else ""
+            )
         )
 
 
@@ -123,6 +129,7 @@ def smallest_radius(
     first = attack(model, examples, method, radius=radii, **shared)
     inputs = first.inputs.clone()
     high = np.where(first.robust, np.inf, np.where(first.fooled_by == CLEAN, 0.0, first.distance)).astype(np.float64)
+    high[first.undefined] = np.nan
     low = np.where(np.isfinite(high), 0.0, largest)
     for _ in ticks:
         unresolved = np.flatnonzero(np.isfinite(high) & (high - low > largest / 2**rounds))
@@ -132,7 +139,7 @@ def smallest_radius(
         rows = torch.from_numpy(unresolved)
         own = torch.from_numpy(middle).float()
         found = attack(model, examples.take(rows), method, radius=own, **shared)
-        fooled = ~found.robust
+        fooled = ~found.robust & ~found.undefined
         low[unresolved[~fooled]] = middle[~fooled]
         high[unresolved[fooled]] = np.minimum(found.distance[fooled], middle[fooled])
         inputs[rows[torch.from_numpy(fooled)]] = found.inputs[torch.from_numpy(fooled)]

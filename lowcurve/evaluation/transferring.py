@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
+from lowcurve.attacks.acceptance import accept
 from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
@@ -162,7 +163,8 @@ def _attack_fully(
     with frozen(model):
         for x, y in _batches(examples, batch_size, like, progress, heading):
             logits_of(model, x, y)
-            point = method(model, x, y, generator=randomness.stream(seed, "attack", type(method).__name__))
+            answer = method(model, x, y, generator=randomness.stream(seed, "attack", type(method).__name__))
+            point, _ = accept(method, x, answer)
             with torch.no_grad():
                 values.append(evaluate_loss(loss, call(model, point), y).cpu())
             found.append(point.cpu())

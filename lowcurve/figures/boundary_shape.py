@@ -134,7 +134,7 @@ def sensitivity(shared: SameImages) -> dict[str, Result]:
         Column("reached", "Share of images whose boundary was reached.", ".1%"),
     )
     lines = tuple(
-        (kind, float(np.median(np.where(np.isfinite(v), v, reach))), float(np.isfinite(v).mean()))
+        (kind, float(np.median(np.where(np.isinf(v), reach, v))), float(np.isfinite(v).mean()))
         for kind, v in nearest.items()
     )
     conditions = _conditions(shared) | {

@@ -62,4 +62,4 @@ def contrast_alignment(field: Field, x: Inputs) -> PerExample:
     seen = [v.flatten(1) for v in (gradient(field, x).abs().sum(1), local_contrast(x))]
     first, second = (v - v.mean(1, keepdim=True) for v in seen)
     lengths = first.square().sum(1).sqrt() * second.square().sum(1).sqrt()
-    return torch.where(lengths > 0, (first * second).sum(1) / lengths, 0)
+    return torch.where(lengths == 0, 0, (first * second).sum(1) / lengths)

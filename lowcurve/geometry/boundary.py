@@ -87,7 +87,7 @@ class BoundaryPoint:
 
     Attributes:
         point: A point with F = 0, or the end of the segment where F did not change its sign.
-        crossed: True where F changed its sign along the segment.
+        crossed: True where F changed its sign along the segment. NaN has no sign.
     """
 
     point: Inputs
@@ -134,7 +134,7 @@ def find_boundary_point(
     low, high = torch.zeros(len(x)).to(x), torch.ones(len(x)).to(x)
     value_low, value_high = at(low), at(high)
     side = value_low.sign()
-    crossed = side * value_high.sign() <= 0
+    crossed = (side * value_high.sign() <= 0) & ~(value_low + value_high).isnan()  # the sign of NaN is 0
     for _ in range(steps):
         middle = (low + high) / 2
         if bool(((middle == low) | (middle == high) | (high - low <= tolerance)).all()):
@@ -143,6 +143,7 @@ def find_boundary_point(
         before = value.sign() == side
         low, value_low = torch.where(before, middle, low), torch.where(before, value, value_low)
         high, value_high = torch.where(before, high, middle), torch.where(before, value_high, value)
+    crossed &= ~(value_low + value_high).isnan()
     share = torch.where(value_low.abs() < value_high.abs(), low, high)
     point = x + per_example(share, offset) * offset
     return BoundaryPoint(torch.where(per_example(crossed, x), point, end), crossed)

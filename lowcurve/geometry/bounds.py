@@ -60,8 +60,8 @@ def distance_bounds(
         gradient_component: a = |<g, u>|, with u the eigenvector of nu.
 
     Returns:
-        The bounds, 0 where c <= 0. They are infinite where nothing bounds the distance (a = 0 or G = 0, and nu <=
-        0). The simple lower forms may be negative, and -inf at G = 0.
+        The bounds, 0 where c <= 0, and NaN where a number is NaN. They are infinite where nothing bounds the distance (a
+        = 0 or G = 0, and nu <= 0). The simple lower forms may be negative, and -inf at G = 0.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
@@ -74,24 +74,24 @@ def distance_bounds(
     Reference: moosavi2019cure, Theorem 1, Eqs. (2) and (3).
     """
     straight = gap / gradient_norm
-    shrink = torch.where(nu > 0, nu * straight / gradient_norm, 0)
+    shrink = torch.where(nu <= 0, 0, nu * straight / gradient_norm)
     bounds = (
         _rise(gradient_norm, nu, gap),
         _rise(gradient_component, nu, gap),
         straight * (1 - shrink / 2),
         straight * (1 - 2 * shrink),
-        torch.where(nu >= 0, gap / gradient_component, torch.inf),
+        torch.where(nu < 0, torch.inf, torch.where(nu.isnan(), nu, gap / gradient_component)),
     )
-    return Bracket(*(torch.where(gap > 0, bound, 0) for bound in bounds))
+    return Bracket(*(torch.where(gap <= 0, 0, bound) for bound in bounds))
 
 
 def _rise(derivative: PerExample, second_derivative: PerExample, gap: PerExample) -> PerExample:
     """Return the least t >= 0 with derivative t + second_derivative t^2 / 2 >= gap > 0, inf where there is none."""
     # Products and squares of these numbers would underflow for confident examples.
     size = (2 * second_derivative.abs()).sqrt() * gap.sqrt()
-    falling = torch.where(size > derivative, torch.nan, (derivative - size).sqrt() * (derivative + size).sqrt())
-    root = torch.where(second_derivative < 0, falling, torch.hypot(derivative, size))
-    return torch.where(torch.isnan(root), torch.inf, 2 * gap / (derivative + root))
+    falls, falling = second_derivative < 0, (derivative - size).sqrt() * (derivative + size).sqrt()
+    rise = 2 * gap / (derivative + torch.where(falls, falling, torch.hypot(derivative, size)))
+    return torch.where(falls & (size > derivative), torch.inf, rise)
 
 
 @dataclass(frozen=True)

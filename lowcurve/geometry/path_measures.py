@@ -228,7 +228,7 @@ def principal_components(paths: Paths, *, points: int = 101, components: int = 3
         flat = flat - flat.mean(1, keepdim=True)
         values, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2))
         values, vectors = values.flip(1), vectors.flip(2)
-        values = torch.where(values > 0, values, 0)
+        values = values.relu()
         coordinates = (vectors * values.sqrt()[:, None])[:, :, :components]
         longest = coordinates.gather(1, coordinates.abs().argmax(1, keepdim=True))
         return coordinates * torch.where(longest < 0, -1, 1), values / values.sum(1, keepdim=True)

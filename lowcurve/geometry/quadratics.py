@@ -53,4 +53,5 @@ def quadratic_distance(gradient: Tensor, eigenvalues: Tensor, gap: PerExample) -
     missing = torch.where(rise < gap, gap - rise, 0)
     none_enough = low == -LOG_RANGE
     square = torch.where(lowest > 0, 2 * missing / torch.where(lowest > 0, lowest, 1), torch.inf)
-    return (r.square().sum(1) + torch.where(none_enough & (missing > 0), square, 0)).sqrt()
+    distance = (r.square().sum(1) + torch.where(none_enough & (missing > 0), square, 0)).sqrt()
+    return torch.where(gap.isnan(), gap, distance)

@@ -190,7 +190,8 @@ def crossing_distance(
         chunk: Batch size.
 
     Returns:
-        One l_2 distance per example; infinite if there is no sign change up to `most`, 0 where l(x) = 0.
+        One l_2 distance per example; infinite if there is no sign change up to `most`, 0 where l(x) = 0, and NaN where the
+        field is NaN at a sample before the first change.
 
     Raises:
         InputError: If a direction has no length, or `most` or `samples` is out of range.
@@ -212,6 +213,7 @@ def crossing_distance(
     v, spacing = L2.unit(direction), reach / samples
     origin = torch.zeros(1)
     before = surface(field, Plane(x, v, torch.zeros_like(x)), origin, origin, chunk=chunk).flatten()
+    distance = torch.full((len(x),), torch.inf).to(x)
     step = torch.full((len(x),), -1, device=x.device)  # index of the interval with the crossing
     seen = 0
     while seen < samples and bool((step < 0).any()):
@@ -220,21 +222,25 @@ def crossing_distance(
         ray = Plane(x[rows], v[rows], torch.zeros_like(x[rows]))
         ahead = spacing[rows, None] * torch.arange(seen + 1, seen + more + 1, device=x.device)
         values = surface(select_rows(field, rows), ray, ahead, origin, chunk=chunk)[:, :, 0]
-        changed = _sign_changes(torch.cat([before[rows, None], values], dim=1))
-        step[rows] = torch.where(changed.any(1), seen + changed.int().argmax(1), -1)
+        values = torch.cat([before[rows, None], values], dim=1)
+        # A sample that is NaN hides what lies before it, so the search ends there.
+        undefined = values[:, :-1].isnan() | values[:, 1:].isnan()
+        changed = _sign_changes(values) | undefined
+        first = changed.int().argmax(1)
+        step[rows] = torch.where(changed.any(1), seen + first, -1)
+        distance[rows[undefined.gather(1, first[:, None])[:, 0]]] = torch.nan
         before[rows] = values[:, -1]
         seen += more
-    rows = torch.nonzero(step >= 0).flatten()
+    rows = torch.nonzero((step >= 0) & ~distance.isnan()).flatten()
     ends = step[rows] * spacing[rows], (step[rows] + 1) * spacing[rows]
-    distance = torch.full((len(x),), torch.inf).to(x)
     distance[rows] = _bisect_crossings(field, rows, x[rows], v[rows], ends, tolerance, chunk)
     return distance
 
 
 def _sign_changes(values: Tensor) -> Tensor:
     """Return True where the sign changes, or is 0, between neighbors along axis 1; nan has no sign."""
-    sign = values.sign()
-    return sign[:, :-1] * sign[:, 1:] <= 0
+    sign, known = values.sign(), ~values.isnan()  # the sign of NaN is 0
+    return (sign[:, :-1] * sign[:, 1:] <= 0) & known[:, :-1] & known[:, 1:]
 
 
 def _bisect_crossings(

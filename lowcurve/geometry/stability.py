@@ -339,7 +339,7 @@ def _directions(x: Inputs, draws: int, seed: int) -> list[Inputs]:
 
 
 def _relative(change: PerExample, gradient_norm: PerExample) -> PerExample:
-    return torch.where(change > 0, change / gradient_norm, 0)
+    return torch.where(change == 0, 0, change / gradient_norm)
 
 
 def _require_draws(draws: int) -> None:

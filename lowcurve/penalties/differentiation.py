@@ -151,7 +151,7 @@ def choose_step(values: PerExample, gradients: Tensor) -> PerExample:
     """
     eps, diagonal = torch.finfo(values.dtype).eps, torch.full_like(values, math.sqrt(gradients[:1].numel()))
     steepness, change = L2.length(gradients), torch.minimum(values.abs(), torch.ones_like(values))
-    length = torch.where(steepness > 0, change / torch.where(steepness > 0, steepness, 1), diagonal)
+    length = torch.where(steepness == 0, diagonal, change / torch.where(steepness == 0, 1, steepness))
     return torch.maximum(torch.minimum(length, diagonal) * eps ** (1 / 3), 16 * eps * diagonal)
 
 

@@ -234,8 +234,8 @@ class AdaptiveWeight:
 def _misalignment(a: Tensor, b: Tensor) -> PerExample:
     """Compute 1 - cos(a, b) as half the squared distance of the unit vectors, which does not cancel for small angles."""
     difference = L2.unit(a) - L2.unit(b)
-    nonzero = (L2.length(a) > 0) & (L2.length(b) > 0)
-    return torch.where(nonzero, dot(difference, difference) / 2, 0)
+    zero = (L2.length(a) == 0) | (L2.length(b) == 0)
+    return torch.where(zero, 0, dot(difference, difference) / 2)
 
 
 def _require_radius(radius: float) -> None:

@@ -14,12 +14,13 @@ class Summary:
     """Mean and quantiles of one number per example. The distance of the quantiles shows a heavy tail.
 
     Attributes:
-        count: Number of examples.
+        count: Number of examples, without those whose number is NaN.
         mean: Their mean.
         standard_error: Standard error of the mean; NaN for one example or infinite numbers.
         low: 10 % quantile.
         median: Median.
         high: 90 % quantile.
+        missing: Number of examples whose number is NaN. They are left out of everything else.
     """
 
     count: int
@@ -28,18 +29,21 @@ class Summary:
     low: float
     median: float
     high: float
+    missing: int = 0
 
     def __repr__(self) -> str:
         return (
             f"mean {self.mean:.4g} ± {self.standard_error:.2g}, median {self.median:.4g},"
             f" 10 % to 90 %: {self.low:.4g} to {self.high:.4g}, {self.count} values"
+            + (f", and {self.missing} NaN left out" if self.missing else "")
         )
 
 
 def summarize(values: Sequence[float] | np.ndarray) -> Summary:
     """Summarize one number per example.
 
-    Infinite numbers make the mean infinite and its error NaN. They do not change the quantiles below them.
+    Infinite numbers make the mean infinite and its error NaN. They do not change the quantiles below them. NaN is left out and
+    counted; if nothing else is there, every number of the summary is NaN.
 
     Args:
         values: At least one number.
@@ -50,14 +54,20 @@ def summarize(values: Sequence[float] | np.ndarray) -> Summary:
     Example:
         >>> summarize([1.0, 2.0, 3.0]).median
         2.0
+        >>> summarize([1.0, 2.0, 3.0, math.nan])
+        mean 2 ± 0.58, median 2, 10 % to 90 %: 1.2 to 2.8, 3 values, and 1 NaN left out
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.size == 0:
         raise InputError("at least one number", "none", "measure at least one example")
+    everything, numbers = numbers, numbers[~np.isnan(numbers)]
+    missing = int(everything.size - numbers.size)
+    if not numbers.size:
+        return Summary(0, *[math.nan] * 5, missing)
     low, median, high = (_quantile(np.sort(numbers), share) for share in (0.1, 0.5, 0.9))
     known = numbers.size > 1 and bool(np.isfinite(numbers).all())
     error = float(numbers.std(ddof=1) / math.sqrt(numbers.size)) if known else math.nan
-    return Summary(int(numbers.size), float(numbers.mean()), error, low, median, high)
+    return Summary(int(numbers.size), float(numbers.mean()), error, low, median, high, missing)
 
 
 def _quantile(rising: np.ndarray, share: float) -> float:

@@ -24,7 +24,7 @@ from lowcurve.geometry import (
 from lowcurve.losses import margin, true_logit
 from lowcurve.models import summary
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table, summarize
-from lowcurve.results.cells import CELLS, NETWORK, band, count_examples, spread
+from lowcurve.results.cells import CELLS, NETWORK, band, count_examples, count_missing, spread
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import compare_with_training, measure_linearity, measure_stability
 from lowcurve.study.measured_network import MeasuredNetwork
@@ -156,7 +156,8 @@ def _geometry(network: MeasuredNetwork, extremes: evaluation.Columns) -> Table:
         None if secant is None else summarize(secant).mean,
         None if error is None else summarize(error).high,
     )
-    conditions = {**network.conditions, "h": f"{h:.3g} in l_2"}
+    missing = count_missing({"‖g‖": slope, "‖H‖": norm, "C": ratio, "‖Hₕz‖": secant})
+    conditions = {**network.conditions, "h": f"{h:.3g} in l_2", **missing}
     return Table("Curvature of the loss in input space", headings, (row,), conditions=conditions)
 
 
@@ -208,7 +209,7 @@ def _against_scale(network: MeasuredNetwork) -> Curves:
         {network.name: band([columns[f"{h:g}"] for h in scales])},
         caption="Change of the input gradient along its own sign, z = sign(g)/‖sign(g)‖, over a distance h. "
         f"The study's attack reaches as far as h = {network.reach:.3g}.",
-        conditions=network.conditions,
+        conditions={**network.conditions, **count_missing(columns)},
         x_logarithmic=True,
         y_logarithmic=True,
     )

@@ -18,7 +18,7 @@ from lowcurve.geometry import (
     value_change_bounds,
 )
 from lowcurve.results import Cell, Column, Curves, Line, Table, summarize
-from lowcurve.results.cells import CELLS, NETWORK, band, spread
+from lowcurve.results.cells import CELLS, NETWORK, band, count_missing, spread
 from lowcurve.study.measured_network import MeasuredNetwork
 from lowcurve.types import Measure
 
@@ -43,7 +43,7 @@ def measure_stability(network: MeasuredNetwork) -> Curves:
         {network.name: band(noise), f"{network.name}, ‖e‖ C": medians},
         caption="Random noise e of each length, uniform in direction, and the estimate ‖e‖ C for the worst direction, with the "
         "normalized curvature C at x. C does not include the kinks of a ReLU network.",
-        conditions={**network.conditions, "draws": f"{measure.draws} an example"},
+        conditions={**network.conditions, "draws": f"{measure.draws} an example", **count_missing(columns)},
         x_logarithmic=True,
         y_logarithmic=True,
     )
@@ -104,12 +104,14 @@ def compare_with_training(network: MeasuredNetwork, test: evaluation.Columns, tr
     """
     measures: dict[str, Measure] = {"curvature at training images": Curvature(network.study.evaluation.lanczos_steps)}
     training = replace(network, examples=train).available(measures)
+    parts = {"training": training, "test": test}
     names = {"‖g‖": "gradient norm", "‖H‖": "Hessian norm", "C": "normalized curvature"}
     cells = [_ratio(training.get(key), test.get(key)) for key in names.values()]
     headings = [Column(heading, f"(test − train) / train of the mean {heading}.") for heading in names]
+    missing = {f"{key}, {part}": column.get(key) for key in names.values() for part, column in parts.items()}
     caption = "Relative difference of the geometry at test and at training images; in brackets the 95 % interval."
     counts = f"{train.describe('training')}; {network.examples.describe('test')}"
-    conditions = {**network.conditions, "examples": counts}
+    conditions = {**network.conditions, "examples": counts, **count_missing(missing)}
     return Table("Training against test images", (NETWORK, *headings), ((network.name, *cells),), caption, conditions)
 
 

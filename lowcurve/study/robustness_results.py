@@ -11,6 +11,7 @@ from lowcurve import evaluation
 from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import PGD, SUITES, Suite
 from lowcurve.data import DataSet, Examples
+from lowcurve.evaluation.attack_result import said_of_undefined
 from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.geometry import Curvature
 from lowcurve.network_calls import call, input_like
@@ -109,6 +110,8 @@ def _suite_results(
         "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
         "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
     }
+    if attacked.undefined.any():
+        conditions["not finite"] = said_of_undefined(attacked.undefined)
     exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
     results: dict[str, Result] = {
         "robustness": _robustness_row(study, name, attacked, suite, verdict, conditions),

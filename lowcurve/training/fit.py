@@ -250,14 +250,16 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
 
 def _accumulate(state: State, terms: Mapping[str, Tensor]) -> None:
     for name, term in terms.items():
-        # Reading a value makes a GPU wait, so there it is checked in every 50th step only.
-        if (term.device.type == "cpu" or state.step % 50 == 0) and not math.isfinite(term.item()):
-            raise InputError(
-                f"a finite {name} in training",
-                f"{term.item()} at step {state.step}",
-                "lower the learning rate or the penalty's weight, or look for NaN in the initial weights",
-            )
+        # Reading a value makes a GPU wait, so there it is checked in every 50th step and at the end of an epoch only.
+        if term.device.type == "cpu" or state.step % 50 == 0:
+            _require_finite(name, term.item(), state.step)
         state.sums[name] = state.sums.get(name, torch.zeros_like(term)) + term
+
+
+def _require_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        hint = "lower the learning rate or the penalty's weight, or look for NaN in the initial weights"
+        raise InputError(f"a finite {name} in training", f"{value} at step {step}", hint)
 
 
 def _end_epoch(
@@ -269,6 +271,8 @@ def _end_epoch(
     seed: int,
 ) -> None:
     row = state.close_epoch(steps)
+    for name, value in row.items():
+        _require_finite(name, value, state.step)
     if validation is not None:
         row |= validation_accuracies(state.result, validation, attack, state.fabric, optimization.batch_size, seed)
     row |= layer_values(state.result)

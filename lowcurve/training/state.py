@@ -1,5 +1,6 @@
 """The state of a training between two steps: everything that a checkpoint holds."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,8 @@ class State:
         return {"epoch": float(self.step // steps), **means, "learning rate": rate}
 
     def keep_if_best(self, score: float) -> None:
-        """Keep the weights of `result` if no epoch before had as high a score."""
-        if self.best is None or score > self.best["score"]:
+        """Keep the weights of `result` if no epoch before had as high a score; NaN is no score."""
+        if not math.isnan(score) and (self.best is None or score > self.best["score"]):
             weights = {name: value.detach().clone() for name, value in self.result.state_dict().items()}
             self.best = {"score": score, "weights": weights}
 

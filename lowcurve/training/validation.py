@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
+from lowcurve.attacks.acceptance import accept
 from lowcurve.data.batches import ordered_batches
 from lowcurve.data.examples import Examples
 from lowcurve.models.modes import set_training
@@ -55,7 +56,8 @@ def validation_accuracies(
             x, y = x[correct], y[correct]
             counts[0] += len(y)
             if attack is not None and len(y):
-                adversarial = attack(model, x, y, generator=randomness.stream(seed, "validation attack"))
+                answer = attack(model, x, y, generator=randomness.stream(seed, "validation attack"))
+                adversarial, _ = accept(attack, x, answer)
                 counts[1] += int(_correct(model, adversarial, y).sum())
     clean, robust = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum")).tolist()
     if attack is None:
@@ -65,4 +67,5 @@ def validation_accuracies(
 
 def _correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
-        return call(model, x).argmax(1) == y
+        logits = call(model, x)
+        return (logits.argmax(1) == y) & torch.isfinite(logits).all(1)  # argmax takes NaN for the largest

@@ -94,8 +94,9 @@ def unstable_landscape(state: AuditState) -> Finding:
     total = torch.zeros_like(here)
     for draw in range(draws):
         near = state.ball.sample(x, streams.at(draw), state.ball.radii(x) / 2)
-        change = (log_odds(state.logits_at(near, y), y) - here).abs() / here.abs()
-        total += torch.minimum(change.nan_to_num(nan=0.0), torch.ones_like(change))  # 0 / 0 is no change
+        moved = (log_odds(state.logits_at(near, y), y) - here).abs()
+        change = torch.where(moved == 0, 0, moved / here.abs())
+        total += torch.minimum(change, torch.ones_like(change))
     share = float(total.mean()) / draws
     evidence = (
         f"at {draws} points within half the radius of each of {len(rows)} images, the log-odds change by {share:.1%}"
@@ -112,6 +113,8 @@ def gradient_alignment(state: AuditState) -> Finding:
     directions = [L2.unit(_gradients(state, log_odds, x)) for x in (state.x, near)]
     cosine = float(np.mean(dot(*directions).numpy()))
     evidence = f"over {len(state)} images the mean cosine is {cosine:.2f}"
+    if not np.isfinite(cosine):
+        return ALIGNMENT.not_run("the gradient at a random point of the ball is NaN")
     if cosine < OVERFITTED:
         return Finding(ALIGNMENT, "fail", cosine, OVERFITTED, evidence)
     return Finding(ALIGNMENT, "flag" if cosine < ALIGNED else "passed", cosine, OVERFITTED, evidence)

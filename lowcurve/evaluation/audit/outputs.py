@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.derivative_watch import watch_derivatives
+from lowcurve.analysis.norms import L2
 from lowcurve.data.examples import Examples
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.state import AuditState
@@ -92,9 +93,8 @@ def passes(model: nn.Module, examples: Examples, batch_size: int) -> list[Tensor
 
 def _largest_change(logits: list[Tensor]) -> float:
     """Return the largest difference of two passes in a row of logits, scaled to length 1 so that their scale drops out."""
-    units = [z.double() / z.double().norm(dim=1, keepdim=True) for z in logits]
-    # Logits that are all 0 have no direction; their change counts as 0.
-    return max(float((a - b).nan_to_num().norm(dim=1).max()) for a, b in combinations(units, 2))
+    units = [L2.unit(z.double()) for z in logits]
+    return max(float((a - b).norm(dim=1).max()) for a, b in combinations(units, 2))
 
 
 def no_optimization(state: AuditState) -> Finding:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball
 from lowcurve.attacks import PGD, Square, Suite
+from lowcurve.attacks.acceptance import accept
 from lowcurve.attacks.active_set import Observer, Outcome, carry_out
-from lowcurve.attacks.state import AttackBatch, is_fooled
+from lowcurve.attacks.state import AttackBatch, is_fooled, require_finite_logits
 from lowcurve.attacks.suites import Effort, strong
 from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attacking import attack
@@ -207,9 +208,10 @@ class AuditState:
         streams = randomness.example_streams(randomness.stream(self.seed, "attack", "PGD"), self.x, self.y)
         x = self.x[there]
         images = AttackBatch(self.model, x, self.y[there], self.ball.radii(x), streams.take(there), self.logits[there])
-        return carry_out(
-            method, images.with_streams(0), stop=stop, limit=self.batch_size, device=self.like.device, observe=observe
-        )  # fmt: skip
+        device, size = self.like.device, self.batch_size
+        found = carry_out(method, images.with_streams(0), stop=stop, limit=size, device=device, observe=observe)
+        require_finite_logits(found.undefined)
+        return found
 
     def attack_fully(self, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
         """Return the attacked images; the attack on `model` does not stop early."""
@@ -217,7 +219,8 @@ class AuditState:
 
         def perturb(x: Tensor, y: Tensor) -> Tensor:
             # The same stream for every batch: an image's draws depend on it alone.
-            return method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
+            answer = method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
+            return accept(method, x, answer)[0]
 
         def columns_of(mine: Tensor) -> dict[str, Tensor]:
             return {"found": self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])}

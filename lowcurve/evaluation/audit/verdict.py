@@ -1,5 +1,6 @@
 """The findings of an audit and its verdict."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,6 +55,8 @@ class Check:
             flag: Threshold above which the test is a flag.
             flagged: True if the test is a flag for another reason.
         """
+        if math.isnan(measured):
+            return self.not_run(f"its number is NaN: {evidence}")
         outcome: Outcome = "flag" if flagged or (flag is not None and measured > flag) else "passed"
         if fail is not None and measured > fail:
             outcome = "fail"
