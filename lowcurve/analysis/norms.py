@@ -159,7 +159,7 @@ class Ball:
             raise _no_l1()
         if not _is_interval(self.box):
             raise InputError("a pixel box (low, high) with low < high", self.box, "write box=(0.0, 1.0)")
-        if not (isinstance(self.radius, Real) and math.isfinite(self.radius) and self.radius >= 0):
+        if not (_is_number(self.radius) and math.isfinite(self.radius) and self.radius >= 0):
             raise InputError("a finite radius of at least 0", repr(self.radius), "write radius=8/255, a number")
         if self.norm == LINF and self.radius > (width := self.box[1] - self.box[0]):
             raise _radius_too_large(self.radius, width)
@@ -296,12 +296,11 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
 
 
 def _is_interval(box: object) -> bool:
-    return (
-        isinstance(box, (tuple, list))
-        and len(box) == 2
-        and all(isinstance(end, Real) for end in box)
-        and box[0] < box[1]
-    )
+    return isinstance(box, (tuple, list)) and len(box) == 2 and all(map(_is_number, box)) and box[0] < box[1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
 
 
 def pixels(levels: float) -> float:

@@ -63,7 +63,8 @@ def summarize(values: Sequence[float] | np.ndarray) -> Summary:
     everything, numbers = numbers, numbers[~np.isnan(numbers)]
     missing = int(everything.size - numbers.size)
     if not numbers.size:
-        return Summary(0, *[math.nan] * 5, missing)
+        unknown = math.nan
+        return Summary(0, unknown, unknown, unknown, unknown, unknown, missing)
     low, median, high = (_quantile(np.sort(numbers), share) for share in (0.1, 0.5, 0.9))
     known = numbers.size > 1 and bool(np.isfinite(numbers).all())
     error = float(numbers.std(ddof=1) / math.sqrt(numbers.size)) if known else math.nan
