@@ -62,8 +62,8 @@ def measure(
         heading: Text of the progress bar.
 
     Returns:
-        `Columns`: arrays with one entry per image, by name. A number that does not exist is NaN. It is left out of the
-        printed means and quantiles, and counted beside them.
+        `Columns`: arrays with one entry per image, by name. A number that does not exist is NaN. The
+        printed means and quantiles leave it out and say how many there are.
 
     Raises:
         InputError: If the model is in training mode, if its weights or logits are not finite, or if the labels do not fit
