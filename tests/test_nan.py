@@ -84,7 +84,7 @@ CALM = torch.full((6, 12), 0.8)
         DeepFool("l2", steps=5),
         MinimalNorm("l2", steps=5),
         PGD(FLAT, steps=5),
-        strong(ROUND, effort=Effort(steps=5, targets=2, queries=20, relays=1)),
+        strong(ROUND, effort=Effort(steps=5, targets=2, queries=20, relays=1, boundary=1)),
     ],
     ids=lambda method: type(method).__name__,
 )

@@ -230,15 +230,15 @@ class _Loop:
         """
         point, outcome = active.state.point, self.outcome
         with torch.no_grad():
-            is_finite, is_defined = torch.isfinite(point).flatten(1).all(1), torch.isfinite(logits).all(1)
-            counts = is_finite & is_defined
+            is_valid, is_defined = self._is_valid(active.batch, point), torch.isfinite(logits).all(1)
+            counts = is_valid & is_defined
             values = self.run.value(active.batch, point, logits)
             fooled = self._succeeded(active.batch, point, logits) & counts
         if self.observe is not None:
             self.observe(active.numbers, active.state, values, logits)
         home = outcome.point.device
         numbers, newly, values = active.numbers.to(home), fooled.to(home), values.to(home)
-        outcome.undefined[numbers] |= (is_finite & ~is_defined).to(home)
+        outcome.undefined[numbers] |= (is_valid & ~is_defined).to(home)
         newly = newly & ~outcome.fooled[numbers]
         if bool(newly.any()):
             outcome.forward_passes[numbers[newly]] = active.state.step.to(home)[newly] + 1
@@ -251,6 +251,11 @@ class _Loop:
             outcome.point[numbers[rows]] = point[rows.to(point.device)].to(home)
             outcome.value[numbers[rows]] = values[rows]
         return fooled
+
+    def _is_valid(self, batch: AttackBatch, point: Inputs) -> Tensor:
+        """Return for each image whether the point is finite, and inside the ball for a run that evaluates others too."""
+        is_finite, is_inside = torch.isfinite(point).flatten(1).all(1), getattr(self.run, "is_inside", None)
+        return is_finite if is_inside is None else is_finite & is_inside(batch, point)
 
     def _succeeded(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
         """Return for each image whether the run has succeeded: by its own `is_success`, or because the network is fooled."""

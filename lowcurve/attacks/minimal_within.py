@@ -77,11 +77,12 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:
         """Return the margin loss inside the ball, and minus infinity outside."""
-        return torch.where(self._inside(batch, point), margin_loss(logits, batch.y), -torch.inf)
+        return torch.where(self.is_inside(batch, point), margin_loss(logits, batch.y), -torch.inf)
 
     def is_success(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
         """Return for each image whether the network is fooled at a point inside the ball."""
-        return is_fooled(batch.model, logits, batch.y) & self._inside(batch, point)
+        return is_fooled(batch.model, logits, batch.y) & self.is_inside(batch, point)
 
-    def _inside(self, batch: AttackBatch, point: Inputs) -> Tensor:
+    def is_inside(self, batch: AttackBatch, point: Inputs) -> Tensor:
+        """Return for each image whether a point lies in its ball."""
         return self.ball.norm.length(point - batch.x) <= batch.radius

@@ -116,7 +116,8 @@ class AttackRun(Protocol):
     """One search from one start: `steps` evaluations with a move after each, and a last evaluation.
 
     An attack with several restarts or targets consists of as many runs. A run whose points may lie outside the ball has a
-    method `is_success(batch, point, logits)`: which images are fooled inside it. All other points count if they fool.
+    method `is_success(batch, point, logits)`: which images are fooled inside it, and a method `is_inside(batch, point)`. All
+    other points count if they fool.
     """
 
     @property
