@@ -61,7 +61,9 @@ def count_missing(columns: Mapping[str, np.ndarray | None]) -> dict[str, str]:
         >>> count_missing({"C": np.array([1.0, np.nan]), "slope": np.ones(2)})
         {'NaN, left out': '1 of 2 for C'}
     """
-    counts = {name: (int(np.isnan(values).sum()), values.size) for name, values in columns.items() if values is not None}
+    counts = {
+        name: (int(np.isnan(values).sum()), values.size) for name, values in columns.items() if values is not None
+    }
     said = [f"{missing} of {size} for {name}" for name, (missing, size) in counts.items() if missing]
     return {"NaN, left out": ", ".join(said)} if said else {}
 
