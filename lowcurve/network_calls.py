@@ -146,7 +146,7 @@ def input_like(model: nn.Module) -> Tensor:
         (torch.float32, torch.float64)
     """
     dtype = torch.float64 if precision_of(model) == torch.float64 else torch.float32
-    place = next(model.parameters(), None)
+    place: Tensor | None = next(model.parameters(), None)
     place = next(model.buffers(), None) if place is None else place
     return torch.empty(0, dtype=dtype, device=None if place is None else place.device)
 

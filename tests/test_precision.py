@@ -1,10 +1,12 @@
 """Networks and images of every precision: pixels stay exact, results are numbers, and no precision is guessed wrongly."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import refused
 from torch import nn
 
 from lowcurve import evaluation
@@ -15,8 +17,9 @@ from lowcurve.evaluation.audit import audit
 from lowcurve.geometry import Curvature, gradient_norm
 from lowcurve.models import Factory
 from lowcurve.network_calls import call, input_like, precision_of, rounding_of
+from lowcurve.penalties import InputGradientNorm
 from lowcurve.randomness import temporary_seed
-from lowcurve.training import Hardware, make_fabric
+from lowcurve.training import Hardware, Objective, Optimization, Term, fit, make_fabric
 
 TYPES = {"float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BALL = Ball(LINF, 2 / 255)
@@ -147,3 +150,31 @@ def test_normalization_takes_the_precision_of_its_network(monkeypatch, base):
 )
 def test_the_words_of_torch_for_a_precision(word, name):
     assert make_fabric(Hardware(accelerator="cpu", precision=word))._precision.precision == name
+
+
+@pytest.mark.parametrize(
+    ("precision", "method", "sentence"),
+    [
+        ("half", "gradient-norm", "float32 weights for penalties, whose small differences half precision loses"),
+        ("bf16-true", "gradient-norm", "float32 weights for penalties"),
+        ("16-true", "standard", "float32 weights for adamw, whose constant 1e-8 is 0 in float16, got torch.float16"),
+    ],
+)
+@pytest.mark.usefixtures("alone")
+def test_half_precision_is_refused_where_it_would_be_wrong(capsys, precision, method, sentence):
+    words = ("--data", "digits", "--scale", "smoke", "--methods", method, "--precision", precision, "--out", "run")
+    said = refused(capsys, "train", *words)
+    assert sentence in said
+    assert "Write precision bf16-mixed" in said
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("precision", ["double", "bfloat16", "bf16-mixed"])
+def test_training_in_other_precisions(precision):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    penalties = {} if precision == "bfloat16" else {"slope": Term(InputGradientNorm(), weight=0.1)}
+    history = fit(
+        model, Objective(penalties=penalties), FEW, Optimization(epochs=1, batch_size=5),
+        fabric=make_fabric(Hardware(accelerator="cpu", precision=precision)), progress=False,
+    )  # fmt: skip
+    assert np.isfinite(list(history[-1].values())).all()

@@ -24,6 +24,7 @@ from lowcurve.study.report_figures import report_figures
 from lowcurve.study.robustness_results import attack_results, transfer_results
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Optimization, fit, make_fabric
+from lowcurve.training.hardware import require_precise_weights, weights_type
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
@@ -93,8 +94,9 @@ def check_study(study: Study, data: DataSet, steps: Sequence[str]) -> None:
         if source not in built:
             built[source] = source.build(study.seed)
             try_network(built[source], data, study, steps)
-        few = data.train.take(slice(min(2, optimization_of(name, study).batch_size)))
-        rehearse_training(built[source], objective_of(name, study, std, built[source]), few)
+        optimization, objective = optimization_of(name, study), objective_of(name, study, std, built[source])
+        require_precise_weights(weights_type(study.hardware), objective, optimization.optimizer)
+        rehearse_training(built[source], objective, data.train.take(slice(min(2, optimization.batch_size))))
 
 
 def try_network(model: nn.Module, data: DataSet, study: Study, steps: Sequence[str] = ()) -> None:

@@ -17,13 +17,14 @@ from lowcurve.errors import InputError
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
-from lowcurve.network_calls import gradients_enabled
+from lowcurve.network_calls import gradients_enabled, precision_of
 from lowcurve.progress import choose_progress
 from lowcurve.training.hardware import (
     make_fabric,
     match_precision,
     require_correct_strategy,
     require_differentiable_network,
+    require_precise_weights,
     require_weight_gradients,
 )
 from lowcurve.training.objective import Objective
@@ -211,6 +212,7 @@ def _start(
     require_correct_strategy(fabric, objective)
     wrapped, optimizer = fabric.setup(model, optimization.optimizer_for(model))
     require_differentiable_network(wrapped, objective)
+    require_precise_weights(precision_of(wrapped), objective, optimization.optimizer)
     update_norms(wrapped, steps=0)  # raises an error for layers that were not prepared
     state = State(fabric, wrapped, optimizer, objective, optimization.average)
     x, y = fabric.to_device(next(ordered_batches(examples, 2)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.errors import InputError
+from lowcurve.network_calls import input_like
 from lowcurve.training.objective import Objective
 
 if TYPE_CHECKING:  # Fabric takes as long to import as torch
@@ -115,7 +116,7 @@ def require_correct_strategy(fabric: "Fabric", objective: Objective) -> None:
 
 
 def require_differentiable_network(model: nn.Module, objective: Objective) -> None:
-    """Raise an error for compiled networks in objectives that differentiate twice, and for half-precision penalties.
+    """Raise an error for compiled networks in objectives that differentiate twice.
 
     torch does not differentiate a compiled function twice and reports it only in the first backward pass.
 
@@ -131,12 +132,30 @@ def require_differentiable_network(model: nn.Module, objective: Objective) -> No
     if objective.differentiates_twice and isinstance(model._forward_module, OptimizedModule):
         hint = 'write compile: false, or penalties with differentiation="first_order"'
         raise InputError("an eager network for penalties that differentiate it twice", "a compiled one", hint)
-    half = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
-    if objective.penalties and half:
-        hint = "write precision bf16-mixed, which computes penalties in float32"
-        raise InputError(
-            "float32 weights for penalties, whose small differences half precision loses", half.pop(), hint
-        )
+
+
+def require_precise_weights(weights: torch.dtype | None, objective: Objective, optimizer: str) -> None:
+    """Raise an error for weights of half precision where their rounding makes the training wrong.
+
+    Args:
+        weights: Floating-point type of the weights.
+        objective: Objective of the training.
+        optimizer: Name of the optimizer.
+
+    Raises:
+        InputError: For half precision with penalties, and for float16 with Adam.
+    """
+    hint = "write precision bf16-mixed, which keeps the weights in float32"
+    if objective.penalties and weights in (torch.float16, torch.bfloat16):
+        raise InputError("float32 weights for penalties, whose small differences half precision loses", weights, hint)
+    if optimizer.startswith("adam") and weights == torch.float16:
+        raise InputError(f"float32 weights for {optimizer}, whose constant 1e-8 is 0 in float16", weights, hint)
+
+
+def weights_type(hardware: Hardware) -> torch.dtype | None:
+    """Return the floating-point type to which the precision sets a network's weights, None if it leaves them."""
+    name = PRECISIONS.get(hardware.precision, hardware.precision)
+    return {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}.get(name)
 
 
 def require_weight_gradients(model: nn.Module) -> None:
@@ -155,8 +174,8 @@ def require_weight_gradients(model: nn.Module) -> None:
 
 
 def match_precision(x: Tensor, model: nn.Module) -> Tensor:
-    """Convert x to the precision of the weights: float64 in 64-true, and float32 under autocast, which differences need."""
-    return x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype))
+    """Convert x to the precision of a network's inputs: float64 in 64-true, else float32, which differences need."""
+    return x.to(input_like(model).dtype)
 
 
 class _Compiling:
