@@ -15,7 +15,7 @@ from lowcurve.attacks import FGSM, PGD, DeepFool, Effort, Square, strong
 from lowcurve.data import digits
 from lowcurve.evaluation.audit import audit
 from lowcurve.geometry import Curvature, gradient_norm
-from lowcurve.models import Factory
+from lowcurve.models import Factory, wrap
 from lowcurve.network_calls import call, input_like, precision_of, rounding_of
 from lowcurve.penalties import InputGradientNorm
 from lowcurve.randomness import temporary_seed
@@ -143,6 +143,9 @@ def test_normalization_takes_the_precision_of_its_network(monkeypatch, base):
     monkeypatch.setattr("lowcurve.models.factories.Factory.build_bare", lambda *_: copy.deepcopy(base).half())
     model = Factory("a:b", (0.5,), (0.25,)).build(0).eval()
     assert call(model, FEW.pixels(slice(2))).isfinite().all()
+    for dtype in TYPES.values():
+        wrapped = wrap(copy.deepcopy(base).to(dtype), mean=(0.5,), std=(0.25,)).eval()
+        assert evaluation.accuracy(wrapped, FEW).count == len(FEW)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """A YAML file of settings takes what the command line takes, in the same spellings."""
 
 import pytest
-from command import refused
+from command import done, refused
 
+from lowcurve.attacks import SUITES
 from lowcurve.cli.requests import parse
 from lowcurve.study.settings import Study
 
@@ -62,3 +63,11 @@ def test_a_file_takes_the_spellings_of_the_command_line(tmp_path, text, words):
 def test_a_file_is_refused_in_the_words_of_the_command_line(capsys, tmp_path, text, sentence):
     (tmp_path / "settings.yaml").write_text(text)
     assert sentence in refused(capsys, "study", "--config", tmp_path / "settings.yaml", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize("command", ["study", "attack"])
+def test_help_names_every_suite(capsys, command):
+    for page in ("--help", "--help-all"):
+        done(command, page)
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in SUITES)

@@ -8,7 +8,6 @@ from torch import nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.layers import Normalize
-from lowcurve.network_calls import precision_of
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,7 @@ class Factory:
             InputError: If the function cannot be imported, raises an error, or returns something other than a module.
         """
         model = self.build_bare(seed)
-        if not (self.mean or self.std):
-            return model
-        return nn.Sequential(Normalize(self.mean, self.std).to(precision_of(model)), model)
+        return nn.Sequential(Normalize(self.mean, self.std), model) if self.mean or self.std else model
 
     def build_bare(self, seed: int) -> nn.Module:
         """Build the network as the user's function returns it; its state dict has the user's own names.

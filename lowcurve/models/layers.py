@@ -50,7 +50,9 @@ class Normalize(nn.Module):
     def forward(self, x: Inputs) -> Tensor:
         """Return the normalized inputs, shape (batch, channels, ...)."""
         shape = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.view(shape)) / self.std.view(shape)
+        normalized = (x - self.mean.view(shape)) / self.std.view(shape)
+        # Half precision is computed in that of mean and std. The layers behind need their own again.
+        return normalized if normalized.dtype == x.dtype else normalized.to(x.dtype)
 
 
 class CenteredSoftplus(nn.Module):
