@@ -16,6 +16,7 @@ from lowcurve.models.layers import CenteredSoftplus, Normalize
 from lowcurve.models.lcnn import ScaledBlock
 from lowcurve.models.modes import set_training
 from lowcurve.models.smoothness import lipschitz_constant
+from lowcurve.network_calls import call, input_like
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def curvature_summands(model: nn.Module, x: Tensor) -> list[Summand]:
     hooks = [module.register_forward_hook(partial(_note_sizes, sizes)) for module in model.modules()]
     try:
         with set_training(model, training=False):
-            model(x[:1].to(next((p for p in model.parameters() if p.is_floating_point()), x)))
+            call(model, x[:1].to(input_like(model)))
     finally:
         for hook in hooks:
             hook.remove()
