@@ -172,7 +172,7 @@ def read_state(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged file raises errors without a narrower common class
         kind = re.search(r"GLOBAL ([\w.]+)", str(error))
-        received = f"an object of class {kind[1]}" if kind else "a damaged file"
+        received = f"an object of {kind[1]}" if kind else "a damaged file"
         received = "a TorchScript program" if "TorchScript" in str(error) else received
         hint = "save model.state_dict() with torch.save, or use safetensors"
         expected = f"tensors saved by torch in {path}"
