@@ -268,7 +268,7 @@ def test_weights_that_are_none(capsys):
     Path("bad.pt").write_bytes(b"\x80\x04 no weights at all")
     assert "a damaged file, or one with code in it" in refused(capsys, "measure", *SMOKE, *words, "bad.pt")
     torch.save(nn.Linear(2, 2), "module.pt")
-    assert "an object of torch.nn.modules.linear.Linear, or one with code in it" in refused(capsys, "measure", *SMOKE, *words, "module.pt")
+    assert "an object of torch.nn.modules.linear.Linear" in refused(capsys, "measure", *SMOKE, *words, "module.pt")
     Path("code.pt").write_bytes(pickle.dumps(print))
     assert "one with code in it" in refused(capsys, "measure", *SMOKE, *words, "code.pt")
     Path("bad.safetensors").write_bytes(b"no weights at all")
