@@ -205,9 +205,7 @@ def test_weights_that_do_not_fit(tmp_path, weights, change, message):
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_pickled_module_is_refused(tmp_path):
     torch.save(small(), tmp_path / "a.pt")
-    with pytest.raises(
-        InputError, match=r"an object of torch.nn.*Sequential, or one with code in it\. Save model"
-    ):
+    with pytest.raises(InputError, match=r"an object of torch.nn.*Sequential, or one with code in it\. Save model"):
         load_weights(small(), tmp_path / "a.pt")
     torch.jit.trace(small(), torch.zeros(1, 3)).save(tmp_path / "a.pt")
     with pytest.raises(InputError, match="a TorchScript program, or one with code in it"):
