@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pages import markdown
 
+from lowcurve.papers.common.judging import judge_kept
 from lowcurve.papers.common.units import make_units_table
 from lowcurve.papers.items import ITEMS
 from lowcurve.report import static_figure
@@ -38,6 +39,10 @@ for our networks, which do not and why, and what was not run. Each paper has a p
 Read the comparison with care. Most items were made at a *laptop's scale*: smaller networks, fewer images and shorter
 training than the paper's. Numbers therefore differ; only conclusions, such as "CURE is more robust than the standard
 network", are counted as agreeing or differing.
+
+A conclusion agrees or differs only if intervals tell it: the 95 % intervals of the shares and means compared, or two standard
+deviations of the seeds. It cannot be told if they overlap, or if no interval was kept. Statements about formulas, and about
+every pair or image that was tried, are exact.
 """
 SHOWN = (
     "numbers", "discrepancy", "boundary", "paths", "families", "colors", "robustness", "wide", "cross-sections", "attacked",
@@ -65,7 +70,34 @@ def found() -> Contents:
     for path in sorted((HERE / "results").glob("reproduce-*.json")):
         content = json.loads(path.read_text())
         made[content["facts"]["item"]].append(content)
-    return {key: together(contents) for key, contents in made.items()}
+    return {key: [judged(key, content) for content in together(contents)] for key, contents in made.items()}
+
+
+EXACT = ("moosavi2019cure/theorem-1", "srinivas2022lcnn/theorem-1")
+"""Items whose conclusions are of formulas, not of a sample. So is section 8.1 of yu2018interpreting."""
+
+
+def judged(key: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Return an item with its conclusions judged by intervals.
+
+    Results of earlier code were judged by their point estimates. They are judged again by the intervals that were kept.
+    """
+    table, claims = claims_of(content), ITEMS[key].claims
+    results = {name: load(value) for name, value in content["results"].items()}
+    if claims is not None:
+        again = comparison_table(
+            table.title, claims(results, content["facts"]["data"]), table.caption, table.conditions
+        )
+    elif key in EXACT or content["facts"].get("verdicts") == "by intervals":
+        return content
+    else:
+        exact = [str(row[3]) == "section 8.1" for row in table.rows]
+        rows = tuple(
+            (*row[:2], row[2] if kept else judge_kept([str(cell) for cell in row], results), *row[3:])
+            for row, kept in zip(table.rows, exact, strict=True)
+        )
+        again = replace(table, rows=rows)
+    return {**content, "results": {**content["results"], "beside the paper": dump(again)}}
 
 
 def together(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,9 +171,13 @@ def summary_page(made: Contents, why: dict[str, str]) -> str:
     """Return the one-page summary: counts for each paper, conclusions that differ with the reason, and what was not run."""
     counts = {paper: verdicts_of({k: c for k, c in made.items() if k.startswith(f"{paper}/")}) for paper in PAPERS}
     total: Counter[str] = sum(counts.values(), Counter())
-    held = f"**{total['agrees']} of {total['agrees'] + total['differs']} conclusions of the papers hold.**"
-    columns = ("paper", "agree", "differ", "numbers", "beyond the paper")
-    kinds = ("agrees", "differs", "numbers", "beyond the paper")
+    judged_ones = total["agrees"] + total["differs"] + total["cannot be told"]
+    held = (
+        f"**Of {judged_ones} conclusions of the papers, {total['agrees']} hold, {total['differs']} do not, and "
+        f"{total['cannot be told']} cannot be told from what was kept.**"
+    )
+    columns = ("paper", "agree", "differ", "cannot be told", "numbers", "beyond the paper")
+    kinds = ("agrees", "differs", "cannot be told", "numbers", "beyond the paper")
     rows = tuple(
         (f"[{title}]({PAGES}/{paper}.md)", *(counts[paper][kind] for kind in kinds)) for paper, title in PAPERS.items()
     )
@@ -177,7 +213,7 @@ def paper_page(items: Contents, why: dict[str, str]) -> Iterator[str]:
         yield f"## {item.title} ({item.where}) {{#{_anchor(key)}}}\n"
         yield f"Item `{key}`.\n" if contents else f"Not run yet: `lowcurve reproduce {key} --scale {SCALES[0]}`\n"
         if contents and key in why:
-            yield f"**Why it differs.** {why[key].replace(chr(10), chr(10) * 2)}\n"
+            yield f"**Why our numbers differ.** {why[key].replace(chr(10), chr(10) * 2)}\n"
         for content in contents:
             yield from section(key, content)
 
@@ -216,6 +252,8 @@ def verdict(name: Cell, paper: Cell, ours: Cell, where: Cell) -> str:  # noqa: A
         return "beyond the paper"
     if paper != "holds":
         return "numbers"
+    if str(ours).startswith("cannot be told"):
+        return "cannot be told"
     return "agrees" if str(ours).startswith("holds") else "differs"
 
 

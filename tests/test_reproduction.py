@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from command import done, refused
 
+from lowcurve.papers.common.judging import claim_order, judge_kept, read_interval
 from lowcurve.papers.common.lookup import as_curves, as_surface, as_table, read_cells, read_value
-from lowcurve.papers.common.seed_tables import claim_order
 from lowcurve.papers.items import ITEMS, get_item
 from lowcurve.papers.yu2018.tables import STRONG_ROWS
-from lowcurve.results import Claim, Column, Curves, Table, comparison_table, holds, load
+from lowcurve.results import Claim, Column, Curves, Table, comparison_table, holds, load, proportion
 from lowcurve.store import Run
 
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_reproduced(words, sentence, capsys, tmp_path, monkeypatc
 
 def test_a_claim_is_shown_as_it_is_printed_and_ours_with_its_spread():
     assert Claim("LCNN: C", "25.30", "Table 1", (20.0, 18.0, 22.0)).shown == "20 [18, 22]"
-    assert holds("a < b", "Table 1", False, "3, 2").shown == "does not hold (3, 2)"
+    assert holds("a < b", "Table 1", False, "3, 2", told=True).shown == "does not hold (3, 2)"
     table = comparison_table("t", [Claim("clean", "81.2", "Table 2")], "caption", {"scale": "smoke"})
     assert table.rows == (("clean", "81.2", "not run", "Table 2"),)
     assert table.conditions == {"scale": "smoke"}
@@ -201,14 +201,65 @@ def test_a_result_of_another_kind_is_an_error():
         as_surface(table)
 
 
-def test_an_order_of_models_holds_or_not():
-    found = {name: {"C": (c, c, c)} for name, c in (("a", 1.0), ("b", 2.0), ("c", float("nan")))}
-    assert claim_order(found, "C", ("a", "b"), "T").ours == "holds (1, 2)"
-    assert claim_order(found, "C", ("b", "a"), "T").ours == "does not hold (2, 1)"
-    close = {"a": {"C": (1.0, 0.5, 1.5)}, "b": {"C": (1.2, 0.7, 1.7)}}
-    assert claim_order(close, "C", ("a", "b"), "T").ours == "holds (1, 1.2; neighbors within the seeds' spread)"
-    assert claim_order(found, "C", ("a", "c"), "T").ours == "does not hold (1, nan; neighbors within the seeds' spread)"
-    assert claim_order(found, "C", ("a", "d"), "T").ours is None
+def order_table(*cells, form: str = ".3g", conditions: dict[str, str] | None = None) -> Table:
+    """Return a table of one number, with models a, b, c."""
+    return Table(
+        "t", (Column("network"), Column("C", form=form)), tuple(zip("abc", cells, strict=False)), "", conditions or {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "ours"),
+    [
+        (((1, 0.9, 1.1), (2, 1.9, 2.1)), "holds (1, 2)"),
+        (((2, 1.9, 2.1), (1, 0.9, 1.1)), "does not hold (2, 1)"),
+        (((2.5, 2.3, 2.7), (2.55, 2.4, 2.7)), "cannot be told (2.5, 2.55; intervals overlap)"),
+        (((2.55, 2.4, 2.7), (2.5, 2.3, 2.7)), "cannot be told (2.55, 2.5; intervals overlap)"),
+        ((2.5, 2.55), "cannot be told (2.5, 2.55; no interval)"),
+        ((2.5, float("nan")), "cannot be told (2.5, nan; no interval)"),
+        (((1, 0.9, 1.1), (2, 1.9, 2.1), (2.05, 1.9, 2.2)), "cannot be told (1, 2, 2.05; intervals overlap)"),
+        (((1, 0.9, 1.1), (2, 1.9, 2.1), (0.5, 0.4, 0.6)), "does not hold (1, 2, 0.5)"),
+        (((1, 0.9, 1.1),), None),
+    ],
+)
+def test_an_order_of_models_holds_does_not_or_cannot_be_told(cells, ours):
+    models = ("a", "b", "c")[: max(2, len(cells))]
+    assert claim_order(order_table(*cells), "C", models, "T").ours == ours
+    assert (
+        claim_order({"other": Table("o", (Column("network"),), ()), "it": order_table(*cells)}, "C", models, "T").ours
+        == ours
+    )
+
+
+def test_a_share_of_images_has_its_wilson_interval_and_seeds_two_deviations():
+    told = {"attacks": "200 of the test set, l_2 in pixel units", "clean": "1000 of the test set"}
+    shares = order_table(0.3, 0.4, form=".1%", conditions=told)
+    assert read_interval(shares, "a", "C") == (proportion(60, 200).low, proportion(60, 200).high)
+    assert claim_order(shares, "C", ("a", "b"), "T").ours == "cannot be told (0.3, 0.4; intervals overlap)"
+    assert (
+        claim_order(order_table(0.3, 0.5, form=".1%", conditions=told), "C", ("a", "b"), "T").ours == "holds (0.3, 0.5)"
+    )
+    seeds = order_table((1.0, 0.9, 1.1), (1.3, 1.2, 1.4), conditions={"seeds": "2"})
+    assert read_interval(seeds, "a", "C") == pytest.approx((0.8, 1.2))
+    assert claim_order(seeds, "C", ("a", "b"), "T").ours == "cannot be told (1, 1.3; intervals overlap)"
+    assert read_interval(order_table(0.3, form=".1%"), "a", "C") is None
+    fewest = {"examples": "76 classified rightly, of the first 100 (a); 71 classified rightly, of the first 100 (b)"}
+    assert read_interval(order_table(0.5, form=".1%", conditions=fewest), "a", "C")[0] < 0.41
+
+
+def test_what_was_judged_by_points_is_judged_again():
+    """Only orders of models whose table was kept can be told."""
+    results = {"numbers": order_table((1, 0.9, 1.1), (2, 1.9, 2.1))}
+    assert judge_kept(("C: a < b", "holds", "holds (1, 2)", "T"), results) == "holds (1, 2)"
+    assert judge_kept(("C: a < d", "holds", "holds (1, 2)", "T"), results) == "cannot be told (1, 2; no interval)"
+    assert judge_kept(("it falls", "holds", "does not hold", "T"), results) == "cannot be told (no interval)"
+    assert judge_kept(("C", "81.2", "0.8", "T"), results) == "0.8"
+
+
+def test_nothing_is_told_without_an_interval():
+    assert holds("a < b", "T", True, "1, 2").shown == "cannot be told (1, 2; no interval)"
+    assert holds("a < b", "T", False, told=False).shown == "cannot be told (intervals overlap)"
+    assert holds("a < b", "T", None, "1, 2", told=True).shown == "not run"
 
 
 def test_data_is_that_of_the_scale_unless_another_is_asked_for():

@@ -161,6 +161,7 @@ def _facts(item: "Item", context: "Context", found: "Reproduction", seconds: flo
         "scale": context.scale,
         "data": context.data,
         "seeds": str(context.seeds),
+        "verdicts": "by intervals",
         **({"rows": ",".join(context.rows)} if context.rows else {}),
         **({"differs": " ".join(differs)} if differs else {}),
         "lowcurve": code_version(),

@@ -36,23 +36,33 @@ class Claim:
         return "not run" if self.ours is None else Column("", form=self.form).write(self.ours)
 
 
-def holds(name: str, where: str, found: bool | None, evidence: str = "") -> Claim:
-    """Return a claim that a statement holds for our numbers, or does not.
+def holds(name: str, where: str, found: bool | None, evidence: str = "", *, told: bool | None = None) -> Claim:
+    """Return a claim that a statement holds for our numbers, does not hold, or cannot be told.
+
+    Numbers of a sample of images or seeds tell only what their intervals tell. Without an interval nothing can be told.
 
     Args:
         name: The statement.
         where: Its place in the paper. `NOT_IN_PAPER` stands for a statement of ours.
-        found: True if it holds. None if it was not run.
+        found: True if it holds for the numbers as they are. None if it was not run.
         evidence: The numbers that show it.
+        told: True if the intervals of the numbers are apart, or if the statement is exact. False if they overlap. None if
+            no interval is known.
 
     Example:
-        >>> holds("LCNN curves less than standard", "Table 1", True, "C 20 and 90").shown
+        >>> holds("LCNN curves less than standard", "Table 1", True, "C 20 and 90", told=True).shown
         'holds (C 20 and 90)'
+        >>> holds("LCNN curves less than standard", "Table 1", True, "C 20 and 21").shown
+        'cannot be told (C 20 and 21; no interval)'
     """
-    verdict = (
-        None if found is None else f"{'holds' if found else 'does not hold'}{f' ({evidence})' if evidence else ''}"
-    )
-    return Claim(name, "–" if where == NOT_IN_PAPER else "holds", where, verdict)
+    paper = "–" if where == NOT_IN_PAPER else "holds"
+    if found is None:
+        return Claim(name, paper, where)
+    verdict = ("holds" if found else "does not hold") if told else "cannot be told"
+    reasons = [evidence] if evidence else []
+    if not told:
+        reasons.append("no interval" if told is None else "intervals overlap")
+    return Claim(name, paper, where, verdict + (f" ({'; '.join(reasons)})" if reasons else ""))
 
 
 def comparison_table(

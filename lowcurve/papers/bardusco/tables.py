@@ -1,5 +1,6 @@
 """Reproduce Tables 1 and 2 of Bardusco's report: three networks with their geometry, and paths; list all its items."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -24,8 +25,9 @@ from lowcurve.papers.bardusco.networks import (
     train_networks,
 )
 from lowcurve.papers.common.context import Context, Item, Reproduction
+from lowcurve.papers.common.judging import is_told
 from lowcurve.papers.common.lookup import as_table, read_cells, read_records, read_value
-from lowcurve.results import NOT_IN_PAPER, Claim, Column, Result, Table, holds, merge
+from lowcurve.results import NOT_IN_PAPER, Cell, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
 from lowcurve.types import Measure
 
@@ -151,6 +153,16 @@ def table_2(context: Context) -> Reproduction:
         "table-2", ("paths", made, len(test), pairs, SHARE),
         lambda: path_results(models["standard"], test, pairs, share=SHARE, seed=made.seed, progress=context.progress),
     )  # fmt: skip
+    return Reproduction(results, claim_table_2(results, context.data), DIFFERS)
+
+
+def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # noqa: ARG001 (the signature of Claims)
+    """Compare Table 2 with our numbers.
+
+    Args:
+        results: The item's results by name.
+        data: Name of the data set.
+    """
     table = as_table(results["paths"])
     cells = {(row[0], row[1]): record for row, record in zip(table.rows, read_records(table), strict=True)}
     claims, kinds = [], {"Number of points": "anchors", "Normalized distance": "maximal deviation"}
@@ -163,19 +175,28 @@ def table_2(context: Context) -> Reproduction:
                 claims.append(Claim(f"{family}, {how}: {name}", text, "Table 2", ours))
         if not {(NATURAL, how), (ADVERSARIAL, how)} <= cells.keys():
             continue
-        few, many = (read_value(cells[family, how]["anchors"]) for family in (NATURAL, ADVERSARIAL))
+        few, many = (cells[family, how]["anchors"] for family in (NATURAL, ADVERSARIAL))
         said = f"{how}: adversarial pairs need more points"
-        claims.append(holds(said, "section 2.2.1", many > few, f"{few:.3g} and {many:.3g}"))
-        small, large = (read_value(cells[family, how]["maximal deviation"]) for family in (NATURAL, ADVERSARIAL))
+        claims.append(_claim_factor(said, few, many, 1))
+        small, large = (cells[family, how]["maximal deviation"] for family in (NATURAL, ADVERSARIAL))
         said = f"{how}: adversarial pairs deviate by an order of magnitude more"
-        claims.append(holds(said, "section 2.2.1", large > 10 * small, f"{small:.2g} and {large:.2g}"))
-    return Reproduction(results, claims, DIFFERS)
+        claims.append(_claim_factor(said, small, large, 10))
+    return claims
+
+
+def _claim_factor(said: str, small: Cell, large: Cell, factor: float) -> Claim:
+    """Claim that one number is more than a factor times another, by their 95 % intervals."""
+    few, many = read_value(small), read_value(large)
+    known = isinstance(small, tuple) and isinstance(large, tuple)
+    told = is_told((factor * small[1], factor * small[2]), large[1:]) if known else None  # type: ignore[index]
+    return holds(said, "section 2.2.1", many > factor * few, f"{few:.2g} and {many:.2g}", told=told)
 
 
 PLAIN = ("tiny-imagenet", "cifar10", "mnist", "digits")
 PATHS = ("mnist", *PLAIN[:2], "digits")
+CLAIMS = {"table-2": claim_table_2, "figure-9": figures.claim_figure_9}
 ITEMS = tuple(
-    Item(f"bardusco_report/{key}", title, where, make, data, "tiny-imagenet")
+    Item(f"bardusco_report/{key}", title, where, make, data, "tiny-imagenet", CLAIMS.get(key))
     for key, title, where, make, data in (
         ("table-1", "Hessian and smallest perturbation of three networks", "Table 1, section 2.1", table_1, PLAIN),
         ("figure-2", "The boundary near an image", "Figures 2 and 4, section 2.1", figures.figure_2, PLAIN),

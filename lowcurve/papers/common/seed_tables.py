@@ -1,9 +1,8 @@
-"""Make tables of several networks over several seeds: geometry, robustness, and claims about their order."""
+"""Make tables of several networks over several seeds: geometry and robustness."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from lowcurve.data import DataSet
 from lowcurve.geometry import Curvature, PowerIteration
 from lowcurve.papers.common.context import Context
 from lowcurve.papers.common.lookup import as_table, read_value
-from lowcurve.results import Cell, Claim, Column, Result, Table, holds, merge
+from lowcurve.results import Cell, Column, Result, Table, merge
 from lowcurve.results.cells import count_examples
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import compare_with_training, measure_stability
@@ -137,33 +136,6 @@ def file_name(row: str) -> str:
     return row.replace(" + ", "-").replace(" ", "-").lower()
 
 
-def claim_order(cells: Mapping[str, Mapping[str, Cell]], heading: str, models: Sequence[str], where: str) -> Claim:
-    """Claim that a number rises along a sequence of models.
-
-    The evidence says when neighbors overlap within the seeds' standard deviations. The claim is "not run" if a model is
-    missing.
-
-    Args:
-        cells: Cells by row and heading.
-        heading: Heading of the number.
-        models: Rows in the order in which the number should rise.
-        where: The place of the claim in the paper.
-
-    Example:
-        >>> claim_order({"CURE": {"C": 2.0}, "standard": {"C": 9.0}}, "C", ("CURE", "standard"), "Table 1").shown
-        'holds (2, 9)'
-    """
-    name = f"{heading}: {' < '.join(models)}"
-    if not cells.keys() >= set(models):
-        return holds(name, where, None)
-    values = [read_value(cells[model][heading]) for model in models]
-    evidence = ", ".join(f"{value:.3g}" for value in values)
-    intervals = [_read_interval(cells[model][heading]) for model in models]
-    apart = all(a[1] < b[0] or b[1] < a[0] for a, b in pairwise(intervals))
-    overlap = "" if apart else "; neighbors within the seeds' spread"
-    return holds(name, where, bool(np.all(np.diff(values) > 0)), evidence + overlap)
-
-
 def _make_part(kind: str, make: Callable[[TrainedRow], Table], trained: TrainedRow) -> dict[str, Result]:
     return {kind: make(trained)}
 
@@ -247,11 +219,6 @@ def _make_extra_result(kind: str, trained: TrainedRow) -> dict[str, Result]:
     few = data.test.take(slice(settings.boundary_examples))
     found = boundary_results(study, trained.row, trained.model, few, trained.progress)
     return {name: result for name, result in found.items() if name == kind}
-
-
-def _read_interval(cell: Cell) -> tuple[float, float]:
-    ends = cell[1:] if isinstance(cell, tuple) else (cell, cell)
-    return read_value(ends[0]), read_value(ends[1])
 
 
 def _average_seeds(values: np.ndarray) -> list[Cell]:

@@ -13,8 +13,9 @@ from lowcurve.data import Augmentation
 from lowcurve.papers.common.attack_tables import make_attack_table, run_strong_suite
 from lowcurve.papers.common.context import Context, Reduction, Reproduction
 from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.judging import claim_order
 from lowcurve.papers.common.lookup import read_cells, read_value
-from lowcurve.papers.common.seed_tables import claim_order, train_row
+from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.cure.networks import COUNTS, make_base_study
 from lowcurve.results import NOT_IN_PAPER, Cell, Claim, Result, holds
 from lowcurve.study.method_options import GradientNorm
@@ -101,9 +102,9 @@ def make_claims(results: Mapping[str, Result], data: str) -> list[Claim]:  # noq
         for heading, goal in wanted.items()
     ]
     made += [
-        claim_order(found["attacked"], "PGD-20", (STANDARD, GRADIENT_NORM, CLEAN), NOT_IN_PAPER),
-        claim_order(found["robustness"], "strong", (STANDARD, GRADIENT_NORM, CLEAN), NOT_IN_PAPER),
-        claim_order(found["robustness"], "strong", (ONE_STEP, CURE_ONE_STEP), NOT_IN_PAPER),
+        claim_order(results["attacked"], "PGD-20", (STANDARD, GRADIENT_NORM, CLEAN), NOT_IN_PAPER),
+        claim_order(results["robustness"], "strong", (STANDARD, GRADIENT_NORM, CLEAN), NOT_IN_PAPER),
+        claim_order(results["robustness"], "strong", (ONE_STEP, CURE_ONE_STEP), NOT_IN_PAPER),
     ]
     costs_of_step = found.get("costs", {}).get(CURE_ONE_STEP)
     said, kinds = f"{CURE_ONE_STEP}: a step costs {MOST_STEPS} plain ones or less", ("operations", "time")

@@ -13,9 +13,10 @@ from lowcurve.papers.common.attack_tables import claim_printed_numbers, make_att
 from lowcurve.papers.common.context import Context, Item, Reproduction
 from lowcurve.papers.common.costs import compare_step_costs
 from lowcurve.papers.common.epochs import keep_epochs, load_epochs
+from lowcurve.papers.common.judging import claim_order
 from lowcurve.papers.common.lookup import as_table, read_cells, read_value
 from lowcurve.papers.common.matching import compare_at_equal_accuracy, find_nearest_epoch
-from lowcurve.papers.common.seed_tables import claim_order, train_row
+from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.cure import figures
 from lowcurve.papers.cure import goals as beyond
 from lowcurve.papers.cure.networks import (
@@ -56,7 +57,7 @@ def table_1(context: Context) -> Reproduction:
     table = make_attack_table(context, wanted, _make_attacks_of_table_1, kind="table-1")
     found = read_cells(table)
     claims = claim_printed_numbers(table, get_recipes("table-1", {"original": "original", "fine-tuned": "fine-tuned"}))
-    claims.append(claim_order(found, "PGD(20)", ("original", "fine-tuned"), "Table 1"))
+    claims.append(claim_order(table, "PGD(20)", ("original", "fine-tuned"), "Table 1"))
     if found.keys() >= set(wanted):
         gaps = {row: read_value(cells["FGSM"]) - read_value(cells["PGD(20)"]) for row, cells in found.items()}
         said = "weak attacks come nearer to strong ones after fine-tuning (FGSM minus PGD(20))"
@@ -94,7 +95,7 @@ def table_2(context: Context) -> Reproduction:
         recipes["CURE"] = replace(recipes["CURE"], values={**recipes["CURE"].values, **more})
     table = make_attack_table(context, wanted, partial(_make_attacks_of_table_2, context.scale), kind="table-2")
     found, claims = read_cells(table), claim_printed_numbers(table, recipes)
-    claims.append(claim_order(found, "PGD-20", ("normal", "CURE", "adversarial"), "Table 2"))
+    claims.append(claim_order(table, "PGD-20", ("normal", "CURE", "adversarial"), "Table 2"))
     if "CURE" in found:
         ours = {name: read_value(cell) for name, cell in found["CURE"].items() if name not in ("network", "clean")}
         said = "CURE is at most two points less accurate under PGD(100) than under PGD-20"
@@ -149,7 +150,7 @@ def table_3(context: Context) -> Reproduction:
     wanted = select_studies(context, *TABLE_2)
     table = make_attack_table(context, wanted, _make_pgd_10, kind="table-3")
     claims = claim_printed_numbers(table, get_recipes("table-3", TABLE_2))
-    claims.append(claim_order(read_cells(table), "PGD-10", ("normal", "CURE", "adversarial"), "Table 3"))
+    claims.append(claim_order(table, "PGD-10", ("normal", "CURE", "adversarial"), "Table 3"))
     said = "On MNIST and digits the radius is 0.1 and 0.125; the paper has SVHN."
     return Reproduction({"attacked": table, **run_strong_suite(context, wanted)}, claims, (*DIFFERS, said))
 
@@ -204,7 +205,7 @@ def theorem_1(context: Context) -> Reproduction:
     against = make_bound_curves()
     for name, line in list(against.lines.items())[:2]:
         falls = bool((np.diff(np.array(line.y, dtype=float)) < 0).all())
-        claims.append(holds(f"the {name} falls as curvature grows", "Figure 4", falls))
+        claims.append(holds(f"the {name} falls as curvature grows", "Figure 4", falls, told=True))
     nearer = list(across.values())
     evidence = ", ".join(f"{v:.3g}" for v in nearer)
     claims.append(
@@ -213,6 +214,7 @@ def theorem_1(context: Context) -> Reproduction:
             "Figure 5",
             bool((np.diff(nearer) < 0).all()),
             evidence,
+            told=True,
         )
     )
     shallow, steep = (
@@ -220,16 +222,22 @@ def theorem_1(context: Context) -> Reproduction:
         compute_bracket(1.0, gradient_norm=2.0, along=1.0),
     )
     falls = bool(steep.lower < shallow.lower) and bool(steep.upper < shallow.upper)
-    claims.append(holds("both bounds fall as the gradient grows", "Remark 2", falls))
+    claims.append(holds("both bounds fall as the gradient grows", "Remark 2", falls, told=True))
     for heading in ("within", "simply within"):
         shares = [read_value(cells[heading]) for cells in found.values()]
         bounds = "the bounds" if heading == "within" else "the simplified bounds"
         claims.append(
-            holds(f"{bounds} hold for every random quadratic", "Theorem 1", min(shares) == 1, f"{min(shares):.1%}")
+            holds(
+                f"{bounds} hold for every random quadratic",
+                "Theorem 1",
+                min(shares) == 1,
+                f"{min(shares):.1%}",
+                told=True,
+            )
         )
     ends = [read_value(found["g along u"][f"{which} / exact"]) for which in ("lower", "upper")]
     tight = max(abs(end - 1) for end in ends) < 1e-6
-    claims.append(holds("the bounds are exact if g is along u", "Remark 3", tight))
+    claims.append(holds("the bounds are exact if g is along u", "Remark 3", tight, told=True))
     results = {"figure 4": replace(against, title=f"Figure 4: {against.title}")}
     return Reproduction(
         {**results, "figure 5": replace(curves, title=f"Figure 5: {curves.title}"), "quadratics": table}, claims

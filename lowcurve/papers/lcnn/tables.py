@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from lowcurve.papers.common.context import Context, Item, Reproduction
 from lowcurve.papers.common.costs import compare_step_costs
+from lowcurve.papers.common.judging import claim_order, is_told, read_interval
 from lowcurve.papers.common.lookup import as_curves, as_table, read_cells, read_value
-from lowcurve.papers.common.seed_tables import claim_order, make_extra_results, make_geometry_table, train_row
+from lowcurve.papers.common.seed_tables import make_extra_results, make_geometry_table, train_row
 from lowcurve.papers.lcnn.moons import make_softplus_curves, make_two_moons_results
 from lowcurve.papers.lcnn.networks import PAPER_RADII, get_radii, make_ablation_studies, make_studies
 from lowcurve.papers.lcnn.theorem import theorem_1
@@ -71,9 +72,9 @@ def claim_table_1(results: Mapping[str, Result], data: str) -> list[Claim]:  # n
     ]
     return [
         *claims,
-        claim_order(found, "C", ("LCNN + gradient norm", "LCNN", "standard"), "Table 1"),
-        claim_order(found, "‖g‖", ("gradient norm", "standard"), "Table 1"),
-        claim_order(found, "C", ("LCNN + gradient norm", "CURE"), "Table 1"),
+        claim_order(results["numbers"], "C", ("LCNN + gradient norm", "LCNN", "standard"), "Table 1"),
+        claim_order(results["numbers"], "‖g‖", ("gradient norm", "standard"), "Table 1"),
+        claim_order(results["numbers"], "C", ("LCNN + gradient norm", "CURE"), "Table 1"),
     ]
 
 
@@ -109,8 +110,8 @@ def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:
     last = f"PGD at {radii[-1]:g}"
     return [
         *claims,
-        claim_order(found, last, ("standard", "gradient norm", "LCNN + gradient norm"), "Table 2"),
-        claim_order(found, last, ("standard", "LCNN"), "Table 2"),
+        claim_order(results["numbers"], last, ("standard", "gradient norm", "LCNN + gradient norm"), "Table 2"),
+        claim_order(results["numbers"], last, ("standard", "LCNN"), "Table 2"),
     ]
 
 
@@ -147,7 +148,9 @@ def claim_table_3(results: Mapping[str, Result], data: str) -> list[Claim]:  # n
         "C differs less between training and test images than ‖g‖",
         f"of {sum(smaller)} of {len(smaller)} models",
     )
-    return [*claims, holds(said, "Table 3", all(smaller), evidence)]
+    pairs = [(read_interval(table, row, "C"), read_interval(table, row, "‖g‖")) for row in found]
+    told = None if any(None in pair for pair in pairs) else all(is_told(*pair) for pair in pairs)
+    return [*claims, holds(said, "Table 3", all(smaller), evidence, told=told)]
 
 
 def figure_2(context: Context) -> Reproduction:
@@ -189,9 +192,9 @@ def ablation(context: Context) -> Reproduction:
         context: The context of the item.
     """
     table = make_geometry_table(context, make_ablation_studies(context), get_radii(context.data))
-    found, radii = read_cells(table), get_radii(context.data)
+    radii = get_radii(context.data)
     claims = [
-        claim_order(found, kind, (f"ReLU + {penalty}", f"{smooth} + {penalty}"), NOT_IN_PAPER)
+        claim_order(table, kind, (f"ReLU + {penalty}", f"{smooth} + {penalty}"), NOT_IN_PAPER)
         for kind in (f"strong at {radii[1]:g}", f"PGD at {radii[-1]:g}")
         for penalty in ("gradient norm", "CURE")
         for smooth in ("softplus", "centered softplus", "GELU")

@@ -73,8 +73,8 @@ def theorem_1(context: Context) -> Reproduction:  # noqa: ARG001 (the signature 
     claims = [
         holds(
             "the sum bounds ‖H‖/‖g‖ of s₀(x) + s₀(−x)", "Theorem 1", all(row[2] <= row[3] for row in two),
-            f"‖H‖/‖g‖ {worst[2]:.3g} β at βx = {worst[1]:g}, sum {worst[3]:.3g} β",
+            f"‖H‖/‖g‖ {worst[2]:.3g} β at βx = {worst[1]:g}, sum {worst[3]:.3g} β", told=True,
         ),
-        holds("the sum bounds ‖H‖/‖g‖ of one unit", "Lemma 1", all(row[2] <= row[3] for row in one)),
+        holds("the sum bounds ‖H‖/‖g‖ of one unit", "Lemma 1", all(row[2] <= row[3] for row in one), told=True),
     ]  # fmt: skip
     return Reproduction({"numbers": Table("Theorem 1 where gradients cancel", columns, (*two, *one))}, claims)
