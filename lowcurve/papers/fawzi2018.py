@@ -12,7 +12,7 @@ from lowcurve.figures.loops import loop_results
 from lowcurve.figures.paths import MIXED, NATURAL, NOISE, path_results
 from lowcurve.figures.same_images import SameImages
 from lowcurve.papers.common.context import Context, Item, Reproduction
-from lowcurve.papers.common.judging import is_apart
+from lowcurve.papers.common.judging import as_interval, is_apart
 from lowcurve.papers.common.lookup import as_table, read_records, read_value
 from lowcurve.results import NOT_IN_PAPER, Cell, Claim, Result, holds
 from lowcurve.study.presets import preset, shorten
@@ -70,7 +70,7 @@ def claim_paths(results: Mapping[str, Result], data: str) -> list[Claim]:  # noq
             evidence = f"{read_value(row['found']):.1%} of {row['count']}"
             claims.append(holds(said, "section 3", read_value(row["found"]) == 1, evidence, told=True))
             cell = row["maximal deviation"]
-            deviation, told = read_value(cell), is_apart(cell[1:], 0.1) if isinstance(cell, tuple) else None
+            deviation, told = read_value(cell), is_apart(as_interval(cell), 0.1)
             said = f"{family}, {how}: nearly straight"
             evidence = f"mean deviation {deviation:.2g} of the length"
             claims.append(holds(said, "section 3", deviation < 0.1, evidence, told=told))

@@ -129,8 +129,7 @@ EVAL_MODES: dict[str, EvalMode] = {"released": "none", "released-master": "all",
 def _cure(setup: Setup) -> Objective:
     options = setup.study.cure
     form = CURE(options.h) if options.form == "published" else released(setup.std, options.h, EVAL_MODES[options.form])
-    given = {"direction": options.direction, "differentiation": options.differentiation, "step": options.step}
-    penalty = replace(form, **given)
+    penalty = replace(form, direction=options.direction, differentiation=options.differentiation, step=options.step)
     ramp = Schedule(start=0.05, until=options.ramp)
     term = Term(penalty, options.weight, scale_schedule=ramp, every=options.every)
     return _penalized(setup.study, curvature=term)

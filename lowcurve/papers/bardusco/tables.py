@@ -25,7 +25,7 @@ from lowcurve.papers.bardusco.networks import (
     train_networks,
 )
 from lowcurve.papers.common.context import Context, Item, Reproduction
-from lowcurve.papers.common.judging import is_told
+from lowcurve.papers.common.judging import as_interval, is_told
 from lowcurve.papers.common.lookup import as_table, read_cells, read_records, read_value
 from lowcurve.results import NOT_IN_PAPER, Cell, Claim, Column, Result, Table, holds, merge
 from lowcurve.study.adversarial_set import adversarial_set
@@ -186,9 +186,9 @@ def claim_table_2(results: Mapping[str, Result], data: str) -> list[Claim]:  # n
 
 def _claim_factor(said: str, small: Cell, large: Cell, factor: float) -> Claim:
     """Claim that one number is more than a factor times another, by their 95 % intervals."""
-    few, many = read_value(small), read_value(large)
-    known = isinstance(small, tuple) and isinstance(large, tuple)
-    told = is_told((factor * small[1], factor * small[2]), large[1:]) if known else None  # type: ignore[index]
+    few, many, interval = read_value(small), read_value(large), as_interval(small)
+    scaled = None if interval is None else (factor * interval[0], factor * interval[1])
+    told = is_told(scaled, as_interval(large))
     return holds(said, "section 2.2.1", many > factor * few, f"{few:.2g} and {many:.2g}", told=told)
 
 

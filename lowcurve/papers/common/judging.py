@@ -1,15 +1,29 @@
 """Judge conclusions by intervals: a conclusion holds, does not hold, or cannot be told."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from lowcurve.papers.common.lookup import read_cells, read_value
-from lowcurve.results import Claim, Result, Table, holds, proportion
+from lowcurve.results import Cell, Claim, Result, Table, holds, proportion
 
 Interval = tuple[float, float]
 DEVIATIONS = 2
 """Half the width of a mean over seeds, in standard deviations of the seeds."""
+
+
+def as_interval(cell: Cell) -> Interval | None:
+    """Return the interval of a cell, or None if it has none or an end is not known.
+
+    Example:
+        >>> as_interval((0.5, 0.4, 0.6)), as_interval((0.5, 0.4, None)), as_interval(0.5)
+        ((0.4, 0.6), None, None)
+    """
+    if not isinstance(cell, tuple):
+        return None
+    low, high = read_value(cell[1]), read_value(cell[2])
+    return None if math.isnan(low + high) else (low, high)
 
 
 def read_interval(table: Table, row: str, heading: str) -> Interval | None:
@@ -25,16 +39,16 @@ def read_interval(table: Table, row: str, heading: str) -> Interval | None:
 
     Example:
         >>> from lowcurve.results import Column
-        >>> table = Table("t", (Column("network"), Column("PGD", form=".1%")), (("CURE", 0.5),), "", {"attacks": "100 of"})
+        >>> table = Table("t", (Column("network"), Column("PGD", form=".1%")), (("CURE", 0.5),), "", {"attacks": "100 of all"})
         >>> [round(end, 3) for end in read_interval(table, "CURE", "PGD")]
         [0.404, 0.596]
     """
     cell = read_cells(table)[row].get(heading)
     form = next(column.form for column in table.columns if column.heading == heading)
-    value, ends = read_value(cell), []
-    if isinstance(cell, tuple):
+    value, ends = read_value(cell), list[float]()
+    if (own := as_interval(cell)) is not None:
         width = DEVIATIONS if "seeds" in table.conditions else 1
-        ends += [value + width * (end - value) for end in cell[1:]]
+        ends += [value + width * (end - value) for end in own]
     count = _count_images(table.conditions, heading)
     if form.endswith("%") and count and 0 <= value <= 1:
         share = proportion(round(value * count), count)

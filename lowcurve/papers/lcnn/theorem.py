@@ -10,6 +10,7 @@ from lowcurve.geometry import Curvature
 from lowcurve.models.composition import curvature_summands
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.papers.common.context import Context, Reproduction
+from lowcurve.randomness import temporary_seed
 from lowcurve.results import Column, Table, holds
 
 PLACES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -27,8 +28,8 @@ def make_chain(weights: Sequence[float], beta: float = 1.0) -> nn.Sequential:
         >>> round(make_chain((1.0, -1.0))(torch.ones(1, 1).double()).item(), 4)  # 2 log cosh(1/2)
         0.2402
     """
-    widen = nn.utils.skip_init(nn.Linear, 1, len(weights), bias=False)
-    add = nn.utils.skip_init(nn.Linear, len(weights), 1, bias=False)
+    with temporary_seed(0, "weights"):
+        widen, add = nn.Linear(1, len(weights), bias=False), nn.Linear(len(weights), 1, bias=False)
     widen.weight.data.copy_(torch.tensor(weights)[:, None])
     add.weight.data.fill_(1.0)
     return nn.Sequential(widen, CenteredSoftplus(beta, floor=0.0), add).double()
