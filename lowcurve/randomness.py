@@ -90,11 +90,11 @@ class RepeatedDraws:
             like: A tensor on the device on which the block draws.
             model: The module that draws.
         """
-        now = _RandomState.now(like.device, model)
         if self._start is None:
-            self._start = now
+            self._start = _RandomState.now(like.device, _generators_of(model))
             yield
             return
+        now = _RandomState.now(like.device, [generator for generator, _ in self._start.own])
         self._start.set()
         try:
             yield
@@ -113,11 +113,9 @@ class _RandomState:
     own: tuple[tuple[torch.Generator, Tensor], ...]
 
     @classmethod
-    def now(cls, device: torch.device, model: object) -> "_RandomState":
-        modules = model.modules() if isinstance(model, torch.nn.Module) else ()
-        own = {id(g): g for module in modules for g in vars(module).values() if isinstance(g, torch.Generator)}
+    def now(cls, device: torch.device, own: Sequence[torch.Generator]) -> "_RandomState":
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        states = tuple((generator, generator.get_state()) for generator in own.values())
+        states = tuple((generator, generator.get_state()) for generator in own)
         return cls(torch.get_rng_state(), device, on_device, random.getstate(), states)
 
     def set(self) -> None:
@@ -127,6 +125,13 @@ class _RandomState:
             torch.cuda.set_rng_state(self.on_device, self.device)
         for generator, state in self.own:
             generator.set_state(state)
+
+
+def _generators_of(model: object) -> list[torch.Generator]:
+    """Return the generators that modules hold as attributes."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    held = (value for module in modules for value in vars(module).values())
+    return list({id(value): value for value in held if isinstance(value, torch.Generator)}.values())
 
 
 def uniform(like: Tensor, low: float, high: float, *, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from lowcurve.randomness import temporary_seed
 from lowcurve.types import Inputs
 
 log = logging.getLogger("lowcurve")
-FEW = 8
+FEW = 4
 """Images on which it is tried."""
 ROUNDING = 64
 """Two passes may differ by this many units of rounding, which accelerators need."""
@@ -45,7 +45,7 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
         model: The network.
         x: Images on the model's device; the first ones are used.
 
-    Cost: three forward passes over at most 8 images. The global random state does not change.
+    Cost: three forward passes over at most 4 images. The global random state does not change.
     """
     x = x[:FEW]
     with frozen(model), torch.no_grad(), temporary_seed(0, "independence"):
