@@ -67,7 +67,7 @@ def measure(
 
     Raises:
         InputError: If the model is in training mode, if its weights or logits are not finite, or if the labels do not fit
-            the network. Also if the logits of an image are random or depend on the other images of its batch: the first 8
+            the network. Also if the logits of an image are random or depend on the other images of its batch: the first 4
             images are tried.
 
     `analysis.hessians.record_backends()` around the call tells how Hessians were computed.
