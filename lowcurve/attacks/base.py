@@ -133,7 +133,11 @@ def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs,
         (tensor([[0.0000, 0.2000]]), tensor([1]))
     """
     like = input_like(model) if isinstance(model, nn.Module) else torch.empty(0)
-    images = without_inference(x) if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x), device=like.device)
+    images = (
+        without_inference(x).contiguous()
+        if isinstance(x, Tensor)
+        else torch.as_tensor(np.asarray(x), device=like.device)
+    )
     if images.dtype == torch.uint8:
         images = as_pixels(images, like.dtype)
     elif not images.is_floating_point():

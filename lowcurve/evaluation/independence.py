@@ -23,7 +23,7 @@ COMPANY = 1e-4
 
 
 class Dependence(NamedTuple):
-    """What else an image's logits depend on.
+    """A cause, other than the image, that changes its logits.
 
     Attributes:
         finding: What was seen, as a part of a sentence.
