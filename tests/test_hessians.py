@@ -309,7 +309,7 @@ def test_errors_say_what_to_do(replay):
     refused(field, (255 * x).long(), r"Write x\[None\] for one example, and x.float\(\) / 255")
     refused(lambda x: x.square(), x, r"one number per example from the field, shape \(6,\), got \(6, 2, 6, 6\)")
     refused(lambda x: x.square().sum(), x, "one number per example")
-    refused(field, x * torch.nan, "a finite gradient, got NaN or infinity")
+    refused(field, x * torch.nan, r"finite inputs, got NaN or infinity\. Leave such images out")
     refused(lambda x: x.round().long().sum((1, 2, 3)).float(), x, "a field that is differentiable in its input")
     refused(loss_field(lambda x: model(x.detach()), Y), x, "a field that is differentiable in its input")
 

@@ -19,8 +19,10 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.verdict import Check
 from lowcurve.geometry import (
     Curvature,
+    CurvatureProfile,
     DistanceBounds,
     LinearityError,
+    RobustnessIndicator,
     contrast_alignment,
     crossing_distance,
     distance_bounds,
@@ -224,6 +226,16 @@ def test_formulas_keep_nan():
     pixels = torch.rand(1, 1, 4, 4)
     assert bool(contrast_alignment(lambda t: (t * math.nan).sum((1, 2, 3)), pixels).isnan())
     assert bool(lanczos(lambda v: v * math.nan, torch.ones(1, 3)).vector.isnan().all())
+
+
+def test_an_image_whose_gradient_is_nan_spoils_no_other():
+    """A square root at a black pixel: the gradient is NaN there, and a measure of a data set goes on."""
+    columns = evaluation.measure(MODEL, X, Y, [Curvature(), CurvatureProfile(), RobustnessIndicator()], progress=False)
+    gradients = torch.from_numpy(columns["gradient norm"])
+    broken = gradients.isnan()
+    assert broken.tolist() == (X == 0).any(1).tolist()
+    for name, column in columns.items():
+        assert np.array_equal(np.isnan(column).reshape(len(X), -1).any(1), broken.numpy()), name
 
 
 def test_zeros_stay_zero():

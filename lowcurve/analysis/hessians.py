@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lowcurve.analysis.autograd_hessian import AutogradHessian
 from lowcurve.analysis.calculus import jacobian, pullback, require_inputs, require_per_example_values
+from lowcurve.analysis.eigenvalues import symmetric_eigenvalues
 from lowcurve.analysis.replay import Program, ProgramRecorder, push_tangents, unstack
 from lowcurve.errors import InputError
 from lowcurve.network_calls import gradients_enabled, without_inference
@@ -128,8 +129,8 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
         The operator, with the gradients as `.gradient`, and in `.backend` how products are computed, and why.
 
     Raises:
-        InputError: If the inputs have no batch axis, or if the field does not give one finite number per example, mixes
-            examples, is random, or is not differentiable.
+        InputError: If the inputs have no batch axis or are not finite, or if the field does not give one number per example,
+            mixes examples, is random, or is not differentiable. Where its gradient is NaN, so are the products.
 
     Example:
         >>> product = hessian(lambda x: (x[:, :1] * x[:, 1:]).sum(1), torch.tensor([[3.0, 4.0]]))
@@ -141,13 +142,15 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     Reference: Pearlmutter 1994.
     """
     require_inputs(x)
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("finite inputs", "NaN or infinity", "leave such images out")
     x = without_inference(x)
     replayed = _replay(field, x) if replay else "asked for"
     if isinstance(replayed, str):
         operator: ReplayedHessian | AutogradHessian = AutogradHessian(field, x, f"differentiated twice: {replayed}")
     else:
         operator = replayed
-    _require_finite(operator.gradient, "gradient")
+    _ = operator.gradient  # raises the errors of the field now and not at the first product
     recorded = _backends.get()
     if recorded is not None:
         recorded.add(operator.backend)
@@ -180,10 +183,9 @@ def gauss_newton_spectrum(field: LogitField, x: Inputs) -> Tensor:
         logits = field.logits(x)
     logit_hessian = _logit_derivatives(field, logits)[1].double()
     # J^T A J and sqrt(J J^T) A sqrt(J J^T) share their nonzero eigenvalues, and the second is small.
-    sizes, vectors = torch.linalg.eigh(rows @ rows.transpose(1, 2))
+    sizes, vectors = symmetric_eigenvalues(rows @ rows.transpose(1, 2))
     root = vectors * sizes.relu().sqrt()[:, None] @ vectors.transpose(1, 2)
-    values: Tensor = torch.linalg.eigvalsh(root @ logit_hessian @ root)
-    return values.to(x.dtype)
+    return symmetric_eigenvalues(root @ logit_hessian @ root)[0].to(x.dtype)
 
 
 @contextmanager
@@ -264,8 +266,3 @@ def _set_layout(x: Tensor, channels_last: bool) -> Tensor:
     if channels_last and x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
-
-
-def _require_finite(values: Tensor, name: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise InputError(f"a finite {name}", "NaN or infinity", "check the network's logits on this data")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
+from lowcurve.analysis.eigenvalues import symmetric_eigenvalues
 from lowcurve.analysis.norms import L2, LINF
 from lowcurve.types import BatchedOperator, Operator, PerExample, Vectors
 
@@ -103,9 +104,7 @@ class KrylovSpace:
         """
         projected = self.projected[:, : self.size, : self.size]
         symmetric = (projected + projected.mT) / 2
-        finite = symmetric.isfinite().flatten(1).all(1)[:, None]
-        values, vectors = torch.linalg.eigh(torch.where(finite[:, None], symmetric, 0))
-        values, vectors = torch.where(finite, values, torch.nan), torch.where(finite[:, None], vectors, torch.nan)
+        values, vectors = symmetric_eigenvalues(symmetric)
         inside = torch.linalg.vector_norm((projected - symmetric) @ vectors, dim=1)
         outside = vectors[:, -1].abs() * self.residual_norm[:, None].to(vectors)
         return values, vectors, torch.hypot(inside, outside) + self.rounding[:, None].to(vectors)

@@ -253,7 +253,7 @@ def spectrum(matrices: Tensor) -> Tensor:
         matrices: Shape (batch, d, d).
 
     Returns:
-        Eigenvalues, shape (batch, d).
+        Eigenvalues, shape (batch, d). All are NaN for a matrix with NaN or infinity.
 
     Example:
         >>> spectrum(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))
@@ -262,7 +262,7 @@ def spectrum(matrices: Tensor) -> Tensor:
     values = matrices.new_empty(matrices.shape[:2])
     for row, matrix in zip(values, matrices, strict=True):
         twice = matrix.to(torch.float64, copy=True).add_(matrix.mT)
-        row.copy_(torch.linalg.eigvalsh(twice) / 2)
+        row.copy_(torch.linalg.eigvalsh(twice) / 2 if bool(twice.isfinite().all()) else torch.full_like(row, torch.nan))
     return values
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import gradient, value_and_gradient
+from lowcurve.analysis.eigenvalues import symmetric_eigenvalues
 from lowcurve.analysis.hessians import hessian
 from lowcurve.analysis.norms import L1, L2, LINF, Norm, dot
 from lowcurve.analysis.spectra import lanczos, spectrum
@@ -191,7 +192,7 @@ class RobustnessIndicator:
 
 
 def _statistics(name: str, sizes: Tensor, zero: float) -> dict[str, PerExample]:
-    zeros = (sizes < zero).to(sizes).mean(1)
+    zeros = torch.where(sizes.isnan(), sizes, (sizes < zero).to(sizes)).mean(1)
     return {f"{name}, mean": sizes.mean(1), f"{name}, l_1 norm": sizes.sum(1), f"{name}, zeros": zeros}
 
 
@@ -218,7 +219,7 @@ def decision_change_bound(field: Field, x: Inputs, perturbation: Inputs) -> PerE
     Reference: yu2018interpreting, Eqs. (4) to (9).
     """
     matrices = hessian_matrices(field, x).double()
-    values, vectors = torch.linalg.eigh((matrices + matrices.transpose(1, 2)) / 2)
+    values, vectors = symmetric_eigenvalues((matrices + matrices.transpose(1, 2)) / 2)
     turned = torch.einsum("bji,bj->bi", vectors, perturbation.flatten(1).double())
     bending: Tensor = (values.abs() * turned.square()).sum(1) / 2
     return dot(gradient(field, x).abs(), perturbation.abs()) + bending.to(x)
