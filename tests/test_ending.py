@@ -20,7 +20,7 @@ CODES = {"SIGINT": (130, "interrupted"), "SIGTERM": (143, "ended by SIGTERM"), "
 
 @pytest.fixture(autouse=True)
 def heard():
-    """The tests may have been begun in the background of a shell, which makes SIGINT unheard."""
+    """A shell that runs the tests in the background makes them ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""What cannot be computed for a network is missing with its reason, and costs nobody the rest."""
+"""A number that cannot be computed for a network is missing with its reason, and all else is computed."""
 
 import json
 from pathlib import Path

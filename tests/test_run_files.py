@@ -1,4 +1,4 @@
-"""What kills, flipped bits, edits and second commands do to a run directory: it goes on, or a sentence says why not."""
+"""Run directories after kills, flipped bits, edits and second commands: they go on, or a sentence says why not."""
 
 import json
 import math

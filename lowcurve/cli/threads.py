@@ -45,7 +45,7 @@ def choose_threads() -> str:
 
 
 def keep_threads(run: "Run", devices: int) -> None:
-    """Compute with as many threads as the run was begun with, so that a resumed training ends in the same bits.
+    """Set the number of threads with which the run was started, so that a resumed training ends in the same bits.
 
     Args:
         run: The run.

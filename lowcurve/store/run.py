@@ -98,7 +98,7 @@ class Run:
             recipe: Dataclass of the recipe that the run follows, or None.
 
         Raises:
-            InputError: If another command has begun a run in the directory.
+            InputError: If another command has started a run in the directory.
         """
         new_place(self.folder, "")
         self.clean()

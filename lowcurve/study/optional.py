@@ -38,7 +38,7 @@ def reason_of(error: Exception) -> str:
 
 @dataclass
 class OptionalSteps:
-    """Run the steps of an evaluation of which any may fail.
+    """Run the steps of an evaluation. Each of them may fail without the others.
 
     Args:
         name: Name of the network, or of the step that has all networks.
