@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from lowcurve.errors import InputError
 from lowcurve.types import Classifier, Inputs, Logits
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 """Torch's messages on a CPU under Linux and Windows, and on accelerators; most of them come in a bare RuntimeError."""
 ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 """Errors that a mistake in a network raises. Others, such as an interruption, pass through as they are."""
