@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import LONGER, done, process
+from command import LONGER, process
 
 from lowcurve.cli import commands, main, threads
 from lowcurve.cli.ending import ended_by_signals, ends_in_words
@@ -95,7 +95,7 @@ def test_two_signals_at_work(name, tmp_path):
     assert child.returncode == code, err
     assert "Traceback" not in err
     assert f"{word}. {folder} keeps what is finished. Continue with: lowcurve study --resume {folder}" in err
-    assert done("train", folder, "--evaluation.examples", "8") == 0
+    assert Run.open(folder).read_settings()["seed"] == 0
 
 
 # --- threads

@@ -33,7 +33,8 @@ def broken(): return Ill(lambda: {}["layer"])
 def well(): return Ill(lambda: None)
 """
 SMALL = ("--data", "digits", "--scale", "smoke", "--devices", "2", "--evaluation.audited", "0", "--limits.test", "24")
-MINUTE = 60
+LIMIT = 120
+"""Seconds: a minute, and another for the imports of both processes on a busy machine."""
 
 
 def attack(network: str, starter: str, port: int) -> tuple[int, str]:
@@ -48,7 +49,7 @@ def attack(network: str, starter: str, port: int) -> tuple[int, str]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )
     try:
-        out, _ = child.communicate(timeout=MINUTE)
+        out, _ = child.communicate(timeout=LIMIT)
         until = time.monotonic() + 5  # those that are left end with their parent
         while alive(child.pid) and time.monotonic() < until:
             time.sleep(0.1)
