@@ -134,3 +134,10 @@ def test_a_list_of_pictures_is_read_in_the_same_way():
     np.testing.assert_array_equal(found.x[0].permute(1, 2, 0).numpy(), shown)
     clear = as_examples([with_alpha(np.zeros((6, 8)))], [0])
     assert (clear.x == 255).all()
+
+
+def test_grey_pictures_among_colored_ones_have_three_channels():
+    found = as_examples([PICTURE, GREY, PICTURE.convert("CMYK"), PICTURE.convert("1")], [0, 1, 2, 0])
+    assert found.shape == (3, 6, 8)
+    np.testing.assert_array_equal(found.x[1], np.asarray(GREY)[None].repeat(3, 0))
+    assert as_examples([GREY, GREY.convert("LA")], [0, 1]).shape == (1, 6, 8)

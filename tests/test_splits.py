@@ -131,6 +131,7 @@ LAYOUTS = {
     "below one folder": ("images/train/a/1.png", "images/test/a/2.png", "images/test/b/3.png"),
     "below two folders": ("x/images/train/a/1.png", "x/images/test/a/2.png", "x/images/test/b/3.png"),
     "class above split": ("a/train/1.png", "a/test/2.png", "b/test/3.png"),
+    "repeated": ("seg_train/seg_train/a/1.png", "seg_test/seg_test/a/2.png", "seg_test/seg_test/b/3.png"),
     "file names": ("a/train_1.png", "a/test-2.png", "b/x.test.3.png"),
 }
 
@@ -168,7 +169,6 @@ def test_several_folders_of_a_split_are_joined(tmp_path):
     [
         ("trainset/a/1.png", "testset/a/2.png"),
         ("train/a/1.png", "mytest/a/2.png"),
-        ("train/a/1.png", "test1/2.png"),
         ("train/a/1.png", "train-test/a/2.png"),
         ("train/a/test/1.png", "train/b/2.png"),
         ("a/x/train/1.png", "a/x/test/2.png", "b/3.png"),

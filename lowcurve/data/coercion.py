@@ -99,10 +99,14 @@ def _collect(data: Any) -> tuple[Any, Any, Sequence[str] | None]:
     """All items of a torch data set, or all batches of a loader."""
     batched = isinstance(data, DataLoader) and data.batch_size is not None
     parts: list[tuple[Any, Any]] = []
+    pictures = not batched
     with temporary_seed(0, "data"):
         for item in _items(data):
             x, y = _pair(item)
+            pictures = pictures and isinstance(x, Image.Image)
             parts.append((_image(x), y))
+    if pictures and len({x.shape[0] for x, _ in parts}) > 1:  # grey pictures among colored ones
+        parts = [(x.expand(3, -1, -1), y) for x, y in parts]
     if not parts:
         raise InputError("at least one example", "none", "give a data set that is not empty")
     shapes = {tuple(x.shape[batched:]) for x, _ in parts}

@@ -89,6 +89,7 @@ def split_images(root: Path) -> Splits:
     images = [(file.relative_to(root).parts, file) for file in _images_below(root, ())]
     while images and _is_wrapper(images):
         images = [(parts[1:], file) for parts, file in images]
+    images = _without_repeated_splits(images)
     loose = [file.name for parts, file in images if len(parts) == 1]
     images = [(parts, file) for parts, file in images if len(parts) > 1]
     if not images:
@@ -97,6 +98,8 @@ def split_images(root: Path) -> Splits:
     with_folders = {parts[0] for parts, _ in images if len(parts) > 2}
     named = {name for name in with_folders if len(_kinds((name,))) == 1}
     left = [] if not named else sorted({parts[0] for parts, _ in images} - named)
+    if flat := [name for name in left if len(_kinds((name,))) == 1]:
+        raise _no_classes(root, flat)
     for name in left or sorted(with_folders):
         if name not in named and _PART_OF_WORD.search(name) and (left or _holds_folders_only(name, images)):
             raise _unclear(f"{name}/ in {root}")
@@ -158,6 +161,17 @@ def _is_wrapper(images: Found) -> bool:
     return len(first) == 1 and min(len(parts) for parts, _ in images) > 2 and not _kinds(tuple(first))
 
 
+def _without_repeated_splits(images: Found) -> Found:
+    """Leave out the outer folder where a split holds nothing but a folder of its own name: train/train/class."""
+    inner: dict[str, set[str]] = {}
+    for parts, _ in images:
+        inner.setdefault(parts[0], set()).add(parts[1] if len(parts) > 3 else "")
+    repeated = {
+        name for name, below in inner.items() if len(below) == 1 and _kinds((name,)) == _kinds(tuple(below)) != set()
+    }
+    return [(parts[1:] if parts[0] in repeated else parts, file) for parts, file in images]
+
+
 def _holds_folders_only(name: str, images: Found) -> bool:
     return all(len(parts) > 2 for parts, _ in images if parts[0] == name)
 
@@ -167,9 +181,7 @@ def _check_class_names(root: Path, names: set[str]) -> None:
     said = {name: _kinds((name,)) for name in names}
     kinds = set().union(*said.values())
     if len(kinds) > 1 or (kinds and all(said.values())) or any(map(_COMPOUND.search, names)):
-        wrong = ", ".join(sorted(name for name in names if said[name] or _COMPOUND.search(name)))
-        hint = "put one folder of images a class into each split, or rename the classes"
-        raise InputError(f"class folders in {root}", f"folders named as splits: {wrong}", hint)
+        raise _no_classes(root, sorted(name for name in names if said[name] or _COMPOUND.search(name)))
 
 
 def _splits_below_classes(root: Path, images: Found) -> bool:
@@ -192,6 +204,11 @@ def _splits_in_file_names(root: Path, images: Found) -> bool:
     if wrong := [file for (_, file), one in zip(images, said, strict=True) if len(one) != 1]:
         raise _unclear(wrong[0].relative_to(root).as_posix())
     return True
+
+
+def _no_classes(root: Path, names: Sequence[str]) -> InputError:
+    hint = "put one folder of images a class into each split, or rename the classes"
+    return InputError(f"class folders in {root}", f"folders named as splits: {', '.join(names)}", hint)
 
 
 def _unclear(name: str) -> InputError:
