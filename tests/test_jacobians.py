@@ -439,6 +439,15 @@ def test_what_a_network_keeps_of_the_recording_is_an_ordinary_tensor():
     assert type(model.kept) is torch.Tensor
 
 
+def test_steps_of_single_precision_are_refused():
+    class Coarse(nn.Linear):
+        def forward(self, x):
+            return (super().forward(x) + 1e7) - 1e7
+
+    with pytest.raises(NotAvailable, match="a network that always computes the same, got logits that differ by"):
+        smoothness(Coarse(4, 3).eval(), torch.zeros(1, 4))
+
+
 def test_hooks_on_every_module_are_refused():
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:

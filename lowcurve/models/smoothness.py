@@ -168,13 +168,14 @@ def _require_shape(model: nn.Module, x: Tensor) -> None:
 def _require_same(model: nn.Module, graph: InputGraph, *, differentiable: bool) -> None:
     """Raise an error if the network computes something else than was recorded, or differentiates something else.
 
-    Three random images are computed together by the network and one by one by the record. So a network that depends on its
-    batch, on chance or on whether gradients are on is refused, and so is one whose backward pass is not its derivative.
+    The network computes three random images together, and the record computes them one by one in double precision. So a network
+    that depends on its batch, on chance, on rounding or on whether gradients are on is refused. A network whose backward pass is
+    not its derivative is refused too.
     """
     start = graph.nodes[0]
     x = torch.zeros(3, *start.shape[1:], dtype=start.dtype, device=start.device)
     x = randomness.uniform(x, 0.0, 1.0, generator=randomness.stream(0, "compare", tuple(x.shape)))
-    leaf, own = x.clone().requires_grad_(), x.clone().requires_grad_()
+    leaf, own = x.clone().requires_grad_(), x.double().requires_grad_()
     with torch.enable_grad():
         recorded = torch.cat([graph(one) for one in torch.split(own, 1)])
         try:
@@ -186,7 +187,7 @@ def _require_same(model: nn.Module, graph: InputGraph, *, differentiable: bool) 
             raise NotAvailable("a network for batches of three", received, "bound its parts separately") from None
     change = max(_relative_change(recorded, found) for found in (logits, plain))
     if not change < 1e-3:
-        hint = "remove what depends on chance, on the batch or on the mode"
+        hint = "remove what depends on chance, on the batch, on the mode or on rounding"
         raise NotAvailable("a network that always computes the same", f"logits that differ by {change:.1%}", hint)
     if differentiable:
         _require_true_gradient(logits, leaf, recorded, own)
@@ -203,8 +204,8 @@ def _require_true_gradient(logits: Tensor, leaf: Tensor, recorded: Tensor, own: 
             raise NotAvailable("gradients by torch's own rules", f"the backward pass of {function.__name__}", hint)
         seen.add(step)
         waiting += [before for before, _ in getattr(step, "next_functions", ()) if before not in seen]
-    weights = torch.linspace(1.0, 2.0, logits.shape[1], dtype=logits.dtype, device=logits.device).expand_as(logits)
-    change = _relative_change(pullback(recorded, own, weights), pullback(logits, leaf, weights))
+    weights = torch.linspace(1.0, 2.0, logits.shape[1], device=logits.device).expand_as(logits)
+    change = _relative_change(pullback(recorded, own, weights.to(recorded)), pullback(logits, leaf, weights.to(logits)))
     if not change < 1e-2:
         hint = "remove detach and hooks on tensors"
         raise NotAvailable("a network with the gradient of its values", f"one that differs by {change:.1%}", hint)

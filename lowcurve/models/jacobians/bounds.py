@@ -99,7 +99,7 @@ class Rule:
             return self.bound(node)
         except Unsupported as error:
             raise refusal(node, str(error)) from None
-        except (RuntimeError, NotImplementedError) as error:  # such as that of a sparse matrix
+        except (RuntimeError, TypeError) as error:  # of a sparse matrix, or of a device without double precision
             raise refusal(node, f" ({str(error).splitlines()[0][:80]})") from None
 
 

@@ -72,7 +72,7 @@ class Node:
         return self.call.parents
 
     def evaluate(self, values: Mapping["Node", Tensor]) -> Tensor:
-        """Compute the value from those of its parents.
+        """Compute the value from those of its parents, in double precision if they are in double precision.
 
         Args:
             values: The value of each parent.
@@ -80,7 +80,10 @@ class Node:
         Returns:
             The value.
         """
-        found = self.call.run(tree_map_only(Node, values.__getitem__, dict(self.call.arguments)))
+        arguments = dict(self.call.arguments)
+        if any(values[parent].dtype == torch.double for _, parent in self.parents):
+            arguments = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, arguments)
+        found = self.call.run(tree_map_only(Node, values.__getitem__, arguments))
         value: Tensor = found if self.output is None else found[self.output]
         return value
 
