@@ -225,6 +225,7 @@ def test_windows_that_overlap_count():
         (nn.MaxPool2d(2), 1.0),
         (nn.MaxPool2d(3, stride=2, dilation=2, padding=1, ceil_mode=True), 2.0),
         (nn.AdaptiveMaxPool2d(3), 2.0),
+        (nn.Sequential(nn.ConstantPad2d(1, -math.inf), nn.MaxPool2d(3)), 1.0),
     ]
     for layer, expected in cases:
         bound = lipschitz_constant(layer, torch.zeros(1, 1, 5, 5))
@@ -402,6 +403,10 @@ REFUSED = {
     "a tuple": (lambda s, x: (s.h(x),), "one tensor that depends on the input, got tuple. Bound the part that gives"),
     "a map": (lambda _, x: x[:, :, None], r"logits of shape \(1, classes\) for one input, got \(1, 4, 1\). Bound the"),
     "NaN": (lambda s, x: s.h(x) * math.nan, "a network with finite weights, got bounds that are not numbers"),
+    "infinity": (
+        lambda s, x: s.h(x).masked_fill(torch.arange(3) > 1, math.inf),
+        "a network with finite logits, got NaN or infinite ones",
+    ),
     "a BatchNorm without statistics": (
         nn.Sequential(linear(), nn.BatchNorm1d(3, track_running_stats=False)),
         "a BatchNorm with running statistics, got '1' that uses its batch's. Write track_running_stats=True",

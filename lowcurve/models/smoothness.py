@@ -169,8 +169,8 @@ def _require_same(model: nn.Module, graph: InputGraph, *, differentiable: bool) 
     """Raise an error if the network computes something else than was recorded, or differentiates something else.
 
     The network computes three random images together, and the record computes them one by one in double precision. So a network
-    that depends on its batch, on chance, on rounding or on whether gradients are on is refused. A network whose backward pass is
-    not its derivative is refused too.
+    that depends on its batch, on chance, on rounding or on whether gradients are on is refused. So is one with a backward pass
+    that is not its derivative.
     """
     start = graph.nodes[0]
     x = torch.zeros(3, *start.shape[1:], dtype=start.dtype, device=start.device)
@@ -186,6 +186,8 @@ def _require_same(model: nn.Module, graph: InputGraph, *, differentiable: bool) 
             received = f"{type(model).__name__} ({_first_line(error)})"
             raise NotAvailable("a network for batches of three", received, "bound its parts separately") from None
     change = max(_relative_change(recorded, found) for found in (logits, plain))
+    if math.isnan(change):
+        raise NotAvailable("a network with finite logits", "NaN or infinite ones", "check its weights")
     if not change < 1e-3:
         hint = "remove what depends on chance, on the batch, on the mode or on rounding"
         raise NotAvailable("a network that always computes the same", f"logits that differ by {change:.1%}", hint)

@@ -47,7 +47,8 @@ def one_sign(node: Node) -> Bounded:
     with torch.enable_grad():
         rows = node.evaluate({parent: ones})
         columns = pullback(rows, ones, torch.ones_like(rows))
-    row = float((rows.detach() - node.evaluate({parent: torch.zeros_like(ones.detach())})).abs().max())
+    constant = node.evaluate({parent: torch.zeros_like(ones.detach())})
+    row = float(torch.where(constant.isfinite(), rows.detach() - constant, 0).abs().max())
     column = float(columns.abs().max())
     bound = OperationBound(math.sqrt(row * column), math.sqrt(column * min(row, column)), column)
     return Bounded(((parent, bound),))
