@@ -175,8 +175,13 @@ def test_weights_in_safetensors(tmp_path, weights, wrap):
         (lambda _: {}, r"Missing key\(s\)"),
         (
             lambda w: {f"other.{k}": v for k, v in w.items() if k != "2.bias"},
-            r'Missing key.*"2.weight" and 1 more\. Unexpected',
+            r'Missing key\(s\) in state_dict: "2.bias"\. Give',
         ),
+        (
+            lambda _: {"a": torch.zeros(2)},
+            r'Missing key.*"2.weight" and 1 more\. Unexpected key\(s\) in state_dict: "a"',
+        ),
+        (lambda w: {**w, "x": None}, r"got a dictionary with the entries 'x' \(NoneType\)"),
         (lambda _: [torch.zeros(2)], "a state dict in .*, got a list. Save model.state_dict"),
         (lambda _: (1, 2), "got a tuple"),
         (lambda _: 3.5, "got 3.5"),
@@ -185,7 +190,7 @@ def test_weights_in_safetensors(tmp_path, weights, wrap):
         (lambda _: {"a": 3}, r"got a dictionary with the entries 'a' \(int\)"),
         (
             lambda _: {"state_dict": {"a": "b"}},
-            "got a dictionary whose entry 'state_dict' is a dictionary that is none",
+            r"entry 'state_dict' is a dictionary with the entries 'a' \(str\)",
         ),
         (lambda _: {"state_dict": [torch.zeros(2)]}, "got a dictionary whose entry 'state_dict' is a list"),
         (lambda _: {"model": None}, "got a dictionary whose entry 'model' is None"),
@@ -232,6 +237,7 @@ WRAPS = {
     },
     "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}, "param_groups": []}},
     "ema": lambda w: {"ema": prefixed(w)},
+    "an entry of an entry": lambda w: {"checkpoint": {"model": w, "epoch": 3}},
     "averaged": lambda w: {"n_averaged": torch.tensor(3), **prefixed(w)},
     "any name": lambda w: {"best_network": w},
     "the same twice": lambda w: {"state_dict": w, "ema": dict(w)},

@@ -56,10 +56,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if len(fits) > 1:
         hint = "save the one that you mean alone"
         raise InputError(f"one state dict for {type(model).__name__} in {path}", f"several: {', '.join(fits)}", hint)
-    own = model.state_dict().keys()
-    chosen = next(iter(fits.values()), None) or max(states.values(), key=lambda state: len(own & state.keys()))
     try:
-        model.load_state_dict(chosen)
+        model.load_state_dict(next(iter(fits.values()), None) or _nearest(model, states.values()))
     except RuntimeError as error:
         received = " ".join(_shorten(line) for line in str(error).split("\n\t")[1:]) or str(error)
         hint = "give the factory that made them"
@@ -113,6 +111,19 @@ def fit_names(model: nn.Module, state: State) -> dict[str, State]:
     return fits
 
 
+def _nearest(model: nn.Module, states: Iterable[State]) -> State:
+    """Return the state dict with the most names of the model, without a prefix that hides them, for an error message."""
+    names, best, most = _without_wrappers(model.state_dict()), next(iter(states)), 0
+    for state in states:
+        found = _without_wrappers(state)
+        ends = {plain.removesuffix(name) for name in names for plain in found if plain.endswith(f".{name}")}
+        for prefix in ("", *sorted(ends)):
+            renamed = {plain.removeprefix(prefix): state[name] for plain, name in found.items()}
+            if len(common := names.keys() & renamed.keys()) > most:
+                best, most = {names.get(plain, plain): value for plain, value in renamed.items()}, len(common)
+    return best
+
+
 def _without_wrappers(state: Iterable[str]) -> dict[str, str]:
     """Return the names by what remains of them without the parts that wrappers add."""
     names = list(state)
@@ -126,8 +137,8 @@ def _state_dicts(content: Any) -> dict[str, State]:
         return {}
     if _is_state(content):
         return {"": content}
-    entries = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
-    return {name: value for name, value in entries.items() if value and _is_state(value)}
+    inner = {str(name): _state_dicts(value) for name, value in content.items() if isinstance(value, Mapping) and value}
+    return {f"{name}.{below}".strip("."): state for name, found in inner.items() for below, state in found.items()}
 
 
 def _is_state(value: Mapping[Any, Any]) -> bool:
@@ -146,10 +157,9 @@ def _describe_content(content: Any) -> str:
         return f"a {type(content).__name__}" if isinstance(content, list | tuple | set) else describe(content)
     for name in STATE_NAMES:
         if name in content:
-            inner = content[name]
-            what = "a dictionary that is none" if isinstance(inner, Mapping) else _describe_content(inner)
-            return f"a dictionary whose entry {name!r} is {what}"
-    some = ", ".join(f"{name!r} ({type(value).__name__})" for name, value in list(content.items())[:3])
+            return f"a dictionary whose entry {name!r} is {_describe_content(content[name])}"
+    odd = sorted(content.items(), key=lambda pair: isinstance(pair[0], str) and isinstance(pair[1], Tensor))
+    some = ", ".join(f"{name!r} ({type(value).__name__})" for name, value in odd[:3])
     return f"a dictionary with the entries {some}"
 
 
