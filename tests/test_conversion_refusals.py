@@ -9,7 +9,9 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import lowcurve as lc
-from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion
+from lowcurve.errors import InputError
+from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion, convert
+from lowcurve.models.conversion import inspect_layers
 
 X = torch.rand(4, 3, 2, 2)
 
@@ -177,3 +179,82 @@ def test_what_a_conversion_does_not_hold_for_is_left_as_it_is():
         "softmax",
     ]
     assert list(result.conversion_report.replaced) == ["patches", "mlp.0", "mlp.1", "mlp.2", "head"]
+
+
+class ByHand(nn.Module):
+    """A network with one nonlinearity that is written by hand."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.first, self.second, self.act = nn.Linear(3, 4), nn.Linear(4, 2), act
+        self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 1.0]))
+
+    def forward(self, x):
+        return self.second(self.act(self.first(x)) * self.mask)
+
+
+def zeroed(x):
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
+BY_HAND = {
+    "maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "maximum, method": lambda x: x.maximum(torch.zeros_like(x)),
+    "max": lambda x: torch.max(x, torch.zeros_like(x)),
+    "fmax": lambda x: torch.fmax(x, x.new_zeros(())),
+    "minimum": lambda x: -torch.minimum(-x, torch.zeros(())),
+    "mul": lambda x: x * (x > 0),
+    "mul, float": lambda x: (x > 0).float() * x,
+    "mul_": lambda x: x.clone().mul_(x.ge(0)),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "where, method": lambda x: x.where(x > 0, torch.zeros(())),
+    "heaviside": lambda x: x * torch.heaviside(x, torch.zeros(())),
+    "sign": lambda x: x * (1 + x.sign()) / 2,
+    "abs": lambda x: (x + x.abs()) / 2,
+    "builtin abs": lambda x: (x + abs(x)) / 2,
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0.0),
+    "setitem": zeroed,
+    "clamp": lambda x: x.clamp(0, 6),
+    "clip": lambda x: torch.clip(x, min=0.1),
+    "relu6": F.relu6,
+    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+    "leaky": lambda x: F.leaky_relu(x, 0.1),
+}
+
+
+@pytest.mark.parametrize("act", BY_HAND.values(), ids=BY_HAND)
+@pytest.mark.parametrize("conversion", [SmoothConversion(), LipschitzConversion()])
+def test_a_kink_that_is_written_by_hand_is_never_left_without_a_word(act, conversion):
+    model, example = ByHand(act), torch.ones(2, 3)
+    with pytest.raises(InputError, match="has a kink"):
+        convert(model, conversion, example=example)
+    with pytest.warns(UserWarning, match="left unchanged: .*has a kink"):
+        left = convert(model, conversion, example=example, strict=False).conversion_report.left
+    assert any("has a kink" in reason for reason in left.values())
+    assert inspect_layers(model, example, conversion).unsupported
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: x.relu(), lambda x: x.clamp(min=0), lambda x: torch.clamp_min(x, 0), lambda x: x.clone().relu_(),
+        lambda x: x.clone().clamp_(min=0).flatten(1), lambda x: F.relu(x.clone(), inplace=True),
+    ],
+)  # fmt: skip
+def test_relu_by_another_name_is_converted(act):
+    converted = convert(ByHand(act), example=torch.ones(2, 3))
+    assert not converted.conversion_report.left
+    assert "CenteredSoftplus" in "".join(converted.conversion_report.replaced.values())
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: x * torch.arange(4).gt(1), lambda x: torch.where(torch.arange(4) > 1, x, 0.0), lambda x: x * x.sigmoid(),
+        lambda x: x + torch.ones(4).abs(), lambda x: x * torch.tensor(-2.0).abs(), lambda x: x / x.square().sum(1, True),
+    ],
+)  # fmt: skip
+def test_what_has_no_kink_in_the_input_is_no_kink(act):
+    assert not inspect_layers(ByHand(act), torch.ones(2, 3)).unsupported

@@ -71,6 +71,10 @@ def convert(
     dict of the original network loads (`load_original`). Device, precision, modes, requires_grad and hooks are kept. A block
     that is itself called several times gets one module for each place in it, because its weights are shared as well.
 
+    A ReLU that is written by hand, such as torch.maximum(x, 0), x * (x > 0) or torch.where(x > 0, x, 0), is not converted.
+    Like every other elementwise kink it counts as unsupported and is named in `conversion_report.left`. Max-pooling keeps
+    its kinks.
+
     At every input, a converted ReLU changes by at most log(2) / beta. Another nonlinearity changes by at most that plus its
     own distance from ReLU (`conversion_report.per_call`).
 

@@ -74,7 +74,8 @@ class Inspection:
 def inspect_layers(model: nn.Module, example: Tensor, conversion: Conversion | None = None) -> Inspection:
     """List every call of a convolution, linear layer, normalization, pooling or nonlinearity, in order.
 
-    One forward pass in eval mode finds the calls of modules and of functions (F.relu, torch.relu, x.relu(), x.clamp(min=0)). A
+    One forward pass in eval mode finds the calls of modules and of functions (F.relu, torch.relu, x.relu(), x.clamp(min=0)).
+    Other elementwise functions of the input with a kink, such as torch.maximum(x, 0) and x * (x > 0), are listed as kinks. A
     module that is called several times has one row per call, each with the name of its place. The network is left unchanged:
     weights, buffers, modes, hooks and gradients. So is the random state.
 
@@ -130,6 +131,8 @@ def _outcome(call: Call, conversion: Conversion, pairs: Mapping[str, str]) -> Ou
             return Outcome(f"CenteredSoftplus(beta={conversion.beta:g})")
         smooth = call.operation.rpartition(".")[2].rstrip("_") in layer_kinds.SMOOTH
         return Outcome(problem="" if smooth else f"{call.operation} has a kink and no smooth form here")
+    if call.kind == layer_kinds.KINK:
+        return Outcome(problem=f"{call.operation} has a kink and stays; write F.relu(x) where it is meant")
     if isinstance(conversion, SmoothConversion):
         return Outcome()
     if call.kind == layer_kinds.POOLING:

@@ -1,4 +1,4 @@
-"""Classify modules and calls of torch functions into seven kinds of layers."""
+"""Classify modules and calls of torch functions into kinds of layers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from lowcurve.models.clipping import LipschitzLayer
 from lowcurve.models.layers import CenteredSoftplus
 
 CONVOLUTION, LINEAR, NORMALIZATION, POOLING = "convolution", "linear", "normalization", "pooling"
-NONLINEARITY, ATTENTION, SOFTMAX = "nonlinearity", "attention", "softmax"
+NONLINEARITY, ATTENTION, SOFTMAX, KINK = "nonlinearity", "attention", "softmax", "kink"
 
 FILES = {  # files of torch/nn/modules and the kind of the classes in them, except for CLASSES
     "conv": CONVOLUTION,

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.conversion.copying import describe_error
+from lowcurve.models.conversion.kinks import KinkFinder
 from lowcurve.models.conversion.layer_kinds import (
+    KINK,
     NONLINEARITY,
     POOLING,
     TRANSPARENT,
@@ -25,6 +27,7 @@ from lowcurve.models.conversion.layer_kinds import (
     strip_underscore,
     window_overlap,
 )
+from lowcurve.models.conversion.tensors import tensors
 from lowcurve.models.modes import set_training
 
 Size = tuple[int, ...]
@@ -154,6 +157,7 @@ class CallRecorder(TorchFunctionMode):
         self.arguments: dict[str, Mapping[str, Any]] = {}
         self.runs: Counter[str] = Counter()
         self.names: dict[tuple[str, str, int], str] = {}
+        self.kinks = KinkFinder(model)
         self.origin: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()  # the index of the call that made a tensor
 
     def recording(self, output: Tensor) -> Recording:
@@ -204,6 +208,7 @@ class CallRecorder(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
+        kinked = self.kinks.note_call(getattr(func, "__name__", ""), args, given, result)
         if self._in_layer() or not (result is None or has_tensor(result)):
             return result
         name = getattr(func, "__name__", "")
@@ -212,6 +217,10 @@ class CallRecorder(TorchFunctionMode):
             layer = function_module(name, args, given) if kind == NONLINEARITY else None
             settings = bind_arguments(func, args, given) if kind == POOLING else {}
             self._add_call(kind, f"{_namespace(func)}.{name}", None, layer, (args, given), result, settings)
+        elif kinked and self.stack:
+            self._add_call(
+                KINK, f"{_namespace(func)}.{name}", None, None, (args, given), args if result is None else result, {}
+            )
         elif strip_underscore(name) in TRANSPARENT or (
             name == "dropout" and bind_arguments(func, args, given).get("training") is False
         ):
@@ -278,28 +287,6 @@ class CallRecorder(TorchFunctionMode):
                     self.names[key] = full
                     break
         return self.names[key]
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Iterate over the tensors in nested tuples, lists and dictionaries.
-
-    Args:
-        value: Any value.
-
-    Yields:
-        The tensors, in order.
-
-    Example:
-        >>> len(list(tensors((torch.zeros(1), {"a": [torch.zeros(2), 3]}))))
-        2
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from tensors(part)
 
 
 def has_tensor(value: Any) -> bool:
