@@ -153,7 +153,6 @@ RULES = {
         ("network_calls.py",),
         {
             "models/conversion/recording.py": "the call is recorded, at a copy of the input",
-            "models/composition.py": "one pass for the sizes of the layers",
             "models/smoothness.py": "a network that is traced or recorded, at a copy of the input",
             "models/jacobians/recording.py": "the call is recorded, at a tracked copy of the input",
             "models/wrapping.py": "a network inside of another one, which is called",
