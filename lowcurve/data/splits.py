@@ -161,7 +161,7 @@ def _is_wrapper(images: Found) -> bool:
     return len(first) == 1 and min(len(parts) for parts, _ in images) > 2 and not _kinds(tuple(first))
 
 
-def _without_repeated_splits(images: Found) -> Found:
+def _without_repeated_splits(images: Found) -> list[tuple[tuple[str, ...], Path]]:
     """Leave out the outer folder where a split holds nothing but a folder of its own name: train/train/class."""
     inner: dict[str, set[str]] = {}
     for parts, _ in images:

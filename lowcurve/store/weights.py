@@ -57,7 +57,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         hint = "save the one that you mean alone"
         raise InputError(f"one state dict for {type(model).__name__} in {path}", f"several: {', '.join(fits)}", hint)
     try:
-        model.load_state_dict(next(iter(fits.values()), None) or _nearest(model, states.values()))
+        model.load_state_dict(next(iter(fits.values())) if fits else _nearest(model, states.values()))
     except RuntimeError as error:
         received = " ".join(_shorten(line) for line in str(error).split("\n\t")[1:]) or str(error)
         hint = "give the factory that made them"
