@@ -14,6 +14,7 @@ import yaml
 from lowcurve.cli.reproduce import parse as parse_reproduce
 from lowcurve.cli.requests import parse
 from lowcurve.papers.items import ITEMS
+from lowcurve.results import load
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -72,6 +73,26 @@ def test_the_committed_results_show_what_the_project_claims(name, docs):
     for curvature in ("‖H‖", "C", "‖Hₕz‖"):
         assert rows["CURE"][curvature] < standard[curvature]
     assert standard["clean"] >= 0.97 or name == "mnist"
+
+
+def test_the_caption_of_the_first_picture_follows_from_the_committed_results():
+    curves = load(json.loads((ROOT / "docs/results/study-digits.json").read_text())["results"]["against radius"])
+    place = [round(radius, 3) for radius in curves.x].index(0.156)
+    cure, standard = (round(100 * curves.lines[name].y[place]) for name in ("CURE", "standard"))
+    caption = " ".join((ROOT / "docs/index.md").read_text().split())
+    said = f"At radius 0.156 it classifies {cure} percent of the images, and the standard network {standard} percent."
+    assert said in caption
+
+
+def test_what_the_audit_says_of_the_networks_of_table_1_follows_from_the_committed_results(docs):
+    """why.yaml: an unstable landscape is flagged for our network alone, convergence for every network."""
+    (laptop,) = (
+        c for c in docs("reproduction").found()["yu2018interpreting/table-1"] if c["facts"]["scale"] == "laptop"
+    )
+    flagged = {(row[0], row[1]) for row in load(laptop["results"]["audit"]).rows if row[2] in ("flag", "fail")}
+    networks = {str(row[0]) for row in load(laptop["results"]["robustness"]).rows}
+    assert {name for name, test in flagged if "unstable landscape" in test} == {"ours"}
+    assert {name for name, test in flagged if "convergence" in test} == networks
 
 
 @pytest.mark.parametrize("name", RESULTS)
