@@ -17,10 +17,18 @@ from lowcurve.data import digits
 from lowcurve.losses import log_odds, loss_field
 from lowcurve.models import Network
 from lowcurve.models.modes import frozen
+from lowcurve.randomness import temporary_seed
 from lowcurve.training import Hardware, Objective, Optimization, fit, make_fabric
 
 OVERFITTED = Path(__file__).with_name("overfitted.safetensors")
 """Written by `python tests/faulty_networks.py`."""
+
+
+class KWinners(nn.Module):
+    """k-winners-take-all: all but the largest tenth of the units are 0, and which they are jumps with the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x >= x.topk(max(1, x.shape[1] // 10), dim=1).values[:, -1:], x, 0)
 
 
 class Around(nn.Module):
@@ -43,6 +51,20 @@ class Scaled(Around):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x) * self.scale
+
+
+class Squashed(Around):
+    """Logits through a function that saturates: the same classes without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(2 * self.inner(x)) + 1e-4 * self.inner(x).detach()
+
+
+class Halved(Around):
+    """Log-probabilities from a softmax in half precision, whose gradient underflows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.inner(x).mul(5).half().softmax(1).float() + 1e-4).log() + 1e-3 * self.inner(x).detach()
 
 
 class Softmax(Around):
@@ -171,6 +193,22 @@ def standard() -> nn.Module:
 def robust() -> nn.Module:
     """Honest: trained against PGD at 0.1."""
     return fitted((Objective(), 4, 5e-3), (Objective(attack=PGD(Ball(LINF, 0.1), steps=3)), 4, 5e-3))
+
+
+def k_winners() -> nn.Module:
+    """Trained with k-winners-take-all in place of ReLU."""
+    train = digits().train
+    x, y = train.pixels(slice(None)), train.y
+    with temporary_seed(0, "k winners"):
+        layers = (nn.Linear(64, 400), KWinners(), nn.Linear(400, 400), KWinners(), nn.Linear(400, 10))
+        model = nn.Sequential(nn.Flatten(), *layers)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model.eval()
 
 
 def overfitted() -> nn.Module:

@@ -21,6 +21,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.attacks import monotone
 from lowcurve.evaluation.audit.queries import Smoothed
+from lowcurve.evaluation.audit.run import OF_ROBUST_IMAGES
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import stream, temporary_seed
 
@@ -76,6 +77,9 @@ FAULTS = {
     "numpy": (lambda standard, _: faulty.ByNumpy(standard), {4, 13, 15}),
     "the root of 0": (lambda standard, _: faulty.Rooted(standard), {4}),
     "purification": (lambda standard, _: faulty.Purified(standard), {3, 4}),
+    "squashed": (lambda standard, _: faulty.Squashed(standard), {5}),
+    "half precision": (lambda standard, _: faulty.Halved(standard), {5}),
+    "k winners": (lambda *_: faulty.k_winners(), {13, 16}),
     "dropout": (lambda standard, _: faulty.Dropped(standard), {2, 7, 10}),
 }
 
@@ -122,8 +126,9 @@ def test_transfer_from_the_smoothed_network_reveals_shattering(standard):
 def test_an_attack_that_has_not_converged_is_noticed(standard):
     images, budget = digits().test.take(slice(100)), replace(SMALL, steps=20)
     found = finding(audit(faulty.Shattered(standard), images, BALL, budget=budget), 8)
-    assert found.outcome == "fail"
+    assert found.outcome in ("flag", "fail")
     assert found.measured > found.threshold
+    assert "more steps fool more images" in found.means
 
 
 def test_every_test_has_a_network_that_raises_it():
@@ -176,8 +181,8 @@ def test_an_unmasked_network_fails_no_test(name, standard, robust):
     found = audit(model, digits().test.take(slice(120)), BALL, substitute={"robust": standard}.get(name))
     assert outcomes(found, "fail") == set(), found.verdict
     assert found.reliable
-    assert found.verdict == "no masking found by these tests"
-    assert outcomes(found, "not run") == {19, 20}
+    assert found.verdict.startswith("no masking found by these tests")
+    assert {19, 20} <= outcomes(found, "not run") <= {19, 20, *OF_ROBUST_IMAGES}
 
 
 @pytest.mark.slow
@@ -185,7 +190,8 @@ def test_the_public_resnet20_has_no_test_that_fails(networks, data_dir, weights_
     model = public(networks.resnet20, weights_dir / "resnet20-12fca82f.th")
     images = load("cifar10", data_dir=data_dir, limits=Limits(train=1, validation=1, test=30)).test
     found = audit(model, images, Ball(LINF, pixels(8)), budget=PUBLIC)
-    assert found.verdict == "no masking found by these tests"
+    assert found.verdict.startswith("no masking found by these tests; warnings: ")
+    assert found.level == "warnings"
     assert 18 in outcomes(found, "flag")  # 0.37: a gradient reaches 8/255 badly in a network trained without attacks
     assert found.robust["worst case"].mean() == 0
 
@@ -199,7 +205,7 @@ def mnist(data_dir):
 def test_the_public_lenet5_has_no_test_that_fails(networks, mnist, weights_dir):
     model = public(networks.lenet5, weights_dir / "mnist_lenet5_clntrained.pt")
     found = audit(model, mnist.take(slice(30)), BALL, budget=PUBLIC)
-    assert found.verdict == "no masking found by these tests"
+    assert found.verdict.startswith("no masking found by these tests")
     assert 0.3 < found.robust["worst case"].mean() < 0.9
 
 
@@ -259,8 +265,8 @@ def test_logits_that_are_close_saturate_nothing(robust, few):
     assert said.measured == 0
 
 
-@pytest.mark.parametrize(("back", "outcome"), [(0, "passed"), (1, "flag"), (2, "fail")])
-def test_one_image_robust_again_at_a_larger_radius_is_a_flag_and_two_fail(back, outcome):
+@pytest.mark.parametrize(("back", "outcome"), [(0, "passed"), (1, "flag"), (2, "flag"), (8, "fail")])
+def test_few_images_robust_again_at_a_larger_radius_are_a_flag_and_many_fail(back, outcome):
     class Looked:
         ball, correct = BALL, np.arange(100)
 
@@ -480,4 +486,6 @@ def test_without_correct_images_no_attack_runs(standard, few):
     assert outcomes(found, "passed", "flag") == {1, 2, 3, 21}
     assert "no image is classified correctly" in finding(found, 13).evidence
     assert found.reliable
+    assert found.level == "too weak to judge"
+    assert found.verdict == "too weak to judge: no image is classified correctly"
     assert not found.robust["worst case"].any()

@@ -19,7 +19,6 @@ from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result
 from lowcurve.results.cells import NETWORK
 from lowcurve.store import Run
 from lowcurve.study.boundary_results import certified_radii
-from lowcurve.study.comparison import UNRELIABLE
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
@@ -97,8 +96,8 @@ def _suite_results(
         verdict = optional.run(
             "audit",
             lambda: audit(
-                model, few, ball, seed=study.seed, certified=certified, budget=settings.budget, progress=progress,
-                heading=f"auditing {name}", fabric=launch_fabric(study.hardware),
+                model, few, ball, seed=study.seed, certified=certified, attacked=attacked, budget=settings.budget,
+                progress=progress, heading=f"auditing {name}", fabric=launch_fabric(study.hardware),
             ),
         )  # fmt: skip
     if settings.save_inputs:
@@ -151,15 +150,9 @@ def _robustness_row(
         Column(study.suite, "Accuracy after the whole suite, each example at its worst.", ".1%"),
         Column("audit", "Verdict of the tests for gradient masking on these accuracies."),
     )
-    summary = UNAUDITED if verdict is None else _summarize(verdict)
+    summary = UNAUDITED if verdict is None else verdict.summary
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), summary)
     return Table("Robustness", headings, (row,), conditions=conditions)
-
-
-def _summarize(verdict: Audit) -> str:
-    """Return the verdict with the names of the failed tests; their numbers are in the audit's own table."""
-    failed = [finding.name for finding in verdict.findings if finding.outcome == "fail"]
-    return f"{UNRELIABLE}: {', '.join(failed)}" if failed else verdict.verdict
 
 
 def _attacks_row(

@@ -1,10 +1,12 @@
 """Tests 6 to 12, which compare gradient attacks. Cost: about eight runs of PGD, shorter where it succeeds."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowcurve.attacks import FGSM, Suite
+from lowcurve.attacks import Suite
 from lowcurve.attacks.state import State
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
@@ -13,12 +15,10 @@ from lowcurve.network_calls import call
 from lowcurve.types import PerExample
 
 POINT = 0.01
-"""A point of accuracy: tests 6 (divided logits), 7, 8, 9. Checked in tests/test_audit.py."""
+"""A point of accuracy: tests 6 (divided logits), 7 to 12. Checked in tests/test_audit.py."""
 WEAKER = 0.02
 """Test 6: cross-entropy against the margin."""
-HALF = 0.005
-"""Half a point: test 8 (flag) and 11."""
-MOVED, LAST = 0.05, 10
+LAST = 10
 """Test 8. Pintor et al. 2022, I4."""
 SHARES = (0.25, 0.5, 1.0, 2.0)
 """Test 11: the radii, as shares of the audited one."""
@@ -36,7 +36,7 @@ SCALE = Check(
 ONE_STEP = Check(
     7,
     "one step against many",
-    f"one step fools more than {POINT:.0%} of the images that PGD does not fool, or more images than PGD altogether",
+    f"one step fools more than {POINT:.0%} of the images and PGD does not fool them",
     "Small steps should find whatever one large step finds. If they do not, the gradients near the image mislead: they are"
     " masked or random.",
     "Attack without gradients and from smooth copies, and find the layer that breaks the gradient.",
@@ -45,18 +45,17 @@ ONE_STEP = Check(
 CONVERGENCE = Check(
     8,
     "convergence",
-    f"twice the steps at the same total length lower the accuracy by more than {HALF:.1%} (fails: {POINT:.0%}) or the mean"
-    f" margin by a further 1 % of its fall, or the loss of robust images still rose by more than {MOVED:.0%} of its range in"
-    f" the last {LAST} steps",
-    "The attack had not converged when it stopped; more steps may fool more images.",
+    f"twice the steps at the same total length fool more images than before, by more than {POINT:.0%}. Margins and losses at"
+    " the end are given with it and are not judged, because they still move for most honest networks",
+    "The attack had not converged when it stopped: more steps fool more images.",
     "Double the steps until nothing changes.",
     differentiable=True,
 )
 RESTARTS = Check(
     9,
     "restarts",
-    "more random starts of PGD lower the accuracy that the default suite's gradient attacks leave by more than"
-    f" {POINT:.0%}",
+    "more random starts of PGD fool images that the default suite's gradient attacks leave, more than"
+    f" {POINT:.0%} of those tried",
     "The attack's result depends on its starting point: the loss is rugged, or the network is random.",
     "Add restarts until nothing changes, and report the worst case of each image.",
     differentiable=True,
@@ -64,7 +63,8 @@ RESTARTS = Check(
 SILENT = Check(
     10,
     "silent success",
-    "PGD fools the network on an image during its search, but not with its answer",
+    f"PGD fools the network on an image during its search, but not with its answer. It fails for more than {POINT:.0%} of the"
+    " images",
     "The network gives different outputs for the same input, or the attack loses what it has found. Either way, images count"
     " as robust that are not.",
     "Judge a random network by its mean output. Return the best point of a search, not the last one.",
@@ -73,8 +73,8 @@ SILENT = Check(
 MONOTONE = Check(
     11,
     "monotone in the radius",
-    "an image is fooled at a smaller radius and robust at a larger one. It fails if these are several and more than"
-    f" {HALF:.1%} of all",
+    "an image is fooled at a smaller radius and robust at a larger one. It fails for more than"
+    f" {POINT:.0%} of the images",
     "A larger ball contains the smaller one, so the attack misses adversarial images that it could reach.",
     "Attack with more steps and restarts, start from what was found at smaller radii, and attack without gradients.",
     differentiable=True,
@@ -82,7 +82,8 @@ MONOTONE = Check(
 UNBOUNDED = Check(
     12,
     "unbounded attack",
-    "with half the pixel range as radius, more images are robust than guessing would leave, or with the whole range, any",
+    "with half the pixel range as radius, more images are robust than guessing would leave, or with the whole range, more"
+    f" than {POINT:.0%}",
     "With such a radius every image can become any other, so none is robust; the gradients do not lead there.",
     "Find what hides the gradient (tests 3 to 6) and attack around it.",
     differentiable=True,
@@ -121,43 +122,41 @@ def logit_scale(state: AuditState) -> Finding:
         "PGD, cross-entropy of divided logits", state.pgd(cross_entropy), model=Divided(state.model, scale)
     )
     behind = state.accuracy_points(by_margin) - state.accuracy_points(by_entropy)
-    gained = state.accuracy_points(divided) - state.accuracy_points(by_entropy)
+    gained = max(0, int(divided.sum()) - int(by_entropy.sum())) if scale > 1 else 0
     evidence = (
         f"PGD on cross-entropy fools {_of(by_entropy)} images, on the margin {int(by_margin.sum())}, on cross-entropy of logits"
         f" divided by {scale:.3g} {int(divided.sum())}"
     )
-    return SCALE.judge(gained if scale > 1 else 0.0, evidence, fail=POINT, flagged=behind > WEAKER)
+    found = SCALE.judge_count(gained, len(state), evidence, allowed=POINT)
+    return replace(found, outcome="flag") if behind > WEAKER and found.outcome == "passed" else found
 
 
 def one_step(state: AuditState) -> Finding:
     """Run test 7. Reference: Athalye et al. 2018, section 3; Carlini et al. 2019."""
-    many, one = state.fooled_by_pgd(), state.fooled_by("FGSM", FGSM(state.ball))
+    many, one = state.fooled_by_pgd(), state.fooled_by_one_step()
     only = one & ~many
     evidence = (
         f"one step fools {_of(one)} images, {state.budget.steps} steps {int(many.sum())}; {int(only.sum())} are fooled by one"
         " step only"
     )
-    if one.sum() > many.sum():
-        return Finding(ONE_STEP, "fail", state.share(only), POINT, evidence)
-    return ONE_STEP.judge(state.share(only), evidence, fail=POINT)
+    return ONE_STEP.judge_count(int(only.sum()), len(state), evidence, allowed=POINT)
 
 
 def convergence(state: AuditState) -> Finding:
     """Run test 8. Reference: Carlini et al. 2019; Pintor et al. 2022, I4 (incomplete optimization)."""
     steps = state.budget.steps
     once, twice = state.fooled_by_pgd(), state.fooled_by("PGD, twice the steps", state.pgd(steps=2 * steps))
-    lowered = state.accuracy_points(twice) - state.accuracy_points(once)
+    gained = max(0, int(twice.sum()) - int(once.sum()))
     rows = state.queried[: state.budget.landscape_images]
     short, moved = _final_margin(state, steps, rows)
     long, _ = _final_margin(state, 2 * steps, rows)
     clean = float(state.margins[rows].mean())
-    further = (short - long) / (clean - short) if clean > short else float(long < short)
     evidence = (
         f"{2 * steps} steps fool {_of(twice)} images, {steps} steps {int(once.sum())}; on {len(rows)} images the mean margin"
         f" falls from {clean:.3g} to {short:.3g} and to {long:.3g}; on the robust ones the loss rose by {moved:.3f} of its"
         f" range in the last {min(LAST, steps)} steps"
     )
-    return CONVERGENCE.judge(lowered, evidence, fail=POINT, flagged=lowered > HALF or further > 0.01 or moved > MOVED)
+    return CONVERGENCE.judge_count(gained, len(state), evidence, allowed=POINT)
 
 
 def _final_margin(state: AuditState, steps: int, rows: np.ndarray) -> tuple[float, float]:
@@ -189,7 +188,7 @@ def restarts(state: AuditState) -> Finding:
     evidence = (
         f"of {len(rows)} robust images, of {len(state.queried)} tried, {starts} more starts fool {int(again.sum())}"
     )
-    return RESTARTS.judge(state.accuracy_points(again) * len(state) / len(state.queried), evidence, fail=POINT)
+    return RESTARTS.judge_count(int(again.sum()), len(state.queried), evidence, allowed=POINT)
 
 
 def silent_success(state: AuditState) -> Finding:
@@ -198,7 +197,7 @@ def silent_success(state: AuditState) -> Finding:
     assert state.lost is not None
     count = int(state.lost.sum())
     evidence = f"{count} of {len(state)} images are fooled during the search and not by the answer"
-    return SILENT.judge(count, evidence, fail=0)
+    return SILENT.judge_count(count, len(state), evidence, allowed=POINT, flag_above=0.0)
 
 
 def monotone(state: AuditState) -> Finding:
@@ -214,22 +213,21 @@ def monotone(state: AuditState) -> Finding:
             back |= smaller & ~larger
     curve = ", ".join(f"{int(found.sum())} at {radius:.3g}" for radius, found in zip(radii, fooled, strict=True))
     evidence = f"of {len(state)} images PGD fools {curve}; {int(back.sum())} of these are robust at a larger radius"
-    # A single image may be due to the random start, which differs at each radius.
-    several = state.accuracy_points(back) if back.sum() > 1 else 0.0
-    return MONOTONE.judge(several, evidence, fail=HALF, flagged=bool(back.any()))
+    # Few images may be due to the random start, which differs at each radius.
+    return MONOTONE.judge_count(int(back.sum()), len(state), evidence, allowed=POINT, flag_above=0.0)
 
 
 def unbounded(state: AuditState) -> Finding:
     """Run test 12. Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; Pintor et al. 2022, I6."""
     chance = 1 / state.logits.shape[1]
     half, whole = (state.fooled_at(share * state.largest_radius()) for share in (0.5, 1.0))
-    left = [state.accuracy_points(~fooled) for fooled in (half, whole)]
-    count = len(state.correct)
-    evidence = (
-        f"of {count} images {left[0]:.1%} are robust at a radius of half the pixel range, {left[1]:.1%} at the whole"
-    )
-    failed = left[0] > chance or left[1] > 0
-    return Finding(UNBOUNDED, "fail" if failed else "passed", left[0], chance, evidence)
+    left, count = [int((~fooled).sum()) for fooled in (half, whole)], len(state.correct)
+    evidence = f"of {count} images {left[0]} are robust at a radius of half the pixel range, {left[1]} at the whole"
+    findings = [
+        UNBOUNDED.judge_count(number, count, evidence, allowed=allowed)
+        for number, allowed in zip(left, (chance, POINT), strict=True)
+    ]
+    return max(findings, key=lambda found: ("passed", "flag", "fail").index(found.outcome))
 
 
 def _of(fooled: np.ndarray) -> str:

@@ -16,7 +16,7 @@ ZERO = 0.01
 """Test 5: a flag above 0 (Pintor et al. 2022, I1), a fail above this share, which tests/test_audit.py checks."""
 UNSTABLE = 0.1
 """Test 17. Pintor et al. 2022, I2."""
-ALIGNED, OVERFITTED = 0.5, 0.2
+ALIGNED, OVERFITTED, GAP = 0.5, 0.2, 0.2
 """Test 18: checked in tests/test_audit.py, after Andriushchenko and Flammarion 2020."""
 
 GRAPH = Check(
@@ -30,14 +30,18 @@ GRAPH = Check(
 ZERO_GRADIENT = Check(
     5,
     "zero gradient",
-    "the gradient of cross-entropy or of the margin is exactly 0 at an image or at a random start. It fails for more than"
-    f" {ZERO:.0%} of the images",
+    "the gradient of cross-entropy or of the margin is exactly 0 at an image or at a random start. It fails if the margin's"
+    f" is 0 for more than {ZERO:.0%} of the images that are not certified at the radius",
     "Attacks that follow this gradient do not move. If it is the margin's, the network is piecewise constant (quantized,"
     " rounded). If it is only cross-entropy's, the logits are so far apart that the loss underflows: attacks on cross-entropy,"
     " also those of other libraries, report a robustness that is not there. This library's default attacks do not follow it.",
     "Piecewise constant: attack a smooth copy, and attack without gradients. Underflow: attack log_odds or margin_loss, or"
     " divide the logits.",
     differentiable=True,
+)
+UNDERFLOW = (
+    "The logits are so far apart that cross-entropy underflows. This library's attacks follow log-odds and margins and are not"
+    " affected; attacks on cross-entropy, also those of other libraries, report a robustness that is not there."
 )
 LANDSCAPE = Check(
     17,
@@ -50,7 +54,7 @@ ALIGNMENT = Check(
     18,
     "gradient alignment",
     f"the mean cosine between the gradients at an image and at a random point of its ball is below {ALIGNED}. It fails below"
-    f" {OVERFITTED}",
+    f" {OVERFITTED} if one step also leaves more images robust than PGD, by more than {GAP:.0%} of them",
     "The gradient changes direction within the ball, so one step along it does not raise the loss. Values below"
     f" {OVERFITTED} are typical of networks that overfitted to a one-step attack, whose one-step accuracy is too high.",
     "Trust attacks of many steps and restarts only. If the network was trained with FGSM, train with PGD or GradAlign.",
@@ -75,14 +79,22 @@ def graph_intact(state: AuditState) -> Finding:
 def zero_gradient(state: AuditState) -> Finding:
     """Run test 5. Reference: Pintor et al. 2022, I1; AutoAttack, checks.py, check_zero_gradients."""
     start = state.ball.sample(state.x, state.streams("audit", "start"))
-    shares = {}
+    open_ = ~state.certified_here()  # inside a certified ball a gradient of 0 hides nothing
+    counts = {}
     for name, loss in (("cross-entropy", cross_entropy), ("the margin", margin_loss)):
         for where, x in (("at the images", state.x), ("at random starts", start)):
             zero = _gradients(state, loss, x).flatten(1).abs().amax(1) == 0
-            shares[f"{name} {where}"] = float(zero.double().mean())
-    listed = ", ".join(f"{value:.1%} ({name})" for name, value in shares.items())
-    evidence = f"the gradient is 0 for these shares of {len(state)} images: {listed}"
-    return ZERO_GRADIENT.judge(max(shares.values()), evidence, fail=ZERO, flag=0.0)
+            counts[name, where] = int((zero.numpy() & open_).sum())
+    listed = ", ".join(f"{count} ({name} {where})" for (name, where), count in counts.items())
+    beside = f" that are not certified at the radius, of {len(state)}" * bool((~open_).any())
+    evidence = f"of {int(open_.sum())} images{beside}, so many have a gradient of 0: {listed}"
+    flat, underflown = (max(counts[name, at] for at in ("at the images", "at random starts"))
+                        for name in ("the margin", "cross-entropy"))  # fmt: skip
+    found = ZERO_GRADIENT.judge_count(flat, int(open_.sum()), evidence, allowed=ZERO, flag_above=0.0)
+    if underflown and not flat:
+        # The attacks here follow log-odds and margins, so their robust accuracy does not suffer.
+        return Finding(ZERO_GRADIENT, "flag", underflown / int(open_.sum()), ZERO, evidence, UNDERFLOW)
+    return found
 
 
 def unstable_landscape(state: AuditState) -> Finding:
@@ -115,9 +127,12 @@ def gradient_alignment(state: AuditState) -> Finding:
     evidence = f"over {len(state)} images the mean cosine is {cosine:.2f}"
     if not np.isfinite(cosine):
         return ALIGNMENT.not_run("the gradient at a random point of the ball is NaN")
-    if cosine < OVERFITTED:
-        return Finding(ALIGNMENT, "fail", cosine, OVERFITTED, evidence)
-    return Finding(ALIGNMENT, "flag" if cosine < ALIGNED else "passed", cosine, OVERFITTED, evidence)
+    if cosine >= OVERFITTED:
+        return Finding(ALIGNMENT, "flag" if cosine < ALIGNED else "passed", cosine, OVERFITTED, evidence)
+    one, many = state.fooled_by_one_step(), state.fooled_by_pgd()
+    evidence += f"; one step leaves {int((~one).sum())} images robust, PGD {int((~many).sum())}"
+    overfitted = int(many.sum()) - int(one.sum()) > GAP * len(state)
+    return Finding(ALIGNMENT, "fail" if overfitted else "flag", cosine, OVERFITTED, evidence)
 
 
 def _gradients(state: AuditState, loss: Loss, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from lowcurve.attacks import PGD, Square
 from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.evaluation.audit.budget import Budget
-from lowcurve.evaluation.audit.state import AuditState
+from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, margin_loss
 from lowcurve.network_calls import call
@@ -19,8 +19,11 @@ BEYOND = 0.01
 """Tests 13 and 14. Checked in tests/test_audit.py."""
 SQUARE = 0.002
 """Test 13. AutoAttack, checks.py, check_square_sr."""
+QUERYING = ("Square", "relay")
+"""Test 13: members of a suite that find what no gradient attack before them found."""
 LOWER, SCATTERED, WEAK = 0.1, 0.01, 0.1
 """Test 16: in median margins; share of the images; in accuracy. Checked in tests/test_audit.py."""
+RANK = ("not run", "passed", "flag", "fail")
 PATTERNS = 8
 """Test 14: patterns over which a network is smoothed."""
 DELTAS = (0.01, 0.5)
@@ -29,8 +32,8 @@ DELTAS = (0.01, 0.5)
 BLACK_BOX = Check(
     13,
     "black box against white box, image by image",
-    f"Square fools images that no gradient attack fools, more than {SQUARE:.1%} of those tried. It fails if all attacks without"
-    f" gradients together fool more than {BEYOND:.0%} of such images",
+    f"attacks without gradients fool images that no gradient attack fools, more than {SQUARE:.1%} of those tried. It fails for"
+    f" more than {BEYOND:.0%}, here or among all images that the suite attacked",
     "An attack that knows less about the network should not find more. Either gradients are masked, or the gradient attacks"
     " were too weak.",
     "Report the worst case over both kinds of attack, image by image. Attack with more steps, targets and restarts, and find"
@@ -47,15 +50,15 @@ TRANSFER = Check(
 NOISE = Check(
     15,
     "brute-force noise",
-    "a random point of the ball fools the network where gradient attacks did not",
+    "a random point of the ball fools the network where gradient attacks did not. It fails for several images",
     "The gradient attacks are worse than random search.",
     "Do not report a robust accuracy; find what hides the gradient (tests 3 to 6).",
 )
 SPSA_SCATTER = Check(
     16,
     "SPSA against PGD",
-    f"SPSA reaches a margin more than {LOWER} median margins below PGD's on more than {SCATTERED:.0%} of the images; does not"
-    f" count if SPSA leaves {WEAK:.0%} more images robust than PGD",
+    f"SPSA reaches a margin more than {LOWER} median margins below PGD's on more than {SCATTERED:.0%} of the images, which PGD"
+    f" left robust; does not count if SPSA leaves {WEAK:.0%} more images robust than PGD",
     "Finite differences find a descent direction that gradients do not: the loss is rugged or piecewise constant.",
     "Attack without gradients, at several distances, and from a smoothed copy.",
     differentiable=True,
@@ -105,12 +108,11 @@ def transfer(state: AuditState) -> Finding:
     if len(rows):
         fooled[rows] = (state.margins_at(state.attack_fully(attack, substitute, rows), rows) < 0).numpy()
     state.record("transfer", fooled, gradients=False, partial=True)
-    share = float(fooled.sum()) / len(state.queried)
     evidence = (
         f"attacks on {name} fool {int(fooled.sum())} of {len(rows)} images that gradient attacks left robust, of"
         f" {len(state.queried)} tried"
     )
-    return TRANSFER.judge(share, evidence, fail=BEYOND, flag=0.0)
+    return TRANSFER.judge_count(int(fooled.sum()), len(state.queried), evidence, allowed=BEYOND, flag_above=0.0)
 
 
 def noise(state: AuditState) -> Finding:
@@ -121,18 +123,18 @@ def noise(state: AuditState) -> Finding:
     rows = state.still_robust()
     rows = np.sort(rows[np.argsort(-state.best_value[rows], kind="stable")][: state.budget.noise_images])
     draws = -(-state.budget.noise_draws // 2)
-    if not len(rows):
-        return NOISE.judge(0, "gradient attacks left no image robust", fail=0)
     distributions: tuple[Distribution, ...] = ("uniform", "corners")
-    counts, per_pass = {}, min(draws, max(1, state.batch_size // len(rows)))
+    fooled = {name: np.zeros(len(state), dtype=bool) for name in distributions}
+    per_pass = min(draws, max(1, state.batch_size // max(1, len(rows))))
     for distribution in distributions:
         method = Noise(state.ball, draws=draws, distribution=distribution, draws_per_pass=per_pass)
-        counts[distribution] = int(state.fooled_by(f"noise, {distribution}", method, gradients=False, rows=rows).sum())
+        fooled[distribution] = state.fooled_by(f"noise, {distribution}", method, gradients=False, rows=rows)
     evidence = (
         f"of the {len(rows)} robust images with the highest loss under PGD, {draws} random points each fool"
-        f" {counts['uniform']}, as many corners {counts['corners']}"
+        f" {int(fooled['uniform'].sum())}, as many corners {int(fooled['corners'].sum())}"
     )
-    return NOISE.judge(sum(counts.values()), evidence, fail=0)
+    together = int((fooled["uniform"] | fooled["corners"]).sum())
+    return NOISE.judge_count(together, len(rows), evidence, allowed=BEYOND, flag_above=0.0)
 
 
 def spsa_scatter(state: AuditState) -> Finding:
@@ -151,15 +153,16 @@ def spsa_scatter(state: AuditState) -> Finding:
     fooled[rows] = (by_queries < 0).numpy()
     state.record("SPSA", fooled, gradients=False, partial=True)
     median = float(np.median(np.abs(state.margins[rows])))
-    share = float((by_queries < best - LOWER * median).double().mean())
+    # Below 0 the image is fooled, and it says nothing how far.
+    count = int(((by_queries < best - LOWER * median) & (best >= 0)).sum())
     robust = [float((m >= 0).double().mean()) for m in (best, by_queries)]
     evidence = (
-        f"on {share:.1%} of {len(rows)} images SPSA ({spsa_queries(budget)} queries) reaches a lower margin than"
-        f" PGD-{budget.long_steps}; they leave {robust[1]:.1%} and {robust[0]:.1%} robust"
+        f"on {count} of {len(rows)} images SPSA ({spsa_queries(budget)} queries) reaches a lower margin than"
+        f" PGD-{budget.long_steps}, which left them robust; they leave {robust[1]:.1%} and {robust[0]:.1%} robust"
     )
-    if share <= SCATTERED and robust[1] > robust[0] + WEAK:
-        return Finding(SPSA_SCATTER, "not run", share, SCATTERED, f"{evidence}: SPSA needs a larger budget to count")
-    return SPSA_SCATTER.judge(share, evidence, fail=SCATTERED)
+    if not count and robust[1] > robust[0] + WEAK:
+        return Finding(SPSA_SCATTER, "not run", 0.0, SCATTERED, f"{evidence}: SPSA needs a larger budget to count")
+    return SPSA_SCATTER.judge_count(count, len(rows), evidence, allowed=SCATTERED)
 
 
 def spsa_queries(budget: Budget) -> int:
@@ -199,6 +202,21 @@ def black_box(state: AuditState) -> Finding:
         f"beyond the images that gradient attacks fool, Square ({state.budget.queries} queries) fools {int(square.sum())} of"
         f" {count}, and all attacks without gradients together {int(beyond.sum())}{listed}"
     )
-    return BLACK_BOX.judge(
-        float(beyond.sum()) / count, evidence, fail=BEYOND, flagged=float(square.sum()) / count > SQUARE
-    )
+    here = BLACK_BOX.judge_count(int(beyond.sum()), count, evidence, allowed=BEYOND, flag_above=SQUARE)
+    if state.nothing_is_robust():
+        here = BLACK_BOX.not_run(NOTHING_ROBUST)
+    suite = _black_box_of_the_suite(state)
+    return here if suite is None or RANK.index(suite.outcome) <= RANK.index(here.outcome) else suite
+
+
+def _black_box_of_the_suite(state: AuditState) -> Finding | None:
+    """Return test 13 on all images that the suite attacked, or None if it tried no attack without gradients."""
+    if state.attacked is None:
+        return None
+    by, tried = state.attacked.fooled_by, int(state.attacked.clean.sum())
+    counts = {name: int((by == name).sum()) for name in QUERYING if name in by}
+    if not counts:
+        return None
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    evidence = f"of {tried} correct images that the suite attacked, beyond its gradient attacks fall to {listed}"
+    return BLACK_BOX.judge_count(sum(counts.values()), tried, evidence, allowed=BEYOND, flag_above=SQUARE)

@@ -51,7 +51,7 @@ def autoattack(state: AuditState) -> Finding:
     here, there = state.robust(), state.reference
     count = len(here)
     evidence = f"{int(here.sum())} of {count} images are robust here, {int(there.sum())} under the reference"
-    return AUTOATTACK.judge((int(here.sum()) - int(there.sum())) / count, evidence, fail=AGREEMENT)
+    return AUTOATTACK.judge_count(max(0, int(here.sum()) - int(there.sum())), count, evidence, allowed=AGREEMENT)
 
 
 def certified(state: AuditState) -> Finding:

@@ -11,10 +11,11 @@ from lowcurve.data.coercion import Data, are_labels, as_examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_model
+from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.restore import clean_logits, restored
-from lowcurve.evaluation.audit.state import AuditState
+from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.sharing import broadcast
 from lowcurve.models.modes import frozen
@@ -48,7 +49,11 @@ TESTS: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
 )
 """The tests in order of cost: a few passes, PGD, queries; then those that need no further attack."""
 WITHOUT_CORRECT_IMAGES = (1, 2, 3, 19, 20, 21)
-"""Numbers of the tests that run even if no image is classified correctly."""
+"""Numbers of the tests that run even if the network is hardly better than guessing."""
+OF_ROBUST_IMAGES = (7, 8, 9, 14, 15, 16)
+"""Numbers of the tests that ask whether other attacks find more. They need images that gradient attacks leave robust."""
+LEARNED = 0.1
+"""Part of the way from guessing to perfection that the accuracy has to go. Below it nothing is claimed."""
 CHECKS = tuple(check for check, _ in TESTS)
 """All tests, described."""
 
@@ -66,6 +71,7 @@ def audit(
     substitute: nn.Module | None = None,
     certified: np.ndarray | None = None,
     reference: np.ndarray | None = None,
+    attacked: AttackResult | None = None,
     budget: Budget | None = None,
     progress: Progress[int] | bool | None = None,
     heading: str = "auditing",
@@ -90,14 +96,17 @@ def audit(
         certified: Radius that a verifier has proved for each image (20). Or True where it has proved the audited
             radius.
         reference: True for each image that is robust under AutoAttack (19).
+        attacked: Result of the suite whose robust accuracy is judged, on these images or on more. What its members
+            without gradients found beyond the others counts in test 13.
         budget: Cost of the tests.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
         fabric: Lightning Fabric whose processes share the attacks. Each process returns the whole audit.
 
     Returns:
-        An `Audit`: the verdict is 'no masking found by these tests', or 'upper bound, evaluation unreliable: ...' with
-        every test that failed and its figures.
+        An `Audit`: the verdict is 'no masking found by these tests', with the names of warnings where there are any, or
+        'upper bound, evaluation unreliable: ...' with every test that failed and its figures. Of a network that is hardly
+        better than guessing it is 'too weak to judge: ...'.
 
     Raises:
         InputError: If weights or logits are not finite, or if the network lacks a label. Also if there are no images, if
@@ -135,7 +144,7 @@ def audit(
             right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
             state = AuditState(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
             state.substitute, state.certified, state.reference = substitute, certified, reference
-            state.logits_as_given, state.fabric = as_given, fabric
+            state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
             return _run_tests(state, choose_progress(progress, fabric), heading)
 
 
@@ -143,15 +152,28 @@ def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audi
     findings = tuple(_run_test(*TESTS[place], state) for place in progress(range(len(TESTS)), heading))
     robust = {**state.robust_columns(), "worst case": state.robust()}
     places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
-    return Audit(findings, len(state.examples), robust, places, records.conditions(state))
+    return Audit(findings, len(state.examples), robust, places, records.conditions(state), _too_weak(state))
 
 
 def _run_test(check: Check, test: Callable[[AuditState], Finding], state: AuditState) -> Finding:
-    if not len(state) and check.number not in WITHOUT_CORRECT_IMAGES:
-        return check.not_run("no image is classified correctly, so there is nothing to attack")
+    if check.number not in WITHOUT_CORRECT_IMAGES and _too_weak(state):
+        return check.not_run(f"{_too_weak(state)}, so there is nothing to attack")
     if check.differentiable and not state.differentiable:
         return check.not_run("the network has no gradients, as test 4 found")
+    if check.number in OF_ROBUST_IMAGES and state.nothing_is_robust():
+        return check.not_run(NOTHING_ROBUST)
     return test(state)
+
+
+def _too_weak(state: AuditState) -> str:
+    """Return why the network cannot be judged: its accuracy is near that of guessing. Empty if it can."""
+    count, right, classes = len(state.correct), len(state), state.all_logits.shape[1]
+    if not right:
+        return "no image is classified correctly"
+    if right / count < 1 / classes + LEARNED * (1 - 1 / classes):
+        found = f"{right} of {count} images are classified correctly"
+        return f"{found}, and guessing among {classes} classes gives {1 / classes:.0%}"
+    return ""
 
 
 def _require_columns(count: int, certified: np.ndarray | None, reference: np.ndarray | None) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball
-from lowcurve.attacks import PGD, Square, Suite
+from lowcurve.attacks import FGSM, PGD, Square, Suite
 from lowcurve.attacks.acceptance import accept
 from lowcurve.attacks.active_set import Observer, Outcome, carry_out
 from lowcurve.attacks.state import AttackBatch, is_fooled, require_finite_logits
 from lowcurve.attacks.suites import Effort, strong
 from lowcurve.data.examples import Examples
+from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.measuring import logits_of
@@ -24,6 +25,8 @@ from lowcurve.evaluation.sharing import broadcast, share
 from lowcurve.losses import log_odds, margin
 from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
+
+NOTHING_ROBUST = "gradient attacks fool every image that was tried, so no robustness can be false"
 
 
 @dataclass
@@ -45,6 +48,7 @@ class AuditState:
         substitute: Network for the transfer test, if given.
         certified: Certificates of all images, if given.
         reference: Robustness of all images under AutoAttack, if given.
+        attacked: Result of the suite that the audit accompanies, if given.
         differentiable: True if the network has gradients. Test 4 finds out.
         fooled: For each attack at the ball's radius, which correct images it fooled.
         gradient_attacks: Names of the attacks that follow gradients.
@@ -66,6 +70,7 @@ class AuditState:
     substitute: nn.Module | None = None
     certified: np.ndarray | None = None
     reference: np.ndarray | None = None
+    attacked: AttackResult | None = None
     differentiable: bool = True
     fooled: dict[str, np.ndarray] = field(default_factory=dict)
     gradient_attacks: list[str] = field(default_factory=list)
@@ -245,6 +250,17 @@ class AuditState:
             self.record("PGD", answer, gradients=True)
         return self.fooled["PGD"]
 
+    def fooled_by_one_step(self) -> np.ndarray:
+        """Return which correct images FGSM fools."""
+        return self.fooled_by("FGSM", FGSM(self.ball))
+
+    def certified_here(self) -> np.ndarray:
+        """Return which correct images are certified at the audited radius; none without certificates."""
+        if self.certified is None:
+            return np.zeros(len(self), dtype=bool)
+        holds = self.certified if self.certified.dtype == bool else self.certified >= self.ball.radius
+        return np.asarray(holds[self.correct])
+
     def still_robust(self) -> np.ndarray:
         """Return the indices of the queried images that no gradient attack fooled, after APGD has been tried on them."""
         if self.differentiable and "APGD" not in self.fooled:
@@ -252,6 +268,10 @@ class AuditState:
             follow = tuple(member for member in members if not isinstance(member[1], Square))
             self.fooled_by("APGD", Suite(follow), rows=self._remaining())
         return self._remaining()
+
+    def nothing_is_robust(self) -> bool:
+        """Return whether gradient attacks fool every image that was tried."""
+        return self.differentiable and not len(self.still_robust())
 
     def _remaining(self) -> np.ndarray:
         return np.setdiff1d(self.queried, np.flatnonzero(self.fooled_by_gradients()))

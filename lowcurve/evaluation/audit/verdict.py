@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import exp, lgamma, log, log1p
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +11,17 @@ import numpy as np
 from lowcurve.evaluation.columns import share_of_true
 
 Outcome = Literal["passed", "flag", "fail", "not run"]
+Level = Literal["reliable as far as tested", "warnings", "unreliable", "too weak to judge"]
+"""The verdicts: no test is raised; some are flags; some failed; the network is hardly better than guessing."""
 
 CLEAN = "no masking found by these tests"
+WARNED = "; warnings: "
 UNRELIABLE = "upper bound, evaluation unreliable: "
+TOO_WEAK = "too weak to judge: "
+CHANCE_FINDING = 0.01
+"""A test that counts images fails if so many are less likely than this by chance, under the share that is allowed."""
+FEWEST = 3
+"""Fewest images on which a test can fail. Fewer are a flag."""
 CAVEAT = "fixed attacks are not adaptive: an attack made for this network may find what none of these found"
 """A limit of every audit, to be printed beside the verdict. Reference: Tramer et al. 2020."""
 
@@ -62,6 +71,34 @@ class Check:
             outcome = "fail"
         return Finding(self, outcome, measured, flag if fail is None else fail, evidence)
 
+    def judge_count(
+        self, count: int, of: int, evidence: str, *, allowed: float, flag_above: float | None = None
+    ) -> "Finding":
+        """Return a finding on some of the images: it fails only if chance does not explain their number.
+
+        It fails if `count` is at least 3 and so many are less likely than 1 % where each image counts with the allowed
+        probability (exact binomial test). It is a flag if their share is larger than `flag_above`.
+
+        Args:
+            count: Number of images that speak against the evaluation.
+            of: Number of images that were tried.
+            evidence: One sentence with the figures.
+            allowed: Share of the images that an honest network may show.
+            flag_above: Share above which the test is a flag. None means the allowed share.
+        """
+        if not of:
+            return self.not_run(f"no image was left to try; {evidence}")
+        share, limit = count / of, allowed if flag_above is None else flag_above
+        if not count:
+            return Finding(self, "passed", share, allowed, evidence)
+        evidence = f"{evidence} ({share_of_true(np.arange(of) < count)}; allowed are {allowed:.1%})"
+        if count >= FEWEST and chance_of(count, of, allowed) < CHANCE_FINDING:
+            return Finding(self, "fail", share, allowed, evidence)
+        if share <= limit:
+            return Finding(self, "passed", share, allowed, evidence)
+        few = f"{count} of {of} images are too few to tell this from chance, so it is a warning. If it is no chance: "
+        return Finding(self, "flag", share, allowed, evidence, few + self.means)
+
     def not_run(self, reason: str) -> "Finding":
         """Return the finding of a test that did not run, with the reason."""
         return Finding(self, "not run", None, None, reason)
@@ -77,6 +114,7 @@ class Finding:
         measured: The number that was judged. None if the test did not run.
         threshold: Number above which the test fails. A test that cannot fail is a flag above it.
         evidence: One sentence with the figures.
+        meaning: Meaning for the robust accuracy where it differs from the check's.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
@@ -90,6 +128,7 @@ class Finding:
     measured: float | None
     threshold: float | None
     evidence: str
+    meaning: str = ""
 
     @property
     def number(self) -> int:
@@ -109,7 +148,7 @@ class Finding:
     @property
     def means(self) -> str:
         """The meaning of a raised test for the robust accuracy."""
-        return self.check.means
+        return self.meaning or self.check.means
 
     @property
     def hint(self) -> str:
@@ -128,6 +167,7 @@ class Audit:
             and after the attack. "worst case" joins all attacks, also those tried on some images only.
         beyond_gradients: Indices of the images that only attacks without gradients fooled.
         conditions: Settings and versions that the findings depend on, by name.
+        too_weak: Why the network cannot be judged. Empty if it can.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
@@ -145,6 +185,7 @@ class Audit:
     robust: Mapping[str, np.ndarray]
     beyond_gradients: np.ndarray
     conditions: Mapping[str, str]
+    too_weak: str = ""
 
     @property
     def reliable(self) -> bool:
@@ -157,13 +198,40 @@ class Audit:
         return tuple(finding for finding in self.findings if finding.outcome == "fail")
 
     @property
-    def verdict(self) -> str:
-        """'no masking found by these tests', or 'upper bound, evaluation unreliable: ...' with every test that failed.
+    def level(self) -> Level:
+        """The verdict's level.
 
-        Every robust accuracy of the network should be printed together with it.
+        "unreliable" if a test failed; "too weak to judge" if the network is hardly better than guessing; "warnings" if a
+        test is a flag; otherwise "reliable as far as tested". A test that did not run is no reason for any of them.
         """
-        failed = [f"{finding.name} ({finding.evidence})" for finding in self.failed]
-        return UNRELIABLE + "; ".join(failed) if failed else CLEAN
+        if self.failed:
+            return "unreliable"
+        if self.too_weak:
+            return "too weak to judge"
+        return "warnings" if any(f.outcome == "flag" for f in self.findings) else "reliable as far as tested"
+
+    @property
+    def verdict(self) -> str:
+        """The level in words: 'no masking found by these tests', with the names of warnings where there are any.
+
+        'upper bound, evaluation unreliable: ...' names every test that failed, with its figures. 'too weak to judge: ...'
+        says why. Every robust accuracy of the network should be printed together with it.
+        """
+        return self._told([f"{finding.name} ({finding.evidence})" for finding in self.failed])
+
+    @property
+    def summary(self) -> str:
+        """The verdict with the names of the tests that failed, without their figures."""
+        return self._told([finding.name for finding in self.failed], ", ")
+
+    def _told(self, failed: list[str], between: str = "; ") -> str:
+        warnings = ", ".join(finding.name for finding in self.findings if finding.outcome == "flag")
+        return {
+            "unreliable": UNRELIABLE + between.join(failed),
+            "too weak to judge": TOO_WEAK + self.too_weak,
+            "warnings": CLEAN + WARNED + warnings,
+            "reliable as far as tested": CLEAN,
+        }[self.level]
 
     def to_dict(self) -> dict[str, Any]:
         """Return verdict, findings and conditions as plain numbers and strings, ready for JSON."""
@@ -171,6 +239,7 @@ class Audit:
         findings = [{name: getattr(finding, name) for name in names} for finding in self.findings]
         return {
             "verdict": self.verdict,
+            "level": self.level,
             "reliable": self.reliable,
             "findings": findings,
             "conditions": dict(self.conditions),
@@ -183,8 +252,7 @@ class Audit:
         return pandas.DataFrame(self.to_dict()["findings"])
 
     def __repr__(self) -> str:
-        failed = ", ".join(finding.name for finding in self.failed)
-        lines = [f"Audit of {self.examples} images: {UNRELIABLE + failed if failed else CLEAN}"]
+        lines = [f"Audit of {self.examples} images: {self.summary}"]
         if "worst case" in self.robust:
             lines.append(f"robust accuracy at most {share_of_true(self.robust['worst case'])}")
         for finding in self.findings:
@@ -192,3 +260,15 @@ class Audit:
                 lines.append(f"{finding.outcome}  {finding.number}. {finding.name}: {finding.evidence}")
                 lines += [f"      {finding.means}", f"      To do: {finding.hint}"]
         return "\n".join(lines)
+
+
+def chance_of(count: int, of: int, share: float) -> float:
+    """Return the probability of at least `count` successes in `of` independent trials with probability `share`.
+
+    Example:
+        >>> round(chance_of(1, 75, 0.01), 3), round(chance_of(3, 35, 0.01), 4)
+        (0.529, 0.0055)
+    """
+    ways = (lgamma(of + 1) - lgamma(k + 1) - lgamma(of - k + 1) for k in range(count))
+    fewer = sum(exp(way + k * log(share) + (of - k) * log1p(-share)) for k, way in enumerate(ways))
+    return max(0.0, 1 - fewer)
