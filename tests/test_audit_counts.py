@@ -77,7 +77,7 @@ class Made:
         self.once, self.one, self.lost = once, one, one & ~once
         self.correct = np.ones(len(once), dtype=bool)
         self.queried = np.arange(len(once))
-        self.margins = np.ones(len(once))
+        self.logits = torch.zeros(len(once), 10)
 
     def __len__(self) -> int:
         return len(self.once)
