@@ -78,6 +78,29 @@ class IndexableField(Protocol):
 
 
 @runtime_checkable
+class NetworkField(Protocol):
+    """A field of a network, which the fields of other batches share."""
+
+    @property
+    def model(self) -> Classifier:
+        """The network."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Name of what follows the network."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return l(x), shape (batch,)."""
+        ...
+
+    def with_model(self, model: Classifier) -> "NetworkField":
+        """Return the same field of another network."""
+        ...
+
+
+@runtime_checkable
 class BatchedOperator(Protocol):
     """An operator that gives several products at once, and that can be restricted to some examples."""
 

@@ -444,3 +444,21 @@ def test_a_converted_network_trains_under_distributed_data_parallel(tmp_path):
             assert [grad is not None and bool(grad != 0) for grad in betas] == [True] * 17
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_batchnorm_along_the_axis_of_tokens_is_not_paired_with_a_linear_layer_on_the_last(width):
+    """With as many tokens as features, their factors would go into the wrong rows of the weights."""
+    model = nn.Sequential(
+        nn.Linear(5, width), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width, 3)
+    ).eval()
+    model[1].running_var = torch.tensor([1e-4, 1.0, 4.0, 9.0])
+    x = randomness.uniform(torch.zeros(3, 4, 5), 0, 1, generator=stream(0, "tokens"))
+    folded = fold(model, example=x)
+    assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
+    with fold_batchnorm(model, x):
+        assert_close(model(x), folded(x), rtol=1e-4, atol=1e-4)
+    bounded = convert(model, LCNNConversion(), example=x)
+    assert bounded[1].before is None
+    assert float(bounded[1].gamma) > 99  # 1 / sqrt(1e-4) is the norm of this BatchNorm
+    assert_close(bounded(x), convert(model, SmoothConversion(LCNNConversion().beta), example=x)(x), rtol=0.1, atol=0.5)

@@ -206,16 +206,17 @@ def after_convolution(convolved: Tensor, x: Tensor, after: str) -> Tensor:
     return F.max_pool2d(found, (2, 1)) if after == "pool" and found.shape[2] > 1 else found
 
 
-class Doubled(torch.autograd.Function):
-    """A derivative that is not that of the value: what a straight-through estimator does."""
+class Sine(torch.autograd.Function):
+    """A custom function whose backward torch can differentiate."""
 
     @staticmethod
-    def forward(ctx, x):  # noqa: ARG004
-        return x.round()
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
 
     @staticmethod
-    def backward(ctx, g):  # noqa: ARG004
-        return 2 * g
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
 
 
 def through_a_view(x: Tensor, top: nn.Module) -> Tensor:
@@ -231,7 +232,7 @@ def norm(x: Tensor, top: nn.Module) -> Tensor:
 STRANGE = {
     "layer_norm is not among": norm,
     "softmax is not among": lambda x, top: top(torch.softmax(x.flatten(1), 1)),
-    "Doubled is no function of torch": lambda x, top: top(Doubled.apply(x).flatten(1).exp()),
+    "Sine is no function of torch": lambda x, top: top(Sine.apply(x).flatten(1).exp()),
     "a quotient of two parts": lambda x, top: top((x / (1 + x.square())).flatten(1)),
     "transpose gives up the batch axis": lambda x, top: top(x.transpose(0, 1).transpose(0, 1).flatten(1).exp()),
     "indexing along the batch axis": lambda x, top: top(x[torch.arange(len(x))].flatten(1).exp()),

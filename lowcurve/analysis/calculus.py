@@ -5,7 +5,7 @@ d l_i / d x_j = 0 for i != j, which `losses.loss_field` checks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lowcurve.analysis.second_derivatives import math_attention
 from lowcurve.errors import InputError
 from lowcurve.network_calls import (
     NetworkError,
@@ -67,13 +68,13 @@ class Jet:
         if not isinstance(self.field, LogitField):
             received = type(self.field).__name__
             raise InputError("a field that shows its logits", received, "write loss_field(model, y)")
-        with gradients_enabled():
+        with gradients_enabled(), math_attention():
             return self.field.logits(self.x)
 
     @cached_property
     def values(self) -> PerExample:
         """Values l(x), attached to the parameters and to x."""
-        with gradients_enabled():
+        with gradients_enabled(), math_attention():
             if isinstance(self.field, LogitField):
                 return self.field.from_logits(self.logits)
             return require_per_example_values(self.field(self.x), self.x)
@@ -81,7 +82,9 @@ class Jet:
     @cached_property
     def gradient(self) -> Tensor:
         """Gradients grad l(x), shape (batch, ...), attached to the parameters and to x."""
-        return _gradient(self.values, self.x, create_graph=True)
+        values = self.values
+        with math_attention():
+            return _gradient(values, self.x, create_graph=True)
 
     @cached_property
     def detached_gradient(self) -> Tensor:
@@ -152,9 +155,10 @@ def value_and_gradient(field: Field, x: Inputs, *, create_graph: bool = False) -
         (tensor([25.]), tensor([[6., 8.]]))
     """
     leaf = _leaf(x)
-    with gradients_enabled():
-        values = require_per_example_values(field(leaf), leaf)
-    result = _gradient(values, leaf, create_graph=create_graph)
+    with math_attention() if create_graph else nullcontext():
+        with gradients_enabled():
+            values = require_per_example_values(field(leaf), leaf)
+        result = _gradient(values, leaf, create_graph=create_graph)
     return (values, result) if create_graph else (values.detach(), result)
 
 

@@ -17,8 +17,9 @@ from lowcurve.analysis.autograd_hessian import AutogradHessian
 from lowcurve.analysis.calculus import jacobian, pullback, require_inputs, require_per_example_values
 from lowcurve.analysis.eigenvalues import symmetric_eigenvalues
 from lowcurve.analysis.replay import Program, ProgramRecorder, push_tangents, unstack
+from lowcurve.analysis.verification import once, own_layers_are_right, replay_is_right, require_same_gradients
 from lowcurve.errors import InputError
-from lowcurve.network_calls import gradients_enabled, without_inference
+from lowcurve.network_calls import gradients_enabled, is_memory_error, without_inference
 from lowcurve.types import Field, Inputs, LogitField
 
 REPLAYED = "replayed tangents"
@@ -145,11 +146,9 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     if not bool(torch.isfinite(x).all()):
         raise InputError("finite inputs", "NaN or infinity", "leave such images out")
     x = without_inference(x)
-    replayed = _replay(field, x) if replay else "asked for"
-    if isinstance(replayed, str):
-        operator: ReplayedHessian | AutogradHessian = AutogradHessian(field, x, f"differentiated twice: {replayed}")
-    else:
-        operator = replayed
+    operator = _replay_if_right(field, x) if replay else "asked for"
+    if isinstance(operator, str):
+        operator = _differentiate_twice(field, x, operator)
     _ = operator.gradient  # raises the errors of the field now and not at the first product
     recorded = _backends.get()
     if recorded is not None:
@@ -209,17 +208,49 @@ def record_backends() -> Iterator[set[str]]:
         _backends.reset(token)
 
 
+def _replay_if_right(field: Field, x: Inputs) -> ReplayedHessian | str:
+    """Return the recorded operator, or the reason why there is none. It is checked once for each network and program."""
+    operator = _replay(field, x)
+    if isinstance(operator, str):
+        return operator
+
+    key = operator.program.description, min(len(x), 3), x.dtype, x.device.type
+    right = once(field, key, lambda: replay_is_right(operator, field, x, _replay))
+    return operator if right else "its replayed product is not that of torch"
+
+
+def _differentiate_twice(field: Field, x: Inputs, reason: str) -> AutogradHessian:
+    """Return the operator by double backward, with the layers that were found right for the network and shape."""
+    operators: list[AutogradHessian] = []
+
+    def operator(own_layers: bool) -> AutogradHessian:
+        return AutogradHessian(field, x, f"differentiated twice: {reason}", own_layers)
+
+    def check() -> tuple[bool, bool]:
+        right, rows, gradient = own_layers_are_right(field, x)
+        operators.append(operator(right))
+        require_same_gradients(operators[0].gradient[rows], gradient)
+        return right, True
+
+    own_layers = once(field, (x.shape[1:], min(len(x), 3), x.dtype, x.device.type, reason), check)
+    return operators[0] if operators else operator(own_layers)
+
+
 def _replay(field: Field, x: Inputs, channels_last: bool = True) -> ReplayedHessian | str:
     """Return the recorded operator, or the reason why there is none."""
     leaf = _set_layout(x.detach(), channels_last).requires_grad_()
     try:
         with ProgramRecorder(leaf) as recorder, torch.enable_grad():
             result = field.logits(leaf) if isinstance(field, LogitField) else field(leaf)
-    except RuntimeError as error:
+    except InputError:
+        raise
+    except Exception as error:
+        if is_memory_error(error):
+            raise
         # A network that flattens with `view` needs images with their channels first.
         if channels_last and "view size is not compatible" in str(error):
             return _replay(field, x, channels_last=False)
-        raise
+        return f"recording fails with {type(error).__name__}"
     program = recorder.program(result)
     if recorder.is_dependent:
         law = "a field of independent examples without randomness"

@@ -105,4 +105,7 @@ def find_smooth_nonlinearity(
         (0.5, 0.5)
     """
     make = SMOOTH_NONLINEARITIES.get(name)
-    return make(*arguments, **keywords) if make else None
+    try:
+        return make(*arguments, **keywords) if make else None
+    except TypeError:  # arguments of another function of the same name
+        return None

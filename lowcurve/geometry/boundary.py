@@ -47,6 +47,15 @@ class LogitDifference:
             )
         return (logits.gather(1, self.i[:, None]) - logits.gather(1, self.j[:, None])).squeeze(1)
 
+    @property
+    def kind(self) -> str:
+        """Name of the function of the logits."""
+        return "logit difference"
+
+    def with_model(self, model: Classifier) -> "LogitDifference":
+        """Return the same difference of another network."""
+        return LogitDifference(model, self.i, self.j)
+
     def take(self, rows: Tensor) -> "LogitDifference":
         """Select the decision functions of some examples."""
         return LogitDifference(self.model, self.i[rows], self.j[rows])

@@ -44,6 +44,19 @@ class LossField:
         """Return the loss of each example from its logits."""
         return evaluate_loss(self.loss, logits, self.y)
 
+    @property
+    def kind(self) -> str:
+        """Name of the loss."""
+        return str(getattr(self.loss, "__qualname__", type(self.loss).__qualname__))
+
+    def with_model(self, model: Classifier) -> "LossField":
+        """Return the same loss of another network.
+
+        Args:
+            model: The network.
+        """
+        return replace(self, model=model)
+
     def take(self, rows: Tensor) -> "LossField":
         """Return the field of some of the examples.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet, gradient, pullback, value_and_gradient
 from lowcurve.analysis.norms import L2, per_example
+from lowcurve.analysis.second_derivatives import graph_nodes
 from lowcurve.errors import InputError
 from lowcurve.losses import LossField, require_eval
 from lowcurve.types import Field, Inputs, PerExample
@@ -204,13 +205,8 @@ def graph_operations(values: Tensor) -> Iterator[str]:
         >>> list(graph_operations(torch.ones(2, requires_grad=True).relu().square()))
         ['Pow', 'Relu', 'AccumulateGrad']
     """
-    waiting, known = [values.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in known:
-            known.add(node)
-            yield node.name().split("Backward")[0].rpartition(":")[2]
-            waiting += [following for following, _ in node.next_functions]
+    for node in graph_nodes(values):
+        yield node.name().split("Backward")[0].rpartition(":")[2]
 
 
 def _require_deterministic(field: Field) -> None:

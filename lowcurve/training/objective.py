@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.double_backward import TwiceDifferentiable
+from lowcurve.analysis.verification import require_second_derivatives
 from lowcurve.attacks.base import BallAttack
 from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy, loss_field, require_eval, require_loss_field
@@ -283,10 +284,11 @@ class Objective:
         return replace(self, penalties={**self.penalties, **updated}) if updated else self
 
     def check_network(self, model: nn.Module, x: Inputs, y: Labels) -> None:
-        """Raise an error for a network on which a penalty by differences of losses is not possible.
+        """Raise an error for a network on which a penalty is not possible.
 
-        The network must be smooth. Unless `statistics` are frozen, it must also have no layer that depends on the batch or
-        on random numbers. For any penalty, all passes of a step must be able to draw the same random numbers.
+        A penalty that differentiates an input gradient needs right second derivatives. One by differences of losses needs
+        a smooth network. Unless `statistics` are frozen, it must also have no layer that depends on the batch or on random
+        numbers. For any penalty, all passes of a step must be able to draw the same random numbers.
 
         Args:
             model: Network in eager mode, since a compiled network hides its kinks.
@@ -305,6 +307,9 @@ class Objective:
             if way.startswith("first_order"):
                 with set_training(model, training=False):
                     require_smooth(Jet(loss_field(model, y, self.loss), x))
+        if self.differentiates_twice:
+            with set_training(model, training=False):
+                require_second_derivatives(loss_field(model, y, self.loss), x)
 
     def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""

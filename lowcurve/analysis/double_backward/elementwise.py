@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lowcurve.analysis.double_backward.parameter_node import JoinParameters, refuse_third_derivative
 from lowcurve.analysis.sharpness import sharpness_gradient
@@ -25,6 +26,18 @@ def apply_nonlinearity(x: Tensor, sigma: SmoothNonlinearity, function: Callable[
     sharpness_part = _SharpnessPart.apply(sigma.sharpness, (x,))  # type: ignore[no-untyped-call]
     joined: Tensor = JoinParameters.apply(found, sharpness_part)  # type: ignore[no-untyped-call]
     return joined
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """Return hardsigmoid(x) with torch's slope as a constant, so that its second derivative is zero.
+
+    Args:
+        x: Input of the nonlinearity.
+    """
+    point = x.detach()
+    slope = torch.ops.aten.hardsigmoid_backward(torch.ones_like(point), point)
+    found: Tensor = F.hardsigmoid(point) + slope * (x - point)
+    return found
 
 
 class _Nonlinearity(torch.autograd.Function):

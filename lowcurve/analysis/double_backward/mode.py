@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lowcurve.analysis.double_backward.batch_statistics import normalize_by_batch
 from lowcurve.analysis.double_backward.convolutions import Convolution
-from lowcurve.analysis.double_backward.elementwise import apply_nonlinearity
+from lowcurve.analysis.double_backward.elementwise import apply_nonlinearity, hard_sigmoid
 from lowcurve.analysis.double_backward.running_statistics import Normalization
 from lowcurve.analysis.smooth_nonlinearities import SMOOTH_NONLINEARITIES, find_smooth_nonlinearity
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-REPLACED = {*CONVOLUTIONS, "batch_norm", *SMOOTH_NONLINEARITIES}
+REPLACED = {*CONVOLUTIONS, "batch_norm", "hardsigmoid", *SMOOTH_NONLINEARITIES}
 
 
 class TwiceDifferentiable(TorchFunctionMode):
@@ -27,6 +28,10 @@ class TwiceDifferentiable(TorchFunctionMode):
     images, where here it is an ordinary weight gradient. Torch passes over the input of a normalization some thirty times,
     and this mode half as often. With running statistics after a convolution it needs no pass, because it scales the
     convolution's weights.
+
+    Torch has no second derivative of hardsigmoid. Here it has one, which is zero.
+
+    Layers inside a checkpoint are left to torch, because it runs them again outside the mode.
 
     A third derivative of a nonlinearity or of a normalization by the batch raises an `InputError`.
 
@@ -54,6 +59,8 @@ class TwiceDifferentiable(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "register_hook":  # the hook would miss a convolution that is scaled
+            self._last = None
         replaced = self._replace(getattr(func, "__name__", ""), func, args, kwargs)
         return func(*args, **kwargs) if replaced is None else replaced
 
@@ -66,7 +73,11 @@ class TwiceDifferentiable(TorchFunctionMode):
         x = args[0]
         if name in CONVOLUTIONS:
             return self._convolve(Convolution.from_call(func, args, kwargs))
+        if name == "hardsigmoid":
+            return None if len(args) > 1 or kwargs.get("inplace") else hard_sigmoid(x)
         if name == "batch_norm":
+            if func is not F.batch_norm:  # torch.batch_norm takes its arguments in another order
+                return None
             norm = Normalization.from_call(args, kwargs)
             if norm is None or (norm.uses_batch and not self.weights):
                 return None
@@ -95,7 +106,9 @@ class TwiceDifferentiable(TorchFunctionMode):
 
 
 def _is_supported(x: Tensor) -> bool:
-    """Return whether x may need a gradient, in a plain precision without autocast, outside torch.func."""
+    """Return whether x may need a gradient, in a plain precision without autocast, outside checkpoints and torch.func."""
     if not x.requires_grad or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         return False
     return not torch.is_autocast_enabled(x.device.type) and not torch._C._are_functorch_transforms_active()

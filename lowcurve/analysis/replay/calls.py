@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowcurve.analysis.replay.steps import Step
+
 
 class NotReplayable(Exception):
     """The reason why a call has no step."""
@@ -36,20 +38,52 @@ class Call:
     inputs: tuple[Tensor, ...]
     result: Tensor
 
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """Return an argument that is given by position or by name.
+    def bind(self, names: str) -> dict[str, Any]:
+        """Return the given arguments by their names.
 
         Args:
-            position: Its position.
-            name: Its name.
-            default: Its value if it is not given.
+            names: All arguments that the rule understands, in the order of the function's parameters.
+
+        Raises:
+            NotReplayable: If an argument is not among the names, as in the deprecated `torch.add(x, 2, y)`.
         """
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+        order = names.split()
+        if len(self.args) > len(order):
+            raise NotReplayable(f"{self.name} with {len(self.args)} arguments by position")
+        found = dict(zip(order, self.args, strict=False))
+        for name, value in self.kwargs.items():
+            if name not in order or name in found:
+                raise NotReplayable(f"{self.name} with the argument {name}")
+            found[name] = value
+        return found
+
+    def require_only_first(self) -> None:
+        """Check that the first argument, given by position, is the only one that depends on the input.
+
+        Raises:
+            NotReplayable: If it is not.
+        """
+        if len(self.inputs) != 1 or not self.args or self.args[0] is not self.inputs[0]:
+            raise NotReplayable(f"{self.name} in which more than the first argument depends on the input")
 
     @property
     def shape(self) -> torch.Size:
         """Shape of one example's result."""
         return self.result.shape[1:]
+
+
+Rule = Callable[[Call], Step]
+"""From a recorded call to its step."""
+
+
+def is_among(value: Any, inputs: tuple[Tensor, ...]) -> bool:
+    """Return whether a value is one of these tensors.
+
+    Args:
+        value: Any argument of a call.
+        inputs: The tensors.
+    """
+    return any(value is t for t in inputs)
 
 
 def split_names(text: str) -> frozenset[str]:

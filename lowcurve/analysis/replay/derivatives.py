@@ -13,8 +13,11 @@ ELEMENTWISE = split_names(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid logsigmoid log_sigmoid hardtanh "
     "hardswish hardsigmoid tanh tanhshrink softsign softshrink hardshrink threshold prelu clamp clamp_min "
     "clamp_max clip abs absolute exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square pow reciprocal rdiv "
-    "rtruediv sin cos tan atan arctan asinh sinh cosh erf erfc maximum minimum centered_softplus"
+    "rtruediv rpow sin cos tan atan arctan asinh sinh cosh erf erfc maximum minimum centered_softplus"
 )
+
+PIECEWISE_LINEAR = split_names("hardsigmoid")
+"""Functions without a second derivative in torch. It is zero."""
 
 
 def elementwise_step(call: Call) -> Elementwise:
@@ -37,6 +40,11 @@ def elementwise_step(call: Call) -> Elementwise:
             derivative = sigma.derivative(a)
             stored = a if sigma.needs_input else derivative
             return Elementwise(derivative, lambda: sigma.second_derivative(stored, derivative))
+    return _differentiate(call)
+
+
+def _differentiate(call: Call) -> Elementwise:
+    """Return the step by automatic differentiation of this one call."""
     with torch.enable_grad():
         leaf = call.inputs[0].detach().requires_grad_()
         args = [leaf.clone() if a is call.inputs[0] else _detach(a) for a in call.args]
@@ -44,7 +52,7 @@ def elementwise_step(call: Call) -> Elementwise:
         value = call.func(*args, **kwargs)
         (first,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
         second = None
-        if first.requires_grad:
+        if first.requires_grad and call.name not in PIECEWISE_LINEAR:
             (second,) = torch.autograd.grad(first.sum(), leaf, materialize_grads=True)
     if second is None or not bool(second.any()):
         return Elementwise(first.detach(), None)

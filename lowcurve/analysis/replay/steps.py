@@ -105,19 +105,21 @@ class WeightLayer(Step):
         func: The torch function.
         weight: Its weight.
         geometry: Stride, padding and dilation, as tuples, and groups of a convolution; empty for a linear layer.
+        channel_axis: Axis of the output channels in the result.
     """
 
     func: Callable[..., Tensor]
     weight: Tensor
     geometry: Mapping[str, Any]
+    channel_axis: int
 
     def scale_channels(self, factor: Tensor | float) -> "WeightLayer | None":
         """Return the layer whose output channels are multiplied by a factor.
 
         Args:
-            factor: One factor per channel, shape (1, channels, 1, ...). For any other, the result is None.
+            factor: One factor per channel, with axes of length 1 around them. For any other, the result is None.
         """
-        if not isinstance(factor, Tensor) or len(factor) != 1 or factor.numel() != factor.shape[1]:
+        if not isinstance(factor, Tensor) or len(factor) != 1 or factor.numel() != factor.shape[self.channel_axis]:
             return None
         return replace(self, weight=self.weight * factor.view(-1, *[1] * (self.weight.ndim - 1)))
 

@@ -11,7 +11,7 @@ Reference: Pearlmutter 1994 (the R-operator).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +31,12 @@ class Program:
     Attributes:
         instructions: The steps in their order.
         shapes: The shape of one example's value in each slot.
+        description: A hash of all calls and their arguments, equal for programs that differ in their numbers only.
     """
 
     instructions: tuple[Instruction, ...]
     shapes: Mapping[int, torch.Size]
+    description: int
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return J v.
@@ -123,13 +125,16 @@ def push_tangents(instructions: Sequence[Instruction], v: Tensor, *, second_orde
     return TangentPass(instructions, values[instructions[-1][0] if instructions else 0], saved)
 
 
-def build_program(instructions: Sequence[Instruction], shapes: Mapping[int, torch.Size], result: int) -> Program:
+def build_program(
+    instructions: Sequence[Instruction], shapes: Mapping[int, torch.Size], result: int, description: Hashable
+) -> Program:
     """Keep the steps that lead to the result, and fold factors of whole channels into the weights before them.
 
     Args:
         instructions: All recorded steps in their order.
         shapes: The shape of one example's value in each slot.
         result: The slot of the result.
+        description: All calls and their arguments.
     """
     readers = Counter(i for _, _, inputs in instructions for i in inputs)
     folded: dict[int, tuple[Step, tuple[int, ...]]] = {}
@@ -144,4 +149,5 @@ def build_program(instructions: Sequence[Instruction], shapes: Mapping[int, torc
     for slot in sorted(folded, reverse=True):
         if slot in needed:
             needed.update(folded[slot][1])
-    return Program(tuple((slot, *folded[slot]) for slot in sorted(folded) if slot in needed), shapes)
+    kept = tuple((slot, *folded[slot]) for slot in sorted(folded) if slot in needed)
+    return Program(kept, shapes, hash((description, result)))

@@ -25,7 +25,8 @@ NORMS: dict[type, type[lipschitz.LipschitzBatchNorm]] = {
 def batchnorm_pairs(recording: Recording) -> Mapping[str, str]:
     """Map each BatchNorm to the layer before it, by their names.
 
-    A pair needs that the BatchNorm takes all results of the layer and that nothing else uses them.
+    A pair needs that the BatchNorm takes all results of the layer, that nothing else uses them, and that the layer's output
+    channels are the axis that BatchNorm normalizes. A linear layer on the last axis of tokens has them elsewhere.
 
     Args:
         recording: The calls of the network.
@@ -44,6 +45,8 @@ def batchnorm_pairs(recording: Recording) -> Mapping[str, str]:
     for index, call in enumerate(calls):
         if isinstance(call.layer, BatchNorm) and call.module is not None:
             before = sources.get(index)
+            if before is not None and not (_channels_are_second(before) and before.output == call.input):
+                before = None
             found.setdefault(call.module, set()).add(before.module or "" if before else "")
     pairs = {norm: next(iter(layers)) for norm, layers in found.items() if len(layers) == 1 and "" not in layers}
     consumers: dict[str | None, set[str | None]] = {}
@@ -55,6 +58,12 @@ def batchnorm_pairs(recording: Recording) -> Mapping[str, str]:
 
 def _is_linear(call: Call) -> bool:
     return type(call.layer) in WEIGHTS or isinstance(call.layer, lipschitz.LipschitzWeight)
+
+
+def _channels_are_second(call: Call) -> bool:
+    """Return True if the layer's output channels are the second axis of its output."""
+    axes = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
+    return any(isinstance(call.layer, kind) and len(call.output) == count for kind, count in axes.items())
 
 
 def _only_consumer(call: Call) -> int | None:
