@@ -234,9 +234,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "once differentiable": (lambda: Called(lambda x: Once.apply(x @ MIX) @ TOP), "another one through Once"),
     "setup_context": (lambda: Called(lambda x: InTwoParts.apply(x @ MIX)[0] @ TOP), "another one through InTwoParts"),
     "straight through": (lambda: Called(lambda x: soft(Rounded.apply(x)).tanh() @ TOP), "another one through Rounded"),
-    "cdist": (lambda: Called(lambda x: soft(torch.cdist(x, MIX)) @ TOP), "one with cdist. Replace it"),
+    "cdist": (lambda: Called(lambda x: soft(torch.cdist(x, MIX)) @ TOP), "derivative for '_cdist_backward'"),
     "a reentrant checkpoint": (
-        lambda: Called(lambda x, a: checkpointed(x, a, reentrant=True), a=nn.Conv1d(1, 1, 1)), "with a reentrant checkpoint",
+        lambda: Called(lambda x, a: checkpointed(x, a, reentrant=True), a=nn.Conv1d(1, 1, 1)), "use_reentrant=False",
     ),
     "statistics of the batch": (lambda: Called(lambda x: soft(x - x.mean(0)) @ TOP), "gradients that differ between two"),
     "a neighbour": (lambda: Called(lambda x: soft(soft(x).roll(1, 0)) @ TOP), "gradients that differ between two passes"),

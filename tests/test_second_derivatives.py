@@ -155,6 +155,6 @@ def test_penalties_train_on_attention_and_refuse_a_hidden_curvature(penalty):
     assert sum(float(p.grad.norm()) for p in attention.parameters()) > 0
     alone = penalty(Jet(loss_field(attention, Y), X), generator=stream(0, "step")).mean()
     alone.backward()
-    for name, words in (("numpy", "through FromNumpy"), ("cdist", "one with cdist")):
+    for name, words in (("numpy", "through FromNumpy"), ("cdist", "_cdist_backward")):
         with pytest.raises(InputError, match=words):
             objective.check_network(built(REFUSED[name][0]), X, Y)

@@ -19,7 +19,7 @@ from lowcurve.analysis.eigenvalues import symmetric_eigenvalues
 from lowcurve.analysis.replay import Program, ProgramRecorder, push_tangents, unstack
 from lowcurve.analysis.verification import once, own_layers_are_right, replay_is_right, require_same_gradients
 from lowcurve.errors import InputError
-from lowcurve.network_calls import gradients_enabled, is_memory_error, without_inference
+from lowcurve.network_calls import NetworkError, gradients_enabled, is_memory_error, without_inference
 from lowcurve.types import Field, Inputs, LogitField
 
 REPLAYED = "replayed tangents"
@@ -146,9 +146,8 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     if not bool(torch.isfinite(x).all()):
         raise InputError("finite inputs", "NaN or infinity", "leave such images out")
     x = without_inference(x)
-    operator = _replay_if_right(field, x) if replay else "asked for"
-    if isinstance(operator, str):
-        operator = _differentiate_twice(field, x, operator)
+    replayed = _replay_if_right(field, x) if replay else "asked for"
+    operator = _differentiate_twice(field, x, replayed) if isinstance(replayed, str) else replayed
     _ = operator.gradient  # raises the errors of the field now and not at the first product
     recorded = _backends.get()
     if recorded is not None:
@@ -242,14 +241,12 @@ def _replay(field: Field, x: Inputs, channels_last: bool = True) -> ReplayedHess
     try:
         with ProgramRecorder(leaf) as recorder, torch.enable_grad():
             result = field.logits(leaf) if isinstance(field, LogitField) else field(leaf)
-    except InputError:
-        raise
     except Exception as error:
-        if is_memory_error(error):
-            raise
         # A network that flattens with `view` needs images with their channels first.
         if channels_last and "view size is not compatible" in str(error):
             return _replay(field, x, channels_last=False)
+        if is_memory_error(error) or (isinstance(error, InputError) and not isinstance(error, NetworkError)):
+            raise
         return f"recording fails with {type(error).__name__}"
     program = recorder.program(result)
     if recorder.is_dependent:

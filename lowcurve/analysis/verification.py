@@ -96,7 +96,7 @@ def once(field: Field, key: Hashable, check: Callable[[], tuple[T, bool]]) -> T:
     owner = getattr(owner, "__self__", owner)
     key = (field.kind, key) if isinstance(field, NetworkField) else key
     try:
-        known = _outcomes.setdefault(owner, {})
+        known = _outcomes.setdefault(owner, {})  # type: ignore[no-untyped-call]
     except TypeError:  # an object without weak references
         return check()[0]
     if key in known:
@@ -109,7 +109,7 @@ def once(field: Field, key: Hashable, check: Callable[[], tuple[T, bool]]) -> T:
 
 
 def replay_is_right(
-    operator: Products, field: Field, x: Inputs, record: Callable[[Field, Inputs], Any]
+    operator: Products, field: Field, x: Inputs, record: Callable[[Field, Inputs], Products | str]
 ) -> tuple[bool, bool]:
     """Return whether a replayed product is that of torch's own double backward, and whether the answer is final.
 
@@ -138,10 +138,8 @@ def replay_is_right(
     if same(found, reference.product):
         return True, bool(found.any()) or not operator.curved
     double = _double(probe.field, probe.x) if x.dtype != torch.float64 else None
-    exact = None if double is None else record(*double)
-    if double is None or isinstance(exact, str):
-        return False, True
-    return replay_is_right(exact, *double, record)
+    exact = "no copy" if double is None else record(*double)
+    return (False, True) if double is None or isinstance(exact, str) else replay_is_right(exact, *double, record)
 
 
 def own_layers_are_right(field: Field, x: Inputs) -> tuple[bool, Tensor, Tensor]:

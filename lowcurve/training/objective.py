@@ -304,12 +304,12 @@ class Objective:
         for name, way in ways.items():
             if way not in DOUBLE_BACKWARD and self.statistics == "batch":
                 _require_deterministic(model, name, way)
-            if way.startswith("first_order"):
-                with set_training(model, training=False):
-                    require_smooth(Jet(loss_field(model, y, self.loss), x))
-        if self.differentiates_twice:
-            with set_training(model, training=False):
-                require_second_derivatives(loss_field(model, y, self.loss), x)
+        with set_training(model, training=False):
+            field = loss_field(model, y, self.loss)
+            if any(way.startswith("first_order") for way in ways.values()):
+                require_smooth(Jet(field, x))
+            if self.differentiates_twice:
+                require_second_derivatives(field, x)
 
     def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""

@@ -211,8 +211,9 @@ def matrix_product(call: Call) -> Step:
     Args:
         call: The recorded call.
     """
-    given = call.bind("input mat2" if "mat2" in call.kwargs else "input other")
-    first, second = given["input"], given.get("mat2", given.get("other"))
+    second_name = "mat2" if "mat2" in call.kwargs else "other"
+    given = call.bind(f"input {second_name}")
+    first, second = given["input"], given[second_name]
     if len(call.inputs) != 1 or first is not call.inputs[0] or first.ndim < 2 or second.ndim != 2:
         raise NotReplayable("a matrix product that is not inputs times a constant matrix")
     matrix = second.detach()

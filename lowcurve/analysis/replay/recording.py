@@ -124,7 +124,12 @@ class ProgramRecorder(TorchFunctionMode):
 
     def _copy(self, args: tuple[Any, ...]) -> Tensor | None:
         tensor = args[0] if args else None
-        if id(tensor) not in self.slots or tensor._is_view() or any(t._base is tensor for t in self.alive):
+        if (
+            not isinstance(tensor, Tensor)
+            or id(tensor) not in self.slots
+            or tensor._is_view()
+            or any(t._base is tensor for t in self.alive)
+        ):
             self.reason = "an in-place operation on a tensor that is seen in two ways"
             return None
         return tensor.detach().clone()
