@@ -62,14 +62,20 @@ def passes(objective: Objective, precision: str, steps: int = 1) -> list[tuple[b
     return seen
 
 
+def checked(seen: list[tuple[bool, torch.dtype]]) -> list[tuple[bool, torch.dtype]]:
+    """The passes after the checks of the network, two for its draws and one in eval mode for its second derivatives."""
+    assert [training for training, _ in seen[:3]] == [True, True, False]
+    return seen[3:]
+
+
 @pytest.mark.parametrize("precision", HALVES)
 def test_what_a_penalty_sees_is_whole_and_all_else_is_half(precision):
     half, whole = torch.bfloat16 if precision == "bf16-mixed" else torch.float16, torch.float32
     assert passes(Objective(), precision) == [(True, half)]
-    assert passes(CURVATURE, precision) == [(True, whole)] * 2
+    assert checked(passes(CURVATURE, precision)) == [(True, whole)] * 2
     assert passes(ATTACKED, precision) == [(False, half)] * 3 + [(True, half)]
     lazy = replace(CURVATURE, penalties={"it": Term(CURE(h=0.5), 1.0, every=2)})
-    assert passes(lazy, precision, steps=3) == [(True, whole)] * 2 + [(True, half)] + [(True, whole)] * 2
+    assert checked(passes(lazy, precision, steps=3)) == [(True, whole)] * 2 + [(True, half)] + [(True, whole)] * 2
     clean = replace(CURVATURE, attack=FGSM(NEAR))
     assert passes(clean, precision) == [(False, half)] * 2 + [(True, half)] + [(True, whole)] * 2
     there = replace(clean, penalties_at="attacked")

@@ -288,7 +288,7 @@ class Objective:
 
         A penalty that differentiates an input gradient needs right second derivatives. One by differences of losses needs
         a smooth network. Unless `statistics` are frozen, it must also have no layer that depends on the batch or on random
-        numbers. For any penalty, all passes of a step must be able to draw the same random numbers.
+        numbers. All passes of a step must be able to draw the same random numbers.
 
         Args:
             model: Network in eager mode, since a compiled network hides its kinks.
@@ -305,11 +305,10 @@ class Objective:
             if way not in DOUBLE_BACKWARD and self.statistics == "batch":
                 _require_deterministic(model, name, way)
         with set_training(model, training=False):
-            field = loss_field(model, y, self.loss)
             if any(way.startswith("first_order") for way in ways.values()):
-                require_smooth(Jet(field, x))
+                require_smooth(Jet(loss_field(model, y, self.loss), x))
             if self.differentiates_twice:
-                require_second_derivatives(field, x)
+                require_second_derivatives(loss_field(model, y, self.loss), x)
 
     def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""
@@ -320,9 +319,8 @@ class Objective:
         change = float((first - second).abs().max())
         if change > 1e-3 * float(first.abs().max()):
             expected = "a network that draws with torch, so that all passes of a step draw the same numbers"
-            raise InputError(
-                expected, f"logits that differ by {change:.2g} from pass to pass", "write torch.rand in it"
-            )
+            received = f"logits that differ by {change:.2g} from pass to pass"
+            raise InputError(expected, received, "write torch.rand in it")
 
 
 def _require_penalty(penalty: object) -> None:
