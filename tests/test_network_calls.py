@@ -363,7 +363,9 @@ def test_a_network_that_returns_no_tensor(pack):
 
 def test_a_derivative_that_torch_cannot_take_is_told():
     model = Net(nn.Sequential(nn.Tanh(), Layer(Once.apply)))
-    with pytest.raises(InputError, match=r"(once_differentiable|differences of gradients, got another one through Once)"):
+    with pytest.raises(
+        InputError, match=r"(once_differentiable|differences of gradients, got another one through Once)"
+    ):
         fit(model, Objective(penalties={"p": Term(CURE(h=0.1), 1.0)}), images(), Optimization(epochs=1))
 
 
