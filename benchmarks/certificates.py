@@ -26,24 +26,11 @@ import torch  # noqa: E402
 from random_networks import Tally, check_network  # noqa: E402
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first network; the others follow")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    tally, start = Tally(), time.perf_counter()
-    for seed in range(args.seed, args.seed + args.networks):
-        try:
-            check_network(seed, tally)
-        except Exception as error:  # a bug is listed as a violation, so that the other networks are still checked
-            tally.violations.append(f"{seed}: {error!r}")
-    seconds = time.perf_counter() - start
+def summarize(tally: Tally, networks: int, seed: int, seconds: float) -> dict[str, object]:
+    """Return the counts of a fuzz as they are kept."""
     tightness = sorted(tally.tightness)
-    found = {
-        "settings": {"networks": args.networks, "seed": args.seed, "precision": "float64", "threads": 1},
+    return {
+        "settings": {"networks": networks, "seed": seed, "precision": "float64", "threads": 1},
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "torch": torch.__version__,
@@ -63,6 +50,23 @@ def main() -> None:
         "networks with each step": dict(tally.steps.most_common()),
         "certified networks with each operation": dict(tally.operations.most_common()),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first network; the others follow")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    tally, start = Tally(), time.perf_counter()
+    for seed in range(args.seed, args.seed + args.networks):
+        try:
+            check_network(seed, tally)
+        except Exception as error:  # a bug is listed as a violation, so that the other networks are still checked
+            tally.violations.append(f"{seed}: {error!r}")
+    found = summarize(tally, args.networks, args.seed, time.perf_counter() - start)
     print("\n".join(tally.violations[:20]))
     print(json.dumps(found, indent=1, ensure_ascii=False))
     if args.json:
