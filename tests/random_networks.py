@@ -422,7 +422,9 @@ class Tally:
         refused: Number of networks by the operation, or the reason, for which they were refused.
         smooth: Number of networks with a finite bound of curvature.
         violations: A sentence for each bound that was exceeded.
-        operations: Number of networks with each kind of step, and of certified ones with each operation.
+        errors: Exceptions other than a refusal.
+        steps: Number of networks with each kind of step.
+        operations: Number of certified networks with each operation.
         tightness: Largest slope found over the bound, for each certified network.
     """
 
@@ -430,6 +432,7 @@ class Tally:
     smooth: int = 0
     refused: Counter = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     steps: Counter = field(default_factory=Counter)
     operations: Counter = field(default_factory=Counter)
     tightness: list[float] = field(default_factory=list)
