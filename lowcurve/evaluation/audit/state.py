@@ -315,10 +315,6 @@ class AuditState:
         low, high = self.ball.box
         return (high - low) * (self.x[0].numel() ** 0.5 if self.ball.norm == L2 else 1.0)
 
-    def share(self, rows: np.ndarray) -> float:
-        """Return the share of the correct images that a Boolean column selects."""
-        return float(rows.sum()) / len(self)
-
     def accuracy_points(self, rows: np.ndarray) -> float:
         """Return by how much the accuracy falls if these correct images are fooled: their share of all images."""
         return float(rows.sum()) / len(self.correct)

@@ -53,20 +53,18 @@ class Check:
         *,
         fail: float | None = None,
         flag: float | None = None,
-        flagged: bool = False,
     ) -> "Finding":
-        """Return a finding: a fail if the number is above `fail`, a flag if it is above `flag` or `flagged` is true.
+        """Return a finding: a fail if the number is above `fail`, a flag if it is above `flag`.
 
         Args:
             measured: The number to judge.
             evidence: One sentence with the figures.
             fail: Threshold above which the test fails. None if it cannot fail.
             flag: Threshold above which the test is a flag.
-            flagged: True if the test is a flag for another reason.
         """
         if math.isnan(measured):
             return self.not_run(f"its number is NaN: {evidence}")
-        outcome: Outcome = "flag" if flagged or (flag is not None and measured > flag) else "passed"
+        outcome: Outcome = "flag" if flag is not None and measured > flag else "passed"
         if fail is not None and measured > fail:
             outcome = "fail"
         return Finding(self, outcome, measured, flag if fail is None else fail, evidence)
