@@ -1,7 +1,7 @@
 """Call a network: hand it a copy of its input, and tell in one sentence what went wrong inside it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -84,9 +84,10 @@ def call(model: Classifier, x: Inputs) -> Logits:
 (Linear): mat1 and mat2 shapes cannot be multiplied (1x2 and 3x2). Give the data that the network was made for.
     """
     layout = torch.contiguous_format if x.is_contiguous() else torch.preserve_format
-    own = (precision_of(model) if isinstance(model, nn.Module) and x.is_floating_point() else None) or x.dtype
+    given = x.dtype
+    own = (precision_of(model) if isinstance(model, nn.Module) and given.is_floating_point else None) or given
     try:
-        logits: object = model(x.clone(memory_format=layout) if own == x.dtype else x.to(own, memory_format=layout))
+        logits: object = model(x.clone(memory_format=layout) if own == given else x.to(own, memory_format=layout))
     except ERRORS as error:
         if isinstance(error, InputError) or is_memory_error(error):
             raise
@@ -94,7 +95,7 @@ def call(model: Classifier, x: Inputs) -> Logits:
     if not isinstance(logits, Tensor):
         expected = f"logits of shape ({len(x)}, classes) with at least 2 classes"
         raise InputError(expected, type(logits).__name__, "return one row of logits an example from the model")
-    return logits if own == x.dtype else logits.to(x.dtype)
+    return logits if own == given else logits.to(given)
 
 
 def precision_of(model: nn.Module) -> torch.dtype | None:
@@ -219,7 +220,8 @@ def gradients_enabled() -> Iterator[None]:
         ...     torch.ones(1).is_inference(), torch.is_grad_enabled()
         (False, True)
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with outside, torch.enable_grad():
         yield
 
 

@@ -130,7 +130,8 @@ class _RandomState:
 def _generators_of(model: object) -> list[torch.Generator]:
     """Return the generators that modules hold as attributes."""
     modules = model.modules() if isinstance(model, torch.nn.Module) else ()
-    held = (value for module in modules for value in vars(module).values())
+    own = [module for module in modules if not type(module).__module__.startswith("torch.nn.")]  # those hold none
+    held = (value for module in own for value in vars(module).values())
     return list({id(value): value for value in held if isinstance(value, torch.Generator)}.values())
 
 

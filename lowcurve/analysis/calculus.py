@@ -305,7 +305,7 @@ def explain_failures() -> Iterator[None]:
         InputError: If torch cannot differentiate a network.
     """
     try:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
             yield
     except RuntimeError as error:
         if isinstance(error, InputError) or is_memory_error(error):
