@@ -53,7 +53,8 @@ def project_to_ball_and_box(
     point = center + offset * share.view(axes)
     inside = point.clamp(*box)
     # Where the ball does not shrink the offset, clipping it gives the nearest point.
-    rows = torch.nonzero((inside != point).flatten(1).any(1) & (share < 1)).flatten()
+    clipped = (point - inside).abs_().flatten(1).amax(1) > 0
+    rows = torch.nonzero(clipped & (share < 1)).flatten()
     if len(rows):
         few, far = center[rows], offset[rows]
         factor = _length_factor(far.flatten(1), few.flatten(1), radius[rows], box)
@@ -68,9 +69,9 @@ def _length_factor(offset: Tensor, center: Tensor, length: PerExample, box: tupl
     """
     v = offset.to(torch.promote_types(offset.dtype, torch.float32))
     squares, target = v.square(), length.to(v).square()
-    bound = torch.where(v > 0, box[1], box[0]) - center
+    bound = (v > 0).to(v).mul_(box[1] - box[0]).add_(box[0]).sub_(center)
     # The square of m from which a pixel is clipped.
-    first = bound.square_().to(v) / squares.clamp_min(torch.finfo(v.dtype).tiny)
+    first = bound.square_() / squares.clamp_min(torch.finfo(v.dtype).tiny)
     u, before, reached = target / squares.sum(1), torch.zeros_like(target), torch.zeros_like(target)
     for _ in range(ROUNDS):
         found = torch.linalg.vecdot(squares, torch.minimum(first, u[:, None]))
