@@ -13,7 +13,7 @@ from lowcurve.analysis.replay import layer_rules as layers
 from lowcurve.analysis.replay import layout_rules as layout
 from lowcurve.analysis.replay.calls import Call, NotReplayable, Rule
 from lowcurve.analysis.replay.derivatives import ELEMENTWISE, elementwise_step
-from lowcurve.analysis.replay.steps import LinearMap, Step
+from lowcurve.analysis.replay.steps import Identity, LinearMap, Step
 
 
 def find_step(call: Call) -> Step:
@@ -67,6 +67,12 @@ def _linear(names: str) -> Rule:
     return rule
 
 
+def _identity(call: Call) -> Step:
+    call.require_only_first()
+    call.bind("input memory_format")
+    return Identity()
+
+
 def _cast(call: Call) -> Step:
     call.require_only_first()
     dtype = call.result.dtype
@@ -104,7 +110,7 @@ RULES: Mapping[str, Rule] = {
     "pixel_unshuffle": layers.batched(2, _linear("input downscale_factor")),
     "channel_shuffle": _linear("input groups"),
     **dict.fromkeys(("neg", "negative", "positive"), _linear("input")),
-    "clone": _linear("input memory_format"),
+    "clone": _identity,
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), layout.reshape),
     **dict.fromkeys(("view_as", "reshape_as", "contiguous"), layout.reshape),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), layout.expand),
