@@ -42,6 +42,8 @@ def main() -> None:
         if outcome.backend.startswith("refused: "):
             counts["refused by a sentence"] += 1
             refused[outcome.backend.removeprefix("refused: ")] += 1
+        elif outcome.backend.startswith("NaN"):
+            counts["NaN, as torch has it"] += 1
         else:
             counts["replayed" if outcome.backend == REPLAYED else "differentiated twice"] += 1
             counts["replay found wrong by the check"] += "replayed product" in outcome.backend

@@ -368,13 +368,18 @@ def reference(program: "Program", field, x: Tensor, v: Tensor) -> tuple[Tensor, 
             except Exception:
                 pass
         try:
-            jet = Jet(field, x)
-            return pullback(jet.gradient, jet.x, v), TOLERANCE
+            return double_backward(field, x, v), TOLERANCE
         except Exception:
             if not runs(field, x):
                 return None
     ends = [gradient(field, x + sign * 1e-5 * v) for sign in (1, -1)]
     return (ends[0] - ends[1]) / 2e-5, COARSE
+
+
+def double_backward(field, x: Tensor, v: Tensor) -> Tensor:
+    """The product as torch differentiates twice."""
+    jet = Jet(field, x)
+    return pullback(jet.gradient, jet.x, v)
 
 
 def runs(field, x: Tensor) -> bool:
@@ -406,6 +411,11 @@ def examine(program: Program, *, replay: bool = True) -> Outcome | None:
         except Exception as error:
             return Outcome(f"crashed: {type(error).__name__}: {error}")
     backend = operator.backend if operator.backend == REPLAYED else operator.backend.partition(": ")[2]
-    size = exact.flatten(1).norm(dim=1) + 1e-4 * operator.gradient.flatten(1).norm(dim=1) + 1e-12
+    # Logits and inputs are about 1, so a product below 1e-12 is the rounding of 0.
+    size = exact.flatten(1).norm(dim=1) + 1e-4 * operator.gradient.flatten(1).norm(dim=1) + 1e-4
     error = (found - exact).flatten(1).norm(dim=1) / size
+    if found.isnan().any():
+        undefined = double_backward(field, x, v).isnan()
+        if bool((found.isnan() == undefined).all()):
+            return Outcome("NaN, as torch's double backward", float(error.nan_to_num(0.0).max()), tolerance)
     return Outcome(backend, float(error.nan_to_num(torch.inf).max()), tolerance)
