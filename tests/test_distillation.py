@@ -134,8 +134,7 @@ def test_defensive_distillation_is_noticed_by_its_saturated_loss():
     model = distilled(50.0)
     assert correct(model, digits().test).mean() > 0.9
     found, outcomes = audited(model)
-    assert outcomes[5] == outcomes[6] == "fail"
-    assert "zero gradient" in found.verdict
+    assert (outcomes[5], outcomes[6]) == ("flag", "fail")  # cross-entropy alone has no gradient, so 5 is a warning
     assert "loss saturation and logit scale" in found.verdict
     robust = {name: column.mean() for name, column in found.robust.items()}
     assert robust["PGD, cross-entropy"] > robust["PGD, margin"] + 0.2  # what it seemed to be, and what it is

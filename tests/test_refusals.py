@@ -282,7 +282,9 @@ def test_weights_that_are_none(capsys):
 def test_labels_out_of_range(capsys, tmp_path):
     parquet(tmp_path / "bad.parquet", [-1] + [k % 2 for k in range(29)])
     words = ("--scale", "smoke", "--data", tmp_path / "bad.parquet", "--out", "run")
-    assert "labels from 0 to 1 for 2 classes, got -1" in refused(capsys, "study", *words)
+    assert "label of bad.parquet of at least 0, got -1. Leave out examples without a label" in refused(
+        capsys, "study", *words
+    )
     assert not Path("run").exists()
 
 

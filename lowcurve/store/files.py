@@ -11,7 +11,7 @@ from pathlib import Path
 from lowcurve.errors import InputError, RunError
 
 DIGESTS = ".digests"
-"""Folder of a run with the digests of each of its files, under the file's own name."""
+"""Folder of a run with the digests of each of its files."""
 VERSIONS = 4
 """Number of digests that are kept of one file. A killed write leaves the file that an earlier digest belongs to."""
 PART = re.compile(r"\..+\.(\d+)\.part")
@@ -76,7 +76,7 @@ def write_checked(root: Path, name: str, content: bytes) -> Path:
     """
     # The digest comes first and the earlier ones stay: a kill in between leaves the old file, whose digest is known.
     digests = [sha256(content).hexdigest(), *_digests(root, name)][:VERSIONS]
-    write_bytes(root / DIGESTS / name, "\n".join(digests).encode())
+    write_bytes(_digest_path(root, name), "\n".join(digests).encode())
     return write_bytes(root / name, content)
 
 
@@ -108,7 +108,7 @@ def remove_checked(root: Path, name: str) -> None:
         root: Directory of the run.
         name: Path of the file in it.
     """
-    for path in (root / name, root / DIGESTS / name):
+    for path in (root / name, _digest_path(root, name)):
         with suppress(FileNotFoundError):
             path.unlink()
 
@@ -126,10 +126,16 @@ def remove_abandoned_parts(folder: Path) -> None:
                 path.unlink()
 
 
+def _digest_path(root: Path, name: str) -> Path:
+    """Return where the digests of a file are. The suffix keeps them apart from files that are searched by their own."""
+    return root / DIGESTS / f"{name}.sha256"
+
+
 def _digests(root: Path, name: str) -> list[str]:
+    path = _digest_path(root, name)
     try:
-        with reading(root / DIGESTS / name):
-            return (root / DIGESTS / name).read_text("ascii", "replace").split()
+        with reading(path):
+            return path.read_text("ascii", "replace").split()
     except FileNotFoundError:
         return []
 

@@ -265,7 +265,7 @@ def chance_of(count: int, of: int, share: float) -> float:
 
     Example:
         >>> round(chance_of(1, 75, 0.01), 3), round(chance_of(3, 35, 0.01), 4)
-        (0.529, 0.0055)
+        (0.529, 0.0052)
     """
     ways = (lgamma(of + 1) - lgamma(k + 1) - lgamma(of - k + 1) for k in range(count))
     fewer = sum(exp(way + k * log(share) + (of - k) * log1p(-share)) for k, way in enumerate(ways))

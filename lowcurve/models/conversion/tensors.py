@@ -16,6 +16,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
         The tensors, in order.
 
     Example:
+        >>> import torch
         >>> len(list(tensors((torch.zeros(1), {"a": [torch.zeros(2), 3]}))))
         2
     """
