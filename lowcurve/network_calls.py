@@ -1,5 +1,7 @@
 """Call a network: hand it a copy of its input, and tell in one sentence what went wrong inside it."""
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
@@ -87,7 +89,8 @@ def call(model: Classifier, x: Inputs) -> Logits:
     given = x.dtype
     own = (precision_of(model) if isinstance(model, nn.Module) and given.is_floating_point else None) or given
     try:
-        logits: object = model(x.clone(memory_format=layout) if own == given else x.to(own, memory_format=layout))
+        with _quiet_compiler(model):
+            logits: object = model(x.clone(memory_format=layout) if own == given else x.to(own, memory_format=layout))
     except ERRORS as error:
         if isinstance(error, InputError) or is_memory_error(error):
             raise
@@ -96,6 +99,32 @@ def call(model: Classifier, x: Inputs) -> Logits:
         expected = f"logits of shape ({len(x)}, classes) with at least 2 classes"
         raise InputError(expected, type(logits).__name__, "return one row of logits an example from the model")
     return logits if own == given else logits.to(given)
+
+
+@contextmanager
+def _quiet_compiler(model: Classifier) -> Iterator[None]:
+    """Ignore the one warning of the compiler that an input is a copy: it looks for the gradient of the copy.
+
+    Torch hides the warning where it is shown, which is too late where warnings are errors.
+    """
+    if not (isinstance(model, nn.Module) and is_compiled(model)):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf Tensor", UserWarning)
+        yield
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Return True if torch compiles the module, or the one that Fabric wraps.
+
+    Example:
+        >>> is_compiled(nn.Flatten())
+        False
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # only a program with a compiled network has imported it
+    parts = (model, getattr(model, "_forward_module", model))
+    return any(bool(p._compiled_call_impl) or (dynamo is not None and isinstance(p, dynamo.OptimizedModule)) for p in parts)
 
 
 def precision_of(model: nn.Module) -> torch.dtype | None:

@@ -27,6 +27,7 @@ def graph_nodes(values: Tensor) -> Iterator[Any]:
         values: Tensor with a graph.
 
     Example:
+        >>> import torch
         >>> [type(node).__name__ for node in graph_nodes(torch.ones(2, requires_grad=True).relu())]
         ['ReluBackward0', 'AccumulateGrad']
     """
@@ -46,6 +47,7 @@ def custom_functions(values: Tensor) -> list[str]:
         values: Tensor with a graph.
 
     Example:
+        >>> import torch
         >>> custom_functions(torch.ones(2, requires_grad=True).relu())
         []
     """

@@ -15,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from lowcurve.analysis.autograd_hessian import AutogradHessian
 from lowcurve.analysis.calculus import gradient
+from lowcurve.analysis.gradient_differences import contradicts_differences
 from lowcurve.analysis.norms import per_example
 from lowcurve.analysis.second_derivatives import custom_functions
 from lowcurve.errors import InputError
@@ -23,13 +24,6 @@ from lowcurve.randomness import normal, stream
 from lowcurve.types import Field, IndexableField, Inputs, NetworkField
 
 T = TypeVar("T")
-STEPS = {torch.float64: (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)}
-"""l_2 lengths of the differences. The first is free of kinks; the last suits a function that computes in single precision."""
-COARSE_STEPS = (1e-3, 3e-3, 1e-2, 3e-2)
-"""The same in single precision, where a shorter step is rounding alone."""
-TOLERANCE, COARSE_TOLERANCE = 1e-3, 1e-2
-"""Relative difference that is still truncation or rounding of a difference, in double and in single precision."""
-
 _outcomes = WeakIdKeyDictionary()
 
 
@@ -259,35 +253,39 @@ def _sentence(error: Exception) -> Exception:
 
 
 def _verify(operator: AutogradHessian, probe: Probe, product: Tensor, *, doubtful: bool) -> None:
-    """Hold a product against differences of gradients, if torch does not know all derivatives or the product is zero."""
+    """Refuse a product that differences of gradients contradict, if it is zero or torch does not know all derivatives.
+
+    Copies in double precision are compared, product and differences both: a product in single precision may be zero
+    because it underflows. Without such copies a zero is believed where torch knows all derivatives.
+    """
     names = custom_functions(operator.values)
     zero = ~product.flatten(1).any(1)
     if not (names or doubtful or bool(zero.any())) or not bool(product.isfinite().all()):
         return
-    double = (probe.field, probe.x) if probe.x.dtype == torch.float64 else _double(probe.field, probe.x)
-    if double is None and not names and not doubtful:
-        return  # single precision cannot tell a zero from the kinks within a step
-    if not _is_difference(*(double or (probe.field, probe.x)), probe.v, product):
+    field, x, v = probe.field, probe.x, probe.v
+    if x.dtype != torch.float64:
+        double = _double_product(probe, operator.own_layers)
+        if double is None and not names and not doubtful:
+            return
+        field, x, v, product = double or (field, x, v, product)
+    if contradicts_differences(field, x, v, product):
         received = f"another one through {', '.join(names)}" if names else "another one"
         hint = "write its backward with differentiable torch functions, or measure at a finite scale h"
-        raise InputError("a Hessian product that is the limit of differences of gradients", received, hint)
+        raise NetworkError("a Hessian product that is the limit of differences of gradients", received, hint)
 
 
-def _is_difference(field: Field, x: Inputs, v: Tensor, product: Tensor) -> bool:
-    """Return whether each example's product is the central difference of gradients at one of several steps."""
-    fine = x.dtype in STEPS
-    tolerance = TOLERANCE if fine else COARSE_TOLERANCE
-    right = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    v, eps = v.to(x.dtype), torch.finfo(x.dtype).eps
-    for step in STEPS.get(x.dtype, COARSE_STEPS):
-        ends = [gradient(field, x + sign * step * v) for sign in (1, -1)]
-        difference = (ends[0] - ends[1]) / (2 * step)
-        error = (difference - product).flatten(1).norm(dim=1)
-        rounding = 100 * eps / step * ends[0].flatten(1).norm(dim=1)
-        right |= error <= tolerance * difference.flatten(1).norm(dim=1) + rounding
-        if bool(right.all()):
-            return True
-    return False
+def _double_product(probe: Probe, own_layers: bool) -> tuple[Field, Inputs, Tensor, Tensor] | None:
+    """Return field, inputs, directions and product in double precision, or None if there is no such copy."""
+    double = _double(probe.field, probe.x)
+    if double is None:
+        return None
+    v = probe.v.double()
+    try:
+        return *double, v, AutogradHessian(*double, "", own_layers=own_layers)(v)
+    except Exception as error:
+        if is_memory_error(error):
+            raise
+        return None
 
 
 def _double(field: Field, x: Inputs) -> tuple[Field, Inputs] | None:

@@ -1,6 +1,5 @@
 """Fold BatchNorm into the layers before it inside a `with` block, and restore the network afterwards."""
 
-import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +15,7 @@ from lowcurve.models.conversion.blocks import WEIGHTS, BatchNorm, batchnorm_pair
 from lowcurve.models.conversion.folding import fold_weights
 from lowcurve.models.conversion.recording import record
 from lowcurve.models.modes import set_training
-from lowcurve.network_calls import call
+from lowcurve.network_calls import call, is_compiled
 from lowcurve.types import Classifier, Inputs
 
 NEAR = 1e-3
@@ -137,7 +136,7 @@ def _can_fold(part: nn.Module) -> bool:
 def _find_pairs(model: nn.Module, x: Inputs) -> Pairs:
     """Find the pairs, or none if folding them would change the logits."""
     norms = [part for part in model.modules() if isinstance(part, BatchNorm) and part.running_var is not None]
-    if not norms or any(_compiled(part) for part in model.modules()):
+    if not norms or any(is_compiled(part) for part in model.modules()):
         return {}
     model = _unwrapped(model)
     with set_training(model, training=False), torch.autocast(x.device.type, enabled=False):
@@ -148,12 +147,6 @@ def _find_pairs(model: nn.Module, x: Inputs) -> Pairs:
         pairs = {model.get_submodule(norm): model.get_submodule(layer) for norm, layer in names.items()}
         pairs = {norm: layer for norm, layer in pairs.items() if norm in norms and type(layer) in WEIGHTS}
         return pairs if _keeps_logits(model, x, pairs) else {}
-
-
-def _compiled(part: nn.Module) -> bool:
-    """Return True if torch compiles the module. Only a program with a compiled network has imported torch._dynamo."""
-    dynamo = sys.modules.get("torch._dynamo")
-    return bool(part._compiled_call_impl) or (dynamo is not None and isinstance(part, dynamo.OptimizedModule))
 
 
 def _keeps_logits(model: nn.Module, x: Inputs, pairs: Pairs) -> bool:
