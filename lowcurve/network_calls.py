@@ -124,7 +124,9 @@ def is_compiled(model: nn.Module) -> bool:
     """
     dynamo = sys.modules.get("torch._dynamo")  # only a program with a compiled network has imported it
     parts = (model, getattr(model, "_forward_module", model))
-    return any(bool(p._compiled_call_impl) or (dynamo is not None and isinstance(p, dynamo.OptimizedModule)) for p in parts)
+    return any(
+        bool(p._compiled_call_impl) or (dynamo is not None and isinstance(p, dynamo.OptimizedModule)) for p in parts
+    )
 
 
 def precision_of(model: nn.Module) -> torch.dtype | None:
