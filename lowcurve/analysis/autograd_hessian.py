@@ -82,18 +82,17 @@ class AutogradHessian:
             self._repeated[count] = self.take(torch.arange(batch, device=vectors.device).repeat(count))
         return self._repeated[count](vectors.flatten(0, 1)).view(vectors.shape)
 
-    def only(self, part: str) -> NoReturn:
+    def only(self, part: str) -> NoReturn:  # noqa: ARG002 (the signature of the replayed operator)
         """Refuse to split the Hessian, because only a replayed one can be split.
 
         Args:
-            part: Name of the part.
+            part: Name of the part. Not used.
 
         Raises:
             InputError: Always.
         """
-        raise InputError(
-            "a field whose operations can be replayed, to split its Hessian", f"one {self.backend}", f"leave out {part}"
-        )
+        hint = "measure the whole Hessian, as Curvature does"
+        raise InputError("a field whose operations can be replayed, to split its Hessian", f"one {self.backend}", hint)
 
     def take(self, rows: Tensor) -> "AutogradHessian | _Subset":
         """Return the operator for some of the examples. Without an `IndexableField`, its products cost as much as for all.
