@@ -92,6 +92,7 @@ def share(made: Fabric, folder: Path) -> None:
         "statistics": course(made, difficult_network(), Objective())[1],
     }
     torch.save(found, folder / f"rank-{made.global_rank}.pt")
+    end_group()
 
 
 def attacked(made: Fabric | None, count: int = 41) -> evaluation.AttackResult:
@@ -139,6 +140,13 @@ def attack(made: Fabric, folder: Path) -> None:
         ),
     }
     torch.save(columns, folder / f"rank-{made.global_rank}.pt")
+    end_group()
+
+
+def end_group() -> None:
+    """End the group of processes. A process that ends while torch's threads of the group run may abort."""
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def pair(precision: str) -> Fabric:
