@@ -1,5 +1,6 @@
 """One thread, real data where it is at hand, and the guard that no test moves the global random state unseen."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,15 @@ from lowcurve.examples import public_networks
 torch.set_num_threads(1)
 settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Give the log its level back: a follower that runs inside a test is silent."""
+    log = logging.getLogger("lowcurve")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 OWN = """

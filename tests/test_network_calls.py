@@ -277,7 +277,7 @@ def test_accuracies_and_attacks_of_such_a_network_come_with_a_sentence(between, 
     ):
         model = Net(between).eval()
         caplog.clear()
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.WARNING, logger="lowcurve"):
             act(model, images())
             act(model, images())
         assert [r.getMessage().startswith(f"The network has {kind}") for r in caplog.records] == [True]

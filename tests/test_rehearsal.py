@@ -63,7 +63,7 @@ def distances(h):
 
 
 def test_a_missing_product_is_a_warning(caplog):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="lowcurve"):
         rehearse_evaluation(Net(Layer(distances)).eval(), images(), Study(), ("measure",))
     assert "curvature cannot be measured. Expected a network that torch can differentiate" in caplog.text
     assert "in layer 'between' (Layer)" in caplog.text
