@@ -22,6 +22,7 @@ from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.attacks import monotone
 from lowcurve.evaluation.audit.queries import Smoothed
 from lowcurve.evaluation.audit.run import OF_ROBUST_IMAGES
+from lowcurve.evaluation.audit.verdict import FEWEST
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import stream, temporary_seed
 
@@ -215,7 +216,7 @@ def test_images_that_only_square_fools_are_listed_for_the_adversarially_trained_
     images = mnist.take([*range(22, 25), *range(63, 65)])
     budget = Budget(landscape_images=5, neighbors=10, apgd_steps=50, noise_draws=200, noise_images=2, spsa_images=2)
     found = audit(model, images, Ball(LINF, 0.3), budget=budget)
-    assert finding(found, 13).outcome == "fail"
+    assert finding(found, 13).outcome == ("fail" if len(found.beyond_gradients) >= FEWEST else "flag")
     assert set(found.beyond_gradients) & {2, 4}  # images 24 and 64 of the test set
     assert "black box" in found.verdict
     assert outcomes(found, "fail") <= {13, 16}
