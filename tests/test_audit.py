@@ -129,7 +129,7 @@ def test_an_attack_that_has_not_converged_is_noticed(standard):
     found = finding(audit(faulty.Shattered(standard), images, BALL, budget=budget), 8)
     assert found.outcome in ("flag", "fail")
     assert found.measured > found.threshold
-    assert "more steps fool more images" in found.means
+    assert "twice the steps fool images that it left" in found.means
 
 
 def test_every_test_has_a_network_that_raises_it():
@@ -390,9 +390,11 @@ def test_the_findings_are_in_order_of_cost_with_their_meaning(standard, few):
     for earlier, later in (({1, 2, 3, 4, 5, 17, 18}, {6, 7, 8, 9, 10, 11, 12}), ({6, 7, 8, 12}, {13, 14, 15, 16})):
         assert max(map(order.index, earlier)) < min(map(order.index, later))
     for one in found.findings:
-        assert len({one.name, one.raised_if, one.means, one.hint, one.evidence}) == 5
-        assert all(text for text in (one.raised_if, one.means, one.hint, one.evidence))
+        assert all(text for text in (one.raised_if, one.check.means, one.check.hint, one.evidence))
+        assert bool(one.means) == bool(one.hint) == one.raised
         assert (one.measured is None) == (one.threshold is None)
+    assert found.counts["not applicable"] == sum(one.outcome == "not run" for one in found.findings) > 0
+    assert sum(found.counts.values()) == len(found.findings)
 
 
 def test_the_conditions_hold_what_is_needed_to_measure_again(standard, few):

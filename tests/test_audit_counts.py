@@ -133,9 +133,9 @@ def test_the_sentences_fit_their_figures(columns):
         assert finding.check is check
         assert (count == 0) <= (finding.outcome == "passed")
         assert (finding.outcome == "fail") <= (count >= 3)
-    # "more steps fool more" is told only where they do
+    # A meaning is told only where the figures have raised the test.
     converged = attack_tests.CONVERGENCE.judge_count(gained, len(once), "figures", allowed=0.01)
-    assert ("fool more images" in converged.means) <= (converged.outcome == "passed" or gained > 0)
+    assert bool(converged.means) == bool(converged.hint) == (converged.outcome != "passed") == (gained > 0)
     if len(state.still_robust()):
         again = attack_tests.restarts(state)
         assert (again.outcome == "fail") <= (int((twice & ~once).sum()) >= 3)

@@ -175,13 +175,12 @@ def _audit_rows(name: str, verdict: Audit) -> Table:
         Column("test", "The test."),
         Column("outcome", "passed, flag (worth knowing), fail (the accuracy is not reliable), not run."),
         Column("found", "The numbers."),
-        Column("meaning", "Meaning of a flag or failure, and what to do."),
+        Column("meaning", "Meaning of a flag or failure."),
+        Column("to do", "Advice for a flag or failure."),
     )
-    rows: list[tuple[Cell, ...]] = []
-    for finding in verdict.findings:
-        raised = finding.outcome in ("flag", "fail")
-        meaning = f"{finding.means} {finding.hint}" if raised else ""
-        rows.append((name, f"{finding.number}. {finding.name}", finding.outcome, finding.evidence, meaning))
+    rows: list[tuple[Cell, ...]] = [
+        (name, f"{one.number}. {one.name}", one.outcome, one.evidence, one.means, one.hint) for one in verdict.findings
+    ]
     return Table(
         "Audit", headings, tuple(rows), "Tests for gradient masking, in order of cost.", conditions=verdict.conditions
     )

@@ -1,5 +1,7 @@
 """Tests 4, 5, 17 and 18 of the loss around each image. Cost: a few gradients and forward passes."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import L2, dot
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.state import AuditState
-from lowcurve.evaluation.audit.verdict import Check, Finding
+from lowcurve.evaluation.audit.verdict import Check, Finding, Outcome
 from lowcurve.losses import cross_entropy, log_odds, loss_field, margin_loss
 from lowcurve.types import Loss
 
@@ -32,11 +34,10 @@ ZERO_GRADIENT = Check(
     "zero gradient",
     "the gradient of cross-entropy or of the margin is exactly 0 at an image or at a random start. It fails if the margin's"
     f" is 0 for more than {ZERO:.0%} of the images that are not certified at the radius",
-    "Attacks that follow this gradient do not move. If it is the margin's, the network is piecewise constant (quantized,"
-    " rounded). If it is only cross-entropy's, the logits are so far apart that the loss underflows: attacks on cross-entropy,"
-    " also those of other libraries, report a robustness that is not there. This library's default attacks do not follow it.",
-    "Piecewise constant: attack a smooth copy, and attack without gradients. Underflow: attack log_odds or margin_loss, or"
-    " divide the logits.",
+    "Where the margin's gradient is 0 the network is constant (quantized, rounded), and attacks that follow the gradient do not"
+    " move.",
+    "Where the margin's gradient is 0, attack a smooth copy, and attack without gradients. Where only cross-entropy's is 0,"
+    " attack log_odds or margin_loss, or divide the logits.",
     differentiable=True,
 )
 UNDERFLOW = (
@@ -47,7 +48,8 @@ LANDSCAPE = Check(
     17,
     "unstable landscape",
     f"at random points within half the radius, the loss differs from that at the image by more than {UNSTABLE:.0%} on average",
-    "The loss is rugged or random at the scale of an attack's step, so a gradient says little about the effect of a step.",
+    "At the scale of an attack's step the loss is steep for its value, rugged or random. If it is rugged or random, a gradient"
+    " says little about the effect of a step.",
     "Attack the mean over random points around the input, with more steps and restarts, and attack without gradients.",
 )
 ALIGNMENT = Check(
@@ -55,10 +57,23 @@ ALIGNMENT = Check(
     "gradient alignment",
     f"the mean cosine between the gradients at an image and at a random point of its ball is below {ALIGNED}. It fails below"
     f" {OVERFITTED} if one step also leaves more images robust than PGD, by more than {GAP:.0%} of them",
-    "The gradient changes direction within the ball, so one step along it does not raise the loss. Values below"
-    f" {OVERFITTED} are typical of networks that overfitted to a one-step attack, whose one-step accuracy is too high.",
+    "The gradient changes direction within the ball, so attacks of one step are weak.",
     "Trust attacks of many steps and restarts only. If the network was trained with FGSM, train with PGD or GradAlign.",
     differentiable=True,
+)
+
+
+PARTLY = (
+    "Gradients do not reach the pixels of some images, or are not finite there. Gradient attacks cannot move these, so the"
+    " tests with gradients do not run."
+)
+UNLIKE = (
+    f"The gradient changes direction within the ball. Values below {OVERFITTED} are typical of networks that overfitted to an"
+    " attack of one step, but here one step fools nearly as many images as PGD."
+)
+OVERFIT = (
+    "The gradient changes direction within the ball, and one step leaves many images robust that PGD fools: the network"
+    " overfitted to an attack of one step, and its accuracy under such an attack is too high."
 )
 
 
@@ -73,7 +88,8 @@ def graph_intact(state: AuditState) -> Finding:
     except RuntimeError as error:  # torch's own, where numpy is called on a tensor with a graph
         missing, evidence = len(state), f"the network cannot be differentiated: {str(error).splitlines()[0]}"
     state.differentiable = missing == 0
-    return GRAPH.judge(missing / len(state), evidence, fail=0.0)
+    found = GRAPH.judge(missing / len(state), evidence, fail=0.0)
+    return replace(found, meaning=PARTLY) if 0 < missing < len(state) else found
 
 
 def zero_gradient(state: AuditState) -> Finding:
@@ -132,7 +148,8 @@ def gradient_alignment(state: AuditState) -> Finding:
     one, many = state.fooled_by_one_step(), state.fooled_by_pgd()
     evidence += f"; one step leaves {int((~one).sum())} images robust, PGD {int((~many).sum())}"
     overfitted = int(many.sum()) - int(one.sum()) > GAP * len(state)
-    return Finding(ALIGNMENT, "fail" if overfitted else "flag", cosine, OVERFITTED, evidence)
+    outcome: Outcome = "fail" if overfitted else "flag"
+    return Finding(ALIGNMENT, outcome, cosine, OVERFITTED, evidence, OVERFIT if overfitted else UNLIKE)
 
 
 def _gradients(state: AuditState, loss: Loss, x: Tensor) -> Tensor:

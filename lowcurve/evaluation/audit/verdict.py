@@ -18,6 +18,8 @@ CLEAN = "no masking found by these tests"
 WARNED = "; warnings: "
 UNRELIABLE = "upper bound, evaluation unreliable: "
 TOO_WEAK = "too weak to judge: "
+WORDS: dict[Outcome, str] = {"passed": "passed", "flag": "warned", "fail": "failed", "not run": "not applicable"}
+"""The outcomes of tests as a report counts them."""
 CHANCE_FINDING = 0.01
 """A test that counts images fails if so many are less likely than this by chance, under the share that is allowed."""
 FEWEST = 3
@@ -144,14 +146,19 @@ class Finding:
         return self.check.raised_if
 
     @property
+    def raised(self) -> bool:
+        """True if the test is a flag or failed."""
+        return self.outcome in ("flag", "fail")
+
+    @property
     def means(self) -> str:
-        """The meaning of a raised test for the robust accuracy."""
-        return self.meaning or self.check.means
+        """The meaning of a raised test for the robust accuracy; empty for any other, whose figures say nothing of it."""
+        return (self.meaning or self.check.means) if self.raised else ""
 
     @property
     def hint(self) -> str:
-        """Advice for a raised test."""
-        return self.check.hint
+        """Advice for a raised test; empty for any other."""
+        return self.check.hint if self.raised else ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -172,6 +179,7 @@ class Audit:
         >>> finding = check.judge(0.2, "20 of 100 gradients are zero", fail=0.01)
         >>> Audit((finding,), 100, {"worst case": np.arange(100) < 50}, np.array([], dtype=int), {})
         Audit of 100 images: upper bound, evaluation unreliable: zero gradient
+        of 1 tests: passed 0, warned 0, failed 1, not applicable 0
         robust accuracy at most 50.0% (95% CI 40.4-59.6%, 50 of 100)
         fail  5. zero gradient: 20 of 100 gradients are zero
               attacks do not move
@@ -194,6 +202,12 @@ class Audit:
     def failed(self) -> tuple[Finding, ...]:
         """The tests that failed."""
         return tuple(finding for finding in self.findings if finding.outcome == "fail")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tests passed, warned, failed and were not applicable. A test that did not run never counts as passed."""
+        outcomes = [finding.outcome for finding in self.findings]
+        return {word: outcomes.count(outcome) for outcome, word in WORDS.items()}
 
     @property
     def level(self) -> Level:
@@ -250,11 +264,12 @@ class Audit:
         return pandas.DataFrame(self.to_dict()["findings"])
 
     def __repr__(self) -> str:
-        lines = [f"Audit of {self.examples} images: {self.summary}"]
+        counted = ", ".join(f"{word} {count}" for word, count in self.counts.items())
+        lines = [f"Audit of {self.examples} images: {self.summary}", f"of {len(self.findings)} tests: {counted}"]
         if "worst case" in self.robust:
             lines.append(f"robust accuracy at most {share_of_true(self.robust['worst case'])}")
         for finding in self.findings:
-            if finding.outcome in ("fail", "flag"):
+            if finding.raised:
                 lines.append(f"{finding.outcome}  {finding.number}. {finding.name}: {finding.evidence}")
                 lines += [f"      {finding.means}", f"      To do: {finding.hint}"]
         return "\n".join(lines)
