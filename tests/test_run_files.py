@@ -15,7 +15,7 @@ import pytest
 import torch
 from command import SMOKE, done, process, refused, results
 
-from lowcurve.cli import study
+from lowcurve.cli.report import write_report
 from lowcurve.cli.requests import open_run
 from lowcurve.errors import InputError
 from lowcurve.models import Network
@@ -221,7 +221,7 @@ def test_edited_results_give_a_report_or_a_sentence(smoke, tmp_path, monkeypatch
         path.write_bytes(edited(content, chance))
         said = str(path)
         try:
-            study._write_report(settings, run)
+            write_report(settings, run)
         except InputError as error:
             said, sentences = str(error), sentences + 1
         except OverflowError:  # as of 1e308 on an axis; the command makes a sentence of it

@@ -90,7 +90,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command(
         "write a run's study.json and report.html again",
-        "lowcurve.cli.study:report",
+        "lowcurve.cli.report:report",
         "RUN",
         ("lowcurve report runs/mine",),
         options.STUDY,
