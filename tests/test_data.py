@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lowcurve.data import Limits, colored_digits, digits, load, two_moons
+from lowcurve.data.toys import _seed_for_numpy
 from lowcurve.errors import InputError
 
 REAL = Path(os.environ.get("LOWCURVE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -91,6 +92,23 @@ def test_digits_are_real_stratified_and_the_same_for_every_seed():
         torch.testing.assert_close(shares, torch.full((10,), 0.1), atol=0.01, rtol=0)
     assert (data.train.x * 16).frac().abs().max() == 0
     assert data.train.x.max() == 1
+
+
+def test_digits_are_those_of_scikit_learn_in_its_split():
+    """The file of scikit-learn is read without its import; the split is the one that it once drew."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    rest, test = train_test_split(
+        np.arange(len(y)), test_size=360, stratify=y, random_state=_seed_for_numpy(0, "digits", "test")
+    )
+    seed = _seed_for_numpy(0, "digits", "validation")
+    train, validation = train_test_split(rest, test_size=180, stratify=y[rest], random_state=seed)
+    data = digits()
+    for part, rows in ((data.train, train), (data.validation, validation), (data.test, test)):
+        assert torch.equal(part.x.flatten(1), torch.from_numpy(x[np.sort(rows)]).float() / 16)
+        assert part.y.tolist() == y[np.sort(rows)].tolist()
 
 
 def test_colored_digits_have_the_hue_of_their_class():

@@ -1,5 +1,9 @@
 """Data sets without a download: small real images, the same in color, and points of the plane."""
 
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -11,7 +15,8 @@ from lowcurve.randomness import integers, stream, uniform
 def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other source; the split must not depend on it)
     """Load 1,797 handwritten digits, real 8x8 images of 17 grey levels: 1,257 training, 180 validation, 360 test images.
 
-    The split is stratified by class and the same for every seed.
+    The split is stratified by class and the same for every seed. digits_split.txt holds it, a letter for each image: t for
+    training, v for validation, s for test.
 
     Example:
         >>> data = digits()
@@ -20,21 +25,23 @@ def digits(seed: int = 0) -> DataSet:  # noqa: ARG001 (called like every other s
 
     Reference: Alpaydin & Kaynak 1998, Optical recognition of handwritten digits (UCI), as shipped with scikit-learn.
     """
-    from sklearn.datasets import load_digits  # here and below, because it costs a second or two
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    rest, test = train_test_split(
-        np.arange(len(y)), test_size=360, stratify=y, random_state=_seed_for_numpy(0, "digits", "test")
-    )
-    train, validation = train_test_split(
-        rest, test_size=180, stratify=y[rest], random_state=_seed_for_numpy(0, "digits", "validation")
-    )
+    x, y = _read_digits()
+    part = np.array(list(resources.files("lowcurve.data").joinpath("digits_split.txt").read_text().replace("\n", "")))
     images = torch.from_numpy(x).to(torch.float32).view(-1, 1, 8, 8) / 16
     whole = Examples(images, torch.from_numpy(y).to(torch.int64), tuple("0123456789"))
     note = "Handwritten digits of scikit-learn (8x8, real), split by class once and for all: 1,257 / 180 / 360."
-    parts = [whole.take(torch.from_numpy(np.sort(part))) for part in (train, validation, test)]
-    return DataSet("digits", parts[0], parts[1], parts[2], note)
+    train, validation, test = (whole.take(torch.from_numpy(np.flatnonzero(part == name))) for name in "tvs")
+    return DataSet("digits", train, validation, test, note)
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels (1797, 64) and labels of scikit-learn's file, without the seconds that its import costs."""
+    found = find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise InputError("scikit-learn, whose digits these are", "none", "run pip install scikit-learn")
+    file = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1], table[:, -1]
 
 
 def colored_digits(seed: int = 0) -> DataSet:
@@ -83,7 +90,7 @@ def two_moons(seed: int = 0, count: int = 2000, noise: float = 0.1) -> DataSet:
         >>> radii = (upper - torch.tensor([0.375, 0.4375])).norm(dim=1)
         >>> torch.testing.assert_close(radii, torch.full_like(radii, 0.25))
     """
-    from sklearn.datasets import make_moons
+    from sklearn.datasets import make_moons  # here, because it costs a second or two
 
     if count < 20:
         raise InputError("at least 20 points", count, "write count=2000")
