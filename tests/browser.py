@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,39 @@ def render(html_path: Path, tmp_path: Path, *, width: int = 1280, height: int = 
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     console = tuple(line for line in done.stderr.splitlines() if re.search(r":CONSOLE[:(]", line))
     return Rendering(done.stdout, screenshot, console, tuple(dict.fromkeys(_requests(log))))
+
+
+def ask(page: str, script: str, tmp_path: Path, *, width: int = 1400, height: int = 900, dark: bool = False) -> Any:
+    """What an async script says that runs in the page once it is loaded, after a check of the console and the requests."""
+    path = tmp_path / f"asked-{width}-{'dark' if dark else 'light'}.html"
+    told = (
+        f"<script>(async () => {{ {script} }})().then((answer) => {{ const told = document.createElement('pre');"
+        "told.id = 'answer'; told.textContent = encodeURIComponent(JSON.stringify(answer));"
+        "document.body.append(told); });</script>"
+    )
+    path.write_text(page.replace("</body>", f"{told}</body>"), encoding="utf-8")
+    seen = render(path, tmp_path, width=width, height=height, dark=dark)
+    assert (seen.console, seen.requests) == ((), ())
+    found = re.search(r'<pre id="answer">([^<]*)</pre>', seen.dom)
+    assert found is not None, "the script did not end"
+    return json.loads(urllib.parse.unquote(found.group(1)))
+
+
+def count_printed_pages(html_path: Path, tmp_path: Path) -> int:
+    """The number of pages that the browser prints."""
+    browser = find_browser()
+    assert browser is not None, "ask find_browser() first and skip the test"
+    printed = tmp_path / "printed.pdf"
+    flags = [flag for flag in FLAGS if flag != "--dump-dom"]
+    command = [
+        browser,
+        *flags,
+        f"--user-data-dir={tmp_path / 'printing'}",
+        f"--print-to-pdf={printed}",
+        html_path.resolve().as_uri(),
+    ]
+    subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
+    return len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
 
 
 def _requests(log: Path) -> Iterator[str]:

@@ -29,14 +29,15 @@ from command import (
     results,
     settings,
 )
-from PIL import Image
 from torch import nn
 
 from lowcurve.attacks import SUITES
 from lowcurve.cli.commands import COMMANDS
 from lowcurve.cli.drawings import DRAWINGS
 from lowcurve.cli.options import STUDY
+from lowcurve.cli.report import report
 from lowcurve.cli.requests import parse
+from lowcurve.errors import InputError
 from lowcurve.models import ARCHITECTURES, summary
 from lowcurve.store import Run
 from lowcurve.study.method_options import METHOD_NAMES
@@ -477,14 +478,33 @@ def test_low_curvature_by_construction_from_ones_own_network(tmp_path, monkeypat
 def test_the_report_of_a_study_opens_in_a_browser(smoke, tmp_path):
     if browser.find_browser() is None:
         pytest.skip("no Chromium is installed")
-    seen = browser.render(smoke / "report.html", tmp_path, height=6000)
-    assert seen.console == ()
-    assert seen.requests == ()
-    assert seen.dom.count('class="main-svg"') >= 2 * len(re.findall('<script type="application/json">', seen.dom)) > 0
-    with Image.open(seen.screenshot) as picture:
-        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
-    assert {(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)} <= colors, "a network's color is missing"
-    assert (smoke / "report.html").stat().st_size < 6_000_000
+    script = """return { sentences: [...document.querySelectorAll(".findings li")].map((entry) => entry.textContent),
+      warnings: document.querySelector(".warnings").textContent, charts: document.querySelectorAll("svg.chart").length,
+      nodes: document.querySelectorAll("*").length }"""
+    page = (smoke / "report.html").read_text(encoding="utf-8")
+    seen = browser.ask(page, script, tmp_path)
+    assert seen["sentences"] == json.loads((smoke / "study.json").read_text())["findings"]
+    assert "Nothing can be read from" in seen["warnings"]
+    assert seen["charts"] > 10
+    assert seen["nodes"] < 5000
+    assert len(page) < 2_500_000
+    assert done("report", smoke, "--static") == 0
+    assert (smoke / "report-static.html").stat().st_size < 800_000
+
+
+def test_two_runs_are_shown_side_by_side(smoke, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(smoke, other)
+    page = tmp_path / "both.html"
+    assert done("report", smoke, other, "--out", page) == 0
+    numbers = json.loads(page.with_suffix(".json").read_text())
+    names = [row[0] for row in numbers["results"]["comparison"]["rows"]]
+    assert names == [f"{run}: {name}" for run in ("run", "other") for name in Run(smoke).networks()]
+    assert "Settings in which the runs differ" in page.read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="two runs or more with --out, got one"):
+        report("report", [str(smoke), "--out", "x.html"])
+    with pytest.raises(InputError, match=r"runs that differ, got .* twice"):
+        report("report", [str(smoke), str(smoke)])
 
 
 # --- interrupted

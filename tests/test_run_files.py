@@ -201,9 +201,8 @@ def edited(content: object, chance: random.Random) -> bytes:
 
 
 @pytest.mark.usefixtures("alone")
-def test_edited_results_give_a_report_or_a_sentence(smoke, tmp_path, monkeypatch):
+def test_edited_results_give_a_report_or_a_sentence(smoke, tmp_path):
     """Of random edits, without the digests that would notice all of them. The page is drawn from what is left."""
-    monkeypatch.setattr(sys.modules["lowcurve.report.page"], "get_plotlyjs", str)
     _, settings = open_run(str(smoke))
     run = Run.create(tmp_path / "run")
     run.begin(settings)

@@ -89,12 +89,12 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "report": Command(
-        "write a run's study.json and report.html again",
+        "write a run's study.json and report.html again, or show several runs side by side",
         "lowcurve.cli.report:report",
-        "RUN",
-        ("lowcurve report runs/mine",),
-        options.STUDY,
-        ("RUN",),
+        "RUN [RUN ...]",
+        ("lowcurve report runs/mine --static", "lowcurve report runs/mine runs/other --out both.html"),
+        options.REPORT,
+        tuple(options.REPORT),
     ),
     "recipes": Command(
         "list the papers' settings that lowcurve train takes by name, or show one",

@@ -108,5 +108,14 @@ REPRODUCE: Mapping[str, Option] = {
 }
 """Options of the command reproduce."""
 
+REPORT: Mapping[str, Option] = {
+    "RUN": Option("", "Directory of a run. With several, one page shows their networks side by side"),
+    "static": Option(
+        "", "Write the page without scripts too, as RUN/report-static.html; of several runs, only this one"
+    ),
+    "out": Option("FILE", "Page of several runs", "next to the first run"),
+}
+"""Options of the command report."""
+
 RECIPES: Mapping[str, Option] = {"KEY": Option("", "Show this recipe whole: quotation, settings, what differs")}
 """Options of the command recipes."""

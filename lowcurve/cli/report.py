@@ -1,60 +1,89 @@
 """The command report, and the report that every step of a study writes."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli import recipes
-from lowcurve.cli.parsing import new_parser, parse_words
+from lowcurve.cli.parsing import flat, new_parser, parse_words
 from lowcurve.cli.processes import follows, machine_facts, prepare_process
 from lowcurve.cli.requests import open_run
 from lowcurve.cli.terminal import audit_lines, log_to, result_table
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
+    from lowcurve.results import Result
     from lowcurve.store import Run
+    from lowcurve.study.report_groups import Report
     from lowcurve.study.settings import Study
 
 log = logging.getLogger("lowcurve")
+STATIC = "report-static.html"
+"""The page without scripts."""
 
 
 def report(command: str, words: list[str]) -> int:
-    """Write a run's report again.
+    """Write a run's report again, or one page with several runs side by side.
 
     Args:
         command: Its name, report.
         words: The words after it.
     """
     parser = new_parser(command)
-    parser.add_argument("run", nargs="?")
-    place = parse_words(command, parser, words).run
-    if place is None:
+    parser.add_argument("runs", nargs="*")
+    parser.add_argument("--static", action="store_true")
+    parser.add_argument("--out", type=str | None, default=None)
+    asked = parse_words(command, parser, words)
+    if not asked.runs:
         raise InputError("the run to report on", "none", "write lowcurve report RUN")
+    if len(asked.runs) == 1 and asked.out is not None:
+        raise InputError("two runs or more with --out", "one", "leave out --out: its report is in its directory")
     prepare_process()
-    run, study = open_run(place)
-    if not follows():
-        with log_to(run):
-            write_report(study, run)
+    opened = [open_run(place) for place in asked.runs]
+    if follows():
+        return 0
+    if len(opened) > 1:
+        _write_beside(opened, asked.out, interactive=not asked.static)
+        return 0
+    run, study = opened[0]
+    with log_to(run):
+        write_report(study, run, static=asked.static)
     return 0
 
 
-def write_report(study: "Study", run: "Run") -> None:
+def write_report(study: "Study", run: "Run", *, static: bool = False) -> None:
     """Write a run's study.json and report.html, and print its table.
 
     Args:
         study: Settings of the run.
         run: The run.
+        static: Also write the page without scripts.
     """
-    from rich.console import Console
-
-    from lowcurve.report import page
-    from lowcurve.results import Table, dump
+    from lowcurve.results import dump
     from lowcurve.store import NUMBERS, PAGE
-    from lowcurve.study.comparison import compare, unreliable
-    from lowcurve.study.optional import MISSING
-    from lowcurve.study.pipeline import scope_of
 
     recipe = recipes.load(run)
+    results = recipes.add_comparison(recipe, run, _results(study, run))
+    facts = _facts(study, run) | recipes.facts(recipe)
+    settings = run.read_settings()
+    written = _report(study, run, results, facts, settings)
+    numbers = {"facts": facts, "settings": settings, "results": {kind: dump(value) for kind, value in results.items()}}
+    run.write_json(NUMBERS, {**numbers, "findings": written.sentences()})
+    if not results:
+        log.info("nothing to report yet: run lowcurve measure or attack on %s", run.folder)
+        return
+    pages = [run.write(PAGE, written.write())]
+    if static:
+        pages.append(run.write(STATIC, written.write(interactive=False)))
+    _print(results, pages)
+
+
+def _results(study: "Study", run: "Run") -> "dict[str, Result]":
+    """Return the results of a run's report, without those of other data or of another ball."""
+    from lowcurve.study.comparison import compare
+    from lowcurve.study.pipeline import scope_of
+
     parts = run.parts(scope_of(study, run.read_examples()))
     for name in run.parts().keys() - parts.keys():
         log.warning(
@@ -62,26 +91,93 @@ def write_report(study: "Study", run: "Run") -> None:
             "measure or attack %s",
             *(name, run.folder),
         )
-    results = recipes.add_comparison(recipe, run, compare(parts, run.networks()))
-    facts = _facts(study, run) | recipes.facts(recipe)
-    run.write_json(
-        NUMBERS, {"facts": facts, "settings": run.read_settings(), "results": {k: dump(v) for k, v in results.items()}}
-    )
-    count = len(run.networks())
-    lead = (
-        f"{count} network{'' if count == 1 else 's'} on {study.data}: how strongly the loss curves in input space, "
-        f"and how much accuracy an attack of {study.norm} radius {study.radius} leaves."
-    )
-    if not results:
-        log.info("nothing to report yet: run lowcurve measure or attack on %s", run.folder)
-        return
+    return compare(parts, run.networks())
+
+
+def _report(
+    study: "Study", run: "Run", results: "Mapping[str, Result]", facts: Mapping[str, str], settings: dict[str, Any]
+) -> "Report":
+    from lowcurve.results import Table
+    from lowcurve.study.comparison import unreliable
+    from lowcurve.study.report_groups import Report
+
     headline = results.get("comparison")
     verdicts = unreliable(headline) if isinstance(headline, Table) else {}
-    warnings = [f"{name}: {verdict}" for name, verdict in verdicts.items()]
-    title = f"Curvature and robustness on {Path(study.data).name}"
-    written = run.write(PAGE, page(title, lead, list(results.values()), facts, warnings))
+    count = len(run.networks())
+    ball = f"{study.norm} radius {study.radius}"
+    return Report(
+        title=f"Curvature and robustness on {Path(study.data).name}",
+        lead=f"{count} network{'' if count == 1 else 's'} on {Path(study.data).name}, attacked at {ball}.",
+        results=results,
+        ball=ball,
+        suite=study.suite,
+        facts=facts,
+        settings=settings,
+        warnings=[f"{name}: {verdict}" for name, verdict in verdicts.items()],
+        commands=(
+            f"lowcurve study --config {run.folder}/settings.yaml --out AGAIN",
+            f"lowcurve report {run.folder} OTHER_RUN",
+            f"lowcurve draw surface {run.folder}",
+        ),
+        before=[recipes.BESIDE],
+    )
+
+
+def _write_beside(opened: "list[tuple[Run, Study]]", out: str | None, *, interactive: bool) -> None:
+    """Write one page and one file of numbers with the results of several runs."""
+    import json
+
+    from lowcurve.results import dump
+    from lowcurve.store import write_bytes
+    from lowcurve.study.report_groups import Report
+    from lowcurve.study.side_by_side import beside, differences, incomparable
+
+    short = [run.folder.name for run, _ in opened]
+    names = short if len({*short}) == len(short) else [str(run.folder) for run, _ in opened]
+    if len({*names}) < len(names):
+        raise InputError("runs that differ", f"{names[0]} twice", "name each run once")
+    found = {name: _results(study, run) for name, (run, study) in zip(names, opened, strict=True)}
+    settings = {name: dict(flat("", run.read_settings())) for name, (run, _) in zip(names, opened, strict=True)}
+    results = beside(found)
+    if not results:
+        raise InputError("runs with results", "none", "run lowcurve measure or attack on them first")
+    differ = incomparable(settings)
+    study = opened[0][1]
+    warning = f"The runs differ in {', '.join(differ)}, so their robust accuracies are not compared."
+    written = Report(
+        title=f"{' and '.join(names)} side by side" if len(names) < 4 else f"{len(names)} runs side by side",
+        lead=f"Networks of {len(names)} runs, named RUN: NETWORK.",
+        results={**results, "differences": differences(settings)},
+        ball=f"{study.norm} radius {study.radius}",
+        suite=study.suite,
+        facts={
+            name: f"{run.folder}, data {own.data}, seed {own.seed}"
+            for name, (run, own) in zip(names, opened, strict=True)
+        },
+        warnings=[warning] if differ else [],
+        commands=(f"lowcurve report {' '.join(str(run.folder) for run, _ in opened)}",),
+        before=("differences",),
+        comparable=not differ,
+    )
+    place = Path(out) if out else opened[0][0].folder.parent / f"{'-beside-'.join(short[:3])}.html"
+    numbers = {kind: dump(value) for kind, value in written.results.items()}
+    content = {
+        "runs": {name: str(run.folder) for name, (run, _) in zip(names, opened, strict=True)},
+        "results": numbers,
+    }
+    write_bytes(place.with_suffix(".json"), json.dumps(content, ensure_ascii=False, indent=1).encode())
+    write_bytes(place, written.write(interactive=interactive).encode())
+    _print({kind: result for kind, result in results.items() if kind == "comparison"}, [place])
+
+
+def _print(results: "Mapping[str, Result]", pages: list[Path]) -> None:
+    from rich.console import Console
+
+    from lowcurve.results import Table
+    from lowcurve.study.optional import MISSING
+
     console = Console()
-    if isinstance(headline, Table):
+    if isinstance(headline := results.get("comparison"), Table):
         console.print(result_table(headline))
         for line in audit_lines(headline):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -90,7 +186,8 @@ def write_report(study: "Study", run: "Run") -> None:
             console.print(f"{row[0]}: no {row[1]}. {row[2]}", markup=False, highlight=False, soft_wrap=True)
     for line in recipes.terminal_lines(results):
         console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
-    console.print(f"report: {written}", soft_wrap=True)
+    for place in pages:
+        console.print(f"report: {place}", soft_wrap=True)
 
 
 def _facts(study: "Study", run: "Run") -> dict[str, str]:

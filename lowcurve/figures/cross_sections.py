@@ -29,6 +29,9 @@ from lowcurve.results.cells import NETWORK
 from lowcurve.types import Field, Inputs, Labels, PerExample
 
 ASIDE = "along v, random and orthogonal (l_2, pixel units)"
+CLOSE, SHORTEST = 0.05, 0.2
+"""The parabola is drawn while it is within this share of the window's half width from the boundary, and not at all if that
+is a smaller share of the window."""
 IMAGE = Column("image", "Its class and its number in the test set, from 0.")
 
 
@@ -135,7 +138,7 @@ def cross_sections(shared: SameImages) -> dict[str, Result]:
         for k, i in enumerate(crossed.tolist()):
             t = window[k].tolist()
             distance, kappa = float(found.distance[i]), float(section.curvature[k])
-            fitted = _inside_window(parabola[k], t[-1])
+            fitted = _where_it_holds(parabola[k], curve[k], t[-1])
             panels[i][name] = Panel(
                 values[k].cpu().numpy(),
                 {"parabola": Points(tuple(t), fitted)},
@@ -156,6 +159,21 @@ def cross_sections(shared: SameImages) -> dict[str, Result]:
 def _inside_window(values: Tensor, most: float) -> tuple[float | None, ...]:
     """Replace numbers outside the window by None."""
     return tuple(v if abs(v) <= most else None for v in values.tolist())
+
+
+def _where_it_holds(parabola: Tensor, curve: Tensor, most: float) -> tuple[float | None, ...]:
+    """Return the parabola as far as it follows the boundary from the crossing on; nothing if that is hardly anywhere.
+
+    Farther away it only shows that the curvature at the crossing, on the scale h, is not that of the window.
+    """
+    middle = len(curve) // 2
+    apart = ~((parabola - curve).abs() <= CLOSE * most)
+    left, right = apart[: middle + 1].flip(0), apart[middle:]
+    reach = [int(side.int().argmax()) if bool(side.any()) else len(side) for side in (left, right)]
+    if sum(reach) - 1 < SHORTEST * len(curve):
+        return (None,) * len(curve)
+    kept = range(middle - reach[0] + 1, middle + reach[1])
+    return tuple(v if i in kept and abs(v) <= most else None for i, v in enumerate(parabola.tolist()))
 
 
 def share_in_box(plane: Plane, a: Tensor, b: Tensor) -> Tensor:
@@ -210,8 +228,8 @@ def _section_figures(
             "F = z_y − z_j",
             level=0.0,
             caption="Blue is the image's side. The parabola has the boundary's slope and normal curvature at the crossing, "
-            "at the scale h. Where they differ, the curvature changes farther away. A ReLU network bends only in "
-            "kinks, to either side: the few within h cancel less than the many along the window.",
+            f"at the scale h. It is drawn as far as it stays within {CLOSE:.0%} of the window from the boundary, and not at "
+            "all where it leaves it at once: there the curvature at that scale says nothing about the window.",
             conditions=dict(conditions),
         )
         results[f"heights {i + 1}"] = Curves(
@@ -220,7 +238,7 @@ def _section_figures(
             "height along r (l_2, pixel units)",
             axis,
             lines[i],
-            caption="The sheet of the boundary nearest to 0; at 0 r crosses it. Dotted: the parabola.",
+            caption="The sheet of the boundary nearest to 0; at 0 r crosses it. Dotted: the parabola, where it holds.",
             conditions=dict(conditions),
         )
     return results

@@ -1,14 +1,14 @@
 """Results as one HTML page that opens offline and needs nothing but a browser."""
 
 from lowcurve.report.figures import draw, draw_gallery
-from lowcurve.report.page import page
+from lowcurve.report.page import Group, Raised, Verdict, page
 from lowcurve.report.palette import Style, styles
-from lowcurve.report.plots import draw_curves, draw_numbers, draw_scatter
+from lowcurve.report.plots import draw_curves, draw_scatter
 from lowcurve.report.static import static_figure
-from lowcurve.report.surfaces import draw_surface, draw_values
+from lowcurve.report.surfaces import draw_surface
 from lowcurve.report.tables import draw_table
 
 __all__ = [
-    "page", "draw", "draw_table", "draw_curves", "draw_scatter", "draw_numbers", "draw_surface",
-    "draw_values", "draw_gallery", "static_figure", "styles", "Style",
+    "page", "Group", "Verdict", "Raised", "draw", "draw_table", "draw_curves", "draw_scatter", "draw_surface",
+    "draw_gallery", "static_figure", "styles", "Style",
 ]  # fmt: skip

@@ -1,157 +1,155 @@
-// Draws every plot of the page from the JSON next to it, in the page's current colors.
+// Contents, folding, search, sortable tables and legends. The page is whole without them.
 (() => {
   "use strict";
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const plots = [...document.querySelectorAll(".drawing")];
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const groups = all("details.group");
+  const links = all(".bar a");
 
-  const scheme = (plot) => ({
-    "font.color": color("--ink"),
-    "hoverlabel.bgcolor": color("--raised"),
-    "hoverlabel.bordercolor": color("--rule"),
-    "hoverlabel.font.color": color("--ink"),
-    ...Object.fromEntries(["xaxis", "yaxis"].flatMap((axis) => [
-      [`${axis}.gridcolor`, color("--grid")],
-      [`${axis}.linecolor`, color("--muted")],
-      [`${axis}.zerolinecolor`, color("--rule")],
-      [`${axis}.tickcolor`, color("--muted")],
-      [`${axis}.tickfont.color`, color("--muted")],
-    ])),
-    ...Object.fromEntries((plot.layout.scene ? ["xaxis", "yaxis", "zaxis"] : []).flatMap((axis) => [
-      [`scene.${axis}.color`, color("--muted")],
-      [`scene.${axis}.gridcolor`, color("--rule")],
-      [`scene.${axis}.zerolinecolor`, color("--rule")],
-    ])),
-    ...Object.fromEntries((plot.layout.shapes ?? []).map((_, i) => [`shapes[${i}].line.color`, color("--muted")])),
-  });
+  // A link into a folded group opens it.
+  const follow = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    target.closest("details.group")?.setAttribute("open", "");
+    links.forEach((link) => link.toggleAttribute("aria-current", link.hash === location.hash));
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", follow);
+  links.forEach((link) => link.addEventListener("click", () => { if (link.hash === location.hash) follow(); }));
 
-  const axis = (given) => ({
-    showline: true, zeroline: true, zerolinewidth: 1, ticks: "outside", ticklen: 5, automargin: true,
-    tickfont: { size: 13 }, hoverformat: ".4~g", ...given,
-  });
+  const unfold = document.querySelector(".unfold");
+  const everything = () => {
+    const open = groups.some((group) => !group.open);
+    groups.forEach((group) => { group.open = open; });
+  };
+  if (unfold) {
+    unfold.hidden = !groups.length;
+    unfold.addEventListener("click", everything);
+    groups.forEach((group) => group.addEventListener("toggle", () => {
+      unfold.textContent = groups.every((one) => one.open) ? "Fold all" : "Open all";
+    }));
+  }
 
-  const layout = (given) => ({
-    autosize: true,
-    margin: { l: 8, r: 14, t: 10, b: 8 },
-    paper_bgcolor: "rgba(0,0,0,0)",
-    plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 14 },
-    hovermode: "x unified",
-    hoverlabel: { font: { size: 13 } },
-    showlegend: false,
-    // On a touch screen a drag scrolls the page.
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    ...given,
-    xaxis: axis(given.xaxis),
-    yaxis: axis(given.yaxis),
-  });
+  // Search: sections without the words are hidden, groups with them open, and the words are marked.
+  const box = document.querySelector(".find input");
+  const told = document.querySelector(".find output");
+  const before = new Map();
+  const mark = (words) => {
+    if (!window.CSS?.highlights) return;
+    CSS.highlights.delete("found");
+    if (!words) return;
+    const ranges = [];
+    const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+    while (walker.nextNode() && ranges.length < 2000) {
+      const text = walker.currentNode.data.toLowerCase();
+      if (walker.currentNode.parentNode.tagName === "SCRIPT") continue;
+      for (let at = text.indexOf(words); at >= 0; at = text.indexOf(words, at + words.length)) {
+        const range = new Range();
+        range.setStart(walker.currentNode, at);
+        range.setEnd(walker.currentNode, at + words.length);
+        ranges.push(range);
+      }
+    }
+    CSS.highlights.set("found", new Highlight(...ranges));
+  };
+  const text = (section) => [section, ...all("template", section).map((one) => one.content)]
+    .map((part) => part.textContent).join(" ").toLowerCase();
+  const search = () => {
+    const words = box.value.trim().toLowerCase();
+    if (words && !before.size) groups.forEach((group) => before.set(group, group.open));
+    const sections = all("main section");
+    const hits = sections.filter((section) => {
+      const hit = !words || text(section).includes(words);
+      section.hidden = !hit;
+      return hit;
+    });
+    groups.forEach((group) => {
+      const said = group.querySelector("summary").textContent.toLowerCase().includes(words);
+      const inside = hits.some((section) => group.contains(section));
+      group.hidden = Boolean(words) && !inside && !said;
+      group.open = words ? inside : before.get(group) ?? group.open;
+    });
+    if (!words) before.clear();
+    mark(words);
+    told.textContent = words ? `${hits.length} of ${sections.length}` : "";
+  };
+  box?.addEventListener("input", search);
 
-  // No tool bar: one of its buttons uploads the data to cloud.plotly.com. A drag enlarges, a double click goes back.
-  const config = { responsive: true, displayModeBar: false, plotlyServerURL: "" };
+  // Sorting: missing cells stay at the end.
+  const number = (text) => {
+    const found = /^[−-]?\d[\d.,]*(e[+-]?\d+)?/i.exec(text.trim());
+    return found ? parseFloat(found[0].replace("−", "-").replaceAll(",", "")) : NaN;
+  };
+  const sort = (button) => {
+    const head = button.closest("th");
+    const place = head.cellIndex;
+    const body = head.closest("table").tBodies[0];
+    const rising = head.getAttribute("aria-sort") !== "ascending";
+    all("th", head.parentNode).forEach((other) => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+    const key = (row) => row.cells[place].textContent.trim();
+    const rows = [...body.rows].map((row) => [key(row), number(key(row)), row]);
+    const numeric = head.classList.contains("number");
+    rows.sort(([a, x], [b, y]) => {
+      const lost = (numeric ? isNaN(x) : a === "–") - (numeric ? isNaN(y) : b === "–");
+      if (lost) return lost;
+      return (rising ? 1 : -1) * (numeric ? x - y : a.localeCompare(b, "en", { numeric: true }));
+    });
+    body.append(...rows.map(([, , row]) => row));
+  };
+  const sortable = (table) => {
+    if (table.tBodies[0].rows.length < 2) return;
+    [...table.tHead.rows[0].cells].forEach((head) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+    });
+  };
+  all("table.numbers").forEach(sortable);
+  // Long tables are built when they are opened.
+  const build = (details) => {
+    const template = details.querySelector(":scope > template");
+    if (!template) return;
+    all("table.numbers", template.content).forEach(sortable);
+    template.replaceWith(template.content);
+  };
+  all("details.more").forEach((details) => details.addEventListener("toggle", () => build(details)));
 
-  // One legend serves all plots of its section.
-  const toggle = (list) => (event) => {
-    const button = event.target.closest("button");
-    if (!button) return;
+  // One legend serves all drawings of its section.
+  const toggle = (button) => {
     const shown = button.getAttribute("aria-pressed") !== "true";
     button.setAttribute("aria-pressed", String(shown));
-    list.closest("section").querySelectorAll(".drawing").forEach((plot) => {
-      const members = plot.data.flatMap((trace, i) => (trace.legendgroup === button.dataset.line ? [i] : []));
-      if (members.length) Plotly.restyle(plot, { visible: shown }, members);
-    });
-  };
-
-  // Shows the same numbers in space: lines and marks over the map are put on the surface.
-  const solid = (lift) => (trace) => {
-    if (trace.z) {
-      const level = trace.contours?.start;
-      // Plotly adds contour lines of its own if start and end are equal.
-      const reach = trace.zmax - trace.zmin;
-      const line = { show: level !== undefined, start: level, end: level + reach / 1e4, size: reach, color: "#111111", width: 4 };
-      const { x, y, z, colorscale } = trace;
-      return [{ type: "surface", x, y, z, colorscale, cmin: trace.zmin, cmax: trace.zmax, showscale: false,
-        contours: { z: line }, hovertemplate: trace.hovertemplate }];
-    }
-    if (trace.meta === "halo") return [];
-    // Slightly above the surface, which would otherwise hide half of a line.
-    const raised = trace.customdata.map((z) => (z === null ? null : z + lift));
-    const { customdata, line, marker, hovertemplate, ...rest } = trace;
-    const stroke = marker ? {} : { line: { ...line, width: 5 } };
-    // Plots in space have no triangles and draw only half of each cross.
-    const symbol = marker?.symbol === "circle" ? "circle" : "diamond";
-    const point = marker ? { marker: { ...marker, size: 5, symbol } } : {};
-    return [{ ...rest, ...stroke, ...point, type: "scatter3d", z: raised, hovertemplate }];
-  };
-
-  const scene = (axes) => ({
-    // Seen from the direction of the attack, which points upwards on the flat map.
-    camera: { eye: { x: 1.3, y: 1.75, z: 0.95 }, center: { x: 0, y: 0, z: -0.12 } }, aspectmode: "cube",
-    ...Object.fromEntries(["xaxis", "yaxis", "zaxis"].map((name) => [name, {
-      showspikes: false, tickfont: { size: 10 }, nticks: 5, ...axes[name], title: { ...axes[name].title, font: { size: 11 } },
-    }])),
-  });
-
-  const given = new Map(plots.map((plot) => [plot, JSON.parse(plot.nextElementSibling.textContent)]));
-  // Hover texts are made here: ten thousand names would be larger than the map.
-  given.forEach(({ data, classes }) => {
-    if (classes) data[0].text = data[0].z.map((row) => row.map((k) => classes[k]));
-  });
-
-  const flat = (plot) => Plotly.newPlot(plot, given.get(plot).data, layout(given.get(plot).layout), config)
-    .then(() => Plotly.relayout(plot, scheme(plot)));
-
-  const spatial = (plot) => {
-    const { data, layout: wanted } = given.get(plot);
-    const drawn = { ...layout({}), margin: { l: 0, r: 0, t: 0, b: 0 }, hovermode: "closest", scene: scene(wanted.scene) };
-    const [low, high] = wanted.scene.zaxis.range;
-    const traces = data.flatMap(solid((high - low) / 80));
-    return Plotly.newPlot(plot, traces, { ...drawn, dragmode: "turntable" }, config)
-      .then(() => Plotly.relayout(plot, scheme(plot)));
-  };
-
-  const pressed = (button) => button.getAttribute("aria-pressed") === "true";
-  const shown = (button, space) => {
-    button.setAttribute("aria-pressed", String(space));
-    button.textContent = space ? "Show as flat maps" : "Show as surfaces to turn";
     const section = button.closest("section");
-    section.classList.toggle("spatial", space);
-    const together = [...section.querySelectorAll(".drawing")];
-    section.querySelectorAll(".names button").forEach((entry) => entry.setAttribute("aria-pressed", "true"));
-    together.forEach((plot) => {
-      Plotly.purge(plot);
-      (space ? spatial : flat)(plot).then(() => {
-        if (!space) return;
-        // Turning one panel turns all of them.
-        plot.on("plotly_relayout", (change) => {
-          const camera = change["scene.camera"];
-          if (!camera || plot.following) return;
-          together.filter((other) => other !== plot).forEach((other) => {
-            other.following = true;
-            Plotly.relayout(other, { "scene.camera": camera }).then(() => { other.following = false; });
-          });
-        });
-      });
-    });
+    all(`.drawing [data-line="${button.dataset.line}"]`, section).forEach((part) => { part.style.display = shown ? "" : "none"; });
+    section.dispatchEvent(new Event("legend"));
   };
 
-  const turns = [...document.querySelectorAll("button.turn")];
-  turns.forEach((button) => button.addEventListener("click", () => {
-    const space = !pressed(button);
-    // Browsers allow only a few plots in space, so one section has them at a time.
-    turns.filter((other) => other !== button && pressed(other)).forEach((other) => shown(other, false));
-    shown(button, space);
-  }));
-
-  const recolor = () => plots.forEach((plot) => Plotly.relayout(plot, scheme(plot)));
-
-  plots.forEach((plot) => Plotly.newPlot(plot, given.get(plot).data, layout(given.get(plot).layout), config));
-  document.querySelectorAll(".names").forEach((list) => list.addEventListener("click", toggle(list)));
-  recolor();
-  dark.addEventListener("change", recolor);
-  // Printed pages are light and narrow; the style sheet sets the width.
-  const print = matchMedia("print");
-  print.addEventListener("change", () => {
-    recolor();
-    plots.forEach((plot) => Plotly.Plots.resize(plot));
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("button");
+    if (button?.closest(".numbers thead")) sort(button);
+    if (button?.closest(".names")) toggle(button);
   });
+
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && box?.value) {
+      box.value = "";
+      search();
+      box.blur();
+    }
+    if (/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
+    if (event.key === "/" && box) {
+      event.preventDefault();
+      box.focus();
+    }
+    if (event.key === "o") everything();
+    const group = groups[Number(event.key) - 1];
+    if (group) {
+      group.open = !group.open;
+      group.querySelector("summary").focus();
+    }
+  });
+
+  follow();
+  window.lowcurve = { all, sortable };
 })();

@@ -18,6 +18,15 @@ MARKERS = {
     "triangle-up": "M11 1.5l3.6 6.4h-7.2z",
     "triangle-down": "M11 8.5l3.6 -6.4h-7.2z",
 }
+SHAPES = {
+    "circle": "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
+    "square": "m-2.7-2.7h5.4v5.4h-5.4z",
+    "diamond": "m0-3.8l3.8 3.8-3.8 3.8-3.8-3.8z",
+    "triangle-up": "m0-3.7l3.6 6.4h-7.2z",
+    "triangle-down": "m0 3.7l3.6-6.4h-7.2z",
+    "x": "m-2.6-3.9l2.6 2.6 2.6-2.6 1.3 1.3-2.6 2.6 2.6 2.6-1.3 1.3-2.6-2.6-2.6 2.6-1.3-1.3 2.6-2.6-2.6-2.6z",
+}
+"""The markers of a chart, drawn from their middle."""
 
 # Tol's muted scheme, safe for color blindness. A second and third round are lighter and darker.
 CLASSES = (

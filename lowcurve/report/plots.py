@@ -1,44 +1,66 @@
-"""Lines and points over two axes, with their numbers below.
+"""Lines and points over two axes as SVG, with their numbers as data for the page's script."""
 
-Plots are plain dictionaries in the format of plotly. `page` adds the script that draws them.
-"""
-
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from lowcurve.report.axes import Axis, Number, is_finite, make_axis, with_margin
+from lowcurve.report.charts import Frame, band_path, line_path, marks_path
 from lowcurve.report.palette import Style
-from lowcurve.report.tables import draw_table
 from lowcurve.report.templates import render
-from lowcurve.results import Cell, Column, Curves, Line, Plot, Points, Scatter, Table
+from lowcurve.results import Curves, Line, Plot, Points, Scatter
 
-SHOWN_POINTS = 200
-"""The most points that a table of numbers shows."""
+MARKS = 24
+"""The most marks on a line without gaps."""
+BANDS = 10
+"""Bands are drawn for at most so many lines. More of them would cover each other; the numbers have them."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A line or the points of one name, as paths.
+
+    Attributes:
+        style: Its style.
+        line: Path of the line.
+        band: Outline of the band around it.
+        marks: Path of the filled marks.
+        hollow: Path of the open marks.
+    """
+
+    style: Style
+    line: str = ""
+    band: str = ""
+    marks: str = ""
+    hollow: str = ""
 
 
 def draw_curves(curves: Curves, style_of: Mapping[str, Style]) -> Markup:
-    """Return lines and bands as data for the page's script, below a legend whose entries show and hide them.
+    """Return lines and bands below a legend whose entries show and hide them.
 
     Args:
         curves: The lines.
         style_of: Styles by name.
     """
-    pairs = [_traces(curves, i, name, line, style_of[name]) for i, (name, line) in enumerate(curves.lines.items())]
-    data = [band for band, _ in pairs if band] + [drawn for _, drawn in pairs]
-    y = [v for line in curves.lines.values() for values in (line.y, line.low, line.high) for v in values or ()]
-    layout = {"xaxis": _axis(curves.x, curves.x_logarithmic), "yaxis": _axis(y, curves.y_logarithmic)}
-    lost = _count_undrawn(
-        curves, (pair for line in curves.lines.values() for pair in zip(curves.x, line.y, strict=True))
-    )
-    return _plot(curves, tuple(curves.lines), {"data": data, "layout": layout}, [lost], style_of)
+    values = [v for line in curves.lines.values() for part in (line.y, line.low, line.high) for v in part or ()]
+    across = make_axis(curves.x, logarithmic=curves.x_logarithmic, tight=True)
+    frame = Frame(across, _upright(values, curves.y_logarithmic))
+    bands = sum(line.low is not None for line in curves.lines.values()) <= BANDS
+    layers = [_line(curves, frame, line, style_of[name], band=bands) for name, line in curves.lines.items()]
+    pairs = (pair for line in curves.lines.values() for pair in zip(curves.x, line.y, strict=True))
+    lines = [
+        {"name": name, **{part: _short(getattr(line, part)) for part in ("y", "low", "high") if getattr(line, part)}}
+        for name, line in curves.lines.items()
+    ]
+    data = {"kind": "curves", "x": _short(curves.x), "lines": lines}
+    return _plot(curves, frame, list(curves.lines), layers, data, [_count_undrawn(curves, pairs)], style_of)
 
 
 def draw_scatter(scatter: Scatter, style_of: Mapping[str, Style]) -> Markup:
-    """Return points as data for the page's script, below a legend whose entries show and hide them.
+    """Return points below a legend whose entries show and hide them.
 
     With a diagonal, points below it have open markers. Notes count these points and those that cannot be drawn.
 
@@ -46,195 +68,93 @@ def draw_scatter(scatter: Scatter, style_of: Mapping[str, Style]) -> Markup:
         scatter: The points.
         style_of: Styles by name.
     """
-    clouds = scatter.points.items()
-    data = [_point_trace(scatter, i, name, points, style_of[name]) for i, (name, points) in enumerate(clouds)]
-    x = [v for _, points in clouds for v in points.x]
-    y = [v for _, points in clouds for v in points.y]
+    x = [v for points in scatter.points.values() for v in points.x]
+    y = [v for points in scatter.points.values() for v in points.y]
     # A diagonal needs the same range on both axes.
-    both = x + y if scatter.diagonal else []
-    layout = {
-        "xaxis": _axis(both or x, scatter.x_logarithmic),
-        "yaxis": _axis(both or y, scatter.y_logarithmic),
-        "shapes": _diagonal(both, scatter.x_logarithmic),
-        "hovermode": "closest",
-    }
-    complete = [pair for _, points in clouds for pair in _complete(points)]
+    both = x + y if scatter.diagonal else None
+    frame = Frame(_upright(both or x, scatter.x_logarithmic), _upright(both or y, scatter.y_logarithmic))
+    layers = [_points(scatter, frame, points, style_of[name]) for name, points in scatter.points.items()]
+    complete = [pair for points in scatter.points.values() for pair in _complete(points)]
     missing = len(x) - len(complete)
     notes = (
         _below(scatter) if scatter.diagonal else "",
         f"{_points_of(missing)} without a finite number cannot be drawn." if missing else "",
         _count_undrawn(scatter, complete),
     )
-    return _plot(scatter, tuple(scatter.points), {"data": data, "layout": layout}, notes, style_of)
+    lines = [{"name": name, "x": _short(p.x), "y": _short(p.y)} for name, p in scatter.points.items()]
+    data = {"kind": "scatter", "lines": lines}
+    return _plot(scatter, frame, list(scatter.points), layers, data, notes, style_of)
 
 
-def draw_numbers(plot: Plot, style_of: Mapping[str, Style]) -> Markup:
-    """Return the plotted values as a table that opens on demand, thinned evenly beyond 200 points.
+def axis_data(axis: Axis) -> list[float | bool]:
+    """Return an axis for the page's script: its ends, and whether it is logarithmic.
 
     Args:
-        plot: Lines or points.
-        style_of: Styles by name.
+        axis: The axis.
     """
-    if isinstance(plot, Curves):
-        count, (columns, rows) = len(plot.x), _curves_numbers(plot)
-    else:
-        count, (columns, rows) = sum(len(points.x) for points in plot.points.values()), _scatter_numbers(plot)
-    share = f" ({len(rows)} of {count} points)" if len(rows) < count else ""
-    table = draw_table(Table(f"{plot.title}: the numbers", columns, rows), style_of)
-    return render("numbers.html", share=share, table=table)
+    return [axis.low, axis.high, axis.logarithmic]
 
 
 def _plot(
-    plot: Plot, names: Sequence[str], figure: Mapping[str, Any], notes: Iterable[str], style_of: Mapping[str, Style]
+    plot: Plot,
+    frame: Frame,
+    names: Sequence[str],
+    layers: Sequence[Layer],
+    data: Mapping[str, Any],
+    notes: Iterable[str],
+    style_of: Mapping[str, Style],
 ) -> Markup:
-    members = "Lines" if isinstance(plot, Curves) else "Points"
-    return render("plot.html", plot=plot, names=names, members=members, figure=figure, notes=notes, style_of=style_of)
-
-
-def _thinned(count: int, most: int) -> list[int]:
-    return list(range(count)) if count <= most else np.linspace(0, count - 1, most).round().astype(int).tolist()
-
-
-def _curves_numbers(curves: Curves) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
-    columns = (Column(curves.x_label, form=".4g"), *(Column(name, form=".4g") for name in curves.lines))
-    kept = _thinned(len(curves.x), SHOWN_POINTS)
-    return columns, tuple((curves.x[i], *(_point(line, i) for line in curves.lines.values())) for i in kept)
-
-
-def _scatter_numbers(scatter: Scatter) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
-    """Show equally many rows of each network, so that networks with the same examples show the same ones."""
-    axes = (Column(label, form=".4g") for label in (scatter.x_label, scatter.y_label))
-    most = max(1, SHOWN_POINTS // max(1, len(scatter.points)))
-    rows = tuple(
-        (name, i, points.x[i], points.y[i])
-        for name, points in scatter.points.items()
-        for i in _thinned(len(points.x), most)
+    data = {
+        **data,
+        "labels": [plot.x_label, plot.y_label],
+        "frame": [*frame.box],
+        "axes": [axis_data(frame.x), axis_data(frame.y)],
+    }
+    diagonal = ""
+    if isinstance(plot, Scatter) and plot.diagonal:
+        ends = [max(frame.x.low, frame.y.low), min(frame.x.high, frame.y.high)]
+        diagonal = line_path(frame.places(ends, ends))
+    return render(
+        "plot.html",
+        plot=plot,
+        names=names,
+        layers=layers,
+        frame=frame,
+        diagonal=diagonal,
+        data=data,
+        notes=[note for note in notes if note],
+        style_of=style_of,
     )
-    return (Column("network"), Column("example", "Its place among the examples, from 0.", "d"), *axes), rows
 
 
-def _point(line: Line, i: int) -> Cell:
-    y = line.y[i]
-    if line.low is None or line.high is None or y is None:
-        return y
-    low, high = line.low[i], line.high[i]
-    return y if low is None or high is None else (y, low, high)
+def _upright(values: Iterable[Number], logarithmic: bool) -> Axis:
+    return with_margin(make_axis(values, logarithmic=logarithmic))
 
 
-def escape_for_plotly(text: str) -> str:
-    """Escape a text that plotly would read as HTML.
-
-    Args:
-        text: A name or title.
-    """
-    return escape(text, quote=False)
-
-
-def _axis(values: Sequence[float | None], logarithmic: bool) -> dict[str, Any]:
-    """Return an axis: labels only at powers of ten if there are enough of them, and from zero if nothing is below it."""
-    drawn = [v for v in _drawable(values, logarithmic) if v is not None]
-    if not logarithmic:
-        return {"type": "linear", "rangemode": "nonnegative" if drawn and min(drawn) >= 0 else "normal"}
-    decades = math.log10(max(drawn) / min(drawn)) if drawn else 0
-    ticks = {"dtick": max(1, math.ceil(decades / 8))} if decades > 1.5 else {"dtick": "D2"}
-    return {"type": "log", "exponentformat": "power", **ticks}
+def _line(curves: Curves, frame: Frame, line: Line, style: Style, *, band: bool) -> Layer:
+    places = frame.places(curves.x, line.y)
+    known = [place for place in places if place is not None]
+    # A point between two gaps is visible only as a mark, so a line with gaps shows every mark.
+    thin = len(known) == len(places) and len(known) > MARKS
+    marked = [known[i] for i in np.linspace(0, len(known) - 1, MARKS).round().astype(int)] if thin else known
+    outline = ""
+    if band and line.low is not None and line.high is not None:
+        outline = band_path(frame.places(curves.x, line.high), frame.places(curves.x, line.low))
+    return Layer(style, line_path(places), outline, marks_path(marked, style.marker))
 
 
-def _drawable(values: Sequence[float | None], logarithmic: bool) -> list[float | None]:
-    return [float(v) if _finite(v) and not (logarithmic and v <= 0) else None for v in values]
+def _points(scatter: Scatter, frame: Frame, points: Points, style: Style) -> Layer:
+    places = frame.places(points.x, points.y)
+    below = [
+        scatter.diagonal and is_finite(a) and is_finite(b) and b < a for a, b in zip(points.x, points.y, strict=True)
+    ]
+    filled, hollow = ([p for p, under in zip(places, below, strict=True) if under == which] for which in (False, True))
+    return Layer(style, marks=marks_path(filled, style.marker), hollow=marks_path(hollow, style.marker, outlined=True))
 
 
-def _traces(
-    curves: Curves, number: int, name: str, line: Line, style: Style
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Return the traces of a line's band, or None, and of the line."""
-    x, y = _drawable(curves.x, curves.x_logarithmic), _drawable(line.y, curves.y_logarithmic)
-    shared = _trace(number, name)
-    # A point between two gaps is visible only as a marker, so a line with gaps shows every marker.
-    marker = {"color": style.color, "symbol": style.marker, "size": 7, "maxdisplayed": 0 if None in y else 24}
-    drawn = {
-        **shared,
-        "x": x,
-        "y": y,
-        "mode": "lines+markers",
-        "line": {"color": style.color, "dash": style.dash, "width": 2.25},
-        "marker": marker,
-        "cliponaxis": False,
-    }
-    if line.low is None or line.high is None:
-        return None, drawn
-    low, high = _drawable(line.low, curves.y_logarithmic), _drawable(line.high, curves.y_logarithmic)
-    outline_x, outline_y = _outline(x, low, high)
-    red, green, blue = (int(style.color[i : i + 2], 16) for i in (1, 3, 5))
-    band = {
-        **shared,
-        "x": outline_x,
-        "y": outline_y,
-        "mode": "lines",
-        "line": {"width": 0},
-        "fill": "toself",
-        "fillcolor": f"rgba({red},{green},{blue},0.16)",
-        "hoverinfo": "skip",
-    }
-    return band, drawn
-
-
-def _outline(
-    x: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None]
-) -> tuple[list[float | None], list[float | None]]:
-    """Return closed polygons around each unbroken stretch of the band, with None between them."""
-    stretches: list[list[tuple[float, float, float]]] = [[]]
-    for point in zip(x, low, high, strict=True):
-        position, bottom, top = point
-        if position is None or bottom is None or top is None:
-            stretches.append([])
-        else:
-            stretches[-1].append((position, bottom, top))
-    outline_x: list[float | None] = []
-    outline_y: list[float | None] = []
-    for stretch in filter(None, stretches):
-        forth, back = stretch, stretch[::-1]
-        outline_x += [*(p[0] for p in forth), *(p[0] for p in back), None]
-        outline_y += [*(p[2] for p in forth), *(p[1] for p in back), None]
-    return outline_x, outline_y
-
-
-def _trace(number: int, name: str) -> dict[str, Any]:
-    """Return the entries that all traces of a name share. The legend finds them by the number."""
-    return {"type": "scatter", "name": escape_for_plotly(name), "legendgroup": str(number)}
-
-
-def _point_trace(scatter: Scatter, number: int, name: str, points: Points, style: Style) -> dict[str, Any]:
-    """Return points as a trace. Those that cannot be drawn stay as gaps, so a point's number is its example's."""
-    x, y = _drawable(points.x, scatter.x_logarithmic), _drawable(points.y, scatter.y_logarithmic)
-    below = [a is not None and b is not None and b < a for a, b in zip(x, y, strict=True)]
-    symbols = [f"{style.marker}-open" if under else style.marker for under in below]
-    return {
-        **_trace(number, name),
-        "x": x,
-        "y": y,
-        "mode": "markers",
-        "marker": {
-            "color": style.color,
-            "symbol": symbols if scatter.diagonal else style.marker,
-            "size": 8,
-            "opacity": 0.7,
-            "line": {"color": style.color, "width": 1.5 if scatter.diagonal else 0},
-        },
-        # Plotly's own box for the name is white on a dark page and cuts long names, so the name is inside the text.
-        "hovertemplate": "%{fullData.name}<br>example %{pointNumber}<br>%{x}, %{y}<extra></extra>",
-        "cliponaxis": False,
-    }
-
-
-def _diagonal(values: Sequence[float | None], logarithmic: bool) -> list[dict[str, Any]]:
-    """Return the line y = x through all values, if there are any. The page's script colors it."""
-    drawn = [v for v in _drawable(values, logarithmic) if v is not None]
-    if not drawn:
-        return []
-    low, high = min(drawn), max(drawn)
-    ends = {"x0": low, "y0": low, "x1": high, "y1": high}
-    return [{"type": "line", **ends, "layer": "below", "line": {"width": 1.5, "dash": "dash"}}]
+def _short(values: Sequence[Number]) -> list[Number]:
+    """Return numbers as the page shows them: four digits, and nothing for what is not finite."""
+    return [float(f"{v:.4g}") if is_finite(v) else None for v in values]
 
 
 def _below(scatter: Scatter) -> str:
@@ -246,18 +166,14 @@ def _below(scatter: Scatter) -> str:
 
 
 def _complete(points: Points) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in zip(points.x, points.y, strict=True) if _finite(x) and _finite(y)]
-
-
-def _finite(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
+    return [(x, y) for x, y in zip(points.x, points.y, strict=True) if is_finite(x) and is_finite(y)]
 
 
 def _points_of(points: int) -> str:
     return f"{points} {'point' if points == 1 else 'points'}"
 
 
-def _count_undrawn(plot: Plot, pairs: Iterable[tuple[float | None, float | None]]) -> str:
+def _count_undrawn(plot: Plot, pairs: Iterable[tuple[Number, Number]]) -> str:
     """Count the numbers that are gaps on a logarithmic axis."""
     lost = sum(
         (plot.x_logarithmic and x is not None and x <= 0) or (plot.y_logarithmic and y is not None and y <= 0)

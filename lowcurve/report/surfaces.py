@@ -1,27 +1,48 @@
 """Values over a plane: one flat map per network, which the page's script turns into a surface in space on demand."""
 
-import re
+import base64
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from lowcurve.report.axes import is_finite, make_axis
+from lowcurve.report.charts import Frame, line_path, marks_path
+from lowcurve.report.contours import contour
+from lowcurve.report.images import map_source
 from lowcurve.report.palette import MARK_SYMBOLS, OVERLAYS, Style, class_color, scale, span_of
-from lowcurve.report.plots import escape_for_plotly
-from lowcurve.report.tables import draw_table
 from lowcurve.report.templates import render
-from lowcurve.results import Cell, Column, Panel, Points, Surface, Table
+from lowcurve.results import Panel, Points, Surface
 
-HALO = {"color": "rgba(255,255,255,0.75)", "width": 5.0}
-"""Drawn below every line over a map, so that the line is visible on any color."""
+SHARPEST = 100
+"""A map has at least so many pixels along a side."""
+COARSEST = 51
+"""The most grid points along a side of a surface in space. Ten thousand of them would be slow to turn."""
+SHADES = 256
+STEPS = 65_534
+"""Values in space are kept in so many steps between the smallest and the largest; one more means none."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A panel with its map and the paths over it."""
+
+    name: str
+    panel: Panel
+    source: str
+    level: str
+    lines: tuple[tuple[int, str, str, str], ...]
+    marks: tuple[tuple[int, str], ...]
 
 
 def draw_surface(surface: Surface, style_of: Mapping[str, Style]) -> Markup:
     """Return one map per panel, with one color scale and one legend, whose entries show and hide lines and marks.
 
-    The data of a panel serves its flat map and, unless it shows classes, its surface in space: a button turns to it. Colors
-    change at the surface's level.
+    A surface of values carries a coarser grid too, from which the page's script draws it in space. Colors change at the
+    surface's level.
 
     Args:
         surface: The values over a plane.
@@ -31,29 +52,21 @@ def draw_surface(surface: Surface, style_of: Mapping[str, Style]) -> Markup:
     lines, marks = overlays(surface)
     low, high = span_of(surface)
     middle = (low + high) / 2 if surface.level is None else surface.level
+    width = 320.0
+    frame = Frame(make_axis(surface.x, tight=True), make_axis(surface.y, tight=True), width, width - 34)
     return render(
         "surface.html",
         surface=surface,
+        frame=frame,
         classes=[(class_color(k), surface.classes[k]) for k in present],
         ramp=scale(surface),
         ticks=[f"{value:.3g}" for value in (low, middle, high)],
         lines=[(name, *OVERLAYS[i % len(OVERLAYS)]) for i, name in enumerate(lines)],
         marks=[(name, MARK_SYMBOLS[i % len(MARK_SYMBOLS)]) for i, name in enumerate(marks)],
-        panels=[(name, panel, _figure(surface, panel, present)) for name, panel in surface.panels.items()],
+        panels=[_panel(surface, frame, name, panel) for name, panel in surface.panels.items()],
+        data=_data(surface, frame, present),
         style_of=style_of,
     )
-
-
-def draw_values(surface: Surface, style_of: Mapping[str, Style]) -> Markup:
-    """Return numbers about the maps, one row per panel, as a table that opens on demand.
-
-    Args:
-        surface: The values over a plane.
-        style_of: Styles by name.
-    """
-    columns, rows = _class_numbers(surface) if surface.classes else _numbers(surface)
-    table = draw_table(Table(f"{surface.title}: the numbers", (Column("network"), *columns), rows), style_of)
-    return render("numbers.html", share="", table=table)
 
 
 def interpolate(surface: Surface, panel: Panel, line: Points) -> list[float | None]:
@@ -106,132 +119,134 @@ def overlays(surface: Surface) -> tuple[list[str], list[str]]:
     return list(lines), list(marks)
 
 
-def _figure(surface: Surface, panel: Panel, present: Sequence[int]) -> dict[str, Any]:
-    """Return a panel as a figure of plotly."""
-    classes = {"classes": [escape_for_plotly(surface.classes[k]) for k in present]} if surface.classes else {}
-    data = [_map(surface, panel, present), *_lines(surface, panel), *_marks(surface, panel)]
-    return {"data": data, "layout": _layout(surface), **classes}
+def _panel(surface: Surface, frame: Frame, name: str, panel: Panel) -> _Drawn:
+    names, marks = overlays(surface)
+    level = ""
+    if surface.level is not None:
+        found = contour(surface.x, surface.y, panel.values, surface.level)
+        level = "".join(line_path(frame.places(*zip(*line, strict=True))) for line in found)
+    lines = tuple(
+        (names.index(key), *OVERLAYS[names.index(key) % len(OVERLAYS)], line_path(frame.places(line.x, line.y)))
+        for key, line in panel.lines.items()
+    )
+    points = tuple(
+        (
+            len(names) + marks.index(key),
+            marks_path(frame.places([x], [y]), MARK_SYMBOLS[marks.index(key) % len(MARK_SYMBOLS)], outlined=True),
+        )
+        for key, (x, y) in panel.marks.items()
+    )
+    return _Drawn(name, panel, _map(surface, panel), level, lines, points)
 
 
-def _map(surface: Surface, panel: Panel, present: Sequence[int]) -> dict[str, Any]:
-    """Return the map as a trace: colors by value, the level as a line."""
-    grid = {"x": list(surface.x), "y": list(surface.y), "showscale": False}
+def _map(surface: Surface, panel: Panel) -> str:
+    """Return the map as an image: the class, or the color of the value, at equally spaced points of the plane."""
+    down, across = (_resampled(axis) for axis in (surface.y, surface.x))
     if surface.classes:
-        count, colors = len(present), [class_color(k) for k in present]
-        stops = [[(k + end) / count, color] for k, color in enumerate(colors) for end in (0, 1)]
-        places = {number: k for k, number in enumerate(present)}
-        classes = [[places[int(v)] for v in row] for row in panel.values.tolist()]
-        ends = {"zmin": -0.5, "zmax": count - 0.5, "colorscale": stops}
-        return {
-            "type": "heatmap",
-            **grid,
-            "z": classes,
-            **ends,
-            "hovertemplate": "%{x:.4~g}, %{y:.4~g}: %{text}<extra></extra>",
-        }
+        colors = np.array([_levels(class_color(k)) for k in range(len(surface.classes))])
+        return map_source(
+            panel.values.astype(int)[np.ix_(np.rint(down).astype(int), np.rint(across).astype(int))], colors
+        )
     low, high = span_of(surface)
-    ramp = scale(surface)
-    shades = [[k / (len(ramp) - 1), color] for k, color in enumerate(ramp)]
-    z = [[_short(v) for v in row] for row in panel.values.tolist()]
-    shared = {**grid, "z": z, "zmin": low, "zmax": high, "colorscale": shades}
-    shared["hovertemplate"] = "%{x:.4~g}, %{y:.4~g}: %{z:.4~g}<extra></extra>"
-    contours: dict[str, Any] = {"coloring": "heatmap"}
-    if surface.level is not None:
-        contours |= {"start": surface.level, "end": surface.level, "size": 1}
-    width = 0 if surface.level is None else 1.75
-    return {"type": "contour", **shared, "contours": contours, "line": {"color": "#111111", "width": width}}
+    values = _at(panel.values, down, across)
+    shares = np.clip((values - low) / (high - low), 0, 1)
+    places = np.where(np.isfinite(values), np.rint(np.nan_to_num(shares) * (SHADES - 1)), -1).astype(int)
+    return map_source(places, _shades(scale(surface)))
 
 
-def _short(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None
+def _resampled(axis: Sequence[float], least: int = SHARPEST) -> np.ndarray:
+    """Return places in the axis, counted in its points, that are equally far apart in its values."""
+    wanted = np.linspace(axis[0], axis[-1], max(len(axis), least))
+    return np.interp(wanted, axis, np.arange(len(axis)))
 
 
-def _lines(surface: Surface, panel: Panel) -> list[dict[str, Any]]:
-    """Return each line above a halo; customdata is its height on the surface."""
-    names, _ = overlays(surface)
-    found = []
-    for name, line in panel.lines.items():
-        color, dash = OVERLAYS[names.index(name) % len(OVERLAYS)]
-        heights = [None] * len(line.x) if surface.classes else interpolate(surface, panel, line)
-        shared = {
-            "type": "scatter",
-            "mode": "lines",
-            "name": escape_for_plotly(name),
-            "legendgroup": str(names.index(name)),
-            "x": [_finite(v) for v in line.x],
-            "y": [_finite(v) for v in line.y],
-        }
-        found.append({**shared, "line": HALO, "hoverinfo": "skip", "meta": "halo"})
-        found.append(
-            {**shared, "line": {"color": color, "dash": dash, "width": 2.25}, "customdata": heights, **_hover(name)}
-        )
-    return found
+def _at(values: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Interpolate values on a grid at places between its points."""
+    for axis, places in enumerate((down, across)):
+        first = np.minimum(places.astype(int), values.shape[axis] - 2)
+        share = (places - first).reshape((-1, 1) if axis == 0 else (1, -1))
+        one, other = np.take(values, first, axis), np.take(values, first + 1, axis)
+        # Exactly on a point its neighbor does not count, not even as NaN.
+        values = np.where(share == 0, one, np.where(share == 1, other, (1 - share) * one + share * other))
+    return values
 
 
-def _marks(surface: Surface, panel: Panel) -> list[dict[str, Any]]:
-    lines, marks = overlays(surface)
-    found = []
-    for name, (x, y) in panel.marks.items():
-        number = marks.index(name)
-        marker = {
-            "symbol": MARK_SYMBOLS[number % len(MARK_SYMBOLS)],
-            "size": 10,
-            "color": "#ffffff",
-            "line": {"color": "#111111", "width": 1.5},
-        }
-        heights = [None] if surface.classes else interpolate(surface, panel, Points((x,), (y,)))
-        where = {"type": "scatter", "mode": "markers", "x": [x], "y": [y], "legendgroup": str(len(lines) + number)}
-        found.append(
-            {**where, "name": escape_for_plotly(name), "marker": marker, "customdata": heights, **_hover(name)}
-        )
-    return found
+def _shades(ramp: Sequence[str]) -> np.ndarray:
+    stops = np.array([_levels(color) for color in ramp], dtype=float)
+    where = np.linspace(0, len(ramp) - 1, SHADES)
+    return np.stack([np.interp(where, np.arange(len(ramp)), stops[:, k]) for k in range(3)], 1).round()
 
 
-def _hover(name: str) -> dict[str, str]:
-    return {"hovertemplate": f"{escape_for_plotly(name)}<br>%{{x:.4~g}}, %{{y:.4~g}}<extra></extra>"}
+def _levels(color: str) -> list[int]:
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
-
-
-def _layout(surface: Surface) -> dict[str, Any]:
-    """Return a layout whose window is the grid, with equal scales if both axes are equally long."""
-    width, height = surface.x[-1] - surface.x[0], surface.y[-1] - surface.y[0]
-    same = abs(width - height) < 1e-6 * max(width, height)
-    shown = {"zeroline": False, "showgrid": False, "nticks": 6, "constrain": "domain"}
-    layout: dict[str, Any] = {
-        "xaxis": {**shown, "range": [surface.x[0], surface.x[-1]]},
-        "yaxis": {**shown, "range": [surface.y[0], surface.y[-1]], **({"scaleanchor": "x"} if same else {})},
-        "hovermode": "closest",
+def _data(surface: Surface, frame: Frame, present: Sequence[int]) -> dict[str, Any]:
+    """Return what the page's script needs: for values a coarse grid in space, for classes their names by color."""
+    heading, rows = _class_numbers(surface, present) if surface.classes else _numbers(surface)
+    shared = {
+        "kind": "surface",
+        "labels": [surface.x_label, surface.y_label, surface.value_label],
+        "frame": [*frame.box],
+        "axes": [[surface.x[0], surface.x[-1], False], [surface.y[0], surface.y[-1], False]],
+        "table": [heading, *rows],
     }
-    if not surface.classes:
-        labels = {"xaxis": surface.x_label, "yaxis": surface.y_label, "zaxis": ""}  # the scale's label is enough
-        layout["scene"] = {
-            axis: {"title": {"text": escape_for_plotly(re.split("[,(]", label)[0].strip())}}
-            for axis, label in labels.items()
-        }
-        layout["scene"]["zaxis"]["range"] = list(span_of(surface, whole=True))
-    return layout
+    if surface.classes:
+        return {**shared, "classes": {class_color(k): surface.classes[k] for k in present}}
+    low, high = span_of(surface, whole=True)
+    return {
+        **shared,
+        "span": span_of(surface),
+        "heights": [low, high],
+        "ramp": scale(surface),
+        "level": surface.level,
+        "panels": [_in_space(surface, panel, low, high) for panel in surface.panels.values()],
+    }
 
 
-def _numbers(surface: Surface) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
-    columns = [Column("smallest", form=".4g"), Column("median", form=".4g"), Column("largest", form=".4g")]
-    if surface.level is not None:
-        columns.append(Column(f"below {surface.level:g}", "Share of the grid's points.", ".1%"))
-    rows: list[tuple[Cell, ...]] = []
+def _in_space(surface: Surface, panel: Panel, low: float, high: float) -> dict[str, Any]:
+    """Return a panel's values on a coarse grid of equal steps, and the heights of its lines and marks."""
+    down, across = (_resampled(axis, 2)[:: math.ceil(len(axis) / COARSEST)] for axis in (surface.y, surface.x))
+    values = _at(panel.values, down, across)
+    steps = np.where(np.isfinite(values), np.nan_to_num((values - low) / (high - low)) * STEPS, STEPS + 1)
+    packed = base64.b64encode(np.rint(steps).astype("<u2").tobytes()).decode("ascii")
+    names, marks = overlays(surface)
+    places = {"shape": [len(down), len(across)], "values": packed}
+    lines = [
+        [
+            names.index(key),
+            OVERLAYS[names.index(key) % len(OVERLAYS)][0],
+            _corners(line, interpolate(surface, panel, line)),
+        ]
+        for key, line in panel.lines.items()
+    ]
+    points = [
+        [len(names) + marks.index(key), _corners(Points((x,), (y,)), interpolate(surface, panel, Points((x,), (y,))))]
+        for key, (x, y) in panel.marks.items()
+    ]
+    return {**places, "lines": lines, "marks": points}
+
+
+def _corners(line: Points, heights: Sequence[float | None]) -> list[list[float] | None]:
+    corners = zip(line.x, line.y, heights, strict=True)
+    return [
+        [float(f"{v:.4g}") for v in (x, y, z)] if is_finite(x) and is_finite(y) and is_finite(z) else None
+        for x, y, z in corners
+    ]
+
+
+def _numbers(surface: Surface) -> tuple[list[str], list[list[str]]]:
+    heading = ["network", "smallest", "median", "largest"]
+    heading += [] if surface.level is None else [f"points below {surface.level:g}"]
+    rows = []
     for name, panel in surface.panels.items():
         known = panel.values[np.isfinite(panel.values)]
-        cells = [float(v) for v in np.quantile(known, (0, 0.5, 1))] if known.size else [None] * 3
-        below = [] if surface.level is None else [float((known < surface.level).mean()) if known.size else None]
-        rows.append((name, *cells, *below))
-    return tuple(columns), tuple(rows)
+        cells = [f"{v:.4g}" for v in np.quantile(known, (0, 0.5, 1))] if known.size else ["–"] * 3
+        below = [] if surface.level is None else [f"{(known < surface.level).mean():.1%}" if known.size else "–"]
+        rows.append([name, *cells, *below])
+    return heading, rows
 
 
-def _class_numbers(surface: Surface) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
-    present = _present(surface)
-    columns = (Column(surface.classes[k], "Share of the grid's points.", ".1%") for k in present)
-    rows: list[tuple[Cell, ...]] = []
-    for name, panel in surface.panels.items():
-        rows.append((name, *(float((panel.values == k).mean()) for k in present)))
-    return tuple(columns), tuple(rows)
+def _class_numbers(surface: Surface, present: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    rows = [[name, *(f"{(panel.values == k).mean():.1%}" for k in present)] for name, panel in surface.panels.items()]
+    return ["network", *(f"points of {surface.classes[k]}" for k in present)], rows

@@ -132,7 +132,7 @@ def logit_scale(state: AuditState) -> Finding:
     gained = max(0, int(divided.sum()) - int(by_entropy.sum())) if scale > 1 else 0
     evidence = (
         f"PGD on cross-entropy fools {_of(by_entropy)} images, on the margin {int(by_margin.sum())}, on cross-entropy of logits"
-        f" divided by {scale:.3g} {int(divided.sum())}"
+        f" divided by {scale:.3g}: {int(divided.sum())}"
     )
     found = SCALE.judge_count(gained, len(state), evidence, allowed=POINT)
     return replace(found, outcome="flag", meaning=ENTROPY) if behind > WEAKER and found.outcome == "passed" else found

@@ -218,5 +218,8 @@ def _black_box_of_the_suite(state: AuditState) -> Finding | None:
     if not counts:
         return None
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    evidence = f"of {tried} correct images that the suite attacked, beyond its gradient attacks fall to {listed}"
+    evidence = (
+        f"of {tried} correct images that the suite attacked, {sum(counts.values())} were fooled only after all its gradient"
+        f" attacks had failed: {listed}"
+    )
     return BLACK_BOX.judge_count(sum(counts.values()), tried, evidence, allowed=BEYOND, flag_above=SQUARE)

@@ -1,0 +1,108 @@
+"""The results of several runs side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lowcurve.errors import InputError
+from lowcurve.results import Cell, Column, Curves, Gallery, Result, Scatter, Surface, Table, join, merge
+
+DECIDING = ("data", "norm", "radius", "suite", "evaluation.examples")
+"""Settings in which the runs must agree for their robust accuracies to be compared."""
+TRAINING = "training "
+"""Beginning of the kinds of results on the course of one network's training."""
+NAMED = "network"
+"""Heading of the first column of a table with a row for each network."""
+
+
+def beside(runs: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
+    """Merge the results of several runs by kind, with the run's name before each network's.
+
+    Results with other columns or axes stay apart, with the run's name in their titles.
+
+    Args:
+        runs: Results of each run by kind.
+
+    Returns:
+        Results by kind; "KIND, RUN" for those that stay apart.
+
+    Example:
+        >>> table = Table("t", (Column("network"), Column("clean")), (("CURE", 0.9),))
+        >>> beside({"a": {"geometry": table}, "b": {"geometry": table}})["geometry"].rows
+        (('a: CURE', 0.9), ('b: CURE', 0.9))
+    """
+    merged: dict[str, Result] = {}
+    for kind in dict.fromkeys(kind for results in runs.values() for kind in results):
+        if kind.startswith(TRAINING):  # its lines are not networks
+            courses = {run: results[kind] for run, results in runs.items() if kind in results}
+            merged |= {
+                f"{TRAINING}{run}: {kind.removeprefix(TRAINING)}": replace(course, title=f"{course.title} ({run})")
+                for run, course in courses.items()
+            }
+            continue
+        parts = {run: named(results[kind], run) for run, results in runs.items() if kind in results}
+        tables = {run: replace(part, title=run) for run, part in parts.items() if isinstance(part, Table)}
+        if kind == "comparison" and len(tables) == len(parts):
+            first = next(iter(runs.values()))[kind] if kind in next(iter(runs.values())) else next(iter(parts.values()))
+            headings = dict.fromkeys(column.heading for table in tables.values() for column in table.columns)
+            merged[kind] = join(first.title, list(tables.values()), list(headings))
+            continue
+        try:
+            merged[kind] = merge(list(parts.values()))
+        except InputError:
+            merged |= {f"{kind}, {run}": replace(part, title=f"{part.title} ({run})") for run, part in parts.items()}
+    return merged
+
+
+def named(result: Result, run: str) -> Result:
+    """Return a result with the run's name before each name of a network.
+
+    Args:
+        result: A result of one run.
+        run: Name of the run.
+    """
+    if isinstance(result, Table):
+        if not result.columns or result.columns[0].heading != NAMED:
+            return replace(result, title=f"{result.title} ({run})")
+        return replace(result, rows=tuple((f"{run}: {row[0]}", *row[1:]) for row in result.rows))
+    if isinstance(result, Curves):
+        return replace(result, lines={f"{run}: {name}": line for name, line in result.lines.items()})
+    if isinstance(result, Scatter):
+        return replace(result, points={f"{run}: {name}": points for name, points in result.points.items()})
+    if isinstance(result, Surface):
+        return replace(result, panels={f"{run}: {name}": panel for name, panel in result.panels.items()})
+    assert isinstance(result, Gallery)
+    return replace(result, row_labels=tuple(f"{run}: {label}" for label in result.row_labels))
+
+
+def differences(settings: Mapping[str, Mapping[str, Any]], told: Sequence[str] = ("seed",)) -> Table:
+    """Return the settings in which runs differ, with a column for each run.
+
+    Args:
+        settings: Settings of each run by dotted name.
+        told: Settings that are listed even where the runs agree.
+    """
+    names = dict.fromkeys(name for own in settings.values() for name in own)
+    rows: list[tuple[Cell, ...]] = []
+    for name in names:
+        values = [_written(own.get(name)) for own in settings.values()]
+        if len({*values}) > 1 or name in told:
+            rows.append((name, *values))
+    return Table("Settings in which the runs differ", (Column("setting"), *map(Column, settings)), tuple(rows))
+
+
+def incomparable(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the deciding settings in which runs differ: their robust accuracies cannot be compared.
+
+    Args:
+        settings: Settings of each run by dotted name.
+    """
+    return [name for name in DECIDING if len({_written(own.get(name)) for own in settings.values()}) > 1]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
