@@ -499,12 +499,17 @@ def test_two_runs_are_shown_side_by_side(smoke, tmp_path):
     assert done("report", smoke, other, "--out", page) == 0
     numbers = json.loads(page.with_suffix(".json").read_text())
     names = [row[0] for row in numbers["results"]["comparison"]["rows"]]
-    assert names == [f"{run}: {name}" for run in ("run", "other") for name in Run(smoke).networks()]
+    assert names == [f"{run}: {name}" for run in ("run", "other") for name in FOUR]
     assert "Settings in which the runs differ" in page.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="two runs or more with --out, got one"):
         report("report", [str(smoke), "--out", "x.html"])
     with pytest.raises(InputError, match=r"runs that differ, got .* twice"):
         report("report", [str(smoke), str(smoke)])
+    bare = [Run.create(tmp_path / name) for name in ("c", "d")]
+    for run in bare:
+        run.begin(Study())
+    with pytest.raises(InputError, match=r"runs with results, got none\. Run lowcurve measure or attack on them first"):
+        report("report", [str(run.folder) for run in bare])
 
 
 # --- interrupted

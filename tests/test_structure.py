@@ -135,7 +135,10 @@ RULES = {
     "writing to the disk": Rule(
         lambda call: not call.name.endswith(" =") and writes(call),
         ("store/files.py", "store/run.py", "store/checkpoints.py"),
-        {"store/locks.py": "a lock is a file, which names its holder"},
+        {
+            "store/locks.py": "a lock is a file, which names its holder",
+            "cli/report.py": "a page of several runs is in none of their directories",
+        },
     ),
     "clipping to a range": Rule(
         named(r".*\.(clamp|clip|clamp_|clip_|clamp_min|clamp_max)"),
@@ -143,7 +146,8 @@ RULES = {
         {
             "data/toys.py": "points of the plane are moved into the square where they are drawn, and colors are made of hues",
             "data/examples.py": "a variance that rounding made negative",
-            "report/figures.py": "numbers become the grey levels of a picture",
+            "report/images.py": "numbers become the grey levels of a picture",
+            "report/surfaces.py": "numbers become the colors of a map",
             "analysis/sharpness.py": "an exponent beyond which a derivative is constant",
         },
     ),
@@ -207,7 +211,7 @@ def test_grey_levels_are_counted_where_pixels_are_read_and_drawn():
         for node in ast.walk(tree(name))
         if isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value == 255
     }
-    assert found == {"analysis/norms.py", "data/examples.py", "models/wrapping.py", "report/figures.py"}
+    assert found == {"analysis/norms.py", "data/examples.py", "models/wrapping.py", "report/images.py"}
 
 
 def test_no_module_for_odds_and_ends():

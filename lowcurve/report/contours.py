@@ -29,7 +29,7 @@ def contour(x: Sequence[float], y: Sequence[float], values: np.ndarray, level: f
     """
     above = values >= level
     corners = (above[:-1, :-1], above[:-1, 1:], above[1:, 1:], above[1:, :-1])
-    kinds = sum(corner.astype(int) << k for k, corner in enumerate(corners))
+    kinds = np.sum([corner.astype(int) << k for k, corner in enumerate(corners)], axis=0)
     known = np.isfinite(values)
     whole = known[:-1, :-1] & known[:-1, 1:] & known[1:, 1:] & known[1:, :-1]
     neighbors: dict[tuple[int, int, bool], list[tuple[int, int, bool]]] = defaultdict(list)
