@@ -21,6 +21,7 @@ from lowcurve.randomness import stream
 from lowcurve.store import Run
 
 CIFAR, MNIST, DIGITS, TINY, ODD, POINT = (3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 64, 64), (2, 7, 9), (2,)
+PHOTO = (3, 224, 224)
 
 # A small width and the input shapes of each architecture.
 SHAPES = {
@@ -34,6 +35,10 @@ SHAPES = {
     "lcnn-resnet18": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
     "lcnn-resnet18-plain": (4, (MNIST, CIFAR, ODD)),
     "lcnn-vgg11": (4, (MNIST, CIFAR, TINY, ODD)),
+    "vit-tiny": (6, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "vit-tiny-patch8": (6, (DIGITS, CIFAR, ODD)),
+    "convnext-atto": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
+    "convnext-tiny": (4, (DIGITS, CIFAR, ODD)),
 }
 # The number of nonlinearities of each architecture.
 PLACES = {
@@ -47,6 +52,10 @@ PLACES = {
     "lcnn-resnet18": 17,
     "lcnn-resnet18-plain": 17,
     "lcnn-vgg11": 10,
+    "vit-tiny": 12,
+    "vit-tiny-patch8": 12,
+    "convnext-atto": 12,
+    "convnext-tiny": 18,
 }
 CASES = [(name, shape) for name, (_, shapes) in SHAPES.items() for shape in shapes]
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -123,8 +132,10 @@ def test_every_nonlinearity_is_a_module_of_its_own(name, act):
     assert len(sites) == len(set(sites)) == PLACES[name]
     assert len([m for m in body.modules() if isinstance(m, kind)]) == PLACES[name]
     functions = {n.target for n in graph.nodes if n.op == "call_function"}
-    assert functions <= {operator.add, operator.mul, operator.getitem, F.pad}
-    assert [n.target for n in graph.nodes if n.op == "call_method"] == []
+    attention = {getattr, torch.cat, F.layer_norm, F.scaled_dot_product_attention}
+    assert functions <= {operator.add, operator.mul, operator.getitem, F.pad} | attention
+    methods = {n.target for n in graph.nodes if n.op == "call_method"}
+    assert methods <= {"expand", "flatten", "permute", "transpose", "unflatten"}
 
 
 @every_architecture
@@ -145,12 +156,20 @@ def test_curvature_regularization_reaches_the_parameters(name, act):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("resnet18", 11_173_962), ("resnet20", 269_722), ("wide-resnet28-10", 36_479_194)]
+    ("name", "shape", "classes", "count"),
+    [
+        ("resnet18", CIFAR, 10, 11_173_962),
+        ("resnet20", CIFAR, 10, 269_722),
+        ("wide-resnet28-10", CIFAR, 10, 36_479_194),
+        ("vit-tiny", PHOTO, 1000, 5_717_416),
+        ("convnext-atto", PHOTO, 1000, 3_695_520),
+        ("convnext-tiny", PHOTO, 1000, 28_589_128),
+    ],
 )
-def test_parameters_at_full_width(name, count):
-    """11.17 M, 0.27 M and 36.5 M: the published numbers for CIFAR-10."""
+def test_parameters_at_full_width(name, shape, classes, count):
+    """11.17 M, 0.27 M and 36.5 M for CIFAR-10, 5.7 M, 3.7 M and 28.6 M for ImageNet: the published numbers."""
     with torch.device("meta"):
-        model = ARCHITECTURES[name](CIFAR, 10, "relu")
+        model = ARCHITECTURES[name](shape, classes, "relu")
     assert sum(p.numel() for p in model.parameters()) == count
 
 

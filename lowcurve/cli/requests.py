@@ -147,7 +147,12 @@ def _base(given: Any, recipe: "Recipe | None") -> "Study":
 
     if recipe is not None:
         return recipe.study(given.get("scale") or "paper")
-    return preset(given.get("data") or "digits", given.get("scale") or "laptop")
+    scale = given.get("scale") or "laptop"
+    study = preset(given.get("data") or "digits", scale)
+    if given.get("network") in (None, study.network):
+        return study
+    # The preset's nonlinearity and width are those of its network; the width of a short study is for every network.
+    return replace(study, nonlinearity=None, width=study.width if scale == "smoke" else None)
 
 
 def _check_scale(parser: "ArgumentParser", words: list[str], given: Any) -> None:

@@ -7,10 +7,10 @@ from torch import nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError, nearest
-from lowcurve.models import convolutional, lcnn, residual
+from lowcurve.models import convnext, convolutional, lcnn, residual, vit
 from lowcurve.models.layers import Normalize
 
-ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mlp": convolutional.mlp,
     "small-convnet": convolutional.small_convnet,
     "yu2018-mnist": convolutional.yu2018_mnist,
@@ -21,7 +21,13 @@ ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
     "lcnn-resnet18": lcnn.lcnn_resnet18,
     "lcnn-resnet18-plain": lcnn.lcnn_resnet18_plain,
     "lcnn-vgg11": lcnn.lcnn_vgg11,
+    "vit-tiny": vit.vit_tiny,
+    "vit-tiny-patch8": vit.vit_tiny_patch8,
+    "convnext-atto": convnext.convnext_atto,
+    "convnext-tiny": convnext.convnext_tiny,
 }
+GELU = ("vit-tiny", "vit-tiny-patch8", "convnext-atto", "convnext-tiny")
+"""The architectures whose own nonlinearity is GELU. That of the others is ReLU."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Network:
         classes: Number of classes.
         mean: Mean of the training pixels, one per channel.
         std: Their standard deviations.
-        nonlinearity: One of `NONLINEARITIES`.
+        nonlinearity: One of `NONLINEARITIES`. The default is the architecture's own: GELU for vision transformers and
+            ConvNeXt, ReLU for the others.
         width: Width of the first stage. The default is the architecture's own.
 
     Raises:
@@ -52,13 +59,15 @@ class Network:
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    nonlinearity: str = "relu"
+    nonlinearity: str | None = None
     width: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
             hint = nearest(self.name, ARCHITECTURES, "write small-convnet")
             raise InputError(f"a network among {', '.join(ARCHITECTURES)}", repr(self.name), hint)
+        if self.nonlinearity is None:
+            object.__setattr__(self, "nonlinearity", "gelu" if self.name in GELU else "relu")
         if self.width is not None and self.width < 1:
             raise InputError("a width of at least 1", self.width, "leave it out for the architecture's own")
         if self.name != "mlp" and len(self.shape) != 3:

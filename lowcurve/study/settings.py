@@ -96,9 +96,11 @@ class Study:
             Default: the environment variable LOWCURVE_DATA.
         limits: Largest numbers of examples.
         network: Architecture. Choose mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20,
-            wide-resnet28-10, lcnn-resnet18, lcnn-resnet18-plain or lcnn-vgg11.
-        nonlinearity: Nonlinearity of the network, for example relu or softplus.
-        width: Width of the network, for small-convnet. Default: the width of the architecture.
+            wide-resnet28-10, lcnn-resnet18, lcnn-resnet18-plain, lcnn-vgg11, vit-tiny, vit-tiny-patch8, convnext-atto or
+            convnext-tiny.
+        nonlinearity: Nonlinearity of the network, for example relu or softplus. Another network than the data's usual
+            one has its own by default.
+        width: Width of the network. Another network than the data's usual one has its own by default.
         model: Your own network instead of `network`. Write package.module:function.
         weights: File with the state dict of your own network. It then replaces the standard network.
         mean: Mean of each channel. Set it if your own network does not normalize its inputs itself.
@@ -137,7 +139,7 @@ class Study:
     data_dir: str | None = None
     limits: Limits = EVERYTHING
     network: str = "small-convnet"
-    nonlinearity: str = "relu"
+    nonlinearity: str | None = None
     width: int | None = 16
     model: str | None = None
     weights: str | None = None
