@@ -12,7 +12,7 @@ from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_model
 from lowcurve.evaluation.attack_result import AttackResult
-from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records
+from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records, remedies
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
@@ -80,7 +80,8 @@ def audit(
     """Test whether a network's robust accuracy can be believed: 21 tests for gradient masking and one verdict.
 
     Called as audit(model, images, labels, "linf", 8/255) or audit(model, data, "linf", 8/255); a `Ball` takes the place of
-    norm and radius. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and fixed
+    norm and radius. Where a test fails, the audit attacks again in the way that the failure calls for (`Audit.remedies`), and
+    the lower number counts. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and fixed
     attacks are not adaptive ones. A flag is worth knowing and does not change the verdict.
 
     Args:
@@ -150,9 +151,11 @@ def audit(
 
 def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audit:
     findings = tuple(_run_test(*TESTS[place], state) for place in progress(range(len(TESTS)), heading))
-    robust = {**state.robust_columns(), "worst case": state.robust()}
     places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
-    return Audit(findings, len(state.examples), robust, places, records.conditions(state), _too_weak(state))
+    failed = {finding.number for finding in findings if finding.outcome == "fail"}
+    tried = remedies.attack_again(state, failed)
+    robust = {**state.robust_columns(), "worst case": state.robust()}
+    return Audit(findings, len(state.examples), robust, places, records.conditions(state), _too_weak(state), tried)
 
 
 def _run_test(check: Check, test: Callable[[AuditState], Finding], state: AuditState) -> Finding:

@@ -118,10 +118,10 @@ class AuditState:
         """Return the logits at points x with labels y, by default those of the correct images."""
         return self.in_batches(lambda a, b: logits_of(self.model, a, b), x, y)
 
-    def margins_at(self, x: Tensor, rows: np.ndarray) -> Tensor:
-        """Return the margins at points x of the images with these indices."""
+    def margins_at(self, x: Tensor, rows: np.ndarray, model: nn.Module | None = None) -> Tensor:
+        """Return the margins at points x of the images with these indices, by default those of the audited network."""
         y = self.y[torch.from_numpy(rows)]
-        return margin(self.logits_at(x, y), y)
+        return margin(self.in_batches(lambda a, b: logits_of(model or self.model, a, b), x, y), y)
 
     # --- attacks
 
@@ -158,7 +158,7 @@ class AuditState:
             found = np.zeros(len(self), dtype=bool)
             chosen = np.arange(len(self)) if rows is None else rows
             if len(chosen):
-                found[chosen] = self._attack(method, chosen, model)
+                found[chosen] = ~self.attack(method, chosen, model).robust
             self.record(name, found, gradients=gradients, partial=rows is not None)
         return self.fooled[name]
 
@@ -183,22 +183,27 @@ class AuditState:
             self.by_radius[radius] = self.fooled_by_pgd()
         if radius not in self.by_radius:
             ball = replace(self.ball, radius=radius)
-            self.by_radius[radius] = self._attack(self.pgd(ball=ball), np.arange(len(self)), None)
+            self.by_radius[radius] = ~self.attack(self.pgd(ball=ball), np.arange(len(self))).robust
         return self.by_radius[radius]
 
-    def _attack(self, method: AttackFunction, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
+    def attack(self, method: AttackFunction, rows: np.ndarray, model: nn.Module | None = None) -> AttackResult:
+        """Return the result of an attack on these correct images, on another network if one is given."""
         suite = method if isinstance(method, Suite) else Suite((("PGD", method),))
         few = self.correct_examples.take(torch.from_numpy(rows))
         options = {"seed": self.seed, "batch_size": self.batch_size, "fabric": self.fabric, "progress": False}
         with self._isolated():
-            found = attack(model or self.model, few, suite, **options)
-        return ~found.robust
+            return attack(model or self.model, few, suite, **options)
 
     def _isolated(self) -> AbstractContextManager[None]:
         """Keep the global random state of all processes equal, although their networks may draw different amounts."""
         if self.fabric is None or self.fabric.world_size == 1:
             return nullcontext()
         return randomness.temporary_seed(self.seed, "audit", self.fabric.global_rank)
+
+    def gradient_suite(self) -> Suite:
+        """Return the attacks of `strong` that follow gradients."""
+        members = strong(self.ball, effort=Effort(steps=self.budget.apgd_steps, relays=0)).members
+        return Suite(tuple(member for member in members if not isinstance(member[1], Square)))
 
     def run_pgd(self, method: PGD, rows: np.ndarray, *, stop: bool, observe: Observer | None = None) -> Outcome:
         """Run PGD once from each of these images.
@@ -264,9 +269,7 @@ class AuditState:
     def still_robust(self) -> np.ndarray:
         """Return the indices of the queried images that no gradient attack fooled, after APGD has been tried on them."""
         if self.differentiable and "APGD" not in self.fooled:
-            members = strong(self.ball, effort=Effort(steps=self.budget.apgd_steps, relays=0)).members
-            follow = tuple(member for member in members if not isinstance(member[1], Square))
-            self.fooled_by("APGD", Suite(follow), rows=self._remaining())
+            self.fooled_by("APGD", self.gradient_suite(), rows=self._remaining())
         return self._remaining()
 
     def nothing_is_robust(self) -> bool:

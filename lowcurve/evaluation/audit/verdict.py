@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import exp, lgamma, log, log1p
 from typing import Any, Literal
 
@@ -161,6 +161,26 @@ class Finding:
         return self.check.hint if self.raised else ""
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """An attack made for what the failed tests found, and what it left.
+
+    Attributes:
+        attack: The attack, in words.
+        before: Number of images that gradient attacks and the remedies before it left robust.
+        after: Number of images that are robust under it too.
+        of: Number of audited images.
+    """
+
+    attack: str
+    before: int
+    after: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.before / self.of:.1%} -> {self.after / self.of:.1%} robust by {self.attack}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Audit:
     """The findings of an audit and its verdict on a network's robust accuracy.
@@ -173,6 +193,7 @@ class Audit:
         beyond_gradients: Indices of the images that only attacks without gradients fooled.
         conditions: Settings and versions that the findings depend on, by name.
         too_weak: Why the network cannot be judged. Empty if it can.
+        remedies: Attacks that were made for what the failed tests found, in their order. "worst case" counts them.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
@@ -192,6 +213,7 @@ class Audit:
     beyond_gradients: np.ndarray
     conditions: Mapping[str, str]
     too_weak: str = ""
+    remedies: tuple[Remedy, ...] = ()
 
     @property
     def reliable(self) -> bool:
@@ -239,14 +261,18 @@ class Audit:
     def _told(self, failed: list[str], between: str = "; ") -> str:
         warnings = ", ".join(finding.name for finding in self.findings if finding.outcome == "flag")
         return {
-            "unreliable": UNRELIABLE + between.join(failed),
+            "unreliable": UNRELIABLE + between.join(failed) + self._gained(),
             "too weak to judge": TOO_WEAK + self.too_weak,
             "warnings": CLEAN + WARNED + warnings,
             "reliable as far as tested": CLEAN,
         }[self.level]
 
+    def _gained(self) -> str:
+        gained = [str(remedy) for remedy in self.remedies if remedy.after < remedy.before]
+        return f"; attacks made for it: {', '.join(gained)}" if gained else ""
+
     def to_dict(self) -> dict[str, Any]:
-        """Return verdict, findings and conditions as plain numbers and strings, ready for JSON."""
+        """Return verdict, findings, remedies and conditions as plain numbers and strings, ready for JSON."""
         names = ("number", "name", "outcome", "measured", "threshold", "evidence", "means", "hint")
         findings = [{name: getattr(finding, name) for name in names} for finding in self.findings]
         return {
@@ -254,6 +280,7 @@ class Audit:
             "level": self.level,
             "reliable": self.reliable,
             "findings": findings,
+            "remedies": [asdict(remedy) for remedy in self.remedies],
             "conditions": dict(self.conditions),
         }
 

@@ -1,0 +1,113 @@
+"""Attacks made for what the failed tests found: through random, flat, cut and purifying stages, and with more queries."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch import Tensor, nn
+
+from lowcurve.attacks import PGD, Square
+from lowcurve.errors import InputError
+from lowcurve.evaluation.audit.state import AuditState
+from lowcurve.evaluation.audit.twins import (
+    Averaged,
+    PassedThrough,
+    Smooth,
+    StraightThrough,
+    classifier_inside,
+    own_layers,
+)
+from lowcurve.evaluation.audit.verdict import Remedy
+from lowcurve.losses import margin_loss
+
+RANDOM = 2
+"""Number of the test of determinism."""
+HIDDEN = frozenset((1, 3, 4, 5, 6, 8, 12, 13, 14, 15, 16))
+"""Numbers of the tests that fail where a network's own gradients do not lead to adversarial images."""
+DRAWS = 16
+"""Passes over which a random network's logits are averaged."""
+SEARCHED = frozenset((3, 4, 5, 13, 14, 15, 16))
+"""Numbers of the tests that fail where a search without gradients may find more."""
+MORE_QUERIES = 3
+"""Queries of the last attack, in multiples of test 13's."""
+
+Attack = Callable[[np.ndarray], Tensor]
+"""From the numbers of correct images to attacked images."""
+
+
+def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
+    """Attack again what gradient attacks leave robust, in the ways that the failed tests call for.
+
+    Every answer is judged by the network itself, a random one by its mean logits. The attacks run one after the other, each
+    on the images that gradient attacks and the earlier ones left robust. What they fool counts in the worst case.
+
+    Args:
+        state: The state after all tests.
+        failed: Numbers of the tests that failed.
+
+    Returns:
+        One entry for each attack that could be made.
+
+    Cost: for each attack the gradient attacks of `strong` on the images that are still robust; `DRAWS` times as much for
+    random networks.
+    """
+    if not failed & (HIDDEN | {RANDOM}) or not len(state):
+        return ()
+    found: list[Remedy] = []
+    fooled = state.fooled_by_gradients().copy()
+    for name, attack in _attacks(state, failed):
+        before = fooled.copy()
+        rows = np.setdiff1d(state.queried, np.flatnonzero(fooled))
+        if not len(rows):
+            break
+        try:
+            answers = attack(rows)
+        except (InputError, RuntimeError):  # this twin has no gradient either
+            continue
+        fooled[rows] = _fooled(state, answers, rows, RANDOM in failed)
+        state.record(name, fooled & ~before, gradients=False, partial=True)
+        left = [int((~which).sum()) for which in (before, fooled)]
+        found.append(Remedy(name, left[0], left[1], len(state.examples)))
+    return tuple(found)
+
+
+def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield twins of the network that may have a better gradient, with the attack's name, the cheapest first."""
+    if RANDOM in failed:
+        yield "PGD", state.model
+    if not failed & HIDDEN:
+        return
+    x = state.x[:2].to(state.like)
+    inside = classifier_inside(state.model, x)
+    if inside is not None:
+        yield f"transfer from {inside!r} alone", state.model.get_submodule(inside)
+        yield f"BPDA through what stands before {inside!r}", StraightThrough(state.model, inside)
+    smooth = Smooth(state.model)
+    if met := _passed_through(smooth, x):
+        yield f"BPDA through {', '.join(sorted(met))}", smooth
+    if layers := own_layers(state.model):
+        kinds = sorted({type(state.model.get_submodule(name)).__name__ for name in layers})
+        yield f"BPDA through {', '.join(kinds)}", PassedThrough(state.model, layers)
+
+
+def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]]:
+    attack = PGD(state.ball, steps=state.budget.long_steps, loss=margin_loss)
+    for name, one in _twins(state, failed):
+        twin = Averaged(one, DRAWS) if RANDOM in failed else one
+        called = f"{name} on the mean of {DRAWS} draws (EOT)" if RANDOM in failed else name
+        yield called, lambda rows, twin=twin: state.attack_fully(attack, twin, rows)
+    if failed & SEARCHED:
+        square = Square(state.ball, queries=MORE_QUERIES * state.budget.queries)
+        yield f"Square with {square.queries} queries", lambda rows: state.attack(square, rows).inputs
+
+
+def _passed_through(smooth: Smooth, x: Tensor) -> set[str]:
+    try:
+        smooth(x.clone().requires_grad_())
+    except InputError:  # such as numpy, which refuses what has a gradient
+        return set()
+    return smooth.met
+
+
+def _fooled(state: AuditState, answers: Tensor, rows: np.ndarray, random: bool) -> np.ndarray:
+    judge = Averaged(state.model, DRAWS) if random else state.model
+    return np.asarray((state.margins_at(answers, rows, judge) < 0).numpy())

@@ -1,0 +1,209 @@
+"""Twins of a network: the same function with a way back to the pixels that its own gradients do not show."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lowcurve.network_calls import call
+
+FLAT = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "frac")
+"""Functions of torch that are constant between jumps, or whose slope says nothing of the jumps (frac)."""
+CUT = ("detach", "detach_", "register_hook")
+"""Functions that cut the way back, or that may change a gradient on it."""
+LIBRARIES = ("torch.", "lowcurve.", "timm.", "transformers.")
+"""Packages whose layers are taken to have the gradients that they should have."""
+HALF = (torch.float16, torch.bfloat16)
+"""Precisions in which gradients underflow."""
+
+
+class Averaged(nn.Module):
+    """The mean of a random network's logits over several draws.
+
+    Args:
+        model: The network.
+        draws: Number of passes.
+
+    Reference: Athalye et al. 2018, section 4.2 (expectation over transformation).
+    """
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        self.model, self.draws = model, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean logits."""
+        return torch.stack([call(self.model, x) for _ in range(self.draws)]).mean(0)
+
+
+class StraightThrough(nn.Module):
+    """A network whose stages before one layer are passed backwards as if they were the identity.
+
+    Args:
+        model: The network.
+        layer: Name of the layer that receives what these stages make of the image. See `classifier_inside`.
+
+    Reference: Athalye et al. 2018, section 4.1 (backward pass differentiable approximation).
+    """
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.model, self.layer = model, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's logits at the point that the stages before it make of x."""
+        inside, points = self.model.get_submodule(self.layer), []
+        hook = inside.register_forward_pre_hook(lambda _, args: points.append(args[0]))
+        try:
+            with torch.no_grad():
+                call(self.model, x)
+        finally:
+            hook.remove()
+        point = points[-1].detach().to(x)
+        return call(inside, x + (point - x).detach())
+
+
+class Smooth(nn.Module):
+    """A network without what hides its gradient inside: rounding, detached tensors, gradient hooks, half precision.
+
+    Rounding keeps its values and gets the slope 1. Half precision is left out, so the logits may differ a little.
+
+    Args:
+        model: The network.
+
+    Reference: Athalye et al. 2018, section 4.1.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.met: set[str] = set()
+        """What was passed through so far."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        with _Through() as through, _without_hooks(self.model, through.met):
+            logits = call(self.model, x)
+        self.met |= through.met
+        return logits.to(x)
+
+
+class PassedThrough(nn.Module):
+    """A network some of whose layers are passed backwards as if they were the identity. Their values stay.
+
+    Args:
+        model: The network.
+        layers: Names of layers whose output has the shape of their input.
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.layers = model, layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        hooks = [self.model.get_submodule(layer).register_forward_hook(_as_identity) for layer in self.layers]
+        try:
+            return call(self.model, x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _as_identity(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    same = isinstance(output, Tensor) and output.shape == args[0].shape and output.is_floating_point()
+    return args[0] + (output - args[0]).detach() if same else output
+
+
+def own_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers without weights and parts that are of the user's own types."""
+    return tuple(
+        name
+        for name, layer in model.named_modules()
+        if name and not type(layer).__module__.startswith(LIBRARIES) and not any(True for _ in layer.parameters())
+        and not any(True for _ in layer.children())
+    )  # fmt: skip
+
+
+class _Through(TorchFunctionMode):
+    """Give functions without a useful slope the slope 1, and leave out what cuts or changes gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        x = args[0] if args else None
+        if not (isinstance(x, Tensor) and x.requires_grad):
+            return func(*args, **given)
+        name = "data" if func is Tensor.data.__get__ else getattr(func, "__name__", "")  # type: ignore[attr-defined]
+        if name in CUT or name == "data":
+            self.met.add(name)
+            return x if name != "register_hook" else func(x, lambda gradient: None)
+        if name.rstrip("_") in FLAT:
+            self.met.add(name.rstrip("_"))
+            values = func(x.detach().clone(), *args[1:], **given)
+            passed = x + (values - x).detach()
+            return x.copy_(passed) if name.endswith("_") else passed
+        asked = {"half": torch.float16, "bfloat16": torch.bfloat16}.get(name)
+        if asked or (name in ("to", "type") and any(one in HALF for one in (*args[1:], *given.values()))):
+            self.met.add("half precision")
+            return x
+        return func(*args, **given)
+
+
+@contextmanager
+def _without_hooks(model: nn.Module, met: set[str]) -> Iterator[None]:
+    """Take away the hooks on the backward passes of a network's layers."""
+    kept = [(module, dict(module._backward_hooks), dict(module._backward_pre_hooks)) for module in model.modules()]
+    if any(hooks or before for _, hooks, before in kept):
+        met.add("backward hooks")
+    try:
+        for module, _, _ in kept:
+            module._backward_hooks.clear()
+            module._backward_pre_hooks.clear()
+        yield
+    finally:
+        for module, hooks, before in kept:
+            module._backward_hooks.update(hooks)
+            module._backward_pre_hooks.update(before)
+
+
+def classifier_inside(model: nn.Module, x: Tensor) -> str | None:
+    """Return the name of the layer that makes logits of something of the image's shape, the outermost one.
+
+    What stands before it may be a defense: quantization, noise, purification. What stands behind it may be one too: a
+    softmax, a squashed or rounded output.
+
+    Args:
+        model: The network.
+        x: Images, shape (batch, ...).
+
+    Returns:
+        The layer's name as in `named_modules`, or None if there is no such layer.
+
+    Cost: one forward pass.
+    """
+    found: dict[str, torch.Size] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if args and isinstance(args[0], Tensor) and args[0].shape == x.shape and isinstance(output, Tensor):
+                found[name] = output.shape
+
+        return hook
+
+    hooks = [layer.register_forward_hook(note(name)) for name, layer in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            logits = call(model, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((name for name, _ in model.named_modules() if found.get(name) == logits.shape), None)

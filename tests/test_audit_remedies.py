@@ -1,0 +1,138 @@
+"""Attacks that the audit makes for what its tests found: a mask taken away leaves the network behind it."""
+
+import faulty_networks as faulty
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.data import Examples, digits
+from lowcurve.evaluation.audit import Audit, Budget, audit
+from lowcurve.evaluation.audit.twins import (
+    Averaged,
+    PassedThrough,
+    Smooth,
+    StraightThrough,
+    classifier_inside,
+    own_layers,
+)
+from lowcurve.randomness import temporary_seed
+
+BALL = Ball(LINF, 0.1)
+BUDGET = Budget(
+    steps=10, restarts=2, landscape_images=5, neighbors=5, apgd_steps=10, queries=50, noise_draws=50, noise_images=3,
+    spsa_steps=3, spsa_draws=4, spsa_images=4, long_steps=30,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few() -> Examples:
+    return digits().test.take(slice(30))
+
+
+@pytest.fixture(scope="module")
+def standard() -> nn.Module:
+    return faulty.standard()
+
+
+@pytest.fixture(scope="module")
+def honest(few, standard) -> Audit:
+    return audit(standard, few, BALL, budget=BUDGET, progress=False)
+
+
+def test_an_honest_network_needs_no_remedy(honest):
+    assert honest.remedies == ()
+    assert "attacks made for it" not in honest.verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mask", "by"),
+    [
+        (faulty.Detached, "'inner'"),
+        (faulty.ByNumpy, "'inner'"),
+        (faulty.Rooted, "'inner'"),
+        (faulty.Purified, "'inner'"),
+        (faulty.Squashed, "'inner'"),
+    ],
+)
+def test_a_mask_hides_nothing_from_the_remedies(few, standard, honest, mask, by):
+    """All of these give the honest network's classes, so they have its robust accuracy."""
+    found = audit(mask(standard).eval(), few, BALL, budget=BUDGET, progress=False)
+    assert found.level == "unreliable"
+    true, left = int(honest.robust["worst case"].sum()), int(found.robust["worst case"].sum())
+    assert left <= true + 1
+    first = found.remedies[0]
+    assert by in first.attack
+    assert (first.before - first.after) / len(few) > 0.1
+    assert f"{str(first)}" in found.verdict
+    assert [a.after for a in found.remedies[:-1]] == [b.before for b in found.remedies[1:]]
+    assert left <= found.remedies[-1].after
+    assert found.to_dict()["remedies"][0]["before"] == first.before
+
+
+class Flat(nn.Module):
+    """A network in one forward method, which rounds its input and cuts a part of its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.floor(16 * x) / 16 + 0 * x.detach()
+        x.register_hook(torch.zeros_like)
+        return x.half().float() @ self.weight.T
+
+
+def test_a_smooth_twin_has_the_values_and_the_slope_behind_rounding_hooks_and_half_precision():
+    model, x = Flat(), torch.tensor([[0.1, 0.5, 0.3, 0.9]], requires_grad=True)
+    smooth = Smooth(model)
+    logits = smooth(x)
+    torch.testing.assert_close(logits, model(x), atol=1e-3, rtol=0)
+    (slope,) = torch.autograd.grad(logits[0, 1], x)
+    assert slope.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    assert smooth.met == {"floor", "detach", "register_hook", "half precision"}
+    assert torch.autograd.grad(model(x)[0, 1], x)[0].abs().max() == 0
+
+
+def test_a_hook_on_a_layers_backward_pass_is_taken_away_inside_the_twin_only():
+    model, x = nn.Sequential(nn.Linear(4, 3, bias=False)), torch.ones(1, 4, requires_grad=True)
+    model[0].register_full_backward_hook(lambda layer, before, after: (0 * before[0],))
+    (slope,) = torch.autograd.grad(Smooth(model)(x)[0, 0], x)
+    assert torch.equal(slope[0], model[0].weight[0])
+    assert torch.autograd.grad(model(x)[0, 0], x)[0].abs().max() == 0
+
+
+def test_the_stages_before_the_classifier_inside_are_passed_straight_through(standard, few):
+    model = faulty.Quantized(standard)
+    x = few.pixels(slice(3)).requires_grad_()
+    assert classifier_inside(model, x) == "inner"
+    assert classifier_inside(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), x) is None
+    twin = StraightThrough(model, "inner")
+    torch.testing.assert_close(twin(x), model(x))
+    (slope,) = torch.autograd.grad(twin(x).square().sum(), x)
+    rounded = (4 * x).round().div(4).detach().requires_grad_()
+    torch.testing.assert_close(slope, torch.autograd.grad(standard(rounded).square().sum(), rounded)[0])
+
+
+def test_a_layer_of_the_users_own_type_can_be_passed_through():
+    model = nn.Sequential(faulty.KWinners(), nn.ReLU())
+    x = torch.arange(1.0, 21)[None].requires_grad_()
+    assert own_layers(model) == ("0",)
+    twin = PassedThrough(model, ("0",))
+    assert torch.equal(twin(x), model(x))
+    assert (torch.autograd.grad(twin(x)[:, -2:].sum(), x)[0] == torch.tensor([0.0] * 18 + [1.0] * 2)).all()
+
+
+def test_the_mean_of_draws_is_the_mean(standard, few):
+    x = few.pixels(slice(4))
+    with temporary_seed(0, "draws"):
+        draws = torch.stack([faulty.Noisy(standard)(x) for _ in range(3)])
+    with temporary_seed(0, "draws"):
+        assert torch.equal(Averaged(faulty.Noisy(standard), 3)(x), draws.mean(0))
+
+
+@pytest.mark.slow
+def test_a_random_network_is_attacked_in_the_mean(few, standard):
+    found = audit(faulty.Noisy(standard).eval(), few, BALL, budget=BUDGET, progress=False)
+    assert found.remedies[0].attack == "PGD on the mean of 16 draws (EOT)"
