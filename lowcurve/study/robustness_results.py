@@ -141,7 +141,7 @@ def _robustness_row(
     first = suite.members[0][0]
     shares = [
         proportion(int(column.sum()), len(column))
-        for column in (attacked.robust_to(), attacked.robust_to(first), attacked.robust)
+        for column in (attacked.robust_to(), attacked.robust_to(first), _worst_case(attacked, verdict))
     ]
     headings = (
         NETWORK,
@@ -153,6 +153,14 @@ def _robustness_row(
     summary = UNAUDITED if verdict is None else verdict.summary
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), summary)
     return Table("Robustness", headings, (row,), conditions=conditions)
+
+
+def _worst_case(attacked: evaluation.AttackResult, verdict: Audit | None) -> np.ndarray:
+    """Return which examples are robust under the suite, and under the attacks that the audit made for tests that failed."""
+    robust = attacked.robust.copy()
+    if verdict is not None and verdict.remedies:
+        robust[: verdict.examples] &= verdict.robust["worst case"]
+    return robust
 
 
 def _attacks_row(

@@ -1,6 +1,7 @@
 """Attacks made for what the failed tests found: through random, flat, cut and purifying stages, and with more queries."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from torch import Tensor, nn
@@ -47,24 +48,26 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
     Returns:
         One entry for each attack that could be made.
 
-    Cost: for each attack the gradient attacks of `strong` on the images that are still robust; `DRAWS` times as much for
-    random networks.
+    Cost: for each attack PGD with `Budget.long_steps` steps on the images that are still robust, or three times the queries
+    of test 13; `DRAWS` times as much for random networks.
     """
     if not failed & (HIDDEN | {RANDOM}) or not len(state):
         return ()
     found: list[Remedy] = []
-    fooled = state.fooled_by_gradients().copy()
+    fooled = state.fooled_by_gradients()
     for name, attack in _attacks(state, failed):
-        before = fooled.copy()
+        before = fooled
         rows = np.setdiff1d(state.queried, np.flatnonzero(fooled))
         if not len(rows):
             break
         try:
             answers = attack(rows)
-        except (InputError, RuntimeError):  # this twin has no gradient either
+        except InputError:  # this twin has no gradient either
             continue
-        fooled[rows] = _fooled(state, answers, rows, RANDOM in failed)
-        state.record(name, fooled & ~before, gradients=False, partial=True)
+        by_this = np.zeros(len(state), dtype=bool)
+        by_this[rows] = _fooled(state, answers, rows, RANDOM in failed)
+        state.record(name, by_this, gradients=False, partial=True)
+        fooled = before | state.fooled[name]  # the first process's, also where the network is random
         left = [int((~which).sum()) for which in (before, fooled)]
         found.append(Remedy(name, left[0], left[1], len(state.examples)))
     return tuple(found)
@@ -94,7 +97,7 @@ def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]
     for name, one in _twins(state, failed):
         twin = Averaged(one, DRAWS) if RANDOM in failed else one
         called = f"{name} on the mean of {DRAWS} draws (EOT)" if RANDOM in failed else name
-        yield called, lambda rows, twin=twin: state.attack_fully(attack, twin, rows)
+        yield called, partial(state.attack_fully, attack, twin)
     if failed & SEARCHED:
         square = Square(state.ball, queries=MORE_QUERIES * state.budget.queries)
         yield f"Square with {square.queries} queries", lambda rows: state.attack(square, rows).inputs
