@@ -65,7 +65,7 @@ def test_a_mask_hides_nothing_from_the_remedies(few, standard, honest, mask, by)
     first = found.remedies[0]
     assert by in first.attack
     assert (first.before - first.after) / len(few) > 0.1
-    assert f"{str(first)}" in found.verdict
+    assert f"{first!s}" in found.verdict
     assert [a.after for a in found.remedies[:-1]] == [b.before for b in found.remedies[1:]]
     assert left <= found.remedies[-1].after
     assert found.to_dict()["remedies"][0]["before"] == first.before
@@ -97,7 +97,7 @@ def test_a_smooth_twin_has_the_values_and_the_slope_behind_rounding_hooks_and_ha
 
 def test_a_hook_on_a_layers_backward_pass_is_taken_away_inside_the_twin_only():
     model, x = nn.Sequential(nn.Linear(4, 3, bias=False)), torch.ones(1, 4, requires_grad=True)
-    model[0].register_full_backward_hook(lambda layer, before, after: (0 * before[0],))
+    model[0].register_full_backward_hook(lambda _layer, before, _after: (0 * before[0],))
     (slope,) = torch.autograd.grad(Smooth(model)(x)[0, 0], x)
     assert torch.equal(slope[0], model[0].weight[0])
     assert torch.autograd.grad(model(x)[0, 0], x)[0].abs().max() == 0

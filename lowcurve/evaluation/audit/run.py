@@ -81,8 +81,8 @@ def audit(
 
     Called as audit(model, images, labels, "linf", 8/255) or audit(model, data, "linf", 8/255); a `Ball` takes the place of
     norm and radius. Where a test fails, the audit attacks again in the way that the failure calls for (`Audit.remedies`), and
-    the lower number counts. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and fixed
-    attacks are not adaptive ones. A flag is worth knowing and does not change the verdict.
+    the lower number counts. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and
+    fixed attacks are not adaptive ones. A flag is worth knowing and does not change the verdict.
 
     Args:
         model: Network from pixels in [0, 1] to logits. It is tested in eval mode, and once in its own mode if that is

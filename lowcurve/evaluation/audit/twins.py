@@ -145,7 +145,7 @@ class _Through(TorchFunctionMode):
         name = "data" if func is Tensor.data.__get__ else getattr(func, "__name__", "")  # type: ignore[attr-defined]
         if name in CUT or name == "data":
             self.met.add(name)
-            return x if name != "register_hook" else func(x, lambda gradient: None)
+            return x if name != "register_hook" else func(x, lambda _: None)
         if name.rstrip("_") in FLAT:
             self.met.add(name.rstrip("_"))
             values = func(x.detach().clone(), *args[1:], **given)
