@@ -1,11 +1,14 @@
 """Checkpoints and weights: every layout can be loaded; damaged and foreign files and code are refused."""
 
+import argparse
 import io
 import json
 import os
 import pickle
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -120,6 +123,93 @@ def test_code_in_a_checkpoint_never_runs(run, here):
 
 
 # --- weights
+
+
+class Settings:
+    """Of the kind that training scripts save beside their weights."""
+
+    def __init__(self) -> None:
+        self.rate = 0.1
+
+
+class SettingsDict(dict):
+    """As Lightning's AttributeDict."""
+
+
+def beside(weights):
+    return {
+        "state_dict": weights, "epoch": 3, "args": argparse.Namespace(lr=0.1, out=Path("runs")), "config": Settings(),
+        "hyper_parameters": SettingsDict(lr=0.1), "best": np.float64(0.5), "curve": np.ones(3),
+        "seen": defaultdict(list, {"loss": [1.0]}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_settings_beside_the_weights_are_not_read(tmp_path, weights, zipped):
+    """As timm, Lightning and most training scripts save them; their classes are not even imported."""
+    torch.save(beside(weights), tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    model = small()
+    load_weights(model, tmp_path / "a.ckpt")
+    assert equal(model.state_dict(), weights)
+
+
+def test_code_beside_the_weights_never_runs(here, weights):
+    for place in ("args", "state_dict"):
+        torch.save({"model": weights, place: Code()}, here / "a.pt")
+        with pytest.raises(InputError, match="one with code in it"):
+            load_weights(small(), here / "a.pt")
+    torch.save({"model": small()}, here / "a.pt")
+    with pytest.raises(InputError, match=r"entry 'model' is an object of torch.nn.modules.container.Sequential"):
+        load_weights(small(), here / "a.pt")
+    assert not (here / "ran").exists()
+
+
+def shard(weights, folder: Path, ending: str = "safetensors") -> Path:
+    """Save the weights in two files with an index, as transformers does."""
+    folder.mkdir(exist_ok=True)
+    names = {name: f"part-{number % 2}.{ending}" for number, name in enumerate(weights)}
+    for part in set(names.values()):
+        content = {name: weights[name].clone() for name in weights if names[name] == part}
+        save_file(content, folder / part) if ending == "safetensors" else torch.save(content, folder / part)
+    index = folder / f"model.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return index
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_weights_in_several_files_and_in_a_folder(tmp_path, weights, ending):
+    index = shard(prefixed(weights), tmp_path / "net", ending)
+    for path in (index, index.parent):
+        model = small()
+        load_weights(model, path)
+        assert equal(model.state_dict(), weights)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.json").write_text("{}")
+    save_file(dict(weights), tmp_path / "one" / "model.safetensors")
+    model = small()
+    load_weights(model, tmp_path / "one")
+    assert equal(model.state_dict(), weights)
+
+
+def test_a_folder_or_an_index_that_does_not_say_which_weights(tmp_path, weights):
+    folder = tmp_path / "net"
+    index = shard(weights, folder)
+    save_file(dict(weights), folder / "other.safetensors")
+    with pytest.raises(InputError, match=r"one file of .*, got model.safetensors.index.json, other.safetensors. Give the"):
+        load_weights(small(), folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"one file of weights in .*empty, got none. Give a folder"):
+        load_weights(small(), tmp_path / "empty")
+    names = json.loads(index.read_text())["weight_map"]
+    for changed, message in (
+        ({"weight_map": names | {"9.bias": "part-0.safetensors"}}, "the weights that .*, got no 9.bias. Download"),
+        ({"weight_map": names | {"9.bias": "part-9.safetensors"}}, "the shards that .*, got no part-9.safetensors. Put"),
+        ({"weight_map": {"a": "../a.safetensors"}}, "an index of shards in .*, got a file without weight_map"),
+        ([], "an index of shards in"),
+    ):
+        index.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=message):
+            load_weights(small(), index)
 
 
 def small() -> nn.Sequential:
@@ -346,7 +436,7 @@ def test_damaged_weights(tmp_path):
 
 
 def test_weights_that_are_not_there(tmp_path):
-    for path in (tmp_path / "a.pt", tmp_path):
+    for path in (tmp_path / "a.pt", tmp_path / "a"):
         with pytest.raises(InputError, match=f"a file of weights, got {path}"):
             load_weights(small(), path)
 

@@ -9,7 +9,8 @@ from lowcurve.store.files import replacing, write_bytes, writing
 from lowcurve.store.ledgers import DiskLedger
 from lowcurve.store.places import RECIPE, new_place
 from lowcurve.store.run import EXAMPLES, LOG, NUMBERS, PAGE, SETTINGS, Run
-from lowcurve.store.weights import load_weights, read_state, weights_digest
+from lowcurve.store.weight_files import read_state
+from lowcurve.store.weights import load_weights, weights_digest
 
 __all__ = [
     "EXAMPLES", "LOG", "NUMBERS", "PAGE", "RECIPE", "SETTINGS", "DiskCheckpoint", "DiskLedger", "Run",

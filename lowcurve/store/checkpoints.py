@@ -10,7 +10,7 @@ import torch
 
 from lowcurve.errors import InputError
 from lowcurve.store.files import remove_checked, require_unchanged, write_checked
-from lowcurve.store.weights import read_state
+from lowcurve.store.weight_files import read_state
 
 
 @dataclass(frozen=True)

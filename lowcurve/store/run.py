@@ -22,7 +22,8 @@ from lowcurve.store.files import reading, remove_abandoned_parts, require_unchan
 from lowcurve.store.ledgers import DiskLedger
 from lowcurve.store.locks import lock
 from lowcurve.store.places import RECIPE, is_unused, new_place
-from lowcurve.store.weights import load_weights, metadata_of
+from lowcurve.store.weight_files import metadata_of
+from lowcurve.store.weights import load_weights
 
 SETTINGS, NUMBERS, PAGE, LOG, EXAMPLES = "settings.yaml", "study.json", "report.html", "log.txt", "examples.txt"
 REMAKE = "delete it and run the step again: lowcurve study --resume RUN, or the command that made it"

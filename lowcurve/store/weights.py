@@ -1,19 +1,16 @@
-"""Read weights and states: tensors and plain values, never code."""
+"""Load the weights of a file into a network, whatever wrapped the network when they were saved."""
 
-import re
-import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lowcurve.errors import InputError, describe
+from lowcurve.store.weight_files import Unread, read_weights
 
 State = Mapping[str, Tensor]
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -31,20 +28,20 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     The state dict may be an entry of a dictionary, such as "state_dict", "model" or "ema". Prefixes that wrappers leave in
     the names, such as "module." and "_orig_mod.", and a common prefix, such as Lightning's "model.", are removed or added
-    where this makes all names fit. Pickled modules are refused, because loading them runs code.
+    where this makes all names fit. Other entries, such as a namespace of settings, are not read. Pickled modules are refused,
+    because loading them runs code.
 
     Args:
         model: Network that receives the weights.
-        path: Path of a .safetensors, .pt or .pth file.
+        path: Path of a .safetensors, .bin, .pt, .pth, .th or .ckpt file, of the index of several files
+            (.index.json), or of a folder with one of these.
 
     Raises:
         InputError: If the file is missing, damaged or no state dict, if names or shapes do not match the model, or if
             several state dicts in the file fit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError("a file of weights", str(path), "give the path of a .safetensors, .pt or .pth file")
-    content = _safetensors(path) if path.suffix == ".safetensors" else read_state(path)
+    content = read_weights(path)
     states = _state_dicts(content)
     if not states:
         raise InputError(f"a state dict in {path}", _describe_content(content), "save model.state_dict()")
@@ -153,6 +150,8 @@ def _describe_content(content: Any) -> str:
     """Say what a file holds instead of a state dict."""
     if isinstance(content, Tensor):
         return f"a tensor of shape {tuple(content.shape)}"
+    if isinstance(content, Unread):
+        return f"an object of {type(content).__module__}.{type(content).__name__}"
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}" if isinstance(content, list | tuple | set) else describe(content)
     for name in STATE_NAMES:
@@ -170,25 +169,6 @@ def _shorten(line: str) -> str:
     return '", "'.join(names[:3]).strip() + more
 
 
-def read_state(path: Path) -> Any:
-    """Read tensors and plain values saved by torch; code in a pickle is never run.
-
-    Raises:
-        InputError: If the file is damaged or contains code.
-    """
-    try:
-        with warnings.catch_warnings():  # a damaged file may look like one of another pickle protocol
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a damaged file raises errors without a narrower common class
-        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
-        received = f"an object of {kind[1]}" if kind else "a damaged file"
-        received = "a TorchScript program" if "TorchScript" in str(error) else received
-        hint = "save model.state_dict() with torch.save, or use safetensors"
-        expected = f"tensors saved by torch in {path}"
-        raise InputError(expected, f"{received}, or one with code in it", hint) from None
-
-
 def weights_digest(model: nn.Module) -> str:
     """Return sixteen hexadecimal digits that change with the names and values of a network's weights and buffers.
 
@@ -203,24 +183,3 @@ def weights_digest(model: nn.Module) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]
-
-
-def metadata_of(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file of lowcurve.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"a network of lowcurve in {path}", str(error), "delete it and train it again") from None
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"safetensors in {path}", str(error), "download or save the file again") from None
-    return weights
