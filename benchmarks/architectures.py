@@ -49,7 +49,16 @@ def summary(rows: dict[str, dict[str, Cell]]) -> dict[str, Cell]:
     found: dict[str, Cell] = {"networks": len(rows)}
     found["replayed"] = sum(row.get("way") == "replayed" for row in rows.values())
     found["crashes"] = sum(str(cell).startswith(CRASH) for row in rows.values() for cell in row.values())
-    for name in ("measure", "product, error", "CURE", "gradient norm", "convert", "convert to LCNN", "fold", "certificate"):
+    for name in (
+        "measure",
+        "product, error",
+        "CURE",
+        "gradient norm",
+        "convert",
+        "convert to LCNN",
+        "fold",
+        "certificate",
+    ):
         found[f"{name}: networks"] = len(numbers(name))
     for name in ("product, error", "CURE", "gradient norm"):
         found[f"{name}: worst"] = max(numbers(name), default=0.0)

@@ -41,6 +41,13 @@ HINTS = {
 """What to do by a phrase of the error's message; the first that is found counts."""
 
 
+ONE_ROW = (
+    "return one row of logits an example from the model, or write lc.wrap(model), which reads the logits from an output and "
+    "makes two classes of one logit"
+)
+"""What to do about logits of another shape or kind."""
+
+
 class NetworkError(InputError, RuntimeError):
     """An error that a user's network raised, or the derivative of one.
 
@@ -56,6 +63,50 @@ class NetworkError(InputError, RuntimeError):
     def __init__(self, expected: str, received: object, hint: str, layer: tuple[str, str] | None = None) -> None:
         super().__init__(expected, received, hint)
         self.layer = layer
+
+
+def require_module(model: object, expected: str = "a torch.nn.Module as the model") -> None:
+    """Refuse a model that is no torch network.
+
+    Args:
+        model: What the user gave.
+        expected: What is needed.
+
+    Raises:
+        InputError: If it is no module.
+
+    Example:
+        >>> require_module(torch.relu)
+        Traceback (most recent call last):
+        ...
+        lowcurve.errors.InputError: Expected a torch.nn.Module as the model, got the function relu. Write \
+lc.wrap(function), or put the model first.
+    """
+    if isinstance(model, nn.Module):
+        return
+    if callable(model) and not isinstance(model, type):
+        hint = "write lc.wrap(function), or put the model first"
+        raise InputError(expected, f"the function {getattr(model, '__name__', type(model).__name__)}", hint)
+    raise InputError(expected, type(model).__name__, "put the model first: (model, images, labels, ...)")
+
+
+def original_of(model: nn.Module) -> nn.Module:
+    """Return the module inside a network that `torch.compile` returned, any other network as it is.
+
+    The module shares its weights with the compiled network, whose layers cannot be seen.
+
+    Raises:
+        InputError: For a network that `torch.jit` made, whose layers cannot be seen either.
+
+    Example:
+        >>> original_of(nn.Flatten())
+        Flatten(start_dim=1, end_dim=-1)
+    """
+    inner = getattr(model, "_orig_mod", model)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in inner.modules()):
+        hint = "give the network as it was before torch.jit.script or torch.jit.trace"
+        raise InputError("a network whose layers can be seen", f"a scripted {type(inner).__name__}", hint)
+    return inner
 
 
 def call(model: Classifier, x: Inputs) -> Logits:
@@ -97,7 +148,7 @@ def call(model: Classifier, x: Inputs) -> Logits:
         raise explain(error, model, x) from error
     if not isinstance(logits, Tensor):
         expected = f"logits of shape ({len(x)}, classes) with at least 2 classes"
-        raise InputError(expected, type(logits).__name__, "return one row of logits an example from the model")
+        raise InputError(expected, type(logits).__name__, ONE_ROW)
     return logits if own == given else logits.to(given)
 
 

@@ -8,7 +8,8 @@ import torch
 from foreign_networks import CLASSES, Foreign
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, relu6
+from torch.overrides import TorchFunctionMode
 
 import lowcurve as lc
 from lowcurve.analysis.calculus import gradient
@@ -19,6 +20,15 @@ Cell = float | int | str
 H = 0.5
 """Scale of CURE, in pixel units."""
 CRASH = "crash: "
+
+
+class HardSigmoid(TorchFunctionMode):
+    """Write hardsigmoid, which has no second derivative in torch, as ReLU6, which has one."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") == "hardsigmoid":
+            return relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
 
 
 def guarded(compute: Callable[[], dict[str, Cell]], name: str) -> dict[str, Cell]:
@@ -100,7 +110,7 @@ def _product(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Cell]:
     def loss(p: Tensor) -> Tensor:
         return cross_entropy(model(p), y, reduction="sum")
 
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), HardSigmoid():
         try:
             exact, by = torch.func.jvp(torch.func.grad(loss), (x,), (v,))[1], "torch.func"
         except Exception:  # an operation without forward mode
@@ -113,7 +123,7 @@ def _product(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Cell]:
 def _penalty(model: nn.Module, x: Tensor, y: Tensor, penalty, reference, name: str) -> dict[str, Cell]:
     objective = lc.Objective(penalties={"penalty": lc.Term(penalty, 1.0)}, statistics="frozen")
     found = _gradients(objective.terms(model, x, y)["penalty"], model)
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), HardSigmoid():
         exact = _gradients(reference(model, x, y), model)
     lc.Objective(penalties={"penalty": lc.Term(penalty, 1.0)}).terms(model.train(), x, y)["penalty"].backward()
     model.eval().zero_grad()

@@ -21,7 +21,7 @@ import lowcurve as lc
 from lowcurve import randomness
 from lowcurve.models import CenteredSoftplus, LCNNConversion, LipschitzConversion, SmoothConversion, summary
 from lowcurve.models.conversion.batchnorm_folding import fold_batchnorm
-from lowcurve.models.conversion.layer_kinds import DISTANCE_FROM_RELU
+from lowcurve.models.conversion.layer_kinds import distance_from_relu
 from lowcurve.randomness import stream
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -133,10 +133,76 @@ def test_a_layer_with_a_forward_of_its_own_is_looked_into():
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndAct(4), nn.Flatten()).eval(), torch.rand(2, 3, 5, 5)
     found = lc.inspect_layers(model, x, LCNNConversion())
     assert [(call.name, call.operation) for call in found.calls] == [
-        ("0", "Conv2d"), ("1.batch_norm", "F.batch_norm"), ("1.act", "ReLU"),
+        ("0", "Conv2d"), ("1", "NormAndAct"), ("1.act", "ReLU"),
     ]  # fmt: skip
-    assert list(found.unsupported) == ["1.batch_norm"]
+    assert not found.unsupported
     assert list(lc.convert(model, example=x).conversion_report.replaced) == ["1.act"]
+
+
+class NormTwice(NormAndAct):
+    """A BatchNorm whose forward method is not BatchNorm and then its children."""
+
+    def forward(self, x):
+        return self.act(2 * super(NormAndAct, self).forward(x))
+
+
+class NormOfLibrary(NormAndAct):
+    """As timm writes it: by a function."""
+
+    def forward(self, x):
+        return self.act(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training))
+
+
+def with_norm(kind) -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), kind(4), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(36, 3)).eval()
+    model[1].running_mean.normal_(generator=stream(0, "mean"))
+    model[1].running_var.uniform_(0.5, 4, generator=stream(0, "variance"))
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", [NormAndAct, NormOfLibrary])
+def test_batchnorm_with_an_activation_inside_is_folded_converted_and_bounded(kind):
+    model, x = with_norm(kind), randomness.uniform(torch.zeros(2, 3, 5, 5), 0, 1, generator=stream(0, "images"))
+    plain = lc.fold(model, example=x)
+    assert (plain.folding_report.layers, plain.folding_report.left) == (1, {})
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in plain.modules())
+    assert_close(plain(x), model(x))
+    with fold_batchnorm(model, x):
+        assert not model[1].act(model[0](x)).equal(model[1].act(torch.zeros(())))  # not empty
+        assert_close(model[1](model[0](x)), plain[1](plain[0](x)))
+    bounded = lc.convert(model, LCNNConversion(beta=1e4), example=x)
+    assert list(bounded.conversion_report.replaced) == ["1", "1.act", "2", "4"]
+    assert bounded[1].gamma > 0
+    assert_close(bounded(x), model(x), rtol=1e-2, atol=1e-2)
+    lc.models.load_original(bounded, model.state_dict())
+    assert_close(lc.fold(bounded, example=x)(x), bounded(x))
+
+
+def test_a_batchnorm_that_does_something_else_is_left_alone():
+    model, x = with_norm(NormTwice), torch.rand(2, 3, 5, 5, generator=stream(0, "images"))
+    with pytest.warns(UserWarning, match="nothing was folded: 1.batch_norm: F.batch_norm is called by a"):
+        plain = lc.fold(model, example=x)
+    assert_close(plain(x), model(x))
+    with fold_batchnorm(model, x):
+        assert_close(model(x), plain(x))
+    with pytest.warns(UserWarning, match=r"1.batch_norm \(outside the bound: F.batch_norm is no module"):
+        bounded = lc.convert(model, LCNNConversion(beta=1e4), example=x)
+    assert_close(bounded(x), model(x), rtol=1e-2, atol=1e-2)
+
+
+class Quick(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+def test_nonlinearities_that_stay_say_why():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), Quick(), nn.Hardswish(), nn.Linear(2, 2))
+    report = lc.convert(model, example=torch.zeros(1, 2)).conversion_report
+    assert list(report.replaced) == ["3"]
+    assert report.left == {
+        "1": "Sigmoid is smooth and not like ReLU", "2.sigmoid": "torch.sigmoid is smooth and not like ReLU",
+    }  # fmt: skip
+    assert report.per_call == pytest.approx(0.375 + math.log(2) / 10)
 
 
 def test_functions_are_seen_by_their_names():
@@ -150,15 +216,20 @@ def test_functions_are_seen_by_their_names():
 
 
 def test_what_is_not_supported_has_a_name_and_a_reason():
-    found = lc.inspect_layers(*network("vit"), LCNNConversion())
-    assert found.unsupported == {
+    reasons = {
         "norm1": "no Lipschitz form of LayerNorm",
         "attention": "no Lipschitz form of MultiheadAttention",
         "scaled_dot_product_attention": "no Lipschitz form of F.scaled_dot_product_attention",
         "norm2": "no Lipschitz form of LayerNorm",
         "softmax": "no Lipschitz form of Tensor.softmax",
     }
+    found = lc.inspect_layers(*network("vit"), LipschitzConversion())
+    assert found.unsupported == reasons
     assert "5 not supported" in str(found)
+    learned = lc.inspect_layers(*network("vit"), LCNNConversion())
+    assert not learned.unsupported
+    assert learned.staying == {name: f"outside the bound: {reason}" for name, reason in reasons.items()}
+    assert "stays: outside the bound: no Lipschitz form of LayerNorm" in str(learned)
     loose = lc.inspect_layers(*network("resnet"), LipschitzConversion())
     assert loose.unsupported == {"maxpool": "its windows overlap, Lipschitz constant sqrt(4)"}
     assert not lc.inspect_layers(*network("densenet"), LCNNConversion()).unsupported
@@ -189,7 +260,9 @@ def test_layers_that_have_no_place_for_a_norm_are_named():
             return self.norm(self.up(self.one(F.linear(x, self.weight)[..., None])))[..., 0]
 
     found = lc.inspect_layers(Bare(), torch.zeros(2, 2), LCNNConversion())
-    assert found.unsupported == {
+    found_by_lipschitz = lc.inspect_layers(Bare(), torch.zeros(2, 2), LipschitzConversion()).unsupported
+    assert found.staying == {name: f"outside the bound: {reason}" for name, reason in found_by_lipschitz.items()}
+    assert found_by_lipschitz == {
         "linear": "F.linear is no module, so there is no place for its norm",
         "up": "no Lipschitz form of ConvTranspose1d",
         "norm": "BatchNorm1d without running statistics",
@@ -228,7 +301,7 @@ def test_every_call_has_a_module_and_a_beta_of_its_own(name, conversion):
 def test_a_large_beta_changes_little_and_what_changed_is_known(name):
     model, x = network(name, torch.float64)
     if name in ("convnet", "mlp", "depthwise"):
-        model = nn.Sequential(*(nn.ReLU() if type(m) in DISTANCE_FROM_RELU else m for m in model))
+        model = nn.Sequential(*(nn.ReLU() if distance_from_relu(m) is not None else m for m in model))
     for beta in (1e2, 1e4, 1e6):
         result = lc.convert(model, SmoothConversion(beta=beta), example=x)
         change = float((result(x) - model(x)).detach().abs().max())
@@ -249,7 +322,7 @@ def test_a_call_changes_by_what_is_stated_at_most(module, beta):
     result = lc.convert(model, SmoothConversion(beta=beta), example=x)
     change = float((result(x) - model(x)).detach().abs().max())
     assert change <= result.conversion_report.per_call * (1 + 1e-9)
-    assert result.conversion_report.per_call <= math.log(2) / beta + DISTANCE_FROM_RELU[type(module)](module) + 1e-12
+    assert result.conversion_report.per_call <= math.log(2) / beta + distance_from_relu(module) + 1e-12
     if type(module) is nn.ReLU:
         assert change > 0.99 * math.log(2) / beta
 
@@ -261,7 +334,7 @@ def test_bounds_start_inactive(name):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(20)
-    layers = lambda _, layer: type(layer) not in DISTANCE_FROM_RELU  # noqa: E731
+    layers = lambda _, layer: distance_from_relu(layer) is None  # noqa: E731
     result = lc.convert(model, LCNNConversion(), example=x, only=layers)
     assert_close(result(x), model(x), rtol=1e-6, atol=1e-6)
     rows = [row for row in summary(result) if row.gamma]
@@ -457,7 +530,10 @@ def test_batchnorm_along_the_axis_of_tokens_is_not_paired_with_a_linear_layer_on
     ).eval()
     model[1].running_var = torch.tensor([1e-4, 1.0, 4.0, 9.0])
     x = randomness.uniform(torch.zeros(3, 4, 5), 0, 1, generator=stream(0, "tokens"))
-    folded = lc.fold(model, example=x)
+    with pytest.warns(
+        UserWarning, match="nothing was folded: 1: no convolution or linear layer before it, whose output"
+    ):
+        folded = lc.fold(model, example=x)
     assert_close(folded(x), model(x), rtol=1e-4, atol=1e-4)
     with fold_batchnorm(model, x):
         assert_close(model(x), folded(x), rtol=1e-4, atol=1e-4)

@@ -197,4 +197,6 @@ def test_the_difference_is_logged(caplog):
     model, x = network("mlp")
     with caplog.at_level(logging.INFO, logger="lowcurve"):
         plain = lc.fold(model, example=x)
-    assert caplog.messages == [f"folded: logits differ by {plain.folding_report.difference:.2g} at most"]
+    assert caplog.messages == [
+        f"folded {plain.folding_report.layers} layers; logits differ by {plain.folding_report.difference:.2g} at most"
+    ]

@@ -118,10 +118,10 @@ def wide() -> nn.Module:
          r"got training mode\. Write fold\(model.eval\(\), example=x\[:2\]\)"),
         (lambda: lc.fold(HearsUnseen().eval(), example=X), "layers whose results only torch functions use, got logits "
          "that differ by .*. Fold its parts one by one"),
-        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, got tuple. Wrap it in a module"),
+        (lambda: lc.convert(Pair(), example=X), "a network whose output is one tensor, got tuple. Write lc.wrap"),
         (lambda: lc.convert(HoldsAGraph(), example=X), "a network that copy.deepcopy can copy, got RuntimeError: Only "),
-        (lambda: under("vit", LCNNConversion()), r"layers that LCNNConversion supports, got norm1 \(no Lipschitz form "
-         r"of LayerNorm\), attention \(no .*, 1 more\. Exclude them with only=, or leave them unchanged with"),
+        (lambda: under("vit", LipschitzConversion()), r"layers that LipschitzConversion supports, got norm1 \(no "
+         r"Lipschitz form of LayerNorm\), attention \(no .*, 1 more\. Exclude them with only=, or leave them unchanged with"),
         (lambda: under("resnet", LipschitzConversion()), r"layers that LipschitzConversion supports, got maxpool \(its"),
         (lambda: lc.convert(Dynamic(), example=X), "a forward method around F.relu that torch.fx can follow, got that of "
          r"the network itself \(Dynamic\): symbolically traced variables cannot .*\. Give each call there its own module"),
@@ -167,10 +167,10 @@ def test_what_cannot_be_rewritten_is_left_as_it_is(make, left):
     assert type(result) is type(model)
 
 
-def test_what_a_conversion_does_not_hold_for_is_left_as_it_is():
+def test_lcnn_bounds_what_it_can_and_names_the_rest():
     model, x = network("vit")
-    with pytest.warns(UserWarning, match="norm1 .*, attention .*1 more"):
-        result = lc.convert(model, LCNNConversion(), example=x, strict=False)
+    with pytest.warns(UserWarning, match=r"norm1 \(outside the bound: .*, attention .*1 more"):
+        result = lc.convert(model, LCNNConversion(), example=x)
     assert list(result.conversion_report.left) == [
         "norm1",
         "attention",

@@ -195,7 +195,9 @@ def test_a_folder_or_an_index_that_does_not_say_which_weights(tmp_path, weights)
     folder = tmp_path / "net"
     index = shard(weights, folder)
     save_file(dict(weights), folder / "other.safetensors")
-    with pytest.raises(InputError, match=r"one file of .*, got model.safetensors.index.json, other.safetensors. Give the"):
+    with pytest.raises(
+        InputError, match=r"one file of .*, got model.safetensors.index.json, other.safetensors. Give the"
+    ):
         load_weights(small(), folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"one file of weights in .*empty, got none. Give a folder"):
@@ -203,7 +205,10 @@ def test_a_folder_or_an_index_that_does_not_say_which_weights(tmp_path, weights)
     names = json.loads(index.read_text())["weight_map"]
     for changed, message in (
         ({"weight_map": names | {"9.bias": "part-0.safetensors"}}, "the weights that .*, got no 9.bias. Download"),
-        ({"weight_map": names | {"9.bias": "part-9.safetensors"}}, "the shards that .*, got no part-9.safetensors. Put"),
+        (
+            {"weight_map": names | {"9.bias": "part-9.safetensors"}},
+            "the shards that .*, got no part-9.safetensors. Put",
+        ),
         ({"weight_map": {"a": "../a.safetensors"}}, "an index of shards in .*, got a file without weight_map"),
         ([], "an index of shards in"),
     ):

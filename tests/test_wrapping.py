@@ -96,6 +96,14 @@ def test_an_output_in_which_nothing_is_called_logits_is_not_guessed(images, answ
         lc.wrap(Answering(answer), output=output)(images)
 
 
+def test_outputs_that_wrap_can_read_are_named_where_it_is_missing(images):
+    for answer in (lambda z: {"logits": z}, lambda z: (z, z), lambda z: z[:, :1]):
+        with pytest.raises(
+            lc.InputError, match=r"lc.wrap\(model\), which reads the logits from an output and makes two"
+        ):
+            lc.measure(Answering(answer).eval(), images, torch.zeros(4).long(), lc.Curvature())
+
+
 @pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
 def test_one_logit_becomes_two_classes(images, shape):
     net = network(1)
@@ -110,6 +118,80 @@ def test_a_compiled_network_is_differentiated_twice(images):
     v = torch.ones_like(images)
     expected = lc.hessian(lc.loss_field(net, y), images)(v)
     assert torch.equal(lc.hessian(lc.loss_field(wrapped, y), images)(v), expected)
+
+
+MODES = ["measure", "attack", "hessian", "penalty", "convert", "fold", "inspect"]
+
+
+def use(model, images, what: str):
+    """Give a network to one of the functions that take networks."""
+    y = torch.tensor([0, 1, 0, 1])
+    uses = {
+        "measure": lambda: lc.measure(model, images, y, lc.Curvature()),
+        "attack": lambda: lc.attack(model, images, y, lc.PGD("linf", 8 / 255, steps=1)),
+        "hessian": lambda: lc.hessian(lc.loss_field(model, y), images)(images),
+        "penalty": lambda: (
+            lc.Objective(penalties={"c": lc.Term(lc.CURE(h=0.1), 1.0)}, statistics="frozen")
+            .terms(model, images, y)["c"]
+            .backward()
+        ),
+        "convert": lambda: lc.convert(model, example=images),
+        "fold": lambda: lc.fold(model, example=images),
+        "inspect": lambda: lc.inspect_layers(model, images),
+    }
+    return uses[what]()
+
+
+def function(net: nn.Module):
+    return lambda x: net(x)
+
+
+SEEN = dict.fromkeys(
+    ("convert", "fold", "inspect"), r"whose layers can be seen, got a scripted .*\. Give the network as it was"
+)
+KINDS = {  # a network, and the sentence of each use that does not work
+    "a function": (
+        lambda: function(network()),
+        {what: r"got the function <lambda>\. Write lc.wrap\(function\)" for what in MODES if what != "hessian"},
+    ),
+    "a wrapped function": (
+        lambda: lc.wrap(function(network())),
+        {"convert": "a forward method around F.relu that torch.fx can follow"},
+    ),
+    "DataParallel": (lambda: nn.DataParallel(network()).eval(), {}),
+    "compiled": (
+        lambda: torch.compile(network(), backend="eager"),
+        {
+            "penalty": r"gradient can be differentiated, for c, got one without\. Give the network as it was before torch.comp"
+        },
+    ),
+    "scripted": (lambda: torch.jit.script(network()), SEEN),
+    "a frozen script": (lambda: torch.jit.freeze(torch.jit.script(network())), SEEN),
+    "exported": (
+        lambda: torch.export.export(network(), (torch.rand(4, 3, 8, 8),)).module(),
+        {"fold": "a network in eval mode", "measure": "image alone", "attack": "Guard failed"},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.jit, torch.export and the compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_network_works_or_is_refused_by_a_sentence(images, kind):
+    make, refused = KINDS[kind]
+    for what in MODES if kind != "compiled" else ("penalty", "convert", "fold", "inspect"):  # compilation takes long
+        if what in refused:
+            with pytest.raises(lc.InputError, match=refused[what]):
+                use(make(), images, what)
+        else:
+            use(make(), images, what)
+
+
+def test_the_modes_of_layers_stay_as_they_are():
+    net = network().train()
+    net[1].eval()  # BatchNorm that is not trained
+    wrapped = lc.wrap(net, mean=MEAN, std=STD)
+    assert (wrapped.training, net.training, net[0].training, net[1].training) == (True, True, True, False)
+    assert not lc.wrap(lambda x: x).training
 
 
 def test_the_normalization_is_read_from_the_settings_of_timm(images):
@@ -160,6 +242,8 @@ def transformers():
         ("ViTImageProcessorPil", {"size": {"height": 8, "width": 8}, "do_normalize": False}),
         ("ViTImageProcessorPil", {"size": {"height": 8, "width": 8}, "do_normalize": False, "do_rescale": False}),
         ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 8}}),
+        ("MobileViTImageProcessorPil", {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}),
+        ("EfficientNetImageProcessorPil", {"size": {"height": 8, "width": 8}, "rescale_offset": True}),
     ],
 )
 def test_transform_and_wrapped_network_equal_processor_and_network(transformers, photograph, name, options):
@@ -168,6 +252,50 @@ def test_transform_and_wrapped_network_equal_processor_and_network(transformers,
     assert 0 <= pixels.min() < pixels.max() <= 1
     expected = net(processor(photograph, return_tensors="pt")["pixel_values"].float())
     torch.testing.assert_close(lc.wrap(net, processor=processor)(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+class Squares:
+    """A processor that does more than to normalize."""
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def __call__(self, image, **options):
+        pixels = torch.tensor(np.array(image)).permute(2, 0, 1)[None] / 255
+        return {"pixel_values": self.factor * pixels if "do_rescale" in options else pixels**2}
+
+
+def test_a_processor_that_does_more_than_to_normalize_is_refused():
+    with pytest.raises(
+        lc.InputError, match=r"a processor that normalizes channel by channel, got Squares. Give mean and"
+    ):
+        lc.wrap(network(), processor=Squares())
+    with pytest.raises(
+        lc.InputError, match=r"a processor that takes a Pillow image, got TypeError: .*Give mean and std"
+    ):
+        lc.wrap(network(), processor=lambda image: image)
+    with pytest.raises(
+        lc.InputError, match=r"a processor without further scaling of pixels, got Squares\. Give mean and std"
+    ):
+        lc.wrap(network(), processor=Squares(2.0))
+
+
+def test_the_settings_of_a_processor_are_enough(images):
+    settings = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    expected = network()(lc.Normalize(MEAN, STD)(images))
+    torch.testing.assert_close(lc.wrap(network(), processor=settings)(images), expected)
+    with pytest.raises(
+        lc.InputError, match=r"settings of rescaling and normalization alone, got do_flip_channel_order. Give the proc"
+    ):
+        lc.wrap(network(), processor=settings | {"do_flip_channel_order": True})
+    with pytest.raises(lc.InputError, match=r"an image processor, got its settings. Give AutoImageProcessor"):
+        lc.transform_of(network(), settings)
 
 
 def test_a_network_of_transformers_needs_its_normalization(transformers, images):

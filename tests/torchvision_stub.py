@@ -20,7 +20,7 @@ class _Named(type):
 class _Module(ModuleType):
     """A module that has every class."""
 
-    __path__: list[str] = []
+    __path__ = ()
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

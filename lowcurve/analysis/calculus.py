@@ -338,6 +338,6 @@ def _gradients(
         raise InputError(
             "a field that is differentiable in its input",
             "values without a graph that leads there",
-            "remove detach(), rounding or numpy from the model",
+            "remove detach(), rounding, quantization or numpy from the model",
         )
     return found

@@ -13,7 +13,7 @@ from lowcurve.analysis.norms import Ball
 from lowcurve.attacks.base import Options
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.network_calls import call, rounding_of
+from lowcurve.network_calls import ONE_ROW, call, rounding_of
 from lowcurve.randomness import Streams, example_streams
 from lowcurve.types import Classifier, Inputs, Labels, Logits, PerExample
 
@@ -183,7 +183,7 @@ def require_logits(logits: object, y: Labels, *, finite: bool = True) -> None:
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         expected = f"logits of shape ({len(y)}, classes) with at least 2 classes"
-        raise InputError(expected, shape, "return one row of logits an example from the model")
+        raise InputError(expected, shape, ONE_ROW)
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         found, hint = f"{int(y.min())} to {int(y.max())}", "give the data that the network was made for"
         raise InputError(f"labels from 0 to {logits.shape[1] - 1}, as the network has logits", found, hint)

@@ -11,6 +11,7 @@ from lowcurve.data.coercion import Data, are_labels, as_examples
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError, describe
+from lowcurve.network_calls import require_module
 from lowcurve.types import AttackFunction, Measure
 
 T = TypeVar("T")
@@ -30,17 +31,10 @@ def split_arguments(
         >>> len(examples), what, split_arguments(nn.Identity(), examples, "attack", None)[1]
         (2, 'attack', 'attack')
     """
-    require_model(model)
+    require_module(model)
     if what is None and not are_labels(labels):
         return as_examples(images), labels  # type: ignore[return-value]
     return as_examples(images, labels), what  # type: ignore[arg-type]
-
-
-def require_model(model: object) -> None:
-    """Refuse a model that is no torch network."""
-    if not isinstance(model, nn.Module):
-        hint = "put the model first: (model, images, labels, ...)"
-        raise InputError("a torch.nn.Module as the model", type(model).__name__, hint)
 
 
 def require_attack(method: object) -> AttackFunction:

@@ -15,14 +15,14 @@ from lowcurve.data.coercion import Data, as_examples
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import name_measures, require_model, split_arguments
+from lowcurve.evaluation.arguments import name_measures, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true
 from lowcurve.evaluation.independence import FEW, require_independent, warn_of_dependence
 from lowcurve.evaluation.sharing import Ticker, share
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import call, gradients_enabled, input_like
+from lowcurve.network_calls import call, gradients_enabled, input_like, require_module
 from lowcurve.progress import choose_progress
 from lowcurve.types import Loss, Measure, Progress
 
@@ -141,7 +141,7 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
         >>> correct(nn.Identity(), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), [1, 1])
         array([ True, False])
     """
-    require_model(model)
+    require_module(model)
     examples = as_examples(images, labels)
     require_examples(model, examples)
     warn_of_dependence(model, on_device(model, examples, slice(FEW))[0])

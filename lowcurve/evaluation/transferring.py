@@ -13,13 +13,13 @@ from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import require_attack, require_model, split_arguments
+from lowcurve.evaluation.arguments import require_attack, split_arguments
 from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import logits_of, require_examples
 from lowcurve.evaluation.sharing import share
 from lowcurve.losses import cross_entropy, evaluate_loss
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import call, gradients_enabled, input_like
+from lowcurve.network_calls import call, gradients_enabled, input_like, require_module
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Loss, Progress
 
@@ -72,7 +72,7 @@ def transfer(
             "at least one network, by name", received, "write transfer({'name': model}, images, labels, attack)"
         )
     for model in models.values():
-        require_model(model)
+        require_module(model)
     examples, chosen = split_arguments(next(iter(models.values())), images, labels, method)
     method = require_attack(chosen)
     bars = choose_progress(progress, fabric)

@@ -126,7 +126,8 @@ def require_eval(model: nn.Module) -> None:
         InputError: If there is such a layer.
     """
     for name, module in model.named_modules():
-        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+        unsafe = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+        if unsafe and module.training:
             raise InputError(
                 "a model in eval mode, where each example's loss depends on that example alone",
                 f"{type(module).__name__} {name!r} in training mode",

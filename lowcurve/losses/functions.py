@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lowcurve.errors import InputError
+from lowcurve.network_calls import ONE_ROW
 from lowcurve.types import Labels, Logits, PerExample
 
 
@@ -172,7 +173,7 @@ def _check(logits: Logits, y: Labels) -> None:
         raise InputError(
             f"logits of shape ({len(y)}, classes) with at least 2 classes",
             tuple(logits.shape),
-            "return one row of logits per example from the model",
+            ONE_ROW,
         )
     # On a GPU this check would stall every step; the data set has checked its labels already.
     if not y.is_cuda and len(y) and (int(y.min()) < 0 or int(y.max()) >= logits.shape[1]):

@@ -8,6 +8,7 @@ from torch import nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.layers import Normalize
+from lowcurve.models.wrapping import WrappedNetwork, is_of_transformers, wrap
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Factory:
     def build(self, seed: int) -> nn.Module:
         """Build a new network in training mode, after a `Normalize` layer where `mean` and `std` are given.
 
+        The logits of a network of transformers are read from its output.
+
         Args:
             seed: Seed of the initial weights.
 
@@ -44,10 +47,14 @@ class Factory:
             The network.
 
         Raises:
-            InputError: If the function cannot be imported, raises an error, or returns something other than a module.
+            InputError: If the function cannot be imported, raises an error, or returns something other than a module, or if the
+                normalization of a network of transformers is missing.
         """
         model = self.build_bare(seed)
-        return nn.Sequential(Normalize(self.mean, self.std), model) if self.mean or self.std else model
+        if not (self.mean or self.std):
+            return wrap(model) if is_of_transformers(model) else model  # the first refuses, and says what is missing
+        inner = WrappedNetwork(model, nn.Identity(), None) if is_of_transformers(model) else model
+        return nn.Sequential(Normalize(self.mean, self.std), inner)
 
     def build_bare(self, seed: int) -> nn.Module:
         """Build the network as the user's function returns it; its state dict has the user's own names.

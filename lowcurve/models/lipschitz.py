@@ -219,7 +219,10 @@ class LipschitzBatchNorm(LipschitzLayer, nn.modules.batchnorm._BatchNorm):
         if self.training:
             self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        return F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, self.training, share, self.eps)
+        x = F.batch_norm(x, self.running_mean, self.running_var, weight, self.bias, self.training, share, self.eps)
+        for part in self.children():  # of a BatchNorm that applies them afterwards, as timm's BatchNormAct2d
+            x = part(x)
+        return x
 
     def _attach(self, before: Weighted | None, published: bool, **settings: Any) -> None:
         if self.running_var is None:

@@ -1,13 +1,14 @@
 """Context managers that set the mode of a model and restore it afterwards."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from lowcurve.errors import InputError
+from lowcurve.network_calls import require_module
 from lowcurve.types import Classifier
 
 
@@ -16,7 +17,7 @@ def set_training(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put every layer in training or eval mode, and restore each layer's own mode afterwards.
 
     A module's own `train` method is called, and then every layer's mode is set, since such a method may leave layers as
-    they are.
+    they are. Parts without a mode, as those of a frozen script, are left alone.
 
     Args:
         model: The module whose mode is set.
@@ -30,16 +31,19 @@ def set_training(model: nn.Module, *, training: bool) -> Iterator[None]:
         >>> layer.training
         True
     """
-    before = [(module, module.training) for module in model.modules()]
+    require_module(model)
+    before = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     changes = any(was != training for _, was in before)
     if changes:
-        model.train(training)
+        with suppress(NotImplementedError):  # an exported network has no train method, and heeds no mode
+            model.train(training)
         _set_modes((module, training) for module, _ in before)
     try:
         yield
     finally:
         if changes:
-            model.train(before[0][1])
+            with suppress(NotImplementedError):
+                model.train(before[0][1])
             _set_modes(before)
 
 
@@ -126,6 +130,22 @@ def keep_buffers(model: nn.Module) -> Iterator[list[str]]:
 
 _STEADY: "WeakSet[nn.Module]" = WeakSet()
 """Networks whose passes in eval mode were seen to leave their buffers as they are."""
+
+
+def set_own_mode(*modules: nn.Module, training: bool) -> None:
+    """Set the mode of these modules, but not of the layers in them.
+
+    Args:
+        modules: The modules.
+        training: True for training mode, False for eval mode.
+
+    Example:
+        >>> block = nn.Sequential(nn.Dropout())
+        >>> set_own_mode(block, training=False)
+        >>> block.training, block[0].training
+        (False, True)
+    """
+    _set_modes((module, training) for module in modules)
 
 
 def copy_mode(new: nn.Module, old: nn.Module) -> nn.Module:

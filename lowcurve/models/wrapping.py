@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from lowcurve.errors import InputError
 from lowcurve.models.layers import Normalize
-from lowcurve.models.modes import copy_mode
+from lowcurve.models.modes import set_own_mode
+from lowcurve.models.processors import Processor, normalization_of, process
 from lowcurve.types import Inputs, Logits
-
-Processor = Callable[..., Any]
-"""An image processor of transformers."""
 
 
 class WrappedNetwork(nn.Module):
@@ -51,7 +49,7 @@ def wrap(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    processor: Processor | None = None,
+    processor: Processor | Mapping[str, Any] | None = None,
     output: str | int | None = None,
 ) -> WrappedNetwork:
     """Turn a network of timm, transformers or your own into a classifier of pixels in [0, 1].
@@ -66,16 +64,19 @@ def wrap(
             given, they are read from the processor, or from `pretrained_cfg`, which networks of timm have. A network of
             transformers needs one of them. Every other network is taken to expect pixels in [0, 1].
         std: Standard deviations that belong to `mean`.
-        processor: Image processor of transformers, as `AutoImageProcessor.from_pretrained` returns it.
+        processor: Image processor of transformers, as `AutoImageProcessor.from_pretrained` returns it, or the content of
+            its file preprocessor_config.json as a dictionary. A processor is tried on one image.
         output: Name or index of the logits, if the network returns an object, a dictionary or a tuple. By default it is
             "logits". A tuple of one tensor needs none.
 
     Returns:
-        The wrapped network, in the mode of the given one. Its state dict has the names of the given one.
+        The wrapped network, in the mode of the given one, and in eval mode for a function. Its state dict has the names of
+        the given one.
 
     Raises:
-        InputError: If mean and std are not given together, or the normalization of a network of transformers is unknown.
-            When called, the wrapped network raises it for an output without logits.
+        InputError: If mean and std are not given together, or the normalization of a network of transformers is unknown,
+            or a processor does not normalize channel by channel. When called, the wrapped network raises it for an output
+            without logits.
 
     Cost: one subtraction and one division of the input a pass.
 
@@ -87,16 +88,21 @@ def wrap(
     if (mean is None) != (std is None):
         raise InputError("mean and std together", "only one of them", "give both, or neither")
     model = getattr(model, "_orig_mod", model)
-    if mean is None or std is None:
-        mean, std = _normalization_of(model, processor)
-    normalization = Normalize(mean, std) if mean else nn.Identity()
+    if mean is not None and std is not None:
+        normalization: nn.Module = Normalize(mean, std)
+    elif processor is not None:
+        normalization = normalization_of(processor)
+    else:
+        normalization = _own_normalization(model)
     wrapped = WrappedNetwork(model, normalization, output)
-    if isinstance(model, nn.Module):
-        copy_mode(wrapped, model)
+    training = isinstance(model, nn.Module) and getattr(model, "training", False)
+    set_own_mode(wrapped, *normalization.modules(), training=training)
     return wrapped
 
 
-def transform_of(model: object, processor: Processor | None = None) -> Callable[[Image.Image], Tensor]:
+def transform_of(
+    model: object, processor: Processor | Mapping[str, Any] | None = None
+) -> Callable[[Image.Image], Tensor]:
     """Return the resizing and cropping of a network's own preprocessing, without its normalization.
 
     The transform is that of timm or transformers. `wrap` puts the normalization into the network.
@@ -109,7 +115,8 @@ def transform_of(model: object, processor: Processor | None = None) -> Callable[
         A function of a Pillow image that returns pixels in [0, 1], shape (3, height, width).
 
     Raises:
-        InputError: If there is neither a processor nor a `pretrained_cfg`, or timm is not installed.
+        InputError: If there is neither a processor nor a `pretrained_cfg`, or timm is not installed, or only the settings of a
+            processor are given.
 
     Example:
         >>> from transformers import AutoImageProcessor  # doctest: +SKIP
@@ -117,8 +124,10 @@ def transform_of(model: object, processor: Processor | None = None) -> Callable[
         >>> transform_of(net, processor)(Image.open("cat.jpg")).shape  # doctest: +SKIP
         torch.Size([3, 224, 224])
     """
+    if isinstance(processor, Mapping):
+        raise InputError("an image processor", "its settings", "give AutoImageProcessor.from_pretrained(...)")
     if processor is not None:
-        return partial(_process, processor)
+        return partial(process, processor)
     if not hasattr(model, "pretrained_cfg"):
         hint = "give the image processor: lc.transform_of(model, processor)"
         raise InputError("a network with pretrained_cfg, as those of timm have", type(model).__name__, hint)
@@ -130,34 +139,29 @@ def transform_of(model: object, processor: Processor | None = None) -> Callable[
     return partial(_scale, data.create_transform(**settings, is_training=False, normalize=False))
 
 
-def _process(processor: Processor, image: Image.Image) -> Tensor:
-    options = {"do_normalize": False, "do_rescale": True, "rescale_factor": 1 / 255, "return_tensors": "pt"}
-    pixels: Tensor = processor(image.convert("RGB"), **options)["pixel_values"][0]
-    return pixels
-
-
 def _scale(transform: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
     return transform(image.convert("RGB")).float() / 255
 
 
-def _normalization_of(model: object, processor: Processor | None) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation for pixels in [0, 1]; both are empty if there is no normalization."""
-    if processor is not None:
-        return _normalization_of_processor(processor)
+def _own_normalization(model: object) -> nn.Module:
+    """Return the normalization that a network brings with it, for pixels in [0, 1]."""
     settings = getattr(model, "pretrained_cfg", None)
     if isinstance(settings, Mapping) and "mean" in settings and "std" in settings:
-        return tuple(settings["mean"]), tuple(settings["std"])
-    if any(base.__name__ == "PreTrainedModel" for base in type(model).__mro__):
+        return Normalize(tuple(settings["mean"]), tuple(settings["std"]))
+    if is_of_transformers(model):
         hint = "write lc.wrap(model, processor=...) or give mean and std"
         raise InputError("the normalization of a network of transformers", type(model).__name__, hint)
-    return (), ()
+    return nn.Identity()
 
 
-def _normalization_of_processor(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
-    factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
-    if processor.do_normalize:
-        return [m / factor for m in processor.image_mean], [s / factor for s in processor.image_std]
-    return ((), ()) if factor == 1 else ([0.0] * 3, [1 / factor] * 3)
+def is_of_transformers(model: object) -> bool:
+    """Return True for a network of transformers.
+
+    Example:
+        >>> is_of_transformers(nn.Flatten())
+        False
+    """
+    return any(base.__name__ == "PreTrainedModel" for base in type(model).__mro__)
 
 
 def _select(output: Any, name: str | int | None) -> Tensor:

@@ -13,6 +13,7 @@ from lowcurve.analysis.norms import L2, per_example
 from lowcurve.analysis.second_derivatives import graph_nodes
 from lowcurve.errors import InputError
 from lowcurve.losses import LossField, require_eval
+from lowcurve.models.modes import set_training
 from lowcurve.types import Field, Inputs, PerExample
 
 Differentiation = Literal["exact", "detached", "first_order", "first_order_detached", "secant"]
@@ -20,6 +21,41 @@ DIFFERENTIATIONS = get_args(Differentiation)
 DOUBLE_BACKWARD = ("exact", "detached")
 """The ways that differentiate an input gradient once more."""
 KINKED = re.compile(r"relu|maxpool|hard|threshold|clamp|^abs|^(maximum|minimum)|shrink", re.IGNORECASE)
+
+
+def require_graph(name: str, penalty: Tensor, loss: Tensor) -> None:
+    """Refuse a penalty that would train nothing, as that of a compiled network, whose input gradient has no graph.
+
+    Args:
+        name: Name of the penalty.
+        penalty: Its mean.
+        loss: Mean of the loss.
+
+    Raises:
+        InputError: If only the loss depends on the parameters.
+    """
+    if loss.requires_grad and not penalty.requires_grad:
+        hint = "give the network as it was before torch.compile"
+        raise InputError(f"a network whose input gradient can be differentiated, for {name}", "one without", hint)
+
+
+def require_deterministic(model: nn.Module, name: str, way: Differentiation) -> None:
+    """Refuse a network whose forward passes in training mode depend on more than their inputs.
+
+    Args:
+        model: The network.
+        name: Name of the penalty.
+        way: How it is differentiated.
+
+    Raises:
+        InputError: If there is a layer that is random or depends on the batch.
+    """
+    hint = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
+    with set_training(model, training=True):
+        try:
+            require_eval(model)
+        except InputError as error:
+            raise InputError(f'frozen statistics with {name} by "{way}"', error.received, hint) from None
 
 
 def apply_to_gradients(

@@ -13,11 +13,11 @@ from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.analysis.verification import require_second_derivatives
 from lowcurve.attacks.base import BallAttack
 from lowcurve.errors import InputError, describe
-from lowcurve.losses import cross_entropy, loss_field, require_eval, require_loss_field
+from lowcurve.losses import cross_entropy, loss_field, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import keep_buffers, set_training
 from lowcurve.penalties import AdaptiveWeight, Penalty
-from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_smooth
+from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_deterministic, require_graph, require_smooth
 from lowcurve.randomness import stream, temporary_seed
 from lowcurve.training.schedule import Schedule
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
@@ -253,6 +253,8 @@ class Objective:
                 weight, penalty = due.get(name, (0.0, None))
                 with layers, nullcontext() if weight else torch.no_grad():
                     mean = loss.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
+                if weight and penalty and penalty.differentiates_twice:
+                    require_graph(name, mean, loss)
                 values[name] = TermValue(weight, mean)
         return values
 
@@ -303,7 +305,7 @@ class Objective:
         ways = {name: term.penalty.differentiation for name, term in self.penalties.items()}
         for name, way in ways.items():
             if way not in DOUBLE_BACKWARD and self.statistics == "batch":
-                _require_deterministic(model, name, way)
+                require_deterministic(model, name, way)
         with set_training(model, training=False):
             if any(way.startswith("first_order") for way in ways.values()):
                 require_smooth(Jet(loss_field(model, y, self.loss), x))
@@ -313,20 +315,22 @@ class Objective:
     def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""
         field = loss_field(model, y, self.loss, batch_statistics=True).repeating_draws()
-        training = self.statistics == "batch"
-        with set_training(model, training=training), keep_buffers(model), torch.no_grad(), temporary_seed(0, "draws"):
+        mode = set_training(model, training=self.statistics == "batch")
+        with mode, keep_buffers(model), torch.no_grad(), temporary_seed(0, "draws"):
             first, second = field.logits(x), field.logits(x)
         change = float((first - second).abs().max())
         if change > 1e-3 * float(first.abs().max()):
             expected = "a network that draws with torch, so that all passes of a step draw the same numbers"
-            received = f"logits that differ by {change:.2g} from pass to pass"
-            raise InputError(expected, received, "write torch.rand in it")
+            raise InputError(
+                expected, f"logits that differ by {change:.2g} from pass to pass", "write torch.rand in it"
+            )
 
 
 def _require_penalty(penalty: object) -> None:
     if not isinstance(penalty, Penalty):
-        hint = "derive its class from lowcurve.penalties.Penalty"
-        raise InputError("a penalty for a term", type(penalty).__name__, hint)
+        raise InputError(
+            "a penalty for a term", type(penalty).__name__, "derive its class from lowcurve.penalties.Penalty"
+        )
 
 
 def _require_term(term: object) -> None:
@@ -338,13 +342,3 @@ def _require_term(term: object) -> None:
 def _require_attack(attack: object) -> None:
     if attack is not None and (not callable(attack) or isinstance(attack, type)):
         raise InputError("an attack to train on", describe(attack), 'write lc.PGD("linf", 8/255)')
-
-
-def _require_deterministic(model: nn.Module, name: str, way: str) -> None:
-    """Raise an error for a model whose forward passes in training mode depend on more than their inputs."""
-    with set_training(model, training=True):
-        try:
-            require_eval(model)
-        except InputError as error:
-            hint = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
-            raise InputError(f'frozen statistics with {name} by "{way}"', error.received, hint) from None

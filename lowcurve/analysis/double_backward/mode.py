@@ -74,7 +74,8 @@ class TwiceDifferentiable(TorchFunctionMode):
         if name in CONVOLUTIONS:
             return self._convolve(Convolution.from_call(func, args, kwargs))
         if name == "hardsigmoid":
-            return None if len(args) > 1 or kwargs.get("inplace") else hard_sigmoid(x)
+            inplace = args[1] if len(args) > 1 else kwargs.get("inplace", False)
+            return x.copy_(hard_sigmoid(x.clone())) if inplace else hard_sigmoid(x)
         if name == "batch_norm":
             if func is not F.batch_norm:  # torch.batch_norm takes its arguments in another order
                 return None

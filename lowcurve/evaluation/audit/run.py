@@ -10,7 +10,6 @@ from lowcurve.analysis.norms import Ball, Norm, as_ball
 from lowcurve.data.coercion import Data, are_labels, as_examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import require_model
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records, remedies
 from lowcurve.evaluation.audit.budget import Budget
@@ -19,7 +18,7 @@ from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.sharing import broadcast
 from lowcurve.models.modes import frozen
-from lowcurve.network_calls import gradients_enabled
+from lowcurve.network_calls import gradients_enabled, require_module
 from lowcurve.progress import choose_progress
 from lowcurve.randomness import temporary_seed
 from lowcurve.types import Progress
@@ -123,7 +122,7 @@ def audit(
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; Pintor et al. 2022.
     """
-    require_model(model)
+    require_module(model)
     if not are_labels(labels) and labels is not None:  # called without labels: the other arguments move up
         labels, norm, radius = None, labels, norm if radius is None else radius
     if norm is None:

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
-from lowcurve.models.conversion.blocks import WEIGHTS, BatchNorm, batchnorm_pairs
+from lowcurve.models.conversion.blocks import WEIGHTS, batchnorm_pairs
+from lowcurve.models.conversion.composite_norms import BatchNorm
 from lowcurve.models.conversion.folding import fold_weights
 from lowcurve.models.conversion.recording import record
 from lowcurve.models.modes import set_training
@@ -63,7 +65,8 @@ def _fold(pairs: Pairs) -> AbstractContextManager[None]:
     with torch.no_grad():
         for norm, layer in pairs.items():
             weight, bias = fold_weights(layer, norm)
-            overrides |= {layer: {"weight": weight, "bias": bias}, norm: {"forward": _identity}}
+            rest = partial(_apply, tuple(norm.children())) if any(norm.children()) else _identity
+            overrides |= {layer: {"weight": weight, "bias": bias}, norm: {"forward": rest}}
     return _override_attributes(overrides)
 
 
@@ -81,6 +84,12 @@ def _override_attributes(overrides: Mapping[nn.Module, Mapping[str, Any]]) -> It
 
 
 def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _apply(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:
+    for part in parts:
+        x = part(x)
     return x
 
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from lowcurve.models import lipschitz
+from lowcurve.models.conversion.composite_norms import BatchNorm, has_own_forward
 from lowcurve.models.conversion.recording import Call, Recording
-
-BatchNorm = nn.modules.batchnorm._BatchNorm
 
 WEIGHTS: dict[type, type[lipschitz.LipschitzWeight]] = {
     nn.Linear: lipschitz.LipschitzLinear,
@@ -20,6 +19,21 @@ NORMS: dict[type, type[lipschitz.LipschitzBatchNorm]] = {
     nn.BatchNorm2d: lipschitz.LipschitzBatchNorm2d,
     nn.BatchNorm3d: lipschitz.LipschitzBatchNorm3d,
 }
+
+
+def bounded_norm(layer: nn.Module | None) -> type[lipschitz.LipschitzBatchNorm] | None:
+    """Return the bounded form of a BatchNorm, None for other layers.
+
+    The bounded form of a recorded BatchNorm that applies its children afterwards (`applies_children`) does so too.
+
+    Example:
+        >>> bounded_norm(nn.BatchNorm2d(1)).__name__, bounded_norm(nn.LayerNorm(1))
+        ('LipschitzBatchNorm2d', None)
+    """
+    if type(layer) in NORMS:
+        return NORMS[type(layer)]
+    own = layer is not None and has_own_forward(layer)
+    return next((new for kind, new in NORMS.items() if own and isinstance(layer, kind)), None)
 
 
 def batchnorm_pairs(recording: Recording) -> Mapping[str, str]:

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.conversion import layer_kinds
-from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, batchnorm_pairs
+from lowcurve.models.conversion.blocks import WEIGHTS, batchnorm_pairs, bounded_norm
 from lowcurve.models.conversion.call_separation import separate_calls
 from lowcurve.models.conversion.conversions import Conversion, LCNNConversion, LipschitzConversion, SmoothConversion
 from lowcurve.models.conversion.copying import copy_model
-from lowcurve.models.conversion.inspecting import Inspection, inspect_recording
+from lowcurve.models.conversion.inspecting import OUTSIDE, Inspection, inspect_recording
 from lowcurve.models.conversion.module_replacement import replace_module
 from lowcurve.models.conversion.recording import Call, Recording, record
 from lowcurve.models.layers import CenteredSoftplus
 from lowcurve.models.lipschitz import LipschitzLayer, prepare_norms, update_norms
+from lowcurve.network_calls import original_of, require_module
 
 log = logging.getLogger("lowcurve")
 
@@ -45,7 +46,8 @@ class ConversionReport:
         change: Largest absolute difference of a logit on the example.
         per_call: Upper bound of the change of one nonlinearity's output. It holds at any input.
         replaced: The new layer for each name.
-        left: The reason for each name that was left unchanged.
+        left: The reason for each name that was left unchanged: layers without a bound, nonlinearities that are smooth but not
+            like ReLU, and (without `strict`) what the conversion does not support.
     """
 
     conversion: Conversion
@@ -70,6 +72,9 @@ def convert(
     forward method, and the module's class becomes a subclass with the new method. Every weight keeps its name, so the state
     dict of the original network loads (`load_original`). Device, precision, modes, requires_grad and hooks are kept. A block
     that is itself called several times gets one module for each place in it, because its weights are shared as well.
+
+    Layers without a Lipschitz form, such as LayerNorm and attention, stay as they are under `LCNNConversion`, which then bounds
+    the other layers only. A warning and `conversion_report.left` name them. `LipschitzConversion` refuses them.
 
     A ReLU that is written by hand, such as torch.maximum(x, 0), x * (x > 0) or torch.where(x > 0, x, 0), is not converted.
     Like every other elementwise kink it counts as unsupported and is named in `conversion_report.left`. Max-pooling keeps
@@ -107,14 +112,19 @@ def convert(
     Reference: srinivas2022lcnn, section 3.
     """
     conversion = conversion or SmoothConversion()
+    require_module(model, "a torch.nn.Module to convert")
+    model = original_of(model)
     require_original(model)
     copied = copy_model(model)
     before = record(copied, example)
-    wanted, left = _select_calls(inspect_recording(model, before, conversion), only, strict)
+    found = inspect_recording(model, before, conversion)
+    wanted, left = _select_calls(found, only, strict)
     left |= _separate(copied, before, wanted, example, strict)
     wanted = [call for call in wanted if call.name not in left]
-    if left:
-        warnings.warn(f"left unchanged: {_listing(left)}", stacklevel=2)
+    outside = {name: why for name, why in found.staying.items() if why.startswith(OUTSIDE)}
+    if left | outside:
+        warnings.warn(f"left unchanged: {_listing(left | outside)}", stacklevel=2)
+    left |= found.staying
     like = next((p for p in copied.parameters() if p.is_floating_point()), example)
     per_call = _smooth_nonlinearities(copied, wanted, conversion, like)
     if not isinstance(conversion, SmoothConversion):
@@ -132,11 +142,6 @@ def convert(
     return copied
 
 
-def _require_module(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError("a torch.nn.Module to convert", type(model).__name__, "put the model first")
-
-
 def require_original(model: nn.Module) -> None:
     """Raise an error for a network that was converted before, as a whole or in part, and for a single layer.
 
@@ -146,7 +151,7 @@ def require_original(model: nn.Module) -> None:
     Raises:
         InputError: If the network cannot be converted.
     """
-    _require_module(model)
+    require_module(model, "a torch.nn.Module to convert")
     for part in model.modules():
         done = getattr(part, "conversion_report", None)
         if isinstance(done, ConversionReport):
@@ -186,7 +191,7 @@ def load_original(converted: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _select_calls(found: Inspection, only: Only | None, strict: bool) -> tuple[list[Call], dict[str, str]]:
     """Return the calls that change, and the names of those that the conversion does not support, with the reason."""
     chosen = _matching_names(found.calls, only)
-    pairs = [(call, outcome) for call, outcome in zip(found.calls, found.outcomes, strict=True) if call.name in chosen]
+    pairs = [(call, outcome) for call, outcome in found.pairs() if call.name in chosen]
     left = {call.name: outcome.problem for call, outcome in pairs if outcome.problem}
     if left and strict:
         hint = "exclude them with only=, or leave them unchanged with strict=False"
@@ -237,9 +242,9 @@ def _smooth_nonlinearities(copied: nn.Module, wanted: list[Call], conversion: Co
         act = CenteredSoftplus(conversion.beta, learn=conversion.learn).to(call.device, like.dtype)
         act.log_beta.data.fill_(math.log(conversion.beta - act.floor))
         replace_module(copied, name, act)
-        per_call.append(
-            layer_kinds.DISTANCE_FROM_RELU[type(call.layer)](call.layer) + math.log(2) / float(act.beta.detach())
-        )
+        distance = layer_kinds.distance_from_relu(call.layer)
+        assert distance is not None
+        per_call.append(distance + math.log(2) / float(act.beta.detach()))
     return max(per_call)
 
 
@@ -256,9 +261,10 @@ def _bound_layers(
     for call in {call.module: call for call in wanted if call.kind != layer_kinds.NONLINEARITY}.values():
         layer: Any = call.layer
         name = str(call.module)
-        if type(layer) in NORMS:
+        norm = bounded_norm(layer)
+        if norm is not None:
             before: Any = copied.get_submodule(pairs[name]) if name in pairs else None
-            new: LipschitzLayer = NORMS[type(layer)].of(before, layer, gamma=gamma, learn=learn)
+            new: LipschitzLayer = norm.of(before, layer, gamma=gamma, learn=learn)
         else:
             new = WEIGHTS[type(layer)].of(layer, gamma=gamma, learn=learn)
         placed.append(new.double() if like.dtype is torch.float64 else new)

@@ -3,6 +3,9 @@
 import copy
 import logging
 import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowcurve.errors import InputError
-from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, BatchNorm, batchnorm_pairs
+from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, batchnorm_pairs
+from lowcurve.models.conversion.composite_norms import BatchNorm
 from lowcurve.models.conversion.copying import copy_model
-from lowcurve.models.conversion.layer_kinds import POOLING
+from lowcurve.models.conversion.layer_kinds import NORMALIZATION, POOLING
 from lowcurve.models.conversion.module_replacement import replace_module
 from lowcurve.models.conversion.recording import Recording, record
 from lowcurve.models.gram import scale_outputs
 from lowcurve.models.layers import CenteredSoftplus
-from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzWeight
+from lowcurve.models.lipschitz import LipschitzBatchNorm, LipschitzLayer, LipschitzWeight
+from lowcurve.network_calls import original_of, require_module
 
 log = logging.getLogger("lowcurve")
 
@@ -33,11 +38,13 @@ class FoldingReport:
 
     Attributes:
         difference: Largest absolute difference of a logit on the example.
-        layers: Number of layers and constants that were folded into others.
+        layers: Number of layers, factors and constants that were folded into others.
+        left: The reason for each BatchNorm that stays.
     """
 
     difference: float
     layers: int
+    left: Mapping[str, str]
 
 
 class ShiftedSoftplus(nn.Module):
@@ -80,7 +87,7 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
         example: A batch of inputs, on which the logits of both are compared.
 
     Returns:
-        The folded copy, with a `FoldingReport` as its attribute `folding_report`.
+        The folded copy, with a `FoldingReport` as its attribute `folding_report`. If nothing was folded, a warning says why.
 
     Raises:
         InputError: If the network is in training mode, or if its logits change because something other than a torch function
@@ -96,7 +103,9 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
           (3): Linear(in_features=2, out_features=1, bias=True)
         )
     """
-    if any(part.training for part in model.modules()):
+    require_module(model, "a torch.nn.Module to fold")
+    model = original_of(model)
+    if any(getattr(part, "training", False) for part in model.modules()):
         hint = "write fold(model.eval(), example=x[:2])"
         raise InputError(
             "a network in eval mode, because BatchNorm folds with its running statistics", "training mode", hint
@@ -104,18 +113,18 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
     folded = copy_model(model)
     recording = record(folded, example)
     pairs = batchnorm_pairs(recording)
+    bounded = [name for name, layer in folded.named_modules() if isinstance(layer, LipschitzWeight)]
     with torch.no_grad():
-        for name, layer in list(folded.named_modules()):
-            if isinstance(layer, LipschitzWeight):
-                replace_module(folded, name, _plain_weight(layer))
+        for name in bounded:
+            replace_module(folded, name, _plain_weight(folded.get_submodule(name)))
         for name, before in pairs.items():
             layer = folded.get_submodule(before)
             weight, bias = fold_weights(layer, folded.get_submodule(name))
             layer.weight, layer.bias = (_parameter(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
-            replace_module(folded, name, nn.Identity())
+            replace_module(folded, name, _with_children(nn.Identity(), folded.get_submodule(name)))
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzBatchNorm):
-                replace_module(folded, name, _plain_norm(layer))
+                replace_module(folded, name, _with_children(_plain_norm(layer), layer))
         shifts = _replace_softplus(folded, recording)
     folded.__dict__.pop("conversion_report", None)
     output = record(folded, example).output
@@ -125,13 +134,39 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
         raise InputError(
             "layers whose results only torch functions use", f"logits that differ by {difference:.2g}", hint
         )
-    log.info("folded: logits differ by %.2g at most", difference)
-    folded.folding_report = FoldingReport(difference, len(pairs) + shifts)  # type: ignore[assignment]
+    report = FoldingReport(difference, len(pairs) + len(bounded) + shifts, _reasons(recording, pairs))
+    log.info("folded %d layers; logits differ by %.2g at most", report.layers, difference)
+    if not report.layers and not any(isinstance(part, LipschitzLayer | CenteredSoftplus) for part in model.modules()):
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(report.left.items())[:4])
+        warnings.warn(f"nothing was folded: {why or 'the network has no BatchNorm'}", stacklevel=2)
+    folded.folding_report = report  # type: ignore[assignment]
     return folded
 
 
-def _plain_weight(layer: LipschitzWeight) -> nn.Module:
+def _reasons(recording: Recording, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Say of each normalization that stays why it does."""
+    left = {}
+    for call in recording.calls:
+        if call.kind == NORMALIZATION and call.name not in pairs:
+            if isinstance(call.layer, BatchNorm) and call.layer.running_var is not None:
+                why = "no convolution or linear layer before it, whose output it alone takes, channel by channel"
+            elif call.operation.endswith("batch_norm"):
+                why = f"{call.operation} is called by a module that does something else, too"
+            else:
+                why = f"the statistics of {call.operation} depend on its input"
+            left[call.name] = why
+    return left
+
+
+def _with_children(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    """Return a layer and then the children of the BatchNorm whose place it takes, under their names."""
+    children = OrderedDict(norm.named_children())
+    return nn.Sequential(OrderedDict(normalization=layer) | children) if children else layer
+
+
+def _plain_weight(layer: nn.Module) -> nn.Module:
     """The plain layer of a bounded one, with the factor in the weights."""
+    assert isinstance(layer, LipschitzWeight)
     new = _plain_copy(layer, next(kind for kind in WEIGHTS if isinstance(layer, kind)))
     new.weight = _parameter(layer.linear.weight.double() * layer.factor.double(), layer.linear.weight)
     return new
@@ -143,6 +178,7 @@ def _plain_norm(layer: LipschitzBatchNorm) -> nn.Module:
     ones = torch.ones_like(layer.running_var)
     new.weight = _parameter((ones if layer.weight is None else layer.weight).double() * layer.factor.double(), ones)
     new.bias = nn.Parameter(torch.zeros_like(ones)) if layer.bias is None else layer.bias
+    new._modules = {}
     return new
 
 

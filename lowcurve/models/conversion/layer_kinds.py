@@ -47,16 +47,39 @@ SMOOTH |= {"gelu", "silu", "softplus", "mish", "sigmoid", "tanh"}
 TRANSPARENT = frozenset(["flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous"])
 """Functions that change no element of a tensor."""
 
-DISTANCE_FROM_RELU: dict[type, Callable[[Any], float]] = {
+GELU, SILU, MISH, HARDSWISH = 0.1701, 0.2785, 0.3089, 0.375
+"""Largest distance of each function from ReLU; that of GELU holds for its form with tanh, too."""
+DISTANCES: dict[type, Callable[[Any], float]] = {
     nn.ReLU: lambda _: 0.0,
     nn.Softplus: lambda m: math.log(2) / m.beta,
-    nn.GELU: lambda _: 0.1701,
-    nn.SiLU: lambda _: 0.2785,
-    nn.Mish: lambda _: 0.3089,
+    nn.GELU: lambda _: GELU,
+    nn.SiLU: lambda _: SILU,
+    nn.Mish: lambda _: MISH,
     nn.ELU: lambda m: max(m.alpha, 0.0),
+    nn.Hardswish: lambda _: HARDSWISH,
 }
-"""The nonlinearities that a centered softplus can replace, with the largest distance of each from ReLU."""
-MODULES = {"relu": nn.ReLU, "softplus": nn.Softplus, "gelu": nn.GELU, "silu": nn.SiLU, "mish": nn.Mish, "elu": nn.ELU}
+OF_LIBRARIES: dict[str, dict[str, float]] = {
+    "timm": {
+        **dict.fromkeys(("GELU", "GELUTanh"), GELU),
+        "QuickGELU": SILU / 1.702,
+        **dict.fromkeys(("Swish", "SwishMe"), SILU),
+        **dict.fromkeys(("Mish", "MishMe"), MISH),
+        **dict.fromkeys(("HardSwish", "HardSwishMe"), HARDSWISH),
+    },
+    "transformers": {
+        **dict.fromkeys(
+            ("GELUActivation", "GELUTanh", "NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation"), GELU
+        ),
+        "QuickGELUActivation": SILU / 1.702,
+        "SiLUActivation": SILU,
+        "MishActivation": MISH,
+    },
+}
+"""Classes of other libraries that compute one of these functions, by package and name, with the same distance."""
+MODULES = {
+    "relu": nn.ReLU, "softplus": nn.Softplus, "gelu": nn.GELU, "silu": nn.SiLU, "mish": nn.Mish, "elu": nn.ELU,
+    "hardswish": nn.Hardswish,
+}  # fmt: skip
 
 
 def layer_kind(module: nn.Module) -> str | None:
@@ -72,7 +95,7 @@ def layer_kind(module: nn.Module) -> str | None:
         >>> layer_kind(nn.Conv2d(1, 1, 3)), layer_kind(nn.GELU()), layer_kind(nn.Sequential())
         ('convolution', 'nonlinearity', None)
     """
-    if isinstance(module, CenteredSoftplus):
+    if isinstance(module, CenteredSoftplus) or _distance_in_library(module) is not None:
         return NONLINEARITY
     if not isinstance(module, LipschitzLayer) and not str(type(module).forward.__module__).startswith("torch.nn."):
         return None
@@ -81,6 +104,26 @@ def layer_kind(module: nn.Module) -> str | None:
         if package == "torch.nn.modules" and (base.__name__ in CLASSES or file in FILES):
             return CLASSES.get(base.__name__, FILES.get(file))
     return None
+
+
+def distance_from_relu(layer: nn.Module | None) -> float | None:
+    """Return the largest distance of a nonlinearity from ReLU, None if a centered softplus cannot replace it.
+
+    Args:
+        layer: The nonlinearity.
+
+    Example:
+        >>> distance_from_relu(nn.Hardswish()), distance_from_relu(nn.Tanh())
+        (0.375, None)
+    """
+    if type(layer) in DISTANCES:
+        return DISTANCES[type(layer)](layer)
+    return _distance_in_library(layer)
+
+
+def _distance_in_library(layer: nn.Module | None) -> float | None:
+    package = type(layer).__module__.partition(".")[0]
+    return OF_LIBRARIES[package].get(type(layer).__name__) if package in OF_LIBRARIES else None
 
 
 def function_kind(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:

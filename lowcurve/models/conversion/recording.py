@@ -14,11 +14,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lowcurve import randomness
 from lowcurve.errors import InputError
+from lowcurve.models.conversion.composite_norms import applies_children
 from lowcurve.models.conversion.copying import describe_error
 from lowcurve.models.conversion.kinks import KinkFinder
 from lowcurve.models.conversion.layer_kinds import (
     KINK,
     NONLINEARITY,
+    NORMALIZATION,
     POOLING,
     TRANSPARENT,
     function_kind,
@@ -136,7 +138,7 @@ def record(model: nn.Module, example: Tensor) -> Recording:
             expected = f"an example that {type(model).__name__} accepts"
             raise InputError(expected, f"shape {tuple(example.shape)}: {describe_error(error)}", hint) from error
     if not isinstance(output, Tensor):
-        hint = "wrap it in a module that returns only the logits"
+        hint = "write lc.wrap(model), which returns only the logits"
         raise InputError("a network whose output is one tensor", type(output).__name__, hint)
     recorder.note_use((output,), None)
     return recorder.recording(output)
@@ -158,6 +160,7 @@ class CallRecorder(TorchFunctionMode):
         self.runs: Counter[str] = Counter()
         self.names: dict[tuple[str, str, int], str] = {}
         self.kinks = KinkFinder(model)
+        self.composites = {id(part) for part in model.modules() if applies_children(part)}
         self.origin: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()  # the index of the call that made a tensor
 
     def recording(self, output: Tensor) -> Recording:
@@ -213,7 +216,10 @@ class CallRecorder(TorchFunctionMode):
             return result
         name = getattr(func, "__name__", "")
         kind = function_kind(name, args, given)
-        if kind is not None and self.stack:
+        if name == "batch_norm" and self.stack and id(self.stack[-1].module) in self.composites:
+            run = self.stack[-1]
+            self._add_call(NORMALIZATION, type(run.module).__name__, run.name, run.module, (args, given), result, {})
+        elif kind is not None and self.stack:
             layer = function_module(name, args, given) if kind == NONLINEARITY else None
             settings = bind_arguments(func, args, given) if kind == POOLING else {}
             self._add_call(kind, f"{_namespace(func)}.{name}", None, layer, (args, given), result, settings)
@@ -255,7 +261,8 @@ class CallRecorder(TorchFunctionMode):
         output: Any,
         settings: Mapping[str, Any],
     ) -> None:
-        owner = self.stack[-1] if self.stack else ForwardRun(self.model, "", False, 1)
+        around = self.stack[:-1] if self.stack and self.stack[-1].module is layer else self.stack
+        owner = around[-1] if around else ForwardRun(self.model, "", False, 1)
         before, after = (next(tensors(value)) for value in (given, output))
         name = self._call_name(owner, operation.split(".")[-1], module)
         self.note_use(given, len(self.calls))
