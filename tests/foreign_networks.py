@@ -54,9 +54,7 @@ class Foreign:
         return torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
     def _timm(self) -> nn.Module:
-        torchvision_stub.provide()
-        import timm
-
+        timm = torchvision_stub.import_timm()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return timm.create_model(self.name, num_classes=CLASSES, **self.options)

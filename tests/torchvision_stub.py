@@ -1,5 +1,6 @@
 """Let timm be imported where torchvision is missing: it names classes of torchvision at import that networks never use."""
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -30,14 +31,22 @@ class _Module(ModuleType):
         return made
 
 
-def provide() -> None:
-    """Put modules in the place of torchvision, if it is not installed."""
-    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
-        return
-    for name in MODULES:
-        module = _Module(f"torchvision{name}")
-        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
-        sys.modules[module.__name__] = module
-        parent, _, child = module.__name__.rpartition(".")
+def import_timm() -> ModuleType:
+    """Return timm, imported with modules in the place of torchvision if that is not installed.
+
+    Raises:
+        ImportError: If timm is not installed.
+    """
+    added = [] if importlib.util.find_spec("torchvision") else [f"torchvision{name}" for name in MODULES]
+    for name in added:
+        module = _Module(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+    try:
+        return importlib.import_module("timm")
+    finally:
+        for name in added:  # transformers would take them for torchvision
+            del sys.modules[name]
