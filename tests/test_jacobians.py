@@ -335,6 +335,10 @@ REFUSED = {
         lambda s, x: s.h(F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])[:, 0]),
         KNOWN + "bmm, a product of two values",
     ),
+    "fused attention": (
+        lambda s, x: s.h(F.scaled_dot_product_attention(*[x[:, None, None]] * 3)[:, 0, 0]),
+        KNOWN + "bmm, a product of two values",
+    ),
     "softmax": (lambda s, x: s.h(x).softmax(1), KNOWN + "_softmax"),
     "a norm in a layer": (nn.Sequential(linear(), nn.LayerNorm(3)), KNOWN + "native_layer_norm in layer '1'"),
     "a divisor": (lambda s, x: s.h(1 / (x.abs() + 1)), KNOWN + "reciprocal"),

@@ -47,7 +47,7 @@ STUDY: Mapping[str, Option] = {
         "set by --data and --scale",
     ),
     "model": Option("MODULE:FUNC", "Your own network: a function without arguments that returns it"),
-    "weights": Option("FILE", "State dict for --model, as .pt or .safetensors", "FUNC's own"),
+    "weights": Option("FILE", "State dict for --model: a file or its folder", "FUNC's own"),
     "mean": Option("A,B,C", "Pixel means if --model expects normalized inputs, e.g. 0.49,0.48,0.45"),
     "std": Option("A,B,C", "Standard deviations that belong to --mean, e.g. 0.25,0.24,0.26"),
     "train": Option("", "With --model: also train --methods. Without it, nothing is trained"),

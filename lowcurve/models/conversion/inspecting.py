@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lowcurve.models.conversion import layer_kinds
 from lowcurve.models.conversion.blocks import WEIGHTS, batchnorm_pairs, bounded_norm
+from lowcurve.models.conversion.composite_norms import BatchNorm
 from lowcurve.models.conversion.conversions import Conversion, LCNNConversion, LipschitzConversion, SmoothConversion
 from lowcurve.models.conversion.copying import copy_sharing_parameters
 from lowcurve.models.conversion.recording import Call, Recording, Size, record
@@ -170,8 +171,8 @@ def _bounded_outcome(call: Call, pairs: Mapping[str, str]) -> Outcome:
     if type(call.layer) in WEIGHTS:
         return Outcome() if call.module in pairs.values() else Outcome(WEIGHTS[type(call.layer)].__name__)
     new = bounded_norm(call.layer)
-    if new is not None and call.layer is not None:
-        if call.layer.running_var is None:
+    if new is not None:
+        if isinstance(call.layer, BatchNorm) and call.layer.running_var is None:
             return Outcome(problem=f"{call.operation} without running statistics")
         return Outcome(new.__name__)
     return Outcome(problem=f"no Lipschitz form of {call.operation}")

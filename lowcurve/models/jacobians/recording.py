@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lowcurve import randomness
+from lowcurve.analysis.second_derivatives import math_attention
 from lowcurve.errors import NotAvailable
 from lowcurve.models.jacobians.graph import (
     Call,
@@ -69,7 +70,7 @@ def record(model: nn.Module, example: Tensor) -> InputGraph:
     recorder = _Recorder()
     start = Node.of(Call("input", dict, {}, ""), x)
     try:
-        with torch.no_grad(), recorder.watching(model):
+        with torch.no_grad(), math_attention(), recorder.watching(model):
             output = model(_Tracked(x, start, recorder))
     except NotAvailable:
         raise
