@@ -1,8 +1,8 @@
 """The table of training methods."""
 
+from lowcurve.study.jobs import required_methods, training_plan
 from lowcurve.study.method_options import DEFAULT_METHODS, METHOD_NAMES
 from lowcurve.study.methods import METHODS
-from lowcurve.study.pipeline import required_methods, training_plan
 from lowcurve.study.settings import Study
 
 

@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK, "train"),
             *("norm", "radius", "suite", "training.epochs", "evaluation.examples", "seed", "accelerator", "devices"),
-            *("out", "resume", "config", "print-config"),
+            *("jobs", "full", "out", "resume", "config", "print-config"),
         ),
     ),
     "train": Command(
@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
         options.STUDY,
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK),
-            *("norm", "radius", "training.epochs", "seed", "accelerator", "devices", *FILES),
+            *("norm", "radius", "training.epochs", "seed", "accelerator", "devices", "jobs", *FILES),
         ),
         "RUN continues an earlier run; RECIPE is a key that lowcurve recipes lists.",
     ),
@@ -72,7 +72,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("RUN", *OWN_NETWORK, "data", "data-dir", "scale", "norm", "radius"),
             *("evaluation.curvature-examples", "evaluation.first", "evaluation.lanczos-steps"),
-            *("seed", "accelerator", "devices", *FILES),
+            *("seed", "accelerator", "devices", "jobs", "full", *FILES),
         ),
     ),
     "attack": Command(
@@ -84,7 +84,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("RUN", *OWN_NETWORK, "data", "data-dir", "scale", "norm", "radius", "suite"),
             *("evaluation.examples", "evaluation.first", "evaluation.steps", "evaluation.audited"),
-            *("seed", "accelerator", "devices"),
+            *("seed", "accelerator", "devices", "jobs"),
             *FILES,
         ),
     ),

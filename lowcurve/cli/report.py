@@ -9,7 +9,7 @@ from lowcurve.cli import recipes
 from lowcurve.cli.parsing import flat, new_parser, parse_words
 from lowcurve.cli.processes import follows, machine_facts, prepare_process
 from lowcurve.cli.requests import open_run
-from lowcurve.cli.terminal import audit_lines, log_to, result_table
+from lowcurve.cli.terminal import audit_lines, console, log_to, result_table, with_conditions
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lowcurve")
 STATIC = "report-static.html"
 """The page without scripts."""
+SMOKE = "This was a run at the scale smoke: it shows that everything works. Nothing can be read from its numbers."
 
 
 def report(command: str, words: list[str]) -> int:
@@ -76,7 +77,7 @@ def write_report(study: "Study", run: "Run", *, static: bool = False) -> None:
     pages = [run.write(PAGE, written.write())]
     if static:
         pages.append(run.write(STATIC, written.write(interactive=False)))
-    _print(results, pages)
+    _print(results, pages, study)
 
 
 def _results(study: "Study", run: "Run") -> "dict[str, Result]":
@@ -170,24 +171,26 @@ def _write_beside(opened: "list[tuple[Run, Study]]", out: str | None, *, interac
     _print({kind: result for kind, result in results.items() if kind == "comparison"}, [place])
 
 
-def _print(results: "Mapping[str, Result]", pages: list[Path]) -> None:
-    from rich.console import Console
-
+def _print(results: "Mapping[str, Result]", pages: list[Path], study: "Study | None" = None) -> None:
+    """Print the table of a report with its conditions, the audits' verdicts and where the pages are."""
     from lowcurve.results import Table
     from lowcurve.study.optional import MISSING
+    from lowcurve.study.presets import is_smoke
 
-    console = Console()
+    screen = console()
     if isinstance(headline := results.get("comparison"), Table):
-        console.print(result_table(headline))
+        screen.print(result_table(headline if study is None else with_conditions(headline, study)))
         for line in audit_lines(headline):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            screen.print(line, markup=False, highlight=False, soft_wrap=True)
     if isinstance(missing := results.get(MISSING), Table):
         for row in missing.rows:
-            console.print(f"{row[0]}: no {row[1]}. {row[2]}", markup=False, highlight=False, soft_wrap=True)
+            screen.print(f"{row[0]}: no {row[1]}. {row[2]}", markup=False, highlight=False, soft_wrap=True)
     for line in recipes.terminal_lines(results):
-        console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
+        screen.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
+    if study is not None and is_smoke(study):
+        screen.print(SMOKE, markup=False, highlight=False, soft_wrap=True)
     for place in pages:
-        console.print(f"report: {place}", soft_wrap=True)
+        screen.print(f"report: {place}", soft_wrap=True)
 
 
 def _facts(study: "Study", run: "Run") -> dict[str, str]:

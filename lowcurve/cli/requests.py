@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius", "suite")
 """Settings of an earlier run that may change: how it is evaluated, and where."""
+PATHS = 30
+"""Images between which `--full` searches paths."""
+FREE = ("resume", "jobs", "full")
+"""Words that an earlier run takes beside these."""
 TRAINING = (
     *(
         "train",
@@ -48,6 +52,7 @@ class Request:
         recipe: The paper's recipe for a new run. None if it follows no recipe.
         new_settings: True if an earlier run is evaluated with other settings.
         new_ball: True if an earlier run gets a new norm or radius for its attacks.
+        jobs: Number of networks side by side. None takes as many as there are free cores.
     """
 
     run: "Run | None"
@@ -56,6 +61,7 @@ class Request:
     recipe: "Recipe | None" = None
     new_settings: bool = False
     new_ball: bool = False
+    jobs: int | None = None
 
 
 def parse(command: str, words: list[str]) -> Request:
@@ -74,7 +80,8 @@ def parse(command: str, words: list[str]) -> Request:
     place, recipe = given.get("run") or given.get("resume"), _recipe(command, given.get("run"))
     written = {name.split(".")[0]: name for name, _ in flat("", given.as_dict()) if name != "run"}
     if place is not None and recipe is None:
-        return _continued(command, parser, place, words, written)
+        request = _continued(command, parser, place, words, written)
+        return replace(request, study=_drawn(request.study, given), jobs=_jobs(given))
     useless = [written[name] for name in hidden if name in written]
     if useless and command != "train" and "config" not in given:
         raise InputError(f"options of lowcurve {command}, which trains nothing", f"--{useless[0]}", "leave it out")
@@ -83,7 +90,7 @@ def parse(command: str, words: list[str]) -> Request:
     study = _parsed(command, parser, words, asdict(base))
     if command == "study" and study.model is not None and not given.get("train") and "methods" not in given:
         study = replace(study, methods=())
-    return Request(None, given.get("out"), study.resolve(), recipe)
+    return Request(None, given.get("out"), _drawn(study.resolve(), given), recipe, jobs=_jobs(given))
 
 
 def open_run(place: str) -> "tuple[Run, Study]":
@@ -118,12 +125,26 @@ def _continued(
     if "out" in written:
         raise InputError("a run to go on with, or a new one", "both", "leave out --out")
     run, _ = open_run(place)
-    if fixed := [name for name in written if name not in (*CHANGEABLE, "resume")]:
+    if fixed := [name for name in written if name not in (*CHANGEABLE, *FREE)]:
         hint = f"leave it out, or begin a new run with --out (of a run one can change {', '.join(CHANGEABLE)})"
         raise InputError("the settings that the run was made with", f"--{fixed[0]}", hint)
     study = _parsed(command, parser, words, run.read_settings())
-    changed = bool(written.keys() - {"resume"})
+    changed = bool(written.keys() - {"resume", "jobs"})
     return Request(run, None, study, new_settings=changed, new_ball=bool({"norm", "radius"} & written.keys()))
+
+
+def _jobs(given: Any) -> int | None:
+    jobs: int | None = given.get("jobs")
+    if jobs is not None and jobs < 1:
+        raise InputError("at least one job", jobs, "write --jobs 1, or leave it out")
+    return jobs
+
+
+def _drawn(study: "Study", given: Any) -> "Study":
+    """Return the study with the expensive figures too, if they are asked for."""
+    if not given.get("full") or study.evaluation.drawn_paths:
+        return study
+    return replace(study, evaluation=replace(study.evaluation, drawn_paths=PATHS))
 
 
 def _study_parser(command: str) -> "ArgumentParser":
@@ -135,6 +156,8 @@ def _study_parser(command: str) -> "ArgumentParser":
     parser.add_argument("--out", type=str | None, default=None)
     parser.add_argument("--resume", type=str | None, default=None, help=STUDY["resume"].text)
     parser.add_argument("--scale", type=str, default="laptop")
+    parser.add_argument("--jobs", type=int | None, default=None)
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--train", action="store_true")  # everywhere, since --print-config of a study writes it
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Study, as_group=False)

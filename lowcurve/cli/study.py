@@ -4,10 +4,12 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowcurve.cli import recipes
+from lowcurve.cli.display import show
 from lowcurve.cli.ending import ends_in_words, exit_code, say_end
 from lowcurve.cli.processes import (
     end_with_parent,
@@ -19,8 +21,8 @@ from lowcurve.cli.processes import (
 )
 from lowcurve.cli.report import write_report
 from lowcurve.cli.requests import Request, parse
-from lowcurve.cli.terminal import log_to, progress_bars
-from lowcurve.cli.threads import keep_threads
+from lowcurve.cli.terminal import log_to
+from lowcurve.cli.threads import keep_threads, one_thread
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
     from lowcurve.data import DataSet
     from lowcurve.store import Run
+    from lowcurve.study.jobs import Job
     from lowcurve.study.settings import Study
+    from lowcurve.types import Progress
 
 log = logging.getLogger("lowcurve")
 LOW_ACCURACY = 0.5
@@ -59,9 +63,10 @@ def run(command: str, words: list[str]) -> int:
     # Everything that can be wrong with the request is found before a directory is made for it.
     study = request.study
     place = None if request.run else _new_place(command, request)
-    data = pipeline.load_data(study)
-    given = _given_network(command, study, data, request.run)
-    pipeline.check_study(study, data, _own_steps(command))
+    with one_thread():  # processes that are forked from this one must not have used several
+        data = pipeline.load_data(study)
+        given = _given_network(command, study, data, request.run)
+        pipeline.check_study(study, data, _own_steps(command))
     run = request.run
     if run is None:
         assert place is not None
@@ -73,8 +78,8 @@ def run(command: str, words: list[str]) -> int:
             run.clean()
             if request.new_settings:
                 run.write_settings(study)
-        keep_threads(run, study.devices)
         steps = _steps_of(command, request, run)
+        processes = keep_threads(run, study.devices, _networks_side_by_side(study, run, steps, given), request.jobs)
         again = f"{command} {run.folder}" if steps == (command,) else f"study --resume {run.folder}"
         kept = f"{run.folder} keeps what is finished. Continue with: lowcurve {again}"
         with lead(run), log_to(run):
@@ -82,7 +87,7 @@ def run(command: str, words: list[str]) -> int:
                 log.info("%s", busy)
             try:
                 with ends_in_words(kept):
-                    _work(command, steps, study, data, run, given)
+                    _work(command, steps, study, data, run, given, processes)
             except KeyboardInterrupt as error:
                 return say_end(error, f". {kept}")
             except InputError as error:
@@ -92,14 +97,20 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _work(
-    command: str, steps: tuple[str, ...], study: "Study", data: "DataSet", run: "Run", given: "nn.Module | None"
+    command: str,
+    steps: tuple[str, ...],
+    study: "Study",
+    data: "DataSet",
+    run: "Run",
+    given: "nn.Module | None",
+    processes: int,
 ) -> None:
     """Do the steps and write the report."""
     from lowcurve.store import PAGE
     from lowcurve.study.optional import failures
 
     log.info("lowcurve %s in %s", command, run.folder)
-    _compute(command, steps, study, data, run, given)
+    _compute(command, steps, study, data, run, given, processes)
     write_report(study, run)
     evaluations = [{"measure": "curvature"}.get(step, step) for step in steps if step != "train"]
     for name, reason in failures(run.parts(), evaluations).items():
@@ -117,8 +128,8 @@ def _follow(command: str, request: Request) -> int:
         run = leader_run(request)
         data = pipeline.load_data(request.study)
         with ends_in_words(f"{run.folder} keeps what is finished"):
-            for step in _steps_of(command, request, run):
-                getattr(pipeline, step)(request.study, data, run)
+            for job in pipeline.begin(request.study, data, run, _steps_of(command, request, run)):
+                pipeline.do_job(job, request.study, data, run)
     except KeyboardInterrupt as error:
         return exit_code(error)
     return 0
@@ -152,9 +163,18 @@ def _new_place(command: str, request: Request) -> Path:
 
 
 def _compute(
-    command: str, steps: tuple[str, ...], study: "Study", data: "DataSet", run: "Run", given: "nn.Module | None"
+    command: str,
+    steps: tuple[str, ...],
+    study: "Study",
+    data: "DataSet",
+    run: "Run",
+    given: "nn.Module | None",
+    processes: int,
 ) -> None:
+    import torch
+
     from lowcurve.study import pipeline
+    from lowcurve.study.workers import Workers, do_in_turn
 
     started = time.monotonic()
     if command == "train":
@@ -165,18 +185,43 @@ def _compute(
         log.info("%s", _describe_plan(study))
     if given is not None:
         pipeline.save_given(study, run, given)
-        _check_accuracy(given, data)
+        with one_thread():
+            _check_accuracy(given, data)
     if len(steps) == 2:
         log.info("the radius is set anew: after %s, %s is repeated for it", *steps)
-    with progress_bars() as progress:
-        for step in steps:
-            getattr(pipeline, step)(study, data, run, progress)
+    jobs, do = pipeline.begin(study, data, run, steps), partial(_do_job, study, data, run)
+    if processes == 1:
+        with show(study, data, run, jobs, 1) as display:
+            do_in_turn(jobs, do, display)
+    else:
+        log.info("%d networks are trained and judged side by side", processes)
+        # The processes begin before the display, which has a thread.
+        workers = Workers(processes, torch.get_num_threads(), do)
+        with workers, show(study, data, run, jobs, processes) as display:
+            workers.do(jobs, display)
+        run.clean()  # of what an ended process was writing
     log.info("%s took %.0f s", command, time.monotonic() - started)
+
+
+def _do_job(study: "Study", data: "DataSet", run: "Run", job: "Job", progress: "Progress[int]") -> None:
+    from lowcurve.study import pipeline
+
+    pipeline.do_job(job, study, data, run, progress)
+
+
+def _networks_side_by_side(study: "Study", run: "Run", steps: tuple[str, ...], given: "nn.Module | None") -> int:
+    """Return how many networks there are, or 1 where one process or the processes of Fabric share each network's work."""
+    from lowcurve.study.jobs import training_plan
+    from lowcurve.study.measured_network import launch_fabric
+
+    if study.devices * study.nodes > 1 or launch_fabric(study.hardware).device.type != "cpu":
+        return 1
+    return len({*run.networks(), *(training_plan(study) if "train" in steps else ())}) + (given is not None)
 
 
 def _describe_plan(study: "Study") -> str:
     """List the networks that are trained for a user's own network, with the weights they start from."""
-    from lowcurve.study.pipeline import training_plan
+    from lowcurve.study.jobs import training_plan
 
     starts = {"": f"the weights that {study.model} returns", "given": "the weights in --weights"}
     names: dict[str, list[str]] = {}

@@ -2,15 +2,20 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from lowcurve.results import Table
+    from lowcurve.results import Cell, Column, Table
     from lowcurve.store import Run
+    from lowcurve.study.settings import Study
 
 T = TypeVar("T")
 AUDIT = "audit"
+WIDTH = 160
+"""Characters of a line where there is no terminal."""
 log = logging.getLogger("lowcurve")
 
 
@@ -24,18 +29,83 @@ def claims_table(table: Any) -> Any:
     return shown
 
 
-def result_table(table: "Table") -> Any:
-    """Return a result's table as a table of rich, without intervals and without the audit's sentences (`audit_lines`)."""
+def result_table(table: "Table", unfinished: Collection[str] = ()) -> Any:
+    """Return a result's table as a table of rich, without the audit's sentences (`audit_lines`).
+
+    Args:
+        table: The table.
+        unfinished: Rows whose missing cells are still to come.
+    """
     shown = _empty(table.title)
     places = [number for number, column in enumerate(table.columns) if column.heading != AUDIT]
     for number in places:
         shown.add_column(table.columns[number].heading, justify="right" if number else "left", no_wrap=not number)
-    for row in table.rows:
-        # A terminal is too narrow for the intervals; they are in the report.
-        cells = [row[k] for k in places]
-        values = [cell[0] if isinstance(cell, tuple) else cell for cell in cells]
-        shown.add_row(*(table.columns[k].write(value) for k, value in zip(places, values, strict=True)))
+    rows = [*table.rows, *((name,) for name in unfinished if name not in {row[0] for row in table.rows})]
+    for row in rows:
+        cells = [write_cell(table.columns[k], row[k]) if k < len(row) and row[k] is not None else "" for k in places]
+        shown.add_row(*(cell or ("\N{HORIZONTAL ELLIPSIS}" if row[0] in unfinished else "") for cell in cells))
     return shown
+
+
+def write_cell(column: "Column", cell: "Cell") -> str:
+    """Return a cell in few characters: a share with its interval in whole per cent.
+
+    Example:
+        >>> from lowcurve.results import Column
+        >>> write_cell(Column("clean", "", ".1%"), (0.981, 0.961, 0.991)), write_cell(Column("C"), 3.97)
+        ('98.1% [96-99]', '3.97')
+    """
+    if not isinstance(cell, tuple):
+        return column.write(cell)
+    value, low, high = cell
+    if not column.form.endswith("%") or low is None or high is None:
+        return column.write(value)
+    return f"{column.write(value)} [{100 * low:.0f}-{100 * high:.0f}]"
+
+
+def row_in_words(table: "Table", name: str) -> str:
+    """Return a row of a table as one line."""
+    row = next((row for row in table.rows if row[0] == name), (name,))
+    pairs = list(zip(table.columns, row, strict=False))[1:]
+    cells = [f"{c.heading} {write_cell(c, cell)}" for c, cell in pairs if cell is not None and c.heading != AUDIT]
+    return f"{name}: {', '.join(cells)}"
+
+
+def headline_of(study: "Study", run: "Run") -> "Table | None":
+    """Return the table that compares the networks, as far as it is known, with its conditions as title."""
+    from lowcurve.results import Table
+    from lowcurve.study.comparison import compare
+    from lowcurve.study.pipeline import scope_of
+
+    parts = run.parts(scope_of(study, run.read_examples()))
+    table = compare(parts, run.networks()).get("comparison")
+    return with_conditions(table, study) if isinstance(table, Table) else None
+
+
+def with_conditions(table: "Table", study: "Study") -> "Table":
+    """Return the table that compares the networks with radius, norm, suite and numbers of images in its title."""
+    told = []
+    if any(column.heading == study.suite for column in table.columns):
+        of = table.conditions.get("examples (robustness)", table.conditions.get("examples", ""))
+        told += [f"{study.norm} radius {study.radius}", f"attacks: {study.suite}", of, "in brackets 95 % intervals"]
+    measured = table.conditions.get("examples (curvature of the loss in input space)")
+    if measured:
+        told += [f"curvature at {measured}"]
+    return replace(table, title="\n".join([table.title, "; ".join(filter(None, told))]).strip())
+
+
+def console() -> Any:
+    """Return the console of the command: as wide as the terminal; elsewhere wide enough for every table."""
+    from rich.console import Console
+
+    return Console() if is_terminal() else Console(width=WIDTH)
+
+
+def is_terminal() -> bool:
+    """Return whether a person watches standard output."""
+    from rich.console import Console
+
+    return bool(Console().is_terminal)
 
 
 def _empty(title: str) -> Any:
@@ -53,34 +123,29 @@ def audit_lines(table: "Table") -> list[str]:
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[Iterable[T], str], Iterable[T]]]:
-    """Show bars with the time left on a terminal, or one line per bar elsewhere."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """Show the bar of what runs now, with the time left, on a terminal; elsewhere a line when something begins."""
+    from lowcurve.progress import no_other_bars, open_bars
 
-    from lowcurve.progress import no_other_bars
+    with no_other_bars():
+        if not is_terminal():
+            told: set[str] = set()
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with no_other_bars(), Progress(*columns) as bars:
+            def tell(iterable: Iterable[T], heading: str) -> Iterable[T]:
+                if heading not in told:
+                    log.info("%s", heading)
+                told.add(heading)
+                return iterable
 
-        def track(iterable: Iterable[T], heading: str) -> Iterable[T]:
-            for before in bars.tasks:  # work in several parts keeps only its last bar
-                if before.description == heading and before.finished:
+            yield tell
+            return
+        with open_bars() as bars:
+
+            def track(iterable: Iterable[T], heading: str) -> Iterable[T]:
+                for before in bars.tasks:
                     bars.remove_task(before.id)
-            return bars.track(iterable, description=heading)
+                return bars.track(iterable, description=heading)
 
-        yield track
+            yield track
 
 
 @contextlib.contextmanager
@@ -91,7 +156,10 @@ def log_to(run: "Run") -> Iterator[None]:
     with run.log() as file:
         on_disk = logging.StreamHandler(file)
         on_disk.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        on_screen = RichHandler(show_path=False, show_level=False, markup=False)
+        on_screen: logging.Handler = RichHandler(show_path=False, show_level=False, markup=False)
+        if not is_terminal():  # lines that a log keeps whole
+            on_screen = logging.StreamHandler(sys.stdout)
+            on_screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         # The command itself prints errors.
         on_screen.addFilter(lambda record: record.levelno < logging.ERROR)
         handlers: list[logging.Handler] = [on_disk, on_screen]

@@ -4,6 +4,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,22 +46,29 @@ def choose_threads() -> str:
     )
 
 
-def keep_threads(run: "Run", devices: int) -> None:
+def keep_threads(run: "Run", devices: int, networks: int = 1, jobs: int | None = None) -> int:
     """Set the number of threads with which the run was started, so that a resumed training ends in the same bits.
+
+    Threads that are not chosen by the user are divided among the processes: small networks gain nothing from several.
 
     Args:
         run: The run.
-        devices: Processes on this machine, which share the threads.
+        devices: Processes on this machine that share the work on a network.
+        networks: Networks that can be trained and judged side by side.
+        jobs: Processes for these, as the user chose. None takes one for each network and free core.
+
+    Returns:
+        The number of processes for networks side by side.
 
     Raises:
-        InputError: If the file with their number holds something else.
+        InputError: If the file with the number of threads holds something else.
     """
     import torch
 
-    known = run.read_json(FILE)
+    known, free = run.read_json(FILE), CHOSEN[0] if CHOSEN else torch.get_num_threads()
     if known is None:
         if CHOSEN:
-            torch.set_num_threads(max(1, CHOSEN[0] // devices))
+            torch.set_num_threads(max(1, free // max(devices, min(networks, jobs or free))))
         run.write_json(FILE, torch.get_num_threads())
     elif type(known) is not int or not 0 < known <= 4096:
         raise InputError(f"a number of threads in {run.folder / FILE}", known, "delete the file")
@@ -67,6 +76,20 @@ def keep_threads(run: "Run", devices: int) -> None:
         torch.set_num_threads(known)
     if CHOSEN:
         os.environ[VARIABLE] = str(torch.get_num_threads())
+    return max(1, min(networks, jobs or free // torch.get_num_threads()))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread of torch inside the block: a process that has used several cannot be forked."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def usable_cores(system: Path = Path("/sys")) -> int:

@@ -1,13 +1,14 @@
 """The result of an attack over a data set."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from lowcurve.evaluation.columns import share_of_true
+from lowcurve.types import AttackFunction
 
 if TYPE_CHECKING:
     from lowcurve.results.statistics import Proportion
@@ -33,6 +34,7 @@ class AttackResult:
             "not finite" where `undefined` is True.
         forward_passes: Number of evaluations before the network was fooled, over all attacks.
         norm: Name of the norm of `distance`.
+        members: The attacks that were tried, in order, with their names.
 
     Example:
         >>> import torch
@@ -50,6 +52,12 @@ class AttackResult:
     fooled_by: np.ndarray
     forward_passes: np.ndarray
     norm: str = ""
+    members: tuple[tuple[str, AttackFunction], ...] = ()
+
+    def take(self, rows: slice) -> "AttackResult":
+        """Return the result on some of the images."""
+        columns = ("robust", "distance", "inputs", "fooled_by", "forward_passes")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     @property
     def clean(self) -> np.ndarray:

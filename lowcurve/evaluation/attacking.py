@@ -133,7 +133,9 @@ def attack(
     attacks = np.array([*(name for name, _ in members), CLEAN, "", UNDEFINED])
     fooled_by = attacks[columns["fooled by"].numpy()]
     distance, forward_passes = columns["distance"].numpy(), columns["forward passes"].numpy()
-    return AttackResult(fooled_by == "", distance, columns["inputs"], fooled_by, forward_passes, norm.name)
+    return AttackResult(
+        fooled_by == "", distance, columns["inputs"], fooled_by, forward_passes, norm.name, tuple(members)
+    )
 
 
 def _attack_chunk(

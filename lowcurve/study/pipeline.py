@@ -16,6 +16,7 @@ from lowcurve.store import EXAMPLES, Run, weights_digest
 from lowcurve.study.adversarial_set import adversarial_set, mix
 from lowcurve.study.comparison import GIVEN, LEVELS, sort_networks, training_results
 from lowcurve.study.geometry_results import curvature_results
+from lowcurve.study.jobs import Job, list_jobs, previous_network, required_methods
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.methods import METHODS, method_of, objective_of
 from lowcurve.study.optional import OptionalSteps, is_done
@@ -33,41 +34,6 @@ log = logging.getLogger("lowcurve")
 def load_data(study: Study) -> DataSet:
     """Load the study's data set."""
     return load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed, first=study.evaluation.first)
-
-
-def required_methods(study: Study) -> list[str]:
-    """Return the methods whose networks the study trains, in the order of training.
-
-    These are the methods of the study and the methods whose networks they need first. The user's own weights replace the
-    standard network.
-
-    Example:
-        >>> required_methods(Study(methods=("CURE", "PGD")))
-        ['standard', 'CURE', 'PGD']
-    """
-    wanted = {*study.methods, *(method_of(name, study).previous for name in study.methods)}
-    if study.weights is not None:
-        wanted.discard("standard")
-    return [name for name in METHODS if name in wanted]
-
-
-def training_plan(study: Study) -> dict[str, str]:
-    """Return the networks that the study trains and, for each, the network from whose weights training starts.
-
-    Returns:
-        Names of the methods in the order of training. The value is the name of the start network, "given" for the user's
-        own weights, or "" for new random weights.
-
-    Example:
-        >>> training_plan(Study(methods=("standard", "CURE"), model="mine:make", weights="mine.pt"))
-        {'CURE': 'given'}
-        >>> training_plan(Study(methods=("CURE", "PGD")))
-        {'standard': '', 'CURE': 'standard', 'PGD': ''}
-    """
-    return {
-        name: _previous_network(name, study) if method_of(name, study).fine_tunes else ""
-        for name in required_methods(study)
-    }
 
 
 def check_study(study: Study, data: DataSet, steps: Sequence[str]) -> None:
@@ -117,10 +83,56 @@ def try_network(model: nn.Module, data: DataSet, study: Study, steps: Sequence[s
         raise InputError(f"a network for {len(data.classes)} classes", classes, hint)
 
 
+def do_job(job: Job, study: Study, data: DataSet, run: Run, progress: Progress[int] = silent) -> None:
+    """Do one job of the study, unless the run holds its results with the same settings already.
+
+    Several processes may share the work; the first one writes.
+
+    Args:
+        job: The job.
+        study: Settings of the study.
+        data: Its data set.
+        run: Run that holds the networks and the results.
+        progress: Progress display.
+    """
+    run = run if launch_fabric(study.hardware).is_global_zero else run.read_only()
+    settings = (study.evaluation, study.radius, study.norm)
+    if job.step == "train":
+        _train(study, data, run, job.network, progress)
+    elif job.step == "measure":
+        _evaluate(study, "curvature", run, settings, data, job.network, partial(curvature_results, progress=progress))
+    elif job.step == "attack":
+        attacked = (study.evaluation, study.suite, study.radius, study.norm)
+        results_of = partial(attack_results, progress=progress, run=run)
+        _evaluate(study, "attack", run, attacked, data, job.network, results_of)
+        run.ledger(job.network, "").remove()  # its content is in the part now
+    elif job.step == "draw":
+        _evaluate_together(study, "drawn", run, settings, data, progress, report_figures)
+    else:
+        attacked = (study.evaluation, study.suite, study.radius, study.norm)
+        _evaluate_together(study, "transfer", run, attacked, data, progress, transfer_results)
+
+
+def begin(study: Study, data: DataSet, run: Run, steps: Sequence[str]) -> list[Job]:
+    """Note on which examples the steps are done, and return their jobs.
+
+    Args:
+        study: Settings of the study.
+        data: Its data set.
+        run: Run that holds the networks.
+        steps: The steps, of "train", "measure" and "attack".
+
+    Raises:
+        InputError: If there is no network to evaluate.
+    """
+    jobs = list_jobs(study, run.networks(), steps)
+    if launch_fabric(study.hardware).is_global_zero and {"measure", "attack"} & {*steps}:
+        run.write(EXAMPLES, f"{data.test.digest}\n")
+    return jobs
+
+
 def train(study: Study, data: DataSet, run: Run, progress: Progress[int] = silent) -> None:
     """Train every network of the study that the run does not hold yet with the same settings.
-
-    Several processes may share the work; the first one saves the networks.
 
     Args:
         study: Settings of the study.
@@ -128,33 +140,36 @@ def train(study: Study, data: DataSet, run: Run, progress: Progress[int] = silen
         run: Run that holds the networks.
         progress: Progress display.
     """
-    run = _run_of_process(study, run)
+    for job in begin(study, data, run, ("train",)):
+        do_job(job, study, data, run, progress)
+
+
+def _train(study: Study, data: DataSet, run: Run, name: str, progress: Progress[int]) -> None:
     _, std = data.statistics()
-    for name in required_methods(study):
-        source = source_of(study, data, name)
-        method, previous, start = method_of(name, study), None, ""
-        if method.previous:
-            base = _previous_network(name, study)
-            previous, start = run.load_network(base), run.made_by(base) or ""
-        optimization = optimization_of(name, study)
-        attack, extra = study.validation_attack, study.others.per_class if name == "adversarial-set" else 0
-        options = (objective_of(name, study, std), optimization, attack, study.precision, study.compile, extra)
-        digests = (data.train.digest, data.validation.digest)
-        key = describe((source, study.data, digests, study.limits, study.seed, *options, start))
-        if run.made_by(name) == key:
-            log.info("%s: already trained", name)
-            continue
-        model = previous if method.fine_tunes and previous is not None else source.build(study.seed)
-        examples = data.train
-        if extra and previous is not None:
-            adversarial = adversarial_set(previous, examples, per_class=extra, seed=study.seed, progress=progress)
-            log.info("%s: %d adversarial images beside %d clean ones", name, len(adversarial), len(examples))
-            examples = mix(examples, adversarial)
-        job = _Training(name, objective_of(name, study, std, previous), optimization, examples, key)
-        _train_one(study, job, model, data, run, progress)
-        run.save_network(name, source, model, key)
-        run.checkpoint(name, key).remove()
-        launch_fabric(study.hardware).barrier()
+    source = source_of(study, data, name)
+    method, previous, start = method_of(name, study), None, ""
+    if method.previous:
+        base = previous_network(name, study)
+        previous, start = run.load_network(base), run.made_by(base) or ""
+    optimization = optimization_of(name, study)
+    attack, extra = study.validation_attack, study.others.per_class if name == "adversarial-set" else 0
+    options = (objective_of(name, study, std), optimization, attack, study.precision, study.compile, extra)
+    digests = (data.train.digest, data.validation.digest)
+    key = describe((source, study.data, digests, study.limits, study.seed, *options, start))
+    if run.made_by(name) == key:
+        log.info("%s: already trained", name)
+        return
+    model = previous if method.fine_tunes and previous is not None else source.build(study.seed)
+    examples = data.train
+    if extra and previous is not None:
+        adversarial = adversarial_set(previous, examples, per_class=extra, seed=study.seed, progress=progress)
+        log.info("%s: %d adversarial images beside %d clean ones", name, len(adversarial), len(examples))
+        examples = mix(examples, adversarial)
+    job = _Training(name, objective_of(name, study, std, previous), optimization, examples, key)
+    _train_one(study, job, model, data, run, progress)
+    run.save_network(name, source, model, key)
+    run.checkpoint(name, key).remove()
+    launch_fabric(study.hardware).barrier()
 
 
 def optimization_of(name: str, study: Study) -> Optimization:
@@ -191,11 +206,8 @@ def measure(study: Study, data: DataSet, run: Run, progress: Progress[int] = sil
     Raises:
         InputError: If the run has no network.
     """
-    run = _run_of_process(study, run)
-    settings = (study.evaluation, study.radius, study.norm)
-    _evaluate_each(study, "curvature", run, settings, data, progress, curvature_results)
-    if study.evaluation.drawn:
-        _evaluate_together(study, "drawn", run, settings, data, progress, report_figures)
+    for job in begin(study, data, run, ("measure",)):
+        do_job(job, study, data, run, progress)
 
 
 def attack(study: Study, data: DataSet, run: Run, progress: Progress[int] = silent) -> None:
@@ -212,19 +224,8 @@ def attack(study: Study, data: DataSet, run: Run, progress: Progress[int] = sile
     Raises:
         InputError: If the run has no network.
     """
-    run = _run_of_process(study, run)
-
-    def results_of(
-        study: Study, data: DataSet, name: str, model: nn.Module, progress: Progress[int]
-    ) -> dict[str, Result]:
-        return attack_results(study, data, name, model, progress, run)
-
-    settings = (study.evaluation, study.suite, study.radius, study.norm)
-    _evaluate_each(study, "attack", run, settings, data, progress, results_of)
-    if len(run.networks()) > 1:
-        _evaluate_together(study, "transfer", run, settings, data, progress, transfer_results)
-    for name in run.networks():
-        run.ledger(name, "").remove()  # its content is in the part now
+    for job in begin(study, data, run, ("attack",)):
+        do_job(job, study, data, run, progress)
 
 
 def scope_of(study: Study, digest: str) -> str:
@@ -241,16 +242,6 @@ def scope_of(study: Study, digest: str) -> str:
     return describe((study.norm, study.ball().radius, digest))
 
 
-def _run_of_process(study: Study, run: Run) -> Run:
-    """Return the run for this process; only the first process writes."""
-    return run if launch_fabric(study.hardware).is_global_zero else run.read_only()
-
-
-def _previous_network(name: str, study: Study) -> str:
-    previous = method_of(name, study).previous
-    return GIVEN if study.weights is not None and previous == "standard" else previous
-
-
 def _plain_source(study: Study, data: DataSet) -> Source:
     if study.model is not None:
         return Factory(study.model, study.mean, study.std)
@@ -260,32 +251,26 @@ def _plain_source(study: Study, data: DataSet) -> Source:
     return Network(study.network, data.shape, len(data.classes), mean, std, study.nonlinearity, study.width)
 
 
-def _evaluate_each(
+def _evaluate(
     study: Study,
     step: str,
     run: Run,
     settings: Any,
     data: DataSet,
-    progress: Progress[int],
-    results_of: Callable[[Study, DataSet, str, nn.Module, Progress[int]], dict[str, Result]],
+    name: str,
+    results_of: Callable[[Study, DataSet, str, nn.Module], dict[str, Result]],
 ) -> None:
-    if not run.networks():
-        raise InputError(
-            "a run with at least one network", "none", "run lowcurve train first, or give --model and --weights"
-        )
-    run.write(EXAMPLES, f"{data.test.digest}\n")
     digests, scope = (data.train.digest, data.test.digest), scope_of(study, data.test.digest)
-    for name in sort_networks(run.networks()):
-        key = describe((step, study.data, digests, study.limits, study.seed, settings, run.made_by(name)))
-        if is_done(step, run.load_part(f"{step}-{name}", key)):
-            log.info("%s: %s already done", name, step)
-            continue
-        model = run.load_network(name).to(launch_fabric(study.hardware).device)
-        optional = OptionalSteps(name)
-        found = optional.run(step, partial(results_of, study, data, name, model, progress))
-        run.save_part(f"{step}-{name}", key, found or optional.table(), scope)
-        launch_fabric(study.hardware).barrier()
-        log.info("%s: %s done", name, step)
+    key = describe((step, study.data, digests, study.limits, study.seed, settings, run.made_by(name)))
+    if is_done(step, run.load_part(f"{step}-{name}", key)):
+        log.info("%s: %s already done", name, step)
+        return
+    model = run.load_network(name).to(launch_fabric(study.hardware).device)
+    optional = OptionalSteps(name)
+    found = optional.run(step, partial(results_of, study, data, name, model))
+    run.save_part(f"{step}-{name}", key, found or optional.table(), scope)
+    launch_fabric(study.hardware).barrier()
+    log.info("%s: %s done", name, step)
 
 
 def _evaluate_together(

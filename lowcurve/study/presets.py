@@ -13,6 +13,8 @@ from lowcurve.training import Optimization, Schedule
 
 Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "paper")
+FEW = Limits(train=256, validation=64, test=64)
+"""The images of the scale smoke."""
 LAPTOP_EFFORT = Effort(steps=50, targets=3, queries=1000, boundary=3)
 
 
@@ -112,6 +114,11 @@ def _at_paper(study: Study) -> Study:
     )
 
 
+def is_smoke(study: Study) -> bool:
+    """Return whether a study has the few images of the scale smoke, from which nothing can be read."""
+    return study.limits == FEW
+
+
 def shorten(study: Study, epochs: int = 1) -> Study:
     """Shorten a study to a few images and an epoch, to see in seconds that it runs.
 
@@ -126,11 +133,11 @@ def shorten(study: Study, epochs: int = 1) -> Study:
     evaluation = Evaluation(
         examples=32, steps=3, effort=Effort(3, 1, 20, 1, 1), audited=8, budget=budget, radii=(0.0, 1.0), curvature_examples=16,
         lanczos_steps=4, density_examples=2, boundary_examples=4, profile_examples=2, largest_profile=64, gallery=2,
-        drawn_points=9, drawn_paths=0,
+        drawn_points=9,
     )  # fmt: skip
     return replace(
         study,
-        limits=Limits(train=256, validation=64, test=64),
+        limits=FEW,
         width=8,
         training=replace(study.training, epochs=epochs),
         fine_tuning=replace(study.fine_tuning, epochs=1),

@@ -47,7 +47,8 @@ class Evaluation:
         gallery: Number of classes in the gallery of perturbed images. None is made for 0.
         drawn: Number of images at which boundaries and surfaces are drawn. No figures are made for 0.
         drawn_points: Number of points along a side of a drawn plane.
-        drawn_paths: Number of images between which paths are searched. None are searched for 0.
+        drawn_paths: Number of images between which paths are searched. None are searched for 0. They cost more than all
+            other figures; `--full` sets 30, and `lowcurve draw path` searches them later.
 
     Raises:
         InputError: If a number is too small or the radii do not rise.
@@ -72,7 +73,7 @@ class Evaluation:
     gallery: int = 5
     drawn: int = 1
     drawn_points: int = 41
-    drawn_paths: int = 30
+    drawn_paths: int = 0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.effort.steps, self.lanczos_steps) < 1:

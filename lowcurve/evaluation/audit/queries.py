@@ -191,15 +191,13 @@ def black_box(state: AuditState) -> Finding:
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; AutoAttack, checks.py, check_square_sr.
     """
-    square = state.fooled_by(
-        "Square", Square(state.ball, queries=state.budget.queries), gradients=False, rows=state.still_robust()
-    )
+    square, queries = _squares(state)
     beyond = state.fooled_beyond_gradients()
     count = len(state.queried)
     numbers = np.flatnonzero(state.correct)[beyond]
     listed = f": {', '.join(map(str, numbers))}" * bool(len(numbers))
     evidence = (
-        f"beyond the images that gradient attacks fool, Square ({state.budget.queries} queries) fools {int(square.sum())} of"
+        f"beyond the images that gradient attacks fool, Square ({queries} queries) fools {int(square.sum())} of"
         f" {count}, and all attacks without gradients together {int(beyond.sum())}{listed}"
     )
     here = BLACK_BOX.judge_count(int(beyond.sum()), count, evidence, allowed=BEYOND, flag_above=SQUARE)
@@ -207,6 +205,18 @@ def black_box(state: AuditState) -> Finding:
         here = BLACK_BOX.not_run(NOTHING_ROBUST)
     suite = _black_box_of_the_suite(state)
     return here if suite is None or RANK.index(suite.outcome) <= RANK.index(here.outcome) else suite
+
+
+def _squares(state: AuditState) -> tuple[np.ndarray, int]:
+    """Return which images that gradient attacks left robust fall to Square, and its queries.
+
+    What the suite has tried with as many queries is not tried again.
+    """
+    search, rows = Square(state.ball, queries=state.budget.queries), state.still_robust()
+    found, queries = state.squares_of_suite(search) or (np.zeros(len(state), dtype=bool), search.queries)
+    state.record("Square of the suite", found, gradients=False, partial=True)
+    left = rows[~(state.outlasted((("Square", search),)) | found)[rows]]
+    return found | state.fooled_by("Square", search, gradients=False, rows=left), queries
 
 
 def _black_box_of_the_suite(state: AuditState) -> Finding | None:

@@ -13,6 +13,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records, remedies
 from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.audit.known import first_rows
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
@@ -97,7 +98,8 @@ def audit(
             radius.
         reference: True for each image that is robust under AutoAttack (19).
         attacked: Result of the suite whose robust accuracy is judged, on these images or on more. What its members
-            without gradients found beyond the others counts in test 13.
+            without gradients found beyond the others counts in test 13. If these are its first images, what it has tried
+            with at least the budget's effort is not tried again.
         budget: Cost of the tests.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
@@ -145,6 +147,7 @@ def audit(
             state = AuditState(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
             state.substitute, state.certified, state.reference = substitute, certified, reference
             state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
+            state.known = first_rows(attacked, examples)
             return _run_tests(state, choose_progress(progress, fabric), heading)
 
 

@@ -20,6 +20,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.audit.known import Members, fooled_by_gradients, is_at_least, outlasted
 from lowcurve.evaluation.measuring import logits_of
 from lowcurve.evaluation.sharing import broadcast, share
 from lowcurve.losses import log_odds, margin
@@ -49,6 +50,7 @@ class AuditState:
         certified: Certificates of all images, if given.
         reference: Robustness of all images under AutoAttack, if given.
         attacked: Result of the suite that the audit accompanies, if given.
+        known: The same on the audited images alone, where it can be told that it is of these.
         differentiable: True if the network has gradients. Test 4 finds out.
         fooled: For each attack at the ball's radius, which correct images it fooled.
         gradient_attacks: Names of the attacks that follow gradients.
@@ -71,6 +73,7 @@ class AuditState:
     certified: np.ndarray | None = None
     reference: np.ndarray | None = None
     attacked: AttackResult | None = None
+    known: AttackResult | None = None
     differentiable: bool = True
     fooled: dict[str, np.ndarray] = field(default_factory=dict)
     gradient_attacks: list[str] = field(default_factory=list)
@@ -269,8 +272,25 @@ class AuditState:
     def still_robust(self) -> np.ndarray:
         """Return the indices of the queried images that no gradient attack fooled, after APGD has been tried on them."""
         if self.differentiable and "APGD" not in self.fooled:
-            self.fooled_by("APGD", self.gradient_suite(), rows=self._remaining())
+            suite = self.gradient_suite()
+            if self.known is not None:
+                self.record("suite", fooled_by_gradients(self.known)[self.correct], gradients=True, partial=True)
+            rows = self._remaining()
+            self.fooled_by("APGD", suite, rows=rows[~self.outlasted(suite.members)[rows]])
         return self._remaining()
+
+    def outlasted(self, wanted: Members) -> np.ndarray:
+        """Return which correct images the suite has tried with these attacks, or longer ones, without success."""
+        if self.known is None:
+            return np.zeros(len(self), dtype=bool)
+        return outlasted(self.known, wanted)[self.correct]
+
+    def squares_of_suite(self, wanted: Square) -> tuple[np.ndarray, int] | None:
+        """Return which correct images the suite's Square fooled, and its queries; None if it had fewer than are wanted."""
+        known = None if self.known is None else dict(self.known.members).get("Square")
+        if self.known is None or not isinstance(known, Square) or not is_at_least(known, wanted):
+            return None
+        return (self.known.fooled_by == "Square")[self.correct], known.queries
 
     def nothing_is_robust(self) -> bool:
         """Return whether gradient attacks fool every image that was tried."""

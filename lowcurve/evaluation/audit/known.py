@@ -1,0 +1,65 @@
+"""What the suite that an audit accompanies has found already, so that the audit does not try it again."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from lowcurve.attacks import APGD, PGD
+from lowcurve.attacks.minimal_within import MinimalNormWithin
+from lowcurve.data.examples import Examples
+from lowcurve.evaluation.attack_result import UNDEFINED, AttackResult
+from lowcurve.types import AttackFunction
+
+FOLLOW_GRADIENTS = (PGD, APGD, MinimalNormWithin)
+Members = Sequence[tuple[str, AttackFunction]]
+
+
+def is_at_least(known: object, wanted: object) -> bool:
+    """Return whether an attack has another one's settings, with no fewer steps, starts, targets and queries.
+
+    Example:
+        >>> is_at_least(PGD("linf", 0.1, steps=40), PGD("linf", 0.1)), is_at_least(PGD("linf", 0.2), PGD("linf", 0.1))
+        (True, False)
+    """
+    if type(known) is not type(wanted):
+        return False
+    pairs = [(getattr(known, field.name), getattr(wanted, field.name)) for field in fields(wanted)]  # type: ignore[arg-type]
+    return all(mine >= theirs if type(theirs) is int else mine == theirs for mine, theirs in pairs)
+
+
+def fooled_by_gradients(attacked: AttackResult) -> np.ndarray:
+    """Return which images a member of the suite fooled that follows gradients."""
+    names = [name for name, member in attacked.members if isinstance(member, FOLLOW_GRADIENTS)]
+    return np.isin(attacked.fooled_by, names)
+
+
+def outlasted(attacked: AttackResult, wanted: Members) -> np.ndarray:
+    """Return which images the suite has tried with all these attacks, or with longer ones, without success.
+
+    Args:
+        attacked: Result of the suite.
+        wanted: Attacks with their names in the suite.
+    """
+    names = [name for name, _ in attacked.members]
+    known = dict(attacked.members)
+    if not wanted or not all(name in known and is_at_least(known[name], attack) for name, attack in wanted):
+        return np.zeros(len(attacked.fooled_by), dtype=bool)
+    later = names[1 + max(names.index(name) for name, _ in wanted) :]
+    return np.isin(attacked.fooled_by, ("", UNDEFINED, *later))
+
+
+def first_rows(attacked: AttackResult | None, examples: Examples) -> AttackResult | None:
+    """Return a suite's result on the first of its images if these are the examples, else None.
+
+    They are the same if the attacked images lie at the distances that the result holds.
+    """
+    count = len(examples)
+    if attacked is None or not attacked.members or len(attacked.robust) < count:
+        return None
+    few = attacked.take(slice(count))
+    clean = examples.pixels(slice(None)).to(few.inputs.dtype)
+    norm = next((member.norm for _, member in few.members if isinstance(member, FOLLOW_GRADIENTS)), None)
+    if few.inputs.shape != clean.shape or norm is None or norm.name != few.norm:
+        return None
+    return few if np.array_equal(norm.length(few.inputs - clean).numpy(), few.distance) else None
