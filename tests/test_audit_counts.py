@@ -1,6 +1,7 @@
 """Findings that count images: few of them never fail a test, and no sentence contradicts its figures."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lowcurve import evaluation
 from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.attacks import Effort, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.audit import Audit, Budget, Check, audit
 from lowcurve.evaluation.audit import attacks as attack_tests
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Finding, chance_of
 from lowcurve.randomness import stream
 
@@ -237,3 +241,38 @@ def test_a_gradient_of_0_inside_a_certified_ball_hides_nothing():
     said = finding(audit(Steps(), few, "linf", 0.1, budget=TINY, certified=half), 5)
     assert said.outcome == "fail"
     assert "of 8 images that are not certified at the radius, of 20" in said.evidence
+
+
+def test_what_the_suite_has_tried_is_not_tried_again(monkeypatch):
+    """Only on the same images, and only with at least as much effort."""
+    model, few = linear()
+    ball = Ball(LINF, 0.05)
+    attacked = evaluation.attack(model, few, strong(ball, effort=Effort(TINY.apgd_steps, 4, 20, 0)), progress=False)
+    assert 5 < attacked.robust.sum() < 55
+    attack, tried = AuditState._attack, set()
+
+    def noted(self, method, rows, network):
+        members = method.members if isinstance(method, Suite) else [("", method)]
+        tried.update(type(member).__name__ for _, member in members)
+        return attack(self, method, rows, network)
+
+    monkeypatch.setattr(AuditState, "_attack", noted)
+
+    def audited(images=few, **more):
+        tried.clear()
+        return audit(model, images, ball, **{"budget": TINY, "attacked": attacked} | more)
+
+    alone = audited(attacked=None)
+    assert {"APGD", "Square"} <= tried
+    found = audited()
+    assert not {"APGD", "Square"} & tried
+    assert [one.outcome for one in found.findings] == [one.outcome for one in alone.findings]
+    assert "Square (20 queries) fools 0 of 20" in finding(found, 13).evidence
+    # Images beyond the budget's 20 count as fooled, too, where the suite fooled them.
+    assert found.robust["worst case"].tolist() == attacked.robust.tolist()
+    audited(few.take(torch.arange(59, -1, -1)))
+    assert {"APGD", "Square"} <= tried
+    audited(budget=replace(TINY, apgd_steps=4, queries=21))
+    assert {"APGD", "Square"} <= tried
+    assert audited(few.take(slice(30))).examples == 30
+    assert not {"APGD", "Square"} & tried

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli.terminal import headline_of, is_terminal, result_table, row_in_words
+from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
     from lowcurve.data import DataSet
+    from lowcurve.results import Table
     from lowcurve.store import Run
     from lowcurve.study.jobs import Job
     from lowcurve.study.settings import Study
@@ -43,7 +45,7 @@ def show(study: "Study", data: "DataSet", run: "Run", jobs: "Sequence[Job]", pro
 
     networks = max(1, len({job.network for job in jobs if job.network}))
     work = {job.name: max(1.0, expected_work(job, study, data, networks)) for job in jobs}
-    display = Display(jobs, work, processes, study, run)
+    display = Display(jobs, work, processes, study, data, run)
     with no_other_bars():
         if not is_terminal():
             yield display
@@ -62,16 +64,25 @@ class Display:
         work: Expected work of each, by its name, in any unit.
         processes: Number of processes that do them.
         study: Settings of the study.
+        data: Its data set.
         run: Run in which the results are.
     """
 
     def __init__(
-        self, jobs: "Sequence[Job]", work: dict[str, float], processes: int, study: "Study", run: "Run"
+        self,
+        jobs: "Sequence[Job]",
+        work: dict[str, float],
+        processes: int,
+        study: "Study",
+        data: "DataSet",
+        run: "Run",
     ) -> None:
-        self.jobs, self.work, self.processes, self.study, self.run = jobs, work, processes, study, run
+        self.jobs, self.work, self.processes = jobs, work, processes
+        self.study, self.data, self.run = study, data, run
         self.began: dict[str, float] = {}
         self.took: dict[str, float] = {}
         self.now: dict[str, tuple[str, int, int]] = {}
+        self.before: dict[str, Table] = {}
         self.table: Any = None
 
     def started(self, job: "Job") -> None:
@@ -87,14 +98,25 @@ class Display:
         """Note that a job is done, and show its network's row as far as it is known."""
         self.took[job.name] = time.monotonic() - self.began[job.name]
         self.now.pop(job.name, None)
-        if job.step in ("measure", "attack"):
-            self.table = headline_of(self.study, self.run)
+        if job.step == "train" and not self.before and any(other.step == "attack" for other in self.jobs):
+            self._look_at(job.network)
+        if job.step in ("train", "measure", "attack"):
+            self.table = headline_of(self.study, self.run, self.before)
         if is_terminal():
             return
+        if self.table is not None and job.step == "train" and job.network in self.before:
+            log.info("%s", row_in_words(self.table, job.network))
         mine = [other.name for other in self.jobs if other.network == job.network]
         if self.table is not None and job.network and all(name in self.took for name in mine):
             log.info("%s", row_in_words(self.table, job.network))
         log.info("%s", self.summary())
+
+    def _look_at(self, name: str) -> None:
+        """Attack the first network briefly here, so that its row is there while the others train."""
+        from lowcurve.study.robustness_results import first_results
+
+        with contextlib.suppress(InputError):  # whose job will tell
+            self.before[name] = first_results(self.study, self.data, name, self.run.load_network(name))
 
     def summary(self) -> str:
         """Return how many jobs are done and the time that is left, in words."""

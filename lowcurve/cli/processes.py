@@ -3,7 +3,6 @@
 import os
 import platform
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,15 +59,10 @@ def end_with_parent() -> None:
     """
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(number, signal.SIG_DFL)
+    from lowcurve.study.workers import end_with
+
     # A leader that has failed at once may be gone before its followers come here.
-    parent = int(os.environ.get(LEADER, os.getppid()))
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(int(os.environ.get(LEADER, os.getppid())))
 
 
 def follows() -> bool:

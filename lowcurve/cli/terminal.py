@@ -3,12 +3,12 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from lowcurve.results import Cell, Column, Table
+    from lowcurve.results import Cell, Column, Result, Table
     from lowcurve.store import Run
     from lowcurve.study.settings import Study
 
@@ -71,14 +71,23 @@ def row_in_words(table: "Table", name: str) -> str:
     return f"{name}: {', '.join(cells)}"
 
 
-def headline_of(study: "Study", run: "Run") -> "Table | None":
-    """Return the table that compares the networks, as far as it is known, with its conditions as title."""
+def headline_of(study: "Study", run: "Run", before: "Mapping[str, Table]") -> "Table | None":
+    """Return the table that compares the networks, as far as it is known, with its conditions as title.
+
+    Args:
+        study: Settings of the study.
+        run: Run in which the results are.
+        before: Accuracies by network that are known before its attacks are done.
+    """
     from lowcurve.results import Table
     from lowcurve.study.comparison import compare
     from lowcurve.study.pipeline import scope_of
 
-    parts = run.parts(scope_of(study, run.read_examples()))
-    table = compare(parts, run.networks()).get("comparison")
+    parts: dict[str, Mapping[str, Result]] = {f"attack-{name}": {"robustness": table} for name, table in before.items()}
+    parts |= run.parts(scope_of(study, run.read_examples()))
+    kinds = ("robustness", "geometry")
+    few = {name: {kind: part[kind] for kind in kinds if kind in part} for name, part in parts.items()}
+    table = compare(few, [*{*run.networks(), *before}]).get("comparison")
     return with_conditions(table, study) if isinstance(table, Table) else None
 
 
@@ -143,7 +152,8 @@ def progress_bars() -> Iterator[Callable[[Iterable[T], str], Iterable[T]]]:
             def track(iterable: Iterable[T], heading: str) -> Iterable[T]:
                 for before in bars.tasks:
                     bars.remove_task(before.id)
-                return bars.track(iterable, description=heading)
+                found: Iterable[T] = bars.track(iterable, description=heading)
+                return found
 
             yield track
 

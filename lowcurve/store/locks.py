@@ -20,6 +20,7 @@ if sys.platform != "win32":
 log = logging.getLogger("lowcurve")
 LOCK = ".lock"
 HELD = (errno.EACCES, errno.EAGAIN)
+PATIENCE = 1.0
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def lock(folder: Path, command: str) -> Iterator[None]:
         file = path.open("a+")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except OSError as error:
             if error.errno in HELD:
                 file.seek(0)
@@ -59,6 +60,19 @@ def lock(folder: Path, command: str) -> Iterator[None]:
             yield
         finally:
             _write(file, "")
+
+
+def _take(file: IO[str]) -> None:
+    """Take the lock. The processes that a killed command had started hold it until they notice, within `PATIENCE` seconds."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in HELD or time.monotonic() > ends:
+                raise
+        time.sleep(0.05)
 
 
 def _write(file: IO[str], holder: str) -> None:

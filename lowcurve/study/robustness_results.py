@@ -73,11 +73,7 @@ def _suite_results(
     optional: OptionalSteps,
 ) -> dict[str, Result]:
     """Attack one network with the suite, and audit the result."""
-    settings, ball = study.evaluation, study.ball()
-    first, members = f"PGD-{settings.steps}", suite_of(study).members
-    if first not in dict(members):  # one of the papers' suites contains it
-        members = ((first, PGD(ball, steps=settings.steps)), *members)
-    suite = Suite(members)
+    settings, ball, suite = study.evaluation, study.ball(), tried_suite(study)
     ledger = run.ledger(name, describe((suite, study.data, examples.digest, study.seed, run.made_by(name))))
     attacked = evaluation.attack(
         model,
@@ -103,12 +99,7 @@ def _suite_results(
     if settings.save_inputs:
         robust = torch.from_numpy(attacked.robust)
         run.save_inputs(name, {"inputs": attacked.inputs, "labels": examples.y, "robust": robust})
-    conditions = {
-        "ball": f"{study.norm}, radius {study.radius} in pixel units",
-        "examples": examples.describe("test"),
-        "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
-        "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
-    }
+    conditions = _conditions(study, examples, suite)
     if attacked.undefined.any():
         conditions["not finite"] = said_of_undefined(attacked.undefined)
     exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
@@ -119,6 +110,38 @@ def _suite_results(
     if verdict is not None:
         results["audit"] = _audit_rows(name, verdict)
     return results
+
+
+def tried_suite(study: Study) -> Suite:
+    """Return the study's suite, begun by PGD with the study's number of steps."""
+    first, members = f"PGD-{study.evaluation.steps}", suite_of(study).members
+    if first not in dict(members):  # one of the papers' suites contains it
+        members = ((first, PGD(study.ball(), steps=study.evaluation.steps)), *members)
+    return Suite(members)
+
+
+def first_results(study: Study, data: DataSet, name: str, model: nn.Module) -> Table:
+    """Return the row of a network's accuracies as far as it is known within a second: clean, and under the first attack.
+
+    Args:
+        study: Settings.
+        data: Data set.
+        name: Name of the network.
+        model: The network.
+    """
+    examples, suite = data.test.take(slice(study.evaluation.examples)), tried_suite(study)
+    attacked = evaluation.attack(model, examples, Suite(suite.members[:1]), seed=study.seed, progress=False)
+    row = _robustness_row(study, name, attacked, suite, None, _conditions(study, examples, suite))
+    return replace(row, rows=((*row.rows[0][:3], None, None),))
+
+
+def _conditions(study: Study, examples: Examples, suite: Suite) -> dict[str, str]:
+    return {
+        "ball": f"{study.norm}, radius {study.radius} in pixel units",
+        "examples": examples.describe("test"),
+        "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
+        "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
+    }
 
 
 def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:

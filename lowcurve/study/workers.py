@@ -56,7 +56,7 @@ def do_in_turn(jobs: Sequence[Job], do: Do, watch: Watch) -> None:
     """
     for job in jobs:
         watch.started(job)
-        do(job, _progress_of(lambda *message, job=job: watch.ticked(job, *message)))  # type: ignore[misc]
+        do(job, _progress_of(lambda *message, job=job: watch.ticked(job, *message)))
         watch.finished(job)
 
 

@@ -59,7 +59,7 @@ def first_rows(attacked: AttackResult | None, examples: Examples) -> AttackResul
         return None
     few = attacked.take(slice(count))
     clean = examples.pixels(slice(None)).to(few.inputs.dtype)
-    norm = next((member.norm for _, member in few.members if isinstance(member, FOLLOW_GRADIENTS)), None)
+    norm = next((member.ball.norm for _, member in few.members if isinstance(member, FOLLOW_GRADIENTS)), None)
     if few.inputs.shape != clean.shape or norm is None or norm.name != few.norm:
         return None
     return few if np.array_equal(norm.length(few.inputs - clean).numpy(), few.distance) else None

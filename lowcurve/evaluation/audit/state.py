@@ -283,7 +283,7 @@ class AuditState:
         """Return which correct images the suite has tried with these attacks, or longer ones, without success."""
         if self.known is None:
             return np.zeros(len(self), dtype=bool)
-        return outlasted(self.known, wanted)[self.correct]
+        return np.asarray(outlasted(self.known, wanted)[self.correct])
 
     def squares_of_suite(self, wanted: Square) -> tuple[np.ndarray, int] | None:
         """Return which correct images the suite's Square fooled, and its queries; None if it had fewer than are wanted."""

@@ -1,0 +1,99 @@
+"""Time the commands of a first run, against an earlier checkout: the study on digits, and a public network on MNIST.
+
+    python benchmarks/first_run.py [--earlier CHECKOUT] [--weights-dir DIR --data-dir DIR] [--rounds N] [--json FILE]
+
+Each command runs in a process of its own, with the free cores that it finds. The two checkouts take turns. Of each the
+fastest round counts, in seconds from the start of the process to its end. CPU time includes the processes that it starts. The
+first row is the first line with an accuracy of the standard network. The numbers of both are compared: trainings, robust
+accuracies and curvatures must be equal where the number of threads is.
+
+The weights directory has mnist_lenet5_clntrained.pt and mnist_lenet5_advtrained.pt.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rows import Row, show
+
+ROOT = Path(__file__).resolve().parents[1]
+LENET5 = ("--model", "lowcurve.examples.public_networks:lenet5", "--data", "mnist", "--radius", "0.3")
+
+
+def commands(weights: Path | None) -> dict[str, tuple[str, ...]]:
+    """Return the commands by what they are called here."""
+    found: dict[str, tuple[str, ...]] = {"study, digits": ("study",)}
+    if weights is not None:
+        plain, hardened = (str(weights / f"mnist_lenet5_{kind}trained.pt") for kind in ("cln", "adv"))
+        found["measure, LeNet5"] = ("measure", *LENET5, "--weights", plain)
+        attack = ("attack", *LENET5, "--weights", hardened, "--evaluation.examples", "40")
+        found["attack, LeNet5, 40 images"] = attack
+    return found
+
+
+def run(words: tuple[str, ...], source: Path, data: Path | None) -> tuple[float, float, float | None, list[object]]:
+    """Run a command of a checkout; return its seconds, its CPU seconds, the seconds to the first row, and its table."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"PYTHONPATH": str(source), "PYTHONUNBUFFERED": "1"}
+    environment |= {} if data is None else {"LOWCURVE_DATA": str(data)}
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "run"
+        began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "lowcurve", *words, "--out", str(out)]
+        child = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        first, lines = None, []
+        for line in child.stdout:
+            lines.append(line)
+            if first is None and "standard: " in line and "clean " in line:
+                first = time.monotonic() - began
+        if child.wait():
+            raise SystemExit("".join(lines))
+        took, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        table = json.loads((out / "study.json").read_text())["results"]["comparison"]["rows"]
+    return took, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, first, table
+
+
+def main() -> None:
+    """Time all commands and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--earlier", type=Path, help="an earlier checkout of the repository")
+    parser.add_argument("--weights-dir", type=Path, help="without it only the study is timed")
+    parser.add_argument("--data-dir", type=Path, help="folder of parquet files")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
+    sources = {"earlier": args.earlier, "now": ROOT} if args.earlier else {"now": ROOT}
+    rows: list[Row] = []
+    for what, words in commands(args.weights_dir).items():
+        best: dict[str, tuple[float, float, float | None]] = {}
+        tables = {}
+        for _ in range(args.rounds):
+            for name, source in sources.items():
+                *times, tables[name] = run(words, source.resolve(), args.data_dir)
+                best[name] = min(best.get(name, (float("inf"),)), tuple(times))  # type: ignore[type-var, assignment]
+        row: Row = {"what": what}
+        for name, (took, used, first) in best.items():
+            row |= {f"{name}, s": round(took, 1), f"{name}, CPU s": round(used, 1)}
+            row |= {} if first is None else {f"{name}, first row, s": round(first, 1)}
+        if "earlier" in tables:
+            row["same table"] = tables["earlier"] == tables["now"]
+        rows.append(row)
+        show(what, [row])
+    if args.json:
+        settings = {
+            "cores": os.cpu_count(), "rounds": args.rounds, "Python": platform.python_version(),
+            "machine": platform.machine(), "load before": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+        args.json.write_text(json.dumps({"settings": settings, "commands": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
