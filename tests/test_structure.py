@@ -151,7 +151,11 @@ RULES = {
             "analysis/sharpness.py": "an exponent beyond which a derivative is constant",
         },
     ),
-    "loading a pickle": Rule(named(r"torch\.load|pickle\.loads?"), ("store/weight_files.py",)),
+    "loading a pickle": Rule(
+        named(r"torch\.load|pickle\.loads?"),
+        ("store/weight_files.py",),
+        {"study/workers.py": "an error that this process has just pickled itself"},
+    ),
     "a call of a network": Rule(
         named(r"(\?\.)*(\w+\.)*(model|network|classifier|teacher|substitute)"),
         ("network_calls.py",),

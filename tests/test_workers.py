@@ -130,8 +130,8 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
             ("standard", "CURE", "PGD"),
             (),
             ("train", "measure", "attack"),
-            "train standard, measure standard, attack standard, train PGD, train CURE, attack CURE, attack PGD, measure CURE, "
-            "measure PGD, draw, transfer",
+            "train standard, measure standard, attack standard, train PGD, train CURE, attack PGD, attack CURE, measure PGD, "
+            "measure CURE, draw, transfer",
         ),
         (("standard",), ("standard", "CURE"), ("measure",), "measure standard, measure CURE, draw"),
         (("standard",), (), ("train",), "train standard"),

@@ -100,11 +100,11 @@ def do_job(job: Job, study: Study, data: DataSet, run: Run, progress: Progress[i
     if job.step == "train":
         _train(study, data, run, job.network, progress)
     elif job.step == "measure":
-        _evaluate(study, "curvature", run, settings, data, job.network, partial(curvature_results, progress=progress))
+        _evaluate(study, "curvature", run, settings, data, job.network, progress, curvature_results)
     elif job.step == "attack":
         attacked = (study.evaluation, study.suite, study.radius, study.norm)
-        results_of = partial(attack_results, progress=progress, run=run)
-        _evaluate(study, "attack", run, attacked, data, job.network, results_of)
+        results_of = partial(attack_results, run=run)
+        _evaluate(study, "attack", run, attacked, data, job.network, progress, results_of)
         run.ledger(job.network, "").remove()  # its content is in the part now
     elif job.step == "draw":
         _evaluate_together(study, "drawn", run, settings, data, progress, report_figures)
@@ -258,7 +258,8 @@ def _evaluate(
     settings: Any,
     data: DataSet,
     name: str,
-    results_of: Callable[[Study, DataSet, str, nn.Module], dict[str, Result]],
+    progress: Progress[int],
+    results_of: Callable[[Study, DataSet, str, nn.Module, Progress[int]], dict[str, Result]],
 ) -> None:
     digests, scope = (data.train.digest, data.test.digest), scope_of(study, data.test.digest)
     key = describe((step, study.data, digests, study.limits, study.seed, settings, run.made_by(name)))
@@ -267,7 +268,7 @@ def _evaluate(
         return
     model = run.load_network(name).to(launch_fabric(study.hardware).device)
     optional = OptionalSteps(name)
-    found = optional.run(step, partial(results_of, study, data, name, model))
+    found = optional.run(step, partial(results_of, study, data, name, model, progress))
     run.save_part(f"{step}-{name}", key, found or optional.table(), scope)
     launch_fabric(study.hardware).barrier()
     log.info("%s: %s done", name, step)
