@@ -74,7 +74,7 @@ STUDY: Mapping[str, Option] = {
     "accelerator": Option("NAME", "Hardware: auto, cpu or cuda", "auto"),
     "devices": Option("N", "Processes that share the work on each machine", "1"),
     "jobs": Option("N", "Networks trained and judged side by side on the CPU", "one for each free core"),
-    "full": Option("", "Also make the expensive figures: paths between images. lowcurve draw makes them later"),
+    "full": Option("", "Also make the expensive figures: paths between images"),
     "out": OUT,
     "resume": Option("RUN", "Continue this run with its own settings"),
     "config": Option("FILE", "Read settings from a YAML file; options given here override it"),
