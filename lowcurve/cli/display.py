@@ -113,7 +113,7 @@ class Display:
 
     def _look_at(self, name: str) -> None:
         """Attack the first network briefly here, so that its row is there while the others train."""
-        from lowcurve.study.robustness_results import first_results
+        from lowcurve.study.robustness_row import first_results
 
         with contextlib.suppress(InputError):  # whose job will tell
             self.before[name] = first_results(self.study, self.data, name, self.run.load_network(name))

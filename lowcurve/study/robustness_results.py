@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import LINF
-from lowcurve.attacks import PGD, SUITES, Suite
+from lowcurve.attacks import PGD, Suite
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.attack_result import said_of_undefined
 from lowcurve.evaluation.audit import Audit, audit
@@ -21,15 +21,9 @@ from lowcurve.store import Run
 from lowcurve.study.boundary_results import certified_radii
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.optional import OptionalSteps
+from lowcurve.study.robustness_row import conditions_of, robustness_row, tried_suite
 from lowcurve.study.settings import Study
 from lowcurve.types import Measure, Progress
-
-UNAUDITED = "not audited"
-
-
-def suite_of(study: Study) -> Suite:
-    """Return the study's suite of attacks at its radius and effort."""
-    return SUITES[study.suite](study.ball(), study.evaluation.effort)
 
 
 def attack_results(
@@ -99,49 +93,17 @@ def _suite_results(
     if settings.save_inputs:
         robust = torch.from_numpy(attacked.robust)
         run.save_inputs(name, {"inputs": attacked.inputs, "labels": examples.y, "robust": robust})
-    conditions = _conditions(study, examples, suite)
+    conditions = conditions_of(study, examples, suite)
     if attacked.undefined.any():
         conditions["not finite"] = said_of_undefined(attacked.undefined)
     exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
     results: dict[str, Result] = {
-        "robustness": _robustness_row(study, name, attacked, suite, verdict, conditions),
+        "robustness": robustness_row(study, name, attacked, suite, verdict, conditions),
         "attacks": _attacks_row(study, name, attacked, suite, conditions | {"attacks": exactly}),
     }
     if verdict is not None:
         results["audit"] = _audit_rows(name, verdict)
     return results
-
-
-def tried_suite(study: Study) -> Suite:
-    """Return the study's suite, begun by PGD with the study's number of steps."""
-    first, members = f"PGD-{study.evaluation.steps}", suite_of(study).members
-    if first not in dict(members):  # one of the papers' suites contains it
-        members = ((first, PGD(study.ball(), steps=study.evaluation.steps)), *members)
-    return Suite(members)
-
-
-def first_results(study: Study, data: DataSet, name: str, model: nn.Module) -> Table:
-    """Return the row of a network's accuracies as far as it is known within a second: clean, and under the first attack.
-
-    Args:
-        study: Settings.
-        data: Data set.
-        name: Name of the network.
-        model: The network.
-    """
-    examples, suite = data.test.take(slice(study.evaluation.examples)), tried_suite(study)
-    attacked = evaluation.attack(model, examples, Suite(suite.members[:1]), seed=study.seed, progress=False)
-    row = _robustness_row(study, name, attacked, suite, None, _conditions(study, examples, suite))
-    return replace(row, rows=((*row.rows[0][:3], None, None),))
-
-
-def _conditions(study: Study, examples: Examples, suite: Suite) -> dict[str, str]:
-    return {
-        "ball": f"{study.norm}, radius {study.radius} in pixel units",
-        "examples": examples.describe("test"),
-        "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
-        "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
-    }
 
 
 def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
@@ -151,39 +113,6 @@ def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.n
         np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0
     )  # l_2 length of a vector of l_inf length 1
     return None if radii is None else radii / longest
-
-
-def _robustness_row(
-    study: Study,
-    name: str,
-    attacked: evaluation.AttackResult,
-    suite: Suite,
-    verdict: Audit | None,
-    conditions: Mapping[str, str],
-) -> Table:
-    first = suite.members[0][0]
-    shares = [
-        proportion(int(column.sum()), len(column))
-        for column in (attacked.robust_to(), attacked.robust_to(first), _worst_case(attacked, verdict))
-    ]
-    headings = (
-        NETWORK,
-        Column("clean", "Accuracy on unperturbed test examples.", ".1%"),
-        Column(first, f"Accuracy after {first} on cross-entropy from a random start.", ".1%"),
-        Column(study.suite, "Accuracy after the whole suite, each example at its worst.", ".1%"),
-        Column("audit", "Verdict of the tests for gradient masking on these accuracies."),
-    )
-    summary = UNAUDITED if verdict is None else verdict.summary
-    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), summary)
-    return Table("Robustness", headings, (row,), conditions=conditions)
-
-
-def _worst_case(attacked: evaluation.AttackResult, verdict: Audit | None) -> np.ndarray:
-    """Return which examples are robust under the suite, and under the attacks that the audit made for tests that failed."""
-    robust = attacked.robust.copy()
-    if verdict is not None and verdict.remedies:
-        robust[: verdict.examples] &= verdict.robust["worst case"]
-    return robust
 
 
 def _attacks_row(

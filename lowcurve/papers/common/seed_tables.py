@@ -20,7 +20,7 @@ from lowcurve.results.cells import count_examples
 from lowcurve.study.boundary_results import boundary_results
 from lowcurve.study.linearity_results import compare_with_training, measure_stability
 from lowcurve.study.measured_network import MeasuredNetwork
-from lowcurve.study.robustness_results import suite_of
+from lowcurve.study.robustness_row import suite_of
 from lowcurve.study.settings import Study
 from lowcurve.types import Measure, Progress
 
