@@ -1,5 +1,7 @@
 """Small networks of every kind of operation that is replayed, for images of 2 channels and 6 x 6 pixels."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,6 +92,51 @@ def odd_ends(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
     return top(torch.exp(-(x - x.detach()[:, :, :1]).square()).squeeze(1)[:, 1, ...])
 
 
+def transformer(x: Tensor, patches: nn.Module, block: nn.Module, norm: nn.Module, top: nn.Module) -> Tensor:
+    """Tokens of 2 x 2 pixels, with the batch axis behind the tokens."""
+    tokens = patches(x).flatten(2).permute(2, 0, 1)
+    tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + torch.linspace(0, 1, 10, dtype=x.dtype)[:, None, None]
+    return top(norm(block(tokens))[0])
+
+
+def qkv_attention(x: Tensor, qkv: nn.Module, top: nn.Module, *, mask: bool) -> Tensor:
+    """Heads whose batch axis is the second while they are split."""
+    tokens = x.flatten(2).transpose(1, 2)
+    q, k, v = qkv(tokens).reshape(len(x), 36, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    seen = torch.ones(36, 36, dtype=torch.bool).tril(3).index_fill(0, torch.tensor([5]), False) if mask else None
+    found = F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], seen, scale=0.7, enable_gqa=True)
+    return top(found.transpose(1, 2).reshape(len(x), 36, 8).mean(1))
+
+
+def windows(x: Tensor, qkv: nn.Module, top: nn.Module) -> Tensor:
+    """Windows of 3 x 3 pixels in the place of examples, shifted, with a bias."""
+    x = x.permute(0, 2, 3, 1).roll((1, 1), (1, 2))
+    parts = x.reshape(-1, 2, 3, 2, 3, 2).permute(0, 1, 3, 2, 4, 5).reshape(-1, 9, 2)
+    q, k, v = qkv(parts).chunk(3, -1)
+    scores = q @ k.transpose(-2, -1) / 2 + torch.eye(9, dtype=x.dtype)
+    scores = (scores.view(len(x), 4, 9, 9) + torch.arange(4, dtype=x.dtype)[:, None, None]).view(-1, 9, 9)
+    found = scores.softmax(-1) @ v
+    return top(found.view(-1, 2, 2, 3, 3, 2).permute(0, 1, 3, 2, 4, 5).reshape(len(x), -1).tanh())
+
+
+def normalizations(x: Tensor, a: nn.Module, norm: nn.Module, group: nn.Module, top: nn.Module) -> Tensor:
+    x = group(a(x))
+    x = F.rms_norm(x, (6,), torch.linspace(1, 2, 6, dtype=x.dtype), 0.3) + F.instance_norm(x, eps=0.2)
+    return top(norm(x / (1 + x.square())).flatten(1))
+
+
+def equations(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    y = torch.einsum("bchw,bdhw->bcdw", a(x), x) + torch.einsum("bc...,cd->bd...", x, torch.ones(2, 4, dtype=x.dtype))[:, :, :2]
+    y = torch.einsum("bnij,bnj,jk->bnik", y, y.mean(2), torch.eye(6, 3, dtype=x.dtype))
+    return top(torch.baddbmm(y[:, 0], y[:, 1], y[:, 2].transpose(1, 2) @ y[:, 3], beta=0.5).flatten(1))
+
+
+def reductions(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
+    x = a(x)
+    parts = [x.std((2, 3)), x.logsumexp(3).amax(2), x.log_softmax(1).norm(dim=(2, 3)), x.flatten(2).topk(2)[0].prod(2)]
+    return top(torch.stack(parts, 1).flatten(1))
+
+
 NETWORKS = {
     "softplus": lambda: plain(nn.Softplus(4)),
     "GELU": lambda: plain(nn.GELU()),
@@ -116,6 +163,18 @@ NETWORKS = {
     "halves": lambda: Called(halves, a=conv(2, 4), top=nn.Linear(72, CLASSES)),
     "in place": lambda: Called(in_place, a=conv(2, 4), b=conv(4, 2), top=head(72)),
     "sum in place": lambda: Called(sum_in_place, a=conv(2, 2), top=nn.Linear(72, CLASSES)),
+    "transformer": lambda: Called(
+        transformer, patches=nn.Conv2d(2, 8, 2, 2), block=nn.TransformerEncoderLayer(8, 2, 12, activation="gelu"),
+        norm=nn.LayerNorm(8), top=nn.Linear(8, CLASSES),
+    ),
+    "attention": lambda: Called(partial(qkv_attention, mask=False), qkv=nn.Linear(2, 24), top=nn.Linear(8, CLASSES)),
+    "masked attention": lambda: Called(partial(qkv_attention, mask=True), qkv=nn.Linear(2, 24), top=nn.Linear(8, CLASSES)),
+    "windows": lambda: Called(windows, qkv=nn.Linear(2, 6), top=nn.Linear(72, CLASSES)),
+    "normalizations": lambda: Called(
+        normalizations, a=conv(2, 4), norm=nn.LayerNorm([4, 6, 6]), group=nn.GroupNorm(2, 4), top=nn.Linear(144, CLASSES)
+    ),
+    "equations": lambda: Called(equations, a=conv(2, 4), top=nn.Linear(6, CLASSES)),
+    "reductions": lambda: Called(reductions, a=conv(2, 4), top=nn.Linear(16, CLASSES)),
     "odd ends": lambda: Called(odd_ends, a=conv(2, 2), top=nn.Linear(32, CLASSES)),
 }  # fmt: skip
 

@@ -193,6 +193,11 @@ REPLAYED: dict[str, Callable[[], nn.Module]] = {
     "cat by keyword": lambda: Called(lambda x: soft(torch.cat(tensors=[x[:, :3], x[:, 3:]], dim=1)) @ TOP),
     "hardsigmoid": lambda: Called(lambda x: soft(F.hardsigmoid(x @ MIX)) @ TOP),
     "long integers as divisors": lambda: Called(lambda x: soft(x / torch.arange(3, 9)) @ TOP),
+    "einsum": lambda: Called(lambda x: F.softplus(torch.einsum("bi,ij->bj", x, MIX)) @ TOP),
+    "hardsigmoid after LayerNorm": lambda: Called(lambda x: soft(F.hardsigmoid(F.layer_norm(x, (6,)))) @ TOP),
+    "a checkpoint": lambda: Called(lambda x, a: checkpointed(x, a, reentrant=False), a=nn.Conv1d(1, 1, 1)),
+    "fused attention": lambda: Called(attention),
+    "a layer of attention": lambda: Called(attention_layer, a=nn.MultiheadAttention(2, 1, batch_first=True)),
     "interpolate": lambda: Called(lambda x: soft(F.interpolate(x[:, None], size=6, mode="nearest-exact")[:, 0]) @ TOP),
 }
 """Networks that are replayed, and rightly."""
@@ -219,13 +224,6 @@ DIFFERENTIATED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "max-pooling without a batch": (lambda: Called(lambda x: F.max_pool1d(soft(x), 2).exp() @ TOP[:3]), "without a batch"),
     "two lists": (lambda: Called(lambda x: soft(x)[:, None][:, [0] * 6, list(range(6))] @ TOP), "several lists"),
-    "einsum": (lambda: Called(lambda x: F.softplus(torch.einsum("bi,ij->bj", x, MIX)) @ TOP), "einsum is not among"),
-    "hardsigmoid after LayerNorm": (
-        lambda: Called(lambda x: soft(F.hardsigmoid(F.layer_norm(x, (6,)))) @ TOP), "layer_norm is not among",
-    ),
-    "fused attention": (lambda: Called(attention), "scaled_dot_product_attention is not among"),
-    "a layer of attention": (lambda: Called(attention_layer, a=nn.MultiheadAttention(2, 1, batch_first=True)), "batch axis"),
-    "a checkpoint": (lambda: Called(lambda x, a: checkpointed(x, a, reentrant=False), a=nn.Conv1d(1, 1, 1)), "layer_norm"),
 }  # fmt: skip
 """Networks that are differentiated twice, and the reason."""
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.replay.calls import Call, NotReplayable, split_names
-from lowcurve.analysis.replay.steps import Elementwise
+from lowcurve.analysis.replay.curved_steps import Elementwise
 from lowcurve.analysis.smooth_nonlinearities import find_smooth_nonlinearity
 
 ELEMENTWISE = split_names(

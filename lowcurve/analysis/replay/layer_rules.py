@@ -1,5 +1,6 @@
 """Rules for layers and arithmetic: convolutions, normalization, pooling, sums, products and masks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,13 +9,13 @@ from torch.nn import functional as F
 
 from lowcurve.analysis.double_backward import channel_factor
 from lowcurve.analysis.replay.calls import Call, DependentExamples, NotReplayable, Rule, is_among
+from lowcurve.analysis.replay.curved_steps import ElementwiseProduct
 from lowcurve.analysis.replay.derivatives import elementwise_step
 from lowcurve.analysis.replay.steps import (
     Identity,
     LinearMap,
     MaskedSum,
     MaxPool,
-    Product,
     Scale,
     Step,
     Sum,
@@ -127,7 +128,7 @@ def multiply(call: Call) -> Step:
         if not is_product:
             raise NotReplayable("a quotient of two parts of the network")
         _require_order(call, first, second)
-        return Product(first.detach(), second.detach())
+        return ElementwiseProduct(first.detach(), second.detach())
     if is_product:
         return Scale(_align(second if first is call.inputs[0] else first, call))
     if first is not call.inputs[0]:
@@ -167,7 +168,7 @@ def max_pool(call: Call) -> Step:
     return MaxPool(pool(call.inputs[0].detach(), **settings)[1].flatten(-axes), call.shape)
 
 
-def batched(axes: int, rule: Rule) -> Rule:
+def batched(axes: int, rule: Callable[[Call], Step]) -> Rule:
     """Return the rule for calls on batches of channels only.
 
     Args:
@@ -203,21 +204,6 @@ def where(call: Call) -> Step:
         _require_order(call, *sides)
     masks = [_align(c, call).to(call.result.dtype) for c in (condition, ~condition)]
     return MaskedSum(tuple(mask for mask, side in zip(masks, sides, strict=True) if is_among(side, call.inputs)))
-
-
-def matrix_product(call: Call) -> Step:
-    """Return the step of the product with a constant matrix from the right.
-
-    Args:
-        call: The recorded call.
-    """
-    second_name = "mat2" if "mat2" in call.kwargs else "other"
-    given = call.bind(f"input {second_name}")
-    first, second = given["input"], given[second_name]
-    if len(call.inputs) != 1 or first is not call.inputs[0] or first.ndim < 2 or second.ndim != 2:
-        raise NotReplayable("a matrix product that is not inputs times a constant matrix")
-    matrix = second.detach()
-    return LinearMap(lambda t: t @ matrix)
 
 
 def dropout(call: Call) -> Step:

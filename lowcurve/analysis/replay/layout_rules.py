@@ -1,27 +1,45 @@
-"""Rules for operations that move, select or sum entries, with the batch axis in its place."""
+"""Rules for operations that move, select or sum entries, and their effect on the place of the batch axis."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lowcurve.analysis.replay.calls import Call, NotReplayable, Rule, is_among
-from lowcurve.analysis.replay.steps import Identity, LinearMap, Slice, Step
+from lowcurve.analysis.replay.calls import Call, Layout, NotReplayable, Recorded, Rule, is_among
+from lowcurve.analysis.replay.steps import Identity, LinearMap, Permute, Reshape, Slice, Step
 
 
-def reshape(call: Call) -> Step:
+def reshape(call: Call) -> Recorded:
     """Return the step of a call that keeps all entries in their order.
 
     Args:
         call: The recorded call.
     """
     call.require_only_first()
-    shape = call.shape
-    return LinearMap(lambda t: t.reshape(len(t), *shape))
+    layout, before, after = call.layout, call.inputs[0].shape, call.result.shape
+    axis = _batch_axis_after_reshape(call)
+    result = Layout(axis, after[axis] // call.batch)
+    if before == after and layout == result:
+        return Identity(), result
+    rest = (layout.axis, before, layout.inner), (axis, after, result.inner)
+    return Reshape(*rest), result
 
 
-def expand(call: Call) -> Step:
+def _batch_axis_after_reshape(call: Call) -> int:
+    """Return the axis of the result that holds the examples: the axes before it have as many entries as before."""
+    at, before, after = call.layout.axis, call.inputs[0].shape, call.result.shape
+    if call.name == "unsqueeze":  # a new axis in front of a single example looks like a batch axis
+        dim: int = call.bind("input dim")["dim"] % len(after)
+        return at + (dim <= at)
+    for axis, length in enumerate(after):
+        if math.prod(after[:axis]) == math.prod(before[:at]) and length % call.batch == 0:
+            return axis
+    raise NotReplayable(f"{call.name} gives up the batch axis")
+
+
+def expand(call: Call) -> Recorded:
     """Return the step of a call that repeats entries along axes of length 1.
 
     Args:
@@ -30,8 +48,8 @@ def expand(call: Call) -> Step:
     call.require_only_first()
     if call.inputs[0].ndim != call.result.ndim:
         raise NotReplayable("expand adds axes in front of the batch axis")
-    shape = call.shape
-    return LinearMap(lambda t: t.expand(len(t), *shape))
+    shape = call.layout.front(call.result).shape[1:]
+    return LinearMap(lambda t: t.expand(len(t), *shape)), call.layout
 
 
 def along(names: str, *, default: int | None = None, optional: str = "") -> Rule:
@@ -43,52 +61,76 @@ def along(names: str, *, default: int | None = None, optional: str = "") -> Rule
         optional: Names of arguments that are given by keyword only.
     """
 
-    def rule(call: Call) -> Step:
+    def rule(call: Call) -> Recorded:
         call.require_only_first()
         given = call.bind(f"{names} {optional}" if set(call.kwargs) & set(optional.split()) else names)
         given.setdefault("dim", given.get("dims", given.get("axis", default)))
-        _require_other_axes(call, given["dim"])
-        return _linear(call)
+        require_other_axes(call, given["dim"])
+        return linear(call)
 
     return rule
 
 
-def flip(call: Call) -> Step:
+def part(names: str, *, default: int = 0, optional: str = "") -> Rule:
+    """Return the rule for a function that selects a slice along one named axis, which is not the batch axis.
+
+    Args:
+        names: Names of the arguments in their order, with the axis as `dim`.
+        default: The axis if none is given.
+        optional: Names of arguments that are given by keyword only.
+    """
+    checked = along(names, default=default, optional=optional)
+
+    def rule(call: Call) -> Step | Recorded:
+        found = checked(call)
+        x, result = call.inputs[0], call.result
+        given = call.bind(f"{names} {optional}")
+        axis = given.get("dim", default) % x.ndim
+        if result.untyped_storage().data_ptr() != x.untyped_storage().data_ptr() or x.stride(axis) == 0:
+            return found
+        start = (result.storage_offset() - x.storage_offset()) // x.stride(axis)
+        removed = result.ndim < x.ndim
+        position = start if removed else slice(start, start + result.shape[axis])
+        index = [slice(None)] * x.ndim
+        index[axis] = position
+        return _slice(call, tuple(index)), found[1]  # type: ignore[index]
+
+    return rule
+
+
+def flip(call: Call) -> Recorded:
     """Return the step of a reversal of axes, given as one tuple or as several arguments.
 
     Args:
         call: The recorded call.
     """
     call.require_only_first()
-    _require_other_axes(call, _axes(call))
-    return _linear(call)
+    require_other_axes(call, _axes(call))
+    return linear(call)
 
 
-def permute(call: Call) -> Step:
-    """Return the step of a reordering of axes that keeps the first in its place.
-
-    Args:
-        call: The recorded call.
-    """
-    call.require_only_first()
-    if _axes(call)[0] % call.result.ndim != 0:
-        raise NotReplayable("permute moves the batch axis")
-    return _linear(call)
-
-
-def transpose(call: Call) -> Step:
-    """Return the step of an exchange of two axes other than the first.
+def permute(call: Call) -> Recorded:
+    """Return the step of any reordering of axes, by a function that returns a view.
 
     Args:
         call: The recorded call.
     """
     call.require_only_first()
-    given = call.bind("input axis0 axis1" if "axis0" in call.kwargs else "input dim0 dim1")
-    _require_other_axes(call, tuple(axis for name, axis in given.items() if name != "input"))
-    return _linear(call)
+    axes = call.inputs[0].ndim
+    probe = torch.empty_strided((1,) * axes, tuple(range(1, axes + 1)))
+    order = [stride - 1 for stride in call.func(probe, *call.args[1:], **call.kwargs).stride()]
+    at = order.index(call.layout.axis)
+    before = [
+        call.layout.axis,
+        *(i for i in range(axes) if i != call.layout.axis),
+    ]  # its axes with the batch axis first
+    after = [order[at], *(i for k, i in enumerate(order) if k != at)]
+    dims = tuple(before.index(i) for i in after)
+    step: Step = Identity() if dims == tuple(range(axes)) else Permute(dims)
+    return step, Layout(at, call.layout.inner)
 
 
-def index(call: Call) -> Step:
+def index(call: Call) -> Step | Recorded:
     """Return the step of x[index], where the index keeps the whole batch axis.
 
     Args:
@@ -96,23 +138,43 @@ def index(call: Call) -> Step:
     """
     call.require_only_first()
     positions = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
-    x = call.inputs[0]
+    x, at = call.inputs[0], call.layout.axis
+    simple = all(i is Ellipsis or i is None or isinstance(i, slice) or type(i) is int for i in positions)
+    if simple and None not in positions:
+        full = _without_ellipsis(positions, x.ndim)
+        if full[at] != slice(None) and full[at] != slice(0, x.shape[at]):
+            raise NotReplayable("indexing along the batch axis")
+        if x.shape == call.result.shape:  # every slice is the whole axis
+            return Identity(), call.layout
+        result = Layout(at - sum(type(i) is int for i in full[:at]), call.layout.inner)
+        return _slice(call, full), result
     keeps_batch = isinstance(positions[0], slice) and positions[0] == slice(None)
     keeps_batch = keeps_batch or (positions[0] is Ellipsis and len(positions) <= x.ndim)
-    if not keeps_batch:
+    if at or not keeps_batch:
         raise NotReplayable("indexing along the batch axis")
-    if all(i is Ellipsis or isinstance(i, slice | int) for i in positions):
-        if x.shape == call.result.shape:  # every slice is the whole axis
-            return Identity()
-        images = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        return Slice(positions, x.shape[1:], torch.channels_last if images else torch.contiguous_format)
     lists = [i for i in positions if not (i is None or i is Ellipsis or isinstance(i, slice | int))]
     # Torch moves the axes of several lists to the front, where they would be taken for the batch axis.
     if len(lists) > 1 or (lists and any(isinstance(i, int) for i in positions)):
         raise NotReplayable("indexing by several lists")
     if lists and not (isinstance(lists[0], list) or _is_axis_index(lists[0])):
         raise NotReplayable("indexing by a mask of several axes")
-    return _linear(call)
+    return linear(call)
+
+
+def _without_ellipsis(positions: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
+    """Return one position for each axis."""
+    at = next((k for k, one in enumerate(positions) if one is Ellipsis), len(positions))
+    rest = positions[at + 1 :]
+    return (*positions[:at], *[slice(None)] * (axes - at - len(rest)), *rest)
+
+
+def _slice(call: Call, positions: tuple[Any, ...]) -> Slice:
+    """Return the step of a selection by a position or slice for each axis."""
+    layout, x = call.layout, call.layout.front(call.inputs[0])
+    others = tuple(i for k, i in enumerate(positions) if k != layout.axis)
+    strides = x.stride()
+    order = tuple(sorted(range(x.ndim), key=lambda k: (-strides[k], k)))
+    return Slice((slice(None), *others), x.shape[1:], order)
 
 
 def _is_axis_index(value: Any) -> bool:
@@ -122,7 +184,7 @@ def _is_axis_index(value: Any) -> bool:
     )
 
 
-def pad(call: Call) -> Step:
+def pad(call: Call) -> Step | Recorded:
     """Return the step of padding, of which a constant border drops out.
 
     Args:
@@ -131,37 +193,80 @@ def pad(call: Call) -> Step:
     call.require_only_first()
     given = call.bind("input pad mode value")
     widths, kind = given["pad"], given.get("mode", "constant")
-    if len(widths) // 2 >= call.result.ndim:
-        raise NotReplayable("pad along the batch axis")
     if not any(widths):
-        return Identity()
-    return LinearMap(lambda t: F.pad(t, widths, kind, 0.0 if kind == "constant" else None))
+        return Identity(), call.layout
+    if len(widths) // 2 >= call.result.ndim - call.layout.axis:
+        raise NotReplayable("pad along the batch axis")
+    layout = call.layout
+    value = 0.0 if kind == "constant" else None
+    return LinearMap(lambda t: layout.front(F.pad(layout.back(t), widths, kind, value))), layout
 
 
-def concatenate(call: Call) -> Step:
+def concatenate(call: Call) -> Recorded:
     """Return the step of cat. The tangent of a constant is zero.
 
     Args:
         call: The recorded call.
     """
     given = call.bind("tensors dim")
-    pieces, dim = given["tensors"], given.get("dim", 0)
-    _require_other_axes(call, dim)
-    constants = [None if is_among(piece, call.inputs) else piece.shape[1:] for piece in pieces]
+    return _join(call, torch.cat, given["tensors"], call.front_axis(given.get("dim", 0)), call.layout)
+
+
+def stack(call: Call) -> Recorded:
+    """Return the step of stack. The tangent of a constant is zero.
+
+    Args:
+        call: The recorded call.
+    """
+    given = call.bind("tensors dim")
+    at, dim = call.layout.axis, given.get("dim", 0) % call.result.ndim
+    # With the batch axis first, the new axis is one of the others.
+    front = dim + 1 if dim <= at else dim
+    return _join(call, torch.stack, given["tensors"], front, Layout(at + (dim <= at), call.layout.inner))
+
+
+def _join(call: Call, join: Any, pieces: Any, dim: int, result: Layout) -> Recorded:
+    constants = [None if is_among(piece, call.inputs) else call.layout.front(piece).shape[1:] for piece in pieces]
     if sum(one is None for one in constants) != len(call.inputs):
-        raise NotReplayable("cat of tensors in another order")
+        raise NotReplayable(f"{call.name} of tensors in another order")
 
     def joined(*tangents: Tensor) -> Tensor:
         given, like = iter(tangents), tangents[0]
-        return torch.cat([next(given) if one is None else like.new_zeros(len(like), *one) for one in constants], dim)
+        return join([next(given) if one is None else like.new_zeros(len(like), *one) for one in constants], dim)  # type: ignore[no-any-return]
 
-    return LinearMap(joined)
+    return LinearMap(joined), result
 
 
-def _linear(call: Call) -> LinearMap:
-    """Return the step of a function that is linear in its first argument and takes any batch size."""
-    func, rest, kwargs = call.func, call.args[1:], call.kwargs  # a closure over the call would hold the whole pass
-    return LinearMap(lambda t: func(t, *rest, **kwargs))
+def linear(call: Call) -> Recorded:
+    """Return the step of a function that is linear in its first argument and takes any batch size.
+
+    Args:
+        call: The recorded call.
+    """
+    call.require_only_first()
+    result = result_layout(call)
+    func, rest, kwargs, layout = call.func, call.args[1:], call.kwargs, call.layout
+    if layout.axis == result.axis == 0:
+        return LinearMap(lambda t: func(t, *rest, **kwargs)), result
+    return LinearMap(lambda t: result.front(func(layout.back(t), *rest, **kwargs))), result
+
+
+def result_layout(call: Call) -> Layout:
+    """Return the layout of the result of a function of one tensor that takes any batch size, found by a larger batch.
+
+    Args:
+        call: The recorded call.
+    """
+    layout = call.layout
+    if layout.axis == 0:
+        return layout
+    x = call.inputs[0].detach()
+    with torch.no_grad():
+        twice = call.func(torch.cat([x, x], layout.axis), *call.args[1:], **call.kwargs).shape
+    differs = [k for k, (one, two) in enumerate(zip(call.result.shape, twice, strict=True)) if one != two]
+    if len(differs) != 1 or call.result.shape[differs[0]] != call.rows:
+        raise NotReplayable(f"{call.name} gives up the batch axis")
+    return Layout(differs[0], layout.inner)
 
 
 def _axes(call: Call) -> tuple[Any, ...]:
@@ -174,9 +279,15 @@ def _axes(call: Call) -> tuple[Any, ...]:
     return tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], list | tuple) else axes
 
 
-def _require_other_axes(call: Call, dims: Any) -> None:
-    """Check that the batch axis, the first, is not among dims."""
-    axes = dims if isinstance(dims, list | tuple) else (dims,)
-    first = call.inputs[0]
-    if any(not isinstance(axis, int) or axis % first.ndim == 0 for axis in axes):
-        raise NotReplayable(f"{call.name} along the batch axis")
+def require_other_axes(call: Call, dims: Any) -> None:
+    """Check that the batch axis is not among these.
+
+    Args:
+        call: The recorded call.
+        dims: An axis or several.
+
+    Raises:
+        NotReplayable: If it is, or if they are not integers.
+    """
+    for axis in dims if isinstance(dims, list | tuple) else (dims,):
+        call.front_axis(axis)

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lowcurve.analysis.replay.calls import Call, DependentExamples, NotReplayable, split_names
-from lowcurve.analysis.replay.rules import find_step
-from lowcurve.analysis.replay.steps import Elementwise, Product
+from lowcurve.analysis.replay.calls import Call, DependentExamples, Layout, NotReplayable, split_names
+from lowcurve.analysis.replay.compositions import COMPOSITIONS
+from lowcurve.analysis.replay.curved_steps import CurvedStep
+from lowcurve.analysis.replay.rules import RULES, find_step, is_public
+from lowcurve.analysis.replay.steps import Identity, Step
 from lowcurve.analysis.replay.tangents import Instruction, Program, build_program
 from lowcurve.analysis.second_derivatives import graph_nodes
 
@@ -43,8 +45,8 @@ class ProgramRecorder(TorchFunctionMode):
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
-        self.x = x
-        self.slots, self.shapes = {id(x): 0}, {0: x.shape[1:]}
+        self.x, self.batch = x, len(x)
+        self.slots, self.layouts = {id(x): 0}, {0: Layout()}
         self.versions = {0: x._version}
         self.alive = [x]  # an id identifies a tensor only while the tensor exists
         self.instructions: list[Instruction] = []
@@ -61,7 +63,7 @@ class ProgramRecorder(TorchFunctionMode):
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self._require_recorded(tensors)
         inputs = tuple(t for t in tensors if id(t) in self.slots)
-        name = str(getattr(func, "__name__", "?"))
+        name = _name(func)
         if name in DERIVATIVES and inputs:
             self.reason = self.reason or f"{name} takes or changes a gradient inside the network"
         if self.reason or not inputs:
@@ -69,6 +71,10 @@ class ProgramRecorder(TorchFunctionMode):
         slots, versions = tuple(self.slots[id(t)] for t in inputs), [t._version for t in inputs]
         overwrites = bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
         before = self._copy(args) if overwrites else None  # the derivatives are taken at the old value
+        if name.strip("_") not in RULES:
+            composed = self._compose(name, func, args if before is None else (before, *args[1:]), kwargs)
+            if composed is not None:
+                return composed if before is None else self._write(args[0], composed)
         result = func(*args, **kwargs)
         if before is not None:
             inputs, args = tuple(before if t is args[0] else t for t in inputs), (before, *args[1:])
@@ -79,7 +85,15 @@ class ProgramRecorder(TorchFunctionMode):
         for position, output in enumerate(outputs):
             if isinstance(output, Tensor) and output.requires_grad and not any(output is t for t in inputs):
                 one_output = func if output is result else _output(func, position)
-                self._record(Call(name.strip("_"), one_output, args, kwargs, inputs, output), slots, leaves)
+                layouts = tuple(self.layouts[slot] for slot in slots)
+                call = Call(name.strip("_"), one_output, args, kwargs, inputs, output, layouts, self.batch)
+                reason = self._record(call, slots, leaves)
+                if reason is None:
+                    continue
+                composed = self._compose(name, func, args, kwargs) if output is result else None
+                if composed is not None:
+                    return composed if before is None else self._write(result, composed)
+                self.reason, self.is_dependent = str(reason), isinstance(reason, DependentExamples)
         return result
 
     def program(self, result: Tensor) -> Program | str:
@@ -93,34 +107,61 @@ class ProgramRecorder(TorchFunctionMode):
         self._require_recorded([result])
         if not self.reason and id(result) not in self.slots:
             self.reason = "the result does not depend on the input"
+        if not self.reason and self.layouts[self.slots[id(result)]] != Layout():
+            self.reason = "the result has no batch axis in front"
         if self.reason:
             found: Program | str = self.reason
         else:
             description = tuple(self.description)
-            found = build_program(self.instructions, self.shapes, self.slots[id(result)], description)
+            inner = {slot: layout.inner for slot, layout in self.layouts.items()}
+            found = build_program(self.instructions, inner, self.slots[id(result)], description)
         self.alive.clear()  # only autograd holds the activations now, and its backward pass frees them
         self.slots.clear()
         return found
 
-    def _record(self, call: Call, slots: tuple[int, ...], leaves: list[Any]) -> None:
+    def _record(self, call: Call, slots: tuple[int, ...], leaves: list[Any]) -> NotReplayable | None:
+        """Record a call's step, or return the reason why it has none."""
         if self.reason:
-            return
+            return None
         try:
-            if call.result.ndim == 0 or len(call.result) != len(self.x):
-                raise NotReplayable(f"{call.name} gives up the batch axis")
-            step = find_step(call)
+            step, layout = find_step(call)
+        except NotReplayable as error:
+            return error
+        if isinstance(step, CurvedStep):
+            receive = step.receive
+            call.result.register_hook(lambda g: receive(layout.front(g)))  # type: ignore[no-untyped-call]
+        self._add(call.result, step, slots, layout)
+        words = (None if one == self.batch else one for one in leaves if isinstance(one, int | str | torch.dtype))
+        self.description.append((call.name, slots, layout.axis, call.shape, call.result.dtype, *words))
+        return None
+
+    def _add(self, result: Tensor, step: Step, inputs: tuple[int, ...], layout: Layout) -> None:
+        slot = len(self.instructions) + 1
+        self.slots[id(result)] = slot
+        self.instructions.append((slot, step, inputs))
+        self.layouts[slot], self.versions[slot] = layout, result._version
+        self.alive.append(result)
+
+    def _compose(self, name: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return the result of a call by simpler functions, which are recorded, or None."""
+        composition = COMPOSITIONS.get(name.strip("_"))
+        if self.reason or composition is None or not is_public(func):
+            return None
+        try:
+            with self:
+                return composition(*args, **kwargs)
         except NotReplayable as error:
             self.reason, self.is_dependent = str(error), isinstance(error, DependentExamples)
-            return
-        if isinstance(step, Elementwise | Product):
-            call.result.register_hook(step.receive)  # type: ignore[no-untyped-call]
-        self.slots[id(call.result)] = slot = len(self.instructions) + 1
-        self.instructions.append((slot, step, slots))
-        self.shapes[slot], self.versions[slot] = call.shape, call.result._version
-        batch = len(self.x)
-        words = (None if one == batch else one for one in leaves if isinstance(one, int | str | torch.dtype))
-        self.description.append((call.name, slots, call.shape, call.result.dtype, *words))
-        self.alive.append(call.result)
+        except Exception:  # the call itself fails, or its form is another one
+            self.reason = self.reason or f"{name} in a form that is not understood"
+        return None
+
+    def _write(self, target: Tensor, value: Tensor) -> Tensor:
+        """Write a recorded value into a tensor in place."""
+        slot = self.slots[id(value)]
+        target.copy_(value)
+        self._add(target, Identity(), (slot,), self.layouts[slot])
+        return target
 
     def _copy(self, args: tuple[Any, ...]) -> Tensor | None:
         tensor = args[0] if args else None
@@ -151,6 +192,12 @@ class ProgramRecorder(TorchFunctionMode):
     def _depends_on_leaf(self, tensor: Tensor) -> bool:
         goal = torch.autograd.graph.get_gradient_edge(self.x).node
         return any(node is goal for node in graph_nodes(tensor))
+
+
+def _name(func: Any) -> str:
+    """Return the name of a function, or of a property."""
+    name = getattr(func, "__name__", "?")
+    return str(getattr(func.__self__, "__name__", "?") if name == "__get__" else name)
 
 
 def _out_of_place(func: Any) -> Any:

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from lowcurve.analysis.replay import layer_rules as layers
 from lowcurve.analysis.replay import layout_rules as layout
-from lowcurve.analysis.replay.calls import Call, NotReplayable, Rule
-from lowcurve.analysis.replay.derivatives import ELEMENTWISE, elementwise_step
+from lowcurve.analysis.replay import nonlinear_rules as nonlinear
+from lowcurve.analysis.replay import product_rules as products
+from lowcurve.analysis.replay.calls import Call, NotReplayable, Recorded, Rule
+from lowcurve.analysis.replay.derivatives import ELEMENTWISE
 from lowcurve.analysis.replay.steps import Identity, LinearMap, Step
 
 
-def find_step(call: Call) -> Step:
-    """Return the step of a call.
+def find_step(call: Call) -> Recorded:
+    """Return the step of a call, and the layout of its result.
 
     Args:
         call: The recorded call.
@@ -26,19 +28,32 @@ def find_step(call: Call) -> Step:
         NotReplayable: If there is no rule for the call, or its rule refuses it.
     """
     rule = RULES.get(call.name)
-    if rule is None or not _is_public(call.func):
+    if rule is None or not is_public(call.func):
         raise NotReplayable(f"{call.name} is not among the operations that are understood")
     _require_plain(call)
     try:
-        return rule(call)
+        found = rule(call)
+        if isinstance(found, tuple):
+            step, layout = found
+        else:
+            step, layout = found, call.layout
+            if layout.axis:
+                raise NotReplayable(f"{call.name} with the batch axis behind another one")
     except NotReplayable:
         raise
     except Exception as error:  # a form of the call that its rule does not expect
         raise NotReplayable(f"{call.name} in a form that is not understood") from error
+    if layout.axis >= call.result.ndim or call.result.shape[layout.axis] != call.batch * layout.inner:
+        raise NotReplayable(f"{call.name} gives up the batch axis")
+    return step, layout
 
 
-def _is_public(func: Callable[..., Any]) -> bool:
-    """Return whether a function is torch's own; a registered operator may have the name of another one."""
+def is_public(func: Callable[..., Any]) -> bool:
+    """Return whether a function is torch's own; a registered operator may have the name of another one.
+
+    Args:
+        func: The function.
+    """
     return type(func).__name__ not in ("OpOverload", "OpOverloadPacket")
 
 
@@ -51,7 +66,7 @@ def _require_plain(call: Call) -> None:
             raise NotReplayable(f"{call.name} between precisions or devices")
 
 
-def _linear(names: str) -> Rule:
+def _linear(names: str) -> Callable[[Call], Step]:
     """Rule for a function that is linear in its first argument and takes any batch size.
 
     Args:
@@ -67,39 +82,64 @@ def _linear(names: str) -> Rule:
     return rule
 
 
-def _identity(call: Call) -> Step:
+def _identity(call: Call) -> Recorded:
     call.require_only_first()
     call.bind("input memory_format")
-    return Identity()
+    return Identity(), call.layout
 
 
-def _cast(call: Call) -> Step:
+def _cast(call: Call) -> Recorded:
     call.require_only_first()
     dtype = call.result.dtype
-    return LinearMap(lambda t: t.to(dtype))
+    return LinearMap(lambda t: t.to(dtype)), call.layout
 
 
-def _elementwise(call: Call) -> Step:
-    return elementwise_step(call)
+def _broadcasting(rule: Rule) -> Rule:
+    """Rule for a function of entries: any batch axis comes first, in constants too."""
+
+    def moved(call: Call) -> Recorded:
+        found = rule(call.with_batch_first(constants=True))
+        assert isinstance(found, Step)
+        return found, call.layout
+
+    return moved
+
+
+def _last_axes(rule: Rule) -> Rule:
+    """Rule for a function along the last axis: any other may be the batch axis and comes first."""
+
+    def moved(call: Call) -> Recorded:
+        if call.layout.axis == call.inputs[0].ndim - 1 and call.inputs[0].ndim > 1:
+            raise NotReplayable(f"{call.name} along the batch axis")
+        found = rule(call.with_batch_first(constants=False))
+        assert isinstance(found, Step)
+        return found, call.layout
+
+    return moved
 
 
 POOL = "input kernel_size stride padding ceil_mode count_include_pad"
 RESIZE = "input size scale_factor mode align_corners recompute_scale_factor antialias"
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
-    "linear": layers.linear,
+    **dict.fromkeys(ELEMENTWISE, _broadcasting(nonlinear.elementwise)),
+    "linear": _last_axes(layers.linear),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), layers.convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), layers.transposed_convolution),
     "batch_norm": layers.batch_norm,
-    **dict.fromkeys(("add", "sub", "rsub"), layers.add),
-    **dict.fromkeys(("mul", "multiply", "div", "divide", "true_divide"), layers.multiply),
+    **dict.fromkeys(("add", "sub", "rsub"), _broadcasting(layers.add)),
+    **dict.fromkeys(("mul", "multiply", "div", "divide", "true_divide"), _broadcasting(layers.multiply)),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), layers.max_pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"), layers.max_pool),
-    "where": layers.where,
-    **dict.fromkeys(("matmul", "mm"), layers.matrix_product),
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), layers.dropout),
-    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), layers.dropout),
+    "where": _broadcasting(layers.where),
+    **dict.fromkeys(("matmul", "mm", "bmm"), products.matrix_product),
+    "einsum": products.einsum,
+    "softmax": nonlinear.softmax,
+    "layer_norm": _last_axes(nonlinear.layer_norm),
+    "rms_norm": _last_axes(nonlinear.rms_norm),
+    **{name: nonlinear.along(*names) for name, names in nonlinear.ALONG.items()},
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _broadcasting(layers.dropout)),
+    **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), _broadcasting(layers.dropout)),
     "avg_pool1d": layers.batched(1, _linear(POOL)),
     "avg_pool2d": layers.batched(2, _linear(f"{POOL} divisor_override")),
     "avg_pool3d": layers.batched(3, _linear(f"{POOL} divisor_override")),
@@ -109,27 +149,28 @@ RULES: Mapping[str, Rule] = {
     "pixel_shuffle": layers.batched(2, _linear("input upscale_factor")),
     "pixel_unshuffle": layers.batched(2, _linear("input downscale_factor")),
     "channel_shuffle": _linear("input groups"),
-    **dict.fromkeys(("neg", "negative", "positive"), _linear("input")),
+    **dict.fromkeys(("neg", "negative", "positive"), _broadcasting(_linear("input"))),
     "clone": _identity,
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), layout.reshape),
     **dict.fromkeys(("view_as", "reshape_as", "contiguous"), layout.reshape),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), layout.expand),
     **dict.fromkeys(("mean", "sum"), layout.along("input dim keepdim", optional="axis dtype")),
     "cumsum": layout.along("input dim", optional="dtype"),
-    "narrow": layout.along("input dim start length"),
-    "select": layout.along("input dim index"),
+    "narrow": layout.part("input dim start length"),
+    "select": layout.part("input dim index"),
     "index_select": layout.along("input dim index"),
-    "unbind": layout.along("input dim", default=0),
-    "chunk": layout.along("input chunks dim", default=0),
-    "split": layout.along("input split_size dim", default=0, optional="split_size_or_sections tensor"),
-    "tensor_split": layout.along("input indices_or_sections dim", default=0, optional="indices sections"),
+    "unbind": layout.part("input dim"),
+    "chunk": layout.part("input chunks dim"),
+    "split": layout.part("input split_size dim", optional="split_size_or_sections tensor"),
+    "tensor_split": layout.part("input indices_or_sections dim", optional="indices sections"),
     "roll": layout.along("input shifts dims"),
+    "repeat_interleave": layout.along("input repeats dim", optional="output_size"),
     "flip": layout.flip,
-    "permute": layout.permute,
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), layout.transpose),
+    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "mT"), layout.permute),
     "getitem": layout.index,
     "pad": layout.pad,
     **dict.fromkeys(("cat", "concat", "concatenate"), layout.concatenate),
+    "stack": layout.stack,
     **dict.fromkeys(("to", "float", "double", "type", "type_as"), _cast),
 }
 """The rule for each function. Every rule reads the positional order of the function that has this name in torch."""

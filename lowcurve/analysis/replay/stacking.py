@@ -1,5 +1,8 @@
 """Several vectors per example, stacked along the batch axis: row k * batch + i is vector k of example i."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 
@@ -25,6 +28,19 @@ def unstack(stacked: Tensor, batch: int) -> Tensor:
         batch: Number of examples.
     """
     return stacked.view(-1, batch, *stacked.shape[1:])
+
+
+def each_vector(function: Callable[..., Tensor], batch: int, *stacked: Tensor) -> Tensor:
+    """Apply a function of one vector per example to each vector in turn.
+
+    Args:
+        function: Takes and returns tensors of shape (batch, ...).
+        batch: Number of examples.
+        stacked: Several vectors per example, shape (vectors * batch, ...) each.
+    """
+    if len(stacked[0]) == batch:
+        return function(*stacked)
+    return torch.cat([function(*vectors) for vectors in zip(*(unstack(t, batch) for t in stacked), strict=True)])
 
 
 def take_examples(values: Tensor, rows: Tensor) -> Tensor:

@@ -3,8 +3,7 @@
 """The action of one recorded call on tangents, and its adjoint.
 
 A step is linear: `push` maps tangents of its inputs to the tangent of its result, and `pull` maps an adjoint of the result
-back. A nonlinearity multiplies by sigma'(a) in both. With `second_order`, its `pull` also adds (sigma''(a) g) a', where g
-is the loss's derivative at the result and a' is the tangent.
+back. The steps here are the same at every point. Those of `curved_steps` are not, and add terms of second derivatives.
 
 A step takes any number of vectors per example (see `stacking`). It overwrites memory that nothing else reads, because new
 memory of this size costs as much time as the arithmetic.
@@ -167,18 +166,66 @@ class Sum(Step):
 
 
 @dataclass
+class Permute(Step):
+    """The axes of t in another order, in which the first stays the first."""
+
+    dims: tuple[int, ...]
+    push_allocates: ClassVar[bool] = False
+    pull_allocates: ClassVar[bool] = False
+
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return t with its axes in this order."""
+        return tangents[0].permute(self.dims), None
+
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return g with its axes in their old order."""
+        return (g.permute([self.dims.index(axis) for axis in range(g.ndim)]),)
+
+
+@dataclass
+class Reshape(Step):
+    """t in another shape, with all entries in their order.
+
+    Attributes:
+        before: The batch axis, the shape and the rows of an example before.
+        after: The same afterwards.
+    """
+
+    before: tuple[int, torch.Size, int]
+    after: tuple[int, torch.Size, int]
+    push_allocates: ClassVar[bool] = False
+    pull_allocates: ClassVar[bool] = False
+
+    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
+        """Return t in the new shape."""
+        return self._reshape(tangents[0], self.before, self.after), None
+
+    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
+        """Return g in the old shape."""
+        return (self._reshape(g, self.after, self.before),)
+
+    @staticmethod
+    def _reshape(t: Tensor, old: tuple[int, torch.Size, int], new: tuple[int, torch.Size, int]) -> Tensor:
+        axis, shape, inner = new
+        sizes = list(shape)
+        sizes[axis] = len(t) // old[2] * inner
+        return t.movedim(0, old[0]).reshape(sizes).movedim(axis, 0)
+
+
+@dataclass
 class Slice(Step):
     """t[index] along the axes of each example.
 
     Attributes:
         index: Slices and integers; the first is the whole batch axis.
         shape: Shape of one example's input.
-        memory_format: Memory format of the input. An adjoint in another one would slow down every convolution before it.
+        order: Axes of the input from the slowest to the fastest in memory. An adjoint in another order would slow down
+            every layer before it.
     """
 
     index: tuple[Any, ...]
     shape: torch.Size
-    memory_format: torch.memory_format
+    order: tuple[int, ...]
     push_allocates: ClassVar[bool] = False
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
@@ -187,11 +234,18 @@ class Slice(Step):
 
     def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
         """Return zeros with g in the slice."""
-        adjoint = torch.empty(
-            len(g), *self.shape, dtype=g.dtype, device=g.device, memory_format=self.memory_format
-        ).zero_()
+        adjoint = torch.empty_permuted((len(g), *self.shape), self.order, dtype=g.dtype, device=g.device).zero_()
         adjoint[self.index] = g
         return (adjoint,)
+
+    def add(self, g: Tensor, adjoint: Tensor) -> None:
+        """Add g to the slice of an adjoint.
+
+        Args:
+            g: Adjoint of the result.
+            adjoint: Adjoint of the input, which is overwritten.
+        """
+        adjoint[self.index] += g
 
 
 @dataclass
@@ -261,89 +315,3 @@ class MaxPool(Step):
     def take(self, rows: Tensor) -> "MaxPool":
         """Return the step with the positions of some examples."""
         return MaxPool(self.positions[rows], self.shape)
-
-
-@dataclass
-class Elementwise(Step):
-    """t -> sigma'(a) t, whose adjoint adds (sigma''(a) g) t for second derivatives.
-
-    Attributes:
-        derivative: sigma'(a).
-        second_derivative: Computes sigma''(a) once the memory of the recorded pass is free; None where it is zero.
-        second_order_factor: sigma''(a) g, which `receive` computes.
-    """
-
-    derivative: Tensor
-    second_derivative: Callable[[], Tensor] | None
-    second_order_factor: Tensor | None = None
-
-    def receive(self, g: Tensor) -> None:
-        """Take the loss's derivative at the result from a hook of autograd.
-
-        Args:
-            g: The derivative, of the result's shape.
-        """
-        if self.second_derivative is not None:
-            self.second_order_factor, self.second_derivative = self.second_derivative() * g, None
-
-    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
-        """Return sigma'(a) t."""
-        saved = tangents[0] if second_order and self.second_order_factor is not None else None
-        return multiply(tangents[0], self.derivative, inplace=writable[0] and saved is None), saved
-
-    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
-        """Return sigma'(a) g, plus the second-order factor times t."""
-        result, factor = multiply(g, self.derivative, inplace=writable), self.second_order_factor
-        if saved is not None:
-            assert factor is not None
-            unstack(result, len(factor)).addcmul_(unstack(saved, len(factor)), factor)
-        return (result,)
-
-    def take(self, rows: Tensor) -> "Elementwise":
-        """Return the step with the derivatives of some examples."""
-        factor = self.second_order_factor
-        return Elementwise(
-            take_examples(self.derivative, rows), None, None if factor is None else take_examples(factor, rows)
-        )
-
-
-@dataclass
-class Product(Step):
-    """(s, t) -> b s + a t, the tangent of a b. Second derivatives add g t to the first adjoint and g s to the second."""
-
-    a: Tensor
-    b: Tensor
-    second_order_factor: Tensor | None = None
-
-    def receive(self, g: Tensor) -> None:
-        """Take the loss's derivative at the result from a hook of autograd.
-
-        Args:
-            g: The derivative, of the result's shape.
-        """
-        self.second_order_factor = g
-
-    def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
-        """Return b s + a t."""
-        s, t = tangents
-        needed = second_order and self.second_order_factor is not None
-        return multiply(s, self.b) + multiply(t, self.a), (s, t, needed)
-
-    def pull(self, g: Tensor, saved: Any, writable: bool) -> tuple[Tensor, ...]:
-        """Return b g and a g, plus the second-order factor times t and s."""
-        s, t, second_order = saved
-        in_s, in_t = multiply(g, self.b), multiply(g, self.a)
-        if second_order:
-            assert self.second_order_factor is not None
-            in_s = in_s + multiply(t, self.second_order_factor)
-            in_t = in_t + multiply(s, self.second_order_factor)
-        return in_s.sum_to_size(s.shape), in_t.sum_to_size(t.shape)
-
-    def take(self, rows: Tensor) -> "Product":
-        """Return the step with the factors of some examples."""
-        factor = self.second_order_factor
-        return Product(
-            take_examples(self.a, rows),
-            take_examples(self.b, rows),
-            None if factor is None else take_examples(factor, rows),
-        )

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.replay.steps import Elementwise, Product, Scale, Step, WeightLayer
+from lowcurve.analysis.replay.curved_steps import CurvedStep
+from lowcurve.analysis.replay.steps import Scale, Slice, Step, WeightLayer
 
 Instruction = tuple[int, Step, tuple[int, ...]]
 """The slot of the result, the step, and the slots of its inputs. Slot 0 is the function's input."""
@@ -30,12 +31,12 @@ class Program:
 
     Attributes:
         instructions: The steps in their order.
-        shapes: The shape of one example's value in each slot.
+        inner: The number of rows of one example in each slot.
         description: A hash of all calls and their arguments, equal for programs that differ in their numbers only.
     """
 
     instructions: tuple[Instruction, ...]
-    shapes: Mapping[int, torch.Size]
+    inner: Mapping[int, int]
     description: int
 
     def __call__(self, v: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class Program:
     def curved(self) -> bool:
         """False for a piecewise linear function, whose second derivatives are all zero."""
         steps = (step for _, step, _ in self.instructions)
-        return any(isinstance(s, Elementwise | Product) and s.second_order_factor is not None for s in steps)
+        return any(isinstance(step, CurvedStep) and step.curved for step in steps)
 
     def take(self, rows: Tensor) -> "Program":
         """Return the program for some of the examples.
@@ -58,7 +59,10 @@ class Program:
         Args:
             rows: Indices of the examples.
         """
-        taken = tuple((slot, step.take(rows), inputs) for slot, step, inputs in self.instructions)
+        within = {
+            n: (rows[:, None] * n + torch.arange(n, device=rows.device)).flatten() for n in {*self.inner.values()}
+        }
+        taken = tuple((slot, step.take(within[self.inner[slot]]), inputs) for slot, step, inputs in self.instructions)
         return replace(self, instructions=taken)
 
 
@@ -89,6 +93,10 @@ class TangentPass:
         writable = set[int]()
         for slot, step, inputs in reversed(self.instructions):
             g = adjoints.pop(slot)
+            if isinstance(step, Slice) and inputs[0] in writable:
+                self.saved.pop()
+                step.add(g, adjoints[inputs[0]])
+                continue
             for i, part in zip(inputs, step.pull(g, self.saved.pop(), slot in writable), strict=True):
                 known = adjoints.get(i)
                 if known is None:
@@ -126,13 +134,13 @@ def push_tangents(instructions: Sequence[Instruction], v: Tensor, *, second_orde
 
 
 def build_program(
-    instructions: Sequence[Instruction], shapes: Mapping[int, torch.Size], result: int, description: Hashable
+    instructions: Sequence[Instruction], inner: Mapping[int, int], result: int, description: Hashable
 ) -> Program:
     """Keep the steps that lead to the result, and fold factors of whole channels into the weights before them.
 
     Args:
         instructions: All recorded steps in their order.
-        shapes: The shape of one example's value in each slot.
+        inner: The number of rows of one example in each slot.
         result: The slot of the result.
         description: All calls and their arguments.
     """
@@ -150,4 +158,4 @@ def build_program(
         if slot in needed:
             needed.update(folded[slot][1])
     kept = tuple((slot, *folded[slot]) for slot in sorted(folded) if slot in needed)
-    return Program(kept, shapes, hash((description, result)))
+    return Program(kept, inner, hash((description, result)))

@@ -1,0 +1,265 @@
+"""Functions of torch that are recorded as a composition of simpler ones.
+
+A composition computes what the function does by other functions of torch, which the recorder sees. It serves calls for which
+there is no rule, or whose rule refuses their form.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lowcurve.analysis.replay.calls import DependentExamples, NotReplayable
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,  # noqa: ARG001
+) -> Tensor:
+    entries = math.prod(normalized_shape)
+    flat = input if len(normalized_shape) == 1 else input.flatten(-len(normalized_shape))
+    return _scale(F.layer_norm(flat, (entries,), eps=eps).reshape(input.shape), weight, bias)
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    entries = math.prod(normalized_shape)
+    flat = input if len(normalized_shape) == 1 else input.flatten(-len(normalized_shape))
+    return _scale(F.rms_norm(flat, (entries,), eps=eps).reshape(input.shape), weight, None)
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,  # noqa: ARG001
+) -> Tensor:
+    flat = input.reshape(len(input), num_groups, -1)
+    found = F.layer_norm(flat, flat.shape[2:], eps=eps).reshape(input.shape)
+    weight, bias = (None if one is None else one.view(-1, *[1] * (input.ndim - 2)) for one in (weight, bias))
+    return _scale(found, weight, bias)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None:
+        raise NotReplayable("instance_norm that updates running statistics")
+    return _group_norm(input, input.shape[1], weight, bias, eps)
+
+
+def _scale(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if dropout_p > 0:
+        raise DependentExamples("attention with dropout, which is random")
+    return _attend(query, key, value, attn_mask, is_causal, scale, enable_gqa)[0]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the result of attention and its weights."""
+    if enable_gqa:
+        key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+    scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
+    if is_causal:
+        causal = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+        mask = (
+            causal
+            if mask is None
+            else mask & causal
+            if mask.dtype == torch.bool
+            else mask.masked_fill(~causal, -math.inf)
+        )
+    unseen = None
+    if mask is not None and mask.dtype == torch.bool:
+        unseen = ~mask.any(-1, keepdim=True)  # a row that sees nothing has weights of zero
+        mask = scores.new_zeros(mask.shape).masked_fill(~(mask | unseen), -math.inf)
+    weights = torch.softmax(scores if mask is None else scores + mask, -1)
+    if unseen is not None and bool(unseen.any()):
+        weights = weights * (~unseen).to(weights.dtype)
+    return weights @ value, weights
+
+
+def _multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,  # noqa: ARG001
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,  # noqa: ARG001 (the mask is given as well)
+) -> tuple[Tensor, Tensor | None]:
+    if training and dropout_p > 0:
+        raise DependentExamples("attention with dropout, which is random")
+    if query.ndim != 3 or add_zero_attn or any(one is not None for one in (bias_k, bias_v, static_k, static_v)):
+        raise NotReplayable("multi_head_attention_forward with additional keys or without a batch")
+    length, batch, width = query.shape
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    if use_separate_proj_weight or in_proj_weight is None:
+        weights: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
+    else:
+        weights = in_proj_weight.chunk(3)
+    if query is key is value and in_proj_weight is not None and not use_separate_proj_weight:
+        projected: Any = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, -1)
+    else:
+        projected = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    q, k, v = (x.reshape(len(x), batch, num_heads, -1).permute(1, 2, 0, 3) for x in projected)
+    masks = [_float_mask(attn_mask, q), _float_mask(key_padding_mask, q)]
+    if masks[0] is not None and masks[0].ndim == 3:
+        masks[0] = masks[0].view(batch, num_heads, length, -1)
+    if masks[1] is not None:
+        masks[1] = masks[1][:, None, None]
+    given = [mask for mask in masks if mask is not None]
+    mask = given[0] if len(given) == 1 else given[0] + given[1] if given else None
+    found, attention = _attend(q, k, v, mask)
+    found = F.linear(found.permute(2, 0, 1, 3).reshape(length, batch, width), out_proj_weight, out_proj_bias)
+    if not need_weights:
+        return found, None
+    return found, attention.mean(1) if average_attn_weights else attention
+
+
+def _float_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return a mask that is added to the scores, of one that is True for what is not seen."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return like.new_zeros(mask.shape).masked_fill(mask, -math.inf)
+
+
+def _divide(input: Any, other: Tensor, *, rounding_mode: str | None = None) -> Tensor:
+    if rounding_mode is not None:
+        raise NotReplayable("division with rounding")
+    found: Tensor = input * other.reciprocal()
+    return found
+
+
+def _addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + value * (tensor1 * tensor2)
+
+
+def _addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + value * (tensor1 / tensor2)
+
+
+def _lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    return input + weight * (end - input)
+
+
+def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    product = mat1 @ mat2
+    return (input if beta == 1 else beta * input) + (product if alpha == 1 else alpha * product)
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, gate = input.chunk(2, dim)
+    return value * torch.sigmoid(gate)
+
+
+def _softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    if dim is None or dtype is not None:
+        raise NotReplayable("softmin without an axis")
+    return torch.softmax(-input, dim)
+
+
+def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    filling = value if isinstance(value, Tensor) else input.new_tensor(value)
+    return torch.where(mask, filling, input)
+
+
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    found = torch.einsum("...oj,...j->...o", torch.einsum("...i,oij->...oj", input1, weight), input2)
+    return found if bias is None else found + bias
+
+
+def _einsum(equation: str, *operands: Any) -> Tensor:
+    tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    words, arrow, result = equation.replace(" ", "").partition("->")
+    first, second, *rest = words.split(",")
+    if not rest or not arrow or "..." in equation:
+        raise NotReplayable("einsum in a form that is not understood")
+    kept = "".join(sorted(({*first} | {*second}) & ({*result} | {*"".join(rest)})))
+    partial = torch.einsum(f"{first},{second}->{kept}", tensors[0], tensors[1])
+    return torch.einsum(f"{','.join([kept, *rest])}->{result}", partial, *tensors[2:])
+
+
+def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:  # noqa: ARG001
+    length: Tensor = input.norm(p, dim, keepdim=True)
+    return input / torch.maximum(length, length.new_tensor(eps))
+
+
+COMPOSITIONS: dict[str, Callable[..., Any]] = {
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": _multi_head_attention,
+    **dict.fromkeys(("div", "divide", "true_divide"), _divide),
+    "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "lerp": _lerp,
+    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
+    "glu": _glu,
+    "softmin": _softmin,
+    "masked_fill": _masked_fill,
+    "bilinear": _bilinear,
+    "einsum": _einsum,
+    "normalize": _normalize,
+}
+"""For each function, the same by others. It takes the arguments of the function of this name in torch."""

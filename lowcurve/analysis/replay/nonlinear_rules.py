@@ -1,0 +1,121 @@
+"""Rules for functions of each example that are not linear: softmax, normalization, reductions and entry by entry."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.replay.calls import Call, NotReplayable, Recorded, Rule
+from lowcurve.analysis.replay.curved_steps import Softmax
+from lowcurve.analysis.replay.derivatives import elementwise_step
+from lowcurve.analysis.replay.differentiated import Differentiated
+from lowcurve.analysis.replay.layout_rules import require_other_axes, result_layout
+from lowcurve.analysis.replay.normalization import Normalize
+from lowcurve.analysis.replay.steps import Step
+
+ALONG: Mapping[str, tuple[str, str]] = {
+    "log_softmax": ("input dim _stacklevel", "dtype"),
+    "logsumexp": ("input dim keepdim", ""),
+    "logcumsumexp": ("input dim", ""),
+    "norm": ("input p dim keepdim", "dtype"),
+    "linalg_vector_norm": ("input ord dim keepdim", "dtype"),
+    "std": ("input dim unbiased keepdim", "correction"),
+    "var": ("input dim unbiased keepdim", "correction"),
+    "prod": ("input dim keepdim", ""),
+    "cumprod": ("input dim", ""),
+    **dict.fromkeys(("amax", "amin"), ("input dim keepdim", "")),
+    **dict.fromkeys(("max", "min", "median"), ("input dim keepdim", "")),
+    "topk": ("input k dim largest sorted", ""),
+    "sort": ("input dim descending stable", ""),
+    "unfold": ("input dimension size step", ""),
+}
+"""Functions along named axes, with the names of their arguments by position and by keyword only."""
+
+
+def elementwise(call: Call) -> Step:
+    """Return the step of a function entry by entry, of one part of the network or of several.
+
+    Args:
+        call: The recorded call.
+    """
+    x = call.inputs[0]
+    if len(call.inputs) == 1 and x.shape == call.result.shape:
+        return elementwise_step(call)
+    raise NotReplayable(f"{call.name} of several parts of the network")
+
+
+def softmax(call: Call) -> Recorded:
+    """Return the step of softmax along an axis other than the batch axis.
+
+    Args:
+        call: The recorded call.
+    """
+    call.require_only_first()
+    given = call.bind("input dim _stacklevel dtype")
+    if isinstance(given.get("_stacklevel"), torch.dtype):
+        raise NotReplayable("softmax in another precision")
+    axis = call.front_axis(given.get("dim"))
+    return Softmax(call.layout.front(call.result).detach(), axis), call.layout
+
+
+def layer_norm(call: Call) -> Step:
+    """Return the step of LayerNorm over the last axis, without weight and bias.
+
+    Args:
+        call: The recorded call.
+    """
+    given = call.bind("input normalized_shape weight bias eps")
+    x = _require_last_axis(call, given["normalized_shape"], given.get("weight"), given.get("bias"))
+    variance = x.var(-1, unbiased=False, keepdim=True)
+    return _normalize(call, variance, given.get("eps", 1e-5), centered=True)
+
+
+def rms_norm(call: Call) -> Step:
+    """Return the step of RMSNorm over the last axis, without weight.
+
+    Args:
+        call: The recorded call.
+    """
+    given = call.bind("input normalized_shape weight eps")
+    x = _require_last_axis(call, given["normalized_shape"], given.get("weight"), None)
+    eps = given.get("eps")
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return _normalize(call, x.square().mean(-1, keepdim=True), eps, centered=False)
+
+
+def _require_last_axis(call: Call, shape: object, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    call.require_only_first()
+    x = call.inputs[0].detach()
+    if weight is not None or bias is not None or tuple(shape) != (x.shape[-1],) or x.ndim < 2:  # type: ignore[arg-type]
+        raise NotReplayable(f"{call.name} of several axes, or with weights")
+    return x
+
+
+def _normalize(call: Call, variance: Tensor, eps: float, *, centered: bool) -> Normalize:
+    z = call.result.detach()
+    e = 1 - z.square().mean(-1, keepdim=True)
+    return Normalize(z, (variance + eps).rsqrt(), centered, e)
+
+
+def along(names: str, optional: str) -> Rule:
+    """Return the rule for a function along named axes, of which none is the batch axis.
+
+    Args:
+        names: Names of the arguments in their order.
+        optional: Names of arguments that are given by keyword only.
+    """
+    default = {"sort": -1, "topk": -1}
+
+    def rule(call: Call) -> Recorded:
+        call.require_only_first()
+        given = call.bind(f"{names} {optional}")
+        if any(isinstance(value, Tensor) for name, value in given.items() if name != "input"):
+            raise NotReplayable(f"{call.name} of several tensors")
+        dims = given.get("dim", given.get("dimension", default.get(call.name)))
+        require_other_axes(call, dims)
+        result, layout = result_layout(call), call.layout
+        func, rest, kwargs = call.func, call.args[1:], call.kwargs
+        function = lambda t: result.front(func(layout.back(t), *rest, **kwargs))  # noqa: E731
+        return Differentiated(function, (layout.front(call.inputs[0]).detach(),)), result
+
+    return rule
