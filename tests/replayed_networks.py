@@ -126,7 +126,10 @@ def normalizations(x: Tensor, a: nn.Module, norm: nn.Module, group: nn.Module, t
 
 
 def equations(x: Tensor, a: nn.Module, top: nn.Module) -> Tensor:
-    y = torch.einsum("bchw,bdhw->bcdw", a(x), x) + torch.einsum("bc...,cd->bd...", x, torch.ones(2, 4, dtype=x.dtype))[:, :, :2]
+    y = (
+        torch.einsum("bchw,bdhw->bcdw", a(x), x)
+        + torch.einsum("bc...,cd->bd...", x, torch.ones(2, 4, dtype=x.dtype))[:, :, :2]
+    )
     y = torch.einsum("bnij,bnj,jk->bnik", y, y.mean(2), torch.eye(6, 3, dtype=x.dtype))
     return top(torch.baddbmm(y[:, 0], y[:, 1], y[:, 2].transpose(1, 2) @ y[:, 3], beta=0.5).flatten(1))
 
