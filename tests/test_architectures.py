@@ -8,6 +8,7 @@ from architectures import CRASH, examine
 from foreign_networks import NETWORKS
 
 import lowcurve as lc
+import lowcurve.store as lc_store
 
 SMALL = ("densenet121", "vit_tiny", "HF ViT", "HF Swin", "HF ConvNext", "HF ResNet")
 WITH_BATCHNORM = ("densenet121", "HF ResNet")
@@ -46,6 +47,24 @@ def test_lcnn_of_a_transformer_says_what_is_outside_the_bound():
     assert all("mlp" in name or "intermediate" in name for name in replaced)
     assert len(report.left) == 7  # five LayerNorms and two attentions
     assert all(reason.startswith("outside the bound: no Lipschitz form of") for reason in report.left.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("size", ["50KB", "10KB"])  # one file, or shards
+def test_a_network_that_transformers_saved_is_read(tmp_path, size):
+    library_of("HF ViT")
+    saved, model = NETWORKS["HF ViT"].build(), NETWORKS["HF ViT"].build()
+    with torch.no_grad():
+        saved.network.classifier.weight.add_(1.0)
+    saved.network.save_pretrained(tmp_path, max_shard_size=size)
+    lc_store.load_weights(model, tmp_path)
+    images = NETWORKS["HF ViT"].images(2)
+    assert torch.equal(model(images), saved(images))
+    small = dict(lc_store.weight_files.read_weights(tmp_path))
+    small.pop("classifier.bias")
+    torch.save(small, tmp_path / "other.pt")
+    with pytest.raises(lc.InputError, match=r"weights of WrappedNetwork in .*other.pt, got Missing key"):
+        lc_store.load_weights(model, tmp_path / "other.pt")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,6 +1,8 @@
 """Load the weights of a file into a network, whatever wrapped the network when they were saved."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lowcurve import randomness
 from lowcurve.errors import InputError, describe
+from lowcurve.models.wrapping import is_of_transformers
 from lowcurve.store.weight_files import Unread, read_weights
 
 State = Mapping[str, Tensor]
@@ -28,8 +32,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     The state dict may be an entry of a dictionary, such as "state_dict", "model" or "ema". Prefixes that wrappers leave in
     the names, such as "module." and "_orig_mod.", and a common prefix, such as Lightning's "model.", are removed or added
-    where this makes all names fit. Other entries, such as a namespace of settings, are not read. Pickled modules are refused,
-    because loading them runs code.
+    where this makes all names fit. Files of transformers have other names than its networks in memory; its own
+    `from_pretrained` then translates them. Other entries, such as a namespace of settings, are not read. Pickled modules
+    are refused, because loading them runs code.
 
     Args:
         model: Network that receives the weights.
@@ -50,6 +55,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         for prefix, renamed in fit_names(model, state).items():
             if not any(_are_equal(renamed, other) for other in fits.values()):
                 fits[f"{entry}.{prefix}".strip(".") or "the file itself"] = renamed
+    if not fits and _load_as_transformers(model, states):
+        return
     if len(fits) > 1:
         hint = "save the one that you mean alone"
         raise InputError(f"one state dict for {type(model).__name__} in {path}", f"several: {', '.join(fits)}", hint)
@@ -59,6 +66,40 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         received = " ".join(_shorten(line) for line in str(error).split("\n\t")[1:]) or str(error)
         hint = "give the factory that made them"
         raise InputError(f"weights of {type(model).__name__} in {path}", received, hint) from None
+
+
+def _load_as_transformers(model: nn.Module, states: Mapping[str, State]) -> bool:
+    """Load a state dict into a network of transformers, which saves weights under other names than those in memory.
+
+    Returns False if the network is none, or if a weight is missing, unexpected or of another shape.
+    """
+    network = next((part for part in model.modules() if is_of_transformers(part)), None)
+    if network is None or len(states) != 1 or len([*network.parameters()]) != len([*model.parameters()]):
+        return False
+    (state,) = states.values()
+    plain = {name: state[full] for name, full in _without_wrappers(state).items()}
+    build: Any = type(network).from_pretrained
+    with randomness.temporary_seed(0, "weights"), _silent("transformers"):
+        try:
+            loaded, report = build(None, config=network.config, state_dict=plain, output_loading_info=True)
+        except Exception:  # whatever transformers raises for weights of another network
+            return False
+    if any(report.values()):
+        return False
+    network.load_state_dict(loaded.state_dict())
+    return True
+
+
+@contextmanager
+def _silent(logger: str) -> Iterator[None]:
+    """Show only errors of a library's logger inside the block."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def fit_names(model: nn.Module, state: State) -> dict[str, State]:
