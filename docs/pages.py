@@ -1,13 +1,15 @@
 """Fill the tables of README.md and docs/*.md, and write docs/reference/cli.md: python docs/pages.py
 
 `<!-- table: FILE -->` is followed by the comparison of that result, or with `FILE#NAME` by its table of that name, as the run
-wrote it. `<!-- checks -->` is followed by the audit's tests. A test compares the pages with what this script writes.
+wrote it. Of several files, `<!-- table: FILE FILE -->`, it is one table. `<!-- checks -->` is followed by the audit's tests. A
+test compares the pages with what this script writes.
 """
 
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lowcurve.results import Table, load
@@ -15,7 +17,7 @@ from lowcurve.results import Table, load
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
 PLACE = re.compile(
-    r"<!-- (table: \S+|checks) -->\n(?:(?:(?!<!-- (?:table: |checks)).)*?<!-- end of table -->\n)?", re.DOTALL
+    r"<!-- (table: [^>]+|checks) -->\n(?:(?:(?!<!-- (?:table: |checks)).)*?<!-- end of table -->\n)?", re.DOTALL
 )
 
 
@@ -35,12 +37,20 @@ def markdown(table: Table) -> str:
 
 
 def table_at(place: str) -> Table:
-    """Return the table of a result's file: the headline, or the one named after #."""
-    file, _, name = place.partition("#")
-    table = load(json.loads((ROOT / file).read_text())["results"][name or "comparison"])
-    if not isinstance(table, Table):
-        raise TypeError(f"{place} is no table")
-    return table
+    """Return the table of a result's file: the headline, or the one named after #.
+
+    Of several files it is one table, in which each network has the name of its architecture, too.
+    """
+    tables, rows = [], []
+    for word in place.split():
+        file, _, name = word.partition("#")
+        content = json.loads((ROOT / file).read_text())
+        table = load(content["results"][name or "comparison"])
+        if not isinstance(table, Table):
+            raise TypeError(f"{word} is no table")
+        tables.append(table)
+        rows += [(f"{content['settings']['network']}, {row[0]}", *row[1:]) for row in table.rows]
+    return tables[0] if len(tables) == 1 else replace(tables[0], rows=tuple(rows))
 
 
 def checks() -> str:
