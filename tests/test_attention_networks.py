@@ -1,13 +1,17 @@
 """ViT and ConvNeXt by name: their blocks are the published ones, and every part of the package takes them."""
 
+import importlib.util
+
 import pytest
 import torch
+import torchvision_stub
 from command import SMOKE, cells, done, results, settings
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
+from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.hessians import hessian
 from lowcurve.cli.requests import parse
@@ -57,6 +61,26 @@ def test_the_block_of_convnext_is_its_formula():
     inner = torch.einsum("bchw,oc->bohw", normal, block.mlp.fc1.weight) + block.mlp.fc1.bias[:, None, None]
     outer = torch.einsum("bchw,oc->bohw", F.gelu(inner), block.mlp.fc2.weight) + block.mlp.fc2.bias[:, None, None]
     assert_close(block(x), x + block.gamma[:, None, None] * outer, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
+@pytest.mark.parametrize(
+    ("name", "theirs", "options"),
+    [
+        ("vit-tiny", "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "embed_dim": 6}),
+        ("convnext-tiny", "convnext_tiny", {"patch_size": 4, "dims": (6, 12, 24, 48)}),
+    ],
+)
+def test_the_weights_of_timms_networks_load_and_give_the_same_logits(name, theirs, options):
+    timm, pixels = torchvision_stub.import_timm(), 32 if name == "vit-tiny" else 64
+    ours = Network(name, (3, pixels, pixels), 4, (0.5,) * 3, (0.25,) * 3, width=6).build(seed=0)[1].eval()
+    with randomness.temporary_seed(0, "weights"):
+        other = timm.create_model(theirs, num_classes=4, **options).eval()
+        for parameter in other.parameters():
+            nn.init.trunc_normal_(parameter, std=0.3)
+    ours.load_state_dict(other.state_dict())
+    x = torch.rand(2, 3, pixels, pixels, generator=stream(0, "images"))
+    assert_close(ours(x), other(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
