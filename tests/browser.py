@@ -53,6 +53,24 @@ def render(html_path: Path, tmp_path: Path, *, width: int = 1280, height: int = 
     return Rendering(done.stdout, screenshot, console, tuple(dict.fromkeys(_requests(log))))
 
 
+EARLY = """<script>
+// Under virtual time the browser draws few frames, so frames and intersections come from a clock.
+window.requestAnimationFrame = (act) => setTimeout(() => act(performance.now()), 5);
+window.IntersectionObserver = class {
+  constructor(act) { this.act = act; this.seen = new Map(); setInterval(() => this.look(), 15); }
+  observe(target) { this.seen.set(target, null); }
+  unobserve(target) { this.seen.delete(target); }
+  look() {
+    for (const [target, before] of [...this.seen]) {
+      const box = target.getBoundingClientRect();
+      const isIntersecting = box.width > 0 && box.bottom > 0 && box.top < innerHeight;
+      this.seen.set(target, isIntersecting);
+      if (isIntersecting !== before) this.act([{ target, isIntersecting }]);
+    }
+  }
+};</script>"""
+
+
 def ask(page: str, script: str, tmp_path: Path, *, width: int = 1400, height: int = 900, dark: bool = False) -> Any:
     """What an async script says that runs in the page once it is loaded, after a check of the console and the requests."""
     path = tmp_path / f"asked-{width}-{'dark' if dark else 'light'}.html"
@@ -61,7 +79,8 @@ def ask(page: str, script: str, tmp_path: Path, *, width: int = 1400, height: in
         "told.id = 'answer'; told.textContent = encodeURIComponent(JSON.stringify(answer));"
         "document.body.append(told); });</script>"
     )
-    path.write_text(page.replace("</body>", f"{told}</body>"), encoding="utf-8")
+    early = page.replace("<head>", f"<head>{EARLY}", 1) if page.startswith("<!doctype") else page
+    path.write_text(early.replace("</body>", f"{told}</body>"), encoding="utf-8")
     seen = render(path, tmp_path, width=width, height=height, dark=dark)
     assert (seen.console, seen.requests) == ((), ())
     found = re.search(r'<pre id="answer">([^<]*)</pre>', seen.dom)

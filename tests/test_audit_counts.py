@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lowcurve.data import Examples
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.audit import Audit, Budget, Check, audit
 from lowcurve.evaluation.audit import attacks as attack_tests
+from lowcurve.evaluation.audit import gradients as gradient_tests
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Finding, chance_of
 from lowcurve.randomness import stream
@@ -276,3 +278,55 @@ def test_what_the_suite_has_tried_is_not_tried_again(monkeypatch):
     assert {"APGD", "Square"} <= tried
     assert audited(few.take(slice(30))).examples == 30
     assert not {"APGD", "Square"} & tried
+
+
+# --- meanings
+
+
+@settings(max_examples=60)
+@given(COLUMNS, st.floats(0.1, 10))
+def test_the_meaning_of_the_logits_scale_follows_its_figures(columns, scale):
+    entropy, margin, divided = columns
+    state = Made(entropy, margin, divided)
+    names = ("PGD, cross-entropy", "PGD, margin", "PGD, cross-entropy of divided logits")
+    state.columns = dict(zip(names, columns, strict=True))
+    state.model, state.margins = nn.Identity(), np.full(len(entropy), scale)
+    state.pgd, state.accuracy_points = (lambda *_: None), (lambda rows: rows.sum() / len(rows))
+    found = attack_tests.logit_scale(state)
+    hides, behind = "scale of the logits hides" in found.means, "dividing the logits does not mend it" in found.means
+    assert (hides or behind) == found.raised
+    if hides:
+        assert divided.sum() > entropy.sum()
+        assert scale > 1
+    if behind:
+        assert margin.sum() > entropy.sum()
+        assert not (scale > 1 and found.measured > 0 and divided.sum() <= entropy.sum())
+
+
+@pytest.mark.parametrize(
+    ("cosine", "one", "many", "outcome", "words"),
+    [
+        (0.9, 0, 20, "passed", ""),
+        (0.4, 0, 20, "flag", "attacks of one step are weak"),
+        (0.1, 18, 20, "flag", "one step fools nearly as many images as PGD"),
+        (0.1, 2, 20, "fail", "one step leaves many images robust that PGD fools"),
+    ],
+)
+def test_the_meaning_of_the_alignment_follows_its_figures(monkeypatch, cosine, one, many, outcome, words):
+    state = Made(*(np.arange(40) < count for count in (many, many, one)))
+    state.x, state.ball = torch.rand(40, 2), SimpleNamespace(sample=lambda x, _: x)
+    state.streams = lambda *_: None
+    monkeypatch.setattr(gradient_tests, "_gradients", lambda _state, _loss, x: x)
+    monkeypatch.setattr(gradient_tests, "dot", lambda *_: torch.full((40,), cosine))
+    found = gradient_tests.gradient_alignment(state)
+    assert (found.outcome, words in found.means, bool(found.means)) == (outcome, True, outcome != "passed")
+
+
+@pytest.mark.parametrize(("lost", "words"), [(0, ""), (3, "of some images"), (40, "no gradient attack can run")])
+def test_the_meaning_of_missing_gradients_follows_their_number(monkeypatch, lost, words):
+    state = Made(*(np.ones(40, dtype=bool) for _ in range(3)))
+    state.x = torch.rand(40, 2)
+    broken = torch.where(torch.arange(40)[:, None] < lost, torch.nan, torch.ones(40, 2))
+    monkeypatch.setattr(gradient_tests, "_gradients", lambda *_: broken)
+    found = gradient_tests.graph_intact(state)
+    assert (found.raised, words in found.means, bool(found.means)) == (lost > 0, True, lost > 0)

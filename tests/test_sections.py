@@ -13,6 +13,7 @@ from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import L2, dot
 from lowcurve.errors import InputError
+from lowcurve.figures.cross_sections import _where_it_holds
 from lowcurve.geometry import (
     Plane,
     boundary_heights,
@@ -361,3 +362,15 @@ def test_bad_input_is_refused_in_a_sentence():
     for wrong in ({"no such": A}, {"4.weight": A}):
         with pytest.raises(InputError, match="changes of the model's own parameters"):
             parameter_surface(model, IMAGES, LABELS, first, wrong, A, B)
+
+
+def test_the_parabola_is_drawn_only_as_far_as_it_follows_the_boundary():
+    t = torch.linspace(-1, 1, 21)
+    assert None not in _where_it_holds(t**2, t**2, 1.0)
+    kept = _where_it_holds(t**2, torch.zeros(21), 1.0)  # within 0.05 up to |t| = 0.22
+    assert [i for i, v in enumerate(kept) if v is not None] == [8, 9, 10, 11, 12]
+    assert {*_where_it_holds(9 * t**2, torch.zeros(21), 1.0)} == {None}
+    one_side = _where_it_holds(t**2, torch.where(t < -0.05, t**2, torch.nan), 1.0)
+    assert {*one_side} == {None}  # the crossing itself has no boundary
+    half = _where_it_holds(t**2, torch.where(t < 0.05, t**2, torch.nan), 1.0)
+    assert [i for i, v in enumerate(half) if v is not None] == list(range(11))

@@ -192,3 +192,17 @@ def test_what_makes_no_file(monkeypatch):
         InputError, match=r"matplotlib for static figures, got no such package\. Run pip install 'lowcurve\["
     ):
         static_figure(MARGIN)
+
+
+def test_four_panels_stand_two_and_two():
+    pytest.importorskip("matplotlib")
+    four = Surface("s", "x", "y", X, Y, dict.fromkeys("abcd", Panel(ALONG)), "z")
+    three = Surface("s", "x", "y", X, Y, dict.fromkeys("abc", Panel(ALONG)), "z")
+    shapes = []
+    for surface in (four, three):
+        with Image.open(io.BytesIO(static_figure(surface, "png"))) as image:
+            shapes.append(image.width / image.height)
+    assert shapes[0] < 1.3
+    assert shapes[1] > 2
+    assert 'class="panels pairs"' in draw_surface(four, styles([four]))
+    assert 'class="panels"' in draw_surface(three, styles([three]))

@@ -212,5 +212,5 @@
     equip(target);
   }), { rootMargin: "300px" });
   all("section.figure").forEach((section) => watch.observe(section));
-  Object.assign(window.lowcurve, { data, grid, equip });
+  Object.assign(window.lowcurve, { data, grid });
 })();

@@ -23,8 +23,8 @@ MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "tr
 MARKS = ("o", "X", "D", "^", "s")
 """Markers over a map, as on the page."""
 WRITING = {"font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lowcurve"}
-ACROSS = 3
-"""The most panels in a row."""
+ACROSS = {1: 1, 2: 2, 4: 2}
+"""Panels in a row by the number of all panels; otherwise three."""
 
 
 def static_figure(result: Result, form: str = "pdf", style_of: Mapping[str, Style] | None = None) -> bytes:
@@ -140,7 +140,7 @@ def _gallery(figure: Any, gallery: Gallery) -> None:
 
 
 def _surface(figure: Any, surface: Surface) -> None:
-    across = min(ACROSS, max(1, len(surface.panels)))
+    across = ACROSS.get(len(surface.panels), 3)
     down = -(-len(surface.panels) // across) or 1
     lines = max((_title_of(name, panel).count("\n") for name, panel in surface.panels.items()), default=0)
     figure.set_size_inches(2.3 * across + 0.9, (2.6 + 0.12 * lines) * down + 0.3)

@@ -227,8 +227,7 @@ def _density(network: MeasuredNetwork) -> Curves:
         "density, mean over examples",
         tuple(float(t) for t in GRID),
         {network.name: Line(tuple(float(v) for v in np.maximum(heights, 1e-6)))},
-        caption="Distribution of all eigenvalues: nearly all are near zero, and a few are isolated. Each is "
-        f"smoothed by {width}; densities below 1e-6 are drawn at 1e-6.",
+        caption=f"Distribution of all eigenvalues. Each is smoothed by {width}; densities below 1e-6 are drawn at 1e-6.",
         conditions={**network.conditions, "Hessian": f"exact; {measure.draws} probes of {measure.steps} Lanczos steps"},
         y_logarithmic=True,
     )

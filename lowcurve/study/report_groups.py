@@ -22,6 +22,8 @@ FOUND = "found by DeepFool"
 """Column of the boundary's table with the distances."""
 
 
+TOLD = 3
+"""At most so many missing results are named on the first screen."""
 NOTHING = "No network was attacked or measured yet."
 NOT_COMPARED = "The runs were made under different conditions: read each network's numbers by themselves."
 
@@ -71,7 +73,7 @@ class Report:
         warned = {
             one.network: sum(test.outcome == "warned" for test in one.raised) for one in findings.verdicts(self.results)
         }
-        warnings = [*findings.cautions(self.results, self.suite), *self.warnings]
+        warnings = [*findings.cautions(self.results, self.suite), *self.warnings, *_lacks(self.results.get(MISSING))]
         return page(
             self.title,
             self.lead,
@@ -147,6 +149,14 @@ class Report:
         seed = f"seed {self.facts['seed']}, " if "seed" in self.facts else ""
         text = f"{lacks}{seed}lowcurve {self.facts.get('lowcurve', '')}, written {self.facts.get('written', 'before')}."
         return text[:1].upper() + text[1:]
+
+
+def _lacks(missing: Result | None) -> list[str]:
+    """Return sentences on the first results that could not be computed."""
+    rows = [list(map(str, row)) for row in missing.rows] if isinstance(missing, Table) else []
+    told = [f"{row[0]} has no {row[1]}: {row[2]}" for row in rows if len(row) > 2][:TOLD]
+    more = f"{len(rows) - TOLD} more are listed below Settings and commands."
+    return [*told, more] if len(rows) > TOLD else told
 
 
 def _taken(left: dict[str, Result], kinds: Sequence[str]) -> list[Result]:
