@@ -128,6 +128,8 @@ def test_what_was_not_evaluated_is_not_told():
     assert "the curvature of its loss has the median 21.4" in curved
     assert said(**{"comparison": None, "audit": None, "against scale": None}) == []
     assert "No network was attacked or measured yet." in Report("t", "l", {}, BALL, SUITE).write()
+    bare = Report("t", "l", {"geometry": results()["geometry"]}, BALL, SUITE).write()
+    assert "No robust accuracy and no curvature at the scale of the attack could be computed." in bare
     gone = replace(comparison(), rows=tuple((row[0], None, None, None) for row in comparison().rows))
     assert len(said(comparison=gone, audit=None)) == 1
 

@@ -24,8 +24,6 @@ FOUND = "found by DeepFool"
 
 TOLD = 3
 """At most so many missing results are named on the first screen."""
-NOTHING = "No network was attacked or measured yet."
-NOT_COMPARED = "The runs were made under different conditions: read each network's numbers by themselves."
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,18 @@ class Report:
             [_brief(self.results[kind], warned) for kind in shown],
             {},
             warnings,
-            findings=self.sentences() or [NOT_COMPARED if self.results and not self.comparable else NOTHING],
+            findings=self.sentences() or [self._silence()],
             groups=self.groups(shown),
             interactive=interactive,
+        )
+
+    def _silence(self) -> str:
+        if not self.results:
+            return "No network was attacked or measured yet."
+        return (
+            "No robust accuracy and no curvature at the scale of the attack could be computed."
+            if self.comparable
+            else "The runs were made under different conditions: read each network's numbers by themselves."
         )
 
     def groups(self, shown: Sequence[str] = ()) -> list[Group]:
