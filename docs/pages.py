@@ -41,16 +41,22 @@ def table_at(place: str) -> Table:
 
     Of several files it is one table, in which each network has the name of its architecture, too.
     """
-    tables, rows = [], []
+    contents, tables = [], []
     for word in place.split():
         file, _, name = word.partition("#")
-        content = json.loads((ROOT / file).read_text())
-        table = load(content["results"][name or "comparison"])
+        contents.append(json.loads((ROOT / file).read_text()))
+        table = load(contents[-1]["results"][name or "comparison"])
         if not isinstance(table, Table):
             raise TypeError(f"{word} is no table")
         tables.append(table)
-        rows += [(f"{content['settings']['network']}, {row[0]}", *row[1:]) for row in table.rows]
-    return tables[0] if len(tables) == 1 else replace(tables[0], rows=tuple(rows))
+    if len(tables) == 1:
+        return tables[0]
+    rows = [
+        (f"{content['settings']['network']}, {row[0]}", *row[1:])
+        for content, table in zip(contents, tables, strict=True)
+        for row in table.rows
+    ]
+    return replace(tables[0], rows=tuple(rows))
 
 
 def checks() -> str:
