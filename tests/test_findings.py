@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from made_study import NETWORKS, audit, comparison, results
 
 from lowcurve.evaluation.audit.verdict import WORDS
-from lowcurve.results import Column, Curves, Gallery, Table
+from lowcurve.report import styles
+from lowcurve.results import Column, Curves, Gallery, Line, Table
 from lowcurve.study import findings
 from lowcurve.study.report_groups import Report
 from lowcurve.study.side_by_side import beside, differences, incomparable
@@ -203,3 +204,27 @@ def test_runs_stand_side_by_side_and_their_differences_are_told():
 )
 def test_a_share_has_as_many_digits_as_its_interval_allows(spread, text):
     assert findings.percent(spread) == text
+
+
+def test_a_number_that_the_audit_doubts_is_no_winner():
+    told = "upper bound, evaluation unreliable: zero gradient"
+    rows = tuple((*row[:3], told) if row[0] == "PGD" else row for row in comparison().rows)
+    table = audit()
+    outcomes = tuple(
+        (*row[:2], "fail", *row[3:]) if row[:2] == ("PGD", "5. zero gradient") else row for row in table.rows
+    )
+    sentences = said(comparison=replace(comparison(), rows=rows), audit=replace(table, rows=outcomes))
+    assert sentences[0].startswith("At l_inf radius 0.125, CURE keeps 68 %")
+    assert sentences[0].endswith("Higher numbers of PGD are not reliable, as the audit found.")
+    assert "79 %" not in sentences[0]
+    assert sentences[-1].startswith(
+        "The audit says that the robust accuracy of PGD is not reliable: failed 5. zero gradient."
+    )
+    alone = said(comparison=replace(comparison(), rows=rows[3:]), audit=replace(table, rows=outcomes))
+    assert alone[0].startswith("At l_inf radius 0.125, PGD keeps at most 79 % [75, 83]")
+
+
+def test_a_remark_in_brackets_keeps_the_style():
+    lines = {"PGD": Line((1.0,)), "PGD (upper bound)": Line((1.0,)), "PGD, estimate": Line((1.0,))}
+    look = styles([Curves("c", "x", "y", (0.0,), lines)])
+    assert look["PGD (upper bound)"] == look["PGD"] != look["PGD, estimate"]

@@ -63,7 +63,8 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     """Assign one style to each name that occurs in a plot, in the order in which the names first occur on the page.
 
     Names that occur in no plot take no color: a table of attacks leaves the palette to the networks. A name that begins
-    with another and a comma, such as "CURE, estimate", has that one's color, dotted. The first 140 names differ.
+    with another and a comma, such as "CURE, estimate", has that one's color, dotted; one that adds a remark in brackets, such
+    as "CURE (upper bound)", has its style. The first 140 names differ.
 
     Args:
         results: All results of the page.
@@ -78,12 +79,16 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     drawn = {name for result in results if isinstance(result, Plot) for name in _names(result)}
     seen = dict.fromkeys(name for result in results for name in _names(result) if name in drawn)
     kin = {name: head for name in seen if (head := name.partition(", ")[0]) in seen and head != name}
+    same = {name: head for name in seen if (head := name.partition(" (")[0]) in seen and head != name}
     colors, markers, dashes = COLORS, tuple(MARKERS), tuple(DASHES)
     own = {
         name: Style(colors[i % len(colors)], markers[i % len(markers)], dashes[i // len(colors) % len(dashes)])
-        for i, name in enumerate(name for name in seen if name not in kin)
+        for i, name in enumerate(name for name in seen if name not in kin and name not in same)
     }
-    return {name: replace(own[kin[name]], dash="dot") if name in kin else own[name] for name in seen}
+    found = {
+        name: replace(own[kin[name]], dash="dot") if name in kin else own[name] for name in seen if name not in same
+    }
+    return {name: found[same[name]] if name in same else found[name] for name in seen}
 
 
 def _names(result: Result) -> tuple[str, ...]:

@@ -28,14 +28,15 @@ def opening(results: Mapping[str, Result], ball: str, suite: str) -> list[str]:
         ball: Norm and radius of the attacks, such as "l_inf radius 0.125".
         suite: Name of the suite of attacks.
     """
-    table = results.get("comparison")
+    table, doubted = results.get("comparison"), list[str]()
     robust = shares(table, suite) if isinstance(table, Table) else {}
     clean = shares(table, "clean") if isinstance(table, Table) else {}
     sentences = []
     if robust and isinstance(table, Table):
         images = f"{count} test images" if (count := examples_of(table)) else "the test images"
-        sentences += _robust(robust, clean, f"At {ball}", images, suite)
-    chosen = (next(iter(robust)), _best(robust)) if robust else None
+        doubted = _doubted(table)
+        sentences += _robust(robust, clean, f"At {ball}", images, suite, doubted)
+    chosen = (next(iter(robust)), _best(robust, doubted)) if robust else None
     sentences += [_curvature(curvatures(results), chosen), _audit(verdicts(results), table)]
     return [sentence for sentence in sentences if sentence]
 
@@ -179,23 +180,31 @@ def ranking(numbers: Mapping[str, Spread], write: str = "percent", *, falling: b
     return ", ".join(texts)
 
 
-def _robust(robust: dict[str, Spread], clean: dict[str, Spread], where: str, images: str, suite: str) -> list[str]:
-    """Compare the most robust network with the first one and the next best."""
-    first, best = next(iter(robust)), _best(robust)
+def _robust(
+    robust: dict[str, Spread], clean: dict[str, Spread], where: str, images: str, suite: str, doubted: Sequence[str]
+) -> list[str]:
+    """Compare the most robust network that the audit does not doubt with the first one and the next best."""
+    first, best = next(iter(robust)), _best(robust, doubted)
     attack = f"under the strongest attack tried (suite {suite})"
-    begin = f"{where}, {best} keeps {percent(robust[best])} of {images} {attack}"
+    begin = f"{where}, {best} keeps {'at most ' if best in doubted else ''}{percent(robust[best])} of {images} {attack}"
     if len(robust) == 1:
         right = f"; without an attack it is right on {percent(clean[best])}" if best in clean else ""
         return [f"{begin}{right}."]
-    others = [name for name in sorted(robust, key=lambda name: -robust[name][0]) if name != best]
+    ranked = [name for name in sorted(robust, key=lambda name: -robust[name][0]) if name != best]
+    others = [name for name in ranked if name not in doubted] or ranked
     compared = list(dict.fromkeys([others[0], *([first] if first != best else [])]))
-    parts = " and ".join(f"{name} {percent(robust[name])}" for name in reversed(compared))
+    parts = " and ".join(
+        f"{name} {'at most ' if name in doubted else ''}{percent(robust[name])}" for name in reversed(compared)
+    )
     sentence = f"{begin}; {parts}."
     if near := [name for name in others if _overlap(robust[name], robust[best])]:
         sentence += (
             f" The interval of {_joined(near)} overlaps that of {best}: it takes more images to tell them apart."
         )
     sentences = [sentence]
+    higher = [name for name in ranked if name in doubted and robust[name][0] > robust[best][0]]
+    if higher and best not in doubted:
+        sentences[0] += f" Higher numbers of {_joined(higher)} are not reliable, as the audit found."
     other = first if first != best else others[0]
     if best in clean and other in clean:
         pair = f"{best} is right on {percent(clean[best])} and {other} on {percent(clean[other])}"
@@ -279,8 +288,14 @@ def _texts(table: Table, heading: str) -> dict[str, str]:
     return {str(row[0]): str(row[headings.index(heading)]) for row in table.rows if row[headings.index(heading)]}
 
 
-def _best(numbers: Mapping[str, Spread]) -> str:
-    return max(numbers, key=lambda name: numbers[name][0])
+def _doubted(table: Table) -> list[str]:
+    """Return the networks whose robust accuracy is an upper bound that the audit does not trust."""
+    return [name for name, told in _texts(table, "audit").items() if told.startswith(UNRELIABLE)]
+
+
+def _best(numbers: Mapping[str, Spread], doubted: Sequence[str] = ()) -> str:
+    """Return the network with the largest number, of those that are not doubted if there are any."""
+    return max(numbers, key=lambda name: (name not in doubted, numbers[name][0]))
 
 
 def _overlap(one: Spread, other: Spread) -> bool:
