@@ -10,7 +10,7 @@
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
     target.closest("details.group")?.setAttribute("open", "");
-    links.forEach((link) => link.toggleAttribute("aria-current", link.hash === location.hash));
+    links.forEach((link) => link.setAttribute("aria-current", String(link.hash === location.hash)));
     target.scrollIntoView();
   };
   addEventListener("hashchange", follow);
