@@ -245,6 +245,7 @@ def test_the_first_screen_has_the_scheme_of_the_reader_and_every_network_s_color
         assert (pixels == color).all(1).sum() > 150
 
 
+@pytest.mark.slow
 def test_a_folded_page_prints_on_few_pages(tmp_path):
     path = tmp_path / "page.html"
     path.write_text(report().write(), encoding="utf-8")
