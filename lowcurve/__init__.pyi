@@ -2,7 +2,7 @@
 # ruff: noqa: I001
 
 # Data
-from .data import Examples as Examples, load as load
+from .data import Examples as Examples, image_folder as image_folder, load as load
 
 # Networks, and what can be done to yours
 from .models import (
@@ -19,6 +19,7 @@ from .models import (
 from .evaluation import (
     accuracy as accuracy,
     attack as attack,
+    join as join,
     measure as measure,
     smallest_radius as smallest_radius,
 )

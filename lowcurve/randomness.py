@@ -10,10 +10,13 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+CPU = torch.device("cpu")
 
 
 def stream(seed: int, *path: object) -> torch.Generator:
@@ -62,12 +65,45 @@ def temporary_seed(seed: int, *path: object) -> Iterator[None]:
         yield
 
 
+class SeparateDraws:
+    """Run pieces of code, such as the reading of data, on random states of their own.
+
+    They are the global states of torch on the CPU, of Python and of numpy. Each piece goes on where the last one ended.
+    Seed and path are those of `stream`.
+    """
+
+    def __init__(self, seed: int, *path: object) -> None:
+        self._seed, self._path = seed, path
+        self._state: _RandomState | None = None
+
+    @contextmanager
+    def resume(self) -> Iterator[None]:
+        """Run the block on these states, and restore the others afterwards."""
+        outside = _RandomState.now(CPU, ())
+        if self._state is None:
+            self.restart()
+        else:
+            self._state.set()
+        try:
+            yield
+        finally:
+            self._state = _RandomState.now(CPU, ())
+            outside.set()
+
+    def restart(self, *path: object) -> None:
+        """Start the states anew, by further names and numbers, inside a block."""
+        state = _state(self._seed, (*self._path, *path))
+        torch.default_generator.manual_seed(state)
+        random.seed(state)
+        np.random.seed(state % 2**32)  # noqa: NPY002 (what transforms of data draw from)
+
+
 class RepeatedDraws:
     """Let several passes draw the same random numbers, whatever layers or functions draw them.
 
     The first pass draws as usual. Each later one starts from the random state that the first one started from, and
     leaves the state as it found it. This covers torch's generators of the CPU and of the input's device, generators that
-    a module holds as attributes, and Python's own.
+    a module holds as attributes, Python's own and numpy's.
 
     Example:
         >>> draws, like = RepeatedDraws(), torch.zeros(1)
@@ -110,17 +146,20 @@ class _RandomState:
     device: torch.device
     on_device: Tensor | None
     python: tuple[object, ...]
+    numpy: Any
     own: tuple[tuple[torch.Generator, Tensor], ...]
 
     @classmethod
     def now(cls, device: torch.device, own: Sequence[torch.Generator]) -> "_RandomState":
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         states = tuple((generator, generator.get_state()) for generator in own)
-        return cls(torch.get_rng_state(), device, on_device, random.getstate(), states)
+        numpy = np.random.get_state()  # noqa: NPY002
+        return cls(torch.get_rng_state(), device, on_device, random.getstate(), numpy, states)
 
     def set(self) -> None:
         torch.set_rng_state(self.cpu)
         random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
         if self.on_device is not None:
             torch.cuda.set_rng_state(self.on_device, self.device)
         for generator, state in self.own:

@@ -199,7 +199,7 @@ REFUSED = {
     ),
     "channels last": (
         lambda: lc.accuracy(linear(), np.zeros((5, 8, 8, 3), dtype=np.uint8), [0] * 5),
-        "images with the channels first, got an array of shape",
+        "images with the channels first, got images of shape",
     ),
     "objects": (lambda: lc.accuracy(linear(), np.array(["a", "b"]), [0, 1]), "an array of numbers as images, got <U1"),
     "words": (lambda: lc.accuracy(linear(), X, ["cat"] * 50), "whole numbers as labels"),

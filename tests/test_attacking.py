@@ -1,7 +1,6 @@
 """What attacks leave standing: closed forms of linear networks, the cost, suites, radii, transfer."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import FGSM, PGD, Effort, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
-from lowcurve.evaluation import attacking
+from lowcurve.evaluation import attacking, parts
 from lowcurve.evaluation.independence import FEW
 from lowcurve.losses import margin, margin_loss
 from lowcurve.randomness import stream, temporary_seed
@@ -208,7 +207,8 @@ class Power(Exception):
     """What a power cut is to a test."""
 
 
-def test_an_attack_that_is_interrupted_keeps_what_it_has():
+def test_an_attack_that_is_interrupted_keeps_what_it_has(monkeypatch):
+    monkeypatch.setattr(attacking, "SAVED_EVERY", 0)
     whole = evaluation.attack(linear(), EXAMPLES, SUITE)
     ledger, left = {}, [300]
 
@@ -226,47 +226,45 @@ def test_an_attack_that_is_interrupted_keeps_what_it_has():
     rest = evaluation.attack(model, EXAMPLES, SUITE, ledger=ledger)
     assert (rest.fooled_by == whole.fooled_by).all()
     assert_close(rest.inputs, whole.inputs, rtol=0, atol=0)
-    assert [kept["tried"] for kept in ledger.values()] == [2]
+    assert all(kept["finished"] for kept in ledger.values())
     again = Counting(linear())
     evaluation.attack(again, EXAMPLES, SUITE, ledger=ledger)
-    tried = 2 * FEW + 1  # whether the logits depend on chance or on the batch
-    assert again.rows == 50 + tried  # the clean inputs, and nothing else
+    assert again.rows == 2 * FEW + 1  # whether the logits depend on chance or on the batch, and nothing else
 
 
 def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
     whole = evaluation.attack(linear(), EXAMPLES, SUITE)
-    monkeypatch.setattr(attacking, "CHUNK", 16)
+    monkeypatch.setattr(parts, "MOST", 16)
     ledger, headings = {}, []
 
     def progress(ticks, heading):
         headings.append((heading, len(ticks)))
         yield from ticks
 
-    parts = evaluation.attack(linear(), EXAMPLES, SUITE, ledger=ledger, progress=progress)
-    assert (parts.fooled_by == whole.fooled_by).all()
-    assert_close(parts.inputs, whole.inputs, rtol=0, atol=0)
-    assert [(key, kept["tried"]) for key, kept in ledger.items()] == [
-        ("rows 0 to 15", 2), ("rows 16 to 31", 2), ("rows 32 to 47", 2), ("rows 48 to 49", 2),
-    ]  # fmt: skip
+    found = evaluation.attack(linear(), EXAMPLES, SUITE, ledger=ledger, progress=progress, batch_size=16)
+    assert (found.fooled_by == whole.fooled_by).all()
+    assert_close(found.inputs, whole.inputs)
+    assert list(ledger) == ["rows 0 to 15", "rows 16 to 31", "rows 32 to 47", "rows 48 to 49"]
     assert headings == [(f"attacking, {k} of 4", 200) for k in (1, 2, 3, 4)]
 
 
-def test_shares_of_two_processes_make_the_whole(monkeypatch):
-    """What each rank computes is what the single process computes for its rows; the gathering is torch's own."""
+def test_a_killed_attack_goes_on_with_another_number_of_shards(tmp_path):
     whole = evaluation.attack(linear(), EXAMPLES, SUITE)
-    given = []
-
-    def gather(parts, own):
-        given.append(own)
-        parts[0] = own
-
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    for rank in (0, 1):
-        fabric = SimpleNamespace(global_rank=rank, world_size=2)
-        part = evaluation.attack(linear(), EXAMPLES, SUITE, fabric=fabric)
-        assert (part.fooled_by == whole.fooled_by[rank::2]).all()
-        assert_close(part.inputs, whole.inputs[rank::2], rtol=0, atol=0)
-    assert [mine.tolist() for _, mine, _ in given] == [list(range(0, 50, 2)), list(range(1, 50, 2))]
+    part = evaluation.attack(linear(), EXAMPLES, SUITE, shard=(1, 3), ledger=tmp_path)
+    assert (part.fooled_by == whole.fooled_by[1::3]).all()
+    assert_close(part.inputs, whole.inputs[1::3], rtol=0, atol=0)
+    model = Counting(linear())
+    again = evaluation.attack(model, EXAMPLES, SUITE, ledger=tmp_path)
+    assert (again.fooled_by == whole.fooled_by).all()
+    assert_close(again.inputs, whole.inputs, rtol=0, atol=0)
+    model.rows = 0
+    few = evaluation.attack(model, EXAMPLES, SUITE, ledger=tmp_path, keep_inputs=False, shard=(0, 2))
+    assert model.rows == 2 * FEW + 1
+    assert (few.fooled_by == whole.fooled_by[::2]).all()
+    with pytest.raises(InputError, match=r"attacked images, got a result of attack\(..., keep_inputs=False\)"):
+        _ = few.inputs
+    other = evaluation.attack(model, EXAMPLES, SUITE, ledger=tmp_path, seed=1)  # other settings, another ledger
+    assert not torch.equal(other.inputs, whole.inputs)
 
 
 # --- against the radius

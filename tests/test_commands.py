@@ -580,7 +580,7 @@ def test_kill_and_going_on(tmp_path, uninterrupted):
 @pytest.mark.slow
 def test_kill_in_the_middle_of_an_attack_and_going_on(tmp_path, uninterrupted):
     folder = tmp_path / "run"
-    child = started_until("ledgers/standard.pt", folder)
+    child = started_until("ledgers/standard", folder)
     child.kill()
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL

@@ -50,11 +50,12 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(run, place):
     run.save_part("attack-CURE", "so", {"row": TABLE})
     run.checkpoint("PGD", "so").save({"step": 1, "weights": torch.rand(100)})
     run.ledger("PGD", "so")["PGD"] = {"tried": 1}
+    piece = next((run.folder / "ledgers").rglob("PGD.pt")).relative_to(run.folder).as_posix()
     acts = {
         "networks/CURE.safetensors": lambda: run.load_network("CURE"),
         "parts/attack-CURE.json": run.parts,
         "checkpoints/PGD.pt": run.checkpoint("PGD", "so").load,
-        "ledgers/PGD.pt": lambda: run.ledger("PGD", "so").get("PGD"),
+        piece: lambda: run.ledger("PGD", "so").get("PGD"),
         "settings.yaml": run.read_settings,
     }
     for name, act in acts.items():

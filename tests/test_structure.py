@@ -136,6 +136,7 @@ RULES = {
         lambda call: not call.name.endswith(" =") and writes(call),
         ("store/files.py", "store/run.py", "store/checkpoints.py"),
         {
+            "data/stored.py": "images that do not fit into memory go to a file without a name",
             "store/locks.py": "a lock is a file, which names its holder",
             "cli/report.py": "a page of several runs is in none of their directories",
         },

@@ -1,42 +1,76 @@
 """Turn images and labels, as users have them, into `Examples`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
-from lowcurve.data.examples import DataSet, Examples
-from lowcurve.data.labels import Labels, as_labels, own_array, require_classes
-from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes
-from lowcurve.data.tables import common_shape, decode_images, rows_of
+from lowcurve.data.examples import CHUNK, DataSet, Examples
+from lowcurve.data.labels import Labels, as_labels, own_array
+from lowcurve.data.stored import Spool, read_or_store
+from lowcurve.data.streams import IMAGE_NAMES, LABEL_NAMES, Own, Stream, names_of
+from lowcurve.data.tables import common_shape, decoded, hub_client, rows_of
 from lowcurve.errors import InputError
-from lowcurve.randomness import temporary_seed
 
-Data: TypeAlias = Examples | Tensor | np.ndarray | Dataset[Any] | Iterable[Any]
+Data: TypeAlias = Examples | Stream | Tensor | np.ndarray | Dataset[Any] | Iterable[Any]
 """Images, or images with their labels: everything that `as_examples` takes."""
 
-IMAGE_NAMES = ("image", "img", "images", "pixel_values")
-LABEL_NAMES = ("label", "labels", "fine_label", "target")
+
+def as_source(images: Data, labels: Labels | None = None, classes: Sequence[str] | None = None) -> Examples | Stream:
+    """Return images and labels as `Examples` where they are arrays or a table, and as a `Stream` otherwise.
+
+    Evaluations read a stream a part at a time, so that the number of images takes no memory.
+
+    Args:
+        images: See `as_examples`.
+        labels: See `as_examples`.
+        classes: See `as_examples`.
+
+    Raises:
+        InputError: If the images or the labels are not of this form, or if floating-point pixels lie outside [0, 1].
+
+    Example:
+        >>> as_source([(torch.zeros(1, 8, 8), 3)]).count
+        1
+    """
+    if labels is not None:
+        if not isinstance(images, Tensor | np.ndarray | list | tuple):
+            expected = "images as a tensor or an array beside the labels"
+            raise InputError(expected, type(images).__name__, "leave the labels out")
+        return _pair(images, labels, classes)
+    if isinstance(images, Examples | Stream):
+        return images
+    _refuse(images)
+    data: Any = images
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
+        return _pair(data[0], data[1], classes)
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        return _pair(data.tensors[0], data.tensors[1], classes)
+    if hasattr(data, "features") and hasattr(data, "flatten_indices") and data.format["type"] != "custom":
+        return _hugging_face(data, classes)
+    return Stream(data, classes)
 
 
 def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[str] | None = None) -> Examples:
-    """Return images and labels as `Examples` in the CPU's memory.
+    """Return images and labels as `Examples`, in the CPU's memory or, where they are many, on the disk.
 
     Args:
         images: Images of shape (N, channels, height, width) or inputs of any shape (N, ...), as a torch tensor or a
             numpy array: uint8, or floating point in [0, 1]. Or images with their labels: an (images, labels) pair,
-            `Examples`, a torch `Dataset`, `Subset` or `DataLoader` of (image, label), or a Hugging Face `Dataset` with an
-            image and a label column. PIL images are turned upright as their EXIF entry says, and put on white.
+            `Examples`, a torch `Dataset`, `Subset`, `IterableDataset` or `DataLoader` of (image, label), a Hugging Face
+            `Dataset`, also a streaming one, with an image and a label column, or any iterable of such items. PIL images
+            are turned upright as their EXIF entry says, and put on white.
         labels: Class numbers from 0, shape (N,) or one-hot, as a tensor, an array or a list; see `data.labels.as_labels`.
             None if `images` has them.
         classes: Names of the classes; by default those of the data set, or the numbers.
 
     Raises:
         InputError: If the images or the labels are not of this form, or if floating-point pixels lie outside [0, 1].
+        RunError: If the temporary folder is full.
 
     A random data set or a shuffling loader gives the same examples each time, and the global random state stays as it is.
 
@@ -45,21 +79,17 @@ def as_examples(images: Data, labels: Labels | None = None, classes: Sequence[st
         >>> pair.shape, pair.y.tolist(), pair.classes
         ((1, 8, 8), [3, 1], ('0', '1', '2', '3'))
     """
-    if labels is None:
-        if isinstance(images, Examples):
-            return images
-        images, labels, named = _split(images)
-        classes = classes or named
-    elif not isinstance(images, Tensor | np.ndarray | list | tuple):
-        raise InputError(
-            "images as a tensor or an array beside the labels", type(images).__name__, "leave the labels out"
-        )
-    y = as_labels(labels).cpu()
-    if classes is None:
-        require_classes(y)
-    count = max(len(classes or ()), int(y.max()) + 1 if len(y) else 1)
-    names = tuple(classes) if classes is not None and len(classes) == count else tuple(map(str, range(count)))
-    return Examples(_images(images), y, names)
+    source = as_source(images, labels, classes)
+    if isinstance(source, Examples):
+        return source
+    spool, labels_read = Spool(), []
+    for rows, part in source.parts(Own(), CHUNK):
+        spool.write(rows, part.x[:])
+        labels_read.append(part.y)
+    if not labels_read:
+        raise InputError("at least one example", "none", "give a data set that is not empty")
+    y = torch.cat(labels_read)
+    return Examples(spool.pixels(), y, names_of(y, source.classes))
 
 
 def are_labels(value: object) -> bool:
@@ -74,87 +104,44 @@ def are_labels(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray)
 
 
-def _split(data: Any) -> tuple[Any, Any, Sequence[str] | None]:
-    """Images, labels and, where the data set has them, the names of the classes."""
+def _refuse(data: Any) -> None:
+    """Refuse what is no data, with the sentence for it."""
     if isinstance(data, nn.Module):
         raise InputError("images, or a data set", f"the network {type(data).__name__}", "write (model, images, labels)")
     if isinstance(data, DataSet):
         raise InputError("one part of a data set", f"all of {data.name}", "write data.test")
     if isinstance(data, Tensor | np.ndarray):
         raise InputError("labels for the images", "none", "write (model, images, labels)")
-    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
-        return data[0], data[1], None
     if isinstance(data, Mapping):
         raise _unreadable(f"a dictionary of {', '.join(map(str, data))}", "choose one split: dataset['test']")
-    if hasattr(data, "features") and hasattr(data, "flatten_indices"):
-        return _hugging_face(data)
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-        return data.tensors[0], data.tensors[1], None
-    if isinstance(data, Dataset) or (hasattr(data, "__iter__") and not isinstance(data, str)):
-        return _collect(data)
-    raise _unreadable(type(data).__name__, "give one of these")
+    if isinstance(data, str | Path):
+        raise _unreadable(f"the path {data}", "write lc.load(path) or lc.image_folder(path)")
+    if not (isinstance(data, Dataset) or hasattr(data, "__iter__")):
+        raise _unreadable(type(data).__name__, "give one of these")
 
 
-def _collect(data: Any) -> tuple[Any, Any, Sequence[str] | None]:
-    """All items of a torch data set, or all batches of a loader."""
-    batched = isinstance(data, DataLoader) and data.batch_size is not None
-    parts: list[tuple[Any, Any]] = []
-    pictures = not batched
-    with temporary_seed(0, "data"):
-        for item in _items(data):
-            x, y = _pair(item)
-            pictures = pictures and isinstance(x, Image.Image)
-            parts.append((_image(x), y))
-    if pictures and len({x.shape[0] for x, _ in parts}) > 1:  # grey pictures among colored ones
-        parts = [(x.expand(3, -1, -1), y) for x, y in parts]
-    if not parts:
-        raise InputError("at least one example", "none", "give a data set that is not empty")
-    shapes = {tuple(x.shape[batched:]) for x, _ in parts}
-    if len(shapes) > 1:
-        some = " and ".join(map(str, sorted(shapes, key=str)[:2]))
-        raise InputError("images of one shape", some, "crop or resize them in the data set")
-    join = torch.cat if batched else torch.stack
-    labels = torch.cat([as_labels(y).cpu() for _, y in parts]) if batched else as_labels([y for _, y in parts])
-    return join([x for x, _ in parts]), labels, _class_names(data)
+def _pair(images: Any, labels: Any, classes: Sequence[str] | None) -> Examples:
+    y = as_labels(labels).cpu()
+    return Examples(_images(images), y, names_of(y, classes))
 
 
-def _items(data: Any) -> Iterator[Any]:
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return (data[k] for k in range(len(data)))  # type: ignore[arg-type]
-    return iter(data)
-
-
-def _pair(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, Mapping):
-        found = [next((item[name] for name in names if name in item), None) for names in (IMAGE_NAMES, LABEL_NAMES)]
-        if found[0] is not None and found[1] is not None:
-            return found[0], found[1]
-    elif isinstance(item, tuple | list) and len(item) == 2:
-        return item[0], item[1]
-    received = f"a dictionary of {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
-    raise InputError("(image, label) from the data set", received, "give images and labels as two arrays instead")
-
-
-def _image(image: Any) -> Tensor:
-    if isinstance(image, Image.Image):
-        require_bytes(image, "a PIL image")
-        array = picture_bytes(image, grey=is_grey(image))
-        return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-    return torch.from_numpy(own_array(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
-
-
-def _hugging_face(table: Any) -> tuple[Any, Any, Sequence[str] | None]:
-    if table.format["type"] == "custom":  # a transform of the user's, which makes the images
-        return _collect([table[k] for k in range(len(table))])
-    image = next((name for name in IMAGE_NAMES if name in table.column_names), None)
-    label = next((name for name in LABEL_NAMES if name in table.column_names), None)
+def _hugging_face(table: Any, classes: Sequence[str] | None) -> Examples:
+    """Return a table's images, which are decoded when they are used."""
+    image, label = (next((n for n in names if n in table.column_names), None) for names in (IMAGE_NAMES, LABEL_NAMES))
+    hub_client()  # without its progress bars
     table = table.with_format(None)
     if image is not None and label is not None and type(table.features[image]).__name__ != "Image":
         arrays = table.with_format("numpy")
-        return np.stack(list(arrays[image])), np.asarray(arrays[label]), getattr(table.features[label], "names", None)
+        y = as_labels(np.asarray(arrays[label]))
+
+        def read(numbers: Tensor) -> Tensor:
+            return torch.from_numpy(own_array(np.stack(list(arrays[numbers.tolist()][image]))))
+
+        x = read_or_store(read, len(table))
+        return Examples(x, y, names_of(y, classes or getattr(table.features[label], "names", None)))
     rows = rows_of(table.flatten_indices(), IMAGE_NAMES, LABEL_NAMES, "the data set")
-    shape = common_shape({"test": rows})
-    return decode_images(rows, shape), rows.labels(), getattr(table.features[rows.label], "names", None)
+    names = classes or getattr(table.features[rows.label], "names", None)
+    return Examples(decoded(rows, common_shape({"test": rows})), rows.labels(), names_of(rows.labels(), names))
 
 
 def _unreadable(received: str, hint: str) -> InputError:
@@ -162,20 +149,10 @@ def _unreadable(received: str, hint: str) -> InputError:
     return InputError(forms, received, hint)
 
 
-def _class_names(data: Any) -> Sequence[str] | None:
-    while hasattr(data, "dataset"):  # of a DataLoader, and of a Subset in it
-        data = data.dataset
-    names = getattr(data, "classes", None)
-    return names if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None
-
-
 def _images(images: Any) -> Tensor:
     if isinstance(images, list | tuple):
-        return _collect([(image, 0) for image in images])[0] if len(images) else torch.zeros(0, 1)
+        return as_examples([(image, 0) for image in images]).x[:] if len(images) else torch.zeros(0, 1)
     if isinstance(images, np.ndarray):
-        if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] > 4:
-            hint = "write images.transpose(0, 3, 1, 2)"
-            raise InputError("images with the channels first", f"an array of shape {images.shape}", hint)
         if images.dtype.kind not in "buif":
             raise InputError("an array of numbers as images", str(images.dtype), "give uint8, or floats in [0, 1]")
         images = torch.from_numpy(own_array(images))

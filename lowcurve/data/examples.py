@@ -1,6 +1,6 @@
-"""Examples in memory: inputs with labels, the rows they come from, and the parts of a data set."""
+"""Examples: inputs with labels, the rows they come from, and the parts of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -8,11 +8,14 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from lowcurve.data.stored import StoredPixels
 from lowcurve.errors import InputError
 from lowcurve.network_calls import without_inference
 
 Rows = Tensor | slice | Sequence[int]
 CHUNK = 1024
+SAMPLED = 4096
+"""Images by which `DataSet.statistics` knows data that is not in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,8 @@ class Examples:
     """Inputs with labels.
 
     Args:
-        x: Inputs, shape (N, ...). They are uint8, where 0 to 255 stand for 0 to 1, or floating point in [0, 1].
+        x: Inputs, shape (N, ...). They are uint8, where 0 to 255 stand for 0 to 1, or floating point in [0, 1]. Of large
+            data sets they are `StoredPixels`, which are checked when they are read.
         y: Labels, shape (N,), int64, indices into `classes`.
         classes: Names of the classes.
         origin: The rows of a data set that they come from, as `load` notes them. None if unknown.
@@ -66,7 +70,7 @@ class Examples:
         ((2,), 2, [[0.20000000298023224, 0.0]])
     """
 
-    x: Tensor
+    x: Tensor | StoredPixels
     y: Tensor
     classes: tuple[str, ...]
     origin: Origin | None = None
@@ -74,7 +78,8 @@ class Examples:
     def __post_init__(self) -> None:
         object.__setattr__(self, "y", without_inference(self.y))
         _check_labels(self.y, len(self.classes))
-        _check_pixels(self.x)
+        if isinstance(self.x, Tensor):
+            check_pixels(self.x)
         if len(self.x) != len(self.y):
             raise InputError(
                 "one label for each input", f"{len(self.y)} for {len(self.x)}", "give x and y of one length"
@@ -95,7 +100,12 @@ class Examples:
         """Return the examples of these rows, in this order."""
         rows = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)
         origin = self.origin and replace(self.origin, rows=self.origin.rows[rows])
-        return Examples(self.x[rows], self.y[rows], self.classes, origin)
+        x = self.x[rows] if isinstance(self.x, Tensor) else self.x.take(rows)
+        return Examples(x, self.y[rows], self.classes, origin)
+
+    def held(self) -> "Examples":
+        """Return the same examples in memory."""
+        return self if isinstance(self.x, Tensor) else replace(self, x=self.x[:])
 
     def name_classes(self, count: int) -> "Examples":
         """Return the same examples with a name for each of `count` logits; those beyond the classes are called "class 10".
@@ -110,14 +120,20 @@ class Examples:
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with the inputs, the labels, their order and the names of the classes.
 
+        Of images in files that are not in memory, they change with the encoded images, or with size and time of the files.
+
         Example:
             >>> part = Examples(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), ("a", "b"))
             >>> part.digest == part.take([0, 1]).digest, part.digest == part.take([1, 0]).digest
             (True, False)
         """
         found = sha256(repr((self.x.dtype, tuple(self.x.shape), self.classes)).encode())
-        for column in (self.x, self.y):
-            found.update(column.reshape(-1).view(torch.uint8).numpy().data)
+        identity = None if isinstance(self.x, Tensor) else self.x.identity
+        if identity is not None and not isinstance(self.x, Tensor):
+            found.update(identity(self.x.rows))
+        for start in range(0, 0 if identity else len(self), CHUNK):
+            found.update(self.x[start : start + CHUNK].reshape(-1).view(torch.uint8).numpy().data)
+        found.update(self.y.reshape(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()[:16]
 
     def describe(self, part: str) -> str:
@@ -132,6 +148,8 @@ class Examples:
     def pixels(self, rows: Rows) -> Tensor:
         """Return the inputs of these rows as float32 in [0, 1], always as a copy."""
         chosen = self.x[rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64)]
+        if not isinstance(self.x, Tensor):
+            check_pixels(chosen)
         return as_pixels(chosen, torch.float32)
 
 
@@ -143,8 +161,23 @@ def count_repeated(first: Examples, second: Examples) -> int:
         >>> count_repeated(part, part.take([1])), count_repeated(part.take([0]), part.take([1]))
         (1, 0)
     """
-    known = {image.numpy().tobytes() for image in first.x}
-    return sum(image.numpy().tobytes() in known for image in second.x)
+    known = set(_digests(first))
+    return sum(digest in known for digest in _digests(second))
+
+
+def _digests(examples: Examples) -> Iterator[bytes]:
+    for start in range(0, len(examples), CHUNK):
+        yield from (sha256(image.numpy().tobytes()).digest() for image in examples.x[start : start + CHUNK])
+
+
+def spread_rows(total: int, count: int) -> Tensor:
+    """Return `count` evenly spaced rows of `total`: where rows are sorted by class, some of every class.
+
+    Example:
+        >>> spread_rows(10, 4).tolist()
+        [0, 3, 6, 9]
+    """
+    return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
 
 
 def as_pixels(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -207,6 +240,8 @@ class DataSet:
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation of the training pixels, per channel for images and per coordinate for points.
 
+        Of images that are not in memory, 4,096 evenly spaced ones are taken.
+
         Example:
             >>> part = Examples(torch.tensor([[0.0, 0.25], [1.0, 0.75]]), torch.tensor([0, 1]), ("a", "b"))
             >>> DataSet("pair", part, part, part, "Two points.").statistics()
@@ -217,8 +252,11 @@ class DataSet:
     @cached_property
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         total, square, count = torch.zeros(()), torch.zeros(()), 0
-        for start in range(0, len(self.train), CHUNK):
-            x = self.train.pixels(slice(start, start + CHUNK))
+        train = self.train
+        if not isinstance(train.x, Tensor):
+            train = train.take(spread_rows(len(train), min(len(train), SAMPLED)))
+        for start in range(0, len(train), CHUNK):
+            x = train.pixels(slice(start, start + CHUNK))
             values = x.double().flatten(2) if x.ndim > 2 else x.double().unsqueeze(-1)
             total, square = total + values.sum((0, 2)), square + values.square().sum((0, 2))
             count += values.shape[0] * values.shape[2]
@@ -238,7 +276,18 @@ def _check_labels(y: Tensor, classes: int) -> None:
         raise InputError(f"labels from 0 to {classes - 1} for {classes} classes", int(outside[0]), hint)
 
 
-def _check_pixels(x: Tensor) -> None:
+def check_pixels(x: Tensor) -> None:
+    """Refuse inputs that are no pixels: whole numbers, values outside [0, 1], NaN, or images with the channels last.
+
+    Args:
+        x: Inputs, shape (N, ...).
+
+    Raises:
+        InputError: If they are not uint8 or floating point in [0, 1].
+    """
+    if x.ndim == 4 and x.shape[3] in (1, 3) and min(x.shape[1:3]) > 4:
+        hint = "write images.transpose(0, 3, 1, 2), or images.permute(0, 3, 1, 2) for a tensor"
+        raise InputError("images with the channels first", f"images of shape {tuple(x.shape)}", hint)
     if x.ndim < 2 or not (x.dtype == torch.uint8 or x.is_floating_point()):
         hint = "give images as uint8, or divide by 255"
         raise InputError("inputs x [N, ...] as uint8 or floating point", f"{x.dtype} {list(x.shape)}", hint)

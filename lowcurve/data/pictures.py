@@ -1,8 +1,14 @@
 """Turn a Pillow image into bytes: upright, on a white background, in grey levels or in red, green and blue."""
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from lowcurve.data.labels import own_array
 from lowcurve.errors import InputError
 
 GREY_MODES = ("1", "L", "LA")
@@ -52,6 +58,55 @@ def picture_bytes(picture: Image.Image, *, grey: bool) -> np.ndarray:
         shown = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
     return np.asarray(picture if picture.mode == mode else picture.convert(mode))
+
+
+@dataclass(frozen=True)
+class Resized:
+    """Make images squares: the shorter side gets `size` pixels, and the middle is cut out.
+
+    Args:
+        size: Side of the square in pixels.
+
+    Raises:
+        InputError: If it is below 1.
+
+    Example:
+        >>> Resized(8)(Image.new("RGB", (40, 20))).size
+        (8, 8)
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError("a side of at least 1 pixel", self.size, "write --resize 224")
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Return the square."""
+        width, height = (max(self.size, round(self.size * side / min(picture.size))) for side in picture.size)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+        return resized.crop((left, top, left + self.size, top + self.size))
+
+
+def image_tensor(image: Any) -> Tensor:
+    """Return an image as a tensor: a Pillow image as bytes of shape (channels, height, width), an array as it is.
+
+    Args:
+        image: Pillow image, tensor, array or nested list.
+
+    Raises:
+        InputError: If it cannot be a tensor, or if a Pillow image has more than 8 bits a pixel.
+    """
+    if isinstance(image, Image.Image):
+        require_bytes(image, "a PIL image")
+        array = picture_bytes(image, grey=is_grey(image))
+        return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    try:
+        return torch.from_numpy(own_array(image)) if isinstance(image, np.ndarray) else torch.as_tensor(image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        hint = "let the data set return tensors, arrays or Pillow images"
+        raise InputError("an image as a tensor, an array or a Pillow image", type(image).__name__, hint) from error
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -4,6 +4,7 @@ Given a folder, nothing uses the network. The test part never depends on the see
 """
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor
 
 from lowcurve.data.examples import DataSet, Examples, Origin, count_repeated
-from lowcurve.data.splits import is_hidden, split_files
+from lowcurve.data.splits import SPLIT_WORDS, is_hidden, split_files
+from lowcurve.data.stored import HELD
 from lowcurve.data.tables import (
     Rows,
     Shape,
+    Transform,
     classes_of,
     common_shape,
-    decode_images,
+    decoded,
     digest_files,
     first_line,
     folder_tables,
@@ -124,12 +127,14 @@ def load(
     limits: Limits | None = None,
     seed: int = 0,
     first: bool = False,
+    transform: Transform | None = None,
 ) -> DataSet:
     """Load a data set by name, or from a folder of images or parquet files.
 
     A named data set is read from files `<split>-*.parquet` in data_dir/<name> or data_dir. Without a folder it comes from
     the Hugging Face hub. Images stay uint8. They are turned upright as their EXIF entry says, and transparent pixels show a
-    white background.
+    white background. Up to 512 MB of a part are held in memory, and every named data set; images of a larger part are
+    decoded when they are used.
 
     In a folder, the names of files and folders tell the splits, as in the Hugging Face `datasets` library: train/cat/1.png,
     my-test.parquet, eval/dog/2.png. Names that contain train, test or val but no such word are refused. Hidden files are
@@ -142,6 +147,8 @@ def load(
         first: Keep the first test examples, instead of random ones, where a limit is set.
         seed: Seed of the training examples that a limit keeps and of the points of two-moons. It also chooses the
             validation examples of an unnamed data set. It never changes which images are in the test part.
+        transform: Function from a Pillow image in red, green and blue to pixels in [0, 1] or uint8, for images in files,
+            such as `transform_of(model)`. It makes images of one size. What it draws at random depends on the image alone.
 
     Raises:
         InputError: If the name is unknown, if files are missing or cannot be read, or if images differ in size.
@@ -154,22 +161,56 @@ def load(
     """
     name, limits = str(name), limits or Limits()
     if name in TOYS:
+        if transform is not None:
+            raise InputError("images in files to transform", f"the data set {name!r}", "leave the transform out")
         toy = TOYS[name](seed)
         whole = {"train": toy.train, "validation": toy.validation, "test": toy.test}
         origins = _limit({part: len(examples) for part, examples in whole.items()}, limits, seed, first)
         parts = {part: replace(whole[part].take(origin.rows), origin=origin) for part, origin in origins.items()}
         return DataSet(name, **parts, note=toy.note)
     if name in SOURCES:
-        return _load_named(name, data_dir or os.environ.get(VARIABLE) or None, limits, seed, first)
+        return _load_named(name, data_dir or os.environ.get(VARIABLE) or None, limits, seed, first, transform)
     path = Path(name).expanduser().absolute()
     if path.is_dir() or (path.is_file() and path.suffix == ".parquet"):
-        return _load_path(path, limits, seed, first)
+        return _load_path(path, limits, seed, first, transform)
     close = difflib.get_close_matches(name.lower(), NAMES, n=1)
     hint = f"write {close[0]!r}" if close else "check the spelling of the name or path"
     raise InputError(f"one of {', '.join(NAMES)}, or an existing folder or .parquet file", repr(name), hint)
 
 
-def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int, first: bool) -> DataSet:
+def image_folder(root: str | Path, *, split: str | None = None, transform: Transform | None = None) -> Examples:
+    """Return all images of class folders, root/cat/1.png, or of one split, root/val/cat/1.png.
+
+    Images of several sizes need a transform. Up to 512 MB are held in memory; more are decoded when they are used.
+
+    Args:
+        root: The folder. It may have the splits' folders in it; see `load`.
+        split: "train", "validation" or "test". It can be left out where there is one split only.
+        transform: Function from a Pillow image in red, green and blue to pixels in [0, 1] or uint8, such as
+            `transform_of(model)`.
+
+    Raises:
+        InputError: If there are no class folders, no such split or several, or if images differ in size.
+
+    Example:
+        >>> examples = image_folder("imagenet", split="val", transform=lc.transform_of(model))  # doctest: +SKIP
+    """
+    path = Path(root).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError("a folder of images", str(root), "check the spelling of the path")
+    tables, _ = folder_tables(path)
+    wanted = SPLIT_WORDS.get(str(split).lower(), str(split)) if split else next(iter(tables))
+    if wanted not in tables or (split is None and len(tables) > 1):
+        known = ", ".join(tables)
+        raise InputError(f"one of the splits {known} of {root}", split or "none", f'write split="{next(iter(tables))}"')
+    rows = rows_of(tables[wanted], ("image",), ("label",), path.name)
+    shape = common_shape({"test": rows}) if transform is None else None
+    return Examples(decoded(rows, shape, transform), rows.labels(), classes_of(rows, rows))
+
+
+def _load_named(
+    name: str, folder: str | Path | None, limits: Limits, seed: int, first: bool, transform: Transform | None
+) -> DataSet:
     source = SOURCES[name]
     if folder is None:
         tables = _hub_tables(source)
@@ -188,10 +229,10 @@ def _load_named(name: str, folder: str | Path | None, limits: Limits, seed: int,
         f"{source.splits[1]} with {len(test):,} rows is the test set."
     )
     origins = _limit({part: len(rows) for part, rows in parts.items()}, limits, seed, first)
-    return _decode_parts(name, note, parts, origins, classes, source.shape)
+    return _decode_parts(name, note, parts, origins, classes, source.shape, transform)
 
 
-def _load_path(path: Path, limits: Limits, seed: int, first: bool) -> DataSet:
+def _load_path(path: Path, limits: Limits, seed: int, first: bool, transform: Transform | None) -> DataSet:
     files = [path] if path.is_file() else _visible(path, path.rglob("*.parquet"))
     if files:
         found = split_files(path, files)
@@ -214,9 +255,12 @@ def _load_path(path: Path, limits: Limits, seed: int, first: bool) -> DataSet:
         told.append(f"{part} a random {100 // share} % held out from the training rows")
     note = f"{path.name}, {'parquet files' if files else 'an image folder'}: {', '.join(told)}{left_out}."
     origins = _limit({part: len(found) for part, found in rows.items()}, limits, seed, first)
-    shape = common_shape({part: rows[part].take(origin.rows) for part, origin in origins.items()})
-    data = _decode_parts(path.stem if path.is_file() else path.name, note, rows, origins, classes, shape)
-    if repeated := count_repeated(data.train, data.test):
+    shape = None
+    if transform is None:
+        shape = common_shape({part: rows[part].take(origin.rows) for part, origin in origins.items()})
+    data = _decode_parts(path.stem if path.is_file() else path.name, note, rows, origins, classes, shape, transform)
+    held = isinstance(data.train.x, Tensor) and isinstance(data.test.x, Tensor)
+    if held and (repeated := count_repeated(data.train, data.test)):
         note = f"{note} {repeated} of the {len(data.test):,} test images are among the training images too."
     return replace(data, note=note)
 
@@ -231,12 +275,15 @@ def _decode_parts(
     rows: Mapping[str, Rows],
     origins: Mapping[str, Origin],
     classes: Sequence[str],
-    shape: Shape,
+    shape: Shape | None,
+    transform: Transform | None = None,
 ) -> DataSet:
-    parts = {}
+    parts: dict[str, Examples] = {}
     for part, origin in origins.items():
         chosen = rows[part].take(origin.rows)
-        parts[part] = Examples(decode_images(chosen, shape), chosen.labels(), tuple(classes), origin)
+        limit = HELD if transform is not None or name not in SOURCES else math.inf
+        x = decoded(chosen, shape, transform, limit=limit) if len(chosen) or shape else parts["train"].x[:0]
+        parts[part] = Examples(x, chosen.labels(), tuple(classes), origin)
     return DataSet(name, **parts, note=note)
 
 

@@ -2,9 +2,9 @@
 
 import glob
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from lowcurve.data.labels import as_labels, require_classes
-from lowcurve.data.pictures import is_grey, picture_bytes, require_bytes, upright_size
+from lowcurve.data.pictures import image_tensor, is_grey, picture_bytes, require_bytes, upright_size
 from lowcurve.data.splits import split_images
+from lowcurve.data.stored import HELD, StoredPixels, read_or_store
 from lowcurve.errors import InputError
+from lowcurve.randomness import SeparateDraws
 
 Shape = tuple[int, int, int]
+Transform = Callable[[Image.Image], Any]
 CHUNK = 256
 
 
@@ -52,12 +55,15 @@ class Rows:
         """Return the labels of the rows."""
         return as_labels(self.table.data.column(self.label).to_numpy())[self.indices]
 
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Yield the bytes or the path of each row's image."""
+        chosen = self.table.select_columns([self.image]).select(self.indices.tolist())
+        return (cell or {} for chunk in chosen.iter(batch_size=CHUNK) for cell in chunk[self.image])
+
     def pictures(self) -> Iterator[tuple[str, Image.Image]]:
         """Yield the name of each row's image, and the image, opened but not yet decoded."""
-        chosen = self.table.select_columns([self.image]).select(self.indices.tolist())
-        cells = (cell for chunk in chosen.iter(batch_size=CHUNK) for cell in chunk[self.image])
-        for index, cell in zip(self.indices.tolist(), cells, strict=True):
-            content, path = (cell or {}).get("bytes"), str((cell or {}).get("path") or "")
+        for index, cell in zip(self.indices.tolist(), self.cells(), strict=True):
+            content, path = cell.get("bytes"), str(cell.get("path") or "")
             name = f"row {index} of {self.where}" if content or not path else path
             with _as_input_error(name):
                 if not content and not path:
@@ -180,6 +186,57 @@ def decode_images(rows: Rows, shape: Shape) -> Tensor:
             pixels = picture_bytes(picture, grey=channels == 1)
         if pixels.shape[:2] != (height, width):
             received = "{} x {}".format(*pixels.shape) + f" in {name}"
-            raise InputError(f"images of one size, here {height} x {width}", received, "crop or resize them")
+            hint = "write --resize 224, or give load a transform"
+            raise InputError(f"images of one size, here {height} x {width}", received, hint)
         x[k] = pixels.reshape(x.shape[1:])
     return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+
+
+def transform_images(rows: Rows, transform: Transform) -> Tensor:
+    """Return the transformed images of the rows. The transform gets Pillow images in red, green and blue.
+
+    What it draws at random depends on the row alone.
+    """
+    found: list[Tensor] = []
+    draws = SeparateDraws(0, "data")
+    for row, (name, picture) in zip(rows.indices.tolist(), rows.pictures(), strict=True):
+        require_bytes(picture, name)
+        with _as_input_error(name):
+            colored = Image.fromarray(picture_bytes(picture, grey=False))
+        with draws.resume():
+            draws.restart(row)
+            found.append(image_tensor(transform(colored)))
+        if found[-1].shape != found[0].shape:
+            shapes = f"{tuple(found[0].shape)} and {tuple(found[-1].shape)} of {name}"
+            raise InputError("images of one shape from the transform", shapes, "resize and crop in the transform")
+    return torch.stack(found) if found else torch.zeros(0, 1)
+
+
+def decoded(
+    rows: Rows, shape: Shape | None = None, transform: Transform | None = None, *, limit: float = HELD
+) -> Tensor | StoredPixels:
+    """Return the images of the rows: decoded where they are few, otherwise to be decoded when they are used.
+
+    Args:
+        rows: The rows.
+        shape: Shape of an image. Without it, images are transformed.
+        transform: Function from a Pillow image to pixels.
+        limit: Bytes up to which they are few.
+    """
+
+    def read(numbers: Tensor) -> Tensor:
+        few = rows.take(numbers)
+        if transform is not None:
+            return transform_images(few, transform)
+        assert shape is not None
+        return decode_images(few, shape)
+
+    def identity(numbers: Tensor) -> bytes:
+        found = sha256(repr(transform if is_dataclass(transform) else getattr(transform, "__qualname__", "")).encode())
+        for cell in rows.take(numbers).cells():
+            content, path = cell.get("bytes"), str(cell.get("path") or "")
+            stat = None if content else Path(path).stat()
+            found.update(content or f"{path} {stat.st_size} {stat.st_mtime_ns}".encode())  # type: ignore[union-attr]
+        return found.digest()
+
+    return read_or_store(read, len(rows), identity, limit)

@@ -59,11 +59,12 @@ def colored_digits(seed: int = 0) -> DataSet:
     gray = digits()
 
     def colored(part: Examples, name: str) -> Examples:
-        turns = uniform(part.x[:, :, :1, :1], -12, 12, generator=stream(seed, "colored digits", name))
+        x = part.x[:]
+        turns = uniform(x[:, :, :1, :1], -12, 12, generator=stream(seed, "colored digits", name))
         sextant = (36 * part.y.view(-1, 1, 1, 1) + turns) / 60
         place = (torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + sextant) % 6
         color = 1 - 0.8 * torch.minimum(place, 4 - place).clamp(0, 1)
-        return Examples(part.x * color, part.y, part.classes)
+        return Examples(x * color, part.y, part.classes)
 
     note = f"{gray.note} Each class has its own hue, with deviations drawn from seed {seed}."
     train, validation, test = (colored(getattr(gray, name), name) for name in ("train", "validation", "test"))

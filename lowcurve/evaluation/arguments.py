@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lowcurve.attacks import Suite
-from lowcurve.data.coercion import Data, are_labels, as_examples
+from lowcurve.data.coercion import Data, are_labels, as_source
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
+from lowcurve.data.streams import Stream
 from lowcurve.errors import InputError, describe
 from lowcurve.network_calls import require_module
 from lowcurve.types import AttackFunction, Measure
@@ -19,11 +20,11 @@ T = TypeVar("T")
 
 def split_arguments(
     model: nn.Module, images: Data, labels: Labels | T | None, what: T | None
-) -> tuple[Examples, T | None]:
-    """Return the examples and the last argument of a call (model, images, labels, what) or (model, data, what).
+) -> tuple[Examples | Stream, T | None]:
+    """Return the images and the last argument of a call (model, images, labels, what) or (model, data, what).
 
     Raises:
-        InputError: If the model is no network, or the images and labels cannot be read; see `as_examples`.
+        InputError: If the model is no network, or the images and labels cannot be read; see `as_source`.
 
     Example:
         >>> import torch
@@ -33,8 +34,8 @@ def split_arguments(
     """
     require_module(model)
     if what is None and not are_labels(labels):
-        return as_examples(images), labels  # type: ignore[return-value]
-    return as_examples(images, labels), what  # type: ignore[arg-type]
+        return as_source(images), labels  # type: ignore[return-value]
+    return as_source(images, labels), what  # type: ignore[arg-type]
 
 
 def require_attack(method: object) -> AttackFunction:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from lowcurve.errors import InputError
 from lowcurve.evaluation.columns import share_of_true
 from lowcurve.types import AttackFunction
 
@@ -29,12 +30,13 @@ class AttackResult:
         robust: True if the image is classified correctly, clean and under every attack. The mean is the robust
             accuracy. It is an upper bound, since a stronger attack may exist. False also where `undefined` is True.
         distance: Distance of the clean image and `inputs`, in `norm`.
-        inputs: The attacked images.
+        kept_inputs: The attacked images, as `inputs` returns them. None if they were not kept.
         fooled_by: Attack that fooled the network. It is "clean" if no attack was needed, "" if none succeeded,
             "not finite" where `undefined` is True.
         forward_passes: Number of evaluations before the network was fooled, over all attacks.
         norm: Name of the norm of `distance`.
         members: The attacks that were tried, in order, with their names.
+        shard: (number, shards) if the images are those of a shard, which `join` needs.
 
     Example:
         >>> import torch
@@ -48,16 +50,26 @@ class AttackResult:
 
     robust: np.ndarray
     distance: np.ndarray
-    inputs: Tensor
+    kept_inputs: Tensor | None
     fooled_by: np.ndarray
     forward_passes: np.ndarray
     norm: str = ""
     members: tuple[tuple[str, AttackFunction], ...] = ()
+    shard: tuple[int, int] | None = None
 
     def take(self, rows: slice) -> "AttackResult":
         """Return the result on some of the images."""
-        columns = ("robust", "distance", "inputs", "fooled_by", "forward_passes")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        columns = {name: getattr(self, name)[rows] for name in ("robust", "distance", "fooled_by", "forward_passes")}
+        return replace(self, kept_inputs=None if self.kept_inputs is None else self.kept_inputs[rows], **columns)
+
+    @property
+    def inputs(self) -> Tensor:
+        """The attacked images.
+
+        Raises:
+            InputError: If they were not kept.
+        """
+        return require_inputs(self.kept_inputs, "attack")
 
     @property
     def clean(self) -> np.ndarray:
@@ -108,6 +120,13 @@ class AttackResult:
             f"fooled by        {fooled}"
             + (f"\nnot finite       {said_of_undefined(self.undefined)}" if self.undefined.any() else "")
         )
+
+
+def require_inputs(inputs: Tensor | None, function: str) -> Tensor:
+    """Return the images of a result, or refuse if they were not kept."""
+    if inputs is None:
+        raise InputError("attacked images", f"a result of {function}(..., keep_inputs=False)", "write keep_inputs=True")
+    return inputs
 
 
 def said_of_undefined(undefined: np.ndarray) -> str:

@@ -1,9 +1,11 @@
 """Attacks over a data set: which images stay robust, how far each was moved, and which attack fooled the network."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -20,12 +22,14 @@ from lowcurve.attacks.state import AttackBatch, select_rows
 from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
+from lowcurve.data.streams import first_of
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, UNDEFINED, AttackResult
 from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, on_device, require_examples
-from lowcurve.evaluation.sharing import Ticker, share
+from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
+from lowcurve.evaluation.sharing import Ticker
 from lowcurve.losses import margin
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
@@ -34,27 +38,15 @@ from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
 
 log = logging.getLogger("lowcurve")
+COLUMNS = ("fooled by", "forward passes", "distance")
 PROBABILITIES = (
     "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax: where the network is"
     " confident, gradients through the softmax vanish and its robust accuracy comes out too high."
 )
 NOT_ACCEPTED = "They are not finite, or lie outside the attack's ball or its pixel box."
 _WARNED: WeakSet[nn.Module] = WeakSet()  # one warning per network
-CHUNK = 1024
-"""Examples that all members attack before the next ones follow; the ledger stores finished work per chunk."""
-
-
-class Ledger(Protocol):
-    """A store of finished work, so that an interrupted evaluation continues where it stopped.
-
-    A dictionary will do. Use another one for another network, seed, radius or suite.
-    """
-
-    def get(self, key: str, /) -> Any:
-        """Return what is stored under a key, or None."""
-        ...
-
-    def __setitem__(self, key: str, value: Any, /) -> None: ...
+SAVED_EVERY = 60.0
+"""Seconds between two saves of an unfinished part."""
 
 
 @gradients_enabled()
@@ -69,7 +61,9 @@ def attack(
     batch_size: int = 256,
     progress: Progress[int] | bool | None = None,
     heading: str = "attacking",
-    ledger: Ledger | None = None,
+    keep_inputs: bool = True,
+    ledger: Ledger | str | Path | None = None,
+    shard: Shard | None = None,
     fabric: Any = None,
 ) -> AttackResult:
     """Attack every image and measure success and distance on the attacked images.
@@ -87,7 +81,10 @@ def attack(
         batch_size: Images in a batch. A fooled image leaves it at once for another one.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
-        ledger: Mapping that stores finished work for an interrupted run. A dictionary will do.
+        keep_inputs: Keep the attacked images. More than 256 MB of them lie in a temporary file.
+        ledger: Folder or mapping that stores finished work for an interrupted call, another number of processes, or the
+            shards of one whole. A dictionary will do.
+        shard: (number, shards) attacks every so many-th image, from that number on; `join` puts the results together.
         fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Returns:
@@ -107,51 +104,50 @@ def attack(
         >>> result.robust, result.fooled_by.tolist()
         (array([False,  True]), ['PGD', ''])
     """
-    examples, chosen = split_arguments(model, images, labels, method)
+    data, chosen = split_arguments(model, images, labels, method)
     method = require_attack(chosen)
-    require_examples(model, examples)
-    warn_of_dependence(model, on_device(model, examples, slice(FEW))[0])
+    require_examples(model, data)
+    few = on_device(model, first_of(data, FEW), slice(FEW))[0]
+    warn_of_dependence(model, few)
     norm = norm_of(method)
     members = members_of(method)
     bars = choose_progress(progress, fabric)
+    store = open_ledger(ledger, model, data, "attack", method, seed, radius)
 
-    def columns_of(mine: Tensor) -> dict[str, Tensor]:
-        chunks = torch.split(mine, CHUNK)
-        parts = []
-        for number, rows in enumerate(chunks):
-            title = heading if len(chunks) == 1 else f"{heading}, {number + 1} of {len(chunks)}"
-            own = None if radius is None else radius[rows]
-            chunk = _Chunk.start(model, examples.take(rows), own, batch_size, seed, members)
-            ticker = Ticker(bars, title, sum(count_forward_passes(member) for _, member in members) * len(rows))
-            _attack_chunk(chunk, members, ledger, f"rows {int(rows[0])} to {int(rows[-1])}", ticker)
-            parts.append(chunk.results() | {"distance": norm.length(chunk.state["inputs"] - chunk.x)})
-        names = ("inputs", "fooled by", "forward passes", "distance")
-        return {name: torch.cat([part[name] for part in parts]) for name in names}
+    def columns_of(piece: Piece) -> dict[str, Tensor]:
+        own = None if radius is None else radius[piece.rows]
+        chunk = _Chunk.start(model, piece.examples, own, batch_size, seed, members)
+        work = sum(count_forward_passes(member) for _, member in members) * len(piece.rows)
+        _attack_chunk(chunk, members, store, piece.key, Ticker(bars, heading + piece.title, work))
+        columns = chunk.results() | {"distance": norm.length(chunk.state["inputs"] - chunk.x)}
+        return {name: columns[name] for name in (*COLUMNS, *["inputs"] * keep_inputs)}
 
-    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
-        columns = share(fabric, len(examples), columns_of)
+    needs = (*COLUMNS, *["inputs"] * keep_inputs)
+    with frozen(model), name_failing_layer(model, few[:2]):
+        size = part_size(data, batch_size)
+        columns = evaluate_parts(data, size, columns_of, Share(fabric, shard), store, needs)
     attacks = np.array([*(name for name, _ in members), CLEAN, "", UNDEFINED])
     fooled_by = attacks[columns["fooled by"].numpy()]
     distance, forward_passes = columns["distance"].numpy(), columns["forward passes"].numpy()
-    return AttackResult(
-        fooled_by == "", distance, columns["inputs"], fooled_by, forward_passes, norm.name, tuple(members)
-    )
+    inputs = columns.get("inputs")
+    return AttackResult(fooled_by == "", distance, inputs, fooled_by, forward_passes, norm.name, tuple(members), shard)
 
 
 def _attack_chunk(
     chunk: "_Chunk", members: Sequence[tuple[str, AttackFunction]], ledger: Ledger | None, key: str, ticker: Ticker
 ) -> None:
     """Try the members in order, except those whose result is in the ledger."""
-    work = 0
+    work, saved = 0, time.monotonic()
     stored = None if ledger is None else ledger.get(key)
-    if stored is not None:
+    if stored is not None and "tried" in stored:
         chunk.state = {column: torch.as_tensor(stored[column]) for column in chunk.state}
-    tried = 0 if stored is None else int(stored["tried"])
+    tried = int((stored or {}).get("tried", 0))
     for number, (name, member) in enumerate(members):
         if number >= tried:
             chunk.attack(number, name, member, ticker.advance)
-            if ledger is not None:
+            if ledger is not None and number + 1 < len(members) and time.monotonic() - saved >= SAVED_EVERY:
                 ledger[key] = {"tried": number + 1, **{k: values.clone() for k, values in chunk.state.items()}}
+                saved = time.monotonic()
         work += count_forward_passes(member) * len(chunk.x)
         ticker.reach(work)  # images that were fooled early count as done
 
@@ -321,7 +317,7 @@ class _Chunk:
         return randomness.stream(self.seed, "attack", name)
 
     def _attack_batch(self, rows: Tensor, ball: Ball, name: str) -> AttackBatch:
-        x, y = self.x[rows], self.y[rows]
+        x, y = self.x if len(rows) == len(self.x) else self.x[rows], self.y[rows]
         ball.require_inside_box(x)
         radius = ball.radii(x) if self.radius is None else ball.require_radii(self.radius[rows], x)
         streams = randomness.example_streams(self._generator(name), x, y)

@@ -11,12 +11,17 @@ if TYPE_CHECKING:
 class Columns(dict[str, np.ndarray]):
     """Numbers by name, one entry per image; printed as a table of means and quantiles.
 
+    Attributes:
+        shard: (number, shards) if they are of a shard of the images, which `join` needs.
+
     Example:
         >>> Columns({"gradient norm": np.array([1.0, 2.0, 6.0]), "right": np.array([True, True, False])})
         3 images       mean  median  10 %  90 %
         gradient norm     3       2   1.2   5.2
         right          66.7% (95% CI 20.8-93.9%, 2 of 3)
     """
+
+    shard: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         count = len(next(iter(self.values()), ()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +12,16 @@ from torch.nn.parameter import is_lazy
 
 from lowcurve.analysis.chunks import in_chunks
 from lowcurve.attacks.state import require_logits
-from lowcurve.data.coercion import Data, as_examples
+from lowcurve.data.coercion import Data, as_source
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
+from lowcurve.data.streams import Own, Stream, first_of, parts_of
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import name_measures, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true
 from lowcurve.evaluation.independence import FEW, require_independent, warn_of_dependence
-from lowcurve.evaluation.sharing import Ticker, share
+from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
+from lowcurve.evaluation.sharing import Ticker
 from lowcurve.losses import cross_entropy, loss_field, require_eval
 from lowcurve.models.failing_layers import name_failing_layer
 from lowcurve.models.modes import frozen
@@ -42,6 +45,8 @@ def measure(
     loss: Loss = cross_entropy,
     batch_size: int = 128,
     fabric: Any = None,
+    shard: Shard | None = None,
+    ledger: Ledger | str | Path | None = None,
     progress: Progress[int] | bool | None = None,
     heading: str = "measuring",
 ) -> Columns:
@@ -58,6 +63,9 @@ def measure(
         loss: Loss whose geometry is measured.
         batch_size: Images in a batch. Halved where memory does not suffice.
         fabric: Lightning Fabric whose processes share the images; each process returns all columns.
+        shard: (number, shards) measures every so many-th image, from that number on; `join` puts the results together.
+        ledger: Folder or mapping that stores finished parts for an interrupted call, another number of processes, or the
+            shards of one whole.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
 
@@ -78,14 +86,18 @@ def measure(
         >>> measure(model, torch.rand(5, 2), [0, 0, 1, 1, 0], gradient_norm)["gradient norm"].shape
         (5,)
     """
-    examples, chosen = split_arguments(model, images, labels, measures)
+    data, chosen = split_arguments(model, images, labels, measures)
     named = name_measures(chosen)
     require_eval(model)
-    require_examples(model, examples)
-    require_independent(model, on_device(model, examples, slice(FEW))[0])
+    require_examples(model, data)
+    few = on_device(model, first_of(data, FEW), slice(FEW))[0]
+    require_independent(model, few)
+    store = open_ledger(ledger, model, data, "measure", named, loss)
+    bars, sizes = choose_progress(progress, fabric), dict.fromkeys(named, batch_size)
 
-    def columns_of(rows: Tensor) -> dict[str, Tensor]:
-        ticker = Ticker(choose_progress(progress, fabric), heading, len(rows) * len(named))
+    def columns_of(piece: Piece) -> dict[str, Tensor]:
+        count = len(piece.rows)
+        ticker = Ticker(bars, heading + piece.title, count * len(named))
 
         def ticking(numbers: Iterable[int], _: str) -> Iterator[int]:
             for number in numbers:
@@ -95,14 +107,21 @@ def measure(
         columns: dict[str, Tensor] = {}
         for name, one in named.items():
             # A measure that needs a matrix per image limits the batch itself.
-            size = min(batch_size, getattr(one, "at_once", batch_size))
-            found = in_chunks(_Part(model, examples, rows, name, one, loss), len(rows), size, progress=ticking)
+            size = min(sizes[name], getattr(one, "at_once", batch_size))
+            part = _Part(model, piece.examples, name, one, loss)
+            found = in_chunks(part, count, size, progress=ticking)
+            lengths = [len(next(iter(values.values()))) for values in found]
+            sizes[name] = min(sizes[name], *lengths[:-1], max(lengths))  # a halved size stays for the parts that follow
             columns |= {column: torch.cat([values[column] for values in found]) for column in found[0]}
         return columns
 
-    with frozen(model), name_failing_layer(model, on_device(model, examples, slice(2))[0]):
-        columns = share(fabric, len(examples), columns_of)
-    return Columns({column: values.numpy() for column, values in columns.items()})
+    in_memory = isinstance(data, Examples) and isinstance(data.x, Tensor) and store is None
+    size = len(data) if in_memory else part_size(data, batch_size)  # type: ignore[arg-type]
+    with frozen(model), name_failing_layer(model, few[:2]):
+        columns = evaluate_parts(data, size, columns_of, Share(fabric, shard), store)
+    found = Columns({column: values.numpy() for column, values in columns.items()})
+    found.shard = shard
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,13 +130,12 @@ class _Part:
 
     model: nn.Module
     examples: Examples
-    rows: Tensor
     name: str
     measure: Measure
     loss: Loss
 
     def __call__(self, part: slice) -> dict[str, Tensor]:
-        x, y = on_device(self.model, self.examples, self.rows[part])
+        x, y = on_device(self.model, self.examples, part)
         logits_of(self.model, x, y)
         result = self.measure(loss_field(self.model, y, self.loss), x)
         columns = dict(result) if isinstance(result, Mapping) else {self.name: result}
@@ -142,11 +160,10 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
         array([ True, False])
     """
     require_module(model)
-    examples = as_examples(images, labels)
-    require_examples(model, examples)
-    warn_of_dependence(model, on_device(model, examples, slice(FEW))[0])
-    starts = range(0, len(examples), batch_size)
-    batches = (on_device(model, examples, slice(start, start + batch_size)) for start in starts)
+    data = as_source(images, labels)
+    require_examples(model, data)
+    warn_of_dependence(model, on_device(model, first_of(data, FEW), slice(FEW))[0])
+    batches = (on_device(model, examples, slice(None)) for _, examples in parts_of(data, Own(), batch_size))
     with frozen(model):
         return torch.cat([logits_of(model, x, y).argmax(1) == y for x, y in batches]).cpu().numpy()
 
@@ -210,8 +227,8 @@ def on_device(model: nn.Module, examples: Examples, rows: Any) -> tuple[Tensor, 
     return examples.pixels(rows).to(like), examples.y[rows].to(like.device)
 
 
-def require_examples(model: nn.Module, examples: Examples) -> None:
+def require_examples(model: nn.Module, data: Examples | Stream) -> None:
     """Refuse weights that are not finite, and data without examples."""
     require_finite(model)
-    if not len(examples):
+    if not len(first_of(data, 1)):
         raise InputError("at least one example", "none", "give a data set that is not empty")

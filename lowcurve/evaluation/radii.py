@@ -1,7 +1,8 @@
 """The smallest radius at which each image was fooled: accuracy against every radius from one search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.data.coercion import Data
+from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
-from lowcurve.evaluation.attack_result import CLEAN, said_of_undefined
+from lowcurve.evaluation.attack_result import CLEAN, AttackResult, require_inputs, said_of_undefined
 from lowcurve.evaluation.attacking import attack
+from lowcurve.evaluation.measuring import require_examples
+from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
 from lowcurve.network_calls import gradients_enabled
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
@@ -28,7 +32,9 @@ class SmallestRadius:
         radius: Smallest radius at which the image was fooled. It is 0 for an image that was misclassified without an
             attack, and infinity for one that was never fooled. It is NaN for one that was never fooled, but where the
             network's logits are not finite at a point that was tried.
-        inputs: The image found there. For an image that was never fooled, it is the last one tried.
+        kept_inputs: The image found there, as `inputs` returns it. For an image that was never fooled, it is the last one
+            tried. None if they were not kept.
+        shard: (number, shards) if the images are those of a shard, which `join` needs.
 
     Example:
         >>> found = SmallestRadius(np.array([0.0, 0.1, np.inf]), torch.zeros(3, 1))
@@ -42,7 +48,17 @@ class SmallestRadius:
     """
 
     radius: np.ndarray
-    inputs: Tensor
+    kept_inputs: Tensor | None
+    shard: tuple[int, int] | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """The images at the radii.
+
+        Raises:
+            InputError: If they were not kept.
+        """
+        return require_inputs(self.kept_inputs, "smallest_radius")
 
     def robust_at(self, radii: Sequence[float]) -> np.ndarray:
         """Return for each radius which images are robust, shape (radii, images); never more at a larger radius."""
@@ -78,6 +94,9 @@ def smallest_radius(
     batch_size: int = 256,
     progress: Progress[int] | bool | None = None,
     heading: str = "attacking at every radius",
+    keep_inputs: bool = True,
+    ledger: Ledger | str | Path | None = None,
+    shard: Shard | None = None,
     fabric: Any = None,
 ) -> SmallestRadius:
     """Find the smallest radius at which an attack fools the network on each image, by bisection below `largest`.
@@ -98,6 +117,9 @@ def smallest_radius(
         batch_size: Images in a batch.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
+        keep_inputs: Keep the images at the radii. More than 256 MB of them lie in a temporary file.
+        ledger: Folder or mapping that stores finished parts; see `attack`.
+        shard: (number, shards) searches for every so many-th image; see `attack`.
         fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Raises:
@@ -112,7 +134,8 @@ def smallest_radius(
         >>> round(float(found.radius[0]), 3)  # half of the margin of 0.3
         0.15
     """
-    examples, chosen = split_arguments(model, images, labels, method)
+    data, chosen = split_arguments(model, images, labels, method)
+    require_examples(model, data)
     method = require_attack(chosen)
     for name, member in members_of(method):
         if not isinstance(member, IterativeAttack):
@@ -122,11 +145,36 @@ def smallest_radius(
     assert largest is not None
     if not (np.isfinite(largest) and largest > 0) or rounds < 0:
         raise InputError("a largest radius above 0 and rounds of at least 0", (largest, rounds), "write largest=16/255")
-    shared = {"seed": seed, "batch_size": batch_size, "fabric": fabric, "progress": False}
-    radii = torch.full((len(examples),), largest)
-    ticks = iter(choose_progress(progress, fabric)(range(rounds + 1), heading))
+    ceiling, bars = largest, choose_progress(progress, fabric)
+    store = open_ledger(ledger, model, data, "smallest radius", method, seed, ceiling, rounds)
+
+    def columns_of(piece: Piece) -> dict[str, Tensor]:
+        ticks = iter(bars(range(rounds + 1), heading + piece.title))
+        radius, inputs = _search(model, piece.examples, method, ceiling, rounds, seed, batch_size, ticks)
+        return {"radius": torch.from_numpy(radius), **({"inputs": inputs} if keep_inputs else {})}
+
+    needs = ("radius", *["inputs"] * keep_inputs)
+    found = evaluate_parts(data, part_size(data, batch_size), columns_of, Share(fabric, shard), store, needs)
+    return SmallestRadius(found["radius"].numpy(), found.get("inputs"), shard)
+
+
+def _search(
+    model: nn.Module,
+    examples: Examples,
+    method: AttackFunction,
+    largest: float,
+    rounds: int,
+    seed: int,
+    batch_size: int,
+    ticks: Iterator[int],
+) -> tuple[np.ndarray, Tensor]:
+    """Return radii and images of some examples by bisection."""
+
+    def attacked(some: Examples, radii: Tensor) -> AttackResult:
+        return attack(model, some, method, radius=radii, seed=seed, batch_size=batch_size, progress=False)
+
     next(ticks, None)
-    first = attack(model, examples, method, radius=radii, **shared)
+    first = attacked(examples, torch.full((len(examples),), largest))
     inputs = first.inputs.clone()
     high = np.where(first.robust, np.inf, np.where(first.fooled_by == CLEAN, 0.0, first.distance)).astype(np.float64)
     high[first.undefined] = np.nan
@@ -137,10 +185,9 @@ def smallest_radius(
             continue
         middle = (low[unresolved] + high[unresolved]) / 2
         rows = torch.from_numpy(unresolved)
-        own = torch.from_numpy(middle).float()
-        found = attack(model, examples.take(rows), method, radius=own, **shared)
+        found = attacked(examples.take(rows), torch.from_numpy(middle).float())
         fooled = ~found.robust & ~found.undefined
         low[unresolved[~fooled]] = middle[~fooled]
         high[unresolved[fooled]] = np.minimum(found.distance[fooled], middle[fooled])
         inputs[rows[torch.from_numpy(fooled)]] = found.inputs[torch.from_numpy(fooled)]
-    return SmallestRadius(high, inputs)
+    return high, inputs

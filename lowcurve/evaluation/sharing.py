@@ -1,7 +1,7 @@
 """Progress of long evaluations, and work that several processes share."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from lowcurve.errors import InputError
 from lowcurve.network_calls import is_memory_error
 from lowcurve.types import Progress
 
+T = TypeVar("T")
 TICKS = 200
 LOST = (
     "connection closed by peer",
@@ -105,16 +106,38 @@ def share(fabric: Any, count: int, compute: Callable[[Tensor], dict[str, Tensor]
     except Exception as error:
         if is_memory_error(error):
             raise
-        # The other processes need the sentence only; the error itself may hold what cannot be sent.
-        failure = error if isinstance(error, InputError) else RuntimeError(f"{type(error).__name__}: {error}")
-    parts: list[tuple[dict[str, Tensor], Tensor, Exception | None] | None] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(parts, (columns, mine, failure))
-    known = [part for part in parts if part is not None]
-    for _, _, failed in known:
-        if failed is not None:
-            raise failed
-    order = torch.cat([rows for _, rows, _ in known]).argsort()
-    return {name: torch.cat([part[name] for part, _, _ in known])[order] for name in known[0][0]}
+        failure = error
+    agree(fabric, failure)
+    known = gather(fabric, (columns, mine))
+    order = torch.cat([rows for _, rows in known]).argsort()
+    return {name: torch.cat([part[name] for part, _ in known])[order] for name in known[0][0]}
+
+
+def agree(fabric: Any, failure: Exception | None) -> None:
+    """Raise an error of one process in all of them. Every process calls this.
+
+    Args:
+        fabric: Lightning Fabric.
+        failure: The error of this process, None if it has none.
+    """
+    # The other processes need the sentence only; the error itself may hold what cannot be sent.
+    if failure is not None and not isinstance(failure, InputError):
+        failure = RuntimeError(f"{type(failure).__name__}: {failure}")
+    for error in gather(fabric, failure):
+        if error is not None:
+            raise error
+
+
+def gather(fabric: Any, own: T) -> list[T]:
+    """Return what each process of several has, on every process.
+
+    Args:
+        fabric: Lightning Fabric.
+        own: What this process has.
+    """
+    found: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(found, own)
+    return found
 
 
 def is_process_error(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_attack, split_arguments
 from lowcurve.evaluation.independence import FEW, warn_of_dependence
 from lowcurve.evaluation.measuring import logits_of, require_examples
-from lowcurve.evaluation.sharing import share
+from lowcurve.evaluation.parts import Piece, Share, evaluate_parts, part_size
 from lowcurve.losses import cross_entropy, evaluate_loss
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import call, gradients_enabled, input_like, require_module
@@ -73,14 +73,15 @@ def transfer(
         )
     for model in models.values():
         require_module(model)
-    examples, chosen = split_arguments(next(iter(models.values())), images, labels, method)
+    data, chosen = split_arguments(next(iter(models.values())), images, labels, method)
     method = require_attack(chosen)
+    require_examples(next(iter(models.values())), data)
     bars = choose_progress(progress, fabric)
 
-    def columns_of(mine: Tensor) -> dict[str, Tensor]:
-        return {"robust": _transfer(models, examples.take(mine), method, seed, batch_size, bars)}
+    def columns_of(piece: Piece) -> dict[str, Tensor]:
+        return {"robust": _transfer(models, piece.examples, method, seed, batch_size, bars)}
 
-    robust = share(fabric, len(examples), columns_of)["robust"]
+    robust = evaluate_parts(data, part_size(data, batch_size), columns_of, Share(fabric))["robust"]
     return np.asarray(robust.numpy()).transpose(1, 2, 0)
 
 
@@ -139,10 +140,14 @@ def adversarial_loss(
         >>> adversarial_loss(nn.Identity(), x, [0], FGSM(Ball(LINF, 0.1))).round(4)  # log(1 + exp(0))
         array([0.6931], dtype=float32)
     """
-    examples, chosen = split_arguments(model, images, labels, method)
-    bars = choose_progress(progress)
-    _, values = _attack_fully(model, examples, require_attack(chosen), seed, batch_size, bars, "attacking", loss)
-    return np.asarray(values.numpy())
+    data, chosen = split_arguments(model, images, labels, method)
+    attack, bars = require_attack(chosen), choose_progress(progress)
+    require_examples(model, data)
+
+    def columns_of(piece: Piece) -> dict[str, Tensor]:
+        return {"loss": _attack_fully(model, piece.examples, attack, seed, batch_size, bars, "attacking", loss)[1]}
+
+    return np.asarray(evaluate_parts(data, part_size(data, batch_size), columns_of, Share())["loss"].numpy())
 
 
 def _attack_fully(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,6 +112,17 @@ def remove_checked(root: Path, name: str) -> None:
     for path in (root / name, _digest_path(root, name)):
         with suppress(FileNotFoundError):
             path.unlink()
+
+
+def remove_folder_checked(root: Path, folder: Path) -> None:
+    """Delete a folder, if it exists, and the digests of its files.
+
+    Args:
+        root: Directory of the run, or the folder itself.
+        folder: The folder.
+    """
+    for path in (folder, root / DIGESTS / folder.relative_to(root)):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_abandoned_parts(folder: Path) -> None:

@@ -58,7 +58,7 @@ class Run:
     * logs/NAME: training curves as CSV and for TensorBoard.
     * adversarial/NAME.safetensors: inputs that the attacks found.
     * .lock, held by the command that works on the run, and .digests, which holds a digest of each file.
-    * checkpoints/NAME.pt and ledgers/NAME.pt: only while a training or an attack is unfinished.
+    * checkpoints/NAME.pt and ledgers/NAME: only while a training or an attack is unfinished.
 
     Args:
         folder: Path of the directory.
@@ -304,9 +304,15 @@ class Run:
         """Return the checkpoint of an unfinished training."""
         return DiskCheckpoint(self.folder / "checkpoints" / f"{name}.pt", key, self.writes, self.folder)
 
-    def ledger(self, name: str, key: str) -> DiskLedger:
-        """Return the ledger of unfinished attacks on a network."""
-        return DiskLedger(self.folder / "ledgers" / f"{name}.pt", key, self.writes, self.folder)
+    def ledger(self, name: str, key: str, *, shared: bool = False) -> DiskLedger:
+        """Return the ledger of unfinished attacks on a network.
+
+        Args:
+            name: Name of the network.
+            key: Description of the attacks.
+            shared: Write also where the run is read-only: every process of a command writes its own parts.
+        """
+        return DiskLedger(self.folder / "ledgers" / name, key, self.writes or shared, self.folder)
 
     def save_inputs(self, name: str, columns: Mapping[str, torch.Tensor]) -> None:
         """Save the inputs that attacks on a network found, with their labels, as adversarial/NAME.safetensors."""

@@ -91,5 +91,5 @@ def mix(first: Examples, second: Examples) -> Examples:
         received = " and ".join(f"{part.shape} with {len(part.classes)} classes" for part in parts)
         raise InputError("examples of one shape and the same classes to mix", received, "prepare both alike")
     alike = first.x.dtype == second.x.dtype
-    x = torch.cat([part.x if alike else part.pixels(slice(None)) for part in parts])
+    x = torch.cat([part.x[:] if alike else part.pixels(slice(None)) for part in parts])
     return Examples(x, torch.cat([part.y for part in parts]), first.classes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lowcurve.data import DataSet, Examples, load
+from lowcurve.data import DataSet, Examples, Resized, load
 from lowcurve.errors import InputError
 from lowcurve.models import ConvertedNetwork, Factory, Network, Source
 from lowcurve.results import Result, describe
@@ -33,7 +33,14 @@ log = logging.getLogger("lowcurve")
 
 def load_data(study: Study) -> DataSet:
     """Load the study's data set."""
-    return load(study.data, data_dir=study.data_dir, limits=study.limits, seed=study.seed, first=study.evaluation.first)
+    return load(
+        study.data,
+        data_dir=study.data_dir,
+        limits=study.limits,
+        seed=study.seed,
+        first=study.evaluation.first,
+        transform=None if study.resize is None else Resized(study.resize),
+    )
 
 
 def check_study(study: Study, data: DataSet, steps: Sequence[str]) -> None:

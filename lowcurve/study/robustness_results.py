@@ -68,7 +68,8 @@ def _suite_results(
 ) -> dict[str, Result]:
     """Attack one network with the suite, and audit the result."""
     settings, ball, suite = study.evaluation, study.ball(), tried_suite(study)
-    ledger = run.ledger(name, describe((suite, study.data, examples.digest, study.seed, run.made_by(name))))
+    key = describe((suite, study.data, examples.digest, study.seed, run.made_by(name)))
+    ledger = run.ledger(name, key, shared=True)
     attacked = evaluation.attack(
         model,
         examples,

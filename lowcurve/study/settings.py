@@ -95,6 +95,8 @@ class Study:
             path of an image folder or of parquet files.
         data_dir: Folder of parquet files as on the Hugging Face hub. It allows work without a network connection.
             Default: the environment variable LOWCURVE_DATA.
+        resize: Side in pixels of the squares that images of several sizes become: the shorter side is resized, and the
+            middle is cut out. Default: no resizing.
         limits: Largest numbers of examples.
         network: Architecture. Choose mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20,
             wide-resnet28-10, lcnn-resnet18, lcnn-resnet18-plain, lcnn-vgg11, vit-tiny, vit-tiny-patch8, convnext-atto or
@@ -138,6 +140,7 @@ class Study:
 
     data: str = "digits"
     data_dir: str | None = None
+    resize: int | None = None
     limits: Limits = EVERYTHING
     network: str = "small-convnet"
     nonlinearity: str | None = None

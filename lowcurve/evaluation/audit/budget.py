@@ -17,6 +17,7 @@ class Budget:
         steps: Steps of PGD in tests 6 to 12. Test 8 also doubles them.
         restarts: Further random starts of PGD in test 9.
         images: Largest number of images. It holds for the costly tests 9, 13 and 14.
+        streamed_images: Largest number of images of data that is not in memory, such as a loader. It holds for all tests.
         landscape_images: Largest number of images. It holds for the losses along PGD (8) and around each image (17).
         neighbors: Random points around each image in test 17.
         apgd_steps: Steps of the gradient attacks of the suite `strong`. They run before test 9 on images that are still
@@ -33,6 +34,7 @@ class Budget:
     steps: int = 20
     restarts: int = 5
     images: int = 100
+    streamed_images: int = 200
     landscape_images: int = 50
     neighbors: int = 100
     apgd_steps: int = 100

@@ -55,7 +55,7 @@ def first_rows(attacked: AttackResult | None, examples: Examples) -> AttackResul
     They are the same if the attacked images lie at the distances that the result holds.
     """
     count = len(examples)
-    if attacked is None or not attacked.members or len(attacked.robust) < count:
+    if attacked is None or attacked.kept_inputs is None or not attacked.members or len(attacked.robust) < count:
         return None
     few = attacked.take(slice(count))
     clean = examples.pixels(slice(None)).to(few.inputs.dtype)

@@ -106,7 +106,7 @@ def transfer(state: AuditState) -> Finding:
     attack = PGD(state.ball, steps=state.budget.steps, loss=margin_loss)
     fooled = np.zeros(len(state), dtype=bool)
     if len(rows):
-        fooled[rows] = (state.margins_at(state.attack_fully(attack, substitute, rows), rows) < 0).numpy()
+        fooled[rows] = (state.margins_at(state.attack_fully("transfer", attack, substitute, rows), rows) < 0).numpy()
     state.record("transfer", fooled, gradients=False, partial=True)
     evidence = (
         f"attacks on {name} fool {int(fooled.sum())} of {len(rows)} images that gradient attacks left robust, of"
@@ -183,7 +183,7 @@ def _margins_of_spsa(state: AuditState, rows: np.ndarray, delta: float) -> Tenso
         learning_rate=rate,
         batch_size=state.batch_size,
     )
-    return state.margins_at(state.attack_fully(attack, state.model, rows), rows)
+    return state.margins_at(state.attack_fully(f"SPSA {delta}", attack, state.model, rows), rows)
 
 
 def black_box(state: AuditState) -> Finding:

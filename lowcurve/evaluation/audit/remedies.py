@@ -97,7 +97,7 @@ def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]
     for name, one in _twins(state, failed):
         twin = Averaged(one, DRAWS) if RANDOM in failed else one
         called = f"{name} on the mean of {DRAWS} draws (EOT)" if RANDOM in failed else name
-        yield called, partial(state.attack_fully, attack, twin)
+        yield called, partial(state.attack_fully, called, attack, twin)
     if failed & SEARCHED:
         square = Square(state.ball, queries=MORE_QUERIES * state.budget.queries)
         yield f"Square with {square.queries} queries", lambda rows: state.attack(square, rows).inputs

@@ -1,22 +1,26 @@
 """The audit: 21 tests in order of cost, for one network and one ball."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
-from lowcurve.data.coercion import Data, are_labels, as_examples
+from lowcurve.data.coercion import Data, are_labels, as_source
 from lowcurve.data.labels import Labels
+from lowcurve.data.streams import spread_of
 from lowcurve.errors import InputError
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records, remedies
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.known import first_rows
 from lowcurve.evaluation.audit.restore import clean_logits, restored
+from lowcurve.evaluation.audit.shards import SharedColumns
 from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
+from lowcurve.evaluation.parts import Ledger, Shard, Share, open_ledger
 from lowcurve.evaluation.sharing import broadcast
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import gradients_enabled, require_module
@@ -75,6 +79,8 @@ def audit(
     budget: Budget | None = None,
     progress: Progress[int] | bool | None = None,
     heading: str = "auditing",
+    ledger: Ledger | str | Path | None = None,
+    shard: Shard | None = None,
     fabric: Any = None,
 ) -> Audit:
     """Test whether a network's robust accuracy can be believed: 21 tests for gradient masking and one verdict.
@@ -87,7 +93,8 @@ def audit(
     Args:
         model: Network from pixels in [0, 1] to logits. It is tested in eval mode, and once in its own mode if that is
             another. Its state is restored afterwards.
-        images: Images, with or without labels. See `as_examples`.
+        images: Images, with or without labels. See `as_examples`. All images in memory are audited. Of others it is
+            `budget.streamed_images`: evenly spaced ones of a data set, the first ones of what can only be iterated.
         labels: True labels, unless `images` has them.
         norm: "linf", "l2", a norm, or a `Ball`.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
@@ -103,6 +110,9 @@ def audit(
         budget: Cost of the tests.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
+        ledger: Folder or mapping that stores finished attacks for an interrupted call or for the shards of one audit.
+        shard: (number, shards) attacks every so many-th correct image only. It needs a ledger. A call without shard
+            then takes the attacks from there and judges; before, an audit has no findings.
         fabric: Lightning Fabric whose processes share the attacks. Each process returns the whole audit.
 
     Returns:
@@ -132,10 +142,17 @@ def audit(
             "a norm and a radius, or a Ball", "none", 'write lc.audit(model, images, labels, "linf", 8/255)'
         )
     ball = as_ball(norm, radius)  # type: ignore[arg-type]
-    examples = as_examples(images, labels)  # type: ignore[arg-type]
+    budget = budget or Budget()
+    examples = spread_of(as_source(images, labels), budget.streamed_images)  # type: ignore[arg-type]
     if not ball.radius > 0:
         raise InputError("a radius above 0 to audit", ball.radius, "write 8/255")
     _require_columns(len(examples), certified, reference)
+    if shard is not None and ledger is None:
+        raise InputError(
+            "a ledger through which the shards of an audit share their attacks", "none", "write ledger='folder'"
+        )
+    Share(None, shard)  # refuses a shard that cannot be
+    store = open_ledger(ledger, model, examples, "audit", ball, budget, seed, batch_size)
     with temporary_seed(seed, "audit"), restored(model):
         as_given = None
         if any(module.training for module in model.modules()):
@@ -144,15 +161,20 @@ def audit(
             logits = clean_logits(model, examples, batch_size)
             ball.require_inside_box(examples.pixels(slice(None)))
             right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
-            state = AuditState(model, examples, right, ball, budget or Budget(), seed, batch_size, logits)
+            state = AuditState(model, examples, right, ball, budget, seed, batch_size, logits)
             state.substitute, state.certified, state.reference = substitute, certified, reference
             state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
             state.known = first_rows(attacked, examples)
+            state.shared = SharedColumns(store, shard)
             return _run_tests(state, choose_progress(progress, fabric), heading)
 
 
 def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audit:
     findings = tuple(_run_test(*TESTS[place], state) for place in progress(range(len(TESTS)), heading))
+    if state.shared.missing:
+        number, shards = state.shared.shard or (0, 1)
+        reason = f"shard {number} of {shards} is finished, and others are not; a call without shard judges in the end"
+        return Audit((), len(state.examples), {}, np.zeros(0, dtype=int), {}, reason)
     places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
     failed = {finding.number for finding in findings if finding.outcome == "fail"}
     tried = remedies.attack_again(state, failed)

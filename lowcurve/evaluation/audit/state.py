@@ -21,6 +21,7 @@ from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.known import Members, fooled_by_gradients, is_at_least, outlasted
+from lowcurve.evaluation.audit.shards import SharedColumns
 from lowcurve.evaluation.measuring import logits_of
 from lowcurve.evaluation.sharing import broadcast, share
 from lowcurve.losses import log_odds, margin
@@ -59,6 +60,7 @@ class AuditState:
         lost: Correct images that PGD fooled during its search. Its answer does not fool them.
         logits_as_given: Logits of repeated passes in the model's own mode. Present if that was not eval mode.
         fabric: Processes that share the attacks. All use the results of the first one.
+        shared: The attacks of other shards, if there are any.
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class AuditState:
     lost: np.ndarray | None = None
     logits_as_given: list[Tensor] | None = None
     fabric: Any = None
+    shared: SharedColumns = field(default_factory=SharedColumns)
 
     def __post_init__(self) -> None:
         self.correct_examples = self.examples.take(torch.from_numpy(np.flatnonzero(self.correct)))
@@ -161,7 +164,7 @@ class AuditState:
             found = np.zeros(len(self), dtype=bool)
             chosen = np.arange(len(self)) if rows is None else rows
             if len(chosen):
-                found[chosen] = ~self.attack(method, chosen, model).robust
+                found[chosen] = self._fooled(name, method, chosen, model)
             self.record(name, found, gradients=gradients, partial=rows is not None)
         return self.fooled[name]
 
@@ -186,16 +189,23 @@ class AuditState:
             self.by_radius[radius] = self.fooled_by_pgd()
         if radius not in self.by_radius:
             ball = replace(self.ball, radius=radius)
-            self.by_radius[radius] = ~self.attack(self.pgd(ball=ball), np.arange(len(self))).robust
+            self.by_radius[radius] = self._fooled(f"radius {radius}", self.pgd(ball=ball), np.arange(len(self)), None)
         return self.by_radius[radius]
 
     def attack(self, method: AttackFunction, rows: np.ndarray, model: nn.Module | None = None) -> AttackResult:
         """Return the result of an attack on these correct images, on another network if one is given."""
         suite = method if isinstance(method, Suite) else Suite((("PGD", method),))
-        few = self.correct_examples.take(torch.from_numpy(rows))
         options = {"seed": self.seed, "batch_size": self.batch_size, "fabric": self.fabric, "progress": False}
+        few = self.correct_examples.take(torch.from_numpy(rows))
         with self._isolated():
             return attack(model or self.model, few, suite, **options)
+
+    def _fooled(self, name: str, method: AttackFunction, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
+        unknown = torch.zeros(len(rows), dtype=torch.bool)
+        found = self.shared.column(
+            name, rows, lambda own: torch.from_numpy(~self.attack(method, own, model).robust), unknown, self.fabric
+        )
+        return np.asarray(found.numpy())
 
     def _isolated(self) -> AbstractContextManager[None]:
         """Keep the global random state of all processes equal, although their networks may draw different amounts."""
@@ -226,20 +236,24 @@ class AuditState:
         require_finite_logits(found.undefined)
         return found
 
-    def attack_fully(self, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
+    def attack_fully(self, name: str, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
         """Return the attacked images; the attack on `model` does not stop early."""
-        there = torch.from_numpy(rows)
 
         def perturb(x: Tensor, y: Tensor) -> Tensor:
             # The same stream for every batch: an image's draws depend on it alone.
             answer = method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
             return accept(method, x, answer)[0]
 
-        def columns_of(mine: Tensor) -> dict[str, Tensor]:
-            return {"found": self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])}
+        def attacked(own: np.ndarray) -> Tensor:
+            there = torch.from_numpy(own)
 
-        with self._isolated():
-            return share(self.fabric, len(there), columns_of)["found"]
+            def columns_of(mine: Tensor) -> dict[str, Tensor]:
+                return {"found": self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])}
+
+            with self._isolated():
+                return share(self.fabric, len(there), columns_of)["found"]
+
+        return self.shared.column(name, rows, attacked, self.x[torch.from_numpy(rows)], self.fabric)
 
     # --- which images were fooled
 

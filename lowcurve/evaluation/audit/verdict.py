@@ -192,7 +192,7 @@ class Audit:
             and after the attack. "worst case" joins all attacks, also those tried on some images only.
         beyond_gradients: Indices of the images that only attacks without gradients fooled.
         conditions: Settings and versions that the findings depend on, by name.
-        too_weak: Why the network cannot be judged. Empty if it can.
+        too_weak: Why the network cannot be judged. Empty if it can. Of a shard before the last one there are no findings.
         remedies: Attacks that were made for what the failed tests found, in their order. "worst case" counts them.
 
     Example:
@@ -217,8 +217,8 @@ class Audit:
 
     @property
     def reliable(self) -> bool:
-        """True if no test failed, which does not mean that the network is robust."""
-        return not self.failed
+        """True if the tests ran and none failed, which does not mean that the network is robust."""
+        return bool(self.findings) and not self.failed
 
     @property
     def failed(self) -> tuple[Finding, ...]:

@@ -97,8 +97,9 @@ def _draw_regions(model: nn.Module, test: Examples) -> np.ndarray:
     blue, orange = torch.tensor(BLUE, dtype=torch.float64), torch.tensor(ORANGE, dtype=torch.float64)
     strength = 0.25 + 0.35 * (2 * share - 1).abs()
     colors = torch.where(share >= 0.5, blue, orange) * strength + (1 - strength)
-    columns = (test.x[:, 0] * (SIDE - 1)).round().long()
-    lines = ((1 - test.x[:, 1]) * (SIDE - 1)).round().long()
+    x = test.x[:]
+    columns = (x[:, 0] * (SIDE - 1)).round().long()
+    lines = ((1 - x[:, 1]) * (SIDE - 1)).round().long()
     colors[lines, columns] = torch.where((test.y == 0)[:, None], 0.6 * blue, 0.75 * orange)
     found: np.ndarray = colors.permute(2, 0, 1).numpy()
     return found
