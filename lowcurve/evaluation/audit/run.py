@@ -165,7 +165,7 @@ def audit(
             state.substitute, state.certified, state.reference = substitute, certified, reference
             state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
             state.known = first_rows(attacked, examples)
-            state.shared = SharedColumns(store, shard)
+            state.shared = SharedColumns(store, shard, fabric)
             return _run_tests(state, choose_progress(progress, fabric), heading)
 
 

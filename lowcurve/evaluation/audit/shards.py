@@ -20,16 +20,16 @@ class SharedColumns:
     Args:
         ledger: Store of what is finished. None for none.
         shard: (number, shards): images i, i + n and so on of the correct ones are attacked here. None for all.
+        fabric: Processes that attack together; the first one writes.
         missing: True once something is needed that other shards have not finished.
     """
 
     ledger: Ledger | None = None
     shard: Shard | None = None
+    fabric: Any = None
     missing: bool = False
 
-    def column(
-        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray], Tensor], unknown: Tensor, fabric: Any
-    ) -> Tensor:
+    def column(self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray], Tensor], unknown: Tensor) -> Tensor:
         """Return what an attack found on some images.
 
         Args:
@@ -37,7 +37,6 @@ class SharedColumns:
             rows: Indices of the images.
             compute: Attacks the images of some indices.
             unknown: What stands for images that other shards have not attacked yet.
-            fabric: Processes that attack together; the first one writes.
         """
         if self.ledger is None:
             return compute(rows)
@@ -55,7 +54,7 @@ class SharedColumns:
         if own.any():
             values = compute(rows[own])
             found[torch.from_numpy(own)] = values
-            if fabric is None or fabric.global_rank == 0:
+            if self.fabric is None or self.fabric.global_rank == 0:
                 digest = sha256(rows[own].tobytes()).hexdigest()[:16]
                 self.ledger[f"{name} on {digest}"] = {"rows": torch.from_numpy(rows[own]), "found": values}
         self.missing |= not (known | own).all()

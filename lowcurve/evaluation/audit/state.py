@@ -129,8 +129,6 @@ class AuditState:
         y = self.y[torch.from_numpy(rows)]
         return margin(self.in_batches(lambda a, b: logits_of(model or self.model, a, b), x, y), y)
 
-    # --- attacks
-
     def streams(self, *path: object, rows: np.ndarray | None = None) -> randomness.Streams:
         """Return a stream of random numbers per correct image, independent of the batch."""
         streams = randomness.example_streams(randomness.stream(self.seed, *path), self.x, self.y)
@@ -195,17 +193,16 @@ class AuditState:
     def attack(self, method: AttackFunction, rows: np.ndarray, model: nn.Module | None = None) -> AttackResult:
         """Return the result of an attack on these correct images, on another network if one is given."""
         suite = method if isinstance(method, Suite) else Suite((("PGD", method),))
-        options = {"seed": self.seed, "batch_size": self.batch_size, "fabric": self.fabric, "progress": False}
         few = self.correct_examples.take(torch.from_numpy(rows))
         with self._isolated():
-            return attack(model or self.model, few, suite, **options)
+            shared = {"batch_size": self.batch_size, "fabric": self.fabric}
+            return attack(model or self.model, few, suite, seed=self.seed, progress=False, **shared)
 
     def _fooled(self, name: str, method: AttackFunction, rows: np.ndarray, model: nn.Module | None) -> np.ndarray:
-        unknown = torch.zeros(len(rows), dtype=torch.bool)
-        found = self.shared.column(
-            name, rows, lambda own: torch.from_numpy(~self.attack(method, own, model).robust), unknown, self.fabric
-        )
-        return np.asarray(found.numpy())
+        def robust(own: np.ndarray) -> Tensor:
+            return torch.from_numpy(self.attack(method, own, model).robust)
+
+        return ~self.shared.column(name, rows, robust, torch.ones(len(rows), dtype=torch.bool)).numpy()
 
     def _isolated(self) -> AbstractContextManager[None]:
         """Keep the global random state of all processes equal, although their networks may draw different amounts."""
@@ -245,15 +242,11 @@ class AuditState:
             return accept(method, x, answer)[0]
 
         def attacked(own: np.ndarray) -> Tensor:
-            there = torch.from_numpy(own)
-
-            def columns_of(mine: Tensor) -> dict[str, Tensor]:
-                return {"found": self.in_batches(perturb, self.x[there[mine]], self.y[there[mine]])}
-
+            x, y = self.x[torch.from_numpy(own)], self.y[torch.from_numpy(own)]
             with self._isolated():
-                return share(self.fabric, len(there), columns_of)["found"]
+                return share(self.fabric, len(y), lambda k: {"found": self.in_batches(perturb, x[k], y[k])})["found"]
 
-        return self.shared.column(name, rows, attacked, self.x[torch.from_numpy(rows)], self.fabric)
+        return self.shared.column(name, rows, attacked, self.x[torch.from_numpy(rows)])
 
     # --- which images were fooled
 
@@ -338,8 +331,6 @@ class AuditState:
     def robust_columns(self) -> dict[str, np.ndarray]:
         """Return which of all images are robust under each attack that was tried on all correct images."""
         return {name: self.expand(~found) for name, found in self.fooled.items() if name not in self.partial}
-
-    # --- numbers
 
     def expand(self, of_correct: np.ndarray) -> np.ndarray:
         """Return a column of the correct images as one of all images, false where the network was wrong before."""
