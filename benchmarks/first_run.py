@@ -4,8 +4,8 @@
 
 Each command runs in a process of its own, with the free cores that it finds. The two checkouts take turns. Of each the
 fastest round counts, in seconds from the start of the process to its end. CPU time includes the processes that it starts. The
-first row is the first line with an accuracy of the standard network. The numbers of both are compared: trainings, robust
-accuracies and curvatures must be equal where the number of threads is.
+first row is the first line with an accuracy of the standard network. The profile has the seconds of each kind of job, which
+run side by side. The tables of both are compared: their numbers are equal where the number of threads is.
 
 The weights directory has mnist_lenet5_clntrained.pt and mnist_lenet5_advtrained.pt.
 """
@@ -14,11 +14,13 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rows import Row, show
@@ -38,27 +40,54 @@ def commands(weights: Path | None) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def run(words: tuple[str, ...], source: Path, data: Path | None) -> tuple[float, float, float | None, list[object]]:
-    """Run a command of a checkout; return its seconds, its CPU seconds, the seconds to the first row, and its table."""
+@dataclass(frozen=True)
+class Timing:
+    """Times of one command.
+
+    Args:
+        seconds: From its start to its end.
+        used: Seconds of CPU time, of all its processes.
+        first: Seconds to the first row, None without one.
+        jobs: Seconds of each kind of job.
+        table: Its table.
+    """
+
+    seconds: float
+    used: float
+    first: float | None
+    jobs: dict[str, float]
+    table: list[object]
+
+    def row(self, name: str) -> Row:
+        """Return the times as entries that begin with a name."""
+        found: Row = {f"{name}, s": round(self.seconds, 1), f"{name}, CPU s": round(self.used, 1)}
+        found |= {} if self.first is None else {f"{name}, first row, s": round(self.first, 1)}
+        return found | ({f"{name}, profile": self.jobs} if self.jobs else {})
+
+
+def run(words: tuple[str, ...], source: Path, data: Path | None) -> Timing:
+    """Run a command of a checkout."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {"PYTHONPATH": str(source), "PYTHONUNBUFFERED": "1"}
     environment |= {} if data is None else {"LOWCURVE_DATA": str(data)}
+    first, lines, jobs = None, [], dict[str, float]()
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "run"
-        began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "lowcurve", *words, "--out", str(out)]
         child = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
-        first, lines = None, []
         for line in child.stdout:
             lines.append(line)
+            if job := re.search(r"(train|measure|attack|draw|transfer)( \S+)? took ([\d.]+) s; ", line):
+                jobs[job[1]] = round(jobs.get(job[1], 0.0) + float(job[3]), 1)
             if first is None and "standard: " in line and "clean " in line:
                 first = time.monotonic() - began
         if child.wait():
             raise SystemExit("".join(lines))
-        took, now = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         table = json.loads((out / "study.json").read_text())["results"]["comparison"]["rows"]
-    return took, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, first, table
+    return Timing(took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, first, jobs, table)
 
 
 def main() -> None:
@@ -73,18 +102,16 @@ def main() -> None:
     sources = {"earlier": args.earlier, "now": ROOT} if args.earlier else {"now": ROOT}
     rows: list[Row] = []
     for what, words in commands(args.weights_dir).items():
-        best: dict[str, tuple[float, float, float | None]] = {}
-        tables = {}
+        best: dict[str, Timing] = {}
         for _ in range(args.rounds):
             for name, source in sources.items():
-                *times, tables[name] = run(words, source.resolve(), args.data_dir)
-                best[name] = min(best.get(name, (float("inf"),)), tuple(times))  # type: ignore[type-var, assignment]
+                timing = run(words, source.resolve(), args.data_dir)
+                best[name] = min(best.get(name, timing), timing, key=lambda one: one.seconds)
         row: Row = {"what": what}
-        for name, (took, used, first) in best.items():
-            row |= {f"{name}, s": round(took, 1), f"{name}, CPU s": round(used, 1)}
-            row |= {} if first is None else {f"{name}, first row, s": round(first, 1)}
-        if "earlier" in tables:
-            row["same table"] = tables["earlier"] == tables["now"]
+        for name, timing in best.items():
+            row |= timing.row(name)
+        if "earlier" in best:
+            row["same table"] = best["earlier"].table == best["now"].table
         rows.append(row)
         show(what, [row])
     if args.json:

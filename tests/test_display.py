@@ -73,7 +73,7 @@ def test_a_log_gets_lines(shown, caplog):
         shown.finished(job)
     row = "standard: clean 98.1% [96-99], C 21.2"
     assert caplog.messages.count(row) == 2  # once trained, and once all of it is known
-    assert caplog.messages[-1].startswith("3 of 14 steps are done")
+    assert caplog.messages[-1].startswith("attack standard took 0.0 s; 3 of 14 steps are done")
 
 
 def test_a_terminal_shows_one_display(shown, clock):

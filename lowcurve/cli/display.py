@@ -102,14 +102,12 @@ class Display:
             self._look_at(job.network)
         if job.step in ("train", "measure", "attack"):
             self.table = headline_of(self.study, self.run, self.before)
-        if is_terminal():
-            return
         if self.table is not None and job.step == "train" and job.network in self.before:
             log.info("%s", row_in_words(self.table, job.network))
         mine = [other.name for other in self.jobs if other.network == job.network]
         if self.table is not None and job.network and all(name in self.took for name in mine):
             log.info("%s", row_in_words(self.table, job.network))
-        log.info("%s", self.summary())
+        log.info("%s took %.1f s; %s", job.name, self.took[job.name], self.summary())
 
     def _look_at(self, name: str) -> None:
         """Attack the first network briefly here, so that its row is there while the others train."""
