@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,9 +15,13 @@ import torch
 from command import SMOKE, done, results
 
 from lowcurve.cli.ending import ends_in_words
+from lowcurve.cli.study import _do_job
+from lowcurve.data import digits
 from lowcurve.errors import InputError, RunError
 from lowcurve.store import Run
+from lowcurve.study import workers
 from lowcurve.study.jobs import Job, list_jobs
+from lowcurve.study.presets import preset
 from lowcurve.study.settings import Study
 from lowcurve.study.workers import Workers, do_in_turn
 
@@ -67,8 +72,8 @@ def act(folder: Path, job: Job, progress) -> None:
 
 def side_by_side(folder: Path, *todo: Job) -> Seen:
     seen = Seen()
-    with Workers(2, 1, partial(act, folder)) as workers:
-        workers.do(todo, seen)
+    with Workers(2, 1, partial(act, folder)) as processes:
+        processes.do(todo, seen)
     return seen
 
 
@@ -163,3 +168,18 @@ def test_networks_judged_side_by_side_have_the_same_numbers(tmp_path):
         words = (*SMOKE, "--methods", "standard,PGD", "--jobs", jobs_, "--out", tmp_path / str(jobs_))
         assert done("study", *words) == 0
     assert results(tmp_path / "2") == results(tmp_path / "1")
+
+
+def test_a_job_can_be_sent_to_a_process_that_is_no_fork(tmp_path):
+    """As it is outside Linux."""
+    do = partial(_do_job, preset("digits"), digits(), Run(tmp_path))
+    again = pickle.loads(pickle.dumps(do))
+    assert again.args[0] == do.args[0]
+    assert torch.equal(again.args[1].test.x, do.args[1].test.x)
+
+
+@pytest.mark.slow
+def test_processes_that_are_no_forks(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "METHOD", "spawn")
+    seen = side_by_side(tmp_path, *jobs("meet 1", "meet 2"))
+    assert {event for event, _ in seen.events} == {"started", "finished"}
