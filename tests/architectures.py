@@ -43,13 +43,13 @@ def guarded(compute: Callable[[], dict[str, Cell]], name: str) -> dict[str, Cell
         return {name: f"{CRASH}{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
 
-def examine(network: Foreign, *, images: int = 2, rounds: int = 1) -> dict[str, Cell]:
-    """Return all cells of a network."""
+def examine(network: Foreign, *, images: int = 2, many: int = 2, rounds: int = 1) -> dict[str, Cell]:
+    """Return all cells of a network, with the cost of a product for as many images as `many`."""
     model, y = network.build(), torch.arange(images) % CLASSES
     x = network.images(images)
     cells: dict[str, Cell] = {"parameters": sum(p.numel() for p in model.parameters()), "pixels": network.pixels}
     cells |= guarded(lambda: _measure(model, x, y), "measure")
-    cells |= guarded(lambda: _cost(model, x, y, rounds), "product, in input gradients")
+    cells |= guarded(lambda: _cost(model, network.images(many), rounds), "product, in input gradients")
     cells |= guarded(lambda: _certificate(model, x), "certificate")
     cells |= guarded(lambda: _convert(model, x, lc.models.SmoothConversion(), strict=True), "convert")
     cells |= guarded(lambda: _convert(model, x, lc.models.LCNNConversion(), strict=False), "convert to LCNN")
@@ -69,7 +69,8 @@ def _measure(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Cell]:
     return {"measure": float(found["normalized curvature"].mean())}
 
 
-def _cost(model: nn.Module, x: Tensor, y: Tensor, rounds: int) -> dict[str, Cell]:
+def _cost(model: nn.Module, x: Tensor, rounds: int) -> dict[str, Cell]:
+    y = torch.arange(len(x)) % CLASSES
     model.requires_grad_(False)
     try:
         field, v = lc.loss_field(model, y), torch.randn(x.shape, generator=torch.Generator().manual_seed(2))

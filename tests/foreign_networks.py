@@ -12,6 +12,8 @@ import lowcurve as lc
 
 CLASSES = 10
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 8}
+TINY_VIT = {"depth": 4, "img_size": 32, "patch_size": 4}
+"""Of the width of ViT-Tiny, with 64 patches."""
 SMALL_HF = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96}
 PATCHES = {"image_size": 32, "patch_size": 8}
 STAGES = {"image_size": 32, "patch_size": 2, "depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4}
@@ -92,15 +94,15 @@ NETWORKS: dict[str, Callable[[], nn.Module] | Foreign] = {
     "mobilenetv3_small_050": timm("mobilenetv3_small_050"),
     "efficientnet_b0": timm("efficientnet_b0"),
     "ghostnet_050": timm("ghostnet_050"),
-    "vit_tiny": timm("vit_tiny_patch16_224", **SMALL_VIT),
-    "deit_tiny": timm("deit_tiny_distilled_patch16_224", **SMALL_VIT),
+    "vit_tiny": timm("vit_tiny_patch16_224", **TINY_VIT),
+    "vit_tiny (two narrow blocks)": timm("vit_tiny_patch16_224", **SMALL_VIT),
+    "deit_tiny": timm("deit_tiny_distilled_patch16_224", **TINY_VIT),
     "dinov2": timm("vit_small_patch14_dinov2", **SMALL_VIT),
     "beit": timm("beit_base_patch16_224", **SMALL_VIT),
     "eva02": timm("eva02_tiny_patch14_224", **SMALL_VIT),
     "cait": timm("cait_xxs24_224", **SMALL_VIT),
     "swin_tiny": timm(
-        "swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4, embed_dim=24, depths=(2, 2),
-        num_heads=(2, 4),
+        "swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4, depths=(2, 2), num_heads=(3, 6)
     ),
     "swinv2_tiny": timm(
         "swinv2_tiny_window8_256", img_size=32, patch_size=2, window_size=4, embed_dim=24, depths=(2, 2), num_heads=(2, 4)
@@ -108,9 +110,9 @@ NETWORKS: dict[str, Callable[[], nn.Module] | Foreign] = {
     "maxvit_pico (64 pixels)": timm("maxvit_rmlp_pico_rw_256", 64, img_size=64),
     "convnext_atto": timm("convnext_atto"),
     "convnextv2_atto": timm("convnextv2_atto"),
-    "mixer (64 pixels)": timm("mixer_s32_224", 64, img_size=64, num_blocks=2, embed_dim=48),
-    "gmlp": timm("gmlp_s16_224", img_size=32, num_blocks=2, embed_dim=48),
-    "resmlp": timm("resmlp_12_224", img_size=32, num_blocks=2, embed_dim=48),
+    "mixer (64 pixels)": timm("mixer_s32_224", 64, img_size=64),
+    "gmlp (64 pixels)": timm("gmlp_ti16_224", 64, img_size=64),
+    "resmlp (64 pixels)": timm("resmlp_12_224", 64, img_size=64),
     "poolformer_s12": timm("poolformer_s12"),
     "pvt_v2_b0 (64 pixels)": timm("pvt_v2_b0", 64),
     "levit_128s (64 pixels)": timm("levit_128s", 64, img_size=64),
@@ -125,4 +127,4 @@ NETWORKS: dict[str, Callable[[], nn.Module] | Foreign] = {
     "HF ResNet": hf("ResNet", embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1]),
     "HF CLIP": hf("CLIP", vision_config={**SMALL_HF, **PATCHES, "projection_dim": 32}),
 }  # fmt: skip
-"""Forty networks of all families; `benchmarks/architectures.py` examines each."""
+"""Forty-one networks of all families; `benchmarks/architectures.py` examines each."""

@@ -88,7 +88,7 @@ def test_robustbench(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_timm(monkeypatch):
-    library_of("vit_tiny")
+    library_of("resnet18")
     timm = torchvision_stub.import_timm()
     create = timm.create_model
 
