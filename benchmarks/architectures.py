@@ -25,8 +25,8 @@ def main() -> None:
     """Examine, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="networks; all by default")
-    parser.add_argument("--images", type=int, default=16, help="number of images for the cost of a product")
-    parser.add_argument("--rounds", type=int, default=8, help="number of rounds, of which the fastest counts")
+    parser.add_argument("--images", type=int, default=8, help="number of images for the cost of a product")
+    parser.add_argument("--rounds", type=int, default=4, help="number of rounds, of which the fastest counts")
     parser.add_argument("--json", type=Path, help="write the cells here")
     args = parser.parse_args()
     torch.set_num_threads(1)
