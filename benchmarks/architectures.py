@@ -1,9 +1,10 @@
 """Examine networks of timm and transformers: python benchmarks/architectures.py [NAME ...] [--json FILE]
 
-The networks have random weights and 32 to 75 pixels. For each there are a measurement, a Hessian product with its error
-against torch.func in float64 and its cost in input gradients, training steps with CURE and with the gradient norm, whose
-errors are those of the parameters' gradients against double backward in float64, conversion, folding and a certificate.
-A cell is a number or one sentence. timm may be imported without torchvision.
+The networks have random weights and 32 to 75 pixels. Each row has a measurement, a Hessian product, two training steps,
+conversion, folding and a certificate. The error of the product is against torch.func in float64, and its cost is in input
+gradients, in processor time. The steps are those of CURE and of the gradient norm. Their errors are those of the parameters'
+gradients against double backward in float64. A cell is a number or one sentence. timm is imported without torchvision where
+that is missing.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What this package does with a network of another library: each cell is a number or one sentence."""
+"""Examine a network of another library: each cell is a number or one sentence."""
 
 import time
 import warnings

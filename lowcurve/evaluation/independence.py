@@ -71,7 +71,7 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
             return Dependence(
                 f"mixed images: an image's logits alone and beside {len(x) - 1} others differ by"
                 f" {_share(change, size)} of the largest logit",
-                "replace the operation over the batch, such as BatchNorm without running statistics",
+                "replace the operation over the batch, such as BatchNorm without running statistics or dynamic quantization",
                 "An accuracy holds for its batches alone: other images, another order or batch_size change it.",
             )
     return None

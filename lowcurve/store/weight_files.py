@@ -28,7 +28,7 @@ OBJECTS = 64
 
 
 class Unread:
-    """An object in a checkpoint that is not read: settings, paths and other values beside the weights.
+    """Stand for an object of a checkpoint that is not read, such as settings and paths beside the weights.
 
     The object's own class is not imported, so none of its code runs, and what the file says of it is ignored.
     """

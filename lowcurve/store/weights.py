@@ -78,10 +78,12 @@ def _load_as_transformers(model: nn.Module, states: Mapping[str, State]) -> bool
         return False
     (state,) = states.values()
     plain = {name: state[full] for name, full in _without_wrappers(state).items()}
-    build: Any = type(network).from_pretrained
+    kind: Any = type(network)
     with randomness.temporary_seed(0, "weights"), _silent("transformers"):
         try:
-            loaded, report = build(None, config=network.config, state_dict=plain, output_loading_info=True)
+            loaded, report = kind.from_pretrained(
+                None, config=network.config, state_dict=plain, output_loading_info=True
+            )
         except Exception:  # whatever transformers raises for weights of another network
             return False
     if any(report.values()):
