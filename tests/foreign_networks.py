@@ -31,13 +31,13 @@ class Foreign:
     def build(self) -> nn.Module:
         """Return the wrapped network in eval mode, with random weights and the running statistics of random images.
 
-        Vectors such as layer scales are moved away from their first values, which are nearly 0.
+        Vectors such as layer scales, and matrices of zeros, are moved away from their first values.
         """
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             net = self._timm() if self.library == "timm" else self._transformers()
             for parameter in net.parameters():
-                if parameter.ndim == 1:
+                if parameter.ndim == 1 or not parameter.any():
                     parameter.add_(0.1 * torch.randn_like(parameter))
             model = lc.wrap(net, mean=[0.5] * 3, std=[0.25] * 3)
             norms = [part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
