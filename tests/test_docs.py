@@ -22,6 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 HOSTED = "https://raw.githubusercontent.com/lowcurve/lowcurve/main/"
 CLAIMED = ("digits", "mnist", "digits-released")
 RESULTS = (*CLAIMED, "cifar10")
+FLATTER = ("vit-tiny-patch8", "resnet20")
 
 
 @pytest.fixture
@@ -73,6 +74,17 @@ def test_the_committed_results_show_what_the_project_claims(name, docs):
     for curvature in ("‖H‖", "C", "‖Hₕz‖"):
         assert rows["CURE"][curvature] < standard[curvature]
     assert standard["clean"] >= 0.97 or name == "mnist"
+
+
+def test_the_committed_results_show_which_architecture_is_flatter(docs):
+    files = [f"docs/results/study-cifar10-{name}.json" for name in ("vit", "resnet")]
+    vit, resnet = (cells(docs("pages").table_at(" ".join(files)))[f"{name}, standard"] for name in FLATTER)
+    assert vit["‖g‖"] > 1.5 * resnet["‖g‖"]
+    assert vit["‖H‖"] > 2 * resnet["‖H‖"]
+    assert abs(vit["C"] / resnet["C"] - 1) < 0.1
+    curves = [load(json.loads((ROOT / file).read_text())["results"]["training standard"]) for file in files]
+    accuracies = [curve.lines["validation accuracy"].y[-1] for curve in curves]
+    assert abs(accuracies[0] - accuracies[1]) < 0.01
 
 
 def test_the_caption_of_the_first_picture_follows_from_the_committed_results():
