@@ -240,7 +240,7 @@ def _load_path(path: Path, limits: Limits, seed: int, first: bool, transform: Tr
     else:
         tables, left_out = folder_tables(path)
     if "train" not in tables:
-        hint = "add a train split, or give the path of the split itself, which is then divided at random"
+        hint = "add a train split, or give the path of the split itself, which is then divided; lc.image_folder reads all of it"
         raise InputError("training examples", f"only {', '.join(tables) or 'nothing'} in {path}", hint)
     rows = {k: rows_of(t, ("image", "img"), ("label", "labels", "fine_label"), path.name) for k, t in tables.items()}
     classes, told = classes_of(rows["train"], rows.get("test", rows["train"])), []
