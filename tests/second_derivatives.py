@@ -162,6 +162,12 @@ def checkpointed(x: Tensor, a: nn.Module, *, reentrant: bool) -> Tensor:
     return soft(checkpoint(lambda t: a(F.layer_norm(t, (6,))[:, None]).flatten(1), x, use_reentrant=reentrant)) @ TOP
 
 
+def lists_apart(x: Tensor) -> Tensor:
+    """Torch moves the axes of the lists in front of the batch axis."""
+    h = soft(x).reshape(-1, 2, 1, 3)[:, [1, 0, 1], :, [2, 0, 1]]
+    return h.exp().transpose(0, 1).flatten(1) @ TOP[:3]
+
+
 def attention(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(*[soft(x).reshape(-1, 1, 3, 2)] * 3).flatten(1) @ TOP
 
@@ -195,6 +201,19 @@ REPLAYED: dict[str, Callable[[], nn.Module]] = {
     "long integers as divisors": lambda: Called(lambda x: soft(x / torch.arange(3, 9)) @ TOP),
     "einsum": lambda: Called(lambda x: F.softplus(torch.einsum("bi,ij->bj", x, MIX)) @ TOP),
     "hardsigmoid after LayerNorm": lambda: Called(lambda x: soft(F.hardsigmoid(F.layer_norm(x, (6,)))) @ TOP),
+    "torch.batch_norm": lambda: Called(
+        lambda x: (
+            soft(
+                torch.batch_norm(
+                    x, 2 + x.new_zeros(6), None, x.new_zeros(6), 3 + x.new_zeros(6), False, 0.1, 0.0, False
+                )
+            )
+            @ TOP
+        )
+    ),
+    "two lists": lambda: Called(lambda x: soft(x)[:, None][:, [0] * 6, list(range(6))] @ TOP),
+    "lists apart": lambda: Called(lists_apart),
+    "gathered": lambda: Called(lambda x: soft(x).gather(1, (x * 0).long() + torch.arange(6).flip(0)).exp() @ TOP),
     "a checkpoint": lambda: Called(lambda x, a: checkpointed(x, a, reentrant=False), a=nn.Conv1d(1, 1, 1)),
     "fused attention": lambda: Called(attention),
     "a layer of attention": lambda: Called(attention_layer, a=nn.MultiheadAttention(2, 1, batch_first=True)),
@@ -213,17 +232,7 @@ DIFFERENTIATED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "detached memory": (lambda: Called(through_detached_memory), "changed in place, by a custom function"),
     "a custom function": (lambda: Called(lambda x: Sine.apply(x @ MIX) @ TOP), "Sine is no function of torch"),
     "a deprecated sum": (lambda: Called(lambda x: F.softplus(torch.add(x @ MIX, 5, x)) @ TOP), "add with 3 arguments"),
-    "torch.batch_norm": (
-        lambda: Called(
-            lambda x: soft(
-                torch.batch_norm(x, 2 + x.new_zeros(6), None, x.new_zeros(6), 3 + x.new_zeros(6), False, 0.1, 0.0, False)
-            )
-            @ TOP
-        ),
-        "whose arguments have another order",
-    ),
     "max-pooling without a batch": (lambda: Called(lambda x: F.max_pool1d(soft(x), 2).exp() @ TOP[:3]), "without a batch"),
-    "two lists": (lambda: Called(lambda x: soft(x)[:, None][:, [0] * 6, list(range(6))] @ TOP), "several lists"),
 }  # fmt: skip
 """Networks that are differentiated twice, and the reason."""
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {

@@ -229,7 +229,7 @@ def through_a_view(x: Tensor, top: nn.Module) -> Tensor:
 
 
 STRANGE = {
-    "linalg_det is not among": lambda x, top: top(x.flatten(1) * torch.linalg.det(x).sum(1, keepdim=True)),
+    "special_erfcx is not among": lambda x, top: top(torch.special.erfcx(x).flatten(1)),
     "Sine is no function of torch": lambda x, top: top(Sine.apply(x).flatten(1).exp()),
     "sort along the batch axis": lambda x, top: top(x.flatten(1).exp() + 0 * x.sort(0)[0].flatten(1)),
     "indexing along the batch axis": lambda x, top: top(x[torch.arange(len(x))].flatten(1).exp()),

@@ -13,7 +13,7 @@ def test_every_product_of_a_random_network_is_right_or_refused(first):
     assert {seed: (Program.of(seed).names, one) for seed, one in found.items() if not one.right} == {}
     assert not [seed for seed, one in found.items() if "replayed product" in one.backend]  # the rules need no check
     assert len(found) > 35
-    assert sum(one.backend == REPLAYED for one in found.values()) > 5
+    assert sum(one.backend == REPLAYED for one in found.values()) > 25
     assert sum(one.backend.startswith("refused") for one in found.values()) < 5
 
 

@@ -243,6 +243,30 @@ def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, 
     return input / torch.maximum(length, length.new_tensor(eps))
 
 
+def _softmax(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    if dtype is None:
+        raise NotReplayable("softmax in a form that is not understood")
+    return torch.softmax(input.to(dtype), dim)
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,  # noqa: ARG001
+) -> Tensor:
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _hstack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(tensors), 1)
+
+
 COMPOSITIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
@@ -261,5 +285,10 @@ COMPOSITIONS: dict[str, Callable[..., Any]] = {
     "bilinear": _bilinear,
     "einsum": _einsum,
     "normalize": _normalize,
+    "softmax": _softmax,
+    "batch_norm": _batch_norm,
+    "hstack": _hstack,
+    "expand_as": lambda t, other: t.expand(other.shape),
+    **dict.fromkeys(("view_as", "reshape_as"), lambda t, other: t.reshape(other.shape)),
 }
 """For each function, the same by others. It takes the arguments of the function of this name in torch."""

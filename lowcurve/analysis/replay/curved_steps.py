@@ -130,7 +130,7 @@ class Bilinear(CurvedStep):
         Args:
             g: The derivative, of the result's shape.
         """
-        self.g = g
+        self.g = self.order(g)
 
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         """Return s * b + a * t."""
@@ -155,7 +155,16 @@ class Bilinear(CurvedStep):
 
     def _unstack(self, t: Tensor) -> Tensor:
         """Give several vectors per example an axis of their own."""
-        return t if len(t) == len(self.a) else unstack(t, len(self.a))
+        return self.order(t if len(t) == len(self.a) else unstack(t, len(self.a)))
+
+    @staticmethod
+    def order(t: Tensor) -> Tensor:
+        """Return a tensor in the order in memory that products need, so that it is copied once.
+
+        Args:
+            t: The tensor.
+        """
+        return t
 
     def _stack(self, found: Tensor, like: Tensor) -> Tensor:
         return found if len(like) == len(self.a) else found.flatten(0, 1)
@@ -185,6 +194,18 @@ class MatrixProduct(Bilinear):
             flat.baddbmm_(x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:]))  # without a pass for the sum
             return found
         return found + x @ y
+
+    def __post_init__(self) -> None:
+        self.a, self.b = self.order(self.a), self.order(self.b)
+
+    @staticmethod
+    def order(t: Tensor) -> Tensor:
+        """Return matrices one after the other.
+
+        Args:
+            t: Batches of matrices, or of transposed ones.
+        """
+        return t.mT.contiguous().mT if t.stride(-2) == 1 else t.contiguous()
 
     @staticmethod
     def _matmul(target: Target, x: Tensor, y: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ ELEMENTWISE = split_names(
     "relu relu6 leaky_relu elu selu celu gelu silu mish softplus sigmoid logsigmoid log_sigmoid hardtanh "
     "hardswish hardsigmoid tanh tanhshrink softsign softshrink hardshrink threshold prelu clamp clamp_min "
     "clamp_max clip abs absolute exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square pow reciprocal rdiv "
-    "rtruediv rpow sin cos tan atan arctan asinh sinh cosh erf erfc maximum minimum centered_softplus"
+    "rtruediv rpow sin cos tan atan arctan asin acos asinh acosh atanh sinh cosh erf erfc erfinv sinc logit digamma lgamma "
+    "floor ceil round trunc frac sign maximum minimum fmax fmin atan2 hypot logaddexp nan_to_num centered_softplus"
 )
 
 PIECEWISE_LINEAR = split_names("hardsigmoid")

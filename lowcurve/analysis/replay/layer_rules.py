@@ -97,14 +97,11 @@ def add(call: Call) -> Step:
         call: The recorded call.
     """
     given = call.bind("input other alpha") if "alpha" in call.kwargs else call.bind("input other")
-    first, second, alpha = given["input"], given["other"], given.get("alpha", 1)
+    first, alpha = given["input"], given.get("alpha", 1)
     signs = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[call.name]
-    if call.name == "rsub" and alpha != 1:
-        raise NotReplayable("rsub with alpha")
     _require_axes(call)
     if len(call.inputs) == 2:
-        _require_order(call, first, second)
-        return Sum(signs)
+        return Sum(signs if call.inputs[0] is first else (signs[1], signs[0]))
     sign = signs[0] if first is call.inputs[0] else signs[1]
     if sign == 1 and call.inputs[0].shape == call.result.shape:
         return Identity()
@@ -127,8 +124,7 @@ def multiply(call: Call) -> Step:
     if len(call.inputs) == 2:
         if not is_product:
             raise NotReplayable("a quotient of two parts of the network")
-        _require_order(call, first, second)
-        return ElementwiseProduct(first.detach(), second.detach())
+        return ElementwiseProduct(call.inputs[0].detach(), call.inputs[1].detach())
     if is_product:
         return Scale(_align(second if first is call.inputs[0] else first, call))
     if first is not call.inputs[0]:
@@ -160,11 +156,12 @@ def max_pool(call: Call) -> Step:
     Args:
         call: The recorded call.
     """
-    axes = int(call.name[-2])
+    name = call.name.removesuffix("_with_indices")
+    axes = int(name[-2])
     _require_batched(call, axes)
     given = call.bind("input output_size return_indices" if "adaptive" in call.name else MAX_POOL)
     settings = {name: value for name, value in given.items() if name not in ("input", "return_indices")}
-    pool = getattr(F, f"{call.name}_with_indices")
+    pool = getattr(F, f"{name}_with_indices")
     return MaxPool(pool(call.inputs[0].detach(), **settings)[1].flatten(-axes), call.shape)
 
 

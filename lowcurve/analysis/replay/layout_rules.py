@@ -52,6 +52,19 @@ def expand(call: Call) -> Recorded:
     return LinearMap(lambda t: t.expand(len(t), *shape)), call.layout
 
 
+def repeat(call: Call) -> Recorded:
+    """Return the step of a repetition along other axes than the batch axis.
+
+    Args:
+        call: The recorded call.
+    """
+    call.require_only_first()
+    sizes = call.args[1:] if len(call.args) > 2 or isinstance(call.args[1], int) else call.args[1]
+    if call.kwargs or len(sizes) != call.inputs[0].ndim or sizes[call.layout.axis] != 1:
+        raise NotReplayable(f"{call.name} along the batch axis")
+    return linear(call)
+
+
 def along(names: str, *, default: int | None = None, optional: str = "") -> Rule:
     """Return the rule for a linear function along named axes, of which none is the batch axis.
 
@@ -152,13 +165,11 @@ def index(call: Call) -> Step | Recorded:
     keeps_batch = keeps_batch or (positions[0] is Ellipsis and len(positions) <= x.ndim)
     if at or not keeps_batch:
         raise NotReplayable("indexing along the batch axis")
-    lists = [i for i in positions if not (i is None or i is Ellipsis or isinstance(i, slice | int))]
-    # Torch moves the axes of several lists to the front, where they would be taken for the batch axis.
-    if len(lists) > 1 or (lists and any(isinstance(i, int) for i in positions)):
-        raise NotReplayable("indexing by several lists")
-    if lists and not (isinstance(lists[0], list) or _is_axis_index(lists[0])):
-        raise NotReplayable("indexing by a mask of several axes")
-    return linear(call)
+    if any(isinstance(i, Tensor) and i.requires_grad for i in positions):
+        raise NotReplayable("indexing by positions that depend on the input")
+    result = result_layout(call, probe=True)  # torch moves the axes of several lists to the front
+    func = call.func
+    return LinearMap(lambda t: result.front(func(t, positions))), result
 
 
 def _without_ellipsis(positions: tuple[Any, ...], axes: int) -> tuple[Any, ...]:
@@ -175,13 +186,6 @@ def _slice(call: Call, positions: tuple[Any, ...]) -> Slice:
     strides = x.stride()
     order = tuple(sorted(range(x.ndim), key=lambda k: (-strides[k], k)))
     return Slice((slice(None), *others), x.shape[1:], order)
-
-
-def _is_axis_index(value: Any) -> bool:
-    """Return whether a tensor of positions, or a mask of one axis, indexes a single axis."""
-    return isinstance(value, Tensor) and (
-        value.ndim == 1 if value.dtype == torch.bool else not value.is_floating_point()
-    )
 
 
 def pad(call: Call) -> Step | Recorded:
@@ -251,14 +255,15 @@ def linear(call: Call) -> Recorded:
     return LinearMap(lambda t: result.front(func(layout.back(t), *rest, **kwargs))), result
 
 
-def result_layout(call: Call) -> Layout:
+def result_layout(call: Call, *, probe: bool = False) -> Layout:
     """Return the layout of the result of a function of one tensor that takes any batch size, found by a larger batch.
 
     Args:
         call: The recorded call.
+        probe: Try a larger batch even if the batch axis is first.
     """
     layout = call.layout
-    if layout.axis == 0:
+    if layout.axis == 0 and not probe:
         return layout
     x = call.inputs[0].detach()
     with torch.no_grad():

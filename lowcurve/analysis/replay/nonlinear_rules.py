@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from lowcurve.analysis.replay.calls import Call, NotReplayable, Recorded, Rule
+from lowcurve.analysis.replay.calls import Call, NotReplayable, Recorded, Rule, is_among
 from lowcurve.analysis.replay.curved_steps import Softmax
 from lowcurve.analysis.replay.derivatives import elementwise_step
 from lowcurve.analysis.replay.differentiated import Differentiated
@@ -27,7 +28,6 @@ ALONG: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("max", "min", "median"), ("input dim keepdim", "")),
     "topk": ("input k dim largest sorted", ""),
     "sort": ("input dim descending stable", ""),
-    "unfold": ("input dimension size step", ""),
 }
 """Functions along named axes, with the names of their arguments by position and by keyword only."""
 
@@ -41,7 +41,67 @@ def elementwise(call: Call) -> Step:
     x = call.inputs[0]
     if len(call.inputs) == 1 and x.shape == call.result.shape:
         return elementwise_step(call)
-    raise NotReplayable(f"{call.name} of several parts of the network")
+    if any(t.ndim != call.result.ndim or len(t) != len(call.result) for t in call.inputs):
+        raise NotReplayable(f"{call.name} of tensors with different axes")
+    return differentiate(call)
+
+
+def differentiate(call: Call) -> Step:
+    """Return the step of a function of tensors whose batch axis is first, by automatic differentiation.
+
+    Tensors that do not depend on the input but have an entry for each example are restricted with it.
+
+    Args:
+        call: The recorded call.
+    """
+    given, treedef = pytree.tree_flatten((call.args, dict(call.kwargs)))
+    moving = [k for k, value in enumerate(given) if is_among(value, call.inputs)]
+    fixed = [k for k, value in enumerate(given) if isinstance(value, Tensor) and k not in moving]
+    fixed = [k for k in fixed if given[k].ndim == call.result.ndim and len(given[k]) == call.rows]
+    func, places = call.func, (*moving, *fixed)
+    kept = [
+        None if k in places else value.detach() if isinstance(value, Tensor) else value for k, value in enumerate(given)
+    ]
+
+    def function(*tensors: Tensor) -> Tensor:
+        values = list(kept)
+        for k, tensor in zip(places, tensors, strict=True):
+            values[k] = tensor
+        args, kwargs = pytree.tree_unflatten(values, treedef)
+        found: Tensor = func(*args, **kwargs)
+        return found
+
+    inputs, constants = (tuple(given[k].detach() for k in several) for several in (moving, fixed))
+    return Differentiated(function, inputs, constants)
+
+
+def along_pairs(call: Call) -> Step:
+    """Return the step of a function of one or several tensors along one axis, which is not the batch axis.
+
+    Args:
+        call: The recorded call.
+    """
+    dims = [value for value in (*call.args[1:], call.kwargs.get("dim", 1)) if isinstance(value, int)]
+    require_other_axes(call, dims[0])
+    if any(t.ndim != call.inputs[0].ndim for t in call.inputs):
+        raise NotReplayable(f"{call.name} of tensors with different axes")
+    return differentiate(call)
+
+
+def of_examples(axes: int) -> Rule:
+    """Return the rule for a function of the last axes of each example.
+
+    Args:
+        axes: Number of these axes.
+    """
+
+    def rule(call: Call) -> Step:
+        call.require_only_first()
+        if call.inputs[0].ndim <= axes:
+            raise NotReplayable(f"{call.name} of an input without a batch axis")
+        return differentiate(call)
+
+    return rule
 
 
 def softmax(call: Call) -> Recorded:
@@ -92,9 +152,9 @@ def _require_last_axis(call: Call, shape: object, weight: Tensor | None, bias: T
 
 
 def _normalize(call: Call, variance: Tensor, eps: float, *, centered: bool) -> Normalize:
-    z = call.result.detach()
+    z, r = call.result.detach().contiguous(), (variance + eps).rsqrt()
     e = 1 - z.square().mean(-1, keepdim=True)
-    return Normalize(z, (variance + eps).rsqrt(), centered, e)
+    return Normalize(z / r, r, centered, e)
 
 
 def along(names: str, optional: str) -> Rule:
@@ -111,7 +171,7 @@ def along(names: str, optional: str) -> Rule:
         given = call.bind(f"{names} {optional}")
         if any(isinstance(value, Tensor) for name, value in given.items() if name != "input"):
             raise NotReplayable(f"{call.name} of several tensors")
-        dims = given.get("dim", given.get("dimension", default.get(call.name)))
+        dims = given.get("dim", default.get(call.name))
         require_other_axes(call, dims)
         result, layout = result_layout(call), call.layout
         func, rest, kwargs = call.func, call.args[1:], call.kwargs

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from lowcurve.analysis.replay import layer_rules as layers
 from lowcurve.analysis.replay import layout_rules as layout
@@ -118,6 +119,13 @@ def _last_axes(rule: Rule) -> Rule:
     return moved
 
 
+def _unfold(call: Call) -> Step | Recorded:
+    """Rule for windows of an image, and for those along one axis, which have the same name."""
+    if call.func is F.unfold:
+        return layers.batched(2, _linear("input kernel_size dilation padding stride"))(call)
+    return layout.along("input dim size step")(call)
+
+
 POOL = "input kernel_size stride padding ceil_mode count_include_pad"
 RESIZE = "input size scale_factor mode align_corners recompute_scale_factor antialias"
 
@@ -130,6 +138,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("add", "sub", "rsub"), _broadcasting(layers.add)),
     **dict.fromkeys(("mul", "multiply", "div", "divide", "true_divide"), _broadcasting(layers.multiply)),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), layers.max_pool),
+    **dict.fromkeys(("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"), layers.max_pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"), layers.max_pool),
     "where": _broadcasting(layers.where),
     **dict.fromkeys(("matmul", "mm", "bmm"), products.matrix_product),
@@ -138,6 +147,10 @@ RULES: Mapping[str, Rule] = {
     "layer_norm": _last_axes(nonlinear.layer_norm),
     "rms_norm": _last_axes(nonlinear.rms_norm),
     **{name: nonlinear.along(*names) for name, names in nonlinear.ALONG.items()},
+    **dict.fromkeys(("gather", "take_along_dim", "scatter_add", "cosine_similarity"), nonlinear.along_pairs),
+    **dict.fromkeys(("linalg_det", "det", "linalg_inv", "inverse"), nonlinear.of_examples(2)),
+    **dict.fromkeys(("lp_pool1d", "local_response_norm"), nonlinear.of_examples(2)),
+    "lp_pool2d": nonlinear.of_examples(3),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _broadcasting(layers.dropout)),
     **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), _broadcasting(layers.dropout)),
     "avg_pool1d": layers.batched(1, _linear(POOL)),
@@ -163,10 +176,16 @@ RULES: Mapping[str, Rule] = {
     "chunk": layout.part("input chunks dim"),
     "split": layout.part("input split_size dim", optional="split_size_or_sections tensor"),
     "tensor_split": layout.part("input indices_or_sections dim", optional="indices sections"),
+    "unfold": _unfold,
     "roll": layout.along("input shifts dims"),
+    "diff": layout.along("input n dim", default=-1),
+    "rot90": layout.along("input k dims"),
+    **dict.fromkeys(("repeat", "tile"), layout.repeat),
     "repeat_interleave": layout.along("input repeats dim", optional="output_size"),
     "flip": layout.flip,
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "mT"), layout.permute),
+    **dict.fromkeys(
+        ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "T", "t"), layout.permute
+    ),
     "getitem": layout.index,
     "pad": layout.pad,
     **dict.fromkeys(("cat", "concat", "concatenate"), layout.concatenate),

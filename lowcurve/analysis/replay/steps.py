@@ -122,6 +122,20 @@ class WeightLayer(Step):
             return None
         return replace(self, weight=self.weight * factor.view(-1, *[1] * (self.weight.ndim - 1)))
 
+    def scale_entries(self, factor: Tensor | float) -> "WeightLayer | None":
+        """Return the linear layer of an input whose entries are multiplied by a factor first.
+
+        Args:
+            factor: One factor per entry of the last axis. For any other, and for a convolution, the result is None.
+        """
+        if (
+            self.geometry
+            or not isinstance(factor, Tensor)
+            or not factor.numel() == factor.shape[-1] == self.weight.shape[1]
+        ):
+            return None
+        return replace(self, weight=self.weight * factor.flatten())
+
     def push(self, tangents: tuple[Tensor, ...], writable: tuple[bool, ...], second_order: bool) -> tuple[Tensor, Any]:
         """Return the layer of t."""
         return self.func(tangents[0], self.weight, None, **self.geometry), tangents[0].shape

@@ -10,7 +10,6 @@ gradient.
 Reference: Pearlmutter 1994 (the R-operator).
 """
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.replay.curved_steps import CurvedStep
-from lowcurve.analysis.replay.steps import Scale, Slice, Step, WeightLayer
+from lowcurve.analysis.replay.steps import Identity, Scale, Slice, Step, WeightLayer
 
 Instruction = tuple[int, Step, tuple[int, ...]]
 """The slot of the result, the step, and the slots of its inputs. Slot 0 is the function's input."""
@@ -136,7 +135,7 @@ def push_tangents(instructions: Sequence[Instruction], v: Tensor, *, second_orde
 def build_program(
     instructions: Sequence[Instruction], inner: Mapping[int, int], result: int, description: Hashable
 ) -> Program:
-    """Keep the steps that lead to the result, and fold factors of whole channels into the weights before them.
+    """Keep the steps that lead to the result, and fold factors of whole channels into the weights around them.
 
     Args:
         instructions: All recorded steps in their order.
@@ -144,18 +143,42 @@ def build_program(
         result: The slot of the result.
         description: All calls and their arguments.
     """
-    readers = Counter(i for _, _, inputs in instructions for i in inputs)
-    folded: dict[int, tuple[Step, tuple[int, ...]]] = {}
+    same: dict[int, int] = {}
+    steps: dict[int, tuple[Step, tuple[int, ...]]] = {}
     for slot, step, inputs in instructions:
-        folded[slot] = (step, inputs)
-        before, sources = folded.get(inputs[0], (None, ()))
-        if isinstance(step, Scale) and isinstance(before, WeightLayer) and readers[inputs[0]] == 1:
+        inputs = tuple(same.get(i, i) for i in inputs)
+        if isinstance(step, Identity):
+            same[slot] = inputs[0]
+        else:
+            steps[slot] = (step, inputs)
+    result = same.get(result, result)
+    _fold(steps, result)
+    needed = {result}
+    for slot in sorted(steps, reverse=True):
+        if slot in needed:
+            needed.update(steps[slot][1])
+    kept = tuple((slot, *steps[slot]) for slot in sorted(steps) if slot in needed)
+    return Program(kept, inner, hash((description, result)))
+
+
+def _fold(steps: dict[int, tuple[Step, tuple[int, ...]]], result: int) -> None:
+    """Fold each factor into the weights of the layer before it, or of all the layers that read its result."""
+    readers: dict[int, list[int]] = {}
+    for slot, (_, inputs) in steps.items():
+        for i in inputs:
+            readers.setdefault(i, []).append(slot)
+    for slot in sorted(steps):
+        step, inputs = steps[slot]
+        if not isinstance(step, Scale):
+            continue
+        before, sources = steps.get(inputs[0], (None, ()))
+        if isinstance(before, WeightLayer) and len(readers[inputs[0]]) == 1:
             scaled = before.scale_channels(step.factor)
             if scaled is not None:
-                folded[slot] = (scaled, sources)
-    needed = {result}
-    for slot in sorted(folded, reverse=True):
-        if slot in needed:
-            needed.update(folded[slot][1])
-    kept = tuple((slot, *folded[slot]) for slot in sorted(folded) if slot in needed)
-    return Program(kept, inner, hash((description, result)))
+                steps[slot] = (scaled, sources)
+                continue
+        after = {k: steps[k][0] for k in readers.get(slot, ())}
+        layers = {k: one.scale_entries(step.factor) for k, one in after.items() if isinstance(one, WeightLayer)}
+        if slot != result and after and len(layers) == len(after) and None not in layers.values():
+            steps.update({k: (one, inputs) for k, one in layers.items() if one is not None})
+            readers[inputs[0]] += [*layers]
