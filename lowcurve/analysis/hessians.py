@@ -116,10 +116,12 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     """Return the operator v -> H v of the exact Hessian at x, one matrix per example.
 
     A field of convolutions, linear layers, attention, normalization of each example, BatchNorm in eval mode, pooling, sums,
-    products, reshaping and elementwise functions is replayed. Any other is differentiated twice. Both are exact. For a ReLU network this is the Hessian almost everywhere,
-    of rank at most classes - 1; the curvature in its kinks appears only in `secant_hessian`.
+    products, reshaping and elementwise functions is replayed. Any other is differentiated twice. Both are exact. For a ReLU
+    network this is the Hessian almost everywhere, of rank at most classes - 1; the curvature in its kinks appears only in
+    `secant_hessian`.
 
-    Cost: replayed, 1.4 gradients once and 0.6 to 0.7 for each product (ResNet-20), or about 1 (transformers); otherwise 2 gradients for each product.
+    Cost: replayed, 1.4 gradients once and 0.6 to 0.7 for each product (ResNet-20), or about 1 (transformers); otherwise 2
+    gradients for each product.
 
     Args:
         field: Per-example loss as a function of the input; see `losses.loss_field`.
