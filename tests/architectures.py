@@ -106,6 +106,7 @@ def _fold(model: nn.Module, x: Tensor) -> dict[str, Cell]:
 
 def _product(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Cell]:
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    model.train().eval()  # some networks keep tensors of a pass until their mode changes
     found = lc.hessian(lc.loss_field(model, y), x)(v)
 
     def loss(p: Tensor) -> Tensor:
@@ -123,7 +124,9 @@ def _product(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Cell]:
 
 def _penalty(model: nn.Module, x: Tensor, y: Tensor, penalty, reference, name: str) -> dict[str, Cell]:
     objective = lc.Objective(penalties={"penalty": lc.Term(penalty, 1.0)}, statistics="frozen")
+    model.train().eval()  # some networks keep tensors of a pass until their mode changes
     found = _gradients(objective.terms(model, x, y)["penalty"], model)
+    model.train().eval()
     with sdpa_kernel(SDPBackend.MATH), HardSigmoid():
         exact = _gradients(reference(model, x, y), model)
     lc.Objective(penalties={"penalty": lc.Term(penalty, 1.0)}).terms(model.train(), x, y)["penalty"].backward()
