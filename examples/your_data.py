@@ -62,7 +62,7 @@ with tempfile.TemporaryDirectory() as folder:
     examples = lc.image_folder(folder, split="val", transform=transform)
     print(examples, lc.measure(model, examples, lc.Curvature()), sep="\n")
 
-    # Three shards, each of which a job of its own can compute. Finished parts go to the folder.
+    # Three shards, which three jobs can compute side by side. Finished parts go to the folder.
     finished = Path(folder) / "finished"
     shards = [lc.attack(model, Digits(), method, ledger=finished, shard=(k, 3)) for k in range(3)]
     whole = lc.attack(model, Digits(), method, ledger=finished, keep_inputs=False)  # computes nothing anew

@@ -22,7 +22,7 @@ HELD = 2**29
 
 @dataclass(frozen=True, eq=False)
 class StoredPixels:
-    """Inputs that are read anew each time they are used, so that their number takes no memory.
+    """Inputs on the disk. They are read each time they are used, so they take no memory.
 
     Args:
         read: Returns the inputs of some row numbers, shape (rows, ...).

@@ -61,9 +61,8 @@ class Stream:
             iterable of (image, label), of mappings with an image and a label, or of batches of them.
         classes: Names of the classes. By default those of the data set, or the numbers.
 
-    Random transforms and shuffling loaders give the same examples each time: torch's, Python's and numpy's global random
-    states are set before each row of a data set, or before the first item of what can only be iterated. All of them are
-    restored.
+    Random transforms and shuffling loaders give the same examples each time. For this, the global random states of torch,
+    Python and numpy are set: before each row of a data set, otherwise before the first item. All of them are restored.
     """
 
     def __init__(self, data: Any, classes: Sequence[str] | None = None) -> None:
@@ -101,7 +100,7 @@ class Stream:
         return self._examples(self._rows(spread_rows(len(self.data), count)))
 
     def parts(self, own: Own, size: int) -> Iterator[Part]:
-        """Yield the worker's rows in parts of `size`, the last of which may be smaller.
+        """Yield the worker's rows in parts of `size`. The last part may be smaller.
 
         Args:
             own: The worker's rows.

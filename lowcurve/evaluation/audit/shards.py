@@ -15,7 +15,7 @@ from lowcurve.evaluation.parts import Ledger, Shard
 
 @dataclass
 class SharedColumns:
-    """What attacks found on the correct images, with the finished ones in a ledger.
+    """The results of attacks on the correct images, with the finished ones in a ledger.
 
     Args:
         ledger: Store of what is finished. None for none.
