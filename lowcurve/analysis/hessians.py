@@ -120,7 +120,7 @@ def hessian(field: Field, x: Inputs, *, replay: bool = True) -> ReplayedHessian 
     network this is the Hessian almost everywhere, of rank at most classes - 1; the curvature in its kinks appears only in
     `secant_hessian`.
 
-    Cost: replayed, 1.4 gradients once and 0.6 to 0.7 for each product (ResNet-20), or about 1 (transformers); otherwise 2
+    Cost: replayed, 1.4 gradients once and 0.6 to 0.7 for each product (ResNet-20), or about 1.1 (ViT, batch 16); otherwise 2
     gradients for each product.
 
     Args:
