@@ -67,5 +67,5 @@ with tempfile.TemporaryDirectory() as folder:
     shards = [lc.attack(model, Digits(), method, ledger=finished, shard=(k, 3)) for k in range(3)]
     whole = lc.attack(model, Digits(), method, ledger=finished, keep_inputs=False)  # computes nothing anew
 
-assert (lc.join(shards).fooled_by == whole.fooled_by).all()
+assert (lc.evaluation.join(shards).fooled_by == whole.fooled_by).all()
 assert (whole.fooled_by == first.fooled_by).all()

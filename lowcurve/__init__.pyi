@@ -19,7 +19,6 @@ from .models import (
 from .evaluation import (
     accuracy as accuracy,
     attack as attack,
-    join as join,
     measure as measure,
     smallest_radius as smallest_radius,
 )

@@ -110,7 +110,7 @@ def test_a_scale_that_is_none(h):
 
 
 def test_a_field_without_a_graph():
-    with pytest.raises(InputError, match=r"Remove detach\(\), rounding or numpy"):
+    with pytest.raises(InputError, match=r"Remove detach\(\), rounding, quantization or numpy"):
         gradient(lambda x: x.detach().flatten(1).sum(1), X)
 
 

@@ -408,10 +408,11 @@ def test_the_second_process_shows_no_bar(monkeypatch):
     assert progress.choose_progress(None, second) is progress.silent
 
 
-def test_a_notebook_needs_widgets_to_show_bars(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda _name: None)
+def test_a_notebook_shows_bars_without_widgets(monkeypatch):
     assert progress.choose_progress(None) is progress.silent
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert progress.choose_progress(None) is progress.progress_bar
 
 
 def test_a_network_with_dropout_is_evaluated_in_eval_mode():

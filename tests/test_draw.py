@@ -275,7 +275,8 @@ def test_a_report_draws_what_there_is_to_draw():
     assert {"cross-sections", "margin 1", "classes 1", "margin gradients", "colors", "hues 1"} <= found.keys()
     assert "paths" not in found
     gray = two_half_spaces()
-    found = report_figures(STUDY, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
+    with_paths = replace(STUDY, evaluation=replace(STUDY.evaluation, drawn_paths=2))
+    found = report_figures(with_paths, DataSet("gray", *[gray.examples] * 3, ""), gray.models, silent)
     assert {"margin 1", "paths", "images"} <= found.keys()
     assert "colors" not in found
     wrong = Examples(gray.examples.x, 1 - gray.examples.y, gray.examples.classes)

@@ -347,14 +347,30 @@ def test_a_profile_that_does_not_fit_is_refused_before_any_product(h):
         CurvatureProfile(h)(field, torch.zeros(1, 3, 224, 224))
 
 
+class Waves(nn.Module):
+    """The strengths of the waves of a row of pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft(x).abs()
+
+
 def test_parts_of_the_hessian_and_what_cannot_be_split():
     model, x, y = convnet("relu")
     columns = CurvatureParts()(loss_field(model, y), x)
     assert_close(columns["network norm"], torch.zeros(6, dtype=torch.float64))
     assert_close(columns["Gauss-Newton norm"], Curvature()(loss_field(model, y), x)["Hessian norm"])
     layered = nn.Sequential(nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 5)).double().eval()
-    with pytest.raises(InputError, match=r"can be replayed, to split its Hessian, .*layer_norm is not among"):
-        CurvatureParts()(loss_field(layered, y), x)
+    columns = CurvatureParts(steps=16)(loss_field(layered, y), x)
+    whole = exact_hessians(lambda k: loss_field(layered, y[k : k + 1]), x)
+    for k in range(len(x)):
+        slopes = torch.autograd.functional.jacobian(lambda v: layered(v[None])[0], x[k]).flatten(1)
+        p = layered(x[k : k + 1])[0].softmax(0)
+        parts = slopes.T @ (p.diag() - torch.outer(p, p)) @ slopes
+        assert_close(columns["Gauss-Newton norm"][k], torch.linalg.matrix_norm(parts, 2), rtol=1e-5, atol=0)
+        assert_close(columns["network norm"][k], torch.linalg.matrix_norm(whole[k] - parts, 2), rtol=1e-5, atol=0)
+    waves = nn.Sequential(nn.Flatten(), Waves(), nn.Linear(9, 5)).double().eval()
+    with pytest.raises(InputError, match=r"can be replayed, to split its Hessian, .*fft.* is not among"):
+        CurvatureParts()(loss_field(waves, y), x)
 
 
 @pytest.mark.parametrize("act", ["relu", "softplus"])

@@ -144,7 +144,7 @@ def test_the_check_is_made_once_for_each_network_program_and_loss(monkeypatch):
 @pytest.mark.parametrize("penalty", [CURE(h=0.5), InputGradientNorm()], ids=lambda p: type(p).__name__)
 def test_penalties_train_on_attention_and_refuse_a_hidden_curvature(penalty):
     objective = Objective(penalties={"curvature": Term(penalty, 1.0)})
-    attention = built(DIFFERENTIATED["a layer of attention"][0])
+    attention = built(REPLAYED["a layer of attention"])
     objective.check_network(attention, X, Y)
     terms = objective.terms(attention, X, Y)
     sum(terms.values()).backward()

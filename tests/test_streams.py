@@ -86,7 +86,7 @@ def test_random_data_are_the_same_for_every_reader_and_nobody_elses_draws_move(m
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     whole = lc.attack(model, Rows(y, flip=True), METHOD)
     data = Rows(y, flip=True)
-    again = lc.join([lc.attack(model, data, METHOD, shard=(k, 3), batch_size=4) for k in range(3)])
+    again = lc.evaluation.join([lc.attack(model, data, METHOD, shard=(k, 3), batch_size=4) for k in range(3)])
     assert 0 < (whole.inputs - X / 255).abs().amax((1, 2, 3)).gt(0.06).sum() < 50
     assert_close(again.inputs, whole.inputs)
     assert (again.fooled_by == whole.fooled_by).all()
@@ -107,7 +107,7 @@ def test_shards_and_finished_parts_make_the_whole(model, y, tmp_path, monkeypatc
     shards = [lc.measure(model, batches(y), norms, batch_size=4, shard=(k, 3), ledger=tmp_path / "m") for k in range(3)]
     data.read.clear()
     again = lc.measure(model, data, norms, batch_size=4, ledger=tmp_path / "n", shard=(1, 2))
-    assert_close(lc.join(shards)["norm"], whole["norm"])
+    assert_close(lc.evaluation.join(shards)["norm"], whole["norm"])
     assert_close(again["norm"], whole["norm"][1::2])
     radius = lc.smallest_radius(model, X, y, METHOD, largest=0.5, rounds=3)
     found = [
@@ -116,7 +116,7 @@ def test_shards_and_finished_parts_make_the_whole(model, y, tmp_path, monkeypatc
         )
         for k in range(3)
     ]
-    assert_close(lc.join(found).radius, radius.radius)
+    assert_close(lc.evaluation.join(found).radius, radius.radius)
     stored_parts = lc.smallest_radius(
         model, data, METHOD, largest=0.5, rounds=3, ledger=tmp_path / "r", keep_inputs=False
     )
@@ -126,7 +126,7 @@ def test_shards_and_finished_parts_make_the_whole(model, y, tmp_path, monkeypatc
     assert len(list((tmp_path / "m").rglob("*.pt"))) == 8  # 17, 17 and 16 images in parts of 8
     for wrong in (shards[:2], shards[::-1], [shards[0], found[1]], []):
         with pytest.raises(lc.InputError, match="the results of all shards of one call, got"):
-            lc.join(wrong)
+            lc.evaluation.join(wrong)
     for shard in ((3, 3), (-1, 2), (0, 0)):
         with pytest.raises(lc.InputError, match=r"shard=\(number, shards\) with a number from 0 to shards - 1"):
             lc.measure(model, data, norms, shard=shard)

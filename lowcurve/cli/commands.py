@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
         options.STUDY,
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK, "train"),
-            *("norm", "radius", "suite", "training.epochs", "evaluation.examples", "seed", "accelerator", "devices"),
+            *("norm", "radius", "suite", "training.epochs", "evaluation.examples", "seed", "accelerator"),
             *("jobs", "full", "out", "resume", "config", "print-config"),
         ),
     ),
