@@ -19,6 +19,7 @@ from lowcurve.analysis.hessians import hessian
 from lowcurve.attacks import APGD, FGSM, SPSA, DeepFool, OneStep, Square
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.independence import find_dependence
 from lowcurve.geometry import SecantCurvature, gradient_norm
 from lowcurve.losses import cross_entropy, loss_field
 from lowcurve.network_calls import NetworkError, call
@@ -281,6 +282,46 @@ def test_accuracies_and_attacks_of_such_a_network_come_with_a_sentence(between, 
             act(model, images())
             act(model, images())
         assert [r.getMessage().startswith(f"The network has {kind}") for r in caplog.records] == [True]
+
+
+class LostAlone(torch.autograd.Function):
+    """Keeps its values, and loses the gradient of a batch of one."""
+
+    @staticmethod
+    def forward(ctx, h):
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g if len(g) > 1 else 0 * g
+
+
+class Tokens(nn.Module):
+    """BatchNorm, then a transpose: torch 2.13 returns a wrong gradient for one image on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(3, 4)
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.tensor([0.5, -2.0, 1.5]))
+            self.norm.running_mean.copy_(torch.tensor([0.1, 0.4, 0.7]))
+
+    def forward(self, x):
+        return self.head(self.norm(x).flatten(2).transpose(1, 2)).square().sum(1)
+
+
+def test_gradients_of_one_image_alone_that_are_wrong_are_noticed(caplog):
+    with pytest.raises(InputError, match=r"got another gradient for one image alone.* Write \.contiguous\(\) behind"):
+        evaluation.measure(Net(LostAlone.apply).eval(), images(), gradient_norm)
+    with caplog.at_level(logging.WARNING, logger="lowcurve"):
+        evaluation.attack(Net(LostAlone.apply).eval(), images(), FGSM(BALL))
+    assert caplog.records[0].getMessage().startswith("The network has another gradient for one image alone")
+    x = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    with temporary_seed(0, "weights"):
+        tokens = Tokens().eval().requires_grad_(False)  # with gradients of the weights, torch is right
+    beside, alone = (gradient(lambda z: tokens(z).square().sum(1), rows)[-1] for rows in (x, x[-1:]))
+    wrong = float((beside - alone).abs().max()) > 0.25 * float(beside.abs().max())
+    assert (find_dependence(tokens, x) is not None) == wrong
 
 
 def test_the_check_leaves_the_random_state_and_finds_nothing_in_an_ordinary_network(caplog):

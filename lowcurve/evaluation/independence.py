@@ -5,7 +5,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
@@ -20,6 +20,8 @@ ROUNDING = 64
 """Two passes may differ by this many units of rounding, which accelerators need."""
 COMPANY = 1e-4
 """Difference, relative to the largest logit, that a batch of another size may make by rounding."""
+KINKS = 0.25
+"""Difference, relative to the largest derivative, that rounding may make where it moves an image across kinks of the network."""
 
 
 class Dependence(NamedTuple):
@@ -39,13 +41,13 @@ class Dependence(NamedTuple):
 def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
     """Return what else an image's logits depend on in eval mode, None if nothing was seen.
 
-    Two passes over the first images are compared, and an image alone with the same image beside others.
+    Two passes over the first images are compared, and an image alone with the same image beside others: logits and gradient.
 
     Args:
         model: The network.
         x: Images on the model's device; the first ones are used.
 
-    Cost: three forward passes over at most 4 images. The global random state does not change.
+    Cost: five forward and two backward passes over at most 4 images. The global random state does not change.
     """
     x = x[:FEW]
     with frozen(model), torch.no_grad(), temporary_seed(0, "independence"):
@@ -74,7 +76,29 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
                 "replace the operation over the batch, such as BatchNorm without running statistics or dynamic quantization",
                 "An accuracy holds for its batches alone: other images, another order or batch_size change it.",
             )
+        beside, alone = _slopes(model, x), _slopes(model, x[-1:])
+        if beside is None or alone is None:
+            return None
+        size, change = float(beside[-1:].abs().max()), float((alone - beside[-1:]).abs().max())
+        if len(x) > 1 and change > KINKS * size:
+            return Dependence(
+                f"another gradient for one image alone: it differs by {_share(change, size)} of the largest derivative",
+                "write .contiguous() behind each transpose or permute that follows a normalization",
+                "Gradients of one image at a time are wrong. Torch computes them so on a CPU where a transpose follows a"
+                " normalization (BatchNorm, InstanceNorm).",
+            )
     return None
+
+
+def _slopes(model: nn.Module, x: Inputs) -> Tensor | None:
+    """Return the input gradients of the sums of squared logits, None where the network has none."""
+    with torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        try:
+            (found,) = torch.autograd.grad(call(model, x).square().sum(), x, allow_unused=True)
+        except (InputError, RuntimeError):  # the evaluation that follows meets the same error
+            return None
+    return found if found is not None and bool(torch.isfinite(found).all()) else None
 
 
 def require_independent(model: nn.Module, x: Inputs) -> None:
