@@ -288,11 +288,11 @@ class LostAlone(torch.autograd.Function):
     """Keeps its values, and loses the gradient of a batch of one."""
 
     @staticmethod
-    def forward(ctx, h):
+    def forward(_ctx, h):
         return h.clone()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(_ctx, g):
         return g if len(g) > 1 else 0 * g
 
 

@@ -21,7 +21,7 @@ ROUNDING = 64
 COMPANY = 1e-4
 """Difference, relative to the largest logit, that a batch of another size may make by rounding."""
 KINKS = 0.25
-"""Difference, relative to the largest derivative, that rounding may make where it moves an image across kinks of the network."""
+"""Difference, relative to the largest derivative, that rounding may make by moving an image across kinks of the network."""
 
 
 class Dependence(NamedTuple):
