@@ -25,6 +25,8 @@ from pathlib import Path
 
 from rows import Row, show
 
+from lowcurve.results import Column, Table, dump
+
 ROOT = Path(__file__).resolve().parents[1]
 LENET5 = ("--model", "lowcurve.examples.public_networks:lenet5", "--data", "mnist", "--radius", "0.3")
 
@@ -90,6 +92,20 @@ def run(words: tuple[str, ...], source: Path, data: Path | None) -> Timing:
     return Timing(took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, first, jobs, table)
 
 
+def table_of(rows: list[Row]) -> Table:
+    """Return the times as a table."""
+    columns = (
+        Column("command", "The command."),
+        Column("before, s", "Seconds from start to end, in the earlier checkout.", ".0f"),
+        Column("now, s", "Seconds from start to end.", ".0f"),
+        Column("before, CPU s", "Seconds of CPU time of all processes, in the earlier checkout.", ".0f"),
+        Column("now, CPU s", "Seconds of CPU time of all processes.", ".0f"),
+        Column("first row, s", "Seconds until the first accuracy is shown.", ".0f"),
+    )
+    names = ("what", "earlier, s", "now, s", "earlier, CPU s", "now, CPU s", "now, first row, s")
+    return Table("A first run", columns, tuple(tuple(row.get(name) for name in names) for row in rows))
+
+
 def main() -> None:
     """Time all commands and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,7 +135,8 @@ def main() -> None:
             "cores": os.cpu_count(), "rounds": args.rounds, "Python": platform.python_version(),
             "machine": platform.machine(), "load before": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d"),
         }  # fmt: skip
-        args.json.write_text(json.dumps({"settings": settings, "commands": rows}, indent=1) + "\n")
+        results = {"comparison": dump(table_of(rows))}
+        args.json.write_text(json.dumps({"settings": settings, "commands": rows, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
