@@ -229,7 +229,7 @@ def test_an_attack_that_is_interrupted_keeps_what_it_has(monkeypatch):
     assert all(kept["finished"] for kept in ledger.values())
     again = Counting(linear())
     evaluation.attack(again, EXAMPLES, SUITE, ledger=ledger)
-    assert again.rows == 2 * FEW + 1  # whether the logits depend on chance or on the batch, and nothing else
+    assert again.rows == 3 * FEW + 2  # whether the logits depend on chance or on the batch, and nothing else
 
 
 def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
@@ -259,7 +259,7 @@ def test_a_killed_attack_goes_on_with_another_number_of_shards(tmp_path):
     assert_close(again.inputs, whole.inputs, rtol=0, atol=0)
     model.rows = 0
     few = evaluation.attack(model, EXAMPLES, SUITE, ledger=tmp_path, keep_inputs=False, shard=(0, 2))
-    assert model.rows == 2 * FEW + 1
+    assert model.rows == 3 * FEW + 2
     assert (few.fooled_by == whole.fooled_by[::2]).all()
     with pytest.raises(InputError, match=r"attacked images, got a result of attack\(..., keep_inputs=False\)"):
         _ = few.inputs

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from lowcurve.analysis.calculus import gradient
 from lowcurve.errors import InputError
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import NetworkError, call, rounding_of
@@ -93,12 +94,11 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
 def _slopes(model: nn.Module, x: Inputs) -> Tensor | None:
     """Return the input gradients of the sums of squared logits, None where the network has none."""
     with torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
         try:
-            (found,) = torch.autograd.grad(call(model, x).square().sum(), x, allow_unused=True)
+            found = gradient(lambda z: call(model, z).square().reshape(len(z), -1).sum(1), x)
         except (InputError, RuntimeError):  # the evaluation that follows meets the same error
             return None
-    return found if found is not None and bool(torch.isfinite(found).all()) else None
+    return found if bool(torch.isfinite(found).all()) else None
 
 
 def require_independent(model: nn.Module, x: Inputs) -> None:
