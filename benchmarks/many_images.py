@@ -1,7 +1,7 @@
 """Measure the memory of an attack on a folder of many images: python benchmarks/many_images.py [--images N ...] [--json FILE]
 
-JPEG files of 224 pixels are written to a temporary folder: random grey levels on a grid of 7 by 7, enlarged. PGD-2 attacks a small network
-on all of them, in a process of its own for each number of images. The peak is the process's largest resident memory.
+JPEG files of 224 pixels are written to a temporary folder: random colors on a grid of 7 by 7, enlarged. PGD-2 attacks a small
+network on all of them, in a process of its own for each number of images. The peak is the process's largest resident memory.
 """
 
 import argparse
