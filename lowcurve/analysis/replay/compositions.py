@@ -23,17 +23,28 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,  # noqa: ARG001
 ) -> Tensor:
-    entries = math.prod(normalized_shape)
-    flat = input if len(normalized_shape) == 1 else input.flatten(-len(normalized_shape))
-    return _scale(F.layer_norm(flat, (entries,), eps=eps).reshape(input.shape), weight, bias)
+    return _normalize_last_axis(F.layer_norm, input, normalized_shape, weight, bias, eps)
 
 
 def _rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    entries = math.prod(normalized_shape)
-    flat = input if len(normalized_shape) == 1 else input.flatten(-len(normalized_shape))
-    return _scale(F.rms_norm(flat, (entries,), eps=eps).reshape(input.shape), weight, None)
+    return _normalize_last_axis(F.rms_norm, input, normalized_shape, weight, None, eps)
+
+
+def _normalize_last_axis(
+    norm: Callable[..., Tensor],
+    input: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float | None,
+) -> Tensor:
+    """Normalize over one axis without weight and bias, the form for which there is a rule."""
+    if len(shape) == 1 and weight is None and bias is None:
+        raise NotReplayable("a normalization that its rule refuses")  # this composition would call itself
+    flat = input if len(shape) == 1 else input.flatten(-len(shape))
+    return _scale(norm(flat, flat.shape[-1:], eps=eps).reshape(input.shape), weight, bias)
 
 
 def _group_norm(
@@ -84,38 +95,27 @@ def _attention(
 ) -> Tensor:
     if dropout_p > 0:
         raise DependentExamples("attention with dropout, which is random")
-    return _attend(query, key, value, attn_mask, is_causal, scale, enable_gqa)[0]
+    if is_causal and attn_mask is not None:
+        raise NotReplayable("attention with two masks, which torch refuses")
+    if enable_gqa:
+        key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+    if is_causal:
+        attn_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = _float_mask(~attn_mask, query)
+    unseen = None if attn_mask is None else attn_mask.isneginf().all(-1, keepdim=True)
+    if attn_mask is None or unseen is None or not bool(unseen.any()):
+        return _attend(query, key, value, attn_mask, scale)[0]
+    found = _attend(query, key, value, attn_mask.masked_fill(unseen, 0.0), scale)[0]
+    return found * (~unseen).to(found.dtype)  # a row that sees nothing has weights of zero
 
 
 def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the result of attention and its weights."""
-    if enable_gqa:
-        key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
-    if is_causal:
-        causal = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
-        mask = (
-            causal
-            if mask is None
-            else mask & causal
-            if mask.dtype == torch.bool
-            else mask.masked_fill(~causal, -math.inf)
-        )
-    unseen = None
-    if mask is not None and mask.dtype == torch.bool:
-        unseen = ~mask.any(-1, keepdim=True)  # a row that sees nothing has weights of zero
-        mask = scores.new_zeros(mask.shape).masked_fill(~(mask | unseen), -math.inf)
     weights = torch.softmax(scores if mask is None else scores + mask, -1)
-    if unseen is not None and bool(unseen.any()):
-        weights = weights * (~unseen).to(weights.dtype)
     return weights @ value, weights
 
 
@@ -168,11 +168,9 @@ def _multi_head_attention(
         masks[1] = masks[1][:, None, None]
     given = [mask for mask in masks if mask is not None]
     mask = given[0] if len(given) == 1 else given[0] + given[1] if given else None
-    found, attention = _attend(q, k, v, mask)
+    found, attention = _attend(q, k, v, mask) if need_weights else (_attention(q, k, v, mask), None)
     found = F.linear(found.permute(2, 0, 1, 3).reshape(length, batch, width), out_proj_weight, out_proj_bias)
-    if not need_weights:
-        return found, None
-    return found, attention.mean(1) if average_attn_weights else attention
+    return found, attention.mean(1) if attention is not None and average_attn_weights else attention
 
 
 def _float_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -238,9 +236,11 @@ def _einsum(equation: str, *operands: Any) -> Tensor:
     return torch.einsum(f"{','.join([kept, *rest])}->{result}", partial, *tensors[2:])
 
 
-def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:  # noqa: ARG001
-    length: Tensor = input.norm(p, dim, keepdim=True)
-    return input / torch.maximum(length, length.new_tensor(eps))
+def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    if out is not None:
+        raise NotReplayable("normalize into a given tensor")
+    found: Tensor = input / input.norm(p, dim, keepdim=True).clamp_min(eps)
+    return found
 
 
 def _softmax(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:

@@ -70,14 +70,16 @@ class ProgramRecorder(TorchFunctionMode):
             return func(*args, **kwargs)
         slots, versions = tuple(self.slots[id(t)] for t in inputs), [t._version for t in inputs]
         overwrites = bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
-        before = self._copy(args) if overwrites else None  # the derivatives are taken at the old value
-        if name.strip("_") not in RULES:
-            composed = self._compose(name, func, args if before is None else (before, *args[1:]), kwargs)
-            if composed is not None:
-                return composed if before is None else self._write(args[0], composed)
-        result = func(*args, **kwargs)
+        before = self._copy(name, args) if overwrites else None  # the derivatives are taken at the old value
+        given = args, kwargs
         if before is not None:
-            inputs, args = tuple(before if t is args[0] else t for t in inputs), (before, *args[1:])
+            args, kwargs, inputs = pytree.tree_map(lambda t: before if t is given[0][0] else t, (args, kwargs, inputs))
+        if name.strip("_") not in RULES:
+            composed = self._compose(name, func, args, kwargs)
+            if composed is not None:
+                return composed if before is None else self._write(given[0][0], composed)
+        result = func(*given[0], **given[1])
+        if before is not None:
             func = _out_of_place(func)
         elif not self.reason and [t._version for t in inputs] != versions:
             self.reason = f"{name} changes its input in place"
@@ -158,12 +160,14 @@ class ProgramRecorder(TorchFunctionMode):
 
     def _write(self, target: Tensor, value: Tensor) -> Tensor:
         """Write a recorded value into a tensor in place."""
-        slot = self.slots[id(value)]
+        slot = self.slots.get(id(value))
         target.copy_(value)
-        self._add(target, Identity(), (slot,), self.layouts[slot])
+        if slot is not None:  # else the composition has given up
+            self._add(target, Identity(), (slot,), self.layouts[slot])
         return target
 
-    def _copy(self, args: tuple[Any, ...]) -> Tensor | None:
+    def _copy(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """Return a copy of the tensor that a call overwrites. A composition reads the recorded copy in its place."""
         tensor = args[0] if args else None
         if (
             not isinstance(tensor, Tensor)
@@ -173,7 +177,11 @@ class ProgramRecorder(TorchFunctionMode):
         ):
             self.reason = "an in-place operation on a tensor that is seen in two ways"
             return None
-        return tensor.detach().clone()
+        if name.strip("_") not in COMPOSITIONS:
+            return tensor.detach().clone()
+        copy, slot = tensor.clone(), self.slots[id(tensor)]
+        self._add(copy, Identity(), (slot,), self.layouts[slot])
+        return copy
 
     def _require_recorded(self, tensors: Iterable[Tensor]) -> None:
         """Refuse a tensor that depends on x but was not recorded, or that was changed since then.

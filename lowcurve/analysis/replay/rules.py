@@ -164,9 +164,10 @@ RULES: Mapping[str, Rule] = {
     "channel_shuffle": _linear("input groups"),
     **dict.fromkeys(("neg", "negative", "positive"), _broadcasting(_linear("input"))),
     "clone": _identity,
-    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), layout.reshape),
-    **dict.fromkeys(("view_as", "reshape_as", "contiguous"), layout.reshape),
-    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), layout.expand),
+    **dict.fromkeys(
+        ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous"), layout.reshape
+    ),
+    **dict.fromkeys(("expand", "broadcast_to"), layout.expand),
     **dict.fromkeys(("mean", "sum"), layout.along("input dim keepdim", optional="axis dtype")),
     "cumsum": layout.along("input dim", optional="dtype"),
     "narrow": layout.part("input dim start length"),
