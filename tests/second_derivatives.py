@@ -168,12 +168,29 @@ def lists_apart(x: Tensor) -> Tensor:
     return h.exp().transpose(0, 1).flatten(1) @ TOP[:3]
 
 
-def attention(x: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*[soft(x).reshape(-1, 1, 3, 2)] * 3).flatten(1) @ TOP
+def compositions_in_place(x: Tensor) -> Tensor:
+    h = soft(x)
+    h /= 1 + x.square()
+    h.masked_fill_(torch.arange(6) == 2, 0.3).addcmul_(x, x.sin()).lerp_(x.cos(), 0.3)
+    return soft(h) @ TOP
 
 
-def attention_layer(x: Tensor, a: nn.Module) -> Tensor:
-    return a(*[soft(x).reshape(-1, 3, 2)] * 3, need_weights=False)[0].flatten(1) @ TOP
+def plain_batch_norm(x: Tensor) -> Tensor:
+    zero = x.new_zeros(6)
+    return soft(torch.batch_norm(x, 2 + zero, None, zero, 3 + zero, False, 0.1, 0.0, False)) @ TOP
+
+
+BLIND = torch.tensor([[False, False, True], [True, True, True], [False, False, False]])
+"""True for what a token does not see. The second sees nothing."""
+
+
+def attention(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    mask = None if mask is None else mask.to(x.dtype)
+    return F.scaled_dot_product_attention(*[soft(x).reshape(-1, 1, 3, 2)] * 3, mask).flatten(1) @ TOP
+
+
+def attention_layer(x: Tensor, a: nn.Module, mask: Tensor | None = None) -> Tensor:
+    return a(*[soft(x).reshape(-1, 3, 2)] * 3, attn_mask=mask, need_weights=False)[0].flatten(1) @ TOP
 
 
 def norm() -> nn.BatchNorm1d:
@@ -201,22 +218,18 @@ REPLAYED: dict[str, Callable[[], nn.Module]] = {
     "long integers as divisors": lambda: Called(lambda x: soft(x / torch.arange(3, 9)) @ TOP),
     "einsum": lambda: Called(lambda x: F.softplus(torch.einsum("bi,ij->bj", x, MIX)) @ TOP),
     "hardsigmoid after LayerNorm": lambda: Called(lambda x: soft(F.hardsigmoid(F.layer_norm(x, (6,)))) @ TOP),
-    "torch.batch_norm": lambda: Called(
-        lambda x: (
-            soft(
-                torch.batch_norm(
-                    x, 2 + x.new_zeros(6), None, x.new_zeros(6), 3 + x.new_zeros(6), False, 0.1, 0.0, False
-                )
-            )
-            @ TOP
-        )
-    ),
+    "torch.batch_norm": lambda: Called(plain_batch_norm),
     "two lists": lambda: Called(lambda x: soft(x)[:, None][:, [0] * 6, list(range(6))] @ TOP),
     "lists apart": lambda: Called(lists_apart),
     "gathered": lambda: Called(lambda x: soft(x).gather(1, (x * 0).long() + torch.arange(6).flip(0)).exp() @ TOP),
     "a checkpoint": lambda: Called(lambda x, a: checkpointed(x, a, reentrant=False), a=nn.Conv1d(1, 1, 1)),
     "fused attention": lambda: Called(attention),
+    "a row that sees nothing": lambda: Called(lambda x: attention(x, torch.zeros(3, 3).masked_fill(BLIND, -torch.inf))),
     "a layer of attention": lambda: Called(attention_layer, a=nn.MultiheadAttention(2, 1, batch_first=True)),
+    "a layer that sees nothing": lambda: Called(
+        lambda x, a: attention_layer(x, a, BLIND), a=nn.MultiheadAttention(2, 1, batch_first=True)
+    ),
+    "compositions in place": lambda: Called(compositions_in_place),
     "interpolate": lambda: Called(lambda x: soft(F.interpolate(x[:, None], size=6, mode="nearest-exact")[:, 0]) @ TOP),
 }
 """Networks that are replayed, and rightly."""

@@ -101,6 +101,15 @@ class Call:
         if len(self.inputs) != 1 or not self.args or self.args[0] is not self.inputs[0]:
             raise NotReplayable(f"{self.name} in which more than the first argument depends on the input")
 
+    def require_axes(self) -> None:
+        """Check that every tensor that depends on the input has the result's axes, so that its first is the batch axis.
+
+        Raises:
+            NotReplayable: If one has not.
+        """
+        if any(t.ndim != self.result.ndim or len(t) != len(self.result) for t in self.inputs):
+            raise NotReplayable(f"{self.name} of tensors with different axes")
+
     @property
     def layout(self) -> Layout:
         """The layout that all inputs share.

@@ -99,7 +99,7 @@ def add(call: Call) -> Step:
     given = call.bind("input other alpha") if "alpha" in call.kwargs else call.bind("input other")
     first, alpha = given["input"], given.get("alpha", 1)
     signs = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[call.name]
-    _require_axes(call)
+    call.require_axes()
     if len(call.inputs) == 2:
         return Sum(signs if call.inputs[0] is first else (signs[1], signs[0]))
     sign = signs[0] if first is call.inputs[0] else signs[1]
@@ -119,7 +119,7 @@ def multiply(call: Call) -> Step:
     first, second = given["input"], given["other"]
     if given.get("rounding_mode") is not None:
         raise NotReplayable("division with rounding")
-    _require_axes(call)
+    call.require_axes()
     is_product = "mul" in call.name
     if len(call.inputs) == 2:
         if not is_product:
@@ -194,7 +194,7 @@ def where(call: Call) -> Step:
     """
     given = call.bind("condition input other" if call.func is torch.where else "input condition other")
     condition, sides = given["condition"], (given["input"], given["other"])
-    _require_axes(call)
+    call.require_axes()
     if condition.dtype != torch.bool or len(call.inputs) != sum(is_among(side, call.inputs) for side in sides):
         raise NotReplayable("where with a condition that is no mask")
     if len(call.inputs) == 2:
@@ -221,12 +221,6 @@ def _align(factor: Any, call: Call) -> Any:
     if not isinstance(factor, Tensor):
         return factor
     return factor.detach().reshape(*[1] * (call.result.ndim - factor.ndim), *factor.shape)
-
-
-def _require_axes(call: Call) -> None:
-    """Check that every tensor that depends on the input has the result's axes, so that its first is the batch axis."""
-    if any(t.ndim != call.result.ndim or len(t) != len(call.result) for t in call.inputs):
-        raise NotReplayable(f"{call.name} of tensors with different axes")
 
 
 def _require_order(call: Call, first: Any, second: Any) -> None:

@@ -1,6 +1,7 @@
 """Rules for operations that move, select or sum entries, and their effect on the place of the batch axis."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,48 +66,57 @@ def repeat(call: Call) -> Recorded:
     return linear(call)
 
 
-def along(names: str, *, default: int | None = None, optional: str = "") -> Rule:
+def along(names: str, *, default: int | None = None) -> Rule:
     """Return the rule for a linear function along named axes, of which none is the batch axis.
 
     Args:
-        names: Names of the arguments in their order, with the axes as `dim` or `dims`.
+        names: Names of the arguments in their order, with the axes as `dim`, `dims` or `axis`.
         default: The axis if none is given. None stands for all.
-        optional: Names of arguments that are given by keyword only.
     """
 
     def rule(call: Call) -> Recorded:
-        call.require_only_first()
-        given = call.bind(f"{names} {optional}" if set(call.kwargs) & set(optional.split()) else names)
-        given.setdefault("dim", given.get("dims", given.get("axis", default)))
-        require_other_axes(call, given["dim"])
+        bind_axes(call, names, default)
         return linear(call)
 
     return rule
 
 
-def part(names: str, *, default: int = 0, optional: str = "") -> Rule:
+def bind_axes(call: Call, names: str, default: int | None) -> dict[str, Any]:
+    """Return the arguments of a function of one tensor along named axes, with the axes as `dim`.
+
+    Args:
+        call: The recorded call.
+        names: Names of the arguments in their order, with the axes as `dim`, `dims` or `axis`.
+        default: The axis if none is given. None stands for all.
+
+    Raises:
+        NotReplayable: If the batch axis is among the axes.
+    """
+    call.require_only_first()
+    given = call.bind(names)
+    given.setdefault("dim", given.get("dims", given.get("axis", default)))
+    require_other_axes(call, given["dim"])
+    return given
+
+
+def part(names: str) -> Rule:
     """Return the rule for a function that selects a slice along one named axis, which is not the batch axis.
 
     Args:
-        names: Names of the arguments in their order, with the axis as `dim`.
-        default: The axis if none is given.
-        optional: Names of arguments that are given by keyword only.
+        names: Names of the arguments in their order, with the axis as `dim`. By default it is the first.
     """
-    checked = along(names, default=default, optional=optional)
 
-    def rule(call: Call) -> Step | Recorded:
-        found = checked(call)
+    def rule(call: Call) -> Recorded:
+        given = bind_axes(call, names, 0)
         x, result = call.inputs[0], call.result
-        given = call.bind(f"{names} {optional}")
-        axis = given.get("dim", default) % x.ndim
+        axis = given["dim"] % x.ndim
         if result.untyped_storage().data_ptr() != x.untyped_storage().data_ptr() or x.stride(axis) == 0:
-            return found
+            return linear(call)
         start = (result.storage_offset() - x.storage_offset()) // x.stride(axis)
         removed = result.ndim < x.ndim
-        position = start if removed else slice(start, start + result.shape[axis])
         index = [slice(None)] * x.ndim
-        index[axis] = position
-        return _slice(call, tuple(index)), found[1]  # type: ignore[index]
+        index[axis] = start if removed else slice(start, start + result.shape[axis])  # type: ignore[call-overload]
+        return _slice(call, tuple(index)), result_layout(call)
 
     return rule
 
@@ -248,11 +258,20 @@ def linear(call: Call) -> Recorded:
         call: The recorded call.
     """
     call.require_only_first()
+    function, result = batch_first_function(call)
+    return LinearMap(function), result
+
+
+def batch_first_function(call: Call) -> tuple[Callable[[Tensor], Tensor], Layout]:
+    """Return the function of a call's first argument with the batch axis first in both, and the layout of its result.
+
+    Args:
+        call: A recorded call that takes any batch size.
+    """
     result = result_layout(call)
+    # The function must not hold the call, which holds the whole pass.
     func, rest, kwargs, layout = call.func, call.args[1:], call.kwargs, call.layout
-    if layout.axis == result.axis == 0:
-        return LinearMap(lambda t: func(t, *rest, **kwargs)), result
-    return LinearMap(lambda t: result.front(func(layout.back(t), *rest, **kwargs))), result
+    return lambda t: result.front(func(layout.back(t), *rest, **kwargs)), result
 
 
 def result_layout(call: Call, *, probe: bool = False) -> Layout:

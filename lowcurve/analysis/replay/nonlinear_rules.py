@@ -1,7 +1,5 @@
 """Rules for functions of each example that are not linear: softmax, normalization, reductions and entry by entry."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -10,26 +8,9 @@ from lowcurve.analysis.replay.calls import Call, NotReplayable, Recorded, Rule, 
 from lowcurve.analysis.replay.curved_steps import Softmax
 from lowcurve.analysis.replay.derivatives import elementwise_step
 from lowcurve.analysis.replay.differentiated import Differentiated
-from lowcurve.analysis.replay.layout_rules import require_other_axes, result_layout
+from lowcurve.analysis.replay.layout_rules import batch_first_function, bind_axes, require_other_axes
 from lowcurve.analysis.replay.normalization import Normalize
 from lowcurve.analysis.replay.steps import Step
-
-ALONG: Mapping[str, tuple[str, str]] = {
-    "log_softmax": ("input dim _stacklevel", "dtype"),
-    "logsumexp": ("input dim keepdim", ""),
-    "logcumsumexp": ("input dim", ""),
-    "norm": ("input p dim keepdim", "dtype"),
-    "linalg_vector_norm": ("input ord dim keepdim", "dtype"),
-    "std": ("input dim unbiased keepdim", "correction"),
-    "var": ("input dim unbiased keepdim", "correction"),
-    "prod": ("input dim keepdim", ""),
-    "cumprod": ("input dim", ""),
-    **dict.fromkeys(("amax", "amin"), ("input dim keepdim", "")),
-    **dict.fromkeys(("max", "min", "median"), ("input dim keepdim", "")),
-    "topk": ("input k dim largest sorted", ""),
-    "sort": ("input dim descending stable", ""),
-}
-"""Functions along named axes, with the names of their arguments by position and by keyword only."""
 
 
 def elementwise(call: Call) -> Step:
@@ -41,8 +22,7 @@ def elementwise(call: Call) -> Step:
     x = call.inputs[0]
     if len(call.inputs) == 1 and x.shape == call.result.shape:
         return elementwise_step(call)
-    if any(t.ndim != call.result.ndim or len(t) != len(call.result) for t in call.inputs):
-        raise NotReplayable(f"{call.name} of tensors with different axes")
+    call.require_axes()
     return differentiate(call)
 
 
@@ -157,25 +137,19 @@ def _normalize(call: Call, variance: Tensor, eps: float, *, centered: bool) -> N
     return Normalize(z / r, r, centered, e)
 
 
-def along(names: str, optional: str) -> Rule:
+def along(names: str, *, default: int | None = None) -> Rule:
     """Return the rule for a function along named axes, of which none is the batch axis.
 
     Args:
         names: Names of the arguments in their order.
-        optional: Names of arguments that are given by keyword only.
+        default: The axis if none is given. None stands for all.
     """
-    default = {"sort": -1, "topk": -1}
 
     def rule(call: Call) -> Recorded:
-        call.require_only_first()
-        given = call.bind(f"{names} {optional}")
+        given = bind_axes(call, names, default)
         if any(isinstance(value, Tensor) for name, value in given.items() if name != "input"):
             raise NotReplayable(f"{call.name} of several tensors")
-        dims = given.get("dim", default.get(call.name))
-        require_other_axes(call, dims)
-        result, layout = result_layout(call), call.layout
-        func, rest, kwargs = call.func, call.args[1:], call.kwargs
-        function = lambda t: result.front(func(layout.back(t), *rest, **kwargs))  # noqa: E731
-        return Differentiated(function, (layout.front(call.inputs[0]).detach(),)), result
+        function, result = batch_first_function(call)
+        return Differentiated(function, (call.layout.front(call.inputs[0]).detach(),)), result
 
     return rule

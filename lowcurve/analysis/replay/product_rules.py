@@ -36,14 +36,12 @@ def matrix_product(call: Call) -> Step | Recorded:
         raise NotReplayable("a product with more matrices than the network has")
     if not left and constant.ndim == 1 and layout.axis > factor.ndim - 2:
         raise NotReplayable("a matrix product over the batch axis")
+    product = (lambda t, c: t @ c) if left else (lambda t, c: c @ t)
     if constant.ndim > 2 and aligned >= 0 and constant.shape[aligned] != 1:
         if layout.axis:
             raise NotReplayable("a product with matrices that differ by example")
-        product = (lambda t, c: t @ c) if left else (lambda t, c: c @ t)
         return Differentiated(product, (factor.detach(),), (constant,)), layout
-    if left:
-        return LinearMap(lambda t: layout.front(layout.back(t) @ constant)), layout
-    return LinearMap(lambda t: layout.front(constant @ layout.back(t))), layout
+    return LinearMap(lambda t: layout.front(product(layout.back(t), constant))), layout
 
 
 def einsum(call: Call) -> Recorded:
