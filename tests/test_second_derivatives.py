@@ -13,7 +13,7 @@ from lowcurve import randomness
 from lowcurve.analysis import hessians
 from lowcurve.analysis.calculus import Jet, gradient, pullback
 from lowcurve.analysis.hessians import hessian
-from lowcurve.analysis.replay import rules
+from lowcurve.analysis.replay import recording, rules
 from lowcurve.analysis.replay.steps import Identity
 from lowcurve.errors import InputError
 from lowcurve.geometry.boundary import logit_difference
@@ -120,6 +120,17 @@ def test_a_wrong_rule_is_found(monkeypatch):
     operator = hessian(loss_field(model, Y), X)
     assert operator.backend == "differentiated twice: its replayed product is not that of torch"
     assert_close(operator(V), by_torch(model, slice(0, 4)))
+
+
+def test_exhausted_memory_is_no_reason_to_differentiate_twice(monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(rules, "RULES", {**rules.RULES, "tanh": exhausted})
+    monkeypatch.setitem(recording.COMPOSITIONS, "lerp", exhausted)
+    for network in (lambda x: x.tanh() @ TOP, lambda x: x.lerp(x.sin(), 0.3) @ TOP):
+        with pytest.raises(torch.OutOfMemoryError):
+            hessian(loss_field(built(lambda network=network: Called(network)), Y), X)
 
 
 def test_the_check_is_made_once_for_each_network_program_and_loss(monkeypatch):

@@ -1,4 +1,4 @@
-"""Rules for products: matrices, einsum, and entry by entry, of which one or both factors depend on the input."""
+"""Rules for products of matrices and for einsum, in which one factor or both depend on the input."""
 
 from typing import Any
 

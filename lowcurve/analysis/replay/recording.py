@@ -19,6 +19,7 @@ from lowcurve.analysis.replay.rules import RULES, find_step, is_public
 from lowcurve.analysis.replay.steps import Identity, Step
 from lowcurve.analysis.replay.tangents import Instruction, Program, build_program
 from lowcurve.analysis.second_derivatives import graph_nodes
+from lowcurve.network_calls import is_memory_error
 
 DERIVATIVES = split_names("grad backward _make_dual register_hook register_post_accumulate_grad_hook")
 """Functions that take or change a gradient, which no step shows."""
@@ -154,7 +155,9 @@ class ProgramRecorder(TorchFunctionMode):
                 return composition(*args, **kwargs)
         except NotReplayable as error:
             self.reason, self.is_dependent = str(error), isinstance(error, DependentExamples)
-        except Exception:  # the call itself fails, or its form is another one
+        except Exception as error:  # the call itself fails, or its form is another one
+            if is_memory_error(error):
+                raise
             self.reason = self.reason or f"{name} in a form that is not understood"
         return None
 

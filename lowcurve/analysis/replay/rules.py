@@ -1,7 +1,7 @@
 """The table from recorded calls of torch functions to their steps on tangents.
 
-A rule knows every argument that it accepts and refuses any other. It also refuses an operation that could mix examples
-(along the first axis) or that is random. A call without a rule sends the whole function to automatic differentiation.
+A rule knows every argument that it accepts and refuses any other. It also refuses an operation that could mix examples or
+that is random. A call with neither a rule nor a composition sends the whole function to automatic differentiation.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from lowcurve.analysis.replay import product_rules as products
 from lowcurve.analysis.replay.calls import Call, NotReplayable, Recorded, Rule
 from lowcurve.analysis.replay.derivatives import ELEMENTWISE
 from lowcurve.analysis.replay.steps import Identity, LinearMap, Step
+from lowcurve.network_calls import is_memory_error
 
 
 def find_step(call: Call) -> Recorded:
@@ -43,6 +44,8 @@ def find_step(call: Call) -> Recorded:
     except NotReplayable:
         raise
     except Exception as error:  # a form of the call that its rule does not expect
+        if is_memory_error(error):
+            raise
         raise NotReplayable(f"{call.name} in a form that is not understood") from error
     if layout.axis >= call.result.ndim or call.result.shape[layout.axis] != call.batch * layout.inner:
         raise NotReplayable(f"{call.name} gives up the batch axis")

@@ -3,7 +3,7 @@
 """The action of one recorded call on tangents, and its adjoint.
 
 A step is linear: `push` maps tangents of its inputs to the tangent of its result, and `pull` maps an adjoint of the result
-back. The steps here are the same at every point. Those of `curved_steps` are not, and add terms of second derivatives.
+back. The steps here have no second derivatives. Those of `curved_steps` add terms of them in `pull`.
 
 A step takes any number of vectors per example (see `stacking`). It overwrites memory that nothing else reads, because new
 memory of this size costs as much time as the arithmetic.

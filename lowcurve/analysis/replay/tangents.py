@@ -1,11 +1,11 @@
 """Programs on tangents: the steps of a recorded pass, and products with Jacobian and Hessian that are made of them.
 
-A function made of linear maps and elementwise nonlinearities is, at one point, a linear program: each nonlinearity sigma
-multiplies by its derivative sigma'(a), which is known at the point. J v is that program applied to v. H v, the derivative
-of the gradient along v, is its adjoint applied to the derivative of the loss's gradient in the logits. In it each
-nonlinearity gives sigma'(a) g' + (sigma''(a) g) a', where g is the loss's derivative at its result and ' is the derivative
-along v. Both passes consist of the network's own convolutions and evaluate no nonlinearity, so a product costs less than a
-gradient.
+A function is, at one point, a linear program on tangents: each step that is not linear multiplies by its Jacobian, which is
+known at the point. For an elementwise nonlinearity sigma this is sigma'(a). J v is that program applied to v. H v, the
+derivative of the gradient along v, is its adjoint applied to the derivative of the loss's gradient in the logits. In it
+sigma gives sigma'(a) g' + (sigma''(a) g) a', where g is the loss's derivative at its result and ' is the derivative along
+v. `curved_steps` has the same for other functions. For convolutions and elementwise nonlinearities both passes evaluate
+only the network's own convolutions, so a product costs less than a gradient.
 
 Reference: Pearlmutter 1994 (the R-operator).
 """
