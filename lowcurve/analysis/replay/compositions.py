@@ -239,8 +239,8 @@ def _einsum(equation: str, *operands: Any) -> Tensor:
 def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
     if out is not None:
         raise NotReplayable("normalize into a given tensor")
-    found: Tensor = input / input.norm(p, dim, keepdim=True).clamp_min(eps)
-    return found
+    length: Tensor = input.norm(p, dim, keepdim=True)
+    return input / torch.maximum(length, length.new_tensor(eps))
 
 
 def _softmax(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:

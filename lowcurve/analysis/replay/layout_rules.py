@@ -115,7 +115,7 @@ def part(names: str) -> Rule:
         start = (result.storage_offset() - x.storage_offset()) // x.stride(axis)
         removed = result.ndim < x.ndim
         index = [slice(None)] * x.ndim
-        index[axis] = start if removed else slice(start, start + result.shape[axis])  # type: ignore[call-overload]
+        index[axis] = start if removed else slice(start, start + result.shape[axis])
         return _slice(call, tuple(index)), result_layout(call)
 
     return rule

@@ -1,5 +1,6 @@
 """Rules for products of matrices and for einsum, in which one factor or both depend on the input."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def matrix_product(call: Call) -> Step | Recorded:
         raise NotReplayable("a product with more matrices than the network has")
     if not left and constant.ndim == 1 and layout.axis > factor.ndim - 2:
         raise NotReplayable("a matrix product over the batch axis")
-    product = (lambda t, c: t @ c) if left else (lambda t, c: c @ t)
+    product: Callable[[Tensor, Tensor], Tensor] = (lambda t, c: t @ c) if left else (lambda t, c: c @ t)
     if constant.ndim > 2 and aligned >= 0 and constant.shape[aligned] != 1:
         if layout.axis:
             raise NotReplayable("a product with matrices that differ by example")
