@@ -1,7 +1,7 @@
 """Inputs that are not in memory: decoded when they are needed, or written to a temporary file where they are many."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
@@ -123,22 +123,17 @@ class Spool:
         if self._file is not None or len(self) * self._size > self.limit:
             self._empty_memory()
 
-    def places(self) -> list[Tensor]:
-        """Return the places of each piece that was written."""
-        return list(self._places)
-
-    def read(self, places: Tensor) -> Tensor:
-        """Return the inputs of one of these pieces."""
-        if self._file is not None:
-            return self._read(places)
-        return next(held for known, held in zip(self._places, self._held, strict=True) if known is places)
+    def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield places and inputs of each piece that was written."""
+        held = self._held if self._file is None else map(self._read, self._places)
+        yield from zip(self._places, held, strict=True)
 
     def tensor(self) -> Tensor:
         """Return all inputs. Those of a file are read from it when they are used."""
         count = len(self)
         if self._file is None:
             whole = torch.empty(count, *self._one, dtype=self._dtype)
-            for places, values in zip(self._places, self._held, strict=True):
+            for places, values in self.pieces():
                 whole[places] = values
             return whole
         # Copy on write: what a user changes stays in the process.

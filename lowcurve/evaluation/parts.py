@@ -190,29 +190,27 @@ class _Whole:
 
     def restore(self, ledger: Ledger | None, needs: Sequence[str]) -> Tensor:
         """Add the own rows of a ledger and return them."""
-        own = self.share.own(torch.zeros(0, dtype=torch.int64))
-        for key in [] if ledger is None else sorted(ledger.keys()):
-            stored = ledger.get(key) if ledger is not None else None
+        known: Ledger = {} if ledger is None else ledger
+        left_out = {"finished", "rows"} if "inputs" in needs else {"finished", "rows", "inputs"}
+        for key in sorted(known.keys()):
+            stored = known.get(key)
             if stored is None or not stored.get("finished") or not all(name in stored for name in needs):
                 continue
             rows = torch.as_tensor(stored["rows"])
-            mine = torch.isin(rows, own.among(rows)) & ~torch.isin(rows, self._rows())
+            mine = torch.isin(rows, self.share.own(self._rows()).among(rows))
             if bool(mine.any()):
-                kept = {name: torch.as_tensor(stored[name])[mine] for name in stored.keys() - {"finished", "rows"}}
-                self.add(rows[mine], kept if "inputs" in needs else {k: v for k, v in kept.items() if k != "inputs"})
+                self.add(rows[mine], {k: torch.as_tensor(v)[mine] for k, v in stored.items() if k not in left_out})
         return self._rows()
 
     def gather(self) -> None:
         """Add the rows of the other processes, the inputs piece by piece."""
         mine, self.spool = self.spool, Spool()
         self.parts = [part for parts in gather(self.share.fabric, self.parts) for part in parts]
-        pieces = iter(mine.places())
-        for _ in range(max(gather(self.share.fabric, len(mine.places())))):
-            places = next(pieces, None)
-            piece = None if places is None else (places, mine.read(places))
-            for found in gather(self.share.fabric, piece):
-                if found is not None:
-                    self.spool.write(*found)
+        pieces = mine.pieces()
+        while any(found := gather(self.share.fabric, next(pieces, None))):
+            for piece in found:
+                if piece is not None:
+                    self.spool.write(*piece)
 
     def columns(self) -> dict[str, Tensor]:
         """Return the columns in the order of the rows."""
