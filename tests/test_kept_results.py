@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from lowcurve.data import DataSet, Examples, load
 from lowcurve.models import Network
@@ -104,6 +105,17 @@ def test_a_file_with_another_time_holds_the_same_data(tmp_path):
     ]
 
 
+class Packed(nn.Module):
+    """A layer whose state holds a tuple of tensors, as that of a quantized layer does."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def get_extra_state(self) -> tuple[Tensor, None]:
+        return torch.full((2,), self.value), None
+
+
 def test_weights_are_known_by_their_values():
     one, two = NETWORK.build(0), NETWORK.build(0)
     assert weights_digest(one) == weights_digest(two)
@@ -111,6 +123,8 @@ def test_weights_are_known_by_their_values():
         next(two.parameters()).view(-1)[0] += 1e-6
     assert weights_digest(one) != weights_digest(two)
     assert weights_digest(one.half()) != weights_digest(one.float())
+    packed = [Packed(value) for value in (0.0, 0.0, 1.0)]
+    assert weights_digest(packed[0]) == weights_digest(packed[1]) != weights_digest(packed[2])
 
 
 def test_items_of_papers_are_kept_for_the_same_files_alone(tmp_path, monkeypatch):

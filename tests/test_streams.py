@@ -153,6 +153,22 @@ def test_the_finished_parts_of_a_process_are_kept_when_another_is_killed(model, 
     assert data.read == []
 
 
+class Constant(nn.Module):
+    """A network with a class that its weights do not show."""
+
+    def __init__(self, model, label):
+        super().__init__()
+        self.model, self.label = model, label
+
+    def forward(self, x):
+        return self.model(x) + 100 * torch.eye(3)[self.label]
+
+
+def test_a_folder_tells_networks_of_the_same_weights_apart(model, y, tmp_path):
+    found = [lc.attack(Constant(model, k), X, y, METHOD, ledger=tmp_path).clean.tolist() for k in range(3)]
+    assert found == [(y == k).tolist() for k in range(3)]
+
+
 def test_many_attacked_images_lie_in_a_file(model, y, monkeypatch):
     held = lc.attack(model, X, y, METHOD)
     monkeypatch.setattr(parts, "MOST", 8)

@@ -44,7 +44,7 @@ class Ledger(Protocol):
 
 
 def open_ledger(place: Ledger | str | Path | None, model: nn.Module, data: Data, *settings: object) -> Ledger | None:
-    """Return a ledger; that of a folder belongs to the weights, the first images and the settings of a call.
+    """Return a ledger; that of a folder belongs to the network, the first images and the settings of a call.
 
     Args:
         place: A ledger, a folder or None.
@@ -57,14 +57,10 @@ def open_ledger(place: Ledger | str | Path | None, model: nn.Module, data: Data,
     # Trainings import this module, and their code version must not depend on these; see results/versions.py.
     from lowcurve.results.naming import describe
     from lowcurve.store.ledgers import DiskLedger
+    from lowcurve.store.weights import network_digest
 
-    known = sha256()
-    for name, value in model.state_dict().items():
-        known.update(name.encode())
-        if isinstance(value, Tensor):
-            known.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     values = [value.tolist() if isinstance(value, Tensor) else value for value in settings]
-    key = f"{known.hexdigest()} {first_of(data, FEW).digest} {count_of(data)} {describe(values)}"
+    key = f"{network_digest(model)} {first_of(data, FEW).digest} {count_of(data)} {describe(values)}"
     return DiskLedger(Path(place), key)
 
 

@@ -25,6 +25,8 @@ AVERAGES = "n_averaged"
 """A count that `torch.optim.swa_utils.AveragedModel` adds to the weights."""
 OPTIONAL = "num_batches_tracked"
 """Ending of a name that old files lack. Torch fills it in."""
+PLAIN = (bool, int, float, str, tuple)
+"""Types of the attributes by which `network_digest` tells layers apart."""
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -223,6 +225,38 @@ def weights_digest(model: nn.Module) -> str:
     """
     found = sha256()
     for name, value in model.state_dict().items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        found.update((f"{name} {value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else name).encode())
+        found.update(_bytes_of(value))
     return found.hexdigest()[:16]
+
+
+def network_digest(model: nn.Module) -> str:
+    """Return sixteen hexadecimal digits that change with a network's weights, types of layers and layers' attributes.
+
+    Attributes count if they are numbers, text, tuples or tensors. Functions and classes count by their names.
+
+    Example:
+        >>> network_digest(nn.ELU(1.0)) == network_digest(nn.ELU(2.0)), network_digest(nn.ELU()) == network_digest(nn.ELU())
+        (False, True)
+    """
+    found = sha256(weights_digest(model).encode())
+    for name, layer in model.named_modules():
+        found.update(f"{name} {type(layer).__module__}.{type(layer).__qualname__}".encode())
+        for key, value in (vars(layer) | dict(layer.named_buffers(recurse=False))).items():
+            if isinstance(value, Tensor):
+                found.update(key.encode() + _bytes_of(value))
+            elif isinstance(value, PLAIN) and key != "training":
+                found.update(f"{key} {value!r}".encode())
+            elif hasattr(value, "__qualname__"):
+                found.update(f"{key} {getattr(value, '__module__', '')}.{value.__qualname__}".encode())
+    return found.hexdigest()[:16]
+
+
+def _bytes_of(value: Any) -> bytes:
+    """Return the content of a tensor, or of the tuple in which a quantized layer has its weights."""
+    if isinstance(value, tuple):
+        return b"".join(map(_bytes_of, value))
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    plain = value.detach().dequantize() if value.is_quantized else value.detach()
+    return plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
