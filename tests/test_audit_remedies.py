@@ -14,7 +14,7 @@ from lowcurve.evaluation.audit.twins import (
     Smooth,
     StraightThrough,
     classifier_inside,
-    own_layers,
+    layers_of_user,
 )
 from lowcurve.randomness import temporary_seed
 
@@ -118,7 +118,7 @@ def test_the_stages_before_the_classifier_inside_are_passed_straight_through(sta
 def test_a_layer_of_the_users_own_type_can_be_passed_through():
     model = nn.Sequential(faulty.KWinners(), nn.ReLU())
     x = torch.arange(1.0, 21)[None].requires_grad_()
-    assert own_layers(model) == ("0",)
+    assert layers_of_user(model) == ("0",)
     twin = PassedThrough(model, ("0",))
     assert torch.equal(twin(x), model(x))
     assert (torch.autograd.grad(twin(x)[:, -2:].sum(), x)[0] == torch.tensor([0.0] * 18 + [1.0] * 2)).all()
@@ -129,7 +129,7 @@ def test_the_mean_of_draws_is_the_mean(standard, few):
     with temporary_seed(0, "draws"):
         draws = torch.stack([faulty.Noisy(standard)(x) for _ in range(3)])
     with temporary_seed(0, "draws"):
-        assert torch.equal(Averaged(faulty.Noisy(standard), 3)(x), draws.mean(0))
+        assert torch.equal(Averaged(faulty.Noisy(standard), torch.zeros(3, 1))(x), draws.mean(0))
 
 
 @pytest.mark.slow

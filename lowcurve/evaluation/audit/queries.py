@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2
@@ -11,9 +11,9 @@ from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
+from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, margin_loss
-from lowcurve.network_calls import call
 
 BEYOND = 0.01
 """Tests 13 and 14. Checked in tests/test_audit.py."""
@@ -65,26 +65,6 @@ SPSA_SCATTER = Check(
 )
 
 
-class Smoothed(nn.Module):
-    """The mean of a network's logits over fixed patterns added to the input.
-
-    It averages out a network's noise and shattered gradients. Inputs are not clipped to the pixel box, since clipping would
-    cut gradients.
-
-    Args:
-        model: The network.
-        patterns: What is added to an input, shape (patterns, ...).
-    """
-
-    def __init__(self, model: nn.Module, patterns: Tensor) -> None:
-        super().__init__()
-        self.model, self.patterns = model, patterns
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the mean logits."""
-        return torch.stack([call(self.model, x + pattern) for pattern in self.patterns.to(x)]).mean(0)
-
-
 def transfer(state: AuditState) -> Finding:
     """Run test 14: PGD on the margin, without stopping early, on the substitute.
 
@@ -100,7 +80,7 @@ def transfer(state: AuditState) -> Finding:
         like = state.x[:1].expand(PATTERNS, *state.x.shape[1:])
         draws = randomness.uniform(like, -1, 1, generator=randomness.stream(state.seed, "audit", "patterns"))
         scale = state.ball.norm.steepest(draws) if state.ball.norm.name == "l_2" else draws
-        substitute = Smoothed(state.model, scale * state.ball.radius / 2)
+        substitute = Averaged(state.model, scale * state.ball.radius / 2)
         name = "the network smoothed over half the radius"
     rows = state.still_robust()
     attack = PGD(state.ball, steps=state.budget.steps, loss=margin_loss)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lowcurve.attacks import PGD, Square
@@ -15,7 +16,7 @@ from lowcurve.evaluation.audit.twins import (
     Smooth,
     StraightThrough,
     classifier_inside,
-    own_layers,
+    layers_of_user,
 )
 from lowcurve.evaluation.audit.verdict import Remedy
 from lowcurve.losses import margin_loss
@@ -87,7 +88,7 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
     smooth = Smooth(state.model)
     if met := _passed_through(smooth, x):
         yield f"BPDA through {', '.join(sorted(met))}", smooth
-    if layers := own_layers(state.model):
+    if layers := layers_of_user(state.model):
         kinds = sorted({type(state.model.get_submodule(name)).__name__ for name in layers})
         yield f"BPDA through {', '.join(kinds)}", PassedThrough(state.model, layers)
 
@@ -95,7 +96,7 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
 def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]]:
     attack = PGD(state.ball, steps=state.budget.long_steps, loss=margin_loss)
     for name, one in _twins(state, failed):
-        twin = Averaged(one, DRAWS) if RANDOM in failed else one
+        twin = Averaged(one, torch.zeros(DRAWS, 1)) if RANDOM in failed else one
         called = f"{name} on the mean of {DRAWS} draws (EOT)" if RANDOM in failed else name
         yield called, partial(state.attack_fully, called, attack, twin)
     if failed & SEARCHED:
@@ -112,5 +113,5 @@ def _passed_through(smooth: Smooth, x: Tensor) -> set[str]:
 
 
 def _fooled(state: AuditState, answers: Tensor, rows: np.ndarray, random: bool) -> np.ndarray:
-    judge = Averaged(state.model, DRAWS) if random else state.model
+    judge = Averaged(state.model, torch.zeros(DRAWS, 1)) if random else state.model
     return np.asarray((state.margins_at(answers, rows, judge) < 0).numpy())

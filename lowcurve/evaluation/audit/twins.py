@@ -21,22 +21,25 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class Averaged(nn.Module):
-    """The mean of a random network's logits over several draws.
+    """The mean of a network's logits over several passes, each with its own pattern added to the input.
+
+    It averages out a network's noise and shattered gradients. Inputs are not clipped to the pixel box, since clipping would
+    cut gradients.
 
     Args:
         model: The network.
-        draws: Number of passes.
+        patterns: What is added to the inputs, shape (passes, ...). Zeros average the draws of a random network.
 
     Reference: Athalye et al. 2018, section 4.2 (expectation over transformation).
     """
 
-    def __init__(self, model: nn.Module, draws: int) -> None:
+    def __init__(self, model: nn.Module, patterns: Tensor) -> None:
         super().__init__()
-        self.model, self.draws = model, draws
+        self.model, self.patterns = model, patterns
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean logits."""
-        return torch.stack([call(self.model, x) for _ in range(self.draws)]).mean(0)
+        return torch.stack([call(self.model, x + pattern) for pattern in self.patterns.to(x)]).mean(0)
 
 
 class StraightThrough(nn.Module):
@@ -62,14 +65,14 @@ class StraightThrough(nn.Module):
                 call(self.model, x)
         finally:
             hook.remove()
-        point = points[-1].detach().to(x)
-        return call(inside, x + (point - x).detach())
+        return call(inside, _as_identity(x, points[-1].to(x)))
 
 
 class Smooth(nn.Module):
     """A network without what hides its gradient inside: rounding, detached tensors, gradient hooks, half precision.
 
-    Rounding keeps its values and gets the slope 1. Half precision is left out, so the logits may differ a little.
+    Rounding keeps its values and is passed backwards as if it were the identity. Half precision is left out, so the logits
+    may differ a little.
 
     Args:
         model: The network.
@@ -105,7 +108,7 @@ class PassedThrough(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        hooks = [self.model.get_submodule(layer).register_forward_hook(_as_identity) for layer in self.layers]
+        hooks = [self.model.get_submodule(layer).register_forward_hook(_pass_through) for layer in self.layers]
         try:
             return call(self.model, x)
         finally:
@@ -113,23 +116,28 @@ class PassedThrough(nn.Module):
                 hook.remove()
 
 
-def _as_identity(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+def _as_identity(x: Tensor, values: Tensor) -> Tensor:
+    """Return the values, with the derivatives of x."""
+    return x + (values - x).detach()
+
+
+def _pass_through(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     same = isinstance(output, Tensor) and output.shape == args[0].shape and output.is_floating_point()
-    return args[0] + (output - args[0]).detach() if same else output
+    return _as_identity(args[0], output) if same else output
 
 
-def own_layers(model: nn.Module) -> tuple[str, ...]:
+def layers_of_user(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the layers without weights and parts that are of the user's own types."""
-    return tuple(
-        name
-        for name, layer in model.named_modules()
-        if name and not type(layer).__module__.startswith(LIBRARIES) and not any(True for _ in layer.parameters())
-        and not any(True for _ in layer.children())
-    )  # fmt: skip
+
+    def is_plain(layer: nn.Module) -> bool:
+        return next(layer.parameters(), None) is None and next(layer.children(), None) is None
+
+    named = [(name, layer) for name, layer in model.named_modules() if name and is_plain(layer)]
+    return tuple(name for name, layer in named if not type(layer).__module__.startswith(LIBRARIES))
 
 
 class _Through(TorchFunctionMode):
-    """Give functions without a useful slope the slope 1, and leave out what cuts or changes gradients."""
+    """Pass functions without a useful slope as if they were the identity; leave out what cuts or changes gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,8 +156,7 @@ class _Through(TorchFunctionMode):
             return x if name != "register_hook" else func(x, lambda _: None)
         if name.rstrip("_") in FLAT:
             self.met.add(name.rstrip("_"))
-            values = func(x.detach().clone(), *args[1:], **given)
-            passed = x + (values - x).detach()
+            passed = _as_identity(x, func(x.detach().clone(), *args[1:], **given))
             return x.copy_(passed) if name.endswith("_") else passed
         asked = {"half": torch.float16, "bfloat16": torch.bfloat16}.get(name)
         if asked or (name in ("to", "type") and any(one in HALF for one in (*args[1:], *given.values()))):
