@@ -1,14 +1,12 @@
 """Progress of long evaluations, and work that several processes share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lowcurve.errors import InputError
-from lowcurve.network_calls import is_memory_error
 from lowcurve.types import Progress
 
 T = TypeVar("T")
@@ -64,53 +62,6 @@ class Ticker:
     def reach(self, amount: int) -> None:
         """Raise the work that is done to an amount, if it is below."""
         self.advance(max(amount - self.done, 0))
-
-
-def share_of(fabric: Any, count: int) -> Tensor:
-    """Return the numbers of this process's examples.
-
-    Args:
-        fabric: Lightning Fabric, or None for a single process.
-        count: Number of examples; where there are fewer than processes, each process takes all of them.
-
-    Example:
-        >>> share_of(None, 3)
-        tensor([0, 1, 2])
-    """
-    rows = torch.arange(count)
-    return rows if fabric is None or fabric.world_size > count else rows[fabric.global_rank :: fabric.world_size]
-
-
-def share(fabric: Any, count: int, compute: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Compute columns for all examples, each process its own rows, and return them whole on every process.
-
-    An error of one process is raised in all of them: otherwise the others would wait for its rows for ever. A process whose
-    memory is exhausted ends at once, and whatever started the processes ends the others.
-
-    Args:
-        fabric: Lightning Fabric, or None for a single process.
-        count: Number of examples.
-        compute: Computes the columns of the examples with these numbers.
-
-    Example:
-        >>> share(None, 3, lambda rows: {"square": rows**2})
-        {'square': tensor([0, 1, 4])}
-    """
-    mine = share_of(fabric, count)
-    if len(mine) == count:
-        return compute(mine)
-    columns: dict[str, Tensor] = {}
-    failure: Exception | None = None
-    try:
-        columns = compute(mine)
-    except Exception as error:
-        if is_memory_error(error):
-            raise
-        failure = error
-    agree(fabric, failure)
-    known = gather(fabric, (columns, mine))
-    order = torch.cat([rows for _, rows in known]).argsort()
-    return {name: torch.cat([part[name] for part, _ in known])[order] for name in known[0][0]}
 
 
 def agree(fabric: Any, failure: Exception | None) -> None:

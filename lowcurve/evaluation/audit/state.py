@@ -22,8 +22,9 @@ from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.known import Members, fooled_by_gradients, is_at_least, outlasted
 from lowcurve.evaluation.audit.shards import SharedColumns
-from lowcurve.evaluation.measuring import logits_of
-from lowcurve.evaluation.sharing import broadcast, share
+from lowcurve.evaluation.measuring import logits_of, on_device
+from lowcurve.evaluation.parts import Piece, Share, evaluate_parts
+from lowcurve.evaluation.sharing import broadcast
 from lowcurve.losses import log_odds, margin
 from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
@@ -225,9 +226,8 @@ class AuditState:
             observe: Called with every point that is evaluated.
         """
         there = torch.from_numpy(rows)
-        streams = randomness.example_streams(randomness.stream(self.seed, "attack", "PGD"), self.x, self.y)
-        x = self.x[there]
-        images = AttackBatch(self.model, x, self.y[there], self.ball.radii(x), streams.take(there), self.logits[there])
+        x, streams = self.x[there], self.streams("attack", "PGD", rows=rows)
+        images = AttackBatch(self.model, x, self.y[there], self.ball.radii(x), streams, self.logits[there])
         device, size = self.like.device, self.batch_size
         found = carry_out(method, images.with_streams(0), stop=stop, limit=size, device=device, observe=observe)
         require_finite_logits(found.undefined)
@@ -236,15 +236,16 @@ class AuditState:
     def attack_fully(self, name: str, method: AttackFunction, model: nn.Module, rows: np.ndarray) -> Tensor:
         """Return the attacked images; the attack on `model` does not stop early."""
 
-        def perturb(x: Tensor, y: Tensor) -> Tensor:
+        def columns_of(piece: Piece) -> dict[str, Tensor]:
+            x, y = on_device(self.model, piece.examples, slice(None))
             # The same stream for every batch: an image's draws depend on it alone.
             answer = method(model, x, y, generator=randomness.stream(self.seed, "attack", "PGD"))
-            return accept(method, x, answer)[0]
+            return {"found": accept(method, x, answer)[0].cpu()}
 
         def attacked(own: np.ndarray) -> Tensor:
-            x, y = self.x[torch.from_numpy(own)], self.y[torch.from_numpy(own)]
+            few = self.correct_examples.take(torch.from_numpy(own))
             with self._isolated():
-                return share(self.fabric, len(y), lambda k: {"found": self.in_batches(perturb, x[k], y[k])})["found"]
+                return evaluate_parts(few, self.batch_size, columns_of, Share(self.fabric))["found"]
 
         return self.shared.column(name, rows, attacked, self.x[torch.from_numpy(rows)])
 
