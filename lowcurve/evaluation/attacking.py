@@ -22,12 +22,11 @@ from lowcurve.attacks.state import AttackBatch, select_rows
 from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
-from lowcurve.data.streams import first_of
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, UNDEFINED, AttackResult
-from lowcurve.evaluation.independence import FEW, warn_of_dependence
-from lowcurve.evaluation.measuring import are_probabilities, logits_of, on_device, require_examples
+from lowcurve.evaluation.independence import warn_of_dependence
+from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
 from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
 from lowcurve.evaluation.sharing import Ticker
 from lowcurve.losses import margin
@@ -106,13 +105,13 @@ def attack(
     """
     data, chosen = split_arguments(model, images, labels, method)
     method = require_attack(chosen)
-    require_examples(model, data)
-    few = on_device(model, first_of(data, FEW), slice(FEW))[0]
+    few = require_examples(model, data)
     warn_of_dependence(model, few)
     norm = norm_of(method)
     members = members_of(method)
     bars = choose_progress(progress, fabric)
     store = open_ledger(ledger, model, data, "attack", method, seed, radius)
+    needs = (*COLUMNS, *["inputs"] * keep_inputs)
 
     def columns_of(piece: Piece) -> dict[str, Tensor]:
         own = None if radius is None else radius[piece.rows]
@@ -120,9 +119,8 @@ def attack(
         work = sum(count_forward_passes(member) for _, member in members) * len(piece.rows)
         _attack_chunk(chunk, members, store, piece.key, Ticker(bars, heading + piece.title, work))
         columns = chunk.results() | {"distance": norm.length(chunk.state["inputs"] - chunk.x)}
-        return {name: columns[name] for name in (*COLUMNS, *["inputs"] * keep_inputs)}
+        return {name: columns[name] for name in needs}
 
-    needs = (*COLUMNS, *["inputs"] * keep_inputs)
     with frozen(model), name_failing_layer(model, few[:2]):
         size = part_size(data, batch_size)
         columns = evaluate_parts(data, size, columns_of, Share(fabric, shard), store, needs)

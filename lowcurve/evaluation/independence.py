@@ -46,7 +46,7 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
 
     Args:
         model: The network.
-        x: Images on the model's device; the first ones are used.
+        x: Images on the model's device; the first ones are used. Of a single one, only the two passes are compared.
 
     Cost: three forward passes over at most 4 images, and two gradients once a network and shape.
     The global random state does not change.
@@ -67,11 +67,13 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
                 "remove the random layer, or let it draw the same numbers in every pass",
                 "An accuracy holds for its draws alone. Attack the mean over many draws, and report several seeds.",
             )
+        if len(x) < 2:
+            return None
         try:
             change = float((call(model, x[-1:]) - first[-1:]).abs().max())
         except NetworkError:  # such as BatchNorm over one value
             change = size
-        if len(x) > 1 and change > max(COMPANY, 8 * eps) * size:
+        if change > max(COMPANY, 8 * eps) * size:
             return Dependence(
                 f"mixed images: an image's logits alone and beside {len(x) - 1} others differ by"
                 f" {_share(change, size)} of the largest logit",
@@ -84,7 +86,7 @@ def find_dependence(model: nn.Module, x: Inputs) -> Dependence | None:
         if beside is None or alone is None:
             return None
         size, change = float(beside[-1:].abs().max()), float((alone - beside[-1:]).abs().max())
-        if len(x) > 1 and change > KINKS * size:
+        if change > KINKS * size:
             return Dependence(
                 f"another gradient for one image alone: it differs by {_share(change, size)} of the largest derivative",
                 "write .contiguous() behind each transpose or permute that follows a normalization",

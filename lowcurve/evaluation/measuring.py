@@ -89,8 +89,7 @@ def measure(
     data, chosen = split_arguments(model, images, labels, measures)
     named = name_measures(chosen)
     require_eval(model)
-    require_examples(model, data)
-    few = on_device(model, first_of(data, FEW), slice(FEW))[0]
+    few = require_examples(model, data)
     require_independent(model, few)
     store = open_ledger(ledger, model, data, "measure", named, loss)
     bars, sizes = choose_progress(progress, fabric), dict.fromkeys(named, batch_size)
@@ -161,8 +160,7 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
     """
     require_module(model)
     data = as_source(images, labels)
-    require_examples(model, data)
-    warn_of_dependence(model, on_device(model, first_of(data, FEW), slice(FEW))[0])
+    warn_of_dependence(model, require_examples(model, data))
     batches = (on_device(model, examples, slice(None)) for _, examples in parts_of(data, Own(), batch_size))
     with frozen(model):
         return torch.cat([logits_of(model, x, y).argmax(1) == y for x, y in batches]).cpu().numpy()
@@ -227,8 +225,10 @@ def on_device(model: nn.Module, examples: Examples, rows: Any) -> tuple[Tensor, 
     return examples.pixels(rows).to(like), examples.y[rows].to(like.device)
 
 
-def require_examples(model: nn.Module, data: Examples | Stream) -> None:
-    """Refuse weights that are not finite, and data without examples."""
+def require_examples(model: nn.Module, data: Examples | Stream) -> Tensor:
+    """Return the first images on the model's device. Refuse weights that are not finite, and data without examples."""
     require_finite(model)
-    if not len(first_of(data, 1)):
+    few = first_of(data, FEW)
+    if not len(few):
         raise InputError("at least one example", "none", "give a data set that is not empty")
+    return on_device(model, few, slice(None))[0]

@@ -1,6 +1,6 @@
 """Transfer of attacks between networks, and the loss that an attack reaches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import require_attack, split_arguments
-from lowcurve.evaluation.independence import FEW, warn_of_dependence
-from lowcurve.evaluation.measuring import logits_of, require_examples
+from lowcurve.evaluation.independence import warn_of_dependence
+from lowcurve.evaluation.measuring import logits_of, on_device, require_examples
 from lowcurve.evaluation.parts import Piece, Share, evaluate_parts, part_size
 from lowcurve.losses import cross_entropy, evaluate_loss
 from lowcurve.models.modes import frozen
@@ -75,11 +75,12 @@ def transfer(
         require_module(model)
     data, chosen = split_arguments(next(iter(models.values())), images, labels, method)
     method = require_attack(chosen)
-    require_examples(next(iter(models.values())), data)
+    for model in models.values():
+        warn_of_dependence(model, require_examples(model, data))
     bars = choose_progress(progress, fabric)
 
     def columns_of(piece: Piece) -> dict[str, Tensor]:
-        return {"robust": _transfer(models, piece.examples, method, seed, batch_size, bars)}
+        return {"robust": _transfer(models, piece, method, seed, batch_size, bars)}
 
     robust = evaluate_parts(data, part_size(data, batch_size), columns_of, Share(fabric))["robust"]
     return np.asarray(robust.numpy()).transpose(1, 2, 0)
@@ -87,17 +88,19 @@ def transfer(
 
 def _transfer(
     models: Mapping[str, nn.Module],
-    examples: Examples,
+    piece: Piece,
     method: AttackFunction,
     seed: int,
     batch_size: int,
     progress: Progress[int],
 ) -> Tensor:
     """Return robust[i, s, t], the images first."""
+    examples = piece.examples
     clean = [_correct(model, examples, examples.pixels(slice(None)), batch_size) for model in models.values()]
     rows = []
     for name, source in models.items():
-        found, _ = _attack_fully(source, examples, method, seed, batch_size, progress, f"attacking {name}")
+        heading = f"attacking {name}{piece.title}"
+        found, _ = _attack_fully(source, examples, method, seed, batch_size, progress, heading)
         right = [_correct(model, examples, found, batch_size) for model in models.values()]
         rows.append(np.stack([a & b for a, b in zip(clean, right, strict=True)]))
     return torch.from_numpy(np.stack(rows)).movedim(2, 0)
@@ -142,10 +145,11 @@ def adversarial_loss(
     """
     data, chosen = split_arguments(model, images, labels, method)
     attack, bars = require_attack(chosen), choose_progress(progress)
-    require_examples(model, data)
+    warn_of_dependence(model, require_examples(model, data))
 
     def columns_of(piece: Piece) -> dict[str, Tensor]:
-        return {"loss": _attack_fully(model, piece.examples, attack, seed, batch_size, bars, "attacking", loss)[1]}
+        heading = f"attacking{piece.title}"
+        return {"loss": _attack_fully(model, piece.examples, attack, seed, batch_size, bars, heading, loss)[1]}
 
     return np.asarray(evaluate_parts(data, part_size(data, batch_size), columns_of, Share())["loss"].numpy())
 
@@ -161,12 +165,10 @@ def _attack_fully(
     loss: Loss = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
     """Return the attacked images and the loss there."""
-    require_examples(model, examples)
-    like = input_like(model)
-    warn_of_dependence(model, examples.pixels(slice(FEW)).to(like))
     found, values = [], []
     with frozen(model):
-        for x, y in _batches(examples, batch_size, like, progress, heading):
+        for start in progress(range(0, len(examples), batch_size), heading):
+            x, y = on_device(model, examples, slice(start, start + batch_size))
             logits_of(model, x, y)
             answer = method(model, x, y, generator=randomness.stream(seed, "attack", type(method).__name__))
             point, _ = accept(method, x, answer)
@@ -177,17 +179,8 @@ def _attack_fully(
 
 
 def _correct(model: nn.Module, examples: Examples, x: Tensor, batch_size: int) -> np.ndarray:
-    require_examples(model, examples)
     like = input_like(model)
     with frozen(model):
         parts = zip(x.split(batch_size), examples.y.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
         found = [logits_of(model, a.to(like), b.to(like.device)).argmax(1).cpu() == b for a, b in parts]
     return np.asarray(torch.cat(found).numpy())
-
-
-def _batches(
-    examples: Examples, size: int, like: Tensor, progress: Progress[int], heading: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in progress(range(0, len(examples), size), heading):
-        rows = slice(start, start + size)
-        yield examples.pixels(rows).to(like), examples.y[rows].to(like.device)
