@@ -261,6 +261,8 @@ def test_a_folder_of_images_of_several_sizes(folder, monkeypatch):
     assert_close(read.statistics(), held.statistics())
     other = lc.load(folder, transform=Resized(7), limits=Limits(train=20))
     assert other.train.digest != read.train.digest
+    grey = [lc.load(folder, transform=lambda _, level=level: torch.full((1, 2, 2), level)) for level in (0.2, 0.4)]
+    assert grey[0].test.digest != grey[1].test.digest
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     settings = lc.Optimization(epochs=1, batch_size=4)
     lc.fit(net, lc.Objective(), read.train, settings, validation=read.validation)

@@ -128,11 +128,11 @@ class Examples:
             (True, False)
         """
         found = sha256(repr((self.x.dtype, tuple(self.x.shape), self.classes)).encode())
-        identity = None if isinstance(self.x, Tensor) else self.x.identity
-        if identity is not None and not isinstance(self.x, Tensor):
-            found.update(identity(self.x.rows))
-        for start in range(0, 0 if identity else len(self), CHUNK):
-            found.update(self.x[start : start + CHUNK].reshape(-1).view(torch.uint8).numpy().data)
+        if isinstance(self.x, StoredPixels) and self.x.identity is not None:
+            found.update(self.x.identity(self.x.rows))
+        else:
+            for start in range(0, len(self), CHUNK):
+                found.update(self.x[start : start + CHUNK].reshape(-1).view(torch.uint8).numpy().data)
         found.update(self.y.reshape(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()[:16]
 

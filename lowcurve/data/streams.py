@@ -89,7 +89,7 @@ class Stream:
         if self._by_row:
             return self._examples(self._rows(torch.arange(min(count, len(self.data)))))
         self._opened = self._opened or self._open()
-        while sum(map(self._size, self._read)) < count and (few := self._next(1)):
+        while sum(map(self._size, self._read)) < count and (few := self._next(self._opened, 1)):
             self._read += few
         return self._examples([self._tensors(item) for item in self._read]).take(slice(count))
 
@@ -152,17 +152,12 @@ class Stream:
         with self._draws.resume():
             return iter(self.data)
 
-    def _next(self, count: int) -> list[Any]:
-        assert self._opened is not None
+    def _next(self, opened: Iterator[Any], count: int) -> list[Any]:
         with self._draws.resume():
-            return list(islice(self._opened, count))
+            return list(islice(opened, count))
 
     def _rest(self, opened: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            with self._draws.resume():
-                items = list(islice(opened, 1 if self._batched else 16))
-            if not items:
-                return
+        while items := self._next(opened, 1 if self._batched else 16):
             yield from items
 
     def _size(self, item: Any) -> int:

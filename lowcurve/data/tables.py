@@ -233,6 +233,7 @@ def decoded(
 
     def identity(numbers: Tensor) -> bytes:
         found = sha256(repr(transform if is_dataclass(transform) else getattr(transform, "__qualname__", "")).encode())
+        found.update(read(numbers[:1]).numpy().tobytes())  # transforms may share a name
         for cell in rows.take(numbers).cells():
             content, path = cell.get("bytes"), str(cell.get("path") or "")
             stat = None if content else Path(path).stat()

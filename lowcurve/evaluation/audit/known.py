@@ -1,4 +1,4 @@
-"""What the suite that an audit accompanies has found already, so that the audit does not try it again."""
+"""Reuse the results of the suite that an audit accompanies, so that the audit does not repeat its attacks."""
 
 from collections.abc import Sequence
 from dataclasses import fields
