@@ -15,11 +15,10 @@ import torch
 from command import SMOKE, done, results
 
 from lowcurve.cli.ending import ends_in_words
-from lowcurve.cli.study import _do_job
 from lowcurve.data import digits
 from lowcurve.errors import InputError, RunError
 from lowcurve.store import Run
-from lowcurve.study import workers
+from lowcurve.study import pipeline, workers
 from lowcurve.study.jobs import Job, list_jobs
 from lowcurve.study.presets import preset
 from lowcurve.study.settings import Study
@@ -172,7 +171,7 @@ def test_networks_judged_side_by_side_have_the_same_numbers(tmp_path):
 
 def test_a_job_can_be_sent_to_a_process_that_is_no_fork(tmp_path):
     """As it is outside Linux."""
-    do = partial(_do_job, preset("digits"), digits(), Run(tmp_path))
+    do = partial(pipeline.do_job, preset("digits"), digits(), Run(tmp_path))
     again = pickle.loads(pickle.dumps(do))
     assert again.args[0] == do.args[0]
     assert torch.equal(again.args[1].test.x, do.args[1].test.x)

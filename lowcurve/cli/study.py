@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
     from lowcurve.data import DataSet
     from lowcurve.store import Run
-    from lowcurve.study.jobs import Job
     from lowcurve.study.settings import Study
-    from lowcurve.types import Progress
 
 log = logging.getLogger("lowcurve")
 LOW_ACCURACY = 0.5
@@ -107,15 +105,50 @@ def _work(
 ) -> None:
     """Do the steps and write the report."""
     from lowcurve.store import PAGE
+    from lowcurve.study import pipeline
     from lowcurve.study.optional import failures
 
+    started = time.monotonic()
     log.info("lowcurve %s in %s", command, run.folder)
-    _compute(command, steps, study, data, run, given, processes)
+    if command == "train":
+        recipes.announce(recipes.load(run))
+    sizes = f"{len(data.train)} to train on, {len(data.validation)} for validation, {len(data.test)} to test"
+    log.info("%s: %s. %s", data.name, sizes, data.note)
+    if study.model is not None and "train" in steps:
+        log.info("%s", _describe_plan(study))
+    if given is not None:
+        pipeline.save_given(study, run, given)
+        with one_thread():
+            _check_accuracy(given, data)
+    if len(steps) == 2:
+        log.info("the radius is set anew: after %s, %s is repeated for it", *steps)
+    _do_jobs(steps, study, data, run, processes)
+    log.info("%s took %.0f s", command, time.monotonic() - started)
     write_report(study, run)
     evaluations = [{"measure": "curvature"}.get(step, step) for step in steps if step != "train"]
     for name, reason in failures(run.parts(), evaluations).items():
         hint = f"see the table of what is missing in {run.folder / PAGE}"
         raise InputError(f"numbers of the network {name}", f"none: {reason}", hint)
+
+
+def _do_jobs(steps: tuple[str, ...], study: "Study", data: "DataSet", run: "Run", processes: int) -> None:
+    """Do the jobs of the steps, in this process or side by side in several, and show how they proceed."""
+    import torch
+
+    from lowcurve.study import pipeline
+    from lowcurve.study.workers import Workers, do_in_turn
+
+    jobs, do = pipeline.begin(study, data, run, steps), partial(pipeline.do_job, study, data, run)
+    if processes == 1:
+        with show(study, data, run, jobs, 1) as display:
+            do_in_turn(jobs, do, display)
+        return
+    log.info("%d networks are trained and judged side by side", processes)
+    # The processes begin before the display, which has a thread.
+    workers = Workers(processes, torch.get_num_threads(), do)
+    with workers, show(study, data, run, jobs, processes) as display:
+        workers.do(jobs, display)
+    run.clean()  # of what an ended process was writing
 
 
 def _follow(command: str, request: Request) -> int:
@@ -129,7 +162,7 @@ def _follow(command: str, request: Request) -> int:
         data = pipeline.load_data(request.study)
         with ends_in_words(f"{run.folder} keeps what is finished"):
             for job in pipeline.begin(request.study, data, run, _steps_of(command, request, run)):
-                pipeline.do_job(job, request.study, data, run)
+                pipeline.do_job(request.study, data, run, job)
     except KeyboardInterrupt as error:
         return exit_code(error)
     return 0
@@ -160,53 +193,6 @@ def _new_place(command: str, request: Request) -> Path:
         hint = f"write lowcurve {command} RUN, or give --model package.module:function --weights FILE --data NAME"
         raise InputError("a run or a model", "neither", hint)
     return new_place(request.out, f"{command}-{Path(request.study.data).stem}")
-
-
-def _compute(
-    command: str,
-    steps: tuple[str, ...],
-    study: "Study",
-    data: "DataSet",
-    run: "Run",
-    given: "nn.Module | None",
-    processes: int,
-) -> None:
-    import torch
-
-    from lowcurve.study import pipeline
-    from lowcurve.study.workers import Workers, do_in_turn
-
-    started = time.monotonic()
-    if command == "train":
-        recipes.announce(recipes.load(run))
-    sizes = f"{len(data.train)} to train on, {len(data.validation)} for validation, {len(data.test)} to test"
-    log.info("%s: %s. %s", data.name, sizes, data.note)
-    if study.model is not None and "train" in steps:
-        log.info("%s", _describe_plan(study))
-    if given is not None:
-        pipeline.save_given(study, run, given)
-        with one_thread():
-            _check_accuracy(given, data)
-    if len(steps) == 2:
-        log.info("the radius is set anew: after %s, %s is repeated for it", *steps)
-    jobs, do = pipeline.begin(study, data, run, steps), partial(_do_job, study, data, run)
-    if processes == 1:
-        with show(study, data, run, jobs, 1) as display:
-            do_in_turn(jobs, do, display)
-    else:
-        log.info("%d networks are trained and judged side by side", processes)
-        # The processes begin before the display, which has a thread.
-        workers = Workers(processes, torch.get_num_threads(), do)
-        with workers, show(study, data, run, jobs, processes) as display:
-            workers.do(jobs, display)
-        run.clean()  # of what an ended process was writing
-    log.info("%s took %.0f s", command, time.monotonic() - started)
-
-
-def _do_job(study: "Study", data: "DataSet", run: "Run", job: "Job", progress: "Progress[int]") -> None:
-    from lowcurve.study import pipeline
-
-    pipeline.do_job(job, study, data, run, progress)
 
 
 def _networks_side_by_side(study: "Study", run: "Run", steps: tuple[str, ...], given: "nn.Module | None") -> int:

@@ -8,9 +8,6 @@ from lowcurve.study.comparison import GIVEN, sort_networks
 from lowcurve.study.methods import METHODS, method_of
 from lowcurve.study.settings import Study
 
-EACH = ("train", "measure", "attack")
-"""Steps with a job for each network."""
-
 
 @dataclass(frozen=True)
 class Job:

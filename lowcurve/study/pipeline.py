@@ -90,33 +90,31 @@ def try_network(model: nn.Module, data: DataSet, study: Study, steps: Sequence[s
         raise InputError(f"a network for {len(data.classes)} classes", classes, hint)
 
 
-def do_job(job: Job, study: Study, data: DataSet, run: Run, progress: Progress[int] = silent) -> None:
+def do_job(study: Study, data: DataSet, run: Run, job: Job, progress: Progress[int] = silent) -> None:
     """Do one job of the study, unless the run holds its results with the same settings already.
 
     Several processes may share the work; the first one writes.
 
     Args:
-        job: The job.
         study: Settings of the study.
         data: Its data set.
         run: Run that holds the networks and the results.
+        job: The job.
         progress: Progress display.
     """
     run = run if launch_fabric(study.hardware).is_global_zero else run.read_only()
-    settings = (study.evaluation, study.radius, study.norm)
+    measured = (study.evaluation, study.radius, study.norm)
+    attacked = (study.evaluation, study.suite, study.radius, study.norm)
     if job.step == "train":
         _train(study, data, run, job.network, progress)
     elif job.step == "measure":
-        _evaluate(study, "curvature", run, settings, data, job.network, progress, curvature_results)
+        _evaluate(study, "curvature", run, measured, data, job.network, progress, curvature_results)
     elif job.step == "attack":
-        attacked = (study.evaluation, study.suite, study.radius, study.norm)
-        results_of = partial(attack_results, run=run)
-        _evaluate(study, "attack", run, attacked, data, job.network, progress, results_of)
+        _evaluate(study, "attack", run, attacked, data, job.network, progress, partial(attack_results, run=run))
         run.ledger(job.network, "").remove()  # its content is in the part now
     elif job.step == "draw":
-        _evaluate_together(study, "drawn", run, settings, data, progress, report_figures)
+        _evaluate_together(study, "drawn", run, measured, data, progress, report_figures)
     else:
-        attacked = (study.evaluation, study.suite, study.radius, study.norm)
         _evaluate_together(study, "transfer", run, attacked, data, progress, transfer_results)
 
 
@@ -148,7 +146,7 @@ def train(study: Study, data: DataSet, run: Run, progress: Progress[int] = silen
         progress: Progress display.
     """
     for job in begin(study, data, run, ("train",)):
-        do_job(job, study, data, run, progress)
+        do_job(study, data, run, job, progress)
 
 
 def _train(study: Study, data: DataSet, run: Run, name: str, progress: Progress[int]) -> None:
@@ -214,7 +212,7 @@ def measure(study: Study, data: DataSet, run: Run, progress: Progress[int] = sil
         InputError: If the run has no network.
     """
     for job in begin(study, data, run, ("measure",)):
-        do_job(job, study, data, run, progress)
+        do_job(study, data, run, job, progress)
 
 
 def attack(study: Study, data: DataSet, run: Run, progress: Progress[int] = silent) -> None:
@@ -232,7 +230,7 @@ def attack(study: Study, data: DataSet, run: Run, progress: Progress[int] = sile
         InputError: If the run has no network.
     """
     for job in begin(study, data, run, ("attack",)):
-        do_job(job, study, data, run, progress)
+        do_job(study, data, run, job, progress)
 
 
 def scope_of(study: Study, digest: str) -> str:
