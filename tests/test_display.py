@@ -13,7 +13,9 @@ from lowcurve import progress
 from lowcurve.cli import display, terminal
 from lowcurve.cli.display import Display, expected_work
 from lowcurve.data import digits
+from lowcurve.errors import InputError, RunError
 from lowcurve.results import Column, Table
+from lowcurve.study import robustness_row
 from lowcurve.study.jobs import list_jobs
 from lowcurve.study.presets import preset
 
@@ -37,10 +39,10 @@ def clock(monkeypatch):
 def shown(monkeypatch, clock):  # noqa: ARG001 (it stands before the display begins)
     jobs = list_jobs(STUDY, (), ("train", "measure", "attack"))
     monkeypatch.setattr(display, "headline_of", lambda *_: TABLE)
-    monkeypatch.setattr(Display, "_look_at", lambda self, name: self.before.update({name: TABLE}))
+    monkeypatch.setattr(robustness_row, "first_results", lambda *_: TABLE)
     monkeypatch.setattr(display, "is_terminal", lambda: False)
     work = {job.name: 10.0 for job in jobs}
-    return Display(jobs, work, 2, STUDY, digits(), SimpleNamespace())
+    return Display(jobs, work, 2, STUDY, digits(), SimpleNamespace(load_network=str))
 
 
 def test_the_time_left_is_that_of_all_jobs(shown, clock):
@@ -74,6 +76,20 @@ def test_a_log_gets_lines(shown, caplog):
     row = "standard: clean 98.1% [96-99], C 21.2"
     assert caplog.messages.count(row) == 2  # once trained, and once all of it is known
     assert caplog.messages[-1].startswith("attack standard took 0.0 s; 3 of 14 steps are done")
+
+
+def test_a_network_that_cannot_be_attacked_ends_nothing_before_its_own_job(shown, monkeypatch):
+    def fail(error):
+        raise error
+
+    for error in (RuntimeError("no derivative"), InputError("a", "b", "c")):
+        monkeypatch.setattr(robustness_row, "first_results", lambda *_, error=error: fail(error))
+        shown.started(shown.jobs[0])
+        shown.finished(shown.jobs[0])
+    assert shown.before == {}
+    monkeypatch.setattr(robustness_row, "first_results", lambda *_: fail(RunError("a", "b", "c")))
+    with pytest.raises(RunError):
+        shown.finished(shown.jobs[0])
 
 
 def test_a_terminal_shows_one_display(shown, clock):

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli.terminal import headline_of, is_terminal, result_table, row_in_words
-from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
     from lowcurve.data import DataSet
@@ -111,10 +110,13 @@ class Display:
 
     def _look_at(self, name: str) -> None:
         """Attack the first network briefly here, so that its row is there while the others train."""
+        from lowcurve.study.optional import reason_of
         from lowcurve.study.robustness_row import first_results
 
-        with contextlib.suppress(InputError):  # whose job will tell
+        try:
             self.before[name] = first_results(self.study, self.data, name, self.run.load_network(name))
+        except Exception as error:  # a network of the user's own may raise anything; the job that attacks it tells what
+            reason_of(error)
 
     def summary(self) -> str:
         """Return how many jobs are done and the time that is left, in words."""
