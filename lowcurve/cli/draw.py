@@ -11,7 +11,7 @@ from lowcurve.cli.drawings import DRAWINGS, Drawing
 from lowcurve.cli.parsing import new_parser, parse_words, split_names
 from lowcurve.cli.processes import prepare_process
 from lowcurve.cli.requests import open_run
-from lowcurve.cli.terminal import progress_bars
+from lowcurve.cli.terminal import console, progress_bars
 from lowcurve.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ def run(command: str, words: list[str]) -> int:
         results = drawing.draw(shared)
     place = Run(Path(asked.out) if asked.out else Path(asked.run) / "drawn")
     written = _write(asked.kind, results, shared, data, place, asked.static, write_bytes)
-    from rich.console import Console
-
     for path in written:
-        Console().print(f"written: {path}", soft_wrap=True, highlight=False)
+        console().print(f"written: {path}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli.parsing import flat, new_parser, parse_words
+from lowcurve.cli.terminal import console, empty_table, result_table
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ def run(command: str, words: list[str]) -> int:
         command: Its name, recipes.
         words: The words after it.
     """
-    from rich.console import Console
-
     from lowcurve.papers.recipes import get_recipe
 
     parser = new_parser(command)
@@ -36,27 +35,24 @@ def run(command: str, words: list[str]) -> int:
     keys = parse_words(command, parser, words).key
     if len(keys) > 1:
         raise InputError("at most one key", " ".join(keys), "write lowcurve recipes KEY")
-    console = Console()
+    screen = console()
     if keys:
-        console.print(_describe(get_recipe(keys[0])), markup=False, highlight=False, soft_wrap=True)
+        screen.print(_describe(get_recipe(keys[0])), markup=False, highlight=False, soft_wrap=True)
     else:
-        _list(console)
+        _list(screen)
     return 0
 
 
-def _list(console: Any) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+def _list(screen: Any) -> None:
     from lowcurve.papers.recipes import get_recipes
 
-    listed = Table(title="Recipes", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    listed = empty_table("Recipes")
     listed.add_column("recipe", no_wrap=True)
     listed.add_column("what it trains, and the paper's numbers (accuracies in %)")
     for one in get_recipes():
         listed.add_row(one.key, f"{one.title}\n{_values(one)}")
-    console.print(listed)
-    console.print("lowcurve recipes KEY shows one whole, lowcurve train KEY trains it", highlight=False)
+    screen.print(listed)
+    screen.print("lowcurve recipes KEY shows one whole, lowcurve train KEY trains it", highlight=False)
 
 
 def _values(recipe: "Recipe") -> str:
@@ -119,7 +115,6 @@ def add_comparison(recipe: "Recipe | None", run: "Run", results: Mapping[str, "R
 
 def terminal_lines(results: Mapping[str, "Result"]) -> list[Any]:
     """Return the comparison with the paper for the terminal; empty until there is a number of ours."""
-    from lowcurve.cli.terminal import result_table
     from lowcurve.results import Table
 
     papers = results.get(BESIDE)

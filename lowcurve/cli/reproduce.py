@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lowcurve.cli.ending import ends_in_words, say_end
 from lowcurve.cli.parsing import new_parser, parse_words, split_names
 from lowcurve.cli.processes import machine_facts, prepare_process
-from lowcurve.cli.terminal import claims_table, log_to, progress_bars
+from lowcurve.cli.terminal import claims_table, console, log_to, progress_bars
 from lowcurve.cli.threads import keep_threads
 from lowcurve.errors import InputError
 
@@ -140,16 +140,14 @@ def _make(item: "Item", context: "Context", run: "Run") -> "tuple[Result, Reprod
 
 def _show(table: "Result", found: "Reproduction", scale: str, written: Path) -> None:
     """Print the result: at smoke scale only that nothing can be read from it."""
-    from rich.console import Console
-
-    console = Console()
+    screen = console()
     if scale == "smoke":
-        console.print(SMOKE, soft_wrap=True)
+        screen.print(SMOKE, soft_wrap=True)
     else:
-        console.print(claims_table(table))
+        screen.print(claims_table(table))
         for line in found.differences_at(scale):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {written}", soft_wrap=True)
+            screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"report: {written}", soft_wrap=True)
 
 
 def _facts(item: "Item", context: "Context", found: "Reproduction", seconds: float) -> dict[str, Any]:

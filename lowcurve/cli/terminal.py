@@ -21,7 +21,7 @@ log = logging.getLogger("lowcurve")
 
 def claims_table(table: Any) -> Any:
     """Return a paper's numbers next to ours as a table of rich, whose sentences wrap."""
-    shown = _empty(table.title)
+    shown = empty_table(table.title)
     for column in table.columns:
         shown.add_column(column.heading)
     for row in table.rows:
@@ -36,7 +36,7 @@ def result_table(table: "Table", unfinished: Collection[str] = ()) -> Any:
         table: The table.
         unfinished: Rows whose missing cells are still to come.
     """
-    shown = _empty(table.title)
+    shown = empty_table(table.title)
     places = [number for number, column in enumerate(table.columns) if column.heading != AUDIT]
     for number in places:
         shown.add_column(table.columns[number].heading, justify="right" if number else "left", no_wrap=not number)
@@ -117,7 +117,8 @@ def is_terminal() -> bool:
     return bool(Console().is_terminal)
 
 
-def _empty(title: str) -> Any:
+def empty_table(title: str) -> Any:
+    """Return a table of rich with this title, as all commands print them."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
