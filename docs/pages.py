@@ -9,13 +9,11 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lowcurve.results import Table, load
-from lowcurve.study.findings import short_verdict
+from lowcurve.study.findings import shorten_verdicts
 
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
@@ -48,10 +46,11 @@ def table_at(place: str) -> Table:
     for word in place.split():
         file, _, name = word.partition("#")
         contents.append(json.loads((ROOT / file).read_text()))
-        table = load(contents[-1]["results"][name or "comparison"])
+        results = contents[-1]["results"]
+        table = load(results[name or "comparison"])
         if not isinstance(table, Table):
             raise TypeError(f"{word} is no table")
-        tables.append(_with_short_verdicts(table, contents[-1]["results"].get("audit")))
+        tables.append(shorten_verdicts(table, load(results["audit"]) if "audit" in results else None))
     if len(tables) == 1:
         return tables[0]
     rows = [
@@ -60,20 +59,6 @@ def table_at(place: str) -> Table:
         for row in table.rows
     ]
     return replace(tables[0], rows=tuple(rows))
-
-
-def _with_short_verdicts(table: Table, audited: Any) -> Table:
-    """Return a table whose verdicts of the audit have the number of their warnings instead of the names."""
-    places = [k for k, column in enumerate(table.columns) if column.heading == "audit"]
-    if not places or audited is None:
-        return table
-    flags = Counter(row[0] for row in audited["rows"] if row[2] == "flag")
-    rows = [list(row) for row in table.rows]
-    for row in rows:
-        for k in places:
-            told = str(row[k])
-            row[k] = short_verdict(told, flags[str(row[0])] if "; warnings: " in told else 0)
-    return replace(table, rows=tuple(map(tuple, rows)))
 
 
 def checks() -> str:

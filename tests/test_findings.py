@@ -24,10 +24,6 @@ def said(**changed) -> list[str]:
     return findings.opening(found, BALL, SUITE)
 
 
-def test_the_outcomes_have_the_words_of_the_audit():
-    assert findings.WORDS == WORDS
-
-
 def test_the_example_of_four_networks():
     robust, clean, curved, audited = said()
     assert robust == (

@@ -20,7 +20,7 @@ pytestmark = [
 
 @functools.cache
 def report() -> Report:
-    settings = {"seed": 0, "evaluation": {f"option {i}": i for i in range(60)}}
+    settings = {"seed": 0} | {f"evaluation.option {i}": i for i in range(60)}
     facts = {"seed": "0", "lowcurve": "1.0", "written": "2026-01-01 10:00"}
     return Report(
         "Title", "Lead.", results(), "l_inf radius 0.125", "strong", facts, settings, commands=("lowcurve report RUN",)

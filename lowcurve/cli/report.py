@@ -113,7 +113,7 @@ def _report(
         ball=ball,
         suite=study.suite,
         facts=facts,
-        settings=settings,
+        settings=dict(flat("", settings)),
         warnings=[f"{name}: {verdict}" for name, verdict in verdicts.items()],
         commands=(
             f"lowcurve study --config {run.folder}/settings.yaml --out AGAIN",

@@ -81,6 +81,19 @@ class Table:
             if len(row) != len(self.columns):
                 raise InputError(f"{len(self.columns)} cells a row", len(row), "give every column its cell")
 
+    def cells(self, heading: str) -> tuple[Cell, ...]:
+        """Return the cells of a column, or nothing if no column has this heading.
+
+        Args:
+            heading: Heading of the column.
+
+        Example:
+            >>> Table("t", (Column("network"), Column("clean")), (("CURE", 0.9),)).cells("clean")
+            (0.9,)
+        """
+        headings = [column.heading for column in self.columns]
+        return tuple(row[headings.index(heading)] for row in self.rows) if heading in headings else ()
+
 
 @dataclass(frozen=True)
 class Line:

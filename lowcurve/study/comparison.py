@@ -88,11 +88,8 @@ def unreliable(robustness: Table) -> dict[str, str]:
     Args:
         robustness: Table of robust accuracies with the column "audit".
     """
-    headings = [column.heading for column in robustness.columns]
-    if "audit" not in headings:
-        return {}
-    place = headings.index("audit")
-    return {str(row[0]): str(row[place]) for row in robustness.rows if str(row[place]).startswith(UNRELIABLE)}
+    told = zip(robustness.rows, map(str, robustness.cells("audit")), strict=False)
+    return {str(row[0]): verdict for row, verdict in told if verdict.startswith(UNRELIABLE)}
 
 
 def _with_warning(result: Result, verdicts: Mapping[str, str]) -> Result:

@@ -1,10 +1,15 @@
 """What a study found, in sentences that are made from its numbers."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from lowcurve.evaluation.audit.verdict import CLEAN, TOO_WEAK, WARNED, WORDS
 from lowcurve.report import Raised, Verdict
 from lowcurve.results import Cell, Curves, Result, Table
+from lowcurve.study.comparison import unreliable
+from lowcurve.study.robustness_row import UNAUDITED
 
 FEW = 50
 """From fewer test images nothing can be read."""
@@ -12,10 +17,6 @@ LISTED = 6
 """At most so many networks are listed in one sentence."""
 ALIKE = 1.1
 """Ratios up to this one are called about equal."""
-WORDS = {"passed": "passed", "flag": "warned", "fail": "failed", "not run": "not applicable"}
-"""Outcomes of an audit's tests as the report counts them."""
-NO_MASKING, UNRELIABLE, TOO_WEAK = "no masking found", "upper bound", "too weak"
-"""Beginnings of the audit's verdicts."""
 Spread = tuple[float, float, float]
 """A number with its interval, or a median with its quantiles."""
 
@@ -34,7 +35,7 @@ def opening(results: Mapping[str, Result], ball: str, suite: str) -> list[str]:
     sentences = []
     if robust and isinstance(table, Table):
         images = f"{count} test images" if (count := examples_of(table)) else "the test images"
-        doubted = _doubted(table)
+        doubted = [*unreliable(table)]
         sentences += _robust(robust, clean, f"At {ball}", images, suite, doubted)
     chosen = (next(iter(robust)), _best(robust, doubted)) if robust else None
     sentences += [_curvature(curvatures(results), chosen), _audit(verdicts(results), table)]
@@ -63,11 +64,7 @@ def shares(table: Table, heading: str) -> dict[str, Spread]:
         table: A table with a row for each network.
         heading: Heading of the column.
     """
-    headings = [column.heading for column in table.columns]
-    if heading not in headings:
-        return {}
-    place = headings.index(heading)
-    found = {str(row[0]): _spread(row[place]) for row in table.rows}
+    found = {name: _spread(cell) for name, cell in _by_network(table, heading)}
     return {name: spread for name, spread in found.items() if spread is not None}
 
 
@@ -112,37 +109,67 @@ def verdicts(results: Mapping[str, Result]) -> list[Verdict]:
     table, compared = results.get("audit"), results.get("comparison")
     if not isinstance(table, Table):
         return []
-    told = _texts(compared, "audit") if isinstance(compared, Table) else {}
+    told = dict(_by_network(compared, "audit")) if isinstance(compared, Table) else {}
     columns = [column.heading for column in table.columns]
     rows = [dict(zip(columns, map(str, row), strict=True)) for row in table.rows]
     found = []
     for network in dict.fromkeys(row.get("network", "") for row in rows):
         own = [row for row in rows if row.get("network") == network]
-        outcomes = [row.get("outcome", "") for row in own]
-        counted = ", ".join(f"{word} {outcomes.count(outcome)}" for outcome, word in WORDS.items())
+        counted = count_outcomes(row.get("outcome") for row in own)
         raised = [
             Raised(row.get("test", ""), WORDS[row["outcome"]], _sentence(row.get("found", "")), row.get("meaning", ""),
                    row.get("to do", ""))
             for row in own if row.get("outcome") in ("flag", "fail")
         ]  # fmt: skip
-        found.append(Verdict(network, _sentence(short_verdict(told.get(network, ""), len(raised))), counted, raised))
+        verdict = _short_verdict(str(told.get(network) or ""), len(raised))
+        found.append(Verdict(network, _sentence(verdict), counted, raised))
     return found
 
 
-def short_verdict(verdict: str, warnings: int) -> str:
-    """Return a verdict with the number of its warnings instead of their names.
+def count_outcomes(outcomes: Iterable[Cell]) -> str:
+    """Return how many tests passed, warned, failed and were not applicable.
 
     Args:
-        verdict: The verdict in words.
-        warnings: Number of warnings.
+        outcomes: Outcomes of an audit's tests.
 
     Example:
-        >>> short_verdict("no masking found by these tests; warnings: restarts, convergence", 2)
-        'no masking found, 2 warnings'
+        >>> count_outcomes(["passed", "flag", "passed"])
+        'passed 2, warned 1, failed 0, not applicable 0'
     """
-    if not verdict.startswith(NO_MASKING):
+    counts = Counter(outcomes)
+    return ", ".join(f"{word} {counts[outcome]}" for outcome, word in WORDS.items())
+
+
+def shorten_verdicts(table: Table, audit: Result | None) -> Table:
+    """Return a table whose verdicts have the number of their warnings instead of the names.
+
+    Args:
+        table: A table with a row for each network.
+        audit: The tests of the audit. Verdicts on other networks stay as they are.
+    """
+    if not isinstance(audit, Table):
+        return table
+    networks = audit.cells("network")
+    warned = Counter(name for name, one in zip(networks, audit.cells("outcome"), strict=False) if one == "flag")
+    headings = [column.heading for column in table.columns]
+    rows = (
+        tuple(
+            _short_verdict(cell, warned[row[0]])
+            if heading == "audit" and isinstance(cell, str) and row[0] in networks
+            else cell
+            for heading, cell in zip(headings, row, strict=True)
+        )
+        for row in table.rows
+    )
+    return replace(table, rows=tuple(rows))
+
+
+def _short_verdict(verdict: str, warnings: int) -> str:
+    """Return "no masking found, 2 warnings" instead of their names; another verdict as it is."""
+    found, warned, _ = verdict.partition(WARNED)
+    if found != CLEAN:
         return verdict
-    return NO_MASKING + (f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else "")
+    return "no masking found" + (f", {warnings} warning{'' if warnings == 1 else 's'}" if warned else "")
 
 
 def percent(spread: Spread) -> str:
@@ -252,7 +279,7 @@ def _factor(ratio: float) -> str:
 def _audit(found: Sequence[Verdict], table: Result | None) -> str:
     """Sum up the verdicts: unreliable ones by name, then the others, then the warnings with their networks."""
     if not found:
-        missing = isinstance(table, Table) and "not audited" in _texts(table, "audit").values()
+        missing = isinstance(table, Table) and UNAUDITED in table.cells("audit")
         return "No audit was run, so nothing says whether masked gradients hide a weakness." if missing else ""
     bad = [one.network for one in found if any(test.outcome == "failed" for test in one.raised)]
     weak = [one.network for one in found if one.verdict.lower().startswith(TOO_WEAK)]
@@ -281,16 +308,9 @@ def _audit(found: Sequence[Verdict], table: Result | None) -> str:
     return ". ".join(parts) + "."
 
 
-def _texts(table: Table, heading: str) -> dict[str, str]:
-    headings = [column.heading for column in table.columns]
-    if heading not in headings:
-        return {}
-    return {str(row[0]): str(row[headings.index(heading)]) for row in table.rows if row[headings.index(heading)]}
-
-
-def _doubted(table: Table) -> list[str]:
-    """Return the networks whose robust accuracy is an upper bound that the audit does not trust."""
-    return [name for name, told in _texts(table, "audit").items() if told.startswith(UNRELIABLE)]
+def _by_network(table: Table, heading: str) -> Iterable[tuple[str, Cell]]:
+    """Return a column's cells, each with the first cell of its row; nothing if there is no such column."""
+    return zip((str(row[0]) for row in table.rows), table.cells(heading), strict=False)
 
 
 def _best(numbers: Mapping[str, Spread], doubted: Sequence[str] = ()) -> str:

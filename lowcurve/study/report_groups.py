@@ -1,15 +1,16 @@
 """The report of a study: what opens it, and its folded groups with their conclusions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from lowcurve.evaluation.audit.verdict import WORDS
 from lowcurve.report import Group, page
 from lowcurve.results import Column, Curves, Result, Surface, Table
 from lowcurve.results.cells import NETWORK
 from lowcurve.study import findings
-from lowcurve.study.findings import WORDS
 from lowcurve.study.optional import MISSING
+from lowcurve.study.side_by_side import TRAINING, write_setting
 
 FIRST = ("against radius", "against scale")
 """The chart that opens the report: the first of these that the results have."""
@@ -20,8 +21,6 @@ CURVATURE = (
 )  # fmt: skip
 FOUND = "found by DeepFool"
 """Column of the boundary's table with the distances."""
-
-
 TOLD = 3
 """At most so many missing results are named on the first screen."""
 
@@ -37,7 +36,7 @@ class Report:
         ball: Norm and radius of the attacks, such as "l_inf radius 0.125".
         suite: Name of the suite of attacks.
         facts: Facts on how the results were made.
-        settings: All settings by name.
+        settings: All settings by dotted name.
         warnings: Sentences in a box on the first screen.
         commands: Commands that repeat or continue the run.
         before: Kinds that open the page below the first table, such as a comparison with a paper.
@@ -68,20 +67,21 @@ class Report:
         """
         chart = next((kind for kind in FIRST if isinstance(self.results.get(kind), Curves)), "")
         shown = [kind for kind in (chart, "comparison", *self.before) if kind in self.results]
-        warned = {
-            one.network: sum(test.outcome == "warned" for test in one.raised) for one in findings.verdicts(self.results)
-        }
         warnings = [*findings.cautions(self.results, self.suite), *self.warnings, *_lacks(self.results.get(MISSING))]
         return page(
             self.title,
             self.lead,
-            [_brief(self.results[kind], warned) for kind in shown],
+            [self._brief(self.results[kind]) for kind in shown],
             {},
             warnings,
             findings=self.sentences() or [self._silence()],
             groups=self.groups(shown),
             interactive=interactive,
         )
+
+    def _brief(self, result: Result) -> Result:
+        """Return a table with the audit's verdicts shortened; the tests' names are in the group on the audit."""
+        return findings.shorten_verdicts(result, self.results.get("audit")) if isinstance(result, Table) else result
 
     def _silence(self) -> str:
         if not self.results:
@@ -99,7 +99,7 @@ class Report:
             shown: Kinds that the page shows already.
         """
         left = {kind: result for kind, result in self.results.items() if kind not in shown}
-        training = {kind: left.pop(kind) for kind in [*left] if kind.startswith("training ")}
+        training = {kind: left.pop(kind) for kind in [*left] if kind.startswith(TRAINING)}
         audit, missing = left.pop("audit", None), left.pop(MISSING, None)
         robustness = _taken(left, ROBUSTNESS)
         curvature = _taken(left, CURVATURE)
@@ -131,11 +131,9 @@ class Report:
         table = self.results.get("audit")
         if not isinstance(table, Table):
             return ""
-        outcomes = _column(table, "outcome")
-        counted = ", ".join(f"{word} {outcomes.count(outcome)}" for outcome, word in WORDS.items())
-        networks = len({*_column(table, "network")})
+        outcomes, networks = table.cells("outcome"), len({*table.cells("network")})
         tests = f"{len(outcomes)} tests of {networks} network{'' if networks == 1 else 's'}"
-        return f"{tests}: {counted}."
+        return f"{tests}: {findings.count_outcomes(outcomes)}."
 
     def _curvature(self) -> str:
         scale, numbers = findings.curvatures(self.results)
@@ -170,30 +168,11 @@ def _taken(left: dict[str, Result], kinds: Sequence[str]) -> list[Result]:
     return [left.pop(kind) for kind in kinds if kind in left]
 
 
-def _column(table: Table, heading: str) -> list[str]:
-    headings = [column.heading for column in table.columns]
-    return [str(row[headings.index(heading)]) for row in table.rows] if heading in headings else []
-
-
-def _brief(result: Result, warned: Mapping[str, int]) -> Result:
-    """Return the first table with the audit's verdicts shortened; the tests' names are in the group on the audit."""
-    headings = [column.heading for column in result.columns] if isinstance(result, Table) else []
-    if not isinstance(result, Table) or "audit" not in headings:
-        return result
-    place = headings.index("audit")
-    rows = []
-    for row in result.rows:
-        cell, known = row[place], str(row[0]) in warned
-        short = findings.short_verdict(cell, warned[str(row[0])]) if isinstance(cell, str) and known else cell
-        rows.append((*row[:place], short, *row[place + 1 :]))
-    return replace(result, rows=tuple(rows))
-
-
 def _audit_tables(audit: Result | None) -> list[Result]:
     """Return each test's outcome by network, and the figures of all tests."""
     if not isinstance(audit, Table):
         return []
-    columns = [_column(audit, heading) for heading in ("network", "test", "outcome", "found")]
+    columns = [[*map(str, audit.cells(heading))] for heading in ("network", "test", "outcome", "found")]
     if not all(columns):
         return [audit]
     networks, tests, outcomes, found = columns
@@ -218,7 +197,7 @@ def _training(courses: Mapping[str, Result]) -> str:
     for kind, result in courses.items():
         line = result.lines.get("validation accuracy") if isinstance(result, Curves) else None
         if line is not None and line.y and line.y[-1] is not None:
-            last[kind.removeprefix("training ")] = line.y[-1]
+            last[kind.removeprefix(TRAINING)] = line.y[-1]
     if not last:
         return f"{len(courses)} course{'' if len(courses) == 1 else 's'} of training."
     shown = list(last.items())[: findings.LISTED]
@@ -228,19 +207,5 @@ def _training(courses: Mapping[str, Result]) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> Table | None:
-    rows = tuple(_flat("", settings))
+    rows = tuple((name, write_setting(value)) for name, value in settings.items())
     return Table("All settings", (Column("setting"), Column("value")), rows) if rows else None
-
-
-def _flat(head: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in settings.items():
-        name = f"{head}{key}"
-        found += _flat(f"{name}.", value) if isinstance(value, Mapping) else [(name, _written(value))]
-    return found
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_written, value)) or "none"
-    return "none" if value is None else str(value)

@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from lowcurve.errors import InputError
 from lowcurve.results import Cell, Column, Curves, Gallery, Result, Scatter, Surface, Table, join, merge
+from lowcurve.results.cells import NETWORK
 
 DECIDING = ("data", "norm", "radius", "suite", "evaluation.examples")
 """Settings in which the runs must agree for their robust accuracies to be compared."""
 TRAINING = "training "
 """Beginning of the kinds of results on the course of one network's training."""
-NAMED = "network"
-"""Heading of the first column of a table with a row for each network."""
 
 
 def beside(runs: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
@@ -45,9 +42,9 @@ def beside(runs: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
         parts = {run: named(results[kind], run) for run, results in runs.items() if kind in results}
         tables = {run: replace(part, title=run) for run, part in parts.items() if isinstance(part, Table)}
         if kind == "comparison" and len(tables) == len(parts):
-            first = next(iter(runs.values()))[kind] if kind in next(iter(runs.values())) else next(iter(parts.values()))
+            title = next(results[kind].title for results in runs.values() if kind in results)
             headings = dict.fromkeys(column.heading for table in tables.values() for column in table.columns)
-            merged[kind] = join(first.title, list(tables.values()), list(headings))
+            merged[kind] = join(title, list(tables.values()), list(headings))
             continue
         try:
             merged[kind] = merge(list(parts.values()))
@@ -64,7 +61,7 @@ def named(result: Result, run: str) -> Result:
         run: Name of the run.
     """
     if isinstance(result, Table):
-        if not result.columns or result.columns[0].heading != NAMED:
+        if not result.columns or result.columns[0].heading != NETWORK.heading:
             return replace(result, title=f"{result.title} ({run})")
         return replace(result, rows=tuple((f"{run}: {row[0]}", *row[1:]) for row in result.rows))
     if isinstance(result, Curves):
@@ -87,7 +84,7 @@ def differences(settings: Mapping[str, Mapping[str, Any]], told: Sequence[str] =
     names = dict.fromkeys(name for own in settings.values() for name in own)
     rows: list[tuple[Cell, ...]] = []
     for name in names:
-        values = [_written(own.get(name)) for own in settings.values()]
+        values = [write_setting(own.get(name)) for own in settings.values()]
         if len({*values}) > 1 or name in told:
             rows.append((name, *values))
     return Table("Settings in which the runs differ", (Column("setting"), *map(Column, settings)), tuple(rows))
@@ -99,10 +96,15 @@ def incomparable(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Args:
         settings: Settings of each run by dotted name.
     """
-    return [name for name in DECIDING if len({_written(own.get(name)) for own in settings.values()}) > 1]
+    return [name for name in DECIDING if len({write_setting(own.get(name)) for own in settings.values()}) > 1]
 
 
-def _written(value: Any) -> str:
-    if isinstance(value, list | tuple | np.ndarray):
-        return ", ".join(map(str, value)) or "none"
+def write_setting(value: Any) -> str:
+    """Return a setting as text: a list without brackets, and "none" for nothing.
+
+    Args:
+        value: The setting.
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(map(write_setting, value)) or "none"
     return "none" if value is None else str(value)

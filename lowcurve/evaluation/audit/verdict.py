@@ -18,7 +18,7 @@ CLEAN = "no masking found by these tests"
 WARNED = "; warnings: "
 UNRELIABLE = "upper bound, evaluation unreliable: "
 TOO_WEAK = "too weak to judge: "
-WORDS: dict[Outcome, str] = {"passed": "passed", "flag": "warned", "fail": "failed", "not run": "not applicable"}
+WORDS: Mapping[str, str] = {"passed": "passed", "flag": "warned", "fail": "failed", "not run": "not applicable"}
 """The outcomes of tests as a report counts them."""
 CHANCE_FINDING = 0.01
 """A test that counts images fails if so many are less likely than this by chance, under the share that is allowed."""
