@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lowcurve.report.axes import Axis, Number
 from lowcurve.report.palette import SHAPES
@@ -48,6 +49,10 @@ class Frame:
         """
         share = self.y.share(value)
         return None if share is None else self.height - BOTTOM - share * (self.height - BOTTOM - TOP)
+
+    def data(self) -> dict[str, Any]:
+        """Return the plotted area for the page's script, and of each axis its ends and whether it is logarithmic."""
+        return {"frame": [*self.box], "axes": [[axis.low, axis.high, axis.logarithmic] for axis in (self.x, self.y)]}
 
     def ticks(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Return places and labels of the ticks of both axes."""

@@ -1,7 +1,7 @@
 // A figure as one SVG with its title, legend and conditions, on white; and the same as PNG. Nothing leaves the browser.
 (() => {
   "use strict";
-  const { all } = window.lowcurve;
+  const { all, data } = window.lowcurve;
   const WIDTH = 760;
   const EDGE = 20;
   const FONT = "system-ui, 'Segoe UI', Roboto, 'Noto Sans', Helvetica, Arial, sans-serif";
@@ -52,7 +52,7 @@
     }
 
     ramp(scale) {
-      const colors = scale.querySelector(".ramp").dataset.ramp.split(" ");
+      const colors = data(scale.closest("section")).ramp;
       const stops = colors.map((color, i) => `<stop offset="${i / (colors.length - 1)}" stop-color="${color}"/>`).join("");
       this.text(clean(scale.querySelector(".label")), 12, { color: "#59626b" });
       this.parts.push(`<linearGradient id="ramp">${stops}</linearGradient><rect x="${EDGE}" y="${this.y + 2}" width="240" height="11" fill="url(#ramp)"/>`);

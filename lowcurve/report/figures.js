@@ -47,6 +47,7 @@
     });
     return best;
   };
+  const STEPS = 65534; // one more means no value
   const grid = (panel) => {
     if (!panel.steps) {
       const bytes = Uint8Array.from(atob(panel.values), (c) => c.charCodeAt(0));
@@ -80,7 +81,7 @@
       const [rows, columns] = panel.shape;
       const step = grid(panel)[Math.round(up * (rows - 1)) * columns + Math.round(across * (columns - 1))];
       const [low, high] = given.heights;
-      told = step > 65534 ? "–" : `about ${short(Number((low + (step / 65534) * (high - low)).toPrecision(3)))}`;
+      told = step > STEPS ? "–" : `about ${short(Number((low + (step / STEPS) * (high - low)).toPrecision(3)))}`;
     }
     return { text: `${short(x)}, ${short(y)}\n${told}`, at: here };
   };
@@ -212,5 +213,5 @@
     equip(target);
   }), { rootMargin: "300px" });
   all("section.figure").forEach((section) => watch.observe(section));
-  Object.assign(window.lowcurve, { data, grid });
+  Object.assign(window.lowcurve, { data, grid, share, shown, STEPS });
 })();

@@ -11,13 +11,6 @@ from lowcurve.results import Curves, Gallery, Plot, Result, Surface, Table
 # (unreadable on a dark page).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#808080")
 DASHES = {"solid": "", "dash": "4 2", "dot": "1.5 1.5", "longdash": "7 2"}
-MARKERS = {
-    "circle": "M8 5a3 3 0 1 0 6 0a3 3 0 1 0 -6 0",
-    "square": "M8.3 2.3h5.4v5.4h-5.4z",
-    "diamond": "M11 1.2l3.8 3.8l-3.8 3.8l-3.8 -3.8z",
-    "triangle-up": "M11 1.5l3.6 6.4h-7.2z",
-    "triangle-down": "M11 8.5l3.6 -6.4h-7.2z",
-}
 SHAPES = {
     "circle": "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
     "square": "m-2.7-2.7h5.4v5.4h-5.4z",
@@ -26,7 +19,9 @@ SHAPES = {
     "triangle-down": "m0 3.7l3.6-6.4h-7.2z",
     "x": "m-2.6-3.9l2.6 2.6 2.6-2.6 1.3 1.3-2.6 2.6 2.6 2.6-1.3 1.3-2.6-2.6-2.6 2.6-1.3-1.3 2.6-2.6-2.6-2.6z",
 }
-"""The markers of a chart, drawn from their middle."""
+"""Marks, drawn from their middle."""
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down")
+"""The marks of networks, in turn."""
 
 # Tol's muted scheme, safe for color blindness. A second and third round are lighter and darker.
 CLASSES = (
@@ -38,10 +33,7 @@ PARTED = ("#6e2f00", "#b44e00", "#e08a4f", "#f5c6a5", "#f7f7f7", "#b3d4e8", "#5b
 OVERLAYS = (("#a3005f", "dash"), ("#111111", "dot"), ("#00694b", "solid"), ("#111111", "longdash"))
 """Color and dash of the lines over a map, in turn."""
 MARK_SYMBOLS = ("circle", "x", "diamond", "triangle-up", "square")
-MARK_PATHS = {
-    **MARKERS,
-    "x": "M8 3.2l1.8 1.8l-1.8 1.8l1.2 1.2l1.8 -1.8l1.8 1.8l1.2 -1.2l-1.8 -1.8l1.8 -1.8l-1.2 -1.2l-1.8 1.8l-1.8 -1.8z",
-}
+"""The marks over a map, in turn."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def styles(results: Sequence[Result]) -> dict[str, Style]:
     seen = dict.fromkeys(name for result in results for name in _names(result) if name in drawn)
     kin = {name: head for name in seen if (head := name.partition(", ")[0]) in seen and head != name}
     same = {name: head for name in seen if (head := name.partition(" (")[0]) in seen and head != name}
-    colors, markers, dashes = COLORS, tuple(MARKERS), tuple(DASHES)
+    colors, markers, dashes = COLORS, MARKERS, tuple(DASHES)
     own = {
         name: Style(colors[i % len(colors)], markers[i % len(markers)], dashes[i // len(colors) % len(dashes)])
         for i, name in enumerate(name for name in seen if name not in kin and name not in same)
@@ -115,6 +107,22 @@ def class_color(number: int) -> str:
     towards, share = (("#000000", 0.0), ("#ffffff", 0.4), ("#000000", 0.4))[rounds % 3]
     pairs = ((int(c[i : i + 2], 16) for c in (CLASSES[place], towards)) for i in (1, 3, 5))
     return "#" + "".join(f"{round((1 - share) * own + share * other):02x}" for own, other in pairs)
+
+
+def overlays(surface: Surface) -> tuple[dict[str, tuple[int, str, str]], dict[str, tuple[int, str]]]:
+    """Return the lines and the marks over a surface by name, in the order in which they first occur.
+
+    Each line has its number in the legend, color and dash; each mark has its number and its shape.
+
+    Args:
+        surface: The surface with its panels.
+    """
+    lines = dict.fromkeys(name for panel in surface.panels.values() for name in panel.lines)
+    marks = dict.fromkeys(name for panel in surface.panels.values() for name in panel.marks)
+    return (
+        {name: (i, *OVERLAYS[i % len(OVERLAYS)]) for i, name in enumerate(lines)},
+        {name: (len(lines) + i, MARK_SYMBOLS[i % len(MARK_SYMBOLS)]) for i, name in enumerate(marks)},
+    )
 
 
 def scale(surface: Surface) -> tuple[str, ...]:

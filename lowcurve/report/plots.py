@@ -86,15 +86,6 @@ def draw_scatter(scatter: Scatter, style_of: Mapping[str, Style]) -> Markup:
     return _plot(scatter, frame, list(scatter.points), layers, data, notes, style_of)
 
 
-def axis_data(axis: Axis) -> list[float | bool]:
-    """Return an axis for the page's script: its ends, and whether it is logarithmic.
-
-    Args:
-        axis: The axis.
-    """
-    return [axis.low, axis.high, axis.logarithmic]
-
-
 def _plot(
     plot: Plot,
     frame: Frame,
@@ -104,12 +95,7 @@ def _plot(
     notes: Iterable[str],
     style_of: Mapping[str, Style],
 ) -> Markup:
-    data = {
-        **data,
-        "labels": [plot.x_label, plot.y_label],
-        "frame": [*frame.box],
-        "axes": [axis_data(frame.x), axis_data(frame.y)],
-    }
+    data = {**data, "labels": [plot.x_label, plot.y_label], **frame.data()}
     diagonal = ""
     if isinstance(plot, Scatter) and plot.diagonal:
         ends = [max(frame.x.low, frame.y.low), min(frame.x.high, frame.y.high)]

@@ -1,7 +1,7 @@
 // Values over a plane as surfaces in space, drawn on a canvas from behind to the front when they come into view.
 (() => {
   "use strict";
-  const { all, data, grid } = window.lowcurve;
+  const { all, data, grid, share, shown, STEPS } = window.lowcurve;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const rgb = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
   const START = [-0.62, 0.5];
@@ -25,7 +25,7 @@
     };
   };
 
-  const draw = (canvas, given, panel, angles, hidden) => {
+  const draw = (canvas, given, panel, angles, isShown) => {
     const scale = Math.min(2, devicePixelRatio || 1);
     const [w, h] = [canvas.clientWidth, canvas.clientHeight];
     if (!w) return;
@@ -37,7 +37,7 @@
     const [rows, columns] = panel.shape;
     const steps = grid(panel);
     const [low, high] = given.heights;
-    const height = (step) => (step / 65534) * 1.5 - 0.75;
+    const height = (step) => (step / STEPS) * 1.5 - 0.75;
     const color = painter(given);
     const base = [[-1, -1], [1, -1], [1, 1], [-1, 1]].map(([x, y]) => see(x, y, -0.75));
     pen.strokeStyle = css("--rule");
@@ -48,7 +48,7 @@
     pen.stroke();
     const corner = (i, j) => {
       const step = steps[i * columns + j];
-      return step > 65534 ? null : [(2 * j) / (columns - 1) - 1, (2 * i) / (rows - 1) - 1, height(step), step];
+      return step > STEPS ? null : [(2 * j) / (columns - 1) - 1, (2 * i) / (rows - 1) - 1, height(step), step];
     };
     const pieces = [];
     for (let i = 0; i + 1 < rows; i += 1) {
@@ -60,7 +60,7 @@
         const along = (corners[1][2] - corners[0][2]) * (columns - 1) * 0.5;
         const up = (corners[3][2] - corners[0][2]) * (rows - 1) * 0.5;
         const light = 0.62 + 0.38 / Math.hypot(1, 0.6 * along, 0.6 * up);
-        const fill = color(low + (middle / 65534) * (high - low), light);
+        const fill = color(low + (middle / STEPS) * (high - low), light);
         pieces.push([there.reduce((sum, [, , near]) => sum + near, 0), () => {
           pen.fillStyle = fill;
           pen.strokeStyle = fill;
@@ -72,10 +72,10 @@
         }]);
       }
     }
-    const place = ([x, y, z]) => see(2 * part(given.axes[0], x) - 1, 2 * part(given.axes[1], y) - 1,
+    const place = ([x, y, z]) => see(2 * share(given.axes[0], x) - 1, 2 * share(given.axes[1], y) - 1,
       ((z - low) / (high - low)) * 1.5 - 0.73);
     pieces.sort(([a], [b]) => a - b).forEach(([, paint]) => paint());
-    panel.lines.filter(([number]) => !hidden(number)).forEach(([, stroke, corners]) => {
+    panel.lines.filter(([number]) => isShown(number)).forEach(([, stroke, corners]) => {
       for (const [style, wide] of [["rgba(255,255,255,.75)", 4], [stroke, 2]]) {
         pen.strokeStyle = style;
         pen.lineWidth = wide;
@@ -91,7 +91,7 @@
       }
     });
     pen.lineWidth = 1.5;
-    panel.marks.filter(([number]) => !hidden(number)).forEach(([, [at]]) => {
+    panel.marks.filter(([number]) => isShown(number)).forEach(([, [at]]) => {
       if (!at) return;
       const [x, y] = place(at);
       pen.fillStyle = "#fff";
@@ -113,15 +113,13 @@
       pen.fillText(`${Number(from.toPrecision(3))} to ${Number(to.toPrecision(3))}`, Math.min(w - 60, Math.max(60, a)), b + 13);
     });
   };
-  const part = ([from, to], value) => (value - from) / (to - from);
 
   const turned = new Map();
   const refresh = (section) => {
     const state = turned.get(section);
     if (!state) return;
-    const hidden = (number) => section.querySelector(`.names [data-line="${number}"]`)?.getAttribute("aria-pressed") === "false";
     state.canvases.forEach((canvas, i) => {
-      if (canvas.near) draw(canvas, data(section), data(section).panels[i], state.angles, hidden);
+      if (canvas.near) draw(canvas, data(section), data(section).panels[i], state.angles, (line) => shown(section, line));
     });
   };
   const near = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {

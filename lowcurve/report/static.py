@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from lowcurve.errors import InputError
-from lowcurve.report.palette import OVERLAYS, Style, class_color, scale, span_of, styles
-from lowcurve.report.surfaces import overlays
+from lowcurve.report.palette import Style, class_color, overlays, scale, span_of, styles
 from lowcurve.results import Curves, Gallery, Panel, Plot, Result, Scatter, Surface, Table
 
 FORMS = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
 """Formats, with the metadata to leave out so that the same result always makes the same file."""
 LINES = {"solid": "-", "dash": "--", "dot": ":", "longdash": (0, (7, 2))}
-MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
-MARKS = ("o", "X", "D", "^", "s")
-"""Markers over a map, as on the page."""
+MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "x": "X"}
 WRITING = {"font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "lowcurve"}
 ACROSS = {1: 1, 2: 2, 4: 2}
 """Panels in a row by the number of all panels; otherwise three."""
@@ -183,12 +180,12 @@ def _panel(axes: Any, surface: Surface, name: str, panel: Panel) -> Any:
         axes.contour(surface.x, surface.y, panel.values, levels=[surface.level], colors="#111111", linewidths=1.2)
     lines, marks = overlays(surface)
     for heading, line in panel.lines.items():
-        color, dash = OVERLAYS[lines.index(heading) % len(OVERLAYS)]
+        _, color, dash = lines[heading]
         axes.plot(_numbers(line.x), _numbers(line.y), color="#ffffff", alpha=0.75, linewidth=3)
         shaped = {"color": color, "linestyle": LINES[dash], "linewidth": 1.5}
         axes.plot(_numbers(line.x), _numbers(line.y), label=_escape_dollars(heading), **shaped)
     for heading, (x, y) in panel.marks.items():
-        shaped = {"marker": MARKS[marks.index(heading) % len(MARKS)], "markersize": 6, "linestyle": "none"}
+        shaped = {"marker": MARKERS[marks[heading][1]], "markersize": 6, "linestyle": "none"}
         axes.plot([x], [y], color="#ffffff", markeredgecolor="#111111", label=_escape_dollars(heading), **shaped)
     same = np.isclose(surface.x[-1] - surface.x[0], surface.y[-1] - surface.y[0])
     axes.set(xlim=(surface.x[0], surface.x[-1]), ylim=(surface.y[0], surface.y[-1]), aspect="equal" if same else "auto")

@@ -13,7 +13,7 @@ from lowcurve.report.axes import is_finite, make_axis
 from lowcurve.report.charts import Frame, line_path, marks_path
 from lowcurve.report.contours import contour
 from lowcurve.report.images import map_source
-from lowcurve.report.palette import MARK_SYMBOLS, OVERLAYS, Style, class_color, scale, span_of
+from lowcurve.report.palette import Style, class_color, overlays, scale, span_of
 from lowcurve.report.templates import render
 from lowcurve.results import Panel, Points, Surface
 
@@ -61,8 +61,8 @@ def draw_surface(surface: Surface, style_of: Mapping[str, Style]) -> Markup:
         classes=[(class_color(k), surface.classes[k]) for k in present],
         ramp=scale(surface),
         ticks=[f"{value:.3g}" for value in (low, middle, high)],
-        lines=[(name, *OVERLAYS[i % len(OVERLAYS)]) for i, name in enumerate(lines)],
-        marks=[(name, MARK_SYMBOLS[i % len(MARK_SYMBOLS)]) for i, name in enumerate(marks)],
+        lines=lines,
+        marks=marks,
         panels=[_panel(surface, frame, name, panel) for name, panel in surface.panels.items()],
         data=_data(surface, frame, present),
         style_of=style_of,
@@ -89,16 +89,9 @@ def interpolate(surface: Surface, panel: Panel, line: Points) -> list[float | No
 def _between(surface: Surface, values: np.ndarray, x: float | None, y: float | None) -> float | None:
     if x is None or y is None or not (surface.x[0] <= x <= surface.x[-1] and surface.y[0] <= y <= surface.y[-1]):
         return None
-    (i, across), (j, along) = _place(surface.y, y), _place(surface.x, x)
-    rows = values[i : i + 2, j : j + 2] @ np.array([1 - along, along])
-    found = float(rows @ np.array([1 - across, across]))
+    down, across = (np.interp([v], axis, np.arange(len(axis))) for v, axis in ((y, surface.y), (x, surface.x)))
+    found = float(_at(values, down, across)[0, 0])
     return found if np.isfinite(found) else None
-
-
-def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
-    """Return the number of the axis' interval that holds the value, and the value's share of it."""
-    number = min(int(np.searchsorted(axis, value, side="right")) - 1, len(axis) - 2)
-    return number, (value - axis[number]) / (axis[number + 1] - axis[number])
 
 
 def _present(surface: Surface) -> list[int]:
@@ -108,35 +101,18 @@ def _present(surface: Surface) -> list[int]:
     )
 
 
-def overlays(surface: Surface) -> tuple[list[str], list[str]]:
-    """Return the names of all lines and all marks, in the order in which they first occur.
-
-    Args:
-        surface: The surface with its panels.
-    """
-    lines = dict.fromkeys(name for panel in surface.panels.values() for name in panel.lines)
-    marks = dict.fromkeys(name for panel in surface.panels.values() for name in panel.marks)
-    return list(lines), list(marks)
-
-
 def _panel(surface: Surface, frame: Frame, name: str, panel: Panel) -> _Drawn:
-    names, marks = overlays(surface)
+    lines, marks = overlays(surface)
     level = ""
     if surface.level is not None:
         found = contour(surface.x, surface.y, panel.values, surface.level)
         level = "".join(line_path(frame.places(*zip(*line, strict=True))) for line in found)
-    lines = tuple(
-        (names.index(key), *OVERLAYS[names.index(key) % len(OVERLAYS)], line_path(frame.places(line.x, line.y)))
-        for key, line in panel.lines.items()
-    )
+    paths = tuple((*lines[key], line_path(frame.places(line.x, line.y))) for key, line in panel.lines.items())
     points = tuple(
-        (
-            len(names) + marks.index(key),
-            marks_path(frame.places([x], [y]), MARK_SYMBOLS[marks.index(key) % len(MARK_SYMBOLS)], outlined=True),
-        )
+        (marks[key][0], marks_path(frame.places([x], [y]), marks[key][1], outlined=True))
         for key, (x, y) in panel.marks.items()
     )
-    return _Drawn(name, panel, _map(surface, panel), level, lines, points)
+    return _Drawn(name, panel, _map(surface, panel), level, paths, points)
 
 
 def _map(surface: Surface, panel: Panel) -> str:
@@ -186,9 +162,8 @@ def _data(surface: Surface, frame: Frame, present: Sequence[int]) -> dict[str, A
     heading, rows = _class_numbers(surface, present) if surface.classes else _numbers(surface)
     shared = {
         "kind": "surface",
-        "labels": [surface.x_label, surface.y_label, surface.value_label],
-        "frame": [*frame.box],
-        "axes": [[surface.x[0], surface.x[-1], False], [surface.y[0], surface.y[-1], False]],
+        "labels": [surface.x_label, surface.y_label],
+        **frame.data(),
         "table": [heading, *rows],
     }
     if surface.classes:
@@ -199,7 +174,6 @@ def _data(surface: Surface, frame: Frame, present: Sequence[int]) -> dict[str, A
         "span": span_of(surface),
         "heights": [low, high],
         "ramp": scale(surface),
-        "level": surface.level,
         "panels": [_in_space(surface, panel, low, high) for panel in surface.panels.values()],
     }
 
@@ -210,25 +184,17 @@ def _in_space(surface: Surface, panel: Panel, low: float, high: float) -> dict[s
     values = _at(panel.values, down, across)
     steps = np.where(np.isfinite(values), np.nan_to_num((values - low) / (high - low)) * STEPS, STEPS + 1)
     packed = base64.b64encode(np.rint(steps).astype("<u2").tobytes()).decode("ascii")
-    names, marks = overlays(surface)
-    places = {"shape": [len(down), len(across)], "values": packed}
-    lines = [
-        [
-            names.index(key),
-            OVERLAYS[names.index(key) % len(OVERLAYS)][0],
-            _corners(line, interpolate(surface, panel, line)),
-        ]
-        for key, line in panel.lines.items()
-    ]
-    points = [
-        [len(names) + marks.index(key), _corners(Points((x,), (y,)), interpolate(surface, panel, Points((x,), (y,))))]
-        for key, (x, y) in panel.marks.items()
-    ]
-    return {**places, "lines": lines, "marks": points}
+    lines, marks = overlays(surface)
+    return {
+        "shape": [len(down), len(across)],
+        "values": packed,
+        "lines": [[*lines[key][:2], _corners(surface, panel, line)] for key, line in panel.lines.items()],
+        "marks": [[marks[key][0], _corners(surface, panel, Points((x,), (y,)))] for key, (x, y) in panel.marks.items()],
+    }
 
 
-def _corners(line: Points, heights: Sequence[float | None]) -> list[list[float] | None]:
-    corners = zip(line.x, line.y, heights, strict=True)
+def _corners(surface: Surface, panel: Panel, line: Points) -> list[list[float] | None]:
+    corners = zip(line.x, line.y, interpolate(surface, panel, line), strict=True)
     return [
         [float(f"{v:.4g}") for v in (x, y, z)] if is_finite(x) and is_finite(y) and is_finite(z) else None
         for x, y, z in corners

@@ -6,7 +6,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from lowcurve.report.palette import DASHES, MARK_PATHS
+from lowcurve.report.palette import DASHES, SHAPES
 
 
 def render(name: str, **values: object) -> Markup:
@@ -33,6 +33,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.globals |= {"dashes": DASHES, "markers": MARK_PATHS}
+    environment.globals |= {"dashes": DASHES, "shapes": SHAPES}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
