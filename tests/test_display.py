@@ -92,6 +92,27 @@ def test_a_network_that_cannot_be_attacked_ends_nothing_before_its_own_job(shown
         shown.finished(shown.jobs[0])
 
 
+def test_a_job_may_end_while_the_display_is_drawn(shown, clock):
+    """Rich draws it in a thread of its own."""
+    first, second = shown.jobs[0], next(job for job in shown.jobs if job.name == "train PGD")
+
+    class Work(dict):
+        def __getitem__(self, name):
+            if second.name in shown.now:
+                shown.finished(second)
+            return super().__getitem__(name)
+
+    shown.started(first)
+    clock.now = 5.0
+    shown.finished(first)
+    for draw in (shown.seconds_left, shown.__rich__):
+        shown.took.pop(second.name, None)
+        shown.started(second)
+        shown.ticked(second, "training PGD", 30, 100)
+        shown.work = Work(shown.work)
+        draw()
+
+
 def test_a_terminal_shows_one_display(shown, clock):
     first, second = shown.jobs[0], next(job for job in shown.jobs if job.name == "train PGD")
     shown.started(first)

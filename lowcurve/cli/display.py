@@ -126,27 +126,33 @@ class Display:
 
     def seconds_left(self) -> float | None:
         """Return the expected seconds until all jobs are done, or None before anything is known."""
-        spent, passed = sum(self.took.values()), sum(self.work[name] for name in self.took)
-        for name, (_, done, of) in self.now.items():
-            if name.startswith("train ") and done:  # a training has one bar, so its share is known
-                spent += time.monotonic() - self.began[name]
-                passed += self.work[name] * done / of
+        # A thread of its own draws the display, while jobs begin and end.
+        took, shares = dict(self.took), self._shares()
+        spent, passed = sum(took.values()), sum(self.work[name] for name in took)
+        for name, share in shares.items():
+            spent += time.monotonic() - self.began[name]
+            passed += self.work[name] * share
         if not passed:
             return None
-        rest = {job.name: self._rest(job.name, spent / passed) for job in self.jobs if job.name not in self.took}
+        left = [job.name for job in self.jobs if job.name not in took]
+        rest = {name: self._rest(name, spent / passed, shares.get(name, 0.0)) for name in left}
         chains: dict[str, float] = {}
         for job in self.jobs:
             before = max((chains.get(need, 0.0) for need in job.needs), default=0.0)
             chains[job.name] = before + rest.get(job.name, 0.0)
         return max(sum(rest.values()) / self.processes, max(chains.values(), default=0.0))
 
-    def _rest(self, name: str, rate: float) -> float:
+    def _shares(self) -> dict[str, float]:
+        """Return the share that is done of each running training, which has one bar; other jobs have several."""
+        now = dict(self.now)
+        return {name: done / of for name, (_, done, of) in now.items() if name.startswith("train ") and done}
+
+    def _rest(self, name: str, rate: float, share: float) -> float:
         whole = self.work[name] * rate
         if name not in self.began:
             return whole
         gone = time.monotonic() - self.began[name]
-        _, done, of = self.now[name]
-        return gone / done * (of - done) if name.startswith("train ") and done else max(whole - gone, 0.05 * whole)
+        return gone * (1 / share - 1) if share else max(whole - gone, 0.05 * whole)
 
     def __rich__(self) -> Any:
         """Return the display as rich shows it: the table so far, a bar, and what runs now."""
@@ -156,8 +162,8 @@ class Display:
         from rich.text import Text
 
         left, whole = self.seconds_left(), sum(self.work.values())
-        gone = sum(self.work[name] for name in self.took)
-        gone += sum(self.work[name] * done / of for name, (_, done, of) in self.now.items() if name.startswith("train"))
+        gone = sum(self.work[name] for name in list(self.took))
+        gone += sum(self.work[name] * share for name, share in self._shares().items())
         grid = Grid.grid(padding=(0, 2, 0, 0))
         words = "estimating the time left" if left is None else f"{in_words(left)} left"
         grid.add_row(ProgressBar(total=whole, completed=min(gone, whole), width=30), words)
