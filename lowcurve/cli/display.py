@@ -25,7 +25,7 @@ ROBUST = 0.6
 """Share of the images that withstand, for the time before it is known."""
 MEASURED, DRAWN = 400, 12
 """Cost of all measures at an image, and of a drawn point for each network, in forward passes."""
-PERIOD = 4
+RATE = 4
 """Times a second at which the display is renewed."""
 
 
@@ -51,7 +51,7 @@ def show(study: "Study", data: "DataSet", run: "Run", jobs: "Sequence[Job]", pro
             return
         from rich.live import Live
 
-        with Live(display, refresh_per_second=PERIOD, transient=True), _quiet_screen():
+        with Live(display, refresh_per_second=RATE, transient=True), _quiet_screen():
             yield display
 
 
@@ -98,7 +98,7 @@ class Display:
         self.took[job.name] = time.monotonic() - self.began[job.name]
         self.now.pop(job.name, None)
         if job.step == "train" and not self.before and any(other.step == "attack" for other in self.jobs):
-            self._look_at(job.network)
+            self._attack_briefly(job.network)
         if job.step in ("train", "measure", "attack"):
             self.table = headline_of(self.study, self.run, self.before)
         if self.table is not None and job.step == "train" and job.network in self.before:
@@ -108,7 +108,7 @@ class Display:
             log.info("%s", row_in_words(self.table, job.network))
         log.info("%s took %.1f s; %s", job.name, self.took[job.name], self.summary())
 
-    def _look_at(self, name: str) -> None:
+    def _attack_briefly(self, name: str) -> None:
         """Attack the first network briefly here, so that its row is there while the others train."""
         from lowcurve.study.optional import reason_of
         from lowcurve.study.robustness_row import first_results

@@ -1,7 +1,8 @@
 """One self-contained HTML page, which opens offline and loads nothing from the network."""
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
@@ -164,17 +165,10 @@ class _Names:
     def new(self, title: str) -> str:
         """Return a name that was not given before."""
         short = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")[:60].rstrip("-") or "section"
-        name = next(name for name in _numbered(short) if name not in self.given)
+        numbered = (f"{short}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([short], numbered) if name not in self.given)
         self.given.add(name)
         return name
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}-{number}"
-        number += 1
 
 
 def _section(result: Result, style_of: Mapping[str, Style], names: _Names, *, cards: bool = False) -> _Section:

@@ -1,4 +1,4 @@
-"""What a study found, in sentences that are made from its numbers."""
+"""Sentences on the results of a study, made from its numbers."""
 
 import re
 from collections import Counter

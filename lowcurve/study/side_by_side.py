@@ -1,6 +1,6 @@
 """The results of several runs side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +39,7 @@ def beside(runs: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
                 for run, course in courses.items()
             }
             continue
-        parts = {run: named(results[kind], run) for run, results in runs.items() if kind in results}
+        parts = {run: _add_run_name(results[kind], run) for run, results in runs.items() if kind in results}
         tables = {run: replace(part, title=run) for run, part in parts.items() if isinstance(part, Table)}
         if kind == "comparison" and len(tables) == len(parts):
             title = next(results[kind].title for results in runs.values() if kind in results)
@@ -53,13 +53,8 @@ def beside(runs: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
     return merged
 
 
-def named(result: Result, run: str) -> Result:
-    """Return a result with the run's name before each name of a network.
-
-    Args:
-        result: A result of one run.
-        run: Name of the run.
-    """
+def _add_run_name(result: Result, run: str) -> Result:
+    """Return a result with the run's name before each name of a network."""
     if isinstance(result, Table):
         if not result.columns or result.columns[0].heading != NETWORK.heading:
             return replace(result, title=f"{result.title} ({run})")
@@ -74,18 +69,17 @@ def named(result: Result, run: str) -> Result:
     return replace(result, row_labels=tuple(f"{run}: {label}" for label in result.row_labels))
 
 
-def differences(settings: Mapping[str, Mapping[str, Any]], told: Sequence[str] = ("seed",)) -> Table:
-    """Return the settings in which runs differ, with a column for each run.
+def differences(settings: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the settings in which runs differ, and the seed, with a column for each run.
 
     Args:
         settings: Settings of each run by dotted name.
-        told: Settings that are listed even where the runs agree.
     """
     names = dict.fromkeys(name for own in settings.values() for name in own)
     rows: list[tuple[Cell, ...]] = []
     for name in names:
         values = [write_setting(own.get(name)) for own in settings.values()]
-        if len({*values}) > 1 or name in told:
+        if len({*values}) > 1 or name == "seed":
             rows.append((name, *values))
     return Table("Settings in which the runs differ", (Column("setting"), *map(Column, settings)), tuple(rows))
 

@@ -24,7 +24,7 @@ from lowcurve.types import Progress
 log = logging.getLogger("lowcurve")
 T = TypeVar("T")
 PAUSE = 0.25
-"""Seconds between two looks at the clock: of messages about progress, and of whether the parent still lives."""
+"""Seconds between two messages on progress, and between two checks that the parent still runs."""
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 """How processes begin. A fork has everything imported; elsewhere it is not safe."""
 Do = Callable[[Job, Progress[int]], None]
@@ -172,11 +172,11 @@ def _serve(pipe: "Connection[Any, Any]", do: Do, threads: int, parent: int) -> N
 
 
 def end_with(parent: int, pause: float = PAUSE) -> None:
-    """End this process soon after its parent, however that ends, instead of working on for nobody.
+    """End this process soon after its parent, however that ends.
 
     Args:
         parent: Number of the parent's process.
-        pause: Seconds between two looks.
+        pause: Seconds between two checks.
     """
 
     def watch() -> None:
