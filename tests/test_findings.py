@@ -178,6 +178,7 @@ def test_runs_stand_side_by_side_and_their_differences_are_told():
     table = differences(settings)
     assert table.rows == (("seed", "0", "0"), ("radius", "0.1", "0.2"))
     assert incomparable(settings) == ["radius"]
+    assert incomparable({run: {"evaluation.effort.steps": run} for run in "ab"}) == ["evaluation.effort.steps"]
     report = Report("t", "l", found, BALL, SUITE, comparable=False)
     assert report.sentences() == []
     assert "under different conditions" in report.write()

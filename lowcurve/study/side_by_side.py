@@ -8,7 +8,7 @@ from lowcurve.errors import InputError
 from lowcurve.results import Cell, Column, Curves, Gallery, Result, Scatter, Surface, Table, join, merge
 from lowcurve.results.cells import NETWORK
 
-DECIDING = ("data", "norm", "radius", "suite", "evaluation.examples")
+DECIDING = ("data", "norm", "radius", "suite", "evaluation.examples", "evaluation.effort")
 """Settings in which the runs must agree for their robust accuracies to be compared."""
 TRAINING = "training "
 """Beginning of the kinds of results on the course of one network's training."""
@@ -90,7 +90,9 @@ def incomparable(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Args:
         settings: Settings of each run by dotted name.
     """
-    return [name for name in DECIDING if len({write_setting(own.get(name)) for own in settings.values()}) > 1]
+    names = dict.fromkeys(name for own in settings.values() for name in own)
+    deciding = [name for name in names if any(f"{name}.".startswith(f"{head}.") for head in DECIDING)]
+    return [name for name in deciding if len({write_setting(own.get(name)) for own in settings.values()}) > 1]
 
 
 def write_setting(value: Any) -> str:
