@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.errors import InputError
 from lowcurve.models.conversion.blocks import WEIGHTS, batchnorm_pairs
-from lowcurve.models.conversion.composite_norms import BatchNorm
+from lowcurve.models.conversion.composite_norms import BatchNorm, layers_after
 from lowcurve.models.conversion.folding import fold_weights
 from lowcurve.models.conversion.recording import record
 from lowcurve.models.modes import set_training
@@ -65,7 +65,7 @@ def _fold(pairs: Pairs) -> AbstractContextManager[None]:
     with torch.no_grad():
         for norm, layer in pairs.items():
             weight, bias = fold_weights(layer, norm)
-            rest = partial(_apply, tuple(norm.children())) if any(norm.children()) else _identity
+            rest = partial(_apply, tuple(layers_after(norm).values()))
             overrides |= {layer: {"weight": weight, "bias": bias}, norm: {"forward": rest}}
     return _override_attributes(overrides)
 
@@ -81,10 +81,6 @@ def _override_attributes(overrides: Mapping[nn.Module, Mapping[str, Any]]) -> It
         for module, attributes in overrides.items():
             for name in attributes:
                 del vars(module)[name]
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
 
 
 def _apply(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:

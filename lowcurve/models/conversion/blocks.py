@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from lowcurve.models import lipschitz
-from lowcurve.models.conversion.composite_norms import BatchNorm, has_own_forward
+from lowcurve.models.conversion.composite_norms import BatchNorm
+from lowcurve.models.conversion.layer_kinds import has_own_forward
 from lowcurve.models.conversion.recording import Call, Recording
 
 WEIGHTS: dict[type, type[lipschitz.LipschitzWeight]] = {

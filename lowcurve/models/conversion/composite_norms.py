@@ -4,21 +4,12 @@ import torch
 from torch import nn
 
 from lowcurve import randomness
+from lowcurve.models.conversion.layer_kinds import has_own_forward
 from lowcurve.models.modes import set_training
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 SHAPES = {nn.BatchNorm1d: (3,), nn.BatchNorm2d: (3, 3), nn.BatchNorm3d: (3, 3, 3)}
 """Sizes of the images on which such a layer is tried, for each kind."""
-
-
-def has_own_forward(layer: nn.Module) -> bool:
-    """Return True if the layer's class has a forward method that is not torch's.
-
-    Example:
-        >>> has_own_forward(nn.BatchNorm2d(1))
-        False
-    """
-    return not str(type(layer).forward.__module__).startswith("torch.nn.")
 
 
 def applies_children(layer: nn.Module) -> bool:
@@ -52,3 +43,15 @@ def applies_children(layer: nn.Module) -> bool:
         except Exception:  # whatever the user's layer raises; it is then looked into as any other module
             return False
     return isinstance(found, torch.Tensor) and torch.equal(found, expected)
+
+
+def layers_after(norm: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that a recorded or a bounded BatchNorm applies after the normalization, by their names.
+
+    Torch's own BatchNorm applies none: its children, if any, are parametrizations.
+
+    Example:
+        >>> layers_after(nn.utils.parametrizations.weight_norm(nn.BatchNorm1d(2)))
+        {}
+    """
+    return dict(norm.named_children()) if has_own_forward(norm) else {}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lowcurve.errors import InputError
 from lowcurve.models.conversion.blocks import NORMS, WEIGHTS, batchnorm_pairs
-from lowcurve.models.conversion.composite_norms import BatchNorm
+from lowcurve.models.conversion.composite_norms import BatchNorm, layers_after
 from lowcurve.models.conversion.copying import copy_model
 from lowcurve.models.conversion.layer_kinds import NORMALIZATION, POOLING
 from lowcurve.models.conversion.module_replacement import replace_module
@@ -105,7 +105,7 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
     """
     require_module(model, "a torch.nn.Module to fold")
     model = original_of(model)
-    if any(getattr(part, "training", False) for part in model.modules()):
+    if any(part.training for part in model.modules()):
         hint = "write fold(model.eval(), example=x[:2])"
         raise InputError(
             "a network in eval mode, because BatchNorm folds with its running statistics", "training mode", hint
@@ -121,10 +121,10 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
             layer = folded.get_submodule(before)
             weight, bias = fold_weights(layer, folded.get_submodule(name))
             layer.weight, layer.bias = (_parameter(value, layer.weight) for value in (weight, bias))  # type: ignore[arg-type]
-            replace_module(folded, name, _with_children(nn.Identity(), folded.get_submodule(name)))
+            replace_module(folded, name, _with_layers_after(nn.Identity(), folded.get_submodule(name)))
         for name, layer in list(folded.named_modules()):
             if isinstance(layer, LipschitzBatchNorm):
-                replace_module(folded, name, _with_children(_plain_norm(layer), layer))
+                replace_module(folded, name, _with_layers_after(_plain_norm(layer), layer))
         shifts = _replace_softplus(folded, recording)
     folded.__dict__.pop("conversion_report", None)
     output = record(folded, example).output
@@ -158,10 +158,10 @@ def _reasons(recording: Recording, pairs: Mapping[str, str]) -> dict[str, str]:
     return left
 
 
-def _with_children(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """Return a layer and then the children of the BatchNorm whose place it takes, under their names."""
-    children = OrderedDict(norm.named_children())
-    return nn.Sequential(OrderedDict(normalization=layer) | children) if children else layer
+def _with_layers_after(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    """Return a layer and then those that the BatchNorm whose place it takes applies, under their names."""
+    after = layers_after(norm)
+    return nn.Sequential(OrderedDict(normalization=layer) | after) if after else layer
 
 
 def _plain_weight(layer: nn.Module) -> nn.Module:

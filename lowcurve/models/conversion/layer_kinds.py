@@ -97,13 +97,23 @@ def layer_kind(module: nn.Module) -> str | None:
     """
     if isinstance(module, CenteredSoftplus) or _distance_in_library(module) is not None:
         return NONLINEARITY
-    if not isinstance(module, LipschitzLayer) and not str(type(module).forward.__module__).startswith("torch.nn."):
+    if not isinstance(module, LipschitzLayer) and has_own_forward(module):
         return None
     for base in type(module).__mro__:
         package, _, file = base.__module__.rpartition(".")
         if package == "torch.nn.modules" and (base.__name__ in CLASSES or file in FILES):
             return CLASSES.get(base.__name__, FILES.get(file))
     return None
+
+
+def has_own_forward(layer: nn.Module) -> bool:
+    """Return True if the layer's class has a forward method that is not torch's.
+
+    Example:
+        >>> has_own_forward(nn.BatchNorm2d(1))
+        False
+    """
+    return not str(type(layer).forward.__module__).startswith("torch.nn.")
 
 
 def distance_from_relu(layer: nn.Module | None) -> float | None:
