@@ -294,6 +294,12 @@ def test_the_settings_of_a_processor_are_enough(images):
         lc.InputError, match=r"settings of rescaling and normalization alone, got do_flip_channel_order. Give the proc"
     ):
         lc.wrap(network(), processor=settings | {"do_flip_channel_order": True})
+    for lacking in ({"do_normalize": True, "image_mean": MEAN}, {"size": 8}):
+        with pytest.raises(
+            lc.InputError, match=rf"image_mean and image_std in the .*, got {', '.join(lacking)}\. Give the processor"
+        ):
+            lc.wrap(network(), processor=lacking)
+    assert torch.equal(lc.wrap(network(), processor={"do_normalize": False})(images), network()(images))
     with pytest.raises(lc.InputError, match=r"an image processor, got its settings. Give AutoImageProcessor"):
         lc.transform_of(network(), settings)
 

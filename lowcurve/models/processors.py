@@ -60,9 +60,13 @@ def normalization_of(processor: Processor | Mapping[str, Any]) -> nn.Module:
         A `Normalize` layer, perhaps after `FlipChannels`, or `nn.Identity`.
 
     Raises:
-        InputError: If the processor does anything else to the pixels, or does not take a Pillow image.
+        InputError: If the processor does anything else to the pixels, or does not take a Pillow image, or if the settings lack
+            a mean and a standard deviation.
     """
     if isinstance(processor, Mapping):
+        if processor.get("do_normalize", True) and not (processor.get("image_mean") and processor.get("image_std")):
+            expected = "image_mean and image_std in the settings of a processor"
+            raise InputError(expected, ", ".join(processor) or "no settings", "give the processor itself")
         return _from_settings(processor)
     levels = randomness.integers((48, 64, 3), 0, 256, generator=randomness.stream(0, "processor"))
     image = Image.fromarray(levels.to(torch.uint8).numpy())
