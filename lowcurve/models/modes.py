@@ -1,6 +1,6 @@
 """Context managers that set the mode of a model and restore it afterwards."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from weakref import WeakSet
 
@@ -35,16 +35,19 @@ def set_training(model: nn.Module, *, training: bool) -> Iterator[None]:
     before = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     changes = any(was != training for _, was in before)
     if changes:
-        with suppress(NotImplementedError):  # an exported network has no train method, and heeds no mode
-            model.train(training)
-        _set_modes((module, training) for module, _ in before)
+        _train(model, [(module, training) for module, _ in before])
     try:
         yield
     finally:
         if changes:
-            with suppress(NotImplementedError):
-                model.train(before[0][1])
-            _set_modes(before)
+            _train(model, before)
+
+
+def _train(model: nn.Module, modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Call the model's own `train` method with the first of the modes, and then set every layer's."""
+    with suppress(NotImplementedError):  # raised by the method of an exported network, which heeds no mode
+        model.train(modes[0][1])
+    _set_modes(modes)
 
 
 def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
