@@ -1,7 +1,6 @@
 """Networks of timm and transformers with random weights, small enough for a test or a benchmark on a CPU."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +77,7 @@ def hf(name: str, pixels: int = 32, **options: object) -> Foreign:
     return Foreign("transformers", name, options, pixels)
 
 
-NETWORKS: dict[str, Callable[[], nn.Module] | Foreign] = {
+NETWORKS: dict[str, Foreign] = {
     "resnet18": timm("resnet18"),
     "resnetv2_18": timm("resnetv2_18"),
     "seresnet18": timm("seresnet18"),

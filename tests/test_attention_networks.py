@@ -39,7 +39,7 @@ def images(count: int, *, double: bool = True) -> torch.Tensor:
 
 
 def test_the_block_of_a_vision_transformer_is_torchs_own():
-    ours, x = Block(6, 3, 4, "gelu").double(), torch.rand(2, 5, 6, generator=stream(0)).double()
+    ours, x = Block(6, 3, "gelu").double(), torch.rand(2, 5, 6, generator=stream(0)).double()
     torchs = nn.TransformerEncoderLayer(6, 3, 24, 0.0, F.gelu, layer_norm_eps=1e-6, batch_first=True, norm_first=True)
     names = {"attn.qkv.": "self_attn.in_proj_", "attn.proj": "self_attn.out_proj", "mlp.fc1": "linear1"}
     names["mlp.fc2"] = "linear2"

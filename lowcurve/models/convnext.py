@@ -40,14 +40,14 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, after a normalized convolution that halves height and breadth where `downsamples`.
+    """Blocks of one width, after a normalized convolution that halves height and breadth where `sizes` are given.
 
     Args:
         before: Input channels.
         width: Number of channels.
         blocks: Number of blocks.
         act: Name of the nonlinearity.
-        sizes: Height and breadth of the input. None for a stage that keeps channels, height and breadth.
+        sizes: Height and breadth of the input. None for a stage without this convolution.
     """
 
     def __init__(self, before: int, width: int, blocks: int, act: str, sizes: tuple[int, int] | None) -> None:
@@ -89,24 +89,22 @@ class Head(nn.Module):
 class ConvNeXt(nn.Module):
     """Four stages of `ConvNeXtBlock`s after a convolution of patches.
 
+    There are about 16 patches along a side, of at most 4 pixels: 2 for 32 pixels and 4 for 64 and 224.
+
     Args:
         shape: Shape of one image: channels, height, width.
         classes: Number of classes.
         act: Name of the nonlinearity.
         width: Channels of the first stage. Each further stage has twice as many.
         depths: Numbers of blocks.
-        patch: Side of a patch. By default there are about 16 patches along a side, of at most 4 pixels: 2 for 32 pixels
-            and 4 for 64 and 224.
 
     Reference: Liu et al. 2022, section 2.
     """
 
-    def __init__(
-        self, shape: Shape, classes: int, act: str, width: int, depths: tuple[int, ...], patch: int | None
-    ) -> None:
+    def __init__(self, shape: Shape, classes: int, act: str, width: int, depths: tuple[int, ...]) -> None:
         super().__init__()
         channels, height, breadth = shape
-        patch = patch or min(4, max(1, min(height, breadth) // 16))
+        patch = min(4, max(1, min(height, breadth) // 16))
         self.pad = padding((height, breadth), patch)
         self.stem = nn.Sequential(nn.Conv2d(channels, width, patch, stride=patch), ChannelNorm(width, eps=1e-6))
         sizes, stages, before = (-(-height // patch), -(-breadth // patch)), [], width
@@ -123,7 +121,7 @@ class ConvNeXt(nn.Module):
         return result
 
 
-def convnext_tiny(shape: Shape, classes: int, act: str, width: int = 96, patch: int | None = None) -> ConvNeXt:
+def convnext_tiny(shape: Shape, classes: int, act: str, width: int = 96) -> ConvNeXt:
     """Build ConvNeXt-Tiny: 3, 3, 9 and 3 blocks of width 96 to 768.
 
     It has 27.8 M parameters at width 96.
@@ -133,17 +131,16 @@ def convnext_tiny(shape: Shape, classes: int, act: str, width: int = 96, patch: 
         classes: Number of classes.
         act: Name of the nonlinearity.
         width: Channels of the first stage.
-        patch: Side of a patch of the first layer. The default is that of `ConvNeXt`: 2 for 32 pixels and 4 for 64.
 
     Returns:
         The network, without a normalization layer.
 
     Reference: Liu et al. 2022, section 3.
     """
-    return ConvNeXt(shape, classes, act, width, depths=(3, 3, 9, 3), patch=patch)
+    return ConvNeXt(shape, classes, act, width, depths=(3, 3, 9, 3))
 
 
-def convnext_atto(shape: Shape, classes: int, act: str, width: int = 40, patch: int | None = None) -> ConvNeXt:
+def convnext_atto(shape: Shape, classes: int, act: str, width: int = 40) -> ConvNeXt:
     """Build ConvNeXt-Atto: 2, 2, 6 and 2 blocks of width 40 to 320.
 
     It has 3.4 M parameters at width 40.
@@ -153,11 +150,10 @@ def convnext_atto(shape: Shape, classes: int, act: str, width: int = 40, patch: 
         classes: Number of classes.
         act: Name of the nonlinearity.
         width: Channels of the first stage.
-        patch: Side of a patch of the first layer. The default is that of `ConvNeXt`: 2 for 32 pixels and 4 for 64.
 
     Returns:
         The network, without a normalization layer.
 
     Reference: Woo et al. 2023, section 4, with the blocks of Liu et al. 2022.
     """
-    return ConvNeXt(shape, classes, act, width, depths=(2, 2, 6, 2), patch=patch)
+    return ConvNeXt(shape, classes, act, width, depths=(2, 2, 6, 2))

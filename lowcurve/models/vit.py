@@ -100,14 +100,13 @@ class Block(nn.Module):
     Args:
         width: Width of the network.
         heads: Number of heads.
-        ratio: Width of the MLP's hidden layer over the network's.
         act: Name of the nonlinearity.
     """
 
-    def __init__(self, width: int, heads: int, ratio: int, act: str) -> None:
+    def __init__(self, width: int, heads: int, act: str) -> None:
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(width, eps=1e-6), Attention(width, heads)
-        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-6), MLP(width, ratio * width, act)
+        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-6), MLP(width, 4 * width, act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for tokens of shape (batch, tokens, width)."""
@@ -128,7 +127,6 @@ class VisionTransformer(nn.Module):
         heads: Largest number of heads. The number is the largest one up to it that divides the width.
         patch: Side of a patch. By default there are about eight patches along a side, of at most 16 pixels: 4 for 32
             pixels, 8 for 64 and 16 for 224.
-        ratio: Width of the MLP's hidden layer over the network's.
 
     Reference: Dosovitskiy et al. 2021, section 3.1.
     """
@@ -142,14 +140,13 @@ class VisionTransformer(nn.Module):
         depth: int,
         heads: int,
         patch: int | None,
-        ratio: int = 4,
     ) -> None:
         super().__init__()
         heads = max(number for number in range(1, heads + 1) if width % number == 0)
         self.patch_embed = PatchEmbedding(shape, patch or min(16, max(1, round(min(shape[1:]) / 8))), width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.patches + 1, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, ratio, act) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, act) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, classes)
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=INITIAL)
