@@ -9,6 +9,7 @@ that is missing.
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -35,7 +36,7 @@ def main() -> None:
     for name in args.names or NETWORKS:
         rows[name] = examine(NETWORKS[name], many=args.images, rounds=args.rounds)
         print(name, json.dumps(rows[name], indent=1), flush=True)
-    content = {"summary": summary(rows), "facts": facts(), "networks": rows}
+    content = {"summary": summary(rows), "facts": facts(args.images), "networks": rows}
     print(json.dumps(content["summary"], indent=1))
     if args.json:
         args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -66,14 +67,14 @@ def summary(rows: dict[str, dict[str, Cell]]) -> dict[str, Cell]:
     return found
 
 
-def facts() -> dict[str, str]:
-    """Return the versions that the cells belong to."""
+def facts(images: int) -> dict[str, Cell]:
+    """Return the versions that the cells belong to, and the conditions of the costs."""
     from importlib.metadata import version
 
     versions = {name: version(name) for name in ("timm", "transformers")}
     return versions | {
         "torch": torch.__version__, "Python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
-        "threads": "1",
+        "threads": 1, "images for the cost": images, "cores": os.cpu_count() or 0, "load at the end": os.getloadavg()[0],
     }  # fmt: skip
 
 
