@@ -50,6 +50,7 @@ from . import (
     data as data,
     evaluation as evaluation,
     geometry as geometry,
+    integrations as integrations,
     losses as losses,
     models as models,
     penalties as penalties,
