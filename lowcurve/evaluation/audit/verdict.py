@@ -228,7 +228,7 @@ class Audit:
     @property
     def counts(self) -> dict[str, int]:
         """How many tests passed, warned, failed and were not applicable. A test that did not run never counts as passed."""
-        outcomes = [finding.outcome for finding in self.findings]
+        outcomes: list[str] = [finding.outcome for finding in self.findings]
         return {word: outcomes.count(outcome) for outcome, word in WORDS.items()}
 
     @property
