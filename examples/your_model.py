@@ -1,15 +1,15 @@
 """Measure and attack a plain PyTorch model with data in the forms in which people have it."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lowcurve as lc
 
 # Your data: here NumPy arrays, pixels in [0, 1].
-images, labels = load_digits(return_X_y=True)
-images = (images / 16).reshape(-1, 1, 8, 8).astype("float32")
+digits = lc.load("digits")
+images, labels = digits.train.x.numpy(), digits.train.y.numpy()
+test_images, test_labels = digits.test.x[:64].numpy(), digits.test.y[:64].numpy()
 mean, std = [float(images.mean())], [float(images.std())]
 
 # Your model: it expects normalized inputs, so the normalization becomes its first layer.
@@ -18,7 +18,7 @@ net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.Flatten(), nn.
 model = nn.Sequential(lc.Normalize(mean, std), net)
 
 # Your training loop.
-loader = DataLoader(TensorDataset(torch.from_numpy(images[:1200]), torch.from_numpy(labels[:1200])), 64, shuffle=True)
+loader = DataLoader(TensorDataset(torch.from_numpy(images), torch.from_numpy(labels)), 64, shuffle=True)
 optimizer = torch.optim.Adam(model.parameters(), 2e-3)
 for _ in range(8):
     for x, y in loader:
@@ -28,7 +28,6 @@ for _ in range(8):
 model.eval()
 
 # The same numbers from arrays, from a dataset and from a loader.
-test_images, test_labels = images[1200:1264], labels[1200:1264]
 dataset = TensorDataset(torch.from_numpy(test_images), torch.from_numpy(test_labels))
 from_arrays = lc.measure(model, test_images, test_labels, lc.Curvature())
 from_dataset = lc.measure(model, dataset, lc.Curvature())

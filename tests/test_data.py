@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lowcurve.data import Limits, colored_digits, digits, load, two_moons
-from lowcurve.data.toys import _seed_for_numpy
+from lowcurve.data.toys import _make_moons, _seed_for_numpy
 from lowcurve.errors import InputError
 
 REAL = Path(os.environ.get("LOWCURVE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -95,8 +95,8 @@ def test_digits_are_real_stratified_and_the_same_for_every_seed():
 
 
 def test_digits_are_those_of_scikit_learn_in_its_split():
-    """The file of scikit-learn is read without its import; the split is the one that it once drew."""
-    from sklearn.datasets import load_digits
+    """The packaged file is scikit-learn's, the split is the one that it once drew, and so are the moons."""
+    from sklearn.datasets import load_digits, make_moons
     from sklearn.model_selection import train_test_split
 
     x, y = load_digits(return_X_y=True)
@@ -109,6 +109,15 @@ def test_digits_are_those_of_scikit_learn_in_its_split():
     for part, rows in ((data.train, train), (data.validation, validation), (data.test, test)):
         assert torch.equal(part.x.flatten(1), torch.from_numpy(x[np.sort(rows)]).float() / 16)
         assert part.y.tolist() == y[np.sort(rows)].tolist()
+    for ours, theirs in zip(_make_moons(21, 0.1, 3), make_moons(21, noise=0.1, random_state=3), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_missing_library_of_data_is_named_with_its_extra(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "train-0.parquet", [png(0, (4, 4), "L")], label=[0])
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"the library datasets for named data sets.*pip install 'lowcurve\[hf\]'"):
+        load(tmp_path / "train-0.parquet")
 
 
 def test_colored_digits_have_the_hue_of_their_class():

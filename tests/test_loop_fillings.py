@@ -160,5 +160,5 @@ def test_persistence_refuses(monkeypatch):
     with pytest.raises(InputError, match="finite values on grids"):
         cubical_persistence(torch.zeros(3, 3))
     monkeypatch.setitem(sys.modules, "gudhi", None)
-    with pytest.raises(InputError, match="gudhi for persistence, got no such package"):
+    with pytest.raises(InputError, match="the library gudhi for persistence, got an environment without it"):
         fragmentation(torch.zeros(1, 3, 3))

@@ -122,6 +122,7 @@ RULES = {
             r"numpy\.random\..*|random\..*|secrets\..*",
         ),
         ("randomness.py",),
+        {"data/toys.py": "the two moons are those that scikit-learn draws by NumPy's RandomState"},
     ),
     "the mode of the model": Rule(
         named(r"\?(\..*)?\.(train|eval)", r".*\.training ="),

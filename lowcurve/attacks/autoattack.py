@@ -1,10 +1,9 @@
 """The reference AutoAttack of its authors, from the package pyautoattack."""
 
-import importlib.util
 import logging
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from lowcurve import randomness
 from lowcurve.attacks.base import BallAttack, Options
 from lowcurve.attacks.state import require_logits
 from lowcurve.errors import InputError
+from lowcurve.libraries import require_library
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import call
 from lowcurve.types import Classifier, Inputs, Labels
@@ -47,8 +47,8 @@ class AutoAttack(BallAttack):
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""
-        if importlib.util.find_spec("pyautoattack") is None:
-            raise InputError("the package pyautoattack", "none", "run pip install 'lowcurve[autoattack]'")
+        trace = sys.gettrace()
+        pyautoattack = require_library("pyautoattack", install="'lowcurve[autoattack]'")
         if x.ndim != 4:
             hint = "use lowcurve.strong, which takes inputs of any rank"
             raise InputError("images of shape (batch, channels, height, width)", tuple(x.shape), hint)
@@ -57,22 +57,19 @@ class AutoAttack(BallAttack):
         if not len(x):
             return x
         low, high = self.ball.box
-        trace = sys.gettrace()
         scaled = _ScaledClassifier(model, low, high)
         with frozen(scaled), randomness.temporary_seed(seed, "AutoAttack"):
             with torch.no_grad():
                 logits = call(model, x)
             require_logits(logits, y)
             try:
-                found = self._attack(scaled, (x - low) / (high - low), y, logits.shape[1], seed)
+                found = self._attack(pyautoattack, scaled, (x - low) / (high - low), y, logits.shape[1], seed)
             finally:
                 sys.settrace(trace)
         # The projection removes the rounding errors of the scaling.
         return self.ball.project(low + found * (high - low), x).detach()
 
-    def _attack(self, model: nn.Module, x: Tensor, y: Labels, classes: int, seed: int) -> Tensor:
-        import pyautoattack
-
+    def _attack(self, pyautoattack: Any, model: nn.Module, x: Tensor, y: Labels, classes: int, seed: int) -> Tensor:
         low, high = self.ball.box
         norm: Literal["Linf", "L2"] = "Linf" if self.ball.norm.name == "l_inf" else "L2"
         attacks = None

@@ -19,6 +19,7 @@ from lowcurve.data.pictures import image_tensor, is_grey, picture_bytes, require
 from lowcurve.data.splits import split_images
 from lowcurve.data.stored import HELD, StoredPixels, read_or_store
 from lowcurve.errors import InputError
+from lowcurve.libraries import require_library
 from lowcurve.randomness import SeparateDraws
 
 Shape = tuple[int, int, int]
@@ -74,12 +75,12 @@ class Rows:
 
 def parquet_table(files: Sequence[Path]) -> Any:
     """Return the rows of these files, one file after another."""
-    from pyarrow import parquet
+    datasets = hub_client()
+    from pyarrow import parquet  # comes with `datasets`
 
     for file in files:
         with _as_input_error(str(file), "a parquet file"):
             parquet.read_schema(file)
-    datasets = hub_client()
     # The library knows files by name and time of change. Their content decides here.
     cache = Path(datasets.config.HF_DATASETS_CACHE) / f"lowcurve-{digest_files(files)}"
     with _as_input_error(", ".join(map(str, files)), "parquet files with the same columns"):
@@ -118,9 +119,13 @@ def _image_table(files: Sequence[Path], labels: Sequence[str], names: Sequence[s
 
 
 def hub_client() -> Any:
-    """Return the `datasets` library of Hugging Face, with its progress bars off."""
-    import datasets  # here, because it costs two seconds that `import lowcurve` should not
+    """Return the `datasets` library of Hugging Face, with its progress bars off.
 
+    Raises:
+        InputError: If it is missing.
+    """
+    purpose = "for named data sets, image folders and parquet files"
+    datasets = require_library("datasets", install="'lowcurve[hf]'", purpose=purpose)
     datasets.disable_progress_bars()
     return datasets
 

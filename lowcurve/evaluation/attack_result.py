@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowcurve.errors import InputError
 from lowcurve.evaluation.columns import share_of_true
+from lowcurve.libraries import require_library
 from lowcurve.types import AttackFunction
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class AttackResult:
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row per image: clean, robust, fooled_by, distance, forward_passes."""
-        import pandas
+        pandas = require_library("pandas", install="pandas")
 
         return pandas.DataFrame(self._columns())
 

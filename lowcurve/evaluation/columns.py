@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lowcurve.libraries import require_library
+
 if TYPE_CHECKING:
     from lowcurve.results.statistics import Proportion
 
@@ -51,7 +53,7 @@ class Columns(dict[str, np.ndarray]):
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row per image; several numbers an image become a list."""
-        import pandas
+        pandas = require_library("pandas", install="pandas")
 
         return pandas.DataFrame({name: list(values) if values.ndim > 1 else values for name, values in self.items()})
 

@@ -3,7 +3,6 @@
 Cubical persistence needs the optional package gudhi: `pip install lowcurve[topology]`.
 """
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.errors import InputError
+from lowcurve.libraries import require_library
 from lowcurve.types import PerExample
 
 
@@ -53,7 +53,7 @@ def cubical_persistence(values: Tensor) -> tuple[Persistence, ...]:
         raise InputError(
             "finite values on grids, (slices, rows, columns)", received, "write values[None] for one slice"
         )
-    gudhi = _import_gudhi()
+    gudhi = require_library("gudhi", install="'lowcurve[topology]'", purpose="for persistence")
     return tuple(_persistence_of_grid(gudhi, grid) for grid in values.detach().double().cpu())
 
 
@@ -103,10 +103,3 @@ def _persistence_of_grid(gudhi: Any, grid: Tensor) -> Persistence:
 def _longest_first(intervals: Tensor) -> Tensor:
     intervals = intervals.double().view(-1, 2)
     return intervals[(intervals[:, 0] - intervals[:, 1]).argsort(descending=True, stable=True)]
-
-
-def _import_gudhi() -> Any:
-    try:
-        return importlib.import_module("gudhi")
-    except ImportError:
-        raise InputError("gudhi for persistence", "no such package", "pip install 'lowcurve[topology]'") from None

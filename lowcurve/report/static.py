@@ -3,7 +3,6 @@
 Colors, markers and dashes are those of the page. Titles, captions and conditions are left to the paper.
 """
 
-import importlib
 import io
 from collections.abc import Mapping
 from textwrap import fill
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowcurve.errors import InputError
+from lowcurve.libraries import require_library
 from lowcurve.report.palette import Style, class_color, overlays, scale, span_of, styles
 from lowcurve.results import Curves, Gallery, Panel, Plot, Result, Scatter, Surface, Table
 
@@ -66,12 +66,7 @@ def static_figure(result: Result, form: str = "pdf", style_of: Mapping[str, Styl
 
 
 def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(
-            "matplotlib for static figures", "no such package", "run pip install 'lowcurve[figures]'"
-        ) from None
+    return require_library(name, install="'lowcurve[figures]'", purpose="for static figures")
 
 
 def _plot(figure: Any, plot: Plot, style_of: Mapping[str, Style]) -> None:

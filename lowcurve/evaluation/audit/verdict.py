@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lowcurve.evaluation.columns import share_of_true
+from lowcurve.libraries import require_library
 
 Outcome = Literal["passed", "flag", "fail", "not run"]
 Level = Literal["reliable as far as tested", "warnings", "unreliable", "too weak to judge"]
@@ -286,7 +287,7 @@ class Audit:
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row per test."""
-        import pandas
+        pandas = require_library("pandas", install="pandas")
 
         return pandas.DataFrame(self.to_dict()["findings"])
 
