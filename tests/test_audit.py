@@ -20,7 +20,7 @@ from lowcurve.data import Examples, Limits, digits, load
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.attacks import monotone
-from lowcurve.evaluation.audit.queries import Smoothed
+from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.audit.run import OF_ROBUST_IMAGES
 from lowcurve.evaluation.audit.verdict import FEWEST
 from lowcurve.losses import margin_loss
@@ -121,7 +121,7 @@ def test_transfer_from_the_smoothed_network_reveals_shattering(standard):
         point = attack(source, images.x, images.y, generator=stream(0, "attack"))
         return float((model(point).argmax(1) == images.y).double().mean())
 
-    assert robust(Smoothed(model, patterns)) < robust(model) - 0.1
+    assert robust(Averaged(model, patterns)) < robust(model) - 0.1
 
 
 def test_an_attack_that_has_not_converged_is_noticed(standard):
