@@ -173,14 +173,14 @@ class OneStep:
 
 def fitted(*trainings: tuple[Objective, int, float], width: int = 8) -> nn.Module:
     """A small network trained on the digits: objectives one after the other, each for so many epochs at its rate."""
-    model, train = _untrained(width), digits().train
+    model, train = untrained(width), digits().train
     for objective, epochs, rate in trainings:
         settings = Optimization(epochs=epochs, batch_size=32, learning_rate=rate)
         fit(model, objective, train, settings, fabric=make_fabric(Hardware(accelerator="cpu")))
     return model
 
 
-def _untrained(width: int) -> nn.Module:
+def untrained(width: int) -> nn.Module:
     data = digits()
     return Network("small-convnet", data.shape, 10, *data.statistics(), width=width).build(seed=0)
 
@@ -214,7 +214,7 @@ def k_winners() -> nn.Module:
 def overfitted() -> nn.Module:
     """Trained against one step of 0.35 until that step led nowhere: most images stand under it, none under PGD. The training
     is chaotic, so that rounding on another processor makes another network of it: its weights are kept."""
-    model = _untrained(16)
+    model = untrained(16)
     model.load_state_dict(load_file(OVERFITTED))
     return model.eval()
 

@@ -20,8 +20,8 @@ from lowcurve.data import Examples, Limits, digits, load
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.attacks import monotone
-from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.audit.run import OF_ROBUST_IMAGES
+from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.audit.verdict import FEWEST
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import stream, temporary_seed

@@ -160,7 +160,7 @@ def test_the_levels_of_a_verdict():
     assert level("passed", "not run").verdict == "no masking found by these tests"
     assert level("passed", "flag").level == "warnings"
     assert level("passed", "flag").verdict == "no masking found by these tests; warnings: a test"
-    assert level("flag", "fail", too_weak="x").level == "unreliable"
+    assert level("flag", "fail", too_weak="x").level == "too weak to judge"
     assert level("fail").verdict == "upper bound, evaluation unreliable: a test (figures)"
     assert level("fail").summary == "upper bound, evaluation unreliable: a test"
     assert level("flag", too_weak="5 of 50 are right").verdict == "too weak to judge: 5 of 50 are right"

@@ -87,7 +87,10 @@ def test_the_version(capsys):
 
 def test_an_unknown_command(capsys):
     sentence = refused(capsys, "stduy")
-    assert "a command among study, train, measure, attack, report, recipes, reproduce, draw, got 'stduy'" in sentence
+    assert (
+        "a command among study, train, measure, attack, audit, report, recipes, reproduce, draw, got 'stduy'"
+        in sentence
+    )
     assert sentence.endswith("Did you mean study?")
 
 
@@ -117,7 +120,7 @@ def test_the_whole_help_of_a_command_describes_every_option(capsys, command):
     assert "<class" not in out
     assert "configuration file" not in out
     assert not undescribed(out.splitlines())
-    assert ("--evaluation.budget.queries" in out) == (command in ("study", "train", "measure", "attack"))
+    assert ("--evaluation.budget.queries" in out) == (command in ("study", "train", "measure", "attack", "audit"))
     assert ("--fine-tuning.epochs" in out) == (command in ("study", "train"))
     every = set(re.findall(r"^  --([\w.-]+)", out, re.MULTILINE))
     assert {name for name in COMMANDS[command].shown if not name.isupper()} <= every
@@ -171,7 +174,7 @@ def test_the_scale_of_a_file_is_honored_or_its_word_refused(capsys):
     )
 
 
-@pytest.mark.parametrize("command", ["measure", "attack"])
+@pytest.mark.parametrize("command", ["measure", "attack", "audit"])
 def test_what_trains_nothing_takes_no_options_of_training(capsys, command):
     sentence = refused(capsys, command, "--model", "own:make", "--training.epochs", "3")
     assert f"options of lowcurve {command}, which trains nothing, got --training.epochs. Leave it out." in sentence

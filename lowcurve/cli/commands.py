@@ -88,6 +88,19 @@ COMMANDS: dict[str, Command] = {
             *FILES,
         ),
     ),
+    "audit": Command(
+        "attack your own network, or a run's, and test whether the robust accuracy can be believed",
+        "lowcurve.cli.audit:run",
+        "[RUN]",
+        (f"lowcurve audit --model {EXAMPLE} --eps 8/255", "lowcurve audit runs/mine --audit thorough"),
+        options.STUDY,
+        (
+            *("RUN", *OWN_NETWORK, "data", "data-dir", "norm", "radius", "suite"),
+            *("evaluation.audited", "evaluation.audit", "evaluation.first", "seed", "accelerator", *FILES),
+        ),
+        "Writes audit.json and audit.html. Exit codes: 0 if no test failed, 1 if the robust accuracy is\n"
+        "unreliable, 3 if the network is hardly better than guessing, 2 after an error.",
+    ),
     "report": Command(
         "write a run's study.json and report.html again, or show several runs side by side",
         "lowcurve.cli.report:report",
@@ -134,8 +147,8 @@ def main(words: list[str] | None = None) -> int:
         words: The words after `lowcurve`; those of the process by default.
 
     Returns:
-        0 when the command is done, 2 after a sentence on what was wrong with the request, 130 after Ctrl-C, 143 and 129
-        after SIGTERM and SIGHUP, 141 when the reader of the output has closed it.
+        0 when the command is done, 1 and 3 by the verdict of an audit, 2 after a sentence on what was wrong with the
+        request, 130 after Ctrl-C, 143 and 129 after SIGTERM and SIGHUP, 141 when the reader of the output has closed it.
     """
     with ended_by_signals(for_good=words is None):
         try:

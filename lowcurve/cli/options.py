@@ -68,6 +68,9 @@ STUDY: Mapping[str, Option] = {
     "evaluation.first": Option("true", "Take the first test examples, where --scale takes random ones", "false"),
     "evaluation.steps": Option("N", "Steps of the PGD attack", "20, at scale smoke 3"),
     "evaluation.audited": Option("N", "Examples on which gradient masking is tested, 0 for none", "120, at smoke 8"),
+    "evaluation.audit": Option(
+        "NAME", "Audit: usual (what the verdict needs) or thorough (all). Also --audit", "usual"
+    ),
     "evaluation.curvature-examples": Option("N", "Test examples that are measured", "set by --data and --scale"),
     "evaluation.lanczos-steps": Option("N", "Hessian products for each eigenvalue", "12, at scale smoke 4"),
     "seed": Option("N", "Seed of everything that is random", "0"),

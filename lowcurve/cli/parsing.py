@@ -14,7 +14,7 @@ from lowcurve.errors import InputError, nearest
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-ALIASES = {"--eps": "--radius"}
+ALIASES = {"--eps": "--radius", "--audit": "--evaluation.audit"}
 NORMS = {"linf": "l_inf", "l2": "l_2", "l1": "l_1"}
 """Further spellings of norms, for options named norm."""
 LARGEST = 2**63

@@ -63,7 +63,7 @@ def run(command: str, words: list[str]) -> int:
     place = None if request.run else _new_place(command, request)
     with one_thread():  # processes that are forked from this one must not have used several
         data = pipeline.load_data(study)
-        given = _given_network(command, study, data, request.run)
+        given = given_network(command, study, data, request.run)
         pipeline.check_study(study, data, _own_steps(command))
     run = request.run
     if run is None:
@@ -119,7 +119,7 @@ def _work(
     if given is not None:
         pipeline.save_given(study, run, given)
         with one_thread():
-            _check_accuracy(given, data)
+            check_accuracy(given, data)
     if len(steps) == 2:
         log.info("the radius is set anew: after %s, %s is repeated for it", *steps)
     _do_jobs(steps, study, data, run, processes)
@@ -218,8 +218,13 @@ def _describe_plan(study: "Study") -> str:
     return "will be trained: " + "; ".join(f"{', '.join(group)} from {start}" for start, group in names.items())
 
 
-def _check_accuracy(model: "nn.Module", data: "DataSet") -> None:
-    """Say what to check if the user's network classifies few clean images correctly."""
+def check_accuracy(model: "nn.Module", data: "DataSet") -> None:
+    """Say what to check if the user's network classifies few clean images correctly.
+
+    Args:
+        model: The network.
+        data: The data set.
+    """
     from lowcurve import evaluation
     from lowcurve.network_calls import call, input_like
 
@@ -240,13 +245,20 @@ def _check_accuracy(model: "nn.Module", data: "DataSet") -> None:
         )
 
 
-def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
-    """Return the user's network, tried once on an input of the data's shape; None if the command needs none."""
+def given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
+    """Return the user's network, tried once on an input of the data's shape; None if the command needs none.
+
+    Args:
+        command: The command's name.
+        study: Settings, with the function that builds the network and its weights.
+        data: The data set.
+        run: The run that may hold the network already.
+    """
     from lowcurve.study.comparison import GIVEN
 
     if study.model is None and study.weights is not None:
         raise InputError("a model for the weights", "--weights alone", "give --model package.module:function too")
-    is_evaluated = study.weights is not None or command in ("measure", "attack") or not study.methods
+    is_evaluated = study.weights is not None or command in ("measure", "attack", "audit") or not study.methods
     if study.model is None or not is_evaluated or (run is not None and GIVEN in run.networks()):
         return None
     from lowcurve.models import Factory
@@ -257,5 +269,6 @@ def _given_network(command: str, study: "Study", data: "DataSet", run: "Run | No
     if study.weights is not None:
         load_weights(model[1] if study.mean else model, study.weights)  # type: ignore[index]
     model.eval()
-    pipeline.try_network(model, data, study, _own_steps(command))
+    # An audit also judges networks without a gradient.
+    pipeline.try_network(model, data, study, () if command == "audit" else _own_steps(command))
     return model

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import PGD, Suite
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.attack_result import said_of_undefined
-from lowcurve.evaluation.audit import Audit, audit
 from lowcurve.geometry import Curvature
 from lowcurve.network_calls import call, input_like
 from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result, Scatter, Table, describe, proportion
 from lowcurve.results.cells import NETWORK
 from lowcurve.store import Run
-from lowcurve.study.boundary_results import certified_radii
+from lowcurve.study.audit_results import audit_attacked, audit_table
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.robustness_row import conditions_of, robustness_row, tried_suite
@@ -67,7 +65,7 @@ def _suite_results(
     optional: OptionalSteps,
 ) -> dict[str, Result]:
     """Attack one network with the suite, and audit the result."""
-    settings, ball, suite = study.evaluation, study.ball(), tried_suite(study)
+    settings, suite = study.evaluation, tried_suite(study)
     key = describe((suite, study.data, examples.digest, study.seed, run.made_by(name)))
     ledger = run.ledger(name, key, shared=True)
     attacked = evaluation.attack(
@@ -82,15 +80,7 @@ def _suite_results(
     )
     verdict = None
     if settings.audited:
-        few = examples.take(slice(settings.audited))
-        certified = _certified_radii(study, model, few)
-        verdict = optional.run(
-            "audit",
-            lambda: audit(
-                model, few, ball, seed=study.seed, certified=certified, attacked=attacked, budget=settings.budget,
-                progress=progress, heading=f"auditing {name}", fabric=launch_fabric(study.hardware),
-            ),
-        )  # fmt: skip
+        verdict = optional.run("audit", lambda: audit_attacked(study, name, model, examples, attacked, progress))
     if settings.save_inputs:
         robust = torch.from_numpy(attacked.robust)
         run.save_inputs(name, {"inputs": attacked.inputs, "labels": examples.y, "robust": robust})
@@ -103,17 +93,8 @@ def _suite_results(
         "attacks": _attacks_row(study, name, attacked, suite, conditions | {"attacks": exactly}),
     }
     if verdict is not None:
-        results["audit"] = _audit_rows(name, verdict)
+        results["audit"] = audit_table(name, verdict)
     return results
-
-
-def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
-    """Return each image's certified radius in the study's norm, or None for a network without Lipschitz bounds."""
-    radii, _ = certified_radii(model, examples, fabric=launch_fabric(study.hardware))
-    longest = (
-        np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0
-    )  # l_2 length of a vector of l_inf length 1
-    return None if radii is None else radii / longest
 
 
 def _attacks_row(
@@ -128,23 +109,6 @@ def _attacks_row(
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares))
     caption = "Each attack is tried on the examples that are still classified correctly."
     return Table(f"The suite {study.suite}, attack by attack", (NETWORK, *headings), (row,), caption, conditions)
-
-
-def _audit_rows(name: str, verdict: Audit) -> Table:
-    headings = (
-        NETWORK,
-        Column("test", "The test."),
-        Column("outcome", "passed, flag (worth knowing), fail (the accuracy is not reliable), not run."),
-        Column("found", "The numbers."),
-        Column("meaning", "Meaning of a flag or failure."),
-        Column("to do", "Advice for a flag or failure."),
-    )
-    rows: list[tuple[Cell, ...]] = [
-        (name, f"{one.number}. {one.name}", one.outcome, one.evidence, one.means, one.hint) for one in verdict.findings
-    ]
-    return Table(
-        "Audit", headings, tuple(rows), "Tests for gradient masking, in order of cost.", conditions=verdict.conditions
-    )
 
 
 def _against_radius(

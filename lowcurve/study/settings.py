@@ -34,6 +34,7 @@ class Evaluation:
         steps: Number of steps of PGD.
         effort: Length of the searches in the suite "strong".
         audited: Number of test examples in the tests for gradient masking. 0 makes no audit.
+        audit: Run what the verdict needs ("usual"), or every test with larger searches ("thorough").
         budget: Largest cost of those tests per example.
         save_inputs: Save the adversarial inputs.
         radii: Radii of the robustness curve. They are multiples of the study's radius.
@@ -59,6 +60,7 @@ class Evaluation:
     steps: int = 20
     effort: Effort = FULL
     audited: int = 120
+    audit: Literal["usual", "thorough"] = "usual"
     budget: Budget = field(default_factory=Budget)
     save_inputs: bool = True
     radii: tuple[float, ...] = (

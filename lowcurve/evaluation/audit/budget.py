@@ -29,6 +29,7 @@ class Budget:
         spsa_draws: Random directions per step of SPSA. Each costs two queries.
         spsa_images: Images in test 16.
         long_steps: Steps of the PGD that SPSA is compared with.
+        everything: Run every test, also those that the verdict no longer needs.
     """
 
     steps: int = 20
@@ -45,8 +46,25 @@ class Budget:
     spsa_draws: int = 32
     spsa_images: int = 10
     long_steps: int = 100
+    everything: bool = False
 
     def __post_init__(self) -> None:
-        small = {name: value for name, value in asdict(self).items() if value < 1}
+        small = {name: value for name, value in asdict(self).items() if value < 1 and value is not False}
         if small or self.queries < 2:
             raise InputError("a budget of at least 1 each, and 2 queries", small or {"queries": 1}, "write Budget()")
+
+    def at_least(self, other: "Budget") -> "Budget":
+        """Return the larger of two budgets, number by number.
+
+        Args:
+            other: The other budget.
+
+        Example:
+            >>> Budget(steps=5, queries=2000).at_least(Budget()).steps
+            20
+        """
+        return Budget(**{name: max(value, asdict(other)[name]) for name, value in asdict(self).items()})
+
+
+THOROUGH = Budget(everything=True)
+"""The budget of a thorough audit: all tests."""

@@ -179,7 +179,16 @@ def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audi
     failed = {finding.number for finding in findings if finding.outcome == "fail"}
     tried = remedies.attack_again(state, failed)
     robust = {**state.robust_columns(), "worst case": state.robust()}
-    return Audit(findings, len(state.examples), robust, places, records.conditions(state), _too_weak(state), tried)
+    return Audit(
+        findings,
+        len(state.examples),
+        robust,
+        places,
+        records.conditions(state),
+        _too_weak(state),
+        tried,
+        clean=state.correct,
+    )
 
 
 def _run_test(check: Check, test: Callable[[AuditState], Finding], state: AuditState) -> Finding:

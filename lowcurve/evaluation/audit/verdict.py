@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import exp, lgamma, log, log1p
 from typing import Any, Literal
 
 import numpy as np
 
+from lowcurve.evaluation.audit.exchange import finding_to_dict, to_dict
 from lowcurve.evaluation.columns import share_of_true
 from lowcurve.libraries import require_library
 
@@ -90,15 +91,16 @@ class Check:
         if not of:
             return self.not_run(f"no image was left to try; {evidence}")
         share, limit = count / of, allowed if flag_above is None else flag_above
-        if not count:
-            return Finding(self, "passed", share, allowed, evidence)
-        evidence = f"{evidence} ({share_of_true(np.arange(of) < count)}; allowed are {allowed:.1%})"
-        if count >= FEWEST and chance_of(count, of, allowed) < CHANCE_FINDING:
-            return Finding(self, "fail", share, allowed, evidence)
-        if share <= limit:
-            return Finding(self, "passed", share, allowed, evidence)
-        few = f"{count} of {of} images are too few to tell this from chance, so it is a warning. If it is no chance: "
-        return Finding(self, "flag", share, allowed, evidence, few + self.means)
+        outcome: Outcome = "passed"
+        meaning = ""
+        if count:
+            evidence = f"{evidence} ({share_of_true(np.arange(of) < count)}; allowed are {allowed:.1%})"
+            if count >= FEWEST and chance_of(count, of, allowed) < CHANCE_FINDING:
+                outcome = "fail"
+            elif share > limit:
+                few = f"{count} of {of} images are too few to tell this from chance, so it is a warning. If it is no chance: "
+                outcome, meaning = "flag", few + self.means
+        return Finding(self, outcome, share, allowed, evidence, meaning, (count, of))
 
     def not_run(self, reason: str) -> "Finding":
         """Return the finding of a test that did not run, with the reason."""
@@ -116,6 +118,8 @@ class Finding:
         threshold: Number above which the test fails. A test that cannot fail is a flag above it.
         evidence: One sentence with the figures.
         meaning: Meaning for the robust accuracy where it differs from the check's.
+        counted: Number of images that speak against the evaluation, and number of images that were tried. None if the test
+            counts no images.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
@@ -130,6 +134,7 @@ class Finding:
     threshold: float | None
     evidence: str
     meaning: str = ""
+    counted: tuple[int, int] | None = None
 
     @property
     def number(self) -> int:
@@ -195,6 +200,7 @@ class Audit:
         conditions: Settings and versions that the findings depend on, by name.
         too_weak: Why the network cannot be judged. Empty if it can. Of a shard before the last one there are no findings.
         remedies: Attacks that were made for what the failed tests found, in their order. "worst case" counts them.
+        clean: Which images are classified correctly without an attack.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
@@ -215,6 +221,7 @@ class Audit:
     conditions: Mapping[str, str]
     too_weak: str = ""
     remedies: tuple[Remedy, ...] = ()
+    clean: np.ndarray | None = None
 
     @property
     def reliable(self) -> bool:
@@ -236,13 +243,14 @@ class Audit:
     def level(self) -> Level:
         """The verdict's level.
 
-        "unreliable" if a test failed; "too weak to judge" if the network is hardly better than guessing; "warnings" if a
-        test is a flag; otherwise "reliable as far as tested". A test that did not run is no reason for any of them.
+        "too weak to judge" if the network is hardly better than guessing, so that no robust accuracy means anything;
+        "unreliable" if a test failed; "warnings" if a test is a flag; otherwise "reliable as far as tested". A test that did
+        not run is no reason for any of them.
         """
-        if self.failed:
-            return "unreliable"
         if self.too_weak:
             return "too weak to judge"
+        if self.failed:
+            return "unreliable"
         return "warnings" if any(f.outcome == "flag" for f in self.findings) else "reliable as far as tested"
 
     @property
@@ -273,23 +281,14 @@ class Audit:
         return f"; attacks made for it: {', '.join(gained)}" if gained else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return verdict, findings, remedies and conditions as plain numbers and strings, ready for JSON."""
-        names = ("number", "name", "outcome", "measured", "threshold", "evidence", "means", "hint")
-        findings = [{name: getattr(finding, name) for name in names} for finding in self.findings]
-        return {
-            "verdict": self.verdict,
-            "level": self.level,
-            "reliable": self.reliable,
-            "findings": findings,
-            "remedies": [asdict(remedy) for remedy in self.remedies],
-            "conditions": dict(self.conditions),
-        }
+        """Return verdict, findings, remedies and conditions as plain numbers and strings, in the form of `exchange.FIELDS`."""
+        return to_dict(self)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row per test."""
         pandas = require_library("pandas", install="pandas")
 
-        return pandas.DataFrame(self.to_dict()["findings"])
+        return pandas.DataFrame([finding_to_dict(finding) for finding in self.findings])
 
     def __repr__(self) -> str:
         counted = ", ".join(f"{word} {count}" for word, count in self.counts.items())
