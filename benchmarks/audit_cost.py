@@ -121,7 +121,9 @@ def main() -> None:
             continue
         row = measure(make, THOROUGH if args.thorough else Budget())
         content["rows"].setdefault(name, {})[args.label] = row
-        print(f"{name}: suite {row['suite']} s, audit {row['audit']} s, ratio {row['ratio']}: {row['tests']}", flush=True)
+        print(
+            f"{name}: suite {row['suite']} s, audit {row['audit']} s, ratio {row['ratio']}: {row['tests']}", flush=True
+        )
         if args.json:
             content["settings"] = {"torch": torch.__version__, "machine": platform.machine(), "threads": 1}
             args.json.write_text(json.dumps(content, indent=1) + "\n")
