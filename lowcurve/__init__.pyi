@@ -31,7 +31,13 @@ from .geometry import Curvature as Curvature
 
 # Training
 from .penalties import CURE as CURE, InputGradientNorm as InputGradientNorm
-from .training import Objective as Objective, Optimization as Optimization, Term as Term, fit as fit
+from .training import (
+    Objective as Objective,
+    Optimization as Optimization,
+    Term as Term,
+    fit as fit,
+    regularized as regularized,
+)
 
 # The loss as a function of the input, and its derivatives
 from .losses import loss_field as loss_field

@@ -196,7 +196,7 @@ def test_what_differentiates_once_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Objective(statistics="running"), 'statistics "batch" or "frozen", got \'running\''),
+        (lambda: Objective(statistics="running"), 'statistics "batch", "frozen" or "own", got \'running\''),
         (lambda: Objective(penalties={"loss": SLOPE}), 'penalties with names other than "loss"'),
         (lambda: Term(CURE(h=0.4), 1.0, scale_schedule=Schedule(start=0.0)), "a scale that stays above 0"),
         (

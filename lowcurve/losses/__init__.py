@@ -8,6 +8,7 @@ from lowcurve.losses.functions import (
     log_odds,
     margin,
     margin_loss,
+    require_class_numbers,
     require_temperature,
     true_logit,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "loss_field",
     "margin",
     "margin_loss",
+    "require_class_numbers",
     "require_eval",
     "require_loss_field",
     "require_temperature",

@@ -20,15 +20,20 @@ def cross_entropy(logits: Logits, y: Labels) -> PerExample:
     tests/test_losses.py. Wherever a gradient is normalized, that becomes a long step in a wrong direction. Here gradient
     and Hessian keep their relative precision from losses of 10 down to 1e-8.
 
+    With probabilities p as labels, as mixup and label smoothing give them, it is -sum_k p_k log softmax(z)_k = sum_k p_k *
+    cross_entropy(z, t) + sum_k p_k (z_t - z_k) with t the likeliest class of p.
+
     Args:
         logits: Shape (batch, classes).
-        y: Labels, shape (batch,).
+        y: Labels, shape (batch,), or probabilities, shape (batch, classes).
 
     Example:
         >>> cross_entropy(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))  # log(1 + exp(-20))
         tensor([2.0612e-09])
+        >>> cross_entropy(torch.tensor([[20.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor([2.0612e-09])
     """
-    return _softplus(log_odds(logits, y))
+    return _softplus(log_odds(logits, y)) if y.ndim == 1 else _soft_cross_entropy(logits, y)
 
 
 def log_odds(logits: Logits, y: Labels) -> PerExample:
@@ -155,6 +160,16 @@ def least_likely(logits: Logits) -> Labels:
     return logits.argmin(1)
 
 
+def _soft_cross_entropy(logits: Logits, p: Tensor) -> PerExample:
+    if p.shape != logits.shape or not p.is_floating_point():
+        expected = f"labels of shape ({len(logits)},), or probabilities of shape {tuple(logits.shape)}"
+        hint = "give class numbers, or a float tensor with a row of probabilities for each example"
+        raise InputError(expected, f"{p.dtype} of shape {tuple(p.shape)}", hint)
+    top = p.argmax(1)
+    others = logits.gather(1, top[:, None]) - logits  # exactly 0 at the top, so one-hot rows are as precise as labels
+    return p.sum(1) * cross_entropy(logits, top) + (p * others).sum(1)
+
+
 def _softplus(a: PerExample) -> PerExample:
     """Return log(1 + exp(a)). Each of torch's two forms has an exact second derivative on one side only."""
     return torch.where(a < 0, F.softplus(a), -F.logsigmoid(-a))
@@ -168,7 +183,25 @@ def _true_and_others(logits: Logits, y: Labels) -> tuple[PerExample, Tensor]:
     return logits.gather(1, y[:, None]).squeeze(1), logits.gather(1, others)
 
 
+def require_class_numbers(y: Tensor) -> None:
+    """Check that labels are one class number per example, which margins and attacks need.
+
+    Args:
+        y: Labels.
+
+    Raises:
+        InputError: If they are probabilities.
+
+    Example:
+        >>> require_class_numbers(torch.tensor([0, 2]))
+    """
+    if y.ndim != 1:
+        hint = "write labels.argmax(1), or use cross-entropy, which takes probabilities"
+        raise InputError("one class number for each example", f"labels of shape {tuple(y.shape)}", hint)
+
+
 def _check(logits: Logits, y: Labels) -> None:
+    require_class_numbers(y)
     if logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         raise InputError(
             f"logits of shape ({len(y)}, classes) with at least 2 classes",

@@ -25,7 +25,7 @@ def evaluate_loss(loss: Loss, logits: Logits, y: Labels) -> PerExample:
     Args:
         loss: Logits, labels -> one number per example.
         logits: Shape (batch, classes).
-        y: Labels, shape (batch,).
+        y: Labels, shape (batch, ...), in the form that the loss takes.
 
     Raises:
         InputError: If the loss is reduced, mixes examples, or is random. The first call with a loss evaluates it on two
@@ -41,7 +41,7 @@ for 2 examples. Give it reduction="none".
     values = loss(logits, y)
     if any(loss is own for own in OWN):
         return values
-    if not isinstance(values, Tensor) or values.shape != y.shape:
+    if not isinstance(values, Tensor) or values.shape != y.shape[:1]:
         raise _reduced(loss, _shape(values), len(y))
     if _CHECKED.get(id(loss)) is not loss and len(y):
         _require_separate_examples(loss, logits.detach(), y)
@@ -53,7 +53,7 @@ for 2 examples. Give it reduction="none".
 def _require_separate_examples(loss: Loss, logits: Logits, y: Labels) -> None:
     """Refuse a loss whose first value changes with another example beside it."""
     ramp = torch.arange(logits.shape[1], device=logits.device).to(logits)
-    pair, labels = torch.stack([logits[0], logits[0] + ramp]), y[:1].repeat(2)
+    pair, labels = torch.stack([logits[0], logits[0] + ramp]), y[[0, 0]]
     with torch.no_grad():
         try:
             alone, both = loss(pair[:1], labels[:1]), loss(pair, labels)

@@ -13,7 +13,6 @@ from lowcurve.analysis.norms import L2, per_example
 from lowcurve.analysis.second_derivatives import graph_nodes
 from lowcurve.errors import InputError
 from lowcurve.losses import LossField, require_eval
-from lowcurve.models.modes import set_training
 from lowcurve.types import Field, Inputs, PerExample
 
 Differentiation = Literal["exact", "detached", "first_order", "first_order_detached", "secant"]
@@ -40,22 +39,21 @@ def require_graph(name: str, penalty: Tensor, loss: Tensor) -> None:
 
 
 def require_deterministic(model: nn.Module, name: str, way: Differentiation) -> None:
-    """Refuse a network whose forward passes in training mode depend on more than their inputs.
+    """Refuse a network whose forward passes depend on more than their inputs.
 
     Args:
-        model: The network.
+        model: The network, in the mode of the training.
         name: Name of the penalty.
         way: How it is differentiated.
 
     Raises:
         InputError: If there is a layer that is random or depends on the batch.
     """
-    hint = 'write Objective(..., statistics="frozen"), or differentiation="exact"'
-    with set_training(model, training=True):
-        try:
-            require_eval(model)
-        except InputError as error:
-            raise InputError(f'frozen statistics with {name} by "{way}"', error.received, hint) from None
+    hint = 'write Objective(..., statistics="frozen"), model.eval() in your own loop, or differentiation="exact"'
+    try:
+        require_eval(model)
+    except InputError as error:
+        raise InputError(f'frozen statistics with {name} by "{way}"', error.received, hint) from None
 
 
 def apply_to_gradients(

@@ -3,6 +3,7 @@
 from lowcurve.training.fit import Checkpoint, History, Optimization, fit
 from lowcurve.training.hardware import Hardware, make_fabric
 from lowcurve.training.objective import Objective, Term, TermValue
+from lowcurve.training.own_loops import regularized
 from lowcurve.training.schedule import Schedule
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "TermValue",
     "fit",
     "make_fabric",
+    "regularized",
 ]

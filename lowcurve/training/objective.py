@@ -13,7 +13,7 @@ from lowcurve.analysis.double_backward import TwiceDifferentiable
 from lowcurve.analysis.verification import require_second_derivatives
 from lowcurve.attacks.base import BallAttack
 from lowcurve.errors import InputError, describe
-from lowcurve.losses import cross_entropy, loss_field, require_loss_field
+from lowcurve.losses import cross_entropy, loss_field, require_class_numbers, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import keep_buffers, set_training
 from lowcurve.penalties import AdaptiveWeight, Penalty
@@ -118,7 +118,8 @@ class Objective:
             on, a network may stay at chance level.
         penalties: Terms by name.
         statistics: BatchNorm mode of all terms. "batch" is training mode. With "frozen" running statistics are used,
-            and stay as they are. Penalties by differences of losses need "frozen".
+            and stay as they are. With "own" each layer keeps the mode in which it is given, as `regularized` needs it.
+            Penalties by differences of losses need layers in eval mode.
         penalties_at: Inputs of the penalties when there is an attack: "clean", as FGSM with GradAlign, ELLE or CURE is
             published, or "attacked".
         loss_weight: w. With 0 only the penalties are minimized, as in distillation, and the term "loss" is 0.
@@ -132,14 +133,14 @@ class Objective:
     attack: AttackFunction | None = None
     radius_schedule: Schedule = Schedule()
     penalties: Mapping[str, Term] = field(default_factory=dict)
-    statistics: Literal["batch", "frozen"] = "batch"
+    statistics: Literal["batch", "frozen", "own"] = "batch"
     penalties_at: Literal["clean", "attacked"] = "clean"
     loss_weight: float = 1.0
     loss_schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
-        if self.statistics not in ("batch", "frozen"):
-            raise InputError('statistics "batch" or "frozen"', repr(self.statistics), 'write statistics="batch"')
+        if self.statistics not in ("batch", "frozen", "own"):
+            raise InputError('statistics "batch", "frozen" or "own"', repr(self.statistics), 'write statistics="batch"')
         if self.penalties_at not in ("clean", "attacked"):
             received, hint = repr(self.penalties_at), 'write penalties_at="clean"'
             raise InputError('penalties at the "clean" or at the "attacked" inputs', received, hint)
@@ -176,7 +177,7 @@ class Objective:
         Args:
             model: Network to train.
             x: Inputs, shape (batch, ...), pixel units.
-            y: Labels, shape (batch,).
+            y: Labels, shape (batch,), or in another form that the loss takes, such as probabilities (batch, classes).
             generator: Source of the step's random numbers. By default it is made from `seed`.
             seed: Seed of the random numbers, used without a generator.
             progress: Share of training done, from 0 to 1.
@@ -214,7 +215,7 @@ class Objective:
         Args:
             model: Network to train.
             x: Inputs, shape (batch, ...), pixel units.
-            y: Labels, shape (batch,).
+            y: Labels, as in `terms`.
             generator: Source of the step's random numbers.
             progress: Share of training done. It is from 0 to 1.
             step: Number of the step.
@@ -227,13 +228,14 @@ class Objective:
         due = {name: term.at(progress) for name, term in self.penalties.items() if term.is_due(progress, step)}
         loss_input = x
         if self.attack is not None:
+            require_class_numbers(y)
             with set_training(model, training=False), fold_batchnorm(model, x), autocast():
                 loss_input = self.attack(model, x, y, generator=generator, **self._radius(x, progress))
         penalty_input = x if self.penalties_at == "clean" else loss_input
         detached = all(penalty.detaches_gradient for _, penalty in due.values())
         twice = any(penalty.differentiates_twice for _, penalty in due.values())
         layers = TwiceDifferentiable() if twice else nullcontext()
-        with set_training(model, training=self.statistics == "batch"):
+        with self._mode(model):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, penalty_input)
             field = require_loss_field(jet.field)  # all its passes draw the same random numbers
@@ -257,6 +259,10 @@ class Objective:
                     require_graph(name, mean, loss)
                 values[name] = TermValue(weight, mean)
         return values
+
+    def _mode(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Put the network in the mode of all terms."""
+        return nullcontext() if self.statistics == "own" else set_training(model, training=self.statistics == "batch")
 
     def _radius(self, x: Inputs, progress: float) -> dict[str, PerExample]:
         """Return the attack's radius at this point of training as keyword arguments, empty for its own radius."""
@@ -303,9 +309,10 @@ class Objective:
         if self.penalties:
             self._require_repeatable(model, x, y)
         ways = {name: term.penalty.differentiation for name, term in self.penalties.items()}
-        for name, way in ways.items():
-            if way not in DOUBLE_BACKWARD and self.statistics == "batch":
-                require_deterministic(model, name, way)
+        with self._mode(model):
+            for name, way in ways.items():
+                if way not in DOUBLE_BACKWARD:
+                    require_deterministic(model, name, way)
         with set_training(model, training=False):
             if any(way.startswith("first_order") for way in ways.values()):
                 require_smooth(Jet(loss_field(model, y, self.loss), x))
@@ -315,8 +322,7 @@ class Objective:
     def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""
         field = loss_field(model, y, self.loss, batch_statistics=True).repeating_draws()
-        mode = set_training(model, training=self.statistics == "batch")
-        with mode, keep_buffers(model), torch.no_grad(), temporary_seed(0, "draws"):
+        with self._mode(model), keep_buffers(model), torch.no_grad(), temporary_seed(0, "draws"):
             first, second = field.logits(x), field.logits(x)
         change = float((first - second).abs().max())
         if change > 1e-3 * float(first.abs().max()):
