@@ -1,9 +1,10 @@
-"""Let timm be imported where torchvision is missing: it names classes of torchvision at import that networks never use."""
+"""Let libraries be imported where torchvision is missing: they name classes of it at import that these tests never use."""
 
 import importlib
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from types import ModuleType
 
 MODULES = ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional", ".datasets", ".utils")
@@ -32,12 +33,26 @@ class _Module(ModuleType):
 
 
 def import_timm() -> ModuleType:
-    """Return timm, imported with modules in the place of torchvision if that is not installed.
+    """Return timm.
 
     Raises:
         ImportError: If timm is not installed.
     """
+    return import_library("timm")
+
+
+def import_library(library: str, *unused: str) -> ModuleType:
+    """Return a library, imported with modules in the place of torchvision if that is not installed.
+
+    Args:
+        library: The module to import.
+        *unused: Other modules that it imports and these tests do not use.
+
+    Raises:
+        ImportError: If the library is not installed.
+    """
     added = [] if importlib.util.find_spec("torchvision") else [f"torchvision{name}" for name in MODULES]
+    added += [name for name in unused if name not in sys.modules and not importlib.util.find_spec(name)]
     for name in added:
         module = _Module(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -46,7 +61,9 @@ def import_timm() -> ModuleType:
         if parent:
             setattr(sys.modules[parent], child, module)
     try:
-        return importlib.import_module("timm")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(library)
     finally:
         for name in added:  # transformers would take them for torchvision
             del sys.modules[name]

@@ -11,6 +11,7 @@ from lowcurve.attacks.color.recoloring import Recoloring
 from lowcurve.attacks.color.spaces import color_difference, lab
 from lowcurve.attacks.corruptions import CORRUPTIONS, corrupt
 from lowcurve.attacks.deepfool import DeepFool, RunnerUp
+from lowcurve.attacks.foreign_attacks import ForeignAttack, foreign
 from lowcurve.attacks.minimal import MinimalNorm
 from lowcurve.attacks.minimal_within import MinimalNormWithin
 from lowcurve.attacks.noise import Noise
@@ -23,7 +24,7 @@ from lowcurve.attacks.suites import FULL, SUITES, Effort, Suite, moosavi2019cure
 from lowcurve.attacks.within import Within
 
 __all__ = [
-    "Attack", "BallAttack",
+    "Attack", "BallAttack", "foreign", "ForeignAttack",
     "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "MinimalNormWithin", "NFGSM", "Noise", "OneStep", "PGD",
     "Relay", "RSFGSM",
     "RunnerUp", "SPSA", "Square", "Within",

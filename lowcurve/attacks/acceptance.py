@@ -1,5 +1,6 @@
 """The one place where an attack's answer is accepted: it is finite, in its ball and in its pixel box."""
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from lowcurve.analysis.norms import Norm, per_example
 from lowcurve.types import AttackFunction, Inputs, PerExample
 
+log = logging.getLogger("lowcurve")
+NOT_ACCEPTED = "They are not finite, or lie outside the attack's ball or its pixel box."
 SLACK = 1e-5
 """Relative excess of a length that rounding may cause."""
 
@@ -83,3 +86,14 @@ def accept(method: AttackFunction, x: Inputs, point: Inputs, radius: PerExample 
     """
     accepted = region_of(method).contains(x, point, radius)
     return torch.where(per_example(accepted, x), point, x), accepted
+
+
+def tell_not_accepted(name: str, accepted: Tensor) -> None:
+    """Log how many answers of an attack do not count, if there are any.
+
+    Args:
+        name: Name of the attack.
+        accepted: For each image, whether its answer is accepted.
+    """
+    if not bool(accepted.all()):
+        log.warning("%s: %d of %d answers do not count. %s", name, int((~accepted).sum()), len(accepted), NOT_ACCEPTED)

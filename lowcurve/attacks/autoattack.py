@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.attacks.base import BallAttack, Options
 from lowcurve.attacks.state import require_logits
+from lowcurve.attacks.unit_box import UnitBoxClassifier
 from lowcurve.errors import InputError
 from lowcurve.libraries import require_library
 from lowcurve.models.modes import frozen
@@ -56,18 +57,17 @@ class AutoAttack(BallAttack):
         seed = int(randomness.integers((), 0, 2**31, generator=options.generator))
         if not len(x):
             return x
-        low, high = self.ball.box
-        scaled = _ScaledClassifier(model, low, high)
-        with frozen(scaled), randomness.temporary_seed(seed, "AutoAttack"):
+        scaled = UnitBoxClassifier(model, self.ball.box, x.device)
+        with frozen(model), randomness.temporary_seed(seed, "AutoAttack"):
             with torch.no_grad():
                 logits = call(model, x)
             require_logits(logits, y)
             try:
-                found = self._attack(pyautoattack, scaled, (x - low) / (high - low), y, logits.shape[1], seed)
+                found = self._attack(pyautoattack, scaled, scaled.from_pixels(x), y, logits.shape[1], seed)
             finally:
                 sys.settrace(trace)
         # The projection removes the rounding errors of the scaling.
-        return self.ball.project(low + found * (high - low), x).detach()
+        return self.ball.project(scaled.to_pixels(found), x).detach()
 
     def _attack(self, pyautoattack: Any, model: nn.Module, x: Tensor, y: Labels, classes: int, seed: int) -> Tensor:
         low, high = self.ball.box
@@ -91,14 +91,3 @@ class AutoAttack(BallAttack):
         reference.fab.n_target_classes = min(reference.fab.n_target_classes, classes - 1)
         answer = reference.run_standard_evaluation(x, y, batch_size=len(x))
         return torch.as_tensor(answer[0] if isinstance(answer, tuple) else answer)
-
-
-class _ScaledClassifier(nn.Module):
-    """A classifier of inputs in [0, 1] that scales them to its own box."""
-
-    def __init__(self, model: Classifier, low: float, high: float) -> None:
-        super().__init__()
-        self.model, self.low, self.high = model, low, high
-
-    def forward(self, u: Tensor) -> Tensor:
-        return call(self.model, self.low + u * (self.high - self.low))

@@ -41,7 +41,7 @@ class Attack(ABC):
     perturbations, None if there is none.
     """
 
-    takes_radius: ClassVar[bool] = False
+    takes_radius: bool = False
     takes_start: ClassVar[bool] = False
 
     @property

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lowcurve.attacks import Suite
+from lowcurve.attacks import ForeignAttack, Suite
+from lowcurve.attacks.foreign_libraries import library_of
 from lowcurve.data.coercion import Data, are_labels, as_source
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
@@ -39,15 +40,33 @@ def split_arguments(
 
 
 def require_attack(method: object) -> AttackFunction:
-    """Return the attack, or refuse what is none."""
+    """Return the attack, or refuse what is none or belongs to another library."""
+    library = library_of(method)
+    if library is not None:
+        hint = 'write lc.attacks.foreign(attack, "linf", 8/255)'
+        raise InputError("an attack of this package", f"{_describe(method)} of {library}", hint)
     if not _takes(method, None, None, None, generator=None):
         raise InputError("an attack", _describe(method), 'write lc.PGD("linf", 8/255) or lc.strong("linf", 8/255)')
     return method  # type: ignore[return-value]
 
 
+def require_radii(members: Sequence[tuple[str, AttackFunction]]) -> None:
+    """Check that attacks take one radius for each image.
+
+    Raises:
+        InputError: If one of them does not.
+    """
+    for name, member in members:
+        if not getattr(member, "takes_radius", False):
+            hint = "use PGD, APGD, Square or a Suite of them"
+            raise InputError("an attack that takes a radius for each image", name, hint)
+
+
 def members_of(method: AttackFunction) -> tuple[tuple[str, AttackFunction], ...]:
     """Return the attacks of a suite with their names, or a single attack with the name of its type."""
-    return method.members if isinstance(method, Suite) else ((type(method).__name__, method),)
+    if isinstance(method, Suite):
+        return method.members
+    return ((method.name if isinstance(method, ForeignAttack) else type(method).__name__, method),)
 
 
 def name_measures(measures: Measure | Sequence[Measure] | Mapping[str, Measure] | object) -> dict[str, Measure]:

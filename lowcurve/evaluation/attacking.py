@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball, Norm, as_norm
 from lowcurve.attacks import Suite
-from lowcurve.attacks.acceptance import accept
+from lowcurve.attacks.acceptance import accept, tell_not_accepted
 from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.state import AttackBatch, select_rows
@@ -23,7 +23,7 @@ from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
+from lowcurve.evaluation.arguments import members_of, require_attack, require_radii, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, UNDEFINED, AttackResult
 from lowcurve.evaluation.independence import warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
@@ -42,7 +42,6 @@ PROBABILITIES = (
     "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax: where the network is"
     " confident, gradients through the softmax vanish and its robust accuracy comes out too high."
 )
-NOT_ACCEPTED = "They are not finite, or lie outside the attack's ball or its pixel box."
 _WARNED: WeakSet[nn.Module] = WeakSet()  # one warning per network
 SAVED_EVERY = 60.0
 """Seconds between two saves of an unfinished part."""
@@ -76,7 +75,7 @@ def attack(
         method: An attack or a `Suite`. Members of a suite are tried in order on the images that are still robust. Its
             norm measures the distances. Without one it is l_2.
         seed: Seed of the attack's random numbers.
-        radius: Radius of each image, shape (N,), for this package's attacks. None takes the ball's.
+        radius: Radius of each image, shape (N,), for attacks that take one. None takes the ball's.
         batch_size: Images in a batch. A fooled image leaves it at once for another one.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
@@ -109,6 +108,8 @@ def attack(
     warn_of_dependence(model, few)
     norm = norm_of(method)
     members = members_of(method)
+    if radius is not None:
+        require_radii(members)
     bars = choose_progress(progress, fabric)
     store = open_ledger(ledger, model, data, "attack", method, seed, radius)
     needs = (*COLUMNS, *["inputs"] * keep_inputs)
@@ -258,11 +259,13 @@ class _Chunk:
         if not len(rows):
             return
         if not isinstance(member, IterativeAttack):
-            points = []
+            points, own = [], None if self.radius is None else self.radius[rows]
             for batch in self._batches(rows):
                 x, y = self.x[batch].to(self.device), self.y[batch].to(self.device)
-                points.append(member(self.model, x, y, generator=self._generator(name)).cpu())
-            self.record(number, name, rows, *accept(member, self.x[rows], torch.cat(points)), torch.ones_like(rows))
+                given = {} if self.radius is None else {"radius": self.radius[batch].to(self.device)}
+                points.append(member(self.model, x, y, generator=self._generator(name), **given).cpu())
+            answers = accept(member, self.x[rows], torch.cat(points), own)
+            self.record(number, name, rows, *answers, torch.ones_like(rows))
             return
         if isinstance(member, Relay):
             rows = rows[member.is_near(margin(self.logits[rows], self.y[rows]), self.state["margin"][rows])]
@@ -292,8 +295,7 @@ class _Chunk:
         self, number: int, name: str, rows: Tensor, inputs: Tensor, accepted: Tensor, forward_passes: Tensor
     ) -> None:
         """Store a member's result. The images are evaluated again: a prediction may depend on the batch size by rounding."""
-        if not bool(accepted.all()):
-            log.warning("%s: %d of %d answers do not count. %s", name, int((~accepted).sum()), len(rows), NOT_ACCEPTED)
+        tell_not_accepted(name, accepted)
         logits = self.logits_at(inputs, self.y[rows], finite=False)
         defined = torch.isfinite(logits).all(1)
         fooled = defined & (logits.argmax(1) != self.y[rows])

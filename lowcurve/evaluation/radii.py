@@ -1,5 +1,6 @@
 """The smallest radius at which each image was fooled: accuracy against every radius from one search."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowcurve.attacks.active_set import IterativeAttack
+from lowcurve.attacks.acceptance import region_of
 from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
+from lowcurve.evaluation.arguments import members_of, require_attack, require_radii, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, AttackResult, require_inputs, said_of_undefined
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.measuring import require_examples
@@ -110,7 +111,8 @@ def smallest_radius(
         model: Network. It maps pixels in [0, 1] to logits.
         images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
-        method: PGD, APGD, Square or a `Suite` of them.
+        method: PGD, APGD, Square, an attack of another library (`attacks.foreign`), or a `Suite` of them. Attacks that
+            look for the nearest point are called once, without bisection.
         largest: Largest radius that is tried, in pixel units. By default it is the attack's own.
         rounds: Number of bisections.
         seed: Seed of the attack.
@@ -137,13 +139,16 @@ def smallest_radius(
     data, chosen = split_arguments(model, images, labels, method)
     require_examples(model, data)
     method = require_attack(chosen)
-    for name, member in members_of(method):
-        if not isinstance(member, IterativeAttack):
-            hint = "use PGD, APGD, Square or a Suite of them"
-            raise InputError("an attack that takes a radius for each image", name, hint)
-        largest = member.ball.radius if largest is None else largest
-    assert largest is not None
-    if not (np.isfinite(largest) and largest > 0) or rounds < 0:
+    members = members_of(method)
+    require_radii(members)
+    own = [region_of(member) for _, member in members]
+    radii = [region.radius / region.reach for region in own if math.isfinite(region.radius)] or [math.inf]
+    largest = radii[0] if largest is None else largest
+    if all(getattr(member, "minimal", False) for _, member in members):
+        rounds = 0  # one call finds the nearest point
+    elif not math.isfinite(largest):
+        largest = math.nan
+    if not largest > 0 or rounds < 0:
         raise InputError("a largest radius above 0 and rounds of at least 0", (largest, rounds), "write largest=16/255")
     ceiling, bars = largest, choose_progress(progress, fabric)
     store = open_ledger(ledger, model, data, "smallest radius", method, seed, ceiling, rounds)

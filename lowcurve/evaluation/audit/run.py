@@ -12,7 +12,9 @@ from lowcurve.data.coercion import Data, are_labels, as_source
 from lowcurve.data.labels import Labels
 from lowcurve.data.streams import spread_of
 from lowcurve.errors import InputError
+from lowcurve.evaluation.arguments import require_attack
 from lowcurve.evaluation.attack_result import AttackResult
+from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit import attacks, gradients, outputs, queries, records, remedies
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.known import first_rows
@@ -26,7 +28,7 @@ from lowcurve.models.modes import frozen
 from lowcurve.network_calls import gradients_enabled, require_module
 from lowcurve.progress import choose_progress
 from lowcurve.randomness import temporary_seed
-from lowcurve.types import Progress
+from lowcurve.types import AttackFunction, Progress
 
 TESTS: tuple[tuple[Check, Callable[[AuditState], Finding]], ...] = (
     (outputs.LOGITS, outputs.logits_not_probabilities),
@@ -74,7 +76,7 @@ def audit(
     batch_size: int = 256,
     substitute: nn.Module | None = None,
     certified: np.ndarray | None = None,
-    reference: np.ndarray | None = None,
+    reference: np.ndarray | AttackFunction | None = None,
     attacked: AttackResult | None = None,
     budget: Budget | None = None,
     progress: Progress[int] | bool | None = None,
@@ -103,7 +105,8 @@ def audit(
         substitute: Network for the transfer test (14). Best is the same network without its defense.
         certified: Radius that a verifier has proved for each image (20). Or True where it has proved the audited
             radius.
-        reference: True for each image that is robust under AutoAttack (19).
+        reference: True for each image that is robust under AutoAttack (19). Or an attack that is tried here in its place,
+            such as one of another library (`attacks.foreign`) or a suite; what it fools is not robust in the worst case.
         attacked: Result of the suite whose robust accuracy is judged, on these images or on more. What its members
             without gradients found beyond the others counts in test 13. If these are its first images, what it has tried
             with at least the budget's effort is not tried again.
@@ -146,6 +149,9 @@ def audit(
     examples = spread_of(as_source(images, labels), budget.streamed_images)  # type: ignore[arg-type]
     if not ball.radius > 0:
         raise InputError("a radius above 0 to audit", ball.radius, "write 8/255")
+    judge = None
+    if reference is not None and not isinstance(reference, np.ndarray):
+        judge, reference = require_attack(reference), None
     _require_columns(len(examples), certified, reference)
     if shard is not None and ledger is None:
         raise InputError(
@@ -166,10 +172,13 @@ def audit(
             state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
             state.known = first_rows(attacked, examples)
             state.shared = SharedColumns(store, shard, fabric)
-            return _run_tests(state, choose_progress(progress, fabric), heading)
+            own: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "fabric": fabric, "keep_inputs": False}
+            if judge is not None and shard is None:
+                state.reference = attack(model, examples, judge, progress=progress, heading="reference", **own).robust
+            return _run_tests(state, choose_progress(progress, fabric), heading, by_reference=judge is not None)
 
 
-def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audit:
+def _run_tests(state: AuditState, progress: Progress[int], heading: str, *, by_reference: bool) -> Audit:
     findings = tuple(_run_test(*TESTS[place], state) for place in progress(range(len(TESTS)), heading))
     if state.shared.missing:
         number, shards = state.shared.shard or (0, 1)
@@ -178,6 +187,8 @@ def _run_tests(state: AuditState, progress: Progress[int], heading: str) -> Audi
     places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
     failed = {finding.number for finding in findings if finding.outcome == "fail"}
     tried = remedies.attack_again(state, failed)
+    if by_reference and state.reference is not None:
+        state.record("reference", ~state.reference[state.correct], gradients=False, partial=True)
     robust = {**state.robust_columns(), "worst case": state.robust()}
     return Audit(
         findings,
