@@ -96,7 +96,7 @@ class ForeignAttack(Attack):
         every = torch.arange(len(x), device=x.device)
         if self.minimal or radius is None:
             return [(None if self.minimal else self.radius, every)]
-        return [(float(one), every[radius.to(x.device) == one]) for one in radius.unique() if float(one) > 0]
+        return [(float(one), every[radius.to(x.device) == one]) for one in torch.unique(radius) if float(one) > 0]
 
     def _request(
         self, radius: float | None, target: Labels | None, classes: int, generator: torch.Generator

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lowcurve.models.modes import set_own_mode
 from lowcurve.network_calls import call
 from lowcurve.types import Classifier
 
@@ -24,7 +25,7 @@ class UnitBoxClassifier(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
         self.model, self.box = model, box
-        self.training = False
+        set_own_mode(self, training=False)
 
     def train(self, mode: bool = True) -> "UnitBoxClassifier":  # noqa: ARG002 (torch's signature)
         """Return the classifier as it is."""
