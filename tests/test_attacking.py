@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import FGSM, PGD, Effort, Suite, strong
+from lowcurve.attacks import FGSM, PGD, DeepFool, Effort, MinimalNorm, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation import attacking, parts
@@ -81,15 +81,14 @@ def test_a_misclassified_image_is_not_robust_even_if_the_attack_corrects_it():
 
 
 class Counting(nn.Module):
-    """Counts the rows that it is shown."""
+    """Notes the sizes of the batches that it is shown; not in a number, which would make it another network."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.rows, self.largest = inner, 0, 0
+        self.inner, self.batches = inner, []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.rows += len(x)
-        self.largest = max(self.largest, len(x))
+        self.batches.append(len(x))
         return self.inner(x)
 
 
@@ -115,11 +114,11 @@ def test_the_cost_follows_the_examples_that_are_hard():
     found = evaluation.attack(model, EXAMPLES, SUITE, batch_size=16)
     right = found.fooled_by != "clean"
     spent = found.forward_passes.sum() + right.sum() * 2 + (found.fooled_by != "weak").sum() * 3
-    assert model.rows <= spent
-    assert model.rows >= found.forward_passes.sum()
-    assert model.largest <= 16
+    assert sum(model.batches) <= spent
+    assert sum(model.batches) >= found.forward_passes.sum()
+    assert max(model.batches) <= 16
     everybody = (3 + 1 + 2 * 41) * 50
-    assert model.rows < 0.6 * everybody
+    assert sum(model.batches) < 0.6 * everybody
 
 
 def test_free_places_are_taken_by_those_who_wait():
@@ -229,7 +228,7 @@ def test_an_attack_that_is_interrupted_keeps_what_it_has(monkeypatch):
     assert all(kept["finished"] for kept in ledger.values())
     again = Counting(linear())
     evaluation.attack(again, EXAMPLES, SUITE, ledger=ledger)
-    assert again.rows == 3 * FEW + 2  # whether the logits depend on chance or on the batch, and nothing else
+    assert sum(again.batches) == 3 * FEW + 2  # whether the logits depend on chance or on the batch, and nothing else
 
 
 def test_many_examples_are_taken_a_chunk_at_a_time(monkeypatch):
@@ -257,9 +256,9 @@ def test_a_killed_attack_goes_on_with_another_number_of_shards(tmp_path):
     again = evaluation.attack(model, EXAMPLES, SUITE, ledger=tmp_path)
     assert (again.fooled_by == whole.fooled_by).all()
     assert_close(again.inputs, whole.inputs, rtol=0, atol=0)
-    model.rows = 0
+    model.batches.clear()
     few = evaluation.attack(model, EXAMPLES, SUITE, ledger=tmp_path, keep_inputs=False, shard=(0, 2))
-    assert model.rows == 2 * FEW + 1
+    assert sum(model.batches) == 2 * FEW + 1
     assert (few.fooled_by == whole.fooled_by[::2]).all()
     with pytest.raises(InputError, match=r"attacked images, got a result of attack\(..., keep_inputs=False\)"):
         _ = few.inputs
@@ -293,9 +292,65 @@ def test_the_smallest_radius_of_a_linear_network_is_its_distance_to_the_boundary
     assert (robust == ((distance[None] > radii[:, None]) & right))[clear].all()
 
 
+@pytest.mark.parametrize("norm", [L2, LINF])
+def test_the_smallest_radius_by_a_minimum_norm_attack(norm):
+    """Of a linear network it is the distance to the boundary, which the box may move away."""
+    distance, right = boundary_distance(linear(), EXAMPLES, norm), evaluation.correct(linear(), EXAMPLES)
+    found = evaluation.smallest_radius(linear(), EXAMPLES, norm.name, batch_size=16)
+    assert (found.radius[~right] == 0).all()
+    assert found.fooled.all()
+    assert (found.radius[right] >= distance[right] * (1 - 1e-5)).all()
+    assert np.median(found.radius[right] / distance[right]) < 1.01
+    assert_close(norm.length(found.inputs - EXAMPLES.x), torch.from_numpy(found.radius).float())
+    assert not evaluation.correct(linear(), Examples(found.inputs, EXAMPLES.y, EXAMPLES.classes)).any()
+    nearest = evaluation.smallest_radius(
+        linear(), EXAMPLES, Suite((("coarse", DeepFool(norm)), ("fine", PGD(norm, 0.2))))
+    )
+    assert (nearest.radius <= evaluation.smallest_radius(linear(), EXAMPLES, DeepFool(norm)).radius).all()
+
+
+def test_what_is_known_already_counts():
+    """No radius is larger than a known perturbation's length, whatever the new attack finds; and it begins there."""
+    model, away = linear(), DeepFool(LINF, target="least-likely")
+    known = evaluation.attack(model, EXAMPLES, PGD(LINF, 0.06))
+    alone = evaluation.smallest_radius(model, EXAMPLES, away)
+    found = evaluation.smallest_radius(model, EXAMPLES, away, known=[known])
+    both = evaluation.smallest_radius(model, EXAMPLES, away, known=[alone, known])
+    fooled = known.fooled & known.clean
+    assert fooled.sum() > 10
+    assert (found.radius[fooled] <= known.distance[fooled]).all()
+    assert (alone.radius[fooled] > known.distance[fooled]).any()
+    assert (both.radius <= np.minimum(alone.radius, found.radius)).all()
+    assert (found.robust_at([0.06])[0] <= known.robust).all()
+    improved = evaluation.smallest_radius(model, EXAMPLES, MinimalNorm(LINF, steps=5), known=[known])
+    assert (improved.radius[fooled] < known.distance[fooled]).all()
+    longer = evaluation.smallest_radius(
+        model, EXAMPLES, PGD(LINF, 0.01), known=[known]
+    )  # known beyond the largest radius
+    assert (longer.radius[fooled] <= known.distance[fooled]).all()
+    parts = [evaluation.attack(model, EXAMPLES, PGD(LINF, 0.06), shard=(k, 2)) for k in (0, 1)]
+    shards = [evaluation.smallest_radius(model, EXAMPLES, away, known=[part], shard=part.shard) for part in parts]
+    assert (evaluation.join(shards).radius == found.radius).all()
+    for wrong in (evaluation.attack(model, EXAMPLES.take(slice(4)), PGD(LINF, 0.06)), parts[0]):
+        with pytest.raises(InputError, match=r"known results on the same images, of shape \(50, 3, 2, 2\)"):
+            evaluation.smallest_radius(model, EXAMPLES, "linf", known=[wrong])
+    with pytest.raises(InputError, match="results of attack or smallest_radius, got float"):
+        evaluation.smallest_radius(model, EXAMPLES, "linf", known=[0.1])
+
+
+def test_an_evaluation_begins_at_a_given_start():
+    """A linear network's gradient leads away from a start, so one step of length 0 stays there."""
+    start = (EXAMPLES.x + 0.05).clamp(0, 1)
+    still = PGD(LINF, 0.1, steps=1, step_size=1e-9)
+    found = evaluation.attack(linear(), EXAMPLES, still, start=start, batch_size=16)
+    assert_close(found.inputs[found.clean], start[found.clean], atol=1e-6, rtol=0)
+
+
 def test_what_cannot_be_swept():
     method = PGD(Ball(LINF, 0.1))
-    with pytest.raises(InputError, match="an attack that takes a radius for each image, got function"):
+    with pytest.raises(
+        InputError, match="an attack with a norm, or one that takes a radius for each image, got function"
+    ):
         evaluation.smallest_radius(linear(), EXAMPLES, lambda _model, x, _y, **_: x, largest=0.1)
     for largest, rounds in ((0.0, 3), (math.inf, 3), (0.1, -1)):
         with pytest.raises(InputError, match="a largest radius above 0 and rounds of at least 0"):

@@ -29,6 +29,7 @@ ATTACKS = {
     "towards the runner-up": RunnerUp(LINF),
     "MinimalNorm l_2": MinimalNorm(L2, steps=20),
     "MinimalNorm l_inf": MinimalNorm(LINF, steps=20),
+    "MinimalNorm with more runs": MinimalNorm(L2, steps=10, restarts=2),
 }
 each = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 in_both_norms = pytest.mark.parametrize("norm", [L2, LINF], ids=["l_2", "l_inf"])
@@ -123,6 +124,24 @@ def test_minimal_norm_finds_that_boundary_from_elsewhere_too(norm):
     assert fooled(model, found, y).all()
     assert float(ratios.min()) >= 1
     assert float(ratios.max()) < 1.01
+
+
+class Step(nn.Module):
+    """Its gradient at 0.5 points to a boundary at 0.94, and hides another one at 0.38."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        margin = 0.2 - 0.45 * (x - 0.5) - torch.sigmoid(200 * (0.38 - x))
+        return torch.cat([margin, torch.zeros_like(margin)], 1)
+
+
+@in_both_norms
+def test_more_runs_from_noise_are_never_farther_and_find_what_gradients_hide(norm):
+    x, y = torch.full((8, 1), 0.5), torch.zeros(8, dtype=torch.long)
+    lengths = [norm.length(MinimalNorm(norm, restarts=k)(Step(), x, y, seed=3) - x) for k in (0, 1, 4)]
+    assert_close(lengths[0], torch.full((8,), 0.4444), atol=1e-3, rtol=0)
+    assert (lengths[1] <= lengths[0]).all()
+    assert (lengths[2] <= lengths[1]).all()
+    assert_close(lengths[2].amin(), torch.tensor(0.1127), atol=2e-3, rtol=0)
 
 
 @in_both_norms
@@ -428,8 +447,8 @@ def test_minimal_norm_on_a_public_network(norm, networks, data_dir, weights_dir)
         (lambda: DeepFool(box=(1.0, 0.0)), r"a pixel box \(low, high\) with low < high"),
         (lambda: DeepFool()(MODEL, X * 255, Y, generator=stream(0)), r"inputs inside the pixel box \(0.0, 1.0\)"),
         (lambda: DeepFool()(MODEL, X, Y, generator=stream(0), start=X[:2]), r"a start of shape \(9, 2, 4, 4\)"),
-        (lambda: MinimalNorm(steps=0), r"a step and no fewer than 0 bisections, got \(0, 10\)"),
-        (lambda: MinimalNorm(bisections=-1), r"a step and no fewer than 0 bisections, got \(100, -1\)"),
+        (lambda: MinimalNorm(steps=0), r"a step and no fewer than 0 bisections and runs, got \(0, 10, 0\)"),
+        (lambda: MinimalNorm(bisections=-1), r"a step and no fewer than 0 bisections and runs, got \(100, -1, 0\)"),
         (lambda: MinimalNorm(L1), "a ball in l_2 or l_inf, got l_1"),
     ],
 )

@@ -20,7 +20,17 @@ from lowcurve.attacks.pgd import BIM, FGSM, PGD
 from lowcurve.attacks.relay import Relay
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.attacks.square import Square
-from lowcurve.attacks.suites import FULL, SUITES, Effort, Suite, moosavi2019cure, srinivas2022lcnn, strong, yu2018
+from lowcurve.attacks.suites import (
+    FULL,
+    SUITES,
+    Effort,
+    Suite,
+    minimum_norm,
+    moosavi2019cure,
+    srinivas2022lcnn,
+    strong,
+    yu2018,
+)
 from lowcurve.attacks.within import Within
 
 __all__ = [
@@ -28,7 +38,7 @@ __all__ = [
     "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "MinimalNormWithin", "NFGSM", "Noise", "OneStep", "PGD",
     "Relay", "RSFGSM",
     "RunnerUp", "SPSA", "Square", "Within",
-    "Effort", "FULL", "moosavi2019cure", "srinivas2022lcnn", "strong", "Suite", "SUITES", "yu2018",
+    "Effort", "FULL", "minimum_norm", "moosavi2019cure", "srinivas2022lcnn", "strong", "Suite", "SUITES", "yu2018",
     "color_change", "color_difference", "ColorBox", "ColorRanges", "derivatives_along",
     "hue_logits", "hue_shift", "HueCircle",
     "HueFloor", "HueShift", "lab", "ParameterDerivatives", "PepperTest", "Recoloring",

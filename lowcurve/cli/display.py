@@ -193,7 +193,7 @@ def expected_work(job: "Job", study: "Study", data: "DataSet", networks: int) ->
     examples = min(settings.examples, len(data.test))
     if job.step == "attack":
         effort, audited = settings.effort, min(settings.audited, examples)
-        steps = effort.steps * (2 + effort.targets) + settings.steps * 4
+        steps = effort.steps * (3 + effort.targets)  # two runs of Auto-PGD, and the search for the smallest radius
         queries = effort.queries * (1 + 0.1 * effort.relays)
         rest = settings.budget.steps * 12 * GRADIENT + settings.budget.noise_draws * 0.1
         return ROBUST * (examples * (GRADIENT * steps + queries) + audited * rest)

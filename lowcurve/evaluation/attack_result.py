@@ -92,6 +92,11 @@ class AttackResult:
         return ~np.isin(self.fooled_by, (CLEAN, UNDEFINED, *names) if names else (CLEAN,))
 
     @property
+    def fooled(self) -> np.ndarray:
+        """For each image, whether the network misclassifies it, without an attack or after one."""
+        return np.asarray(~(self.robust | self.undefined))
+
+    @property
     def undefined(self) -> np.ndarray:
         """For each image, whether logits were NaN or infinite at a point that was tried, and no attack fooled the network."""
         return np.asarray(self.fooled_by == UNDEFINED)

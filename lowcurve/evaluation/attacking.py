@@ -56,6 +56,7 @@ def attack(
     *,
     seed: int = 0,
     radius: Tensor | None = None,
+    start: Tensor | None = None,
     batch_size: int = 256,
     progress: Progress[int] | bool | None = None,
     heading: str = "attacking",
@@ -76,6 +77,7 @@ def attack(
             norm measures the distances. Without one it is l_2.
         seed: Seed of the attack's random numbers.
         radius: Radius of each image, shape (N,), for attacks that take one. None takes the ball's.
+        start: Where the search begins, of the images' shape, for attacks that take a start.
         batch_size: Images in a batch. A fooled image leaves it at once for another one.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
@@ -111,12 +113,12 @@ def attack(
     if radius is not None:
         require_radii(members)
     bars = choose_progress(progress, fabric)
-    store = open_ledger(ledger, model, data, "attack", method, seed, radius)
+    store = open_ledger(ledger, model, data, "attack", method, seed, radius, *[start] * (start is not None))
     needs = (*COLUMNS, *["inputs"] * keep_inputs)
 
     def columns_of(piece: Piece) -> dict[str, Tensor]:
-        own = None if radius is None else radius[piece.rows]
-        chunk = _Chunk.start(model, piece.examples, own, batch_size, seed, members)
+        own, begin = (None if given is None else given[piece.rows] for given in (radius, start))
+        chunk = _Chunk.begin(model, piece.examples, own, begin, batch_size, seed, members)
         work = sum(count_forward_passes(member) for _, member in members) * len(piece.rows)
         _attack_chunk(chunk, members, store, piece.key, Ticker(bars, heading + piece.title, work))
         columns = chunk.results() | {"distance": norm.length(chunk.state["inputs"] - chunk.x)}
@@ -190,6 +192,7 @@ class _Chunk:
         y: True labels.
         logits: Logits at the clean images.
         radius: Radius of each image. None takes the ball's.
+        start: Where the search of each image begins. None leaves that to the attack.
         batch_size: Images in a batch.
         seed: Seed of the attacks' random numbers.
         robust: Value of state["fooled by"] for robust images.
@@ -205,6 +208,7 @@ class _Chunk:
     y: Tensor
     logits: Tensor
     radius: Tensor | None
+    start: Tensor | None
     batch_size: int
     seed: int
     robust: int
@@ -212,11 +216,12 @@ class _Chunk:
     state: dict[str, Tensor]
 
     @classmethod
-    def start(
+    def begin(
         cls,
         model: nn.Module,
         examples: Examples,
         radius: Tensor | None,
+        start: Tensor | None,
         batch_size: int,
         seed: int,
         members: Sequence[tuple[str, AttackFunction]],
@@ -224,7 +229,7 @@ class _Chunk:
         like = input_like(model)
         x, y = examples.pixels(slice(None)).to(like.dtype), examples.y
         has_relay = any(isinstance(member, Relay) for _, member in members)
-        chunk = cls(model, x, y, x, radius, batch_size, seed, len(members) + 1, has_relay, {})
+        chunk = cls(model, x, y, x, radius, start, batch_size, seed, len(members) + 1, has_relay, {})
         chunk.logits = chunk.logits_at(x, y)
         if are_probabilities(chunk.logits) and model not in _WARNED:
             _WARNED.add(model)
@@ -262,7 +267,8 @@ class _Chunk:
             points, own = [], None if self.radius is None else self.radius[rows]
             for batch in self._batches(rows):
                 x, y = self.x[batch].to(self.device), self.y[batch].to(self.device)
-                given = {} if self.radius is None else {"radius": self.radius[batch].to(self.device)}
+                options = {"radius": self.radius, "start": self.start}
+                given = {k: v[batch].to(self.device) for k, v in options.items() if v is not None}
                 points.append(member(self.model, x, y, generator=self._generator(name), **given).cpu())
             answers = accept(member, self.x[rows], torch.cat(points), own)
             self.record(number, name, rows, *answers, torch.ones_like(rows))
@@ -275,6 +281,8 @@ class _Chunk:
             if not len(still):
                 return
             attacked = select_rows(images, still).with_streams(place)
+            if self.start is not None and place == 0:
+                attacked = replace(attacked, start=self.start[rows[still]].to(self.x))
             if isinstance(member, Relay):
                 attacked = replace(attacked, start=self.state["nearest"][rows[still]])
             # `record` evaluates the last point and counts it; a relay needs the point of highest value.

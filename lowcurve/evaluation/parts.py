@@ -59,9 +59,16 @@ def open_ledger(place: Ledger | str | Path | None, model: nn.Module, data: Data,
     from lowcurve.store.ledgers import DiskLedger
     from lowcurve.store.weights import network_digest
 
-    values = [value.tolist() if isinstance(value, Tensor) else value for value in settings]
+    values = [_plain(value) for value in settings]
     key = f"{network_digest(model)} {first_of(data, FEW).digest} {count_of(data)} {describe(values)}"
     return DiskLedger(Path(place), key)
+
+
+def _plain(value: object) -> object:
+    """Return the numbers of a tensor, or the digest of images."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.tolist() if value.ndim < 2 else sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The smallest radius at which each image was fooled: accuracy against every radius from one search."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowcurve.analysis.norms import Norm
+from lowcurve.attacks import Suite, minimum_norm
 from lowcurve.attacks.acceptance import region_of
+from lowcurve.attacks.base import Attack
 from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
+from lowcurve.data.streams import Stream, count_of
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import members_of, require_attack, require_radii, split_arguments
-from lowcurve.evaluation.attack_result import CLEAN, AttackResult, require_inputs, said_of_undefined
-from lowcurve.evaluation.attacking import attack
-from lowcurve.evaluation.measuring import require_examples
+from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
+from lowcurve.evaluation.attack_result import AttackResult, require_inputs, said_of_undefined
+from lowcurve.evaluation.attacking import attack, norm_of
+from lowcurve.evaluation.measuring import correct, require_examples
 from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
-from lowcurve.network_calls import gradients_enabled
+from lowcurve.network_calls import gradients_enabled, input_like
 from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
+
+Method = AttackFunction | Norm | str
+"""An attack, or a norm for the minimum-norm attack."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,6 +67,16 @@ class SmallestRadius:
         """
         return require_inputs(self.kept_inputs, "smallest_radius")
 
+    @property
+    def fooled(self) -> np.ndarray:
+        """For each image, whether the network misclassifies it, without an attack or at the radius."""
+        return np.asarray(np.isfinite(self.radius))
+
+    @property
+    def distance(self) -> np.ndarray:
+        """The radius, which is the distance of the image and `inputs`."""
+        return self.radius
+
     def robust_at(self, radii: Sequence[float]) -> np.ndarray:
         """Return for each radius which images are robust, shape (radii, images); never more at a larger radius."""
         # Rounding to single precision may place a radius slightly above the requested number.
@@ -86,9 +102,10 @@ class SmallestRadius:
 def smallest_radius(
     model: nn.Module,
     images: Data,
-    labels: Labels | AttackFunction | None = None,
-    method: AttackFunction | None = None,
+    labels: Labels | Method | None = None,
+    method: Method | None = None,
     *,
+    known: Sequence[AttackResult | SmallestRadius] = (),
     largest: float | None = None,
     rounds: int = 7,
     seed: int = 0,
@@ -100,20 +117,24 @@ def smallest_radius(
     shard: Shard | None = None,
     fabric: Any = None,
 ) -> SmallestRadius:
-    """Find the smallest radius at which an attack fools the network on each image, by bisection below `largest`.
+    """Find the smallest radius at which an attack fools the network on each image.
 
-    Called as smallest_radius(model, images, labels, method) or smallest_radius(model, data, method). Each round tries
-    for every image the middle between the largest radius at which it was robust and the length of the shortest
-    perturbation that fooled it. The interval that remains is at most largest / 2^rounds wide. The result is an upper
-    bound of the distance to the decision boundary: a stronger attack may find less.
+    Called as smallest_radius(model, images, labels, method) or smallest_radius(model, data, method). A minimum-norm attack
+    gives each image's radius at once. An attack inside a ball is repeated at several radii: each round tries for every
+    image the middle between the largest radius at which it was robust and the shortest perturbation that fooled it. The
+    interval that remains is at most largest / 2^rounds wide. In a suite, minimum-norm attacks are tried first. The result
+    is an upper bound of the distance to the decision boundary: a stronger attack may find less.
 
     Args:
         model: Network. It maps pixels in [0, 1] to logits.
         images: Images, with or without labels. See `as_examples`.
         labels: True labels, unless `images` has them.
-        method: PGD, APGD, Square, an attack of another library (`attacks.foreign`), or a `Suite` of them. Attacks that
-            look for the nearest point are called once, without bisection.
-        largest: Largest radius that is tried, in pixel units. By default it is the attack's own.
+        method: "l2", "linf" or a norm, for `minimum_norm`; an attack with a norm and no radius, such as `MinimalNorm` or
+            `DeepFool`; PGD, APGD, Square; an attack of another library (`attacks.foreign`); or a `Suite` of them.
+        known: Results of `attack` or `smallest_radius` on the same network and images. An image that they fooled has at
+            most their distance. Where the minimum-norm attack found no less, it is tried again from their point.
+        largest: Largest radius that is tried, in pixel units. By default it is the attack's own. Minimum-norm attacks know
+            none.
         rounds: Number of bisections.
         seed: Seed of the attack.
         batch_size: Images in a batch.
@@ -125,74 +146,179 @@ def smallest_radius(
         fabric: Lightning Fabric whose processes share the images. Each process returns the whole result.
 
     Raises:
-        InputError: If the attack takes no radius per image, or `largest` or `rounds` are out of range.
+        InputError: If the attack has neither a norm nor a radius per image, `largest` or `rounds` are out of range, or the
+            known results are not of these images.
 
-    Cost: at most 1 + rounds times the attack, less where images are fooled early.
+    Cost: that of the minimum-norm attack, or at most 1 + rounds times the attack inside a ball, less where images are
+        fooled early.
 
     Example:
         >>> from lowcurve.analysis.norms import LINF, Ball
         >>> from lowcurve.attacks import PGD
-        >>> found = smallest_radius(nn.Identity(), torch.tensor([[0.8, 0.5]]), [0], PGD(Ball(LINF, 0.4)), rounds=12)
+        >>> x, y = torch.tensor([[0.8, 0.5]]), [0]
+        >>> found = smallest_radius(nn.Identity(), x, y, "linf")
         >>> round(float(found.radius[0]), 3)  # half of the margin of 0.3
         0.15
+        >>> coarse = smallest_radius(nn.Identity(), x, y, PGD(Ball(LINF, 0.4)), rounds=4)
+        >>> bool(coarse.radius[0] >= found.radius[0])
+        True
     """
     data, chosen = split_arguments(model, images, labels, method)
-    require_examples(model, data)
-    method = require_attack(chosen)
-    members = members_of(method)
-    require_radii(members)
-    own = [region_of(member) for _, member in members]
-    radii = [region.radius / region.reach for region in own if math.isfinite(region.radius)] or [math.inf]
-    largest = radii[0] if largest is None else largest
-    if all(getattr(member, "minimal", False) for _, member in members):
-        rounds = 0  # one call finds the nearest point
-    elif not math.isfinite(largest):
-        largest = math.nan
-    if not largest > 0 or rounds < 0:
+    few = require_examples(model, data)
+    method = minimum_norm(chosen) if isinstance(chosen, str | Norm) else require_attack(chosen)
+    free, inside = _kinds_of(method)
+    if inside is not None and largest is None:
+        largest = min(region.radius / region.reach for _, member in members_of(inside) if (region := region_of(member)))
+    if (largest is not None and not (np.isfinite(largest) and largest > 0)) or rounds < 0:
         raise InputError("a largest radius above 0 and rounds of at least 0", (largest, rounds), "write largest=16/255")
-    ceiling, bars = largest, choose_progress(progress, fabric)
-    store = open_ledger(ledger, model, data, "smallest radius", method, seed, ceiling, rounds)
+    for result in known:
+        _require_same_images(result, data, few, shard)
+    norm, bars = norm_of(method), choose_progress(progress, fabric)
+    distances = [torch.from_numpy(result.distance) for result in known]
+    store = open_ledger(ledger, model, data, "smallest radius", method, seed, largest, rounds, *distances)
+    share = Share(fabric, shard)
 
     def columns_of(piece: Piece) -> dict[str, Tensor]:
-        ticks = iter(bars(range(rounds + 1), heading + piece.title))
-        radius, inputs = _search(model, piece.examples, method, ceiling, rounds, seed, batch_size, ticks)
-        return {"radius": torch.from_numpy(radius), **({"inputs": inputs} if keep_inputs else {})}
+        search = _Search(model, piece.examples, norm, seed, batch_size)
+        for result in known:
+            search.record_known(result, share.places(piece.rows))
+        ticks = iter(bars(range(len(free) + (inside is not None) * (rounds + 1)), heading + piece.title))
+        for member in free:
+            next(ticks, None)
+            search.minimize(member)
+        if inside is not None:
+            search.bisect(inside, float(largest or 0), rounds, ticks)
+        next(ticks, None)
+        columns = {"radius": torch.from_numpy(search.radius), "inputs": search.inputs}
+        return {name: columns[name] for name in needs}
 
     needs = ("radius", *["inputs"] * keep_inputs)
-    found = evaluate_parts(data, part_size(data, batch_size), columns_of, Share(fabric, shard), store, needs)
+    found = evaluate_parts(data, part_size(data, batch_size), columns_of, share, store, needs)
     return SmallestRadius(found["radius"].numpy(), found.get("inputs"), shard)
 
 
-def _search(
-    model: nn.Module,
-    examples: Examples,
-    method: AttackFunction,
-    largest: float,
-    rounds: int,
-    seed: int,
-    batch_size: int,
-    ticks: Iterator[int],
-) -> tuple[np.ndarray, Tensor]:
-    """Return radii and images of some examples by bisection."""
+def _kinds_of(method: AttackFunction) -> tuple[list[AttackFunction], AttackFunction | None]:
+    """Return the minimum-norm attacks of a suite, and the others as one attack.
 
-    def attacked(some: Examples, radii: Tensor) -> AttackResult:
-        return attack(model, some, method, radius=radii, seed=seed, batch_size=batch_size, progress=False)
+    Raises:
+        InputError: If an attack has neither a norm nor a radius for each image.
+    """
+    free: list[AttackFunction] = []
+    inside: list[tuple[str, AttackFunction]] = []
+    for name, member in members_of(method):
+        takes_radius = getattr(member, "takes_radius", False)
+        if takes_radius and not getattr(member, "minimal", False):
+            inside.append((name, member))
+        elif takes_radius or (getattr(member, "norm", None) is not None and np.isinf(region_of(member).radius)):
+            free.append(member)
+        else:
+            hint = 'write "l2" or "linf", or use MinimalNorm, DeepFool, PGD, APGD, Square or a Suite of them'
+            raise InputError("an attack with a norm, or one that takes a radius for each image", name, hint)
+    if not inside:
+        return free, None
+    return free, method if not free else Suite(tuple(inside))
 
-    next(ticks, None)
-    first = attacked(examples, torch.full((len(examples),), largest))
-    inputs = first.inputs.clone()
-    high = np.where(first.robust, np.inf, np.where(first.fooled_by == CLEAN, 0.0, first.distance)).astype(np.float64)
-    high[first.undefined] = np.nan
-    low = np.where(np.isfinite(high), 0.0, largest)
-    for _ in ticks:
-        unresolved = np.flatnonzero(np.isfinite(high) & (high - low > largest / 2**rounds))
-        if not len(unresolved):
-            continue
-        middle = (low[unresolved] + high[unresolved]) / 2
-        rows = torch.from_numpy(unresolved)
-        found = attacked(examples.take(rows), torch.from_numpy(middle).float())
-        fooled = ~found.robust & ~found.undefined
-        low[unresolved[~fooled]] = middle[~fooled]
-        high[unresolved[fooled]] = np.minimum(found.distance[fooled], middle[fooled])
-        inputs[rows[torch.from_numpy(fooled)]] = found.inputs[torch.from_numpy(fooled)]
-    return high, inputs
+
+class _Search:
+    """The smallest radii of some examples so far, and the images there.
+
+    Attributes:
+        radius: 0 for misclassified images, infinite where nothing has fooled the network yet, NaN where its logits were not
+            finite besides.
+        inputs: The images at the radii; where there is none, the last ones that were tried.
+    """
+
+    def __init__(self, model: nn.Module, examples: Examples, norm: Norm, seed: int, batch_size: int) -> None:
+        self.model, self.examples, self.norm = model, examples, norm
+        self.seed, self.batch_size = seed, batch_size
+        self.x = examples.pixels(slice(None)).to(input_like(model).dtype).cpu()
+        self.inputs = self.x.clone()
+        self.radius = np.where(correct(model, examples, batch_size=batch_size), np.inf, 0.0)
+
+    def record(
+        self,
+        rows: np.ndarray,
+        inputs: Tensor,
+        fooled: np.ndarray,
+        undefined: np.ndarray,
+        most: np.ndarray | None = None,
+    ) -> None:
+        """Keep the images that fool the network nearer than before; a distance may exceed `most` by rounding only."""
+        distance = self.norm.length(inputs - self.x[rows]).double().numpy()
+        distance = distance if most is None else np.minimum(distance, most)
+        nearer = fooled & ~(distance >= self.radius[rows])
+        kept = nearer | ~np.isfinite(self.radius[rows])
+        self.radius[rows[nearer]] = distance[nearer]
+        self.radius[rows[undefined & np.isinf(self.radius[rows])]] = np.nan
+        self.inputs[rows[kept]] = inputs[kept]
+
+    def attack(
+        self, rows: np.ndarray, method: AttackFunction, radii: np.ndarray | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        """Attack some images and record the answers."""
+        some = self.examples.take(torch.from_numpy(rows))
+        radius = None if radii is None else torch.from_numpy(radii).float()
+        found = attack(
+            self.model,
+            some,
+            method,
+            seed=self.seed,
+            radius=radius,
+            start=start,
+            batch_size=self.batch_size,
+            progress=False,
+        )
+        self.record(rows, found.inputs, found.fooled, found.undefined, radii)
+        return found
+
+    def record_known(self, result: AttackResult | SmallestRadius, places: Tensor) -> None:
+        """Record the images of an earlier result.
+
+        Args:
+            result: The result.
+            places: The places of the examples in it.
+        """
+        fooled = result.fooled[places.numpy()]
+        rows = np.flatnonzero(fooled & (self.radius > 0))
+        inputs = result.inputs[places[rows]].to(self.x)
+        self.record(rows, inputs, fooled[rows], np.zeros(len(rows), dtype=bool))
+
+    def minimize(self, member: AttackFunction) -> None:
+        """Try a minimum-norm attack, and once more from the known image where the answer is no nearer than that."""
+        rows, before = np.flatnonzero(self.radius != 0), self.radius.copy()
+        if not len(rows):
+            return
+        self.attack(rows, member)
+        left = np.flatnonzero(np.isfinite(before) & (before > 0) & (self.radius == before))
+        if len(left) and isinstance(member, Attack) and member.takes_start:
+            self.attack(left, member, start=self.inputs[left].clone())
+
+    def bisect(self, method: AttackFunction, largest: float, rounds: int, ticks: Iterator[int]) -> None:
+        """Repeat an attack at radii between those that withstood and those that did not."""
+        next(ticks, None)
+        rows = np.flatnonzero(~(self.radius <= largest))
+        if len(rows):
+            self.attack(rows, method, np.full(len(rows), largest))
+        low = np.zeros(len(self.radius))
+        for _ in ticks:
+            wide = self.radius - low > largest / 2**rounds
+            unresolved = np.flatnonzero((self.radius <= largest) & wide)
+            if not len(unresolved):
+                continue
+            middle = (low[unresolved] + self.radius[unresolved]) / 2
+            found = self.attack(unresolved, method, middle)
+            low[unresolved[~found.fooled]] = middle[~found.fooled]
+
+
+def _require_same_images(result: object, data: Examples | Stream, few: Tensor, shard: Shard | None) -> None:
+    """Refuse a known result that is none, or of other images."""
+    if not isinstance(result, AttackResult | SmallestRadius):
+        raise InputError("results of attack or smallest_radius", type(result).__name__, "write known=[attacked]")
+    count = len(result.inputs) if shard or count_of(data) is None else count_of(data)
+    wanted, given = (count, *few.shape[1:]), tuple(result.inputs.shape)
+    if wanted != given or result.shard != shard:
+        raise InputError(
+            f"known results on the same images, of shape {wanted}, with shard={shard}",
+            f"shape {given}, shard={result.shard}",
+            "attack the same images first",
+        )

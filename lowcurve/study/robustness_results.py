@@ -1,6 +1,6 @@
 """The robustness of a network: accuracies with their audit, accuracy against radius, perturbed images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import evaluation
-from lowcurve.attacks import PGD, Suite
+from lowcurve.attacks import PGD, Suite, minimum_norm
 from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.attack_result import said_of_undefined
 from lowcurve.geometry import Curvature
@@ -43,13 +43,13 @@ def attack_results(
     """
     optional = OptionalSteps(name)
     examples = data.test.take(slice(study.evaluation.examples))
+    suite = optional.run("attacks", lambda: _suite_results(study, name, model, examples, progress, run, optional))
+    results, known = ({}, []) if suite is None else (suite[0], [suite[1]])
     groups: dict[str, Callable[[], dict[str, Result]]] = {
-        "attacks": lambda: _suite_results(study, name, model, examples, progress, run, optional),
-        "accuracy against radius": lambda: _against_radius(study, name, model, examples, progress, optional),
+        "accuracy against radius": lambda: _against_radius(study, name, model, examples, known, progress, optional),
     }
     if len(data.shape) == 3 and study.evaluation.gallery:
         groups["gallery"] = lambda: _galleries(study, data, name, model)
-    results: dict[str, Result] = {}
     for what, group in groups.items():
         results |= optional.run(what, group) or {}
     return results | optional.table()
@@ -63,8 +63,8 @@ def _suite_results(
     progress: Progress[int],
     run: Run,
     optional: OptionalSteps,
-) -> dict[str, Result]:
-    """Attack one network with the suite, and audit the result."""
+) -> tuple[dict[str, Result], evaluation.AttackResult]:
+    """Attack one network with the suite, and audit the result, which is returned with the suite's own."""
     settings, suite = study.evaluation, tried_suite(study)
     key = describe((suite, study.data, examples.digest, study.seed, run.made_by(name)))
     ledger = run.ledger(name, key, shared=True)
@@ -94,7 +94,7 @@ def _suite_results(
     }
     if verdict is not None:
         results["audit"] = audit_table(name, verdict)
-    return results
+    return results, attacked
 
 
 def _attacks_row(
@@ -116,22 +116,22 @@ def _against_radius(
     name: str,
     model: nn.Module,
     examples: Examples,
+    known: Sequence[evaluation.AttackResult],
     progress: Progress[int],
     optional: OptionalSteps,
 ) -> dict[str, Result]:
     """Measure the accuracy at every radius, and the smallest successful radius and the curvature of each example."""
-    largest = study.ball(max(study.evaluation.radii))
     radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]
-    attack = PGD(largest, steps=study.evaluation.steps)
+    attack = minimum_norm(study.ball().norm, effort=study.evaluation.effort, box=study.ball().box)
     found = evaluation.smallest_radius(
-        model, examples, attack, largest=largest.radius, seed=study.seed,
+        model, examples, attack, known=known, seed=study.seed,
         progress=progress, heading=f"attacking {name} at every radius", fabric=launch_fabric(study.hardware),
     )  # fmt: skip
     shares = [proportion(int(row.sum()), len(row)) for row in found.robust_at(radii)]
     band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
     conditions = {
         "examples": examples.describe("test"),
-        "attack": f"PGD-{study.evaluation.steps}, random start",
+        "attack": f"minimum norm, {attack.steps} steps, {attack.restarts} further runs from noise; and the suite {study.suite}",
     }
     curves = Curves(
         "Accuracy against radius",
@@ -139,8 +139,8 @@ def _against_radius(
         "robust accuracy, with 95 % interval",
         tuple(radii),
         {name: band},
-        caption=f"From the smallest radius of each example at which PGD-{study.evaluation.steps} succeeds, by bisection. The "
-        "value at radius 0 is the clean accuracy.",
+        caption="From the length of the shortest perturbation of each example that fooled the network: of a minimum-norm "
+        f"attack and of the suite {study.suite} at its radius. The value at radius 0 is the clean accuracy.",
         conditions=conditions,
     )
     measures: dict[str, Measure] = {"curvature": Curvature(study.evaluation.lanczos_steps)}
@@ -151,13 +151,13 @@ def _against_radius(
     )
     if ratio is None:
         return {"against radius": curves}
-    # Skip images that are misclassified without an attack or robust at every radius.
-    known = np.isfinite(found.radius) & (found.radius > 0)
+    # Skip images that are misclassified without an attack or were never fooled.
+    found_one = np.isfinite(found.radius) & (found.radius > 0)
     scatter = Scatter(
         "Curvature and robustness, for each image",
         "normalized curvature C = ‖H‖ / ‖g‖ at the image",
         f"smallest radius found ({study.norm}, pixel units)",
-        {name: Points(_or_none(ratio["normalized curvature"], known), _or_none(found.radius, known))},
+        {name: Points(_or_none(ratio["normalized curvature"], found_one), _or_none(found.radius, found_one))},
         caption="One point for each correctly classified image with a successful attack. C is local: it is the relative change "
         "of the gradient per length and says nothing about the size of the margin.",
         conditions={**conditions, "Hessian": f"exact, at most {study.evaluation.lanczos_steps} Lanczos steps"},

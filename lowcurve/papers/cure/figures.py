@@ -221,9 +221,7 @@ def figure_6(context: Context) -> Reproduction:
     claims.append(
         holds("CURE's accuracy never rises with the radius", "Figure 6", falls, f"{mine[-1]:.1%} at the largest radius")
     )
-    said = (
-        "The smallest radius that fools each image is found by bisection; the paper's curves are of 2000 test images."
-    )
+    said = "Each image's smallest radius is that of a minimum-norm attack; the paper's curves are of 2000 test images."
     return Reproduction(
         _add_figure_number("Figures 6 and 15", {"against radius": curves}), claims, (*DIFFERS[:1], said)
     )
