@@ -1,8 +1,8 @@
 """Fill the tables of README.md and docs/*.md, and write docs/reference/cli.md: python docs/pages.py
 
 `<!-- table: FILE -->` is followed by the comparison of that result, or with `FILE#NAME` by its table of that name, as the run
-wrote it. Of several files, `<!-- table: FILE FILE -->`, it is one table. `<!-- checks -->` is followed by the audit's tests. A
-test compares the pages with what this script writes.
+wrote it. Of several files, `<!-- table: FILE FILE -->`, it is one table. `<!-- checks -->` is followed by the audit's tests,
+`<!-- schema -->` by the fields of its file. A test compares the pages with what this script writes.
 """
 
 import json
@@ -18,7 +18,7 @@ from lowcurve.study.findings import shorten_verdicts
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
 PLACE = re.compile(
-    r"<!-- (table: [^>]+|checks) -->\n(?:(?:(?!<!-- (?:table: |checks)).)*?<!-- end of table -->\n)?", re.DOTALL
+    r"<!-- (table: [^>]+|checks|schema) -->\n(?:(?:(?!<!-- (?:table: |checks|schema)).)*?<!-- end of table -->\n)?", re.DOTALL
 )
 
 
@@ -72,11 +72,24 @@ def checks() -> str:
     return "\n".join(lines)
 
 
+def schema() -> str:
+    """Return the fields of an audit's file as tables."""
+    from lowcurve.evaluation.audit.exchange import FIELDS, FINDING_FIELDS, REMEDY_FIELDS, SHARE_FIELDS
+
+    tables = {"": FIELDS, "A share of images": SHARE_FIELDS, "A finding": FINDING_FIELDS, "A remedy": REMEDY_FIELDS}
+    parts = []
+    for name, fields in tables.items():
+        rows = [f"| `{field}` | {text} |" for field, text in fields.items()]
+        parts += ["\n".join([*([f"{name}:", ""] if name else []), "| field | meaning |", "|---|---|", *rows])]
+    return "\n\n".join(parts)
+
+
 def filled(text: str) -> str:
     """Return a page with every table as the results have it."""
 
     def fill(found: re.Match[str]) -> str:
-        text = checks() if found[1] == "checks" else markdown(table_at(found[1].removeprefix("table: ")))
+        written = {"checks": checks, "schema": schema}.get(found[1])
+        text = written() if written else markdown(table_at(found[1].removeprefix("table: ")))
         return f"<!-- {found[1]} -->\n{text}\n<!-- end of table -->\n"
 
     return PLACE.sub(fill, text)

@@ -17,7 +17,7 @@ from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import Effort, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.evaluation.attack_result import AttackResult
-from lowcurve.evaluation.audit import Audit, Budget, Check, audit
+from lowcurve.evaluation.audit import Audit, Budget, Check, audit, convergence
 from lowcurve.evaluation.audit import attacks as attack_tests
 from lowcurve.evaluation.audit import gradients as gradient_tests
 from lowcurve.evaluation.audit.state import AuditState
@@ -94,6 +94,9 @@ class Made:
     def fooled_by_one_step(self) -> np.ndarray:
         return self.one
 
+    def fooled_by_many_steps(self) -> np.ndarray:
+        return self.once
+
     def fooled_by(self, name: str, *_: object, **__: object) -> np.ndarray:
         return self.columns[name]
 
@@ -140,7 +143,7 @@ def test_the_sentences_fit_their_figures(columns):
         assert (count == 0) <= (finding.outcome == "passed")
         assert (finding.outcome == "fail") <= (count >= 3)
     # A meaning is told only where the figures have raised the test.
-    converged = attack_tests.CONVERGENCE.judge_count(gained, len(once), "figures", allowed=0.01)
+    converged = convergence.CONVERGENCE.judge_count(gained, len(once), "figures", allowed=0.01)
     assert bool(converged.means) == bool(converged.hint) == (converged.outcome != "passed") == (gained > 0)
     if len(state.still_robust()):
         again = attack_tests.restarts(state)

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import LINF, Ball
+from lowcurve.attacks import PGD
 from lowcurve.data import Examples, digits
 from lowcurve.evaluation.audit import Audit, Budget, audit
+from lowcurve.evaluation.audit.restore import clean_logits
+from lowcurve.evaluation.audit.state import AuditState
+from lowcurve.evaluation.audit.students import distill
 from lowcurve.evaluation.audit.twins import (
     Averaged,
     PassedThrough,
@@ -15,8 +19,10 @@ from lowcurve.evaluation.audit.twins import (
     StraightThrough,
     classifier_inside,
     layers_of_user,
+    layers_without_slope,
 )
-from lowcurve.randomness import temporary_seed
+from lowcurve.losses import margin_loss
+from lowcurve.randomness import stream, temporary_seed
 
 BALL = Ball(LINF, 0.1)
 BUDGET = Budget(
@@ -122,6 +128,55 @@ def test_a_layer_of_the_users_own_type_can_be_passed_through():
     twin = PassedThrough(model, ("0",))
     assert torch.equal(twin(x), model(x))
     assert (torch.autograd.grad(twin(x)[:, -2:].sum(), x)[0] == torch.tensor([0.0] * 18 + [1.0] * 2)).all()
+
+
+def test_every_intermediate_image_of_a_purification_is_passed_through(standard, few):
+    model, x = faulty.Purified(standard), few.pixels(slice(2))
+    points = StraightThrough(model, "inner").points(x)
+    assert len(points) > 1
+    twin = StraightThrough(model, "inner", every=True)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x), torch.stack([standard(point) for point in points]).mean(0))
+    (slope,) = torch.autograd.grad(twin(x.requires_grad_()).square().sum(), x)
+    assert slope.abs().max() > 0
+
+
+class Levels(nn.Module):
+    """A rounding with a weight of its own, which no list of kinds knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bucketize(x.detach(), torch.linspace(0, 1, 5)) * self.step.detach() + 0 * x
+
+
+def test_a_layer_is_found_by_its_gradient_of_0_whatever_it_is_called():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(Levels(), nn.Softplus()), nn.LayerNorm(6), nn.Softmax(1))
+    assert layers_of_user(model) == ()
+    assert layers_without_slope(model, torch.rand(3, 6)) == ("1.0",)
+    assert layers_without_slope(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)), torch.rand(3, 6)) == ()
+
+
+def test_a_student_imitates_the_network_in_the_balls_and_has_a_gradient(standard, few):
+    model = faulty.Quantized(standard)
+    with torch.no_grad():
+        right = model(few.pixels(slice(None))).argmax(1) == few.y
+    state = AuditState(model, few, right.numpy(), BALL, BUDGET, 0, 64, clean_logits(model, few, 64))
+    student = distill(state)
+    assert (student(state.x).argmax(1) == state.y).double().mean() > 0.9
+    point = PGD(BALL, steps=20, loss=margin_loss)(student, state.x, state.y, generator=stream(0, "attack"))
+    with torch.no_grad():
+        assert (student(point).argmax(1) == state.y).double().mean() < 0.3
+
+
+def test_rescaled_logits_are_a_remedy_with_its_figures(standard, few):
+    found = audit(faulty.Scaled(standard, 1e4), few, Ball(LINF, 0.05), budget=BUDGET, progress=False)
+    assert 6 in {one.number for one in found.failed}
+    first = found.remedies[0]
+    assert first.attack == "PGD on cross-entropy of rescaled logits"
+    assert first.before - first.after >= 3
 
 
 def test_the_mean_of_draws_is_the_mean(standard, few):

@@ -1,4 +1,4 @@
-"""Test whether a robust accuracy can be believed: 21 tests for gradient masking and one verdict."""
+"""Test whether a robust accuracy can be believed: 25 tests for gradient masking and one verdict."""
 
 from lowcurve.evaluation.audit.budget import THOROUGH, Budget
 from lowcurve.evaluation.audit.exchange import SCHEMA

@@ -14,20 +14,21 @@ class Budget:
     a single one is more than 1 %.
 
     Args:
-        steps: Steps of PGD in tests 6 to 12. Test 8 also doubles them.
+        steps: Steps of PGD in tests 6, 7, 9 to 12, 22 and 24.
         restarts: Further random starts of PGD in test 9.
         images: Largest number of images. It holds for the costly tests 9, 13 and 14.
         streamed_images: Largest number of images of data that is not in memory, such as a loader. It holds for all tests.
-        landscape_images: Largest number of images. It holds for the losses along PGD (8) and around each image (17).
+        landscape_images: Largest number of images. It holds for the losses around each image (17).
         neighbors: Random points around each image in test 17.
-        apgd_steps: Steps of the gradient attacks of the suite `strong`. They run before test 9 on images that are still
-            robust.
+        apgd_steps: Steps of the gradient attacks of the suite `strong`. They run on images that PGD leaves robust. Test 8
+            doubles them.
         queries: Queries of Square in test 13.
         noise_draws: Random points per image in test 15. Half are corners of the ball.
         noise_images: Images in test 15. They are robust, with the highest loss under PGD.
         spsa_steps: Steps of SPSA at each of two distances in test 16.
         spsa_draws: Random directions per step of SPSA. Each costs two queries.
         spsa_images: Images in test 16.
+        planted_images: Images in tests 22 and 24.
         long_steps: Steps of the PGD that SPSA is compared with.
         everything: Run every test, also those that the verdict no longer needs.
     """
@@ -36,15 +37,16 @@ class Budget:
     restarts: int = 5
     images: int = 100
     streamed_images: int = 200
-    landscape_images: int = 50
-    neighbors: int = 100
+    landscape_images: int = 30
+    neighbors: int = 20
     apgd_steps: int = 100
     queries: int = 1000
-    noise_draws: int = 10_000
+    noise_draws: int = 2000
     noise_images: int = 5
     spsa_steps: int = 20
     spsa_draws: int = 32
     spsa_images: int = 10
+    planted_images: int = 10
     long_steps: int = 100
     everything: bool = False
 
@@ -66,5 +68,7 @@ class Budget:
         return Budget(**{name: max(value, asdict(other)[name]) for name, value in asdict(self).items()})
 
 
-THOROUGH = Budget(everything=True)
-"""The budget of a thorough audit: all tests."""
+THOROUGH = Budget(
+    everything=True, landscape_images=50, neighbors=100, noise_draws=10_000, spsa_images=20, planted_images=20
+)
+"""The budget of a thorough audit: all tests, with larger searches."""

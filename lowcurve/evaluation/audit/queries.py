@@ -21,8 +21,8 @@ SQUARE = 0.002
 """Test 13. AutoAttack, checks.py, check_square_sr."""
 QUERYING = ("Square", "relay")
 """Test 13: members of a suite that find what no gradient attack before them found."""
-LOWER, SCATTERED, WEAK = 0.1, 0.01, 0.1
-"""Test 16: in median margins; share of the images; in accuracy. Checked in tests/test_audit.py."""
+LOWER, SCATTERED, SOME, WEAK = 0.1, 0.25, 0.1, 0.1
+"""Test 16: in median margins; two shares of the images, to fail and to warn; in accuracy. Checked in tests/test_audit.py."""
 RANK = ("not run", "passed", "flag", "fail")
 PATTERNS = 8
 """Test 14: patterns over which a network is smoothed."""
@@ -57,8 +57,9 @@ NOISE = Check(
 SPSA_SCATTER = Check(
     16,
     "SPSA against PGD",
-    f"SPSA reaches a margin more than {LOWER} median margins below PGD's on more than {SCATTERED:.0%} of the images, which PGD"
-    f" left robust; does not count if SPSA leaves {WEAK:.0%} more images robust than PGD",
+    f"SPSA reaches a margin more than {LOWER} median margins below PGD's on more than {SOME:.0%} of the images, which all"
+    f" gradient attacks left robust. It fails for more than {SCATTERED:.0%} of them, or if SPSA fools more than {BEYOND:.0%}."
+    f" It does not count if SPSA leaves {WEAK:.0%} more images robust than PGD",
     "Finite differences find a descent direction that gradients do not: the loss is rugged or piecewise constant.",
     "Attack without gradients, at several distances, and from a smoothed copy.",
     differentiable=True,
@@ -71,7 +72,9 @@ def transfer(state: AuditState) -> Finding:
     Without one, the substitute is the network smoothed over half the radius, which removes noise and shattering but does not
     help against quantization.
 
-    Reference: Carlini et al. 2019.
+    How many of the attacked images fool the substitute itself is told with it: if none do, nothing could transfer.
+
+    Reference: Carlini et al. 2019; Pintor et al. 2022, I5 (transfer failure).
     """
     substitute, name = state.substitute, "the substitute"
     if substitute is None:
@@ -85,12 +88,13 @@ def transfer(state: AuditState) -> Finding:
     rows = state.still_robust()
     attack = PGD(state.ball, steps=state.budget.steps, loss=margin_loss)
     fooled = np.zeros(len(state), dtype=bool)
-    if len(rows):
-        fooled[rows] = (state.margins_at(state.attack_fully("transfer", attack, substitute, rows), rows) < 0).numpy()
+    answers = state.attack_fully("transfer", attack, substitute, rows)
+    fooled[rows] = (state.margins_at(answers, rows) < 0).numpy()
+    there = int((state.margins_at(answers, rows, substitute) < 0).sum())
     state.record("transfer", fooled, gradients=False, partial=True)
     evidence = (
         f"attacks on {name} fool {int(fooled.sum())} of {len(rows)} images that gradient attacks left robust, of"
-        f" {len(state.queried)} tried"
+        f" {len(state.queried)} tried; {there} of the attacked images fool the substitute itself"
     )
     return TRANSFER.judge_count(int(fooled.sum()), len(state.queried), evidence, allowed=BEYOND, flag_above=0.0)
 
@@ -118,12 +122,19 @@ def noise(state: AuditState) -> Finding:
 
 
 def spsa_scatter(state: AuditState) -> Finding:
-    """Run test 16; neither attack stops early. Reference: moosavi2019cure, Figure 7; Uesato et al. 2018."""
+    """Run test 16 on images that gradient attacks left robust; neither attack stops early.
+
+    A lower margin on a few images is a warning, since the margins of honest networks scatter too.
+
+    Reference: moosavi2019cure, Figure 7; Uesato et al. 2018.
+    """
     budget = state.budget
-    rows = state.queried[: budget.spsa_images]
+    rows = state.still_robust()[: budget.spsa_images]
     by_gradients = [
-        state.margins_at(state.run_pgd(state.pgd(loss, budget.long_steps), rows, stop=False).point, rows)
-        for loss in (log_odds, margin_loss)
+        state.margins_at(
+            state.attack_fully(f"PGD for SPSA, {name}", state.pgd(loss, budget.long_steps), state.model, rows), rows
+        )
+        for name, loss in (("log-odds", log_odds), ("margin", margin_loss))
     ]
     best = torch.minimum(*by_gradients)
     by_queries = torch.minimum(
@@ -142,7 +153,11 @@ def spsa_scatter(state: AuditState) -> Finding:
     )
     if not count and robust[1] > robust[0] + WEAK:
         return Finding(SPSA_SCATTER, "not run", 0.0, SCATTERED, f"{evidence}: SPSA needs a larger budget to count")
-    return SPSA_SCATTER.judge_count(count, len(rows), evidence, allowed=SCATTERED)
+    beyond = SPSA_SCATTER.judge_count(
+        int((fooled[rows] & (best >= 0).numpy()).sum()), len(rows), evidence, allowed=BEYOND
+    )
+    lower = SPSA_SCATTER.judge_count(count, len(rows), evidence, allowed=SCATTERED, flag_above=SOME)
+    return beyond if RANK.index(beyond.outcome) > RANK.index(lower.outcome) else lower
 
 
 def spsa_queries(budget: Budget) -> int:

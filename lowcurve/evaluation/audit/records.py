@@ -1,4 +1,4 @@
-"""Tests 19 to 21: a reference's result, certificates, and the completeness of the report. They cost nothing."""
+"""Tests 19 to 21 and 25: a reference, certificates, the report, the judged suite. They cost nothing."""
 
 import platform
 from importlib.metadata import version
@@ -11,6 +11,8 @@ from lowcurve.evaluation.audit.verdict import CAVEAT, Check, Finding
 
 AGREEMENT = 0.01
 """Test 19: RobustBench practice."""
+TOO_HIGH = 0.03
+"""Test 25. Checked in tests/test_audit.py."""
 REQUIRED = (
     "ball", "pixel box", "examples", "clean accuracy", "accuracy under each attack", "worst case", "accuracy at each radius",
     "accuracy 0 reached", "steps", "step size", "restarts", "losses", "queries", "seed", "versions",
@@ -40,6 +42,25 @@ REPORT = Check(
     " to 0.",
     "Repair the tests that did not run, or state beside the accuracy what is missing.",
 )
+
+
+SUITE = Check(
+    25,
+    "the judged attacks against the audit's",
+    f"the audit's attacks fool images that the judged suite left robust, more than {TOO_HIGH:.0%} of those it attacked here",
+    "The robust accuracy that is judged is too high by so much: the suite is too weak for this network.",
+    "Report the worst case of the audit, or attack with lc.strong(norm, radius).",
+)
+
+
+def suite(state: AuditState) -> Finding:
+    """Run test 25 on the audited images. Reference: Carlini et al. 2019."""
+    if state.known is None:
+        return SUITE.not_run("no suite's result on these images was given; give attacked=, the result of lc.attack")
+    left = state.known.robust[state.correct]
+    fooled = int((left & state.fooled_by_any()).sum())
+    evidence = f"of {len(left)} images the suite leaves {int(left.sum())} robust, and the audit fools {fooled} of these"
+    return SUITE.judge_count(fooled, len(left), evidence, allowed=TOO_HIGH, flag_above=0.0)
 
 
 def autoattack(state: AuditState) -> Finding:
@@ -96,8 +117,8 @@ def conditions(state: AuditState) -> dict[str, str]:
         "clean accuracy": f"{len(state)} of {count}",
         "accuracy under each attack": "; ".join(f"{name}: {robust} of {count}" for name, robust in counts.items()),
         "worst case": f"{int(state.robust().sum())} of {count}",
-        "steps": f"PGD {budget.steps}, convergence {2 * budget.steps}, APGD {budget.apgd_steps}, SPSA {budget.spsa_steps}, PGD"
-        f" to compare with SPSA {budget.long_steps}",
+        "steps": f"PGD {budget.steps}, convergence {2 * budget.apgd_steps}, APGD {budget.apgd_steps}, SPSA {budget.spsa_steps},"
+        f" PGD to compare with SPSA {budget.long_steps}",
         "step size": "PGD 2.5 radius / steps in l_inf and 5 radius / steps in l_2; the other attacks choose their own",
         "restarts": f"{budget.restarts} more in test 9, otherwise 1",
         "losses": "log-odds (which rises and falls with cross-entropy), margin, cross-entropy",
@@ -108,8 +129,9 @@ def conditions(state: AuditState) -> dict[str, str]:
     }
     if not counts:
         found.pop("accuracy under each attack")
-    if state.by_radius:
-        curve = {0.0: len(state), **{at: int((~fooled).sum()) for at, fooled in state.by_radius.items()}}
+    else:
+        curve = {0.0: len(state)} | {at: int((~fooled).sum()) for at, fooled in state.by_radius.items()}
+        curve[ball.radius] = int((~state.fooled_by_any()).sum())
         found["accuracy at each radius"] = "; ".join(f"{at:g}: {curve[at]} of {count}" for at in sorted(curve))
         reached = [at for at in sorted(curve) if not curve[at]]
         if reached:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from lowcurve.attacks import PGD, Square
 from lowcurve.errors import InputError
+from lowcurve.evaluation.audit.attacks import BY_DIVIDED, BY_ENTROPY
 from lowcurve.evaluation.audit.state import AuditState
+from lowcurve.evaluation.audit.students import distill
 from lowcurve.evaluation.audit.twins import (
     Averaged,
     PassedThrough,
@@ -17,17 +19,20 @@ from lowcurve.evaluation.audit.twins import (
     StraightThrough,
     classifier_inside,
     layers_of_user,
+    layers_without_slope,
 )
 from lowcurve.evaluation.audit.verdict import Remedy
 from lowcurve.losses import margin_loss
 
+SCALE = 6
+"""Number of the test of the logits' scale."""
 RANDOM = 2
 """Number of the test of determinism."""
-HIDDEN = frozenset((1, 3, 4, 5, 6, 8, 12, 13, 14, 15, 16))
+HIDDEN = frozenset((1, 3, 4, 5, 6, 8, 12, 13, 14, 15, 16, 22))
 """Numbers of the tests that fail where a network's own gradients do not lead to adversarial images."""
 DRAWS = 16
 """Passes over which a random network's logits are averaged."""
-SEARCHED = frozenset((3, 4, 5, 13, 14, 15, 16))
+SEARCHED = frozenset((3, 4, 5, 12, 13, 14, 15, 16, 22))
 """Numbers of the tests that fail where a search without gradients may find more."""
 MORE_QUERIES = 3
 """Queries of the last attack, in multiples of test 13's."""
@@ -54,7 +59,7 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
     """
     if not failed & (HIDDEN | {RANDOM}) or not len(state):
         return ()
-    found: list[Remedy] = []
+    found = [_rescaled(state)] if SCALE in failed else []
     fooled = state.fooled_by_gradients()
     for name, attack in _attacks(state, failed):
         before = fooled
@@ -74,6 +79,12 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
     return tuple(found)
 
 
+def _rescaled(state: AuditState) -> Remedy:
+    """Return what test 6 found: the attack on cross-entropy, and the same one on divided logits."""
+    before, after = (int((~state.fooled[name]).sum()) for name in (BY_ENTROPY, BY_DIVIDED))
+    return Remedy("PGD on cross-entropy of rescaled logits", before, min(before, after), len(state.examples))
+
+
 def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module]]:
     """Yield twins of the network that may have a better gradient, with the attack's name, the cheapest first."""
     if RANDOM in failed:
@@ -84,13 +95,18 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
     inside = classifier_inside(state.model, x)
     if inside is not None:
         yield f"transfer from {inside!r} alone", state.model.get_submodule(inside)
-        yield f"BPDA through what stands before {inside!r}", StraightThrough(state.model, inside)
+        through = StraightThrough(state.model, inside)
+        yield f"BPDA through what stands before {inside!r}", through
+        if len(through.points(x)) > 1:
+            every = StraightThrough(state.model, inside, every=True)
+            yield f"BPDA through every intermediate image before {inside!r}", every
     smooth = Smooth(state.model)
     if met := _passed_through(smooth, x):
         yield f"BPDA through {', '.join(sorted(met))}", smooth
-    if layers := layers_of_user(state.model):
+    if layers := tuple(dict.fromkeys((*layers_of_user(state.model), *layers_without_slope(state.model, x)))):
         kinds = sorted({type(state.model.get_submodule(name)).__name__ for name in layers})
         yield f"BPDA through {', '.join(kinds)}", PassedThrough(state.model, layers)
+    yield "transfer from a distilled student", distill(state)
 
 
 def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]]:

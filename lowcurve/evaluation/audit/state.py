@@ -20,6 +20,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.audit.fooled import ONE_STEP, FooledImages
 from lowcurve.evaluation.audit.known import Members, fooled_by_gradients, is_at_least, outlasted
 from lowcurve.evaluation.audit.shards import SharedColumns
 from lowcurve.evaluation.measuring import logits_of, on_device
@@ -33,7 +34,7 @@ NOTHING_ROBUST = "gradient attacks fool every image that was tried, so no robust
 
 
 @dataclass
-class AuditState:
+class AuditState(FooledImages):
     """The audited network, its correctly classified images, and what the tests have found so far.
 
     Arrays "per correct image" have one entry for each image that is classified correctly without an attack; indices of
@@ -59,6 +60,8 @@ class AuditState:
         by_radius: For each radius, which correct images PGD fooled there.
         partial: Attacks tried on some images only.
         lost: Correct images that PGD fooled during its search. Its answer does not fool them.
+        longest: Points of the longest PGD.
+        longest_rows: Indices of the images that it attacked.
         logits_as_given: Logits of repeated passes in the model's own mode. Present if that was not eval mode.
         fabric: Processes that share the attacks. All use the results of the first one.
         shared: The attacks of other shards, if there are any.
@@ -83,6 +86,8 @@ class AuditState:
     by_radius: dict[float, np.ndarray] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     lost: np.ndarray | None = None
+    longest: Tensor = field(default_factory=lambda: torch.zeros(0))
+    longest_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     logits_as_given: list[Tensor] | None = None
     fabric: Any = None
     shared: SharedColumns = field(default_factory=SharedColumns)
@@ -268,7 +273,8 @@ class AuditState:
 
     def fooled_by_one_step(self) -> np.ndarray:
         """Return which correct images FGSM fools."""
-        return self.fooled_by("FGSM", FGSM(self.ball))
+        self.still_robust()  # attacks of many steps come first, and judge all images
+        return self.fooled_by(ONE_STEP, FGSM(self.ball))
 
     def certified_here(self) -> np.ndarray:
         """Return which correct images are certified at the audited radius; none without certificates."""
@@ -282,7 +288,9 @@ class AuditState:
         if self.differentiable and "APGD" not in self.fooled:
             suite = self.gradient_suite()
             if self.known is not None:
-                self.record("suite", fooled_by_gradients(self.known)[self.correct], gradients=True, partial=True)
+                self.record("suite", fooled_by_gradients(self.known)[self.correct], gradients=True)
+            else:
+                self.fooled_by_pgd()
             rows = self._remaining()
             self.fooled_by("APGD", suite, rows=rows[~self.outlasted(suite.members)[rows]])
         return self._remaining()
@@ -304,46 +312,16 @@ class AuditState:
         """Return whether gradient attacks fool every image that was tried."""
         return self.differentiable and not len(self.still_robust())
 
+    def nothing_is_claimed(self) -> bool:
+        """Return whether the robust accuracy that is judged is 0: the suite's, or without one that of gradient attacks."""
+        if self.attacked is not None:
+            return not self.attacked.robust.any()
+        return self.nothing_is_robust() and bool(self.fooled_by_gradients().all())
+
     def _remaining(self) -> np.ndarray:
         return np.setdiff1d(self.queried, np.flatnonzero(self.fooled_by_gradients()))
-
-    def fooled_by_gradients(self) -> np.ndarray:
-        """Return which correct images were fooled by an attack that follows gradients."""
-        return self._join(self.gradient_attacks)
-
-    def fooled_by_any(self) -> np.ndarray:
-        """Return which correct images were fooled by any attack at the ball's radius."""
-        return self._join(list(self.fooled))
-
-    def _join(self, names: list[str]) -> np.ndarray:
-        found = np.zeros(len(self), dtype=bool)
-        for name in names:
-            found |= self.fooled[name]
-        return found
-
-    def fooled_beyond_gradients(self) -> np.ndarray:
-        """Return which correct images were fooled by an attack without gradients and by none with gradients."""
-        return np.asarray(self.fooled_by_any() & ~self.fooled_by_gradients())
-
-    def robust(self) -> np.ndarray:
-        """Return which of all images are classified correctly and were fooled by nothing at the ball's radius."""
-        return self.expand(~self.fooled_by_any())
-
-    def robust_columns(self) -> dict[str, np.ndarray]:
-        """Return which of all images are robust under each attack that was tried on all correct images."""
-        return {name: self.expand(~found) for name, found in self.fooled.items() if name not in self.partial}
-
-    def expand(self, of_correct: np.ndarray) -> np.ndarray:
-        """Return a column of the correct images as one of all images, false where the network was wrong before."""
-        column = np.zeros(len(self.correct), dtype=bool)
-        column[self.correct] = of_correct
-        return column
 
     def largest_radius(self) -> float:
         """Return the radius at which the ball holds the whole pixel box."""
         low, high = self.ball.box
         return (high - low) * (self.x[0].numel() ** 0.5 if self.ball.norm == L2 else 1.0)
-
-    def accuracy_points(self, rows: np.ndarray) -> float:
-        """Return by how much the accuracy falls if these correct images are fooled: their share of all images."""
-        return float(rows.sum()) / len(self.correct)

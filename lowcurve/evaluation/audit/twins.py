@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lowcurve.analysis.calculus import gradient
+from lowcurve.errors import InputError
 from lowcurve.network_calls import call
 
 FLAT = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "frac")
@@ -48,24 +50,38 @@ class StraightThrough(nn.Module):
     Args:
         model: The network.
         layer: Name of the layer that receives what these stages make of the image. See `classifier_inside`.
+        every: Take the mean of the layer's logits over all points that it receives, such as those of every step of a
+            purification. By default only the last point counts.
 
-    Reference: Athalye et al. 2018, section 4.1 (backward pass differentiable approximation).
+    Reference: Athalye et al. 2018, section 4.1 (backward pass differentiable approximation); Tramer et al. 2020.
     """
 
-    def __init__(self, model: nn.Module, layer: str) -> None:
+    def __init__(self, model: nn.Module, layer: str, *, every: bool = False) -> None:
         super().__init__()
-        self.model, self.layer = model, layer
+        self.model, self.layer, self.every = model, layer, every
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's logits at the point that the stages before it make of x."""
-        inside, points = self.model.get_submodule(self.layer), []
-        hook = inside.register_forward_pre_hook(lambda _, args: points.append(args[0]))
+        """Return the layer's logits at the point that the stages before it make of x, or their mean over all points."""
+        points = self.points(x)
+        inside = self.model.get_submodule(self.layer)
+        chosen = points if self.every else points[-1:]
+        return torch.stack([call(inside, _as_identity(x, point.to(x))) for point in chosen]).mean(0)
+
+    def points(self, x: Tensor) -> list[Tensor]:
+        """Return what the layer receives in a forward pass, in order.
+
+        Args:
+            x: Images, shape (batch, ...).
+        """
+        inside = self.model.get_submodule(self.layer)
+        points: list[Tensor] = []
+        hook = inside.register_forward_pre_hook(lambda _, args: points.append(args[0].detach()))
         try:
             with torch.no_grad():
                 call(self.model, x)
         finally:
             hook.remove()
-        return call(inside, _as_identity(x, points[-1].to(x)))
+        return [point for point in points if point.shape == x.shape]
 
 
 class Smooth(nn.Module):
@@ -134,6 +150,48 @@ def layers_of_user(model: nn.Module) -> tuple[str, ...]:
 
     named = [(name, layer) for name, layer in model.named_modules() if name and is_plain(layer)]
     return tuple(name for name, layer in named if not type(layer).__module__.startswith(LIBRARIES))
+
+
+def layers_without_slope(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Return the names of the layers that keep a tensor's shape and whose gradient is 0 or missing, the innermost ones.
+
+    Args:
+        model: The network.
+        x: Images, shape (batch, ...).
+
+    Cost: a forward pass of the network, and a forward and backward pass of each such layer.
+    """
+    met: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if args and isinstance(args[0], Tensor) and isinstance(output, Tensor) and args[0].shape == output.shape:
+                met[name] = args[0].detach()
+
+        return hook
+
+    hooks = [layer.register_forward_hook(note(name)) for name, layer in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            call(model, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    flat = [
+        name for name, value in met.items() if value.is_floating_point() and _is_flat(model.get_submodule(name), value)
+    ]
+    return tuple(name for name in flat if not any(other.startswith(f"{name}.") for other in flat))
+
+
+def _is_flat(layer: nn.Module, x: Tensor) -> bool:
+    def field(v: Tensor) -> Tensor:
+        out = call(layer, v).flatten(1)
+        return (out * torch.cos(torch.arange(out.shape[1]).to(out))).sum(1)  # a plain sum is constant behind a softmax
+
+    try:
+        return not bool(gradient(field, x).any())
+    except (InputError, RuntimeError):  # torch's own error where numpy meets a tensor with a graph
+        return True
 
 
 class _Through(TorchFunctionMode):

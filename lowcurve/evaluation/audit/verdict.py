@@ -32,10 +32,10 @@ CAVEAT = "fixed attacks are not adaptive: an attack made for this network may fi
 
 @dataclass(frozen=True)
 class Check:
-    """One of the 21 tests, described.
+    """One of the 25 tests, described.
 
     Args:
-        number: From 1 to 21.
+        number: From 1 to 25.
         name: Short name.
         raised_if: Condition under which the test is a flag or fails.
         means: Meaning of a raised test for the robust accuracy.
@@ -138,7 +138,7 @@ class Finding:
 
     @property
     def number(self) -> int:
-        """The test's number, 1 to 21."""
+        """The test's number, 1 to 25."""
         return self.check.number
 
     @property
