@@ -63,20 +63,15 @@ def networks(args: argparse.Namespace) -> dict[str, Callable[[], Made]]:
 
     return {
         "digits, standard, l_inf 0.1": lambda: (faulty.standard(), few, Ball("linf", 0.1)),
+        "digits, standard, l_inf 0.3": lambda: (faulty.standard(), few, Ball("linf", 0.3)),
         "digits, adversarial, l_inf 0.1": lambda: (faulty.robust(), few, Ball("linf", 0.1)),
         "digits, adversarial, l_2 0.5": lambda: (faulty.robust(), few, Ball("l2", 0.5)),
         "digits, 5 levels (masked), l_inf 0.1": lambda: (faulty.Quantized(faulty.standard()), few, Ball("linf", 0.1)),
         "LeNet5 adv. (public), l_inf 0.3": lambda: public(
             lenet5, "mnist_lenet5_advtrained.pt", "mnist", Ball("linf", 0.3)
         ),
-        "LeNet5 adv. (public), l_inf 0.1": lambda: public(
-            lenet5, "mnist_lenet5_advtrained.pt", "mnist", Ball("linf", 0.1)
-        ),
         "ResNet-20 (public), l_inf 8/255": lambda: public(
             resnet20, "resnet20-12fca82f.th", "cifar10", Ball("linf", 8 / 255), 20
-        ),
-        "ResNet-20 (public), l_inf 1/255": lambda: public(
-            resnet20, "resnet20-12fca82f.th", "cifar10", Ball("linf", 1 / 255), 20
         ),
     }
 

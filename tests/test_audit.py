@@ -1,7 +1,6 @@
 """The audit: every planted fault is noticed by the tests that look for it, honest networks have no test that fails."""
 
 import sys
-from dataclasses import replace
 
 import faulty_networks as faulty
 import numpy as np
@@ -20,7 +19,7 @@ from lowcurve.data import Examples, Limits, digits, load
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import CHECKS, Audit, Budget, audit
 from lowcurve.evaluation.audit.attacks import monotone
-from lowcurve.evaluation.audit.run import OF_ROBUST_IMAGES
+from lowcurve.evaluation.audit.run import NOTHING_CLAIMED, OF_ROBUST_IMAGES
 from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.audit.verdict import FEWEST
 from lowcurve.losses import margin_loss
@@ -128,16 +127,8 @@ def test_transfer_from_the_smoothed_network_reveals_shattering(standard):
     assert robust(Averaged(model, patterns)) < robust(model) - 0.1
 
 
-def test_an_attack_that_has_not_converged_is_noticed(standard):
-    images, budget = digits().test.take(slice(100)), replace(SMALL, steps=2, apgd_steps=2)
-    found = finding(audit(faulty.Shattered(standard), images, BALL, budget=budget), 8)
-    assert found.outcome in ("flag", "fail")
-    assert found.measured > found.threshold
-    assert "more steps fool images that they left" in found.means
-
-
 def test_every_test_has_a_network_that_raises_it():
-    elsewhere = {8, 14, 18, 19, 20, 22, 23, 24, 25}  # raised below, 22 to 25 in test_audit_planted.py
+    elsewhere = {8, 14, 18, 19, 20, 22, 23, 24, 25}  # raised below, 8 and 22 to 25 in test_audit_planted.py
     assert set().union(*(expected for _, expected in FAULTS.values()), elsewhere) == set(range(1, 26))
 
 
@@ -146,7 +137,8 @@ def test_a_forgotten_training_mode_is_noticed_and_stays(few):
         model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 10)).train()
     model[2].eval()
     found = audit(model, few, BALL, budget=SMALL)
-    assert finding(found, 2).outcome == "fail"
+    assert finding(found, 2).outcome == "flag"  # not one image is robust, so nothing can be too high
+    assert finding(found, 2).means.startswith(NOTHING_CLAIMED)
     assert "as the model was given, in training mode" in finding(found, 2).evidence
     assert [module.training for module in model] == [True, True, False]
 

@@ -1,5 +1,6 @@
 """The command audit: its files in the documented form, its page, and its exit code."""
 
+import html
 import json
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_an_audit_ends_with_the_code_of_its_verdict_and_writes_the_documented_fo
         code, ("too weak to judge",)
     )
     assert content["settings"]["evaluation.audited"] == found["images"] == found["clean accuracy"]["of"] == 12
-    page = Path("audited/audit.html").read_text()
+    page = html.unescape(Path("audited/audit.html").read_text())
     assert "Outcome of every test" in page
     assert all(one["name"] in page for one in found["findings"])
     said = capsys.readouterr().out

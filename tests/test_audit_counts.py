@@ -271,7 +271,9 @@ def test_what_the_suite_has_tried_is_not_tried_again(monkeypatch):
     assert {"APGD", "Square"} <= tried
     found = audited()
     assert not {"APGD", "Square"} & tried
-    assert [one.outcome for one in found.findings] == [one.outcome for one in alone.findings]
+    shared = [[one.outcome for one in each.findings if one.number != 25] for each in (found, alone)]
+    assert shared[0] == shared[1]
+    assert finding(found, 25).outcome == "passed"
     assert "Square (20 queries) fools 0 of 20" in finding(found, 13).evidence
     # Images beyond the budget's 20 count as fooled, too, where the suite fooled them.
     assert found.robust["worst case"].tolist() == attacked.robust.tolist()

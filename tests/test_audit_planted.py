@@ -1,5 +1,6 @@
 """Tests 22 to 25 of the audit: what is planted is found by an attack that works, and missed by one that does not."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,11 +9,12 @@ from torch import nn
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import PGD, Effort, strong
+from lowcurve.attacks import PGD, Effort, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.evaluation.audit import Audit, Budget, Check, audit
-from lowcurve.evaluation.audit.convergence import relative_fosc
+from lowcurve.evaluation.audit.convergence import convergence, relative_fosc
 from lowcurve.evaluation.audit.run import NOTHING_CLAIMED, OF_CLAIMS, SEARCHES, _harmless
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Finding
 from lowcurve.randomness import stream
 
@@ -93,6 +95,22 @@ def test_a_constant_output_has_no_image_to_plant():
     said = finding(audited(Constant(), 0.1, everything=True), 22)
     assert said.outcome == "not run"
     assert "6 more have none that is distinct" in said.evidence
+
+
+# --- convergence
+
+
+def test_an_attack_that_has_not_converged_is_noticed(monkeypatch):
+    model, ball = Linear(), Ball(LINF, 0.08)
+    short = PGD(ball, steps=1, step_size=1e-4, start="center")
+    monkeypatch.setattr(AuditState, "fooled_by_pgd", lambda self: np.zeros(len(self), dtype=bool))
+    monkeypatch.setattr(AuditState, "gradient_suite", lambda _: Suite((("PGD", short),)))
+    with torch.no_grad():
+        z = model(X)
+    few = Examples(X, z.argmax(1), tuple("abcde"))
+    said = convergence(AuditState(model, few, np.ones(40, dtype=bool), ball, TINY, 0, 64, z))
+    assert said.outcome == "fail"
+    assert "more steps fool images that they left" in said.means
 
 
 # --- stationarity

@@ -200,6 +200,16 @@ def test_a_study_writes_a_whole_run(smoke):
     assert all(f"{name}: attack done" in log for name in FOUR)
 
 
+def test_the_networks_of_a_run_are_audited_into_it(smoke, capsys):
+    shutil.copytree(smoke, "run")
+    assert done("audit", "run", "--evaluation.audited", 8, "--evaluation.effort.steps", 2) in (0, 1, 3)
+    audits = json.loads(Path("run/audit.json").read_text())["audits"]
+    assert list(audits) == FOUR
+    said = capsys.readouterr().out
+    assert all(f"{name}: Audit of 8 images: " in said for name in audits)
+    assert "Outcome of every test" in Path("run/audit.html").read_text()
+
+
 def test_the_numbers_of_a_study_are_json_and_all_of_the_report(smoke):
     def refuse(constant):
         raise AssertionError(constant)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_study import NETWORKS, audit, comparison, results
 
+from lowcurve.evaluation.audit import CHECKS
 from lowcurve.evaluation.audit.verdict import WORDS
 from lowcurve.report import styles
 from lowcurve.results import Column, Curves, Gallery, Line, Table
@@ -16,7 +17,7 @@ from lowcurve.study import findings
 from lowcurve.study.report_groups import Report
 from lowcurve.study.side_by_side import beside, differences, incomparable
 
-BALL, SUITE = "l_inf radius 0.125", "strong"
+BALL, SUITE, TESTS = "l_inf radius 0.125", "strong", len(CHECKS)
 
 
 def said(**changed) -> list[str]:
@@ -77,20 +78,20 @@ def test_any_numbers_are_told_as_they_are(counts):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["passed", "flag", "fail", "not run"]), min_size=84, max_size=84))
+@given(st.lists(st.sampled_from(["passed", "flag", "fail", "not run"]), min_size=4 * TESTS, max_size=4 * TESTS))
 def test_any_outcomes_are_counted_as_they_are(outcomes):
     table = audit()
     rows = tuple((*row[:2], outcome, *row[3:]) for row, outcome in zip(table.rows, outcomes, strict=True))
     found = results() | {"audit": replace(table, rows=rows)}
-    for verdict, begin in zip(findings.verdicts(found), range(0, 84, 21), strict=True):
-        own = outcomes[begin : begin + 21]
+    for verdict, begin in zip(findings.verdicts(found), range(0, 4 * TESTS, TESTS), strict=True):
+        own = outcomes[begin : begin + TESTS]
         counts = dict(re.findall(r"(passed|warned|failed|not applicable) (\d+)", verdict.counted))
         assert counts == {word: str(own.count(outcome)) for outcome, word in WORDS.items()}
         assert [one.outcome for one in verdict.raised] == [WORDS[o] for o in own if o in ("flag", "fail")]
     groups = {group.title: group for group in Report("", "", found, BALL, SUITE).groups()}
     assert f"passed {outcomes.count('passed')}, " in groups["Audit"].conclusion
     sentence = findings.opening(found, BALL, SUITE)[-1]
-    failed = {NETWORKS[i // 21] for i, outcome in enumerate(outcomes) if outcome == "fail"}
+    failed = {NETWORKS[i // TESTS] for i, outcome in enumerate(outcomes) if outcome == "fail"}
     assert ("is not reliable" in sentence) == bool(failed)
     assert all(name in sentence for name in failed)
 
