@@ -25,6 +25,11 @@ class Student(nn.Module):
         outer: Weights of the logits, shape (features, classes).
     """
 
+    center: Tensor
+    inner: Tensor
+    bias: Tensor
+    outer: Tensor
+
     def __init__(self, center: Tensor, inner: Tensor, bias: Tensor, outer: Tensor) -> None:
         super().__init__()
         for name, value in (("center", center), ("inner", inner), ("bias", bias), ("outer", outer)):
