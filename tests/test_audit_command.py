@@ -26,7 +26,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def _nets(weights, monkeypatch) -> None:
+def _nets(weights, monkeypatch, alone) -> None:  # noqa: ARG001
     """A module with an honest network, the same one without gradients, and one that guesses."""
     Path("some_nets.py").write_text(
         "import faulty_networks as faulty, torch\nfrom faulty_networks import untrained as bare\n"
