@@ -18,7 +18,8 @@ from lowcurve.study.findings import shorten_verdicts
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
 PLACE = re.compile(
-    r"<!-- (table: [^>]+|checks|schema) -->\n(?:(?:(?!<!-- (?:table: |checks|schema)).)*?<!-- end of table -->\n)?", re.DOTALL
+    r"<!-- (table: [^>]+|checks|schema) -->\n(?:(?:(?!<!-- (?:table: |checks|schema)).)*?<!-- end of table -->\n)?",
+    re.DOTALL,
 )
 
 
