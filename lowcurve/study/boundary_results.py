@@ -105,7 +105,11 @@ def boundary_results(
     if not len(kept):
         empty: tuple[Cell, ...] = (name, *[None] * (len(HEADINGS) - 1))
         return {"boundary": Table("The decision boundary", HEADINGS, (empty,), conditions=conditions)}
-    shared = {"progress": progress, "heading": f"boundary of {name}", "fabric": launch_fabric(study.hardware)}
+    shared: dict[str, Any] = {
+        "progress": progress,
+        "heading": f"boundary of {name}",
+        "fabric": launch_fabric(study.hardware),
+    }
     optional = optional or OptionalSteps(name, strict=True)
     measures = {"distance": DistanceBounds(threshold=0.0, steps=steps)}
     nothing: tuple[Mapping[str, np.ndarray], tuple[float | None, float | None]] = ({}, (None, None))

@@ -15,6 +15,7 @@ from lowcurve.results.cells import count_examples
 from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
 from lowcurve.training import Hardware, make_fabric
+from lowcurve.training.hardware import OneProcess, is_one_cpu_process
 from lowcurve.types import Loss, Measure, Progress
 
 if TYPE_CHECKING:
@@ -87,8 +88,13 @@ class MeasuredNetwork:
 
 
 @cache
-def launch_fabric(hardware: Hardware) -> "Fabric":
-    """Return the launched Fabric whose processes share an evaluation; cached for each hardware."""
+def launch_fabric(hardware: Hardware) -> "Fabric | OneProcess":
+    """Return the launched Fabric whose processes share an evaluation; cached for each hardware.
+
+    For one process on the CPU it is a stand-in.
+    """
+    if is_one_cpu_process(hardware):
+        return OneProcess()
     launched = make_fabric(hardware)
     launched.launch()
     return launched

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +47,33 @@ class Hardware:
     strategy: str = "auto"
     precision: str = "32-true"
     compile: bool = False
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """Stand in for a Fabric in an evaluation by one process on the CPU. Fabric itself takes as long to import as torch."""
+
+    device: torch.device = CPU
+    global_rank: int = 0
+    world_size: int = 1
+    is_global_zero: bool = True
+
+    def barrier(self) -> None:
+        """Wait for no other process."""
+
+
+def is_one_cpu_process(hardware: Hardware) -> bool:
+    """Return True if Fabric would do nothing but to place tensors on the CPU.
+
+    Args:
+        hardware: Device, precision and processes.
+    """
+    if replace(hardware, accelerator="auto") != Hardware() or hardware.accelerator not in ("auto", "cpu"):
+        return False
+    return hardware.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def make_fabric(
