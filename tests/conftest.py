@@ -51,7 +51,7 @@ SHARING = frozenset(
     )
 )  # fmt: skip
 
-SMOKE_RUN = frozenset(("test_commands", "test_draw", "test_refusals"))
+SMOKE_RUN = frozenset(("test_commands", "test_doctor", "test_draw", "test_refusals", "test_trackers"))
 """Files whose tests share the fixture `smoke`."""
 
 

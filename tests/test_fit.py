@@ -359,7 +359,7 @@ def test_no_examples():
 
 def test_the_logs_hold_the_numbers_of_the_history(tmp_path):
     run = Run(tmp_path)
-    made = make_fabric(CPU, loggers=run.loggers("standard"))
+    made = make_fabric(CPU, loggers=run.loggers("standard", ("csv", "tensorboard")))
     _, history = trained(CURVATURE, fabric=made, validation=FEW)
     with (tmp_path / "logs" / "standard" / "part-1" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

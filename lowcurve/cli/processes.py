@@ -1,7 +1,6 @@
 """Processes of a command. If there are several, one leads and writes the run; the others only share its work."""
 
 import os
-import platform
 import signal
 import time
 from collections.abc import Iterator
@@ -35,21 +34,6 @@ def prepare_process() -> str:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     return choose_threads()
-
-
-def machine_facts() -> dict[str, str]:
-    """Return the versions, the machine and the time of a computation, for its report."""
-    import torch
-
-    threads = torch.get_num_threads()
-    parts = [platform.machine(), torch.backends.cpu.get_cpu_capability(), f"{threads} thread{'s' * (threads > 1)}"]
-    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    return {
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-        "machine": ", ".join([*parts, *gpu]),
-        "written": time.strftime("%Y-%m-%d %H:%M"),
-    }
 
 
 def end_with_parent() -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli.parsing import flat, new_parser, parse_words
-from lowcurve.cli.terminal import console, empty_table, result_table
+from lowcurve.cli.terminal import console, empty_table, print_json, result_table
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lowcurve")
 BESIDE = "beside the paper"
-HERE = ("data_dir", "accelerator", "devices", "nodes", "strategy")
+HERE = ("data_dir", "accelerator", "devices", "nodes", "strategy", "loggers")
 """Settings that say where a study runs; they change no result."""
 
 
@@ -37,7 +37,9 @@ def run(command: str, words: list[str]) -> int:
         raise InputError("at most one key", " ".join(keys), "write lowcurve recipes KEY")
     screen = console()
     if keys:
-        screen.print(_describe(get_recipe(keys[0])), markup=False, highlight=False, soft_wrap=True)
+        recipe = get_recipe(keys[0])
+        if not print_json(asdict(recipe)):
+            screen.print(_describe(recipe), markup=False, highlight=False, soft_wrap=True)
     else:
         _list(screen)
     return 0
@@ -46,6 +48,8 @@ def run(command: str, words: list[str]) -> int:
 def _list(screen: Any) -> None:
     from lowcurve.papers.recipes import get_recipes
 
+    if print_json([{"key": one.key, "title": one.title, "values": dict(one.values)} for one in get_recipes()]):
+        return
     listed = empty_table("Recipes")
     listed.add_column("recipe", no_wrap=True)
     listed.add_column("what it trains, and the paper's numbers (accuracies in %)")

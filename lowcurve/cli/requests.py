@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from lowcurve.store import Run
     from lowcurve.study.settings import Study
 
-CHANGEABLE = ("accelerator", "data_dir", "evaluation", "norm", "radius", "suite")
+CHANGEABLE = ("accelerator", "data_dir", "evaluation", "loggers", "norm", "radius", "suite")
 """Settings of an earlier run that may change: how it is evaluated, and where."""
+NEW = ("loggers",)
+"""Settings that runs of earlier versions lack. They change no number."""
 PATHS = 30
 """Images between which `--full` searches paths."""
 FREE = ("resume", "jobs", "full")
@@ -108,7 +110,7 @@ def open_run(place: str) -> "tuple[Run, Study]":
     parser.add_class_arguments(Study, as_group=False)
     try:
         study = parser.instantiate(parser.parse_object(stored))
-        missing = dict(flat("", asdict(Study()))).keys() - dict(flat("", stored)).keys()
+        missing = dict(flat("", asdict(Study()))).keys() - dict(flat("", stored)).keys() - {*NEW}
         reason = f"no {min(missing)}" if missing else ""
     except (argparse.ArgumentError, KeyError) as error:
         reason = str(explain("run", parser, " ".join(str(error).split())))

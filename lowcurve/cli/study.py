@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 from functools import partial
@@ -23,6 +24,7 @@ from lowcurve.cli.report import write_report
 from lowcurve.cli.requests import Request, parse
 from lowcurve.cli.terminal import log_to
 from lowcurve.cli.threads import keep_threads, one_thread
+from lowcurve.cli.tracking import log_report
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def run(command: str, words: list[str]) -> int:
     if follows():
         return _follow(command, request)
     from lowcurve.store import Run
+    from lowcurve.store.loggers import prepare_loggers
+    from lowcurve.store.provenance import describe_origin
     from lowcurve.study import pipeline
 
     # Everything that can be wrong with the request is found before a directory is made for it.
@@ -83,6 +87,8 @@ def run(command: str, words: list[str]) -> int:
         with lead(run), log_to(run):
             if busy:
                 log.info("%s", busy)
+            run.add_origin(describe_origin(shlex.join(["lowcurve", command, *words]), data))
+            prepare_loggers(run.folder, study.loggers)
             try:
                 with ends_in_words(kept):
                     _work(command, steps, study, data, run, given, processes)
@@ -124,7 +130,7 @@ def _work(
         log.info("the radius is set anew: after %s, %s is repeated for it", *steps)
     _do_jobs(steps, study, data, run, processes)
     log.info("%s took %.0f s", command, time.monotonic() - started)
-    write_report(study, run)
+    log_report(run, study.loggers, run.read_settings(), write_report(study, run))
     evaluations = [{"measure": "curvature"}.get(step, step) for step in steps if step != "train"]
     for name, reason in failures(run.parts(), evaluations).items():
         hint = f"see the table of what is missing in {run.folder / PAGE}"

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,11 +21,13 @@ from lowcurve.store.checkpoints import DiskCheckpoint
 from lowcurve.store.files import reading, remove_abandoned_parts, require_unchanged, write_checked, writing
 from lowcurve.store.ledgers import DiskLedger
 from lowcurve.store.locks import lock
+from lowcurve.store.loggers import LOGS, make_loggers
 from lowcurve.store.places import RECIPE, is_unused, new_place
 from lowcurve.store.weight_files import metadata_of
 from lowcurve.store.weights import load_weights
 
 SETTINGS, NUMBERS, PAGE, LOG, EXAMPLES = "settings.yaml", "study.json", "report.html", "log.txt", "examples.txt"
+PROVENANCE = "provenance.json"
 REMAKE = "delete it and run the step again: lowcurve study --resume RUN, or the command that made it"
 RETRAIN = "delete it and train it again: lowcurve train RUN"
 
@@ -55,7 +57,8 @@ class Run:
     * examples.txt: digest of the examples on which the networks were last evaluated.
     * networks/NAME.safetensors: weights, with the architecture in the metadata.
     * parts/NAME.json: results of each finished step.
-    * logs/NAME: training curves as CSV and for TensorBoard.
+    * provenance.json: command, code, packages, machine and data of each command that worked on the run.
+    * logs/NAME: training curves, as CSV or in the form of a tracker.
     * adversarial/NAME.safetensors: inputs that the attacks found.
     * .lock, held by the command that works on the run, and .digests, which holds a digest of each file.
     * checkpoints/NAME.pt and ledgers/NAME: only while a training or an attack is unfinished.
@@ -209,6 +212,10 @@ class Run:
             raise InputError(f"settings in {path}", type(content).__name__, hint)
         return content
 
+    def add_origin(self, entry: Mapping[str, Any]) -> None:
+        """Add where the numbers of one command come from, as `store.provenance` describes it."""
+        self.write_json(PROVENANCE, [*(self.read_json(PROVENANCE) or []), dict(entry)])
+
     def save_part(self, name: str, key: str, results: Mapping[str, Result], scope: str = "") -> None:
         """Save the results of a finished step.
 
@@ -319,20 +326,12 @@ class Run:
         tensors = {key: values.contiguous() for key, values in columns.items()}
         self._write(f"adversarial/{name}.safetensors", save(tensors))
 
-    def loggers(self, name: str) -> list[Any]:
-        """Return CSV and TensorBoard loggers for a training; a resumed training gets new files."""
+    def loggers(self, name: str, kinds: Sequence[str] = ("csv",), settings: Any = None) -> list[Any]:
+        """Return new loggers for a training; see `store.loggers.make_loggers`."""
         if not self.writes:
             return []
-        from lightning_fabric.loggers import CSVLogger, TensorBoardLogger  # slow to import
-
-        root = self.folder / "logs"
-        part = f"part-{len(list((root / name).glob('part-*'))) + 1}"
-        with writing(root):
-            root.mkdir(parents=True, exist_ok=True)
-            return [
-                CSVLogger(root, name=name, version=part, flush_logs_every_n_steps=1),
-                TensorBoardLogger(root, name=name, version=part),
-            ]
+        with writing(self.folder / LOGS):
+            return make_loggers(self.folder, name, kinds, settings)
 
     def log(self) -> TextIO:
         """Open the log file for appending."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from lowcurve.errors import InputError
 from lowcurve.models import ConvertedNetwork, Factory, Network, Source
 from lowcurve.results import Result, describe
 from lowcurve.store import EXAMPLES, Run, weights_digest
+from lowcurve.store.loggers import require_loggers
 from lowcurve.study.adversarial_set import adversarial_set, mix
 from lowcurve.study.comparison import GIVEN, LEVELS, sort_networks, training_results
 from lowcurve.study.geometry_results import curvature_results
@@ -25,7 +26,7 @@ from lowcurve.study.report_figures import report_figures
 from lowcurve.study.robustness_results import attack_results, transfer_results
 from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Optimization, fit, make_fabric
-from lowcurve.training.hardware import require_precise_weights, weights_type
+from lowcurve.training.hardware import is_one_cpu_process, require_precise_weights, weights_type
 from lowcurve.types import Progress, silent
 
 log = logging.getLogger("lowcurve")
@@ -54,7 +55,9 @@ def check_study(study: Study, data: DataSet, steps: Sequence[str]) -> None:
     Raises:
         InputError: If the hardware, an objective or a network cannot work.
     """
-    make_fabric(study.hardware)
+    require_loggers(study.loggers)
+    if "train" in steps or not is_one_cpu_process(study.hardware):
+        make_fabric(study.hardware)
     if "train" not in steps:
         return
     for optimization in (study.training, study.fine_tuning):
@@ -312,7 +315,8 @@ class _Training:
 def _train_one(
     study: Study, job: _Training, model: nn.Module, data: DataSet, run: Run, progress: Progress[int]
 ) -> None:
-    launched = make_fabric(study.hardware, loggers=run.loggers(job.name))
+    loggers = run.loggers(job.name, study.loggers, {**asdict(study), "trained": job.name})
+    launched = make_fabric(study.hardware, loggers=loggers)
     launched.launch()
     history = fit(
         model,

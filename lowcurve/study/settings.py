@@ -8,6 +8,7 @@ from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Limits
 from lowcurve.errors import InputError, nearest
 from lowcurve.evaluation.audit import Budget
+from lowcurve.store.loggers import require_logger_names
 from lowcurve.study.method_options import (
     DEFAULT_METHODS,
     METHOD_NAMES,
@@ -135,6 +136,8 @@ class Study:
         strategy: Way in which processes share a training. Choose auto, ddp or ddp_spawn.
         precision: Precision in the words of Lightning Fabric, for example 32-true or bf16-mixed.
         compile: Compile the forward pass with torch.compile.
+        loggers: Places that get the training curves, and all but csv the figures. Choose csv, tensorboard, wandb, mlflow or
+            trackio.
 
     Raises:
         InputError: If an option is out of range.
@@ -172,6 +175,7 @@ class Study:
     strategy: str = "auto"
     precision: str = "32-true"
     compile: bool = False
+    loggers: tuple[str, ...] = ("csv",)
 
     def __post_init__(self) -> None:
         # A YAML file may hold the plain number.
@@ -191,6 +195,7 @@ class Study:
         if (self.mean or self.std) and self.model is None:
             hint = "Add --model package.module:function, or leave out --mean and --std"
             raise InputError("--mean and --std together with a network of your own", "no --model", hint)
+        require_logger_names(self.loggers)
         if self.validation_steps < 0:
             raise InputError("validation_steps of 0 or more", self.validation_steps, "write --validation_steps 10")
         for multiple in (1.0, *self.evaluation.radii):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -186,23 +187,34 @@ def fit(
     state = _start(model, objective, optimization, examples, fabric)
     state.restore(checkpoint.load() if checkpoint else None)
     batches = _batches(examples, optimization, seed, state, per_epoch)
-    for step in choose_progress(progress, fabric)(range(state.step, total), heading):
-        x, y = state.fabric.to_device(next(batches))
-        x = match_precision(x, state.network)
-        with randomness.temporary_seed(seed, "training", step), name_failing_layer(state.network, x):
-            _take_step(state, optimization, x, y, seed, step / total)
-        ends, saves = state.step % per_epoch == 0, state.step % (checkpoint_every or per_epoch) == 0
-        if ends or (checkpoint and saves):
-            state.average_statistics()
-        if ends:
-            _end_epoch(state, optimization, per_epoch, held_out, validation_attack, seed)
-        if checkpoint and (saves or state.step == total):
-            _save(checkpoint, state)
-    state.finish()
-    for logger in state.fabric.loggers:
-        logger.finalize("success")
+    with _closed_logs(fabric):
+        for step in choose_progress(progress, fabric)(range(state.step, total), heading):
+            x, y = state.fabric.to_device(next(batches))
+            x = match_precision(x, state.network)
+            with randomness.temporary_seed(seed, "training", step), name_failing_layer(state.network, x):
+                _take_step(state, optimization, x, y, seed, step / total)
+            ends, saves = state.step % per_epoch == 0, state.step % (checkpoint_every or per_epoch) == 0
+            if ends or (checkpoint and saves):
+                state.average_statistics()
+            if ends:
+                _end_epoch(state, optimization, per_epoch, held_out, validation_attack, seed)
+            if checkpoint and (saves or state.step == total):
+                _save(checkpoint, state)
+        state.finish()
     model.eval()
     return state.history
+
+
+@contextmanager
+def _closed_logs(fabric: "Fabric") -> Iterator[None]:
+    """Close the loggers at the end of the block, and tell them whether it was completed."""
+    status = "failed"
+    try:
+        yield
+        status = "success"
+    finally:
+        for logger in fabric.loggers:
+            logger.finalize(status)
 
 
 def _start(

@@ -1,6 +1,6 @@
 """A run that keeps the weights of each epoch and shares one standard network with other runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -82,9 +82,11 @@ class EpochRun(Run):
         else:
             super().save_network(name, source, model, key)
 
-    def loggers(self, name: str) -> list[Any]:
-        """Return CSV and TensorBoard loggers for a training."""
-        return self.shared.loggers(name) if name == STANDARD else super().loggers(name)
+    def loggers(self, name: str, kinds: Sequence[str] = ("csv",), settings: Any = None) -> list[Any]:
+        """Return new loggers for a training."""
+        if name == STANDARD:
+            return self.shared.loggers(name, kinds, settings)
+        return super().loggers(name, kinds, settings)
 
     def checkpoint(self, name: str, key: str) -> DiskCheckpoint:
         """Return the checkpoint of an unfinished training, which also keeps the weights of each epoch."""
