@@ -40,6 +40,7 @@ from lowcurve.cli.requests import parse
 from lowcurve.errors import InputError
 from lowcurve.models import ARCHITECTURES, summary
 from lowcurve.store import Run
+from lowcurve.store.loggers import LIBRARIES
 from lowcurve.study.method_options import METHOD_NAMES
 from lowcurve.study.presets import preset
 from lowcurve.study.settings import Study
@@ -87,10 +88,7 @@ def test_the_version(capsys):
 
 def test_an_unknown_command(capsys):
     sentence = refused(capsys, "stduy")
-    assert (
-        "a command among study, train, measure, attack, audit, report, recipes, reproduce, draw, got 'stduy'"
-        in sentence
-    )
+    assert f"a command among {', '.join(COMMANDS)}, got 'stduy'" in sentence
     assert sentence.endswith("Did you mean study?")
 
 
@@ -143,6 +141,10 @@ def test_the_choices_and_defaults_that_help_names_are_those_of_the_package():
     assert set(re.split(", | or ", STUDY["network"].text.removeprefix("Network: "))) == set(ARCHITECTURES)
     assert STUDY["methods"].text.removeprefix("Training methods: ").split(", ") == list(METHOD_NAMES)
     assert set(re.split(", | or ", STUDY["suite"].text.partition(": ")[2])) == set(SUITES)
+    assert set(re.findall(r"\w+", STUDY["loggers"].text.partition(": ")[2].partition(".")[0])) - {"or"} == set(
+        LIBRARIES
+    )
+    assert STUDY["loggers"].default == ",".join(study.loggers)
     assert STUDY["methods"].default == ",".join(study.methods)
     assert STUDY["norm"].default == study.norm.replace("_", "")
     defaults = {name: STUDY[name].default for name in ("data", "suite", "seed", "accelerator", "devices")}
@@ -188,7 +190,7 @@ def test_a_study_writes_a_whole_run(smoke):
     parts = {f"parts/{step}-{name}.json" for step in ("training", "curvature", "attack") for name in FOUR}
     found = {f"adversarial/{name}.safetensors" for name in FOUR}
     expected = (
-        {"settings.yaml", "study.json", "report.html", "log.txt", "examples.txt"}
+        {"settings.yaml", "study.json", "report.html", "log.txt", "examples.txt", "provenance.json"}
         | {"parts/transfer.json", "parts/drawn.json"}
         | networks
         | parts

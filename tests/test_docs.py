@@ -172,6 +172,8 @@ def test_a_command_is_understood(line, monkeypatch):
     elif command == "reproduce":
         found = parse_reproduce(command, words)
         assert found.list or found.key in ITEMS
+    elif command in ("doctor", "completion"):
+        assert not words or words[0] in ("bash", "zsh", "fish")
     elif command != "draw":
         assert parse(command, words).run is None
 

@@ -80,7 +80,7 @@ def writes(call: Call) -> bool:
     node = call.node
     if named(
         r".*\.(write_text|write_bytes|mkdir|unlink|rmdir|touch|rename|symlink_to|hardlink_to|writelines)",
-        r"torch\.save|numpy\.save.*|shutil\..*|os\.(remove|unlink|replace|rename|mkdir|makedirs|rmdir)",
+        r"torch\.save|numpy\.save.*|shutil\.(?!which|disk_usage).*|os\.(remove|unlink|replace|rename|mkdir|makedirs|rmdir)",
         r"safetensors\.torch\.save_file|json\.dump|yaml\.dump|tempfile\..*|.*\.to_parquet|.*\.savefig",
     )(call):
         return True
@@ -152,6 +152,7 @@ RULES = {
             "report/images.py": "numbers become the grey levels of a picture",
             "report/surfaces.py": "numbers become the colors of a map",
             "analysis/sharpness.py": "an exponent beyond which a derivative is constant",
+            "integrations/maite.py": "a probability of 0 has no logarithm",
         },
     ),
     "loading a pickle": Rule(

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli.parsing import flat
-from lowcurve.cli.processes import machine_facts, prepare_process
+from lowcurve.cli.processes import prepare_process
 from lowcurve.cli.requests import Request, parse
-from lowcurve.cli.terminal import console, progress_bars
+from lowcurve.cli.terminal import console, message_stream, print_json, progress_bars
 from lowcurve.cli.threads import one_thread
 from lowcurve.errors import InputError
 
@@ -47,6 +48,8 @@ def run(command: str, words: list[str]) -> int:
     request = parse(command, words)
     study = request.study
     _check(study)
+    from lowcurve.store import Run
+    from lowcurve.store.provenance import describe_origin
     from lowcurve.study.audit_results import audit_alone
     from lowcurve.study.pipeline import load_data
 
@@ -60,11 +63,14 @@ def run(command: str, words: list[str]) -> int:
         for name, model in models.items():
             audits[name], results[name] = audit_alone(study, name, model, data.test, progress)
     written = _write(place, study, audits, results)
-    screen = console()
-    for name, found in audits.items():
-        screen.print(f"{name}: {found!r}", markup=False, highlight=False, soft_wrap=True)
-    for path in written:
-        screen.print(f"written: {path}", soft_wrap=True, highlight=False)
+    Run(place).add_origin(describe_origin(shlex.join(["lowcurve", command, *words]), data))
+    content = {"audits": {name: found.to_dict() for name, found in audits.items()}, "reports": [*map(str, written)]}
+    if not print_json(content):
+        screen = console()
+        for name, found in audits.items():
+            screen.print(f"{name}: {found!r}", markup=False, highlight=False, soft_wrap=True)
+        for path in written:
+            screen.print(f"written: {path}", soft_wrap=True, highlight=False)
     codes = {EXIT_CODES[found.level] for found in audits.values()}
     return 1 if 1 in codes else max(codes)
 
@@ -113,6 +119,7 @@ def _write(
     """Write the numbers and the page, and return their paths."""
     from lowcurve.evaluation.audit import SCHEMA
     from lowcurve.store import write_bytes
+    from lowcurve.store.provenance import machine_facts
     from lowcurve.study.comparison import compare, unreliable
     from lowcurve.study.report_groups import Report
 
@@ -150,7 +157,7 @@ def _plain(study: "Study") -> dict[str, Any]:
 @contextmanager
 def _log_to_terminal() -> "Iterator[None]":
     """Show what the package logs, errors apart, which the command prints itself."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(message_stream())
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.ERROR)
     log.addHandler(handler)

@@ -36,7 +36,7 @@ class Command:
 
 
 OWN_NETWORK = ("model", "weights", "mean", "std")
-FILES = ("out", "config", "print-config")
+FILES = ("out", "config", "print-config", "json")
 EXAMPLE = "my_nets:resnet --weights resnet.pt --data cifar10"
 COMMANDS: dict[str, Command] = {
     "study": Command(
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK, "train"),
             *("norm", "radius", "suite", "training.epochs", "evaluation.examples", "seed", "accelerator"),
-            *("jobs", "full", "out", "resume", "config", "print-config"),
+            *("jobs", "loggers", "full", "out", "resume", "config", "print-config", "json"),
         ),
     ),
     "train": Command(
@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
         options.STUDY,
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK),
-            *("norm", "radius", "training.epochs", "seed", "accelerator", "devices", "jobs", *FILES),
+            *("norm", "radius", "training.epochs", "seed", "accelerator", "devices", "jobs", "loggers", *FILES),
         ),
         "RUN continues an earlier run; RECIPE is a key that lowcurve recipes lists.",
     ),
@@ -72,7 +72,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("RUN", *OWN_NETWORK, "data", "data-dir", "scale", "norm", "radius"),
             *("evaluation.curvature-examples", "evaluation.first", "evaluation.lanczos-steps"),
-            *("seed", "accelerator", "devices", "jobs", "full", *FILES),
+            *("seed", "accelerator", "devices", "jobs", "loggers", "full", *FILES),
         ),
     ),
     "attack": Command(
@@ -84,7 +84,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("RUN", *OWN_NETWORK, "data", "data-dir", "scale", "norm", "radius", "suite"),
             *("evaluation.examples", "evaluation.first", "evaluation.steps", "evaluation.audited"),
-            *("seed", "accelerator", "devices", "jobs"),
+            *("seed", "accelerator", "devices", "jobs", "loggers"),
             *FILES,
         ),
     ),
@@ -115,7 +115,7 @@ COMMANDS: dict[str, Command] = {
         "[KEY]",
         ("lowcurve recipes moosavi2019cure/table-2/cure",),
         options.RECIPES,
-        ("KEY",),
+        tuple(options.RECIPES),
     ),
     "reproduce": Command(
         "reproduce a paper's table or figure, with the paper's numbers next to ours",
@@ -136,6 +136,27 @@ COMMANDS: dict[str, Command] = {
         tuple(options.DRAW),
         "The networks are drawn side by side at test images that all of them classify correctly.\n"
         "Writes KIND.json and KIND.html (a page that opens offline).",
+    ),
+    "doctor": Command(
+        "show versions, devices, data and optional packages: what is missing, and how to get it",
+        "lowcurve.cli.doctor:run",
+        "",
+        ("lowcurve doctor", "lowcurve doctor --json > machine.json"),
+        options.DOCTOR,
+        tuple(options.DOCTOR),
+        "Ends with 1 if something that every command needs is missing.",
+    ),
+    "completion": Command(
+        "print a script that completes commands and options in your shell",
+        "lowcurve.cli.completion:run",
+        "SHELL",
+        (
+            "lowcurve completion bash > ~/.local/share/bash-completion/completions/lowcurve",
+            "lowcurve completion zsh > ~/.zfunc/_lowcurve",
+            "lowcurve completion fish > ~/.config/fish/completions/lowcurve.fish",
+        ),
+        options.COMPLETION,
+        tuple(options.COMPLETION),
     ),
 }
 
@@ -195,6 +216,12 @@ def _run(name: str, words: list[str]) -> int:
 
         print(short_help(name))
         return 0
+    from lowcurve.cli.terminal import printing
+
+    if valued := [word for word in words if word.startswith("--json=")]:
+        raise InputError("--json without a value", valued[0], "write --json")
+    as_json = "json" in COMMANDS[name].options and "--json" in words
     module, _, function = COMMANDS[name].run.partition(":")
-    done: int = getattr(import_module(module), function)(name, words)
+    with printing(as_json=as_json):
+        done: int = getattr(import_module(module), function)(name, [w for w in words if not as_json or w != "--json"])
     return done

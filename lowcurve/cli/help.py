@@ -55,12 +55,15 @@ def full_help(name: str, parser: "ArgumentParser", hidden: Iterable[str] = ()) -
         hidden: Groups of options that the command does not use.
     """
     known, left = COMMANDS[name].options, set(hidden)
-    found = {option: text for option, text in known.items() if option.isupper() and option in COMMANDS[name].shown}
+    shown = COMMANDS[name].shown
+    found = {option: text for option, text in known.items() if option.isupper() and option in shown}
     for action in parser._actions:
         option = next(iter(action.option_strings), "").removeprefix("--").replace("_", "-")
         is_group = type(action).__name__ == "_ActionConfigLoad"
         if option and option.replace("-", "_").split(".")[0] not in left and not is_group:
             found[option] = known.get(option) or _described(action)
+    if "json" in known:  # read before the command's parser
+        found["json"] = known["json"]
     return _page(name, found.items())
 
 

@@ -22,6 +22,7 @@ class Option:
 OUT = Option("DIR", "New directory for the run", "one under runs/")
 DATA_DIR = Option("DIR", "Folder of parquet files, for work offline", "$LOWCURVE_DATA")
 RUN = Option("", "Directory of an earlier run")
+JSON = Option("", "Print the table as JSON; messages go to standard error")
 
 STUDY: Mapping[str, Option] = {
     "RUN": RUN,
@@ -32,7 +33,7 @@ STUDY: Mapping[str, Option] = {
         "digits",
     ),
     "data-dir": DATA_DIR,
-    "scale": Option("NAME", "Scale: smoke (seconds), laptop (minutes) or paper (for a GPU)", "laptop"),
+    "scale": Option("NAME", "Scale: smoke (seconds), laptop (minutes), paper (GPU)", "laptop"),
     "methods": Option(
         "A,B",
         "Training methods: standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, PGD, "
@@ -76,12 +77,14 @@ STUDY: Mapping[str, Option] = {
     "seed": Option("N", "Seed of everything that is random", "0"),
     "accelerator": Option("NAME", "Hardware: auto, cpu or cuda", "auto"),
     "devices": Option("N", "Processes that share the work on each machine", "1"),
-    "jobs": Option("N", "Networks trained and judged side by side on the CPU", "one for each free core"),
+    "loggers": Option("A,B", "Logs: csv, tensorboard, wandb, mlflow or trackio", "csv"),
+    "jobs": Option("N", "Networks side by side on the CPU", "one for each free core"),
     "full": Option("", "Also make the expensive figures: paths between images"),
     "out": OUT,
     "resume": Option("RUN", "Continue this run with its own settings"),
     "config": Option("FILE", "Read settings from a YAML file; options given here override it"),
     "print-config": Option("", "Print all settings as YAML and exit"),
+    "json": JSON,
 }
 """Options of the commands study, train, measure, attack and report."""
 
@@ -110,6 +113,7 @@ REPRODUCE: Mapping[str, Option] = {
     "rows": Option("A,B", "Only these rows of the table, such as standard,LCNN", "all"),
     "minutes": Option("N", "Stop after so many minutes. The same command continues where it stopped", "no limit"),
     "out": Option("DIR", "Directory of the results", "runs/reproduce-PAPER-SCALE-DATA"),
+    "json": JSON,
 }
 """Options of the command reproduce."""
 
@@ -119,8 +123,18 @@ REPORT: Mapping[str, Option] = {
         "", "Write the page without scripts too, as RUN/report-static.html; of several runs, only this one"
     ),
     "out": Option("FILE", "Page of several runs", "next to the first run"),
+    "json": JSON,
 }
 """Options of the command report."""
 
-RECIPES: Mapping[str, Option] = {"KEY": Option("", "Show this recipe whole: quotation, settings, what differs")}
+RECIPES: Mapping[str, Option] = {
+    "KEY": Option("", "Show this recipe whole: quotation, settings, what differs"),
+    "json": JSON,
+}
 """Options of the command recipes."""
+
+DOCTOR: Mapping[str, Option] = {"data-dir": DATA_DIR, "json": JSON}
+"""Options of the command doctor."""
+
+COMPLETION: Mapping[str, Option] = {"SHELL": Option("", "bash, zsh, fish, tcsh or powershell")}
+"""Options of the command completion."""

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli import recipes
 from lowcurve.cli.parsing import flat, new_parser, parse_words
-from lowcurve.cli.processes import follows, machine_facts, prepare_process
+from lowcurve.cli.processes import follows, prepare_process
 from lowcurve.cli.requests import open_run
-from lowcurve.cli.terminal import audit_lines, console, log_to, result_table, with_conditions
+from lowcurve.cli.terminal import (
+    audit_lines,
+    console,
+    log_to,
+    print_json,
+    result_table,
+    table_content,
+    with_conditions,
+)
 from lowcurve.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,13 +61,16 @@ def report(command: str, words: list[str]) -> int:
     return 0
 
 
-def write_report(study: "Study", run: "Run", *, static: bool = False) -> None:
+def write_report(study: "Study", run: "Run", *, static: bool = False) -> "dict[str, Result]":
     """Write a run's study.json and report.html, and print its table.
 
     Args:
         study: Settings of the run.
         run: The run.
         static: Also write the page without scripts.
+
+    Returns:
+        The results by kind.
     """
     from lowcurve.results import dump
     from lowcurve.store import NUMBERS, PAGE
@@ -73,11 +84,14 @@ def write_report(study: "Study", run: "Run", *, static: bool = False) -> None:
     run.write_json(NUMBERS, {**numbers, "findings": written.sentences()})
     if not results:
         log.info("nothing to report yet: run lowcurve measure or attack on %s", run.folder)
-        return
+        print_json(_content(results, [], [run.folder]))
+        return results
     pages = [run.write(PAGE, written.write())]
     if static:
         pages.append(run.write(STATIC, written.write(interactive=False)))
-    _print(results, pages, study)
+    if not print_json(_content(results, pages, [run.folder])):
+        _print(results, pages, study)
+    return results
 
 
 def _results(study: "Study", run: "Run") -> "dict[str, Result]":
@@ -168,7 +182,18 @@ def _write_beside(opened: "list[tuple[Run, Study]]", out: str | None, *, interac
     }
     write_bytes(place.with_suffix(".json"), json.dumps(content, ensure_ascii=False, indent=1).encode())
     write_bytes(place, written.write(interactive=interactive).encode())
-    _print({kind: result for kind, result in results.items() if kind == "comparison"}, [place])
+    if not print_json(_content(results, [place], [run.folder for run, _ in opened])):
+        _print({kind: result for kind, result in results.items() if kind == "comparison"}, [place])
+
+
+def _content(results: "Mapping[str, Result]", pages: list[Path], folders: list[Path]) -> dict[str, Any]:
+    """Return what a report prints as JSON: the tables that it prints for people, and where everything is."""
+    from lowcurve.results import Table
+    from lowcurve.study.optional import MISSING
+
+    kinds = ("comparison", MISSING, recipes.BESIDE)
+    tables = {kind: table_content(table) for kind in kinds if isinstance(table := results.get(kind), Table)}
+    return {"runs": [*map(str, folders)], "tables": tables, "reports": [*map(str, pages)]}
 
 
 def _print(results: "Mapping[str, Result]", pages: list[Path], study: "Study | None" = None) -> None:
@@ -196,6 +221,7 @@ def _print(results: "Mapping[str, Result]", pages: list[Path], study: "Study | N
 def _facts(study: "Study", run: "Run") -> dict[str, str]:
     from importlib.metadata import version
 
+    from lowcurve.store.provenance import machine_facts
     from lowcurve.study.comparison import sort_networks
 
     return {

@@ -1,6 +1,7 @@
 """The command `lowcurve reproduce`: an item of a paper at a scale, with the paper's numbers next to ours."""
 
 import logging
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lowcurve.cli.ending import ends_in_words, say_end
 from lowcurve.cli.parsing import new_parser, parse_words, split_names
-from lowcurve.cli.processes import machine_facts, prepare_process
-from lowcurve.cli.terminal import claims_table, console, log_to, progress_bars
+from lowcurve.cli.processes import prepare_process
+from lowcurve.cli.terminal import claims_table, console, log_to, print_json, progress_bars, table_content
 from lowcurve.cli.threads import keep_threads
 from lowcurve.errors import InputError
 
@@ -59,9 +60,11 @@ def run(command: str, words: list[str]) -> int:
     busy = prepare_process()
     if asked.list or not asked.key:
         return _list()
+    from lowcurve.data import files_digest
     from lowcurve.papers.common.context import Context
     from lowcurve.papers.items import get_item
     from lowcurve.store import Run
+    from lowcurve.store.provenance import describe_origin
 
     wanted = get_item(asked.key)
     data = wanted.data_at(asked.scale, asked.data)
@@ -78,6 +81,8 @@ def run(command: str, words: list[str]) -> int:
         keep_threads(run, 1)
         if busy:
             log.info("%s", busy)
+        origin = describe_origin(shlex.join(["lowcurve", command, *words]))
+        run.add_origin({**origin, "data": {"name": data, "files": files_digest(data, asked.data_dir)}})
         try:
             with ends_in_words(kept):
                 with _for_minutes(asked.minutes), progress_bars() as progress:
@@ -109,6 +114,8 @@ def _for_minutes(minutes: float | None) -> Iterator[None]:
 def _list() -> int:
     from lowcurve.papers.items import ITEMS
 
+    if print_json([{"key": one.key, "title": one.title} for one in ITEMS.values()]):
+        return 0
     width = max(map(len, ITEMS))
     for one in ITEMS.values():
         print(f"{one.key:<{width}}  {one.title}")
@@ -140,18 +147,25 @@ def _make(item: "Item", context: "Context", run: "Run") -> "tuple[Result, Reprod
 
 def _show(table: "Result", found: "Reproduction", scale: str, written: Path) -> None:
     """Print the result: at smoke scale only that nothing can be read from it."""
+    from lowcurve.results import Table
+
+    differs = list(found.differences_at(scale))
+    shown = table_content(table) if isinstance(table, Table) else None
+    if print_json({"scale": scale, "table": shown, "differs": differs, "report": str(written)}):
+        return
     screen = console()
     if scale == "smoke":
         screen.print(SMOKE, soft_wrap=True)
     else:
         screen.print(claims_table(table))
-        for line in found.differences_at(scale):
+        for line in differs:
             screen.print(line, markup=False, highlight=False, soft_wrap=True)
     screen.print(f"report: {written}", soft_wrap=True)
 
 
 def _facts(item: "Item", context: "Context", found: "Reproduction", seconds: float) -> dict[str, Any]:
     from lowcurve.results import code_version
+    from lowcurve.store.provenance import machine_facts
 
     differs = found.differences_at(context.scale)
     return {

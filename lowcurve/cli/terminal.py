@@ -1,11 +1,12 @@
 """Terminal output: tables, progress bars with the time left, the log."""
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from lowcurve.results import Cell, Column, Result, Table
@@ -17,6 +18,59 @@ AUDIT = "audit"
 WIDTH = 160
 """Characters of a line where there is no terminal."""
 log = logging.getLogger("lowcurve")
+_AS_JSON = [False]
+"""Whether the command prints JSON. Threads read it, too, so it is no context variable."""
+
+
+@contextlib.contextmanager
+def printing(*, as_json: bool) -> Iterator[None]:
+    """Print one JSON document to standard output inside the block, and everything else to standard error.
+
+    Args:
+        as_json: False prints for people, as usual.
+    """
+    before = _AS_JSON[0]
+    _AS_JSON[0] = as_json
+    try:
+        yield
+    finally:
+        _AS_JSON[0] = before
+
+
+def print_json(content: Any) -> bool:
+    """Print the content as JSON if the command was given --json.
+
+    Args:
+        content: Mappings, lists, text and numbers.
+
+    Returns:
+        Whether it was printed; if not, the command prints for people.
+    """
+    if _AS_JSON[0]:
+        print(json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False))
+    return _AS_JSON[0]
+
+
+def message_stream() -> TextIO:
+    """Return the stream for messages: standard output, or standard error if that is for JSON."""
+    return sys.stderr if _AS_JSON[0] else sys.stdout
+
+
+def table_content(table: "Table") -> dict[str, Any]:
+    """Return a result's table for `print_json`: a mapping from headings to cells for each row.
+
+    Args:
+        table: The table. A cell with an interval becomes {"value", "low", "high"}.
+    """
+    headings = [column.heading for column in table.columns]
+    rows = [
+        {
+            heading: dict(zip(("value", "low", "high"), cell, strict=True)) if isinstance(cell, tuple) else cell
+            for heading, cell in zip(headings, row, strict=True)
+        }
+        for row in table.rows
+    ]
+    return {"title": table.title, "conditions": dict(table.conditions), "rows": rows}
 
 
 def claims_table(table: Any) -> Any:
@@ -114,7 +168,7 @@ def is_terminal() -> bool:
     """Return whether a person watches standard output."""
     from rich.console import Console
 
-    return bool(Console().is_terminal)
+    return not _AS_JSON[0] and bool(Console().is_terminal)
 
 
 def empty_table(title: str) -> Any:
@@ -169,7 +223,7 @@ def log_to(run: "Run") -> Iterator[None]:
         on_disk.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         on_screen: logging.Handler = RichHandler(show_path=False, show_level=False, markup=False)
         if not is_terminal():  # lines that a log keeps whole
-            on_screen = logging.StreamHandler(sys.stdout)
+            on_screen = logging.StreamHandler(message_stream())
             on_screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         # The command itself prints errors.
         on_screen.addFilter(lambda record: record.levelno < logging.ERROR)
