@@ -44,13 +44,6 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"to be able to read {path}", reason, hint) from None
 
 
-def ensure_folder(path: Path) -> Path:
-    """Create a folder with its parents, if there is none, and return it."""
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to and move it over `path` at the end; on any error `path` is unchanged."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowcurve.errors import InputError, nearest
 from lowcurve.libraries import require_library
-from lowcurve.store.files import ensure_folder
+from lowcurve.store.files import make_folder
 
 if TYPE_CHECKING:
     from lowcurve.store.trackers import Tracker
@@ -100,7 +100,7 @@ def make_loggers(
 
     root = folder / LOGS
     part = f"part-{len(list((root / name).glob('part-*'))) + 1}"
-    ensure_folder(root / name / part)
+    make_folder(root / name / part)
     place = Place(folder, name, part)
     made: list[Any] = []
     for kind in kinds:

@@ -17,7 +17,7 @@ from lightning_fabric.loggers.logger import Logger
 from PIL import Image
 
 from lowcurve.libraries import require_library
-from lowcurve.store.files import ensure_folder
+from lowcurve.store.files import make_folder
 from lowcurve.store.loggers import INSTALL, LOGS, is_offline
 
 PROJECT = "lowcurve"
@@ -174,7 +174,7 @@ def mlflow_experiment(folder: Path) -> tuple[Any, str, str]:
         folder: Directory of the run.
     """
     mlflow: Any = require_library("mlflow", install=INSTALL)
-    logs = ensure_folder((folder / LOGS).resolve())
+    logs = make_folder((folder / LOGS).resolve())
     own = "MLFLOW_TRACKING_URI" not in os.environ
     place = f"sqlite:///{logs / 'mlflow.db'}" if own else os.environ["MLFLOW_TRACKING_URI"]
     client = mlflow.MlflowClient(tracking_uri=place)
