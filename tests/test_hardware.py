@@ -18,8 +18,9 @@ from lowcurve.attacks import FGSM, PGD
 from lowcurve.errors import InputError
 from lowcurve.penalties import CURE, ELLE, InputGradientNorm
 from lowcurve.randomness import temporary_seed
+from lowcurve.study.measured_network import launch_fabric
 from lowcurve.training import Hardware, Objective, Optimization, Schedule, Term, fit, make_fabric
-from lowcurve.training.hardware import require_correct_strategy
+from lowcurve.training.hardware import is_one_cpu_process, require_correct_strategy
 
 CURVATURE, ATTACKED = MEMBERS["CURE"], MEMBERS["PGD"]
 STILL = replace(QUICK, epochs=1, learning_rate=0.0)
@@ -284,3 +285,18 @@ def test_a_gpu_compiles():
     )
     assert_close(history, expected, rtol=3e-2, atol=3e-2)
     assert_close(model.state_dict(), whole.state_dict(), rtol=3e-2, atol=3e-2)
+
+
+def test_an_evaluation_by_one_process_on_the_cpu_needs_no_fabric(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert all(map(is_one_cpu_process, (Hardware(), Hardware(accelerator="cpu"))))
+    others = ({"devices": 2}, {"nodes": 2}, {"precision": "bf16-mixed"}, {"accelerator": "cuda"}, {"compile": True})
+    assert not any(is_one_cpu_process(Hardware(**other)) for other in others)
+    launch_fabric.cache_clear()
+    alone = launch_fabric(Hardware(accelerator="cpu"))
+    assert (alone.device.type, alone.global_rank, alone.world_size, alone.is_global_zero) == ("cpu", 0, 1, True)
+    alone.barrier()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not is_one_cpu_process(Hardware())
+    assert is_one_cpu_process(Hardware(accelerator="cpu"))
