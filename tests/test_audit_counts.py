@@ -320,8 +320,9 @@ def test_the_meaning_of_the_logits_scale_follows_its_figures(columns, scale):
 def test_the_meaning_of_the_alignment_follows_its_figures(monkeypatch, cosine, one, many, outcome, words):
     state = Made(*(np.arange(40) < count for count in (many, many, one)))
     state.x, state.ball = torch.rand(40, 2), SimpleNamespace(sample=lambda x, _: x)
-    state.streams = lambda *_: None
-    monkeypatch.setattr(gradient_tests, "_gradients", lambda _state, _loss, x: x)
+    state.y = torch.zeros(40, dtype=torch.long)
+    state.streams = lambda *_, **__: None
+    monkeypatch.setattr(gradient_tests, "_gradients", lambda _state, _loss, x, _y: x)
     monkeypatch.setattr(gradient_tests, "dot", lambda *_: torch.full((40,), cosine))
     found = gradient_tests.gradient_alignment(state)
     assert (found.outcome, words in found.means, bool(found.means)) == (outcome, True, outcome != "passed")

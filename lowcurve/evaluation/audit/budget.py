@@ -18,7 +18,7 @@ class Budget:
         restarts: Further random starts of PGD in test 9.
         images: Largest number of images. It holds for the costly tests 9, 13 and 14.
         streamed_images: Largest number of images of data that is not in memory, such as a loader. It holds for all tests.
-        landscape_images: Largest number of images. It holds for the losses around each image (17).
+        landscape_images: Largest number of images. It holds for losses and gradients around each image (17, 18).
         neighbors: Random points around each image in test 17.
         apgd_steps: Steps of the gradient attacks of the suite `strong`. They run on images that PGD leaves robust. Test 8
             doubles them.

@@ -1,4 +1,4 @@
-"""Which images an audit's attacks fooled, joined in the ways that its tests ask for."""
+"""The record of the images that an audit's attacks fooled, joined in the ways that its tests ask for."""
 
 from collections.abc import Sequence
 

@@ -137,10 +137,13 @@ def gradient_alignment(state: AuditState) -> Finding:
 
     Reference: Andriushchenko and Flammarion 2020, Eq. (3).
     """
-    near = state.ball.sample(state.x, state.streams("audit", "alignment"))
-    directions = [L2.unit(_gradients(state, log_odds, x)) for x in (state.x, near)]
+    rows = state.queried[: state.budget.landscape_images]
+    there = torch.from_numpy(rows)
+    x, y = state.x[there], state.y[there]
+    near = state.ball.sample(x, state.streams("audit", "alignment", rows=rows))
+    directions = [L2.unit(_gradients(state, log_odds, point, y)) for point in (x, near)]
     cosine = float(np.mean(dot(*directions).numpy()))
-    evidence = f"over {len(state)} images the mean cosine is {cosine:.2f}"
+    evidence = f"over {len(rows)} images the mean cosine is {cosine:.2f}"
     if not np.isfinite(cosine):
         return ALIGNMENT.not_run("the gradient at a random point of the ball is NaN")
     if cosine >= OVERFITTED:
@@ -152,5 +155,5 @@ def gradient_alignment(state: AuditState) -> Finding:
     return Finding(ALIGNMENT, outcome, cosine, OVERFITTED, evidence, OVERFIT if overfitted else UNLIKE)
 
 
-def _gradients(state: AuditState, loss: Loss, x: Tensor) -> Tensor:
-    return state.in_batches(lambda a, b: gradient(loss_field(state.model, b, loss), a), x)
+def _gradients(state: AuditState, loss: Loss, x: Tensor, y: Tensor | None = None) -> Tensor:
+    return state.in_batches(lambda a, b: gradient(loss_field(state.model, b, loss), a), x, y)

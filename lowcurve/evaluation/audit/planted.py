@@ -163,7 +163,7 @@ def _head(state: AuditState, row: int) -> Marked | None:
 
 
 def _bordered(state: AuditState, row: int) -> Bordered:
-    """Return the network with a boundary at `SHARE` of the radius of one image, in a direction in which the box has room."""
+    """Return the network with a boundary at `SHARE` of the radius of one image, in a direction that leads into the box."""
     x, y, streams = _one(state, row)
     ball = state.ball
     middle = sum(ball.box) / 2

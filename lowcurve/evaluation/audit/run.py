@@ -63,7 +63,7 @@ WITHOUT_CORRECT_IMAGES = (1, 2, 3, 19, 20)
 """Numbers of the tests that run even if the network is hardly better than guessing."""
 OF_ROBUST_IMAGES = (7, 8, 9, 14, 15, 16, 22, 23, 24)
 """Numbers of the tests that need images which gradient attacks leave robust."""
-OF_CLAIMS = (5, 6, 10, 11, 12, 17, 18)
+OF_CLAIMS = (5, 6, 10, 11, 12, 17)
 """Numbers of further tests that the verdict does not need if the robust accuracy that is judged is 0."""
 SEARCHES = (8, 9, 14, 15, 16, 22, 23, 24)
 """Numbers of the costly tests, which the verdict does not need once another one has failed."""
@@ -124,7 +124,8 @@ def audit(
         attacked: Result of the suite whose robust accuracy is judged, on these images or on more. What its members
             without gradients found beyond the others counts in test 13. If these are its first images, what it has tried
             with at least the budget's effort is not tried again.
-        budget: Cost of the tests.
+        budget: Cost of the tests. `Budget()` runs what the verdict needs: no searches once a test has failed, and few tests
+            where no robustness is claimed. `THOROUGH` of `lowcurve.evaluation.audit` runs all, with larger searches.
         progress: None shows a progress bar in a terminal or a notebook. False shows none.
         heading: Text of the progress bar.
         ledger: Folder or mapping that stores finished attacks for an interrupted call or for the shards of one audit.
