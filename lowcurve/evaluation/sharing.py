@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from lowcurve.errors import InputError
@@ -101,15 +100,15 @@ def is_process_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
 
 
-def broadcast(fabric: Any, column: np.ndarray) -> np.ndarray:
-    """Return the first process's column on every process, which rounding may have computed differently.
+def broadcast(fabric: Any, found: T) -> T:
+    """Return what the first process found on every process, such as a column that rounding may have computed differently.
 
     Example:
-        >>> broadcast(None, np.array([True, False])).tolist()
+        >>> broadcast(None, [True, False])
         [True, False]
     """
     if fabric is None or fabric.world_size == 1:
-        return column
-    known = [column]
+        return found
+    known = [found]
     torch.distributed.broadcast_object_list(known, src=0)
     return known[0]

@@ -196,13 +196,14 @@ def audit(
 def _run_tests(state: AuditState, progress: Progress[int], heading: str, *, by_reference: bool) -> Audit:
     findings: list[Finding] = []
     for place in progress(range(len(TESTS)), heading):
-        findings.append(_run_test(*TESTS[place], state, _failed(findings)))
+        # All processes go on with the findings of the first, since these decide which attacks they share next.
+        findings.append(broadcast(state.fabric, _run_test(*TESTS[place], state, _failed(findings))))
     if state.shared.missing:
         number, shards = state.shared.shard or (0, 1)
         reason = f"shard {number} of {shards} is finished, and others are not; a call without shard judges in the end"
         return Audit((), len(state.examples), {}, np.zeros(0, dtype=int), {}, reason)
     places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
-    if len(state) and state.nothing_is_claimed():
+    if not _too_weak(state) and state.nothing_is_claimed():
         findings = [_harmless(finding) for finding in findings]
     tried = () if _too_weak(state) else remedies.attack_again(state, {*_failed(findings)})
     if by_reference and state.reference is not None:
