@@ -55,10 +55,10 @@ def networks(args: argparse.Namespace) -> dict[str, Callable[[], Made]]:
     """Return for each row a function that gives network, images and ball."""
     few = digits().test.take(slice(IMAGES))
 
-    def public(build: Callable[[], nn.Module], file: str, data: str, ball: Ball, count: int = IMAGES) -> Made:
+    def public(build: Callable[[], nn.Module], file: str, data: str, ball: Ball) -> Made:
         model = build()
         load_weights(model, args.weights_dir / file)
-        limits = Limits(train=1, validation=1, test=count)
+        limits = Limits(train=1, validation=1, test=IMAGES)
         return model.eval(), load(data, data_dir=str(args.data_dir), limits=limits).test, ball
 
     return {
@@ -71,7 +71,7 @@ def networks(args: argparse.Namespace) -> dict[str, Callable[[], Made]]:
             lenet5, "mnist_lenet5_advtrained.pt", "mnist", Ball("linf", 0.3)
         ),
         "ResNet-20 (public), l_inf 8/255": lambda: public(
-            resnet20, "resnet20-12fca82f.th", "cifar10", Ball("linf", 8 / 255), 20
+            resnet20, "resnet20-12fca82f.th", "cifar10", Ball("linf", 8 / 255)
         ),
     }
 
