@@ -132,8 +132,8 @@ def relative_fosc(slopes: Tensor, points: Tensor, x: Tensor, ball: Ball) -> PerE
         length = ball.radii(x) * free.norm(dim=1)
         gap, width = length - ((points - x).flatten(1) * free).sum(1), 2 * length
     else:
-        upper, lower = (x + radius).clamp(max=high), (x - radius).clamp(min=low)
+        upper, lower = ball.project(x + radius, x), ball.project(x - radius, x)
         most, least = torch.where(slopes > 0, upper, lower), torch.where(slopes > 0, lower, upper)
         gap = (slopes * (most - points)).flatten(1).sum(1)
         width = (slopes * (most - least)).flatten(1).sum(1)
-    return torch.where(width > 0, gap / width, torch.nan).clamp(0, 1)
+    return torch.where(width > 0, gap / width, torch.nan)

@@ -169,7 +169,7 @@ def _bordered(state: AuditState, row: int) -> Bordered:
     middle = sum(ball.box) / 2
     draw = streams.at("normal").normal(x).abs() * torch.where(x < middle, 1.0, -1.0)
     normal = ball.norm.steepest(draw)
-    reached = (x + SHARE * per_example(ball.radii(x), x) * normal).clamp(*ball.box)
+    reached = ball.project(x + SHARE * per_example(ball.radii(x), x) * normal, x)
     offset = float(((reached - x) * normal).sum())
     margin = max(float(state.margins[row]), 1e-6)
     like = state.like

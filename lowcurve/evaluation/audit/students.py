@@ -60,7 +60,7 @@ def distill(state: AuditState) -> Student:
     points = torch.cat([state.x, *(state.ball.sample(state.x, streams.at(draw)) for draw in range(DRAWS))])
     logits = state.logits_at(points, state.y.repeat(1 + DRAWS)).to(points)
     center = points.flatten(1).mean(0)
-    length = (points.flatten(1) - center).norm(dim=1).mean().clamp_min(1e-12)
+    length = float((points.flatten(1) - center).norm(dim=1).mean()) or 1.0
     draws = randomness.stream(state.seed, "audit", "student features")
     inner = randomness.normal(points.new_empty(len(center), FEATURES), generator=draws) * SPREAD / length
     bias = randomness.normal(points.new_empty(FEATURES), generator=draws)
