@@ -63,7 +63,7 @@ def run(command: str, words: list[str]) -> int:
         for name, model in models.items():
             audits[name], results[name] = audit_alone(study, name, model, data.test, progress)
     written = _write(place, study, audits, results)
-    Run(place).add_origin(describe_origin(shlex.join(["lowcurve", command, *words]), data))
+    Run(place).add_origin(describe_origin(shlex.join(["lowcurve", command, *words]), data, ("test",)))
     content = {"audits": {name: found.to_dict() for name, found in audits.items()}, "reports": [*map(str, written)]}
     if not print_json(content):
         screen = console()

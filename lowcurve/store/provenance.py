@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,15 @@ def machine_facts() -> dict[str, str]:
     }
 
 
-def describe_origin(command: str, data: "DataSet | None" = None) -> dict[str, Any]:
+def describe_origin(
+    command: str, data: "DataSet | None" = None, parts: Sequence[str] = ("train", "validation", "test")
+) -> dict[str, Any]:
     """Describe the origin of numbers.
 
     Args:
         command: The command, as it was written.
         data: The data set.
+        parts: The parts of it that the command uses. A digest reads all images of a part.
 
     Returns:
         Text, numbers and mappings of them: command, time, code and its commit in a checkout, packages, machine and data.
@@ -53,8 +57,8 @@ def describe_origin(command: str, data: "DataSet | None" = None) -> dict[str, An
         **facts,
     }
     if data is not None:
-        parts = {"train": data.train, "validation": data.validation, "test": data.test}
-        about = {name: {"examples": len(part), "digest": part.digest} for name, part in parts.items()}
+        used = {name: getattr(data, name) for name in parts}
+        about = {name: {"examples": len(part), "digest": part.digest} for name, part in used.items()}
         found["data"] = {"name": data.name, "note": data.note, **about}
     return found
 
