@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_wandb_is_offline_without_a_key(run, caplog):
     assert "wandb sync" in caplog.text
     for name in ("CURE", "report"):
         (kept,) = (run.folder / "logs" / name / "part-1" / "wandb").glob("offline-run-*/run-*.wandb")
+        ends = time.monotonic() + 20
+        while kept.stat().st_size < 100 and time.monotonic() < ends:
+            time.sleep(0.1)  # its service writes in another process
         assert kept.stat().st_size > 100
     assert list((run.folder / "logs" / "report").rglob("*.png"))
 
