@@ -64,6 +64,9 @@ def test_the_doctor_says_how_to_get_what_is_missing(monkeypatch, capsys, tmp_pat
     (tmp_path / "mnist" / "train-0.parquet").touch()
     assert found("LOWCURVE_DATA", data_dir=str(tmp_path)).found == f"{tmp_path}: mnist"
     assert found("LOWCURVE_DATA", data_dir=str(tmp_path / "empty")).status == "optional"
+    (tmp_path / "datasets--ylecun--mnist").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert found("downloaded data").found == f"{tmp_path}: mnist"
     assert "no folder" in found("LOWCURVE_DATA", data_dir=str(tmp_path / "none")).found
 
 

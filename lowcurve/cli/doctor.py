@@ -99,6 +99,8 @@ def examine(data_dir: str | None = None) -> Iterator[Finding]:
     yield from _extras()
     yield _browser()
     yield from _data(data_dir)
+    if torch is not None:
+        yield _cache()
     yield _disk()
 
 
@@ -240,6 +242,16 @@ def _data(data_dir: str | None) -> Iterator[Finding]:
         yield Finding("LOWCURVE_DATA", f"{folder}: {', '.join(names) or 'no parquet files'}", status, advice)
     if find_spec("datasets") is not None and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         yield Finding("Hugging Face hub", "offline by HF_HUB_OFFLINE", OPTIONAL, "unset it to download data sets")
+
+
+def _cache() -> Finding:
+    """List the named data sets that were downloaded before."""
+    from lowcurve.data.sources import SOURCES
+
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    found = [name for name, one in SOURCES.items() if (hub / f"datasets--{one.hub.replace('/', '--')}").is_dir()]
+    return Finding("downloaded data", f"{hub}: {', '.join(found) or 'no named data set'}")
 
 
 def _disk() -> Finding:
