@@ -120,13 +120,6 @@ def test_the_base_install_runs_a_study_from_elsewhere(base, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["tables"]["comparison"]["rows"][0]["network"] == "standard"
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    ran = subprocess.run(
-        [base, "-m", "lowcurve", "study", "--data", "mnist"],
-        capture_output=True, text=True, cwd=tmp_path, env=environment(),
-    )  # fmt: skip
-    assert ran.returncode == 2
-    assert "the library datasets for named data sets" in ran.stderr
-    assert "pip install 'lowcurve[hf]'" in ran.stderr
 
 
 @pytest.mark.slow
