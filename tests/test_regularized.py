@@ -125,8 +125,20 @@ class Checkpointed(nn.Module):
         return checkpoint(self.inner, x, use_reentrant=self.reentrant)
 
 
-def test_gradient_checkpointing_changes_nothing():
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = perceptron()
+
+    def forward(self, x):
+        heads = x.flatten(1).view(len(x), 1, 2, 3)
+        return self.head(x + F.scaled_dot_product_attention(heads, heads, heads).view_as(x))
+
+
+@pytest.mark.parametrize("layer", [None, Attention], ids=["dropout", "attention"])
+def test_gradient_checkpointing_changes_nothing(layer):
     model = Checkpointed(False)
+    model.inner = model.inner if layer is None else layer()
     results = []
     for one in (model, model.inner):
         with temporary_seed(0, "masks"):

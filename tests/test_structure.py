@@ -168,6 +168,7 @@ RULES = {
             "models/smoothness.py": "a network that is traced or recorded, at a copy of the input",
             "models/jacobians/recording.py": "the call is recorded, at a tracked copy of the input",
             "models/wrapping.py": "a network inside of another one, which is called",
+            "integrations/transformers.py": "a network inside of another one, which is called with its other inputs, too",
             "papers/lcnn/moons.py": "a network of this package",
             "papers/lcnn/theorem.py": "a network of this package",
         },

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lowcurve import randomness
 from lowcurve.analysis.calculus import explain_failures
+from lowcurve.analysis.second_derivatives import repeat_math_attention
 from lowcurve.data.batches import PLAIN, Augmentation, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.data.coercion import Data, as_examples
 from lowcurve.data.examples import Examples
@@ -244,7 +245,8 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
         state.forward, x, y, generator=generator, progress=progress, step=state.step, autocast=fabric.autocast
     )
     with explain_failures():
-        fabric.backward(torch.stack([value.weight * value.mean for value in values.values()]).sum())
+        total = torch.stack([value.weight * value.mean for value in values.values()]).sum()
+        fabric.backward(repeat_math_attention(total))
     if state.step == 0:
         require_weight_gradients(state.network)
     if optimization.gradient_clipping is not None:

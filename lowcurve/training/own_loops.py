@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowcurve.analysis.calculus import require_inputs
 from lowcurve.analysis.norms import Ball
+from lowcurve.analysis.second_derivatives import repeat_math_attention
 from lowcurve.attacks.acceptance import region_of
 from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy
@@ -93,22 +94,24 @@ def regularized(
     """
     objective = _as_objective(objective, loss, weight, penalties)
     wants_graph = torch.is_grad_enabled()
-    with gradients_enabled(), _eager(model, objective), _shared_once(model):
+    with gradients_enabled(), _eager(model, objective):
         x, y = without_inference(x), without_inference(y)
         _require_inputs_without_graph(x)
-        network = getattr(model, "module", model) if isinstance(model, DistributedDataParallel) else model
-        x = match_precision(x, network)
+        x = match_precision(x, model)
         device = x.device.type
         inside: AbstractContextManager[object] = nullcontext()
         if torch.is_autocast_enabled(device):
             inside = torch.autocast(device, dtype=torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            _check_once(network, objective, x, y)
-            values = objective.term_values(
-                model, x, y, generator=stream(seed, "step", step), progress=progress, step=step, autocast=lambda: inside
-            )
+            _check_once(model, objective, x, y)
+            generator = stream(seed, "step", step)
+            with _shared_once(model):
+                values = objective.term_values(
+                    model, x, y, generator=generator, progress=progress, step=step, autocast=lambda: inside
+                )
             total = torch.stack([value.weight * value.mean for value in values.values()]).sum()
-    return total if wants_graph else total.detach(), {name: value.mean.detach() for name, value in values.items()}
+    means = {name: value.mean.detach() for name, value in values.items()}
+    return repeat_math_attention(total) if wants_graph else total.detach(), means
 
 
 def _as_objective(
@@ -165,25 +168,41 @@ def _eager(model: nn.Module, objective: Objective) -> Iterator[None]:
         yield
 
 
+def _distributed(model: nn.Module) -> list[DistributedDataParallel]:
+    return [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+
+
 @contextmanager
 def _shared_once(model: nn.Module) -> Iterator[None]:
     """Let DistributedDataParallel share its buffers in the first pass only.
 
     A second time, it would write into buffers that the backward pass still needs.
     """
-    if not (isinstance(model, DistributedDataParallel) and model.broadcast_buffers):
-        yield
-        return
 
-    def stop(*_: object) -> None:
-        model.broadcast_buffers = False
+    def stop(module: Any, *_: object) -> None:
+        module.broadcast_buffers = False
 
-    hook = model.register_forward_hook(stop)
+    sharing = [module for module in _distributed(model) if module.broadcast_buffers]
+    hooks = [module.register_forward_hook(stop) for module in sharing]
     try:
         yield
     finally:
-        hook.remove()
-        model.broadcast_buffers = True
+        for module, hook in zip(sharing, hooks, strict=True):
+            hook.remove()
+            module.broadcast_buffers = True
+
+
+@contextmanager
+def _one_process(model: nn.Module) -> Iterator[None]:
+    """Run the module inside DistributedDataParallel, which expects a backward pass after each of its own."""
+    wrappers = _distributed(model)
+    for wrapper in wrappers:
+        vars(wrapper)["forward"] = wrapper.module
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            del vars(wrapper)["forward"]
 
 
 def _check_once(network: nn.Module, objective: Objective, x: Inputs, y: Labels) -> None:
@@ -199,7 +218,8 @@ def _check_once(network: nn.Module, objective: Objective, x: Inputs, y: Labels) 
     except TypeError:  # a penalty or a loss without a hash is checked at every step
         pass
     try:
-        _check(network, objective, x, y)
+        with _one_process(network):
+            _check(network, objective, x, y)
     except BaseException:
         known.discard(key)
         raise

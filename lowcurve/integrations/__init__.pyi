@@ -1,0 +1,4 @@
+from . import lightning as lightning
+from . import loops as loops
+from . import torchmetrics as torchmetrics
+from . import transformers as transformers
