@@ -181,3 +181,13 @@ def test_a_failure_is_a_warning_where_no_robustness_is_claimed():
     assert _harmless(failed).outcome == "flag"
     assert _harmless(failed).means == NOTHING_CLAIMED + "masking"
     assert _harmless(Finding(Check(20, "a", "b", "c", "d"), "fail", 1.0, 0.1, "figures")).outcome == "fail"
+
+
+def test_a_smoothed_network_that_is_undefined_outside_the_box_transfers_nothing():
+    class Root(Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 0 * (x.flatten(1) + 1e-6).sqrt().sum(1, keepdim=True)
+
+    said = finding(audited(Root(), 0.05), 14)
+    assert said.outcome == "not run"
+    assert "the network smoothed over half the radius cannot be attacked: Expected finite logits" in said.evidence

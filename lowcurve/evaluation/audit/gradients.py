@@ -16,6 +16,8 @@ from lowcurve.types import Loss
 
 ZERO = 0.01
 """Test 5: a flag above 0 (Pintor et al. 2022, I1), a fail above this share, which tests/test_audit.py checks."""
+LOST = 0.01
+"""Test 4: a flag above 0. Checked in tests/test_audit_counts.py."""
 UNSTABLE = 0.1
 """Test 17. Pintor et al. 2022, I2."""
 ALIGNED, OVERFITTED, GAP = 0.5, 0.2, 0.2
@@ -24,7 +26,8 @@ ALIGNED, OVERFITTED, GAP = 0.5, 0.2, 0.2
 GRAPH = Check(
     4,
     "graph intact",
-    "the loss of an image has no gradient with respect to the pixels, or one that is not finite",
+    "the loss of an image has no gradient with respect to the pixels, or one that is not finite. It fails for more than"
+    f" {LOST:.0%} of the images, and if no image has one",
     "Gradients do not reach the pixels (detach, numpy, NaN): no gradient attack can run, and images are robust only because"
     " nothing attacked them.",
     "Remove detach, numpy and .data from the network, or attack a differentiable copy and test its adversarial images here.",
@@ -63,6 +66,10 @@ ALIGNMENT = Check(
 )
 
 
+FEW = (
+    "Gradients do not reach the pixels of a few images, or are not finite there. Gradient attacks cannot move these, so they"
+    " may be robust only because nothing attacked them."
+)
 PARTLY = (
     "Gradients do not reach the pixels of some images, or are not finite there. Gradient attacks cannot move these, so the"
     " tests with gradients do not run."
@@ -87,9 +94,11 @@ def graph_intact(state: AuditState) -> Finding:
         missing, evidence = len(state), f"none of {len(state)} images has a gradient: {error.received}"
     except RuntimeError as error:  # torch's own, where numpy is called on a tensor with a graph
         missing, evidence = len(state), f"the network cannot be differentiated: {str(error).splitlines()[0]}"
-    state.differentiable = missing == 0
-    found = GRAPH.judge(missing / len(state), evidence, fail=0.0)
-    return replace(found, meaning=PARTLY) if 0 < missing < len(state) else found
+    found = GRAPH.judge_count(missing, len(state), evidence, allowed=LOST, flag_above=0.0)
+    state.differentiable = missing < len(state) and found.outcome != "fail"
+    if found.outcome == "flag" and state.differentiable:
+        return replace(found, meaning=FEW)
+    return replace(found, outcome="fail", meaning=PARTLY if missing < len(state) else "") if missing else found
 
 
 def zero_gradient(state: AuditState) -> Finding:

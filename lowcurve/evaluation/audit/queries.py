@@ -9,6 +9,7 @@ from lowcurve.analysis.norms import L2
 from lowcurve.attacks import PGD, Square
 from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
+from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.twins import Averaged
@@ -88,7 +89,10 @@ def transfer(state: AuditState) -> Finding:
     rows = state.still_robust()
     attack = PGD(state.ball, steps=state.budget.steps, loss=margin_loss)
     fooled = np.zeros(len(state), dtype=bool)
-    answers = state.attack_fully("transfer", attack, substitute, rows)
+    try:
+        answers = state.attack_fully("transfer", attack, substitute, rows)
+    except InputError as error:  # a smoothed network may leave the pixels for which it is defined
+        return TRANSFER.not_run(f"{name} cannot be attacked: {error}")
     fooled[rows] = (state.margins_at(answers, rows) < 0).numpy()
     there = int((state.margins_at(answers, rows, substitute) < 0).sum())
     state.record("transfer", fooled, gradients=False, partial=True)

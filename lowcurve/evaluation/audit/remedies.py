@@ -59,7 +59,7 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
     """
     if not failed & (HIDDEN | {RANDOM}) or not len(state):
         return ()
-    found = [_rescaled(state)] if SCALE in failed else []
+    found = [_rescaled(state)] if SCALE in failed and RANDOM not in failed else []
     fooled = state.fooled_by_gradients()
     for name, attack in _attacks(state, failed):
         before = fooled
