@@ -1,4 +1,4 @@
-"""What the parts for all training loops share: how batches become pixels, and how numbers become logs."""
+"""Parts that all training loops share: batches as pixels, and numbers as logs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
