@@ -177,6 +177,9 @@ def mlflow_experiment(folder: Path) -> tuple[Any, str, str]:
     logs = make_folder((folder / LOGS).resolve())
     own = "MLFLOW_TRACKING_URI" not in os.environ
     place = f"sqlite:///{logs / 'mlflow.db'}" if own else os.environ["MLFLOW_TRACKING_URI"]
+    if own:
+        # The processes of a study are forked, and must not share an open connection to the database.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     client = mlflow.MlflowClient(tracking_uri=place)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     known = client.get_experiment_by_name(name)
