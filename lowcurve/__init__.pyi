@@ -29,6 +29,9 @@ from .analysis.norms import Ball as Ball
 from .attacks import PGD as PGD, strong as strong
 from .geometry import Curvature as Curvature
 
+# Networks of RobustBench's leaderboard
+from .integrations.leaderboard import robustbench as robustbench
+
 # Training
 from .penalties import CURE as CURE, InputGradientNorm as InputGradientNorm
 from .training import (

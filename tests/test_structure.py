@@ -131,6 +131,7 @@ RULES = {
             "store/run.py": "a network that is loaded is given back in eval mode",
             "training/fit.py": "a network that is trained is left in eval mode",
             "cli/study.py": "the user's own network is put in eval mode",
+            "integrations/hub.py": "a network that is loaded is given back in eval mode",
         },
     ),
     "writing to the disk": Rule(
