@@ -198,6 +198,22 @@ def test_an_attack_on_the_nearest_point_gives_the_smallest_radius_at_once():
     assert (together <= found.radius + 0.3 / 2**6).all()
 
 
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.1), ("l2", 0.5)])
+def test_ours_find_what_adversarial_library_finds(norm, radius):
+    """An oracle beside foolbox: no fewer images in the ball, and no farther points without one."""
+    ball = lc.Ball(norm, radius)
+    members = [foreign(adv_lib().apgd, ball, n_iter=50), foreign(adv_lib().apgd_targeted, ball, n_iter=50)]
+    theirs = lc.attack(MODEL, X, Y, Suite(tuple((one.name, one) for one in members)), progress=False)
+    ours = lc.attack(MODEL, X, Y, lc.strong(ball, effort=lc.attacks.Effort(50, 4, 200)), progress=False)
+    assert 0 < theirs.robust.sum() < len(X)
+    assert (ours.robust <= theirs.robust).all()
+    nearest = foreign(adv_lib().fmn, norm, steps=100) if norm == "linf" else foreign(adv_lib().ddn, norm, levels=None)
+    there, here = (
+        lc.attack(MODEL, X, Y, one, progress=False).distance for one in (nearest, lc.attacks.MinimalNorm(norm))
+    )
+    assert np.median(here / there) < 1.01
+
+
 def test_towards_a_class():
     for make in (
         lambda target: foreign(torchattacks().PGD, "linf", 0.3, target=target, alpha=0.05),
