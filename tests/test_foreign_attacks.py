@@ -251,6 +251,25 @@ def test_a_plain_function_is_a_member_of_a_suite():
     assert_close((moved(scaled, 2 * X - 1, Y) + 1) / 2, attack(MODEL, X, Y), rtol=0, atol=1e-5)
 
 
+def fast_gradient_method(model_fn, x, eps, norm, clip_min=None, clip_max=None, y=None, targeted=False):
+    """With the arguments of cleverhans, whose labels come last."""
+    assert (norm, clip_min, clip_max) == (math.inf, 0.0, 1.0)
+    point, _ = steepest(model_fn, x, y, -eps if targeted else eps)
+    return point
+
+
+def test_labels_by_name_and_arguments_that_are_fixed():
+    expected = foreign(steepest, "linf", R)(MODEL, X, Y)
+    assert_close(foreign(fast_gradient_method, "linf", R)(MODEL, X, Y), expected)
+    fixed = functools.partial(fast_gradient_method, norm=math.inf, eps=R)
+    assert_close(foreign(fixed, "linf")(MODEL, X, Y), expected)
+    with pytest.raises(InputError, match="the norm of fast_gradient_method, linf, got l_2"):
+        foreign(fixed, "l2", R)
+    towards = MODEL(foreign(fast_gradient_method, "linf", R, target=1)(MODEL, X, Y))
+    runner_up = MODEL(X).topk(2).indices[:, 1]
+    assert (towards.log_softmax(1) - MODEL(X).log_softmax(1))[range(12), runner_up].gt(0).all()
+
+
 @pytest.mark.parametrize(
     "answer",
     [lambda x: x + 0.9 * R * (x > 0.95), lambda x: x * math.nan, lambda x: 0.5 + 0 * x],
@@ -294,6 +313,10 @@ REFUSED = [
     (lambda: foreign(lc.PGD("linf", R), "linf", R), "an attack of another library, got PGD. Give it as it is"),
     (lambda: foreign(MODEL, "linf", R), r"a function \(model, x, y\) -> x', got Sequential"),
     (lambda: foreign(lambda x: x, "linf", R), r"a function \(model, x, y\) -> x', got function"),
+    (
+        lambda: foreign(type("A", (), {"run_standard_evaluation": 0})(), "linf", R),
+        "an attack that can be called, got AutoAttack of its authors. Write lc.attacks.AutoAttack",
+    ),
     (lambda: foreign(spread, "linf"), "a radius for spread, got none"),
     (lambda: foreign(foolbox().LinfPGD(), "linf"), "a radius for foolbox LinfProjected"),
     (lambda: foreign(foolbox().LinfPGD(), "l2", R), "linf, got l_2. Write 'linf', or give another attack"),

@@ -200,20 +200,25 @@ class Function(Foreign):
         return exponent_of(told)
 
     def find(self, model: nn.Module, x: Inputs, y: Labels, request: Request) -> Any:
-        """Call the function with what it takes of radius, norm, target and random numbers."""
-        given: dict[str, Any] = {"generator": request.generator}
-        if self.library:
-            given |= {"norm": request.exponent, "p": request.exponent, "targeted": request.target is not None}
-        elif request.target is not None:
-            given["targeted"] = True
+        """Call the function with what it takes of radius, norm, box, target and random numbers.
+
+        The labels are the third argument, or the one that is called y.
+        """
+        given: dict[str, Any] = {"generator": request.generator, "clip_min": 0.0, "clip_max": 1.0}
+        if self.library or self.parameters.get("norm") is inspect.Parameter.empty:
+            given |= {"norm": request.exponent, "p": request.exponent}
+        if self.library or request.target is not None:
+            given["targeted"] = request.target is not None
         name = radius_name(self.parameters)
         if name is not None and self.takes_radius:
             given[name] = request.radius
         if request.target is not None and "targeted" not in self.parameters:
             raise no_targets(self.name)
-        known = fitting(given, self.parameters)
-        fixed = {key: value for key, value in self.fixed.items() if key not in RADII or key not in known}
-        return self.kind(model, x, y if request.target is None else request.target, **{**known, **fixed})
+        known = {k: v for k, v in fitting(given, self.parameters).items() if k in RADII or k not in self.fixed}
+        goal = y if request.target is None else request.target
+        third, named = [*self.parameters, "y"][2], "y" in self.parameters
+        labels, named_labels = ((), {"y": goal}) if named and third != "y" else ((goal,), {})
+        return self.attack(model, x, *labels, **{**self.options, **known, **named_labels})
 
 
 LIBRARIES: Mapping[str, type[Foreign]] = {"torchattacks": Torchattacks, "foolbox": Foolbox, "art": ART}
@@ -250,17 +255,23 @@ def as_foreign(attack: object, options: Mapping[str, Any]) -> Foreign:
             hint = "set them where the attack is made, or give its class"
             raise InputError("no options for an attack that is already made", ", ".join(options), hint)
         return kind(attack, options)
-    if isinstance(attack, nn.Module | type) or not (callable(attack) and _takes_three(attack)):
+    if hasattr(attack, "run_standard_evaluation"):
+        hint = "write lc.attacks.AutoAttack('linf', 8/255), which runs the authors' code"
+        raise InputError("an attack that can be called", "AutoAttack of its authors", hint)
+    if isinstance(attack, nn.Module | type) or not (callable(attack) and _takes_batch(attack)):
         hint = "write lc.attacks.foreign(torchattacks.PGD, 'linf', 8/255)"
         raise InputError("an attack of another library, or a function (model, x, y) -> x'", describe(attack), hint)
     return Function(attack, options)
 
 
-def _takes_three(function: Callable[..., object]) -> bool:
+def _takes_batch(function: Callable[..., object]) -> bool:
+    """Return whether a function can be called with a model, images and labels, the last perhaps by the name y."""
     try:
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        found = inspect.signature(function).parameters.values()
+        found = inspect.signature(function).parameters
     except ValueError:  # a function without a signature, as some of C
         return True
-    several = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in found)
-    return several or sum(parameter.kind in positional for parameter in found) >= 3
+    kinds = [parameter.kind for parameter in found.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(kind in positional for kind in kinds) >= (2 if "y" in found else 3)
