@@ -114,7 +114,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor, *, any_batc
         True
     """
     for library in ("onnx", "onnxscript"):
-        require_library(library, install="onnx onnxscript onnxruntime")
+        require_library(library, install="'lowcurve[onnx]'")
     path, names = Path(path), {"input_names": ["pixels"], "output_names": ["logits"]}
     program = export_program(model, example, any_batch=any_batch)
     with replacing(path) as temporary, _quiet():
@@ -154,7 +154,7 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 def _difference_at_runtime(path: Path, example: Tensor, expected: Tensor) -> float | None:
     try:
-        runtime = require_library("onnxruntime", install="onnxruntime")
+        runtime = require_library("onnxruntime", install="'lowcurve[onnx]'")
     except InputError:
         log.warning("onnxruntime is not installed, so %s was not compared with the network", path)
         return None
