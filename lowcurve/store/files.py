@@ -60,6 +60,13 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder and those above it, unless they exist, and return its path."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file completely or not at all and return its path."""
     with replacing(path) as temporary:
