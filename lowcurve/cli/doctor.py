@@ -23,6 +23,7 @@ COMPILERS = ("cc", "gcc", "clang", "cl")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NEEDS = {
     "hf": "named data sets, image folders, parquet files, and transformers' models",
+    "onnx": "ONNX files, and instances for a verifier",
     "timm": "models of timm",
     "lightning": "callbacks and metrics for Lightning",
     "trackers": "--loggers tensorboard, wandb, mlflow and trackio",
