@@ -340,8 +340,10 @@ def test_networks_of_robustbench_and_for_it(monkeypatch, tmp_path):
         InputError, match=r"a network of RobustBench for cifar10 and Linf, got 'Carmon2019Unlabelled'. Did you"
     ):
         robustbench("Carmon2019Unlabelled", "Linf")
-    with pytest.raises(InputError, match="threat_model among Linf, L2, corruptions, got 'lp'"):
+    with pytest.raises(InputError, match="a threat model among Linf, L2, corruptions, got 'lp'"):
         robustbench("Carmon2019Unlabeled", "lp")
+    with pytest.raises(InputError, match=r"a data set among cifar10, .*, got 'mnist'"):
+        robustbench("Carmon2019Unlabeled", dataset="mnist")
 
 
 def test_without_robustbench_one_sentence_says_how_to_get_it(monkeypatch):

@@ -140,6 +140,8 @@ RULES = {
         {
             "data/stored.py": "images that do not fit into memory go to a file without a name",
             "store/locks.py": "a lock is a file, which names its holder",
+            "integrations/leaderboard.py": "an entry of RobustBench is in no run directory",
+            "integrations/vnnlib.py": "a verifier's files are in no run directory",
             "cli/audit.py": "an audit of a network of its own has no run directory",
             "cli/report.py": "a page of several runs is in none of their directories",
         },

@@ -47,13 +47,13 @@ def robustbench(
     require_library("robustbench", install="robustbench")
     enums, zoo = (importlib.import_module(f"robustbench.model_zoo{part}") for part in (".enums", ""))
     threat = THREATS.get(threat_model.lower(), threat_model)
-    known = {
-        "threat_model": (threat, [threat.value for threat in enums.ThreatModel]),
-        "dataset": (dataset, [data.value for data in enums.BenchmarkDataset]),
-    }
-    for argument, (value, values) in known.items():
-        if value not in values:
-            raise InputError(f"{argument} among {', '.join(values)}", repr(value), nearest(value, values, "write one"))
+    threats, datasets = ([one.value for one in kind] for kind in (enums.ThreatModel, enums.BenchmarkDataset))
+    if threat not in threats:
+        hint = nearest(threat, threats, 'write "Linf"')
+        raise InputError(f"a threat model among {', '.join(threats)}", repr(threat_model), hint)
+    if dataset not in datasets:
+        hint = nearest(dataset, datasets, 'write "cifar10"')
+        raise InputError(f"a data set among {', '.join(datasets)}", repr(dataset), hint)
     networks = zoo.model_dicts[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(threat), {})
     if name not in networks:
         hint = nearest(name, networks, "see RobustBench's model zoo")
