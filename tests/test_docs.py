@@ -141,6 +141,7 @@ LONG = ("is_it_robust",)
     "script",
     [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in EXAMPLES],
 )
+@pytest.mark.filterwarnings("ignore:Please import .gaussian_filter:DeprecationWarning")  # foolbox imports it so
 def test_an_example_runs_and_ends_in_an_assertion(script):
     assert re.search(r"^assert .*\n\Z", script.read_text(), re.MULTILINE)
     assert f'--8<-- "examples/{script.name}"' in "".join(page.read_text() for page in PAGES)

@@ -278,7 +278,7 @@ def test_properties_that_cannot_be_written_are_refused(tmp_path):
     wrong = (logits(model).argmax(1) + 1) % 4
     with pytest.raises(InputError, match="an image that the network classifies correctly, got none of 6"):
         write_instances(model, X, wrong, "linf", 0.1, folder=tmp_path)
-    assert "(assert (<= X_0 0.000000101))" in property_text(np.array([1e-7]), 0, 2, lc.Ball("linf", 1e-9))
+    assert "(assert (>= X_0 0.000000099))" in property_text(np.array([1e-7]), 0, 2, lc.Ball("linf", 1e-9))
 
 
 # --- RobustBench

@@ -130,7 +130,7 @@ def write_instances(
     Cost: an export, a forward pass for each image, and some 30 bytes for each pixel.
     """
     if not are_labels(labels) and labels is not None:  # called without labels: the other arguments move up
-        labels, norm, radius = None, labels, norm if radius is None else radius  # type: ignore[assignment]
+        labels, norm, radius = None, labels, norm if radius is None else radius
     ball, place = as_ball(LINF if norm is None else norm, radius), Path(folder)  # type: ignore[arg-type]
     if ball.norm != LINF:
         property_text(np.zeros(1), 0, 2, ball)
