@@ -18,7 +18,7 @@ for _ in range(60):
     optimizer.step()
 model.eval()
 
-# An attack of foolbox in the ball, one of foolbox that looks for the nearest point, and a function of your own.
+# An attack of foolbox in the ball, a minimum-norm attack of foolbox, and a function of your own.
 pgd = lc.attacks.foreign(foolbox.attacks.LinfPGD(steps=20), "linf", 0.1)
 nearest = lc.attacks.foreign(foolbox.attacks.LinfDeepFoolAttack(), "linf", 0.1)
 
@@ -37,7 +37,7 @@ suite = lc.attacks.Suite(members)
 result = lc.attack(model, test, suite, progress=False)
 print(result)
 
-# The smallest radius at which an attack fools the network: by bisection, or at once from an attack on the nearest point.
+# The smallest radius at which an attack fools the network: by bisection, or at once from a minimum-norm attack.
 radii = lc.smallest_radius(
     model, test, lc.attacks.foreign(foolbox.attacks.LinfDeepFoolAttack(), "linf"), progress=False
 )

@@ -33,7 +33,7 @@ class ForeignAttack(Attack):
     Attributes:
         source: The attack with its library's conventions.
         norm: Norm of its perturbations.
-        radius: Radius in pixel units. None for an attack that looks for the nearest point, without a limit.
+        radius: Radius in pixel units. None for a minimum-norm attack without a limit.
         box: Lowest and highest pixel value.
         target: Class to which images are led.
         takes_radius: Whether a call may give one radius for each image.
@@ -60,7 +60,7 @@ class ForeignAttack(Attack):
 
     @property
     def minimal(self) -> bool:
-        """True if the attack looks for the nearest point. A radius then limits only what counts."""
+        """True for a minimum-norm attack. A radius then limits only what counts."""
         return self.source.minimal
 
     @property
@@ -157,8 +157,8 @@ def foreign(
             the radius if it has a parameter `eps`, `epsilon` or `radius`.
         norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Left out, it is the attack's own. An attack that was made
-            with another radius is run with this one, and its step size is scaled. Of an attack that looks for the nearest
-            point, only answers within the radius count; without one all do.
+            with another radius is run with this one, and its step size is scaled. Of a minimum-norm
+            attack, only answers within the radius count; without one all do.
         box: Lowest and highest pixel value. Leave it out with a `Ball`.
         target: As in `PGD`; libraries whose attacks need targets get them as labels.
         **options: Arguments with which a class is made or a function is called, in the library's own words and on [0, 1].

@@ -1,4 +1,4 @@
-"""What the attacks of other libraries have in common: how one is described, and what a call asks of it."""
+"""The common part of all libraries: the description of an attack, and the request of a call."""
 
 import inspect
 import math
@@ -25,12 +25,12 @@ NORMS: Mapping[object, float] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of an attack.
+    """The request of one call.
 
     Attributes:
         exponent: Exponent of the norm, 2 or infinity.
-        radius: Radius on the box [0, 1]. None for the nearest point.
-        base: Radius to which the attack's own step sizes belong. None if they do not depend on it.
+        radius: Radius on the box [0, 1]. None for a minimum-norm attack.
+        base: Radius for which the attack's own step sizes were chosen, or None.
         target: Class to which each image is led. None leads away from the true one.
         classes: Number of logits.
         generator: Source of random numbers.
@@ -94,7 +94,7 @@ class Foreign(ABC):
 
     @property
     def minimal(self) -> bool:
-        """True if the attack looks for the nearest point and has no radius."""
+        """True for a minimum-norm attack, which has no radius."""
         return not self.takes_radius
 
     @property

@@ -60,7 +60,7 @@ class Foolbox(Foreign):
 
     @property
     def takes_radius(self) -> bool:
-        """True for all but the attacks that look for the nearest point."""
+        """True for all but minimum-norm attacks."""
         base = importlib.import_module("foolbox.attacks.base")
         inner = self.attack
         while isinstance(inner, base.Repeated):
@@ -83,7 +83,7 @@ class Foolbox(Foreign):
         return False
 
     def find(self, model: nn.Module, x: Inputs, y: Labels, request: Request) -> Tensor:
-        """Call the attack with one radius, or without for the nearest point."""
+        """Call the attack with one radius, or without one for a minimum-norm attack."""
         foolbox = importlib.import_module("foolbox")
         attack = self.attack(**self.options) if isinstance(self.attack, type) else copy.copy(self.attack)
         if "distance" in self.parameters and attack._distance is None:
@@ -105,7 +105,7 @@ class ART(Foreign):
 
     @property
     def takes_radius(self) -> bool:
-        """True if it has a radius and does not look for the smallest one."""
+        """True if it has a radius and does not search for the smallest one."""
         return "eps" in self.parameters and not self.told("minimal")
 
     @property
@@ -188,7 +188,7 @@ class Function(Foreign):
 
     @property
     def minimal(self) -> bool:
-        """True for functions of adversarial-library without a radius; of any other function nobody knows."""
+        """True for functions of adversarial-library without a radius. Other functions count as attacks in a ball."""
         return bool(self.library) and not self.takes_radius
 
     @property

@@ -14,7 +14,7 @@ class UnitBoxClassifier(nn.Module):
     Args:
         model: The classifier, in eval mode.
         box: Lowest and highest pixel value.
-        device: Device of the inputs. Libraries look for it at the parameters, of which there is always one.
+        device: Device of the inputs. Libraries read it from the first parameter, so there is always one.
 
     Example:
         >>> UnitBoxClassifier(nn.Identity(), (-1.0, 1.0))(torch.tensor([[0.0, 0.5]]))
