@@ -1,0 +1,199 @@
+"""Measure the audit's error rates on a panel of masked and honest networks.
+
+    python benchmarks/audit_panel.py --data-dir DIR --weights-dir DIR [--half tuning|final] [--only NAME ...] [--json FILE]
+
+Each network is trained in seconds and attacked four times: naively (PGD with 20 steps on cross-entropy), by a suite of
+`strong`'s attacks, by attacks made for it, and by the audit's remedies. A masked network counts as masked only if attacks made
+for it leave at least 5 images of 100 fewer robust than the naive attack or the suite. Half of the networks serve to tune the
+audit, the others give the final figures. `panel/entries.py` splits them by their names.
+
+Weights, attacks and audits are stored in --cache, one file each, so an interrupted run continues. With --seconds no new
+network is begun after so long. The whole panel takes about an hour on one core.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from panel.attacks import DRAWS, adaptive, naive  # noqa: E402
+from panel.data import Sets  # noqa: E402
+from panel.entries import Entry, halves  # noqa: E402
+from panel.figures import summarize_panel  # noqa: E402
+from panel.honest import honest  # noqa: E402
+from panel.masked import MASKED  # noqa: E402
+from torch import nn  # noqa: E402
+
+from lowcurve import evaluation  # noqa: E402
+from lowcurve.attacks import Effort, strong  # noqa: E402
+from lowcurve.data import Examples  # noqa: E402
+from lowcurve.evaluation.audit import audit  # noqa: E402
+from lowcurve.randomness import temporary_seed  # noqa: E402
+from lowcurve.results.versions import code_version  # noqa: E402
+
+SEED = 0
+EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0)
+"""The gradient attacks of `strong` at full effort, and a third of its queries."""
+
+
+class Panel:
+    """The networks of the panel with everything that is stored of them.
+
+    Args:
+        sets: The data sets.
+        cache: Folder of weights, attacks and audits.
+        label: Name of the audit's version.
+    """
+
+    def __init__(self, sets: Sets, cache: Path, label: str) -> None:
+        self.sets, self.cache, self.label = sets, cache, label
+
+    def network(self, entry: Entry) -> nn.Module:
+        """Return the trained network, from the cache if it is there."""
+        data, file = self.sets(entry.data), self._file("weights", entry.name, "pt")
+        if entry.fit is None:
+            return entry.make(data)
+        if not file.exists():
+            torch.save(entry.make(data).state_dict(), file)
+        model = entry.shell(data)
+        model.load_state_dict(torch.load(file))
+        return model.requires_grad_(False)
+
+    def judge(self, entry: Entry) -> dict[str, Any]:
+        """Return the row of an entry."""
+        file = self._file(f"audit-{self.label}", entry.title, "json")
+        if not file.exists():
+            model, examples, known = self.attack(entry)
+            start = time.process_time()
+            found = audit(model, examples, entry.ball, attacked=known["attacked"], seed=SEED, progress=False)
+            row = {
+                **{name: value for name, value in known.items() if name != "attacked"},
+                "audit seconds": round(time.process_time() - start, 2),
+                "audited": round(float(found.robust["worst case"].mean()), 4),
+                "level": found.level,
+                "verdict": found.verdict,
+                "findings": [_finding(finding) for finding in found.findings],
+                "remedies": [asdict(remedy) for remedy in found.remedies],
+                "version": code_version(),
+            }
+            file.write_text(json.dumps(row, indent=1) + "\n")
+        return json.loads(file.read_text())
+
+    def attack(self, entry: Entry) -> tuple[nn.Module, Examples, dict[str, Any]]:
+        """Return an entry's network, its images, and what the attacks but the audit's found."""
+        model, data = self.network(entry), self.sets(entry.data)
+        x, y = data.test_x[: entry.images], data.test_y[: entry.images]
+        examples = Examples(x, y, tuple(map(str, range(data.classes))))
+        return model, examples, self._attacked(entry, model, examples)
+
+    def _attacked(self, entry: Entry, model: nn.Module, examples: Examples) -> dict[str, Any]:
+        """Return the accuracies under the naive attack, the suite and the adaptive attacks, with the suite's result."""
+        file = self._file("attacks", entry.title, "pickle")
+        if not file.exists():
+            x, y = examples.pixels(slice(None)), examples.y
+            start = time.process_time()
+            attacked = evaluation.attack(model, examples, strong(entry.ball, effort=EFFORT), seed=SEED, progress=False)
+            suite_seconds, start = time.process_time() - start, time.process_time()
+            with temporary_seed(SEED, entry.title):
+                draws = DRAWS if entry.random else 1
+                plain = naive(model, x, y, entry.ball, steps=entry.steps, draws=draws).numpy()
+                ways = entry.all_ways(model) if entry.masked else entry.all_ways(model)[:1]
+                best = adaptive(model, ways, x, y, entry.ball, random=entry.random).numpy()
+            if not entry.random:
+                best = np.minimum(best, attacked.robust)
+            seconds = time.process_time() - start
+            known = {
+                "images": len(x), "clean": float(attacked.clean.mean()), "naive": float(plain.mean()),
+                "suite": float(attacked.robust.mean()), "adaptive": float(best.mean()),
+                "suite seconds": suite_seconds, "adaptive seconds": seconds,
+            }  # fmt: skip
+            file.write_bytes(pickle.dumps({name: _short(v) for name, v in known.items()} | {"attacked": attacked}))
+        return pickle.loads(file.read_bytes())
+
+    def _file(self, folder: str, name: str, ending: str) -> Path:
+        place = self.cache / folder / ("".join(c if c.isalnum() else "-" for c in name) + f".{ending}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+
+def _short(value: float) -> float:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _finding(finding: Any) -> dict[str, Any]:
+    names = ("number", "name", "outcome", "measured", "threshold", "evidence")
+    return {name: getattr(finding, name) for name in names}
+
+
+def chosen(args: argparse.Namespace) -> list[tuple[Entry, str]]:
+    """Return the entries that are asked for, with their halves."""
+    entries = [*MASKED, *honest(args.weights_dir)]
+    half = halves(entries)
+    entries = [entry for entry in entries if args.side in (None, "masked" if entry.masked else "honest")]
+    found = [(entry, half[entry.name]) for entry in entries if args.half in (None, half[entry.name])]
+    return [(e, h) for e, h in found if not args.only or any(word in e.title for word in args.only)]
+
+
+def main() -> None:
+    """Attack, audit, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--weights-dir", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "audit-panel")
+    parser.add_argument("--half", choices=("tuning", "final"))
+    parser.add_argument("--side", choices=("masked", "honest"))
+    parser.add_argument("--only", nargs="+", help="parts of titles of entries")
+    parser.add_argument("--label", default="now", help="name of the audit's version; its audits are stored under it")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no network after so many seconds")
+    parser.add_argument("--attack-only", action="store_true", help="train and attack, and audit nothing")
+    parser.add_argument("--list", action="store_true", help="print the entries and their halves")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    panel, rows, begin = Panel(Sets(args.data_dir, args.cache), args.cache, args.label), [], time.monotonic()
+    for entry, half in chosen(args):
+        if args.list:
+            print(half, "masked" if entry.masked else "honest", entry.title, f"({entry.kind})")
+            continue
+        if time.monotonic() - begin > args.seconds:
+            print("stopped: the time is over")
+            return
+        about = {"name": entry.title, "network": entry.name, "kind": entry.kind, "data": entry.data, "masked": entry.masked,
+                 "half": half, "random": entry.random, "seed": entry.seed()}  # fmt: skip
+        if args.attack_only:
+            panel.attack(entry)
+            continue
+        rows.append({**about, **panel.judge(entry)})
+        _show(rows[-1])
+    if args.json and rows:
+        settings = {
+            "suite": asdict(EFFORT), "seed": SEED, "threads": 1, "torch": torch.__version__,
+            "Python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "code": code_version(), "date": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+        args.json.write_text(json.dumps({"settings": settings, **summarize_panel(rows), "rows": rows}, indent=1) + "\n")
+
+
+def _show(row: dict[str, Any]) -> None:
+    raised = {k: [f["number"] for f in row["findings"] if f["outcome"] == k] for k in ("fail", "flag")}
+    accuracies = ", ".join(f"{name} {row[name]:.0%}" for name in ("clean", "naive", "suite", "adaptive", "audited"))
+    side = "masked" if row["masked"] else "honest"
+    seconds = f"{row['suite seconds']:.0f} + {row['audit seconds']:.0f} s"
+    print(f"{side} {row['half']} | {row['name']}: {accuracies} | {raised} | {seconds} | {row['level']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks of the public panel on which the audit's error rates are measured."""

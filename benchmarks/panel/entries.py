@@ -1,0 +1,104 @@
+"""An entry of the panel: a network, its training, a ball, and the attacks made for it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from lowcurve.analysis.norms import Ball
+from lowcurve.randomness import temporary_seed
+from panel.attacks import Way
+from panel.data import Data
+from panel.preprocessing import twin
+from panel.training import Fit
+
+Build = Callable[[Data], nn.Module]
+Train = Callable[[nn.Module, Data], None]
+Ways = Callable[[nn.Module], list[Way]]
+PUBLIC = "public"
+"""Kind of the networks that others trained."""
+
+
+def nothing_more(model: nn.Module) -> list[Way]:
+    """Return no further ways to attack."""
+    del model
+    return []
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the panel in one ball.
+
+    Args:
+        name: Name of the network. It seeds weights and training.
+        kind: Kind of defense or of training, in words.
+        data: Name of the data set.
+        ball: Norm and radius.
+        build: Function from the data to the untrained network.
+        fit: Its training; None where `build` returns a trained network.
+        ways: Further ways to attack, beside the network's own gradient and its smooth twin's.
+        random: Whether its output is random.
+        steps: Steps of the naive attack: 20, or 1 for FGSM.
+        images: Number of images.
+        masked: Whether it was made to hide its gradients.
+    """
+
+    name: str
+    kind: str
+    data: str
+    ball: Ball
+    build: Build
+    fit: Train | None = field(default_factory=Fit)
+    ways: Ways = nothing_more
+    random: bool = False
+    steps: int = 20
+    images: int = 100
+    masked: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name with the ball."""
+        return f"{self.name}, {self.ball.norm.name} {self.ball.radius:.3g}"
+
+    @property
+    def file(self) -> str:
+        """The title as the name of a file."""
+        return "".join(c if c.isalnum() else "-" for c in self.title)
+
+    def seed(self) -> int:
+        """Return the seed of weights and training, which follows from the name."""
+        return int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16)
+
+    def make(self, data: Data) -> nn.Module:
+        """Return the network, trained, in eval mode."""
+        with temporary_seed(self.seed(), "panel"):
+            torch.manual_seed(self.seed())
+            model = self.build(data)
+            if self.fit is not None:
+                self.fit(model, data)
+            return model.eval()
+
+    def shell(self, data: Data) -> nn.Module:
+        """Return the network before its training, for weights from the cache."""
+        with temporary_seed(self.seed(), "panel"):
+            torch.manual_seed(self.seed())
+            return self.build(data).eval()
+
+    def all_ways(self, model: nn.Module) -> list[Way]:
+        """Return the network's own gradient, its smooth twin's, and the ways made for it."""
+        return [Way(model), Way(twin(model)), *self.ways(model)]
+
+
+def halves(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return by network which half it belongs to, "tuning" or "final", by the order of the names' digests.
+
+    Masked and honest networks are split apart. Public networks are known to the package's tests, so they are for tuning.
+    """
+    found = {entry.name: "tuning" for entry in entries if entry.kind == PUBLIC}
+    for masked in (True, False):
+        names = {entry.name for entry in entries if entry.masked == masked} - set(found)
+        ordered = sorted(names, key=lambda name: hashlib.sha256(f"panel 27:{name}".encode()).hexdigest())
+        found |= {name: ("tuning", "final")[place % 2] for place, name in enumerate(ordered)}
+    return found
