@@ -62,11 +62,6 @@ class Entry:
         """The name with the ball."""
         return f"{self.name}, {self.ball.norm.name} {self.ball.radius:.3g}"
 
-    @property
-    def file(self) -> str:
-        """The title as the name of a file."""
-        return "".join(c if c.isalnum() else "-" for c in self.title)
-
     def seed(self) -> int:
         """Return the seed of weights and training, which follows from the name."""
         return int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16)

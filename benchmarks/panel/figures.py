@@ -1,8 +1,266 @@
-"""Error rates of the audit on the panel."""
+"""Error rates of the audit on the panel, and the tables of docs/audit.md."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 
-def summarize_panel(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the summary."""
-    return {}
+from lowcurve.results import Column, Table, dump, proportion
+from panel.reasons import REASONS
+
+Row = dict[str, Any]
+CLEARLY = 0.05
+"""The suite is wrong if an attack made for the network leaves so much less of its accuracy."""
+CLEARLY_NAIVE = 0.15
+"""The same for PGD-20 on cross-entropy. For honest networks of the tuning half it is up to 12 points too high."""
+FALLING = ("gradient alignment",)
+"""Tests whose number speaks against the network where it is low."""
+ROUNDING = 1e-9
+SHARE, COUNT = ".0%", "d"
+
+
+def misjudged_by_suite(row: Row) -> bool:
+    """Return whether the suite's robust accuracy is clearly too high."""
+    return row["suite"] - row["adaptive"] >= CLEARLY - ROUNDING
+
+
+def misjudged(row: Row) -> bool:
+    """Return whether the naive or the suite's robust accuracy is clearly too high."""
+    return misjudged_by_suite(row) or row["naive"] - min(row["adaptive"], row["suite"]) >= CLEARLY_NAIVE - ROUNDING
+
+
+def numbers(row: Row, outcome: str) -> list[int]:
+    """Return the numbers of the tests with an outcome."""
+    return sorted(f["number"] for f in row["findings"] if f["outcome"] == outcome)
+
+
+def is_alarm(row: Row) -> bool:
+    """Return whether the verdict is "unreliable"."""
+    return row["level"] == "unreliable"
+
+
+def score_of_verdict(row: Row) -> float:
+    """Return the number of failed tests, and a hundredth of the number of warnings."""
+    return len(numbers(row, "fail")) + 0.01 * len(numbers(row, "flag"))
+
+
+def score_of_test(number: int) -> Callable[[Row], float]:
+    """Return the function from a row to what a test measured, high where it speaks against the network.
+
+    A test that did not run speaks least against it.
+    """
+
+    def score(row: Row) -> float:
+        for finding in row["findings"]:
+            if finding["number"] == number and finding["measured"] is not None and finding["outcome"] != "not run":
+                return -finding["measured"] if finding["name"] in FALLING else finding["measured"]
+        return -np.inf
+
+    return score
+
+
+def area(score: Callable[[Row], float], masked: Sequence[Row], honest: Sequence[Row]) -> float | None:
+    """Return the area under the ROC curve: the chance that a masked network scores higher; equal scores count half."""
+    if not masked or not honest:
+        return None
+    above, below = np.array([score(row) for row in masked]), np.array([score(row) for row in honest])
+    return float(np.mean((above[:, None] > below[None]) + 0.5 * (above[:, None] == below[None])))
+
+
+def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the summary in numbers and the tables.
+
+    Args:
+        rows: Rows of the panel.
+    """
+    halves = {half: [row for row in rows if row["half"] == half] for half in ("tuning", "final")}
+    parts = {half: split(part) for half, part in {**halves, "both": list(rows)}.items() if part}
+    tables = {
+        "rates": rates(parts),
+        "operating points": operating_points(parts),
+        "tests": tests(parts["both"]),
+        "cost": cost(parts["both"]),
+        "remedies": remedies(parts["both"]["masked"]),
+        "masked": networks("Networks whose evaluation is wrong", parts["both"]["masked"]),
+        "honest": networks("Honest networks", parts["both"]["honest"]),
+        "nothing to hide": networks("Defended networks with nothing to hide", parts["both"]["nothing to hide"]),
+        "wrong": wrong(rows),
+    }
+    summary = {
+        half: {name: len(members) for name, members in part.items()} | _rates(part) for half, part in parts.items()
+    }
+    return {"summary": summary, "results": {name: dump(table) for name, table in tables.items()}}
+
+
+def split(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows by what they are: masked, with nothing to hide, honest."""
+    return {
+        "masked": [row for row in rows if row["masked"] and misjudged(row)],
+        "nothing to hide": [row for row in rows if row["masked"] and not misjudged(row)],
+        "honest": [row for row in rows if not row["masked"]],
+    }
+
+
+def _share(rows: Sequence[Row], which: Callable[[Row], bool]) -> tuple[float, float, float] | None:
+    if not rows:
+        return None
+    found = proportion(sum(map(which, rows)), len(rows))
+    return found.value, found.low, found.high
+
+
+def _only_warned(row: Row) -> bool:
+    return row["level"] == "warnings"
+
+
+def _rates(part: dict[str, list[Row]]) -> Row:
+    by_suite = [row for row in part["masked"] if misjudged_by_suite(row)]
+    return {
+        "sensitivity": _share(part["masked"], is_alarm),
+        "sensitivity where the suite is wrong": _share(by_suite, is_alarm),
+        "false alarms": _share(part["honest"], is_alarm),
+        "honest networks with warnings only": _share(part["honest"], _only_warned),
+        "alarms with nothing to hide": _share(part["nothing to hide"], is_alarm),
+        "area under the ROC curve": area(score_of_verdict, part["masked"], part["honest"]),
+    }
+
+
+def rates(parts: dict[str, dict[str, list[Row]]]) -> Table:
+    """Return the error rates of the verdict for each half."""
+    rows = []
+    for half, part in parts.items():
+        found = _rates(part)
+        shares = [
+            _written(part["masked"], found["sensitivity"]),
+            _written(
+                [r for r in part["masked"] if misjudged_by_suite(r)], found["sensitivity where the suite is wrong"]
+            ),
+            _written(part["honest"], found["false alarms"]),
+            _written(part["honest"], found["honest networks with warnings only"]),
+            _written(part["nothing to hide"], found["alarms with nothing to hide"]),
+        ]
+        rows.append((half, *shares, found["area under the ROC curve"]))
+    columns = (
+        Column("half", "networks that served to tune the audit, or the others"),
+        Column("sensitivity", "share of wrong evaluations that are called unreliable, with its 95 % interval"),
+        Column("where the suite is wrong", "the same, where the suite's own robust accuracy is wrong"),
+        Column("false alarms", "share of honest evaluations that are called unreliable"),
+        Column("warnings only", "share of honest evaluations with warnings and no failure"),
+        Column("nothing to hide, alarms", "share of defended networks called unreliable whose evaluation is right"),
+        Column("ROC area", "of the number of failed tests, and warnings among equals", ".3f"),
+    )
+    return Table("The verdict", columns, tuple(rows))
+
+
+def _written(rows: Sequence[Row], share: tuple[float, float, float] | None) -> str:
+    if share is None:
+        return "–"
+    value, low, high = share
+    return f"{value:.0%} ({round(value * len(rows))} of {len(rows)}; {low:.0%} to {high:.0%})"
+
+
+def operating_points(parts: dict[str, dict[str, list[Row]]]) -> Table:
+    """Return sensitivity and false alarms for other thresholds of the verdict: points of its ROC curve."""
+    points = (("a warning or failure", 0.01), ("a failure", 1.0), ("two failures", 2.0), ("three failures", 3.0))
+    rows = []
+    for name, least in points:
+        cells: list[Any] = [name]
+        for half in parts:
+            for side in ("masked", "honest"):
+                found = parts[half][side]
+                cells.append(
+                    float(np.mean([score_of_verdict(r) >= least - ROUNDING for r in found])) if found else None
+                )
+        rows.append(tuple(cells))
+    heads = [Column(f"{half}: {word}", form=SHARE) for half in parts for word in ("sensitivity", "false alarms")]
+    return Table("Points of the ROC curve", (Column("alarm at"), *heads), tuple(rows))
+
+
+def tests(part: dict[str, list[Row]]) -> Table:
+    """Return for each test how well its number tells masked from honest networks, and how often it is raised."""
+    found = {f["number"]: f["name"] for row in (*part["masked"], *part["honest"]) for f in row["findings"]}
+    rows = []
+    for number in sorted(found):
+        cells: list[Any] = [f"{number}. {found[number]}", area(score_of_test(number), part["masked"], part["honest"])]
+        for side in ("masked", "honest"):
+            for outcome in ("fail", "flag"):
+                cells.append(sum(number in numbers(row, outcome) for row in part[side]))
+        ran = [sum(number not in numbers(row, "not run") for row in part[side]) for side in ("masked", "honest")]
+        rows.append((*cells, *ran))
+    columns = (
+        Column("test"),
+        Column("ROC area", "of what it measures", ".2f"),
+        Column("fails, masked", form=COUNT), Column("warns, masked", form=COUNT),
+        Column("fails, honest", form=COUNT), Column("warns, honest", form=COUNT),
+        Column("ran, masked", form=COUNT), Column("ran, honest", form=COUNT),
+    )  # fmt: skip
+    return Table("The tests", columns, tuple(rows))
+
+
+def cost(part: dict[str, list[Row]]) -> Table:
+    """Return the processor time of suite and audit."""
+    rows = []
+    for side, found in part.items():
+        if not found:
+            continue
+        suite, own = (np.array([row[f"{name} seconds"] for row in found]) for name in ("suite", "audit"))
+        ratio = own / np.maximum(suite, 0.01)
+        rows.append(
+            (
+                side,
+                len(found),
+                float(suite.sum()),
+                float(own.sum()),
+                float(own.sum() / suite.sum()),
+                float(np.median(ratio)),
+            )
+        )
+    columns = (
+        Column("networks"), Column("evaluations", form=COUNT), Column("suite, s", form=".0f"), Column("audit, s", form=".0f"),
+        Column("audit / suite", form=".2f"), Column("median of the ratios", form=".2f"),
+    )  # fmt: skip
+    return Table("Processor time", columns, tuple(rows))
+
+
+def remedies(masked: Sequence[Row]) -> Table:
+    """Return what the attacks gained that the audit makes for its findings."""
+    rows = []
+    for row in masked:
+        gained = [r for r in row["remedies"] if r["after"] < r["before"]]
+        said = "; ".join(f"{r['before'] / r['of']:.0%} → {r['after'] / r['of']:.0%} by {r['attack']}" for r in gained)
+        rows.append((row["name"], row["half"], row["suite"], row["audited"], row["adaptive"], said or "none"))
+    columns = (
+        Column("network"), Column("half"), Column("suite", form=SHARE), Column("after the audit", form=SHARE),
+        Column("adaptive", form=SHARE), Column("gains of the audit's own attacks"),
+    )  # fmt: skip
+    return Table("The audit's attacks", columns, tuple(rows))
+
+
+def networks(title: str, found: Sequence[Row]) -> Table:
+    """Return the accuracies and the verdict of each network."""
+    accuracies = ("clean", "naive", "suite", "adaptive", "audited")
+    rows = tuple(
+        (
+            row["name"], row["kind"], row["half"], *(row[name] for name in accuracies), row["level"],
+            _listed(numbers(row, "fail")), _listed(numbers(row, "flag")),
+        )
+        for row in found
+    )  # fmt: skip
+    columns = (
+        Column("network and ball"), Column("kind"), Column("half"),
+        *(Column("after the audit" if name == "audited" else name, form=SHARE) for name in accuracies),
+        Column("verdict"), Column("failed"), Column("warned"),
+    )  # fmt: skip
+    return Table(title, columns, rows)
+
+
+def _listed(found: Sequence[int]) -> str:
+    return ", ".join(map(str, found)) or "–"
+
+
+def wrong(rows: Sequence[Row]) -> Table:
+    """Return the wrong verdicts with their reasons."""
+    missed = [row for row in rows if row["masked"] and misjudged(row) and not is_alarm(row)]
+    alarms = [row for row in rows if not row["masked"] and is_alarm(row)]
+    found = [("missed", row) for row in missed] + [("false alarm", row) for row in alarms]
+    cells = tuple((word, row["name"], row["half"], REASONS.get(row["name"], row["verdict"])) for word, row in found)
+    return Table("Wrong verdicts", tuple(map(Column, ("wrong", "network and ball", "half", "reason"))), cells)
