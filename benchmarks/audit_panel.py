@@ -28,17 +28,17 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from panel.attacks import DRAWS, adaptive, naive  # noqa: E402
+from panel.attacks import DRAWS, PLAIN, adaptive, naive  # noqa: E402
 from panel.data import Sets  # noqa: E402
 from panel.entries import Entry, halves  # noqa: E402
-from panel.figures import summarize_panel  # noqa: E402
+from panel.figures import judged, only_naive_is_wrong, summarize_panel  # noqa: E402
 from panel.honest import honest  # noqa: E402
 from panel.masked import MASKED  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lowcurve import evaluation  # noqa: E402
 from lowcurve.analysis.norms import Ball  # noqa: E402
-from lowcurve.attacks import Effort, Suite, strong  # noqa: E402
+from lowcurve.attacks import PGD, Effort, Suite, strong  # noqa: E402
 from lowcurve.data import Examples  # noqa: E402
 from lowcurve.errors import InputError  # noqa: E402
 from lowcurve.evaluation.attack_result import AttackResult  # noqa: E402
@@ -85,18 +85,13 @@ class Panel:
         file = self._file(f"audit-{self.label}", entry.title, "json")
         if not file.exists():
             model, examples, known = self.attack(entry)
-            start = time.process_time()
-            found = audit(model, examples, entry.ball, attacked=known["attacked"], seed=SEED, progress=False)
-            row = {
-                **{name: value for name, value in known.items() if name != "attacked"},
-                "audit seconds": round(time.process_time() - start, 2),
-                "audited": round(float(found.robust["worst case"].mean()), 4),
-                "level": found.level,
-                "verdict": found.verdict,
-                "findings": [_finding(finding) for finding in found.findings],
-                "remedies": [asdict(remedy) for remedy in found.remedies],
-                "version": code_version(),
-            }
+            row = {name: value for name, value in known.items() if name != "attacked"} | {"random": entry.random}
+            row |= _audited(model, examples, entry.ball, known["attacked"])
+            has_gradient = known["attacked"].members[0][0] != "Square"
+            if entry.masked and has_gradient and only_naive_is_wrong(row):
+                plain = evaluation.attack(model, examples, _naive(entry), seed=SEED, progress=False)
+                found = _audited(model, examples, entry.ball, plain)
+                row["audit of the naive attack"] = {"naive": _short(float(plain.robust.mean())), **found}
             file.write_text(json.dumps(row, indent=1) + "\n")
         return json.loads(file.read_text())
 
@@ -119,8 +114,11 @@ class Panel:
                 draws = DRAWS if entry.random else 1
                 plain = naive(model, x, y, entry.ball, steps=entry.steps, draws=draws).numpy()
                 ways = entry.all_ways(model) if entry.masked else entry.all_ways(model)[:1]
-                starts = 2 if entry.masked else 1
-                best = adaptive(model, ways, x, y, entry.ball, restarts=starts, random=entry.random).numpy()
+                effort = {
+                    "restarts": 2 if entry.masked and not entry.random else 1,
+                    "steps": 40 if entry.random else 60,
+                }
+                best = adaptive(model, ways, x, y, entry.ball, random=entry.random, **effort).numpy()
             if not entry.random:
                 best = np.minimum(best, attacked.robust)
             seconds = time.process_time() - start
@@ -136,6 +134,28 @@ class Panel:
         place = self.cache / folder / ("".join(c if c.isalnum() else "-" for c in name) + f".{ending}")
         place.parent.mkdir(parents=True, exist_ok=True)
         return place
+
+
+def _audited(model: nn.Module, examples: Examples, ball: Ball, attacked: AttackResult) -> dict[str, Any]:
+    """Return the audit of an evaluation."""
+    start = time.process_time()
+    found = audit(model, examples, ball, attacked=attacked, seed=SEED, progress=False)
+    return {
+        "audit seconds": round(time.process_time() - start, 2),
+        "audited": round(float(found.robust["worst case"].mean()), 4),
+        "level": found.level,
+        "verdict": found.summary,
+        "findings": [_finding(finding) for finding in found.findings],
+        "remedies": [asdict(remedy) for remedy in found.remedies],
+        "version": code_version(),
+    }
+
+
+def _naive(entry: Entry) -> Suite:
+    """Return the naive attack as the package's own: PGD with 20 steps, or FGSM, on torch's cross-entropy."""
+    one = {"steps": 1, "step_size": entry.ball.radius, "start": "center"}
+    attack = PGD(entry.ball, loss=PLAIN, **(one if entry.steps == 1 else {"steps": 20}))
+    return Suite((("FGSM" if entry.steps == 1 else "PGD-20", attack),))
 
 
 def _attack(model: nn.Module, examples: Examples, ball: Ball) -> AttackResult:
@@ -215,19 +235,26 @@ def main() -> None:
 
 def _without_figures(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row without the sentences of tests that are not raised."""
-    findings = [
+    found = dict(row)
+    if "audit of the naive attack" in row:
+        found["audit of the naive attack"] = _without_figures(row["audit of the naive attack"])
+    found["findings"] = [
         {k: v for k, v in finding.items() if k != "evidence" or finding["outcome"] in ("flag", "fail")}
         for finding in row["findings"]
     ]
-    return {**row, "findings": findings}
+    return found
 
 
 def _show(row: dict[str, Any]) -> None:
+    row = judged(row)
     raised = {k: [f["number"] for f in row["findings"] if f["outcome"] == k] for k in ("fail", "flag")}
     accuracies = ", ".join(f"{name} {row[name]:.0%}" for name in ("clean", "naive", "suite", "adaptive", "audited"))
     side = "masked" if row["masked"] else "honest"
     seconds = f"{row['suite seconds']:.0f} + {row['audit seconds']:.0f} s"
-    print(f"{side} {row['half']} | {row['name']}: {accuracies} | {raised} | {seconds} | {row['level']}", flush=True)
+    print(
+        f"{side} {row['half']} {row['judged']} | {row['name']}: {accuracies} | {raised} | {seconds} | {row['level']}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def row(
     ]
     accuracies = {"clean": 1.0, "naive": naive, "suite": suite, "adaptive": adaptive, "audited": suite}
     return {
-        "name": "a", "kind": "b", "half": "final", "masked": masked, **accuracies, "level": "unreliable" if failed else level,
+        "name": "a", "kind": "b", "half": "final", "masked": masked, "random": False, **accuracies,
+        "level": "unreliable" if failed else level,
         "verdict": "", "findings": findings, "remedies": [], "suite seconds": 2.0, "audit seconds": 1.0,
     }  # fmt: skip
 

@@ -24,9 +24,24 @@ def misjudged_by_suite(row: Row) -> bool:
     return row["suite"] - row["adaptive"] >= CLEARLY - ROUNDING
 
 
+def only_naive_is_wrong(row: Row) -> bool:
+    """Return whether the naive attack's robust accuracy is clearly too high and the suite's is not.
+
+    Of a random network the suite counts what one unlucky draw fools, so only attacks on the expectation are compared.
+    """
+    least = row["adaptive"] if row["random"] else min(row["adaptive"], row["suite"])
+    return not misjudged_by_suite(row) and row["naive"] - least >= CLEARLY_NAIVE - ROUNDING
+
+
 def misjudged(row: Row) -> bool:
     """Return whether the naive or the suite's robust accuracy is clearly too high."""
-    return misjudged_by_suite(row) or row["naive"] - min(row["adaptive"], row["suite"]) >= CLEARLY_NAIVE - ROUNDING
+    return misjudged_by_suite(row) or only_naive_is_wrong(row)
+
+
+def judged(row: Row) -> Row:
+    """Return the row with the audit of the evaluation that is wrong: the naive one where only that is wrong."""
+    found = row.get("audit of the naive attack")
+    return {"judged": "suite", **row} if found is None else {**row, "judged": "naive", **found}
 
 
 def numbers(row: Row, outcome: str) -> list[int]:
@@ -47,23 +62,27 @@ def score_of_verdict(row: Row) -> float:
 def score_of_test(number: int) -> Callable[[Row], float]:
     """Return the function from a row to what a test measured, high where it speaks against the network.
 
-    A test that did not run speaks least against it.
+    It is NaN for a test that did not run.
     """
 
     def score(row: Row) -> float:
         for finding in row["findings"]:
             if finding["number"] == number and finding["measured"] is not None and finding["outcome"] != "not run":
                 return -finding["measured"] if finding["name"] in FALLING else finding["measured"]
-        return -np.inf
+        return np.nan
 
     return score
 
 
 def area(score: Callable[[Row], float], masked: Sequence[Row], honest: Sequence[Row]) -> float | None:
-    """Return the area under the ROC curve: the chance that a masked network scores higher; equal scores count half."""
-    if not masked or not honest:
+    """Return the area under the ROC curve: the chance that a masked network scores higher; equal scores count half.
+
+    Networks without a score are left out.
+    """
+    found = (np.array([score(row) for row in rows]) for rows in (masked, honest))
+    above, below = (scores[~np.isnan(scores)] for scores in found)
+    if not len(above) or not len(below):
         return None
-    above, below = np.array([score(row) for row in masked]), np.array([score(row) for row in honest])
     return float(np.mean((above[:, None] > below[None]) + 0.5 * (above[:, None] == below[None])))
 
 
@@ -73,17 +92,18 @@ def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
     Args:
         rows: Rows of the panel.
     """
+    rows = list(map(judged, rows))
     halves = {half: [row for row in rows if row["half"] == half] for half in ("tuning", "final")}
     parts = {half: split(part) for half, part in {**halves, "both": list(rows)}.items() if part}
     tables = {
         "rates": rates(parts),
-        "operating points": operating_points(parts),
+        "operating-points": operating_points(parts),
         "tests": tests(parts["both"]),
         "cost": cost(parts["both"]),
         "remedies": remedies(parts["both"]["masked"]),
         "masked": networks("Networks whose evaluation is wrong", parts["both"]["masked"]),
         "honest": networks("Honest networks", parts["both"]["honest"]),
-        "nothing to hide": networks("Defended networks with nothing to hide", parts["both"]["nothing to hide"]),
+        "nothing-to-hide": networks("Defended networks with nothing to hide", parts["both"]["nothing to hide"]),
         "wrong": wrong(rows),
     }
     summary = {
@@ -188,7 +208,7 @@ def tests(part: dict[str, list[Row]]) -> Table:
         rows.append((*cells, *ran))
     columns = (
         Column("test"),
-        Column("ROC area", "of what it measures", ".2f"),
+        Column("ROC area", "of what it measures, where it ran", ".2f"),
         Column("fails, masked", form=COUNT), Column("warns, masked", form=COUNT),
         Column("fails, honest", form=COUNT), Column("warns, honest", form=COUNT),
         Column("ran, masked", form=COUNT), Column("ran, honest", form=COUNT),
@@ -240,7 +260,7 @@ def networks(title: str, found: Sequence[Row]) -> Table:
     accuracies = ("clean", "naive", "suite", "adaptive", "audited")
     rows = tuple(
         (
-            row["name"], row["kind"], row["half"], *(row[name] for name in accuracies), row["level"],
+            row["name"], row["kind"], row["half"], *(row[name] for name in accuracies), row["judged"], row["level"],
             _listed(numbers(row, "fail")), _listed(numbers(row, "flag")),
         )
         for row in found
@@ -248,7 +268,7 @@ def networks(title: str, found: Sequence[Row]) -> Table:
     columns = (
         Column("network and ball"), Column("kind"), Column("half"),
         *(Column("after the audit" if name == "audited" else name, form=SHARE) for name in accuracies),
-        Column("verdict"), Column("failed"), Column("warned"),
+        Column("judged"), Column("verdict"), Column("failed"), Column("warned"),
     )  # fmt: skip
     return Table(title, columns, rows)
 

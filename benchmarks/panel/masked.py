@@ -97,7 +97,7 @@ def each(*parts: str, fit: Train = Fit()) -> Train:  # noqa: B008 - it is frozen
 
 def random_ways(model: nn.Module) -> list[Way]:
     """Return the attack on the expectation over draws."""
-    return [Way(twin(model), draws=12)]
+    return [Way(twin(model), draws=8)]
 
 
 def jittered(model: nn.Module) -> list[Way]:
