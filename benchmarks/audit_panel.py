@@ -205,7 +205,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
-    panel, rows, begin = Panel(Sets(args.data_dir, args.cache), args.cache, args.label), [], time.monotonic()
+    panel, begin = Panel(Sets(args.data_dir, args.cache), args.cache, args.label), time.monotonic()
+    rows: list[dict[str, Any]] = []
+    missing: list[str] = []
     for entry, half in chosen(args):
         if args.list:
             print(half, "masked" if entry.masked else "honest", entry.title, f"({entry.kind})")
@@ -216,7 +218,7 @@ def main() -> None:
         about = {"name": entry.title, "network": entry.name, "kind": entry.kind, "data": entry.data, "masked": entry.masked,
                  "half": half, "random": entry.random, "seed": entry.seed()}  # fmt: skip
         if args.stored and not panel.is_stored(entry):
-            print("not stored:", entry.title)
+            missing.append(entry.title)
             continue
         if args.attack_only:
             panel.attack(entry)
@@ -227,7 +229,8 @@ def main() -> None:
         settings = {
             "suite": asdict(EFFORT), "seed": SEED, "threads": 1, "torch": torch.__version__,
             "Python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "code": code_version(), "date": time.strftime("%Y-%m-%d"),
+            "code": sorted({row["version"] for row in rows}), "date": time.strftime("%Y-%m-%d"),
+            "not run": missing,
         }  # fmt: skip
         content = {"settings": settings, **summarize_panel(rows), "rows": list(map(_without_figures, rows))}
         args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
