@@ -1,8 +1,8 @@
-"""Reasons of the wrong verdicts of the committed run, by the entry's title. Without one the table has the verdict itself."""
+"""Reasons of the wrong verdicts of the committed run, by the entry's title."""
 
 REASONS: dict[str, str] = {
     "two networks in turn, adversarial, l_inf 0.15": (
-        "The evaluation that was audited is the package's PGD-20, which keeps the best point that it finds. It is 7 points too"
-        " high, and the audit warns of 25. The panel's own PGD-20 judges its last point and is 18 points too high."
+        "The audit got the package's PGD-20, which keeps the best point that it finds. Its accuracy is too high by fewer points"
+        " than that of the panel's own PGD-20, which judges its last point. The audit warns of it in test 25."
     ),
 }
