@@ -15,6 +15,8 @@ from .models import (
     wrap as wrap,
 )
 
+from .store import load_pretrained as load_pretrained
+
 # Evaluation: numbers per image, accuracy, robust accuracy, and whether to believe it
 from .evaluation import (
     accuracy as accuracy,

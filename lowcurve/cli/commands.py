@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK, "train"),
             *("norm", "radius", "suite", "training.epochs", "evaluation.examples", "seed", "accelerator"),
-            *("jobs", "loggers", "full", "out", "resume", "config", "print-config", "json"),
+            *("jobs", "loggers", "full", "pretrained", "out", "resume", "config", "print-config", "json"),
         ),
     ),
     "train": Command(
@@ -116,6 +116,15 @@ COMMANDS: dict[str, Command] = {
         ("lowcurve recipes moosavi2019cure/table-2/cure",),
         options.RECIPES,
         tuple(options.RECIPES),
+    ),
+    "models": Command(
+        "list the trained networks that come with lowcurve, or show what was measured on one",
+        "lowcurve.cli.models:run",
+        "[NAME]",
+        ("lowcurve models cure-small-convnet-digits",),
+        options.MODELS,
+        tuple(options.MODELS),
+        'In Python: lowcurve.load_pretrained(NAME). All of one group in a report: lowcurve study --pretrained GROUP.',
     ),
     "reproduce": Command(
         "reproduce a paper's table or figure, with the paper's numbers next to ours",

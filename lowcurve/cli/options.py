@@ -80,6 +80,7 @@ STUDY: Mapping[str, Option] = {
     "loggers": Option("A,B", "Logs: csv, tensorboard, wandb, mlflow or trackio", "csv"),
     "jobs": Option("N", "Networks side by side on the CPU", "one for each free core"),
     "full": Option("", "Also make the expensive figures: paths between images"),
+    "pretrained": Option("GROUP", "Train nothing: evaluate networks of lowcurve's own, such as digits"),
     "out": OUT,
     "resume": Option("RUN", "Continue this run with its own settings"),
     "config": Option("FILE", "Read settings from a YAML file; options given here override it"),
@@ -132,6 +133,9 @@ RECIPES: Mapping[str, Option] = {
     "json": JSON,
 }
 """Options of the command recipes."""
+
+MODELS: Mapping[str, Option] = {"NAME": Option("", "Show this network's card"), "json": JSON}
+"""Options of the command models."""
 
 DOCTOR: Mapping[str, Option] = {"data-dir": DATA_DIR, "json": JSON}
 """Options of the command doctor."""

@@ -55,6 +55,7 @@ class Request:
         new_settings: True if an earlier run is evaluated with other settings.
         new_ball: True if an earlier run gets a new norm or radius for its attacks.
         jobs: Number of networks side by side. None takes as many as there are free cores.
+        pretrained: Run whose networks a new run takes over, if any.
     """
 
     run: "Run | None"
@@ -64,6 +65,7 @@ class Request:
     new_settings: bool = False
     new_ball: bool = False
     jobs: int | None = None
+    pretrained: "Run | None" = None
 
 
 def parse(command: str, words: list[str]) -> Request:
@@ -84,6 +86,8 @@ def parse(command: str, words: list[str]) -> Request:
     if place is not None and recipe is None:
         request = _continued(command, parser, place, words, written)
         return replace(request, study=_drawn(request.study, given), jobs=_jobs(given))
+    if "pretrained" in written:
+        return _pretrained(command, parser, words, given, written)
     useless = [written[name] for name in hidden if name in written]
     if useless and command != "train" and "config" not in given:
         raise InputError(f"options of lowcurve {command}, which trains nothing", f"--{useless[0]}", "leave it out")
@@ -92,6 +96,8 @@ def parse(command: str, words: list[str]) -> Request:
     study = _parsed(command, parser, words, asdict(base))
     if command == "study" and study.model is not None and not given.get("train") and "methods" not in given:
         study = replace(study, methods=())
+    elif command in ("study", "train") and not study.methods and study.model is None:
+        raise InputError("at least one method", "none", "write --methods standard,CURE")
     return Request(None, given.get("out"), _drawn(study.resolve(), given), recipe, jobs=_jobs(given))
 
 
@@ -135,6 +141,19 @@ def _continued(
     return Request(run, None, study, new_settings=changed, new_ball=bool({"norm", "radius"} & written.keys()))
 
 
+def _pretrained(
+    command: str, parser: "ArgumentParser", words: list[str], given: Any, written: Mapping[str, str]
+) -> Request:
+    """Return the request for a new run with the networks of a group that comes with the package."""
+    from lowcurve.store.pretrained import pretrained_run
+
+    run = pretrained_run(given.pretrained)
+    if fixed := [name for name in written if name not in (*CHANGEABLE, *FREE, "limits", "out", "pretrained", "seed")]:
+        raise InputError("networks that are trained already", f"--{fixed[0]} too", "leave it out, or leave out --pretrained")
+    study = replace(_parsed(command, parser, words, run.read_settings()), methods=())
+    return Request(None, given.get("out"), _drawn(study, given), jobs=_jobs(given), pretrained=run)
+
+
 def _jobs(given: Any) -> int | None:
     jobs: int | None = given.get("jobs")
     if jobs is not None and jobs < 1:
@@ -159,6 +178,8 @@ def _study_parser(command: str) -> "ArgumentParser":
     parser.add_argument("--resume", type=str | None, default=None, help=STUDY["resume"].text)
     parser.add_argument("--scale", type=str, default="laptop")
     parser.add_argument("--jobs", type=int | None, default=None)
+    if command == "study":
+        parser.add_argument("--pretrained", type=str | None, default=None, help=STUDY["pretrained"].text)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--train", action="store_true")  # everywhere, since --print-config of a study writes it
     parser.add_argument("--config", action="config")

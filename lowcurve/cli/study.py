@@ -76,6 +76,8 @@ def run(command: str, words: list[str]) -> int:
     with run.lock(command):
         if request.run is None:
             run.begin(study, request.recipe)
+            if request.pretrained is not None:
+                run.copy_networks(request.pretrained)
         else:
             run.clean()
             if request.new_settings:

@@ -274,6 +274,12 @@ class Run:
         metadata = {name: json.dumps(content) for name, content in source_to_dict(source).items()} | {"made by": key}
         self._write(f"networks/{name}.safetensors", save(tensors, metadata))
 
+    def copy_networks(self, other: "Run") -> None:
+        """Take over the networks of another run, with the descriptions of what made them."""
+        for name in other.networks():
+            file = f"networks/{name}.safetensors"
+            self._write(file, (other.folder / file).read_bytes())
+
     def networks(self) -> tuple[str, ...]:
         """Return the names of all saved networks."""
         return tuple(sorted(path.stem for path in (self.folder / "networks").glob("*.safetensors")))

@@ -190,8 +190,6 @@ class Study:
                 repr(self.suite),
                 nearest(self.suite, SUITES, "write --suite strong"),
             )
-        if not self.methods and self.model is None:
-            raise InputError("at least one method", "none", "write --methods standard,CURE")
         if (self.mean or self.std) and self.model is None:
             hint = "Add --model package.module:function, or leave out --mean and --std"
             raise InputError("--mean and --std together with a network of your own", "no --model", hint)
