@@ -2,7 +2,8 @@
 
 `<!-- table: FILE -->` is followed by the comparison of that result, or with `FILE#NAME` by its table of that name, as the run
 wrote it. Of several files, `<!-- table: FILE FILE -->`, it is one table. `<!-- checks -->` is followed by the audit's tests,
-`<!-- schema -->` by the fields of its file. A test compares the pages with what this script writes.
+`<!-- schema -->` by the fields of its file, `<!-- networks: GROUP -->` by the networks of a group that comes with the
+package. A test compares the pages with what this script writes.
 """
 
 import json
@@ -18,7 +19,8 @@ from lowcurve.study.findings import shorten_verdicts
 ROOT = Path(__file__).parents[1]
 # A place that is still empty must not reach as far as the end of the next table.
 PLACE = re.compile(
-    r"<!-- (table: [^>]+|checks|schema) -->\n(?:(?:(?!<!-- (?:table: |checks|schema)).)*?<!-- end of table -->\n)?",
+    r"<!-- (table: [^>]+|checks|schema|networks: [^>]+) -->\n"
+    r"(?:(?:(?!<!-- (?:table: |checks|schema|networks: )).)*?<!-- end of table -->\n)?",
     re.DOTALL,
 )
 
@@ -85,12 +87,28 @@ def schema() -> str:
     return "\n\n".join(parts)
 
 
+def networks_of(group: str) -> Table:
+    """Return the networks of a group that comes with the package, with what was measured on them."""
+    from lowcurve.results import Column
+    from lowcurve.store import list_pretrained
+
+    members = [one for one in list_pretrained().values() if one.group == group]
+    columns = [Column(heading, **told) for heading, told in members[0].shared["columns"].items()]
+    cells = [[one.card["measured"][column.heading] for column in columns] for one in members]
+    rows = [
+        (one.name, *(tuple(cell) if isinstance(cell, list) else cell for cell in row))
+        for one, row in zip(members, cells, strict=True)
+    ]
+    return Table("", (Column("name", ""), *columns), tuple(rows))
+
+
 def filled(text: str) -> str:
     """Return a page with every table as the results have it."""
 
     def fill(found: re.Match[str]) -> str:
-        written = {"checks": checks, "schema": schema}.get(found[1])
-        text = written() if written else markdown(table_at(found[1].removeprefix("table: ")))
+        kind, _, place = found[1].partition(": ")
+        written = {"table": table_at, "networks": networks_of}.get(kind)
+        text = markdown(written(place)) if written else {"checks": checks, "schema": schema}[kind]()
         return f"<!-- {found[1]} -->\n{text}\n<!-- end of table -->\n"
 
     return PLACE.sub(fill, text)

@@ -51,7 +51,7 @@ def test_wrong_names_and_damaged_files_are_refused(tmp_path, monkeypatch):
     name = next(iter(NAMES))
     with pytest.raises(lc.InputError, match="the name of a network that comes with the package, got 'cure-digits'"):
         lc.load_pretrained("cure-digits")
-    with pytest.raises(lc.InputError, match="a group of networks that come with the package: .*, got 'digit'"):
+    with pytest.raises(lc.InputError, match=r"a group of networks that come with the package: .*, got 'digit'"):
         pretrained.pretrained_run("digit")
     shutil.copytree(pretrained.FOLDER, tmp_path / "there")
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "there")

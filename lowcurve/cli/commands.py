@@ -124,7 +124,7 @@ COMMANDS: dict[str, Command] = {
         ("lowcurve models cure-small-convnet-digits",),
         options.MODELS,
         tuple(options.MODELS),
-        'In Python: lowcurve.load_pretrained(NAME). All of one group in a report: lowcurve study --pretrained GROUP.',
+        "In Python: lowcurve.load_pretrained(NAME). All of one group in a report: lowcurve study --pretrained GROUP.",
     ),
     "reproduce": Command(
         "reproduce a paper's table or figure, with the paper's numbers next to ours",

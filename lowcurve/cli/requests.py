@@ -149,7 +149,9 @@ def _pretrained(
 
     run = pretrained_run(given.pretrained)
     if fixed := [name for name in written if name not in (*CHANGEABLE, *FREE, "limits", "out", "pretrained", "seed")]:
-        raise InputError("networks that are trained already", f"--{fixed[0]} too", "leave it out, or leave out --pretrained")
+        raise InputError(
+            "networks that are trained already", f"--{fixed[0]} too", "leave it out, or leave out --pretrained"
+        )
     study = replace(_parsed(command, parser, words, run.read_settings()), methods=())
     return Request(None, given.get("out"), _drawn(study, given), jobs=_jobs(given), pretrained=run)
 

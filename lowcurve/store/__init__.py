@@ -15,5 +15,6 @@ from lowcurve.store.weights import load_weights, weights_digest
 
 __all__ = [
     "EXAMPLES", "LOG", "NUMBERS", "PAGE", "RECIPE", "SETTINGS", "DiskCheckpoint", "DiskLedger", "Run",
-    "list_pretrained", "load_pretrained", "load_weights", "new_place", "read_state", "replacing", "weights_digest", "write_bytes", "writing",
+    "list_pretrained", "load_pretrained", "load_weights", "new_place", "read_state", "replacing", "weights_digest",
+    "write_bytes", "writing",
 ]  # fmt: skip
