@@ -43,7 +43,8 @@ def run(command: str, words: list[str]) -> int:
 
 def _table(group: str, members: "list[PretrainedNetwork]") -> Any:
     shared = members[0].shared
-    shown = empty_table(f"{group}: {shared['conditions']['ball']}; {shared['conditions']['examples (robustness)']}")
+    told = shared["conditions"]
+    shown = empty_table(f"{group}: {told['ball']}; {told.get('examples (robustness)') or told['examples']}")
     shown.add_column("network", no_wrap=True)
     headings = [heading for heading in shared["columns"] if heading != AUDIT]
     for heading in headings:
