@@ -86,8 +86,7 @@ class Run:
             new_place(place, "")
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            names = (place.name, *(f"{place.name}-{number}" for number in range(2, 1000) if numbered))
-            for name in names:
+            for name in (place.name, *(f"{place.name}-{number}" for number in range(2, 1000) if numbered)):
                 # Of two commands that try the same name, one makes the directory.
                 with suppress(FileExistsError):
                     place.with_name(name).mkdir()
@@ -268,17 +267,15 @@ class Run:
             model: The network.
             key: Description of everything that decides the weights.
         """
-        tensors = {
-            k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()
-        }
+        state = model.state_dict()
+        tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
         metadata = {name: json.dumps(content) for name, content in source_to_dict(source).items()} | {"made by": key}
         self._write(f"networks/{name}.safetensors", save(tensors, metadata))
 
     def copy_networks(self, other: "Run") -> None:
         """Take over the networks of another run, with the descriptions of what made them."""
-        for name in other.networks():
-            file = f"networks/{name}.safetensors"
-            self._write(file, (other.folder / file).read_bytes())
+        for path in sorted((other.folder / "networks").glob("*.safetensors")):
+            self._write(f"networks/{path.name}", path.read_bytes())
 
     def networks(self) -> tuple[str, ...]:
         """Return the names of all saved networks."""
@@ -302,9 +299,8 @@ class Run:
         require_unchanged(self.folder, f"networks/{name}.safetensors", RETRAIN)
         metadata = metadata_of(path)
         try:
-            source = source_from_dict(
-                {name: json.loads(content) for name, content in metadata.items() if name != "made by"}
-            )
+            stored = {key: json.loads(content) for key, content in metadata.items() if key != "made by"}
+            source = source_from_dict(stored)
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             source = None
         if source is None:
@@ -329,8 +325,7 @@ class Run:
 
     def save_inputs(self, name: str, columns: Mapping[str, torch.Tensor]) -> None:
         """Save the inputs that attacks on a network found, with their labels, as adversarial/NAME.safetensors."""
-        tensors = {key: values.contiguous() for key, values in columns.items()}
-        self._write(f"adversarial/{name}.safetensors", save(tensors))
+        self._write(f"adversarial/{name}.safetensors", save({key: one.contiguous() for key, one in columns.items()}))
 
     def loggers(self, name: str, kinds: Sequence[str] = ("csv",), settings: Any = None) -> list[Any]:
         """Return new loggers for a training; see `store.loggers.make_loggers`."""
@@ -341,8 +336,8 @@ class Run:
 
     def log(self) -> TextIO:
         """Open the log file for appending."""
+        self.make_folder()
         with writing(self.folder / LOG):
-            self.folder.mkdir(parents=True, exist_ok=True)
             return (self.folder / LOG).open("a", buffering=1)
 
     def _write(self, name: str, content: bytes) -> Path:
