@@ -1,6 +1,10 @@
 """Reasons of the wrong verdicts of the committed run, by the entry's title."""
 
 REASONS: dict[str, str] = {
+    "thermometer of 5, residual, l_inf 0.15": (
+        "The network has no gradient, so the audit got Square alone. It leaves nothing robust, and an accuracy of 0 cannot be"
+        " too high. Only the naive attack, which stays at its random start, is wrong."
+    ),
     "two networks in turn, adversarial, l_inf 0.15": (
         "The audit got the package's PGD-20, which keeps the best point that it finds. Its accuracy is too high by fewer points"
         " than that of the panel's own PGD-20, which judges its last point. The audit warns of it in test 25."
