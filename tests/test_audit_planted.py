@@ -9,7 +9,7 @@ from torch import nn
 
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import PGD, Effort, Suite, strong
+from lowcurve.attacks import PGD, Effort, Square, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.evaluation.audit import Audit, Budget, Check, audit
 from lowcurve.evaluation.audit.convergence import convergence, relative_fosc
@@ -153,6 +153,22 @@ def test_a_suite_that_is_too_weak_fails_its_own_test():
     assert "the judged attacks" in found.verdict
     enough = evaluation.attack(Linear(), few, strong(ball, effort=Effort(50, 4, 50, 0)), progress=False)
     assert finding(audit(Linear(), few, ball, budget=TINY, attacked=enough, progress=False), 25).outcome == "passed"
+
+
+def test_the_worst_case_is_never_better_than_what_is_judged():
+    """Here only the suite's search without gradients fools many images, since the network gives none."""
+
+    class WithoutGraph(Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).detach()
+
+    with torch.no_grad():
+        y = Linear()(X).argmax(1)
+    few, ball = Examples(X, y, tuple("abcde")), Ball(LINF, 0.08)
+    judged = evaluation.attack(WithoutGraph(), few, Square(ball, queries=100), progress=False)
+    found = audit(WithoutGraph(), few, ball, budget=TINY, attacked=judged, progress=False)
+    assert 5 < judged.robust.sum() < 35
+    assert (found.robust["worst case"] <= judged.robust).all()
 
 
 # --- what the verdict does not need

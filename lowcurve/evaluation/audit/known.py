@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from lowcurve.analysis.norms import as_norm
 from lowcurve.attacks import APGD, PGD
 from lowcurve.attacks.minimal_within import MinimalNormWithin
 from lowcurve.data.examples import Examples
@@ -59,7 +60,7 @@ def first_rows(attacked: AttackResult | None, examples: Examples) -> AttackResul
         return None
     few = attacked.take(slice(count))
     clean = examples.pixels(slice(None)).to(few.inputs.dtype)
-    norm = next((member.ball.norm for _, member in few.members if isinstance(member, FOLLOW_GRADIENTS)), None)
-    if few.inputs.shape != clean.shape or norm is None or norm.name != few.norm:
+    if few.inputs.shape != clean.shape or not few.norm:
         return None
-    return few if np.array_equal(norm.length(few.inputs - clean).numpy(), few.distance) else None
+    length = as_norm(few.norm).length(few.inputs - clean)
+    return few if np.array_equal(length.numpy(), few.distance) else None

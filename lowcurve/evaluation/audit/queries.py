@@ -191,15 +191,14 @@ def black_box(state: AuditState) -> Finding:
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; AutoAttack, checks.py, check_square_sr.
     """
     square, queries = _squares(state)
-    beyond = state.fooled_beyond_gradients()
-    count = len(state.queried)
+    beyond, count = np.intersect1d(np.flatnonzero(state.fooled_beyond_gradients()), state.queried), len(state.queried)
     numbers = np.flatnonzero(state.correct)[beyond]
     listed = f": {', '.join(map(str, numbers))}" * bool(len(numbers))
     evidence = (
-        f"beyond the images that gradient attacks fool, Square ({queries} queries) fools {int(square.sum())} of"
-        f" {count}, and all attacks without gradients together {int(beyond.sum())}{listed}"
+        f"beyond the images that gradient attacks fool, Square ({queries} queries) fools {int(square[state.queried].sum())} of"
+        f" {count}, and all attacks without gradients together {len(beyond)}{listed}"
     )
-    here = BLACK_BOX.judge_count(int(beyond.sum()), count, evidence, allowed=BEYOND, flag_above=SQUARE)
+    here = BLACK_BOX.judge_count(len(beyond), count, evidence, allowed=BEYOND, flag_above=SQUARE)
     if state.nothing_is_robust():
         here = BLACK_BOX.not_run(NOTHING_ROBUST)
     suite = _black_box_of_the_suite(state)

@@ -206,6 +206,8 @@ def _run_tests(state: AuditState, progress: Progress[int], heading: str, *, by_r
     if _too_weak(state) or state.nothing_is_claimed():
         findings = [_harmless(finding) for finding in findings]
     tried = () if _too_weak(state) else remedies.attack_again(state, {*_failed(findings)})
+    if state.known is not None:  # the worst case is never better than what is audited
+        state.record("judged attacks", state.known.fooled[state.correct], gradients=False, partial=True)
     if by_reference and state.reference is not None:
         state.record("reference", ~state.reference[state.correct], gradients=False, partial=True)
     robust = {**state.robust_columns(), "worst case": state.robust()}
