@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed
 	$(MAKE) -j 2 --output-sync lint docs
-	$(PYTEST) -m "not slow and not long" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check-all: $(VENV)/.installed
 	$(MAKE) -j 2 --output-sync lint docs

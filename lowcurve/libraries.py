@@ -1,10 +1,14 @@
 """Import other libraries, and tell in one sentence if one is missing."""
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, nearest
+
+LOGGERS = {"csv": "", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+"""The library that each logger of trainings needs, if any."""
 
 
 def require_library(*modules: str, install: str, purpose: str = "") -> ModuleType:
@@ -69,3 +73,18 @@ Run pip install a-missing-library.
             raise AssertionError("the library appeared after this module was imported")
 
         return type(name, (), {"__new__": refuse})
+
+
+def require_logger_names(kinds: Sequence[str]) -> None:
+    """Raise an error for loggers that do not exist.
+
+    Args:
+        kinds: Names of loggers.
+
+    Raises:
+        InputError: If a name is none of csv, tensorboard, wandb, mlflow and trackio.
+    """
+    for kind in kinds:
+        if kind not in LOGGERS:
+            hint = nearest(kind, LOGGERS, "write --loggers csv,tensorboard")
+            raise InputError(f"loggers among {', '.join(LOGGERS)}", repr(kind), hint)

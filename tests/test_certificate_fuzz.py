@@ -4,7 +4,7 @@ import pytest
 from random_networks import Tally, check_network
 
 
-@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1500), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1500), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_no_bound_of_a_random_network_is_exceeded(seeds):
     tally = Tally()

@@ -161,7 +161,7 @@ def test_a_kink_has_no_curvature_bound_but_a_slope():
     assert bool(torch.isfinite(smoothness(smooth, torch.zeros(1, 3, 8, 8)).curvature).all())
 
 
-@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.slow)], ids=str)
 def test_no_attack_succeeds_within_a_certified_radius_of_a_thousand_networks(seeds):
     """Each network is attacked at 0.9999 of its radii, where it must be robust."""
     attacked, certified = 0, []

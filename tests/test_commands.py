@@ -38,9 +38,9 @@ from lowcurve.cli.options import STUDY
 from lowcurve.cli.report import report
 from lowcurve.cli.requests import parse
 from lowcurve.errors import InputError
+from lowcurve.libraries import LOGGERS
 from lowcurve.models import ARCHITECTURES, summary
 from lowcurve.store import Run
-from lowcurve.store.loggers import LIBRARIES
 from lowcurve.study.method_options import METHOD_NAMES
 from lowcurve.study.presets import preset
 from lowcurve.study.settings import Study
@@ -141,9 +141,7 @@ def test_the_choices_and_defaults_that_help_names_are_those_of_the_package():
     assert set(re.split(", | or ", STUDY["network"].text.removeprefix("Network: "))) == set(ARCHITECTURES)
     assert STUDY["methods"].text.removeprefix("Training methods: ").split(", ") == list(METHOD_NAMES)
     assert set(re.split(", | or ", STUDY["suite"].text.partition(": ")[2])) == set(SUITES)
-    assert set(re.findall(r"\w+", STUDY["loggers"].text.partition(": ")[2].partition(".")[0])) - {"or"} == set(
-        LIBRARIES
-    )
+    assert set(re.findall(r"\w+", STUDY["loggers"].text.partition(": ")[2].partition(".")[0])) - {"or"} == set(LOGGERS)
     assert STUDY["loggers"].default == ",".join(study.loggers)
     assert STUDY["methods"].default == ",".join(study.methods)
     assert STUDY["norm"].default == study.norm.replace("_", "")

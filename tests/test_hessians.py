@@ -405,7 +405,7 @@ def test_logits_that_move_alike_leave_the_curvature_its_digits(part):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("seeds", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.slow)], ids=str)
 def test_an_eigenvalue_lies_within_the_residual_on_a_thousand_random_networks(seeds, dtype):
     """Of the matrix whose products they are."""
     violated = set()

@@ -335,7 +335,8 @@ def test_the_check_leaves_the_random_state_and_finds_nothing_in_an_ordinary_netw
 
 def test_the_audit_sees_logits_that_depend_on_the_batch():
     found = lc.audit(Net(HandMade()).eval(), images(), BALL, budget=TINY)
-    assert next(f for f in found.findings if f.check.number == 2).outcome == "fail"
+    # A flag, since the robust accuracy is 0 here and so cannot be too high.
+    assert next(f for f in found.findings if f.check.number == 2).outcome == "flag"
 
 
 # --- errors inside a network

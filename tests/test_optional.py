@@ -113,7 +113,7 @@ def test_each_part_of_an_evaluation_may_fail_alone(monkeypatch):
     assert done("measure", "run") == 0
     whole = results(Path("run")).keys()
     for (of_measure, one), (of_attack, other) in (
-        (("_geometry", "geometry"), ("audit", "audit")),
+        (("_geometry", "geometry"), ("audit_attacked", "audit")),
         (("boundary_results", "boundary"), ("_suite_results", "attacks")),
     ):
         with monkeypatch.context() as patched:

@@ -76,6 +76,8 @@ def test_the_command_lists_them_and_shows_a_card(capsys):
     assert "Expected at most one name" in capsys.readouterr().err
     assert main(["study", "--pretrained", "digits", "--methods", "CURE"]) == 2
     assert "Expected networks that are trained already, got --methods too" in capsys.readouterr().err
+    assert main(["attack", "--pretrained", "digits"]) == 2
+    assert "Expected --pretrained with lowcurve study, got lowcurve attack" in capsys.readouterr().err
 
 
 @pytest.mark.slow

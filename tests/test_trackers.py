@@ -13,9 +13,10 @@ import pytest
 from lowcurve.cli.tracking import log_report
 from lowcurve.data import digits
 from lowcurve.errors import InputError
+from lowcurve.libraries import LOGGERS
 from lowcurve.results import Column, Curves, Line, Table, code_version
 from lowcurve.store import Run
-from lowcurve.store.loggers import LIBRARIES, is_offline, make_loggers, prepare_loggers, require_loggers
+from lowcurve.store.loggers import is_offline, make_loggers, prepare_loggers, require_loggers
 from lowcurve.store.provenance import describe_origin
 from lowcurve.study.settings import Study
 
@@ -136,7 +137,7 @@ def test_loggers_that_cannot_be_made(tmp_path, monkeypatch):
     ):
         Study(loggers=("wandbb",))
     for kind in ("wandb", "mlflow", "trackio", "tensorboard"):
-        monkeypatch.setitem(sys.modules, LIBRARIES[kind], None)
+        monkeypatch.setitem(sys.modules, LOGGERS[kind], None)
         with pytest.raises(InputError, match=rf"library {kind} for --loggers {kind}.*'lowcurve\[trackers\]'"):
             require_loggers([kind])
         with pytest.raises(InputError, match=kind):

@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
         (
             *("data", "data-dir", "scale", "methods", "network", *OWN_NETWORK, "train"),
             *("norm", "radius", "suite", "training.epochs", "evaluation.examples", "seed", "accelerator"),
-            *("jobs", "loggers", "full", "pretrained", "out", "resume", "config", "print-config", "json"),
+            *("jobs", "loggers", "full", "pretrained", "out", "resume", "config", "json"),
         ),
     ),
     "train": Command(
@@ -124,7 +124,7 @@ COMMANDS: dict[str, Command] = {
         ("lowcurve models cure-small-convnet-digits",),
         options.MODELS,
         tuple(options.MODELS),
-        "In Python: lowcurve.load_pretrained(NAME). All of one group in a report: lowcurve study --pretrained GROUP.",
+        "In Python: lowcurve.load_pretrained(NAME). As a report: lowcurve study --pretrained GROUP.",
     ),
     "reproduce": Command(
         "reproduce a paper's table or figure, with the paper's numbers next to ours",

@@ -78,10 +78,10 @@ def choices() -> Mapping[tuple[str, str], Sequence[str]]:
     from lowcurve.attacks import SUITES
     from lowcurve.cli.draw import FORMS
     from lowcurve.data import NAMES
+    from lowcurve.libraries import LOGGERS
     from lowcurve.models.architectures import ARCHITECTURES
     from lowcurve.papers.items import ITEMS
     from lowcurve.papers.recipes import list_recipe_keys
-    from lowcurve.store.loggers import LIBRARIES
     from lowcurve.study.methods import METHODS
     from lowcurve.study.presets import SCALES
 
@@ -92,7 +92,7 @@ def choices() -> Mapping[tuple[str, str], Sequence[str]]:
         ("", "network"): list(ARCHITECTURES),
         ("", "norm"): ["linf", "l2"],
         ("", "suite"): list(SUITES),
-        ("", "loggers"): list(LIBRARIES),
+        ("", "loggers"): list(LOGGERS),
         ("", "accelerator"): ["auto", "cpu", "cuda"],
         ("draw", "KIND"): list(DRAWINGS),
         ("draw", "static"): list(FORMS),

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,8 +87,13 @@ def lead(run: "Run") -> Iterator[None]:
         del os.environ[PLACE], os.environ[LEADER]
 
 
-def leader_run(request: "Request") -> "Run":
-    """Wait for the leader's run and open it."""
+def leader_run(request: "Request", networks: Collection[str] = ()) -> "Run":
+    """Wait for the leader's run and open it.
+
+    Args:
+        request: The command with its settings.
+        networks: Networks that the leader puts into a new run before the work begins.
+    """
     from lowcurve.store import SETTINGS, Run
 
     if request.run is not None:
@@ -100,4 +105,7 @@ def leader_run(request: "Request") -> "Run":
     ends = time.monotonic() + PATIENCE
     while not (Path(place) / SETTINGS).is_file() and time.monotonic() < ends:
         time.sleep(0.05)
-    return Run.open(place)
+    run = Run.open(place)
+    while not {*networks} <= {*run.networks()} and time.monotonic() < ends:
+        time.sleep(0.05)
+    return run

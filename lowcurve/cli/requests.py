@@ -86,7 +86,7 @@ def parse(command: str, words: list[str]) -> Request:
     if place is not None and recipe is None:
         request = _continued(command, parser, place, words, written)
         return replace(request, study=_drawn(request.study, given), jobs=_jobs(given))
-    if "pretrained" in written:
+    if given.get("pretrained") is not None:
         return _pretrained(command, parser, words, given, written)
     useless = [written[name] for name in hidden if name in written]
     if useless and command != "train" and "config" not in given:
@@ -147,6 +147,9 @@ def _pretrained(
     """Return the request for a new run with the networks of a group that comes with the package."""
     from lowcurve.store.pretrained import pretrained_run
 
+    if command != "study":
+        hint = "write lowcurve study --pretrained GROUP"
+        raise InputError("--pretrained with lowcurve study", f"lowcurve {command}", hint)
     run = pretrained_run(given.pretrained)
     if fixed := [name for name in written if name not in (*CHANGEABLE, *FREE, "limits", "out", "pretrained", "seed")]:
         raise InputError(
@@ -180,8 +183,7 @@ def _study_parser(command: str) -> "ArgumentParser":
     parser.add_argument("--resume", type=str | None, default=None, help=STUDY["resume"].text)
     parser.add_argument("--scale", type=str, default="laptop")
     parser.add_argument("--jobs", type=int | None, default=None)
-    if command == "study":
-        parser.add_argument("--pretrained", type=str | None, default=None, help=STUDY["pretrained"].text)
+    parser.add_argument("--pretrained", type=str | None, default=None, help=STUDY["pretrained"].text)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--train", action="store_true")  # everywhere, since --print-config of a study writes it
     parser.add_argument("--config", action="config")

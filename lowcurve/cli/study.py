@@ -166,7 +166,7 @@ def _follow(command: str, request: Request) -> int:
     end_with_parent()
     log.setLevel(logging.ERROR)  # the leader says the rest
     try:
-        run = leader_run(request)
+        run = leader_run(request, _first_networks(command, request))
         data = pipeline.load_data(request.study)
         with ends_in_words(f"{run.folder} keeps what is finished"):
             for job in pipeline.begin(request.study, data, run, _steps_of(command, request, run)):
@@ -253,6 +253,23 @@ def check_accuracy(model: "nn.Module", data: "DataSet") -> None:
         )
 
 
+def _first_networks(command: str, request: Request) -> tuple[str, ...]:
+    """Return the networks that a new run gets before its work begins."""
+    from lowcurve.study.comparison import GIVEN
+
+    if request.run is not None:
+        return ()
+    if request.pretrained is not None:
+        return request.pretrained.networks()
+    return (GIVEN,) if _is_given(command, request.study) else ()
+
+
+def _is_given(command: str, study: "Study") -> bool:
+    """Return whether the user's own network is evaluated, as it is or with the weights in --weights."""
+    is_evaluated = study.weights is not None or command in ("measure", "attack", "audit") or not study.methods
+    return study.model is not None and is_evaluated
+
+
 def given_network(command: str, study: "Study", data: "DataSet", run: "Run | None") -> "nn.Module | None":
     """Return the user's network, tried once on an input of the data's shape; None if the command needs none.
 
@@ -266,14 +283,13 @@ def given_network(command: str, study: "Study", data: "DataSet", run: "Run | Non
 
     if study.model is None and study.weights is not None:
         raise InputError("a model for the weights", "--weights alone", "give --model package.module:function too")
-    is_evaluated = study.weights is not None or command in ("measure", "attack", "audit") or not study.methods
-    if study.model is None or not is_evaluated or (run is not None and GIVEN in run.networks()):
+    if not _is_given(command, study) or (run is not None and GIVEN in run.networks()):
         return None
     from lowcurve.models import Factory
     from lowcurve.store import load_weights
     from lowcurve.study import pipeline
 
-    model = Factory(study.model, study.mean, study.std).build(study.seed)
+    model = Factory(study.model or "", study.mean, study.std).build(study.seed)
     if study.weights is not None:
         load_weights(model[1] if study.mean else model, study.weights)  # type: ignore[index]
     model.eval()

@@ -6,36 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowcurve.errors import InputError, nearest
-from lowcurve.libraries import require_library
+from lowcurve.libraries import LOGGERS, require_library, require_logger_names
 from lowcurve.store.files import make_folder
 
 if TYPE_CHECKING:
     from lowcurve.store.trackers import Tracker
 
 log = logging.getLogger("lowcurve")
-LIBRARIES = {"csv": "", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-"""The library that each logger needs, if any."""
 INSTALL = "'lowcurve[trackers]'"
 LOGS = "logs"
 """Folder of a run with its logs."""
 QUIET = ("mlflow", "alembic")
 """Libraries whose messages below a warning say nothing about a training."""
-
-
-def require_logger_names(kinds: Sequence[str]) -> None:
-    """Raise an error for loggers that do not exist.
-
-    Args:
-        kinds: Names of loggers.
-
-    Raises:
-        InputError: If a name is none of csv, tensorboard, wandb, mlflow and trackio.
-    """
-    for kind in kinds:
-        if kind not in LIBRARIES:
-            hint = nearest(kind, LIBRARIES, "write --loggers csv,tensorboard")
-            raise InputError(f"loggers among {', '.join(LIBRARIES)}", repr(kind), hint)
 
 
 def require_loggers(kinds: Sequence[str]) -> None:
@@ -49,7 +31,7 @@ def require_loggers(kinds: Sequence[str]) -> None:
     """
     require_logger_names(kinds)
     for kind in kinds:
-        if library := LIBRARIES[kind]:
+        if library := LOGGERS[kind]:
             require_library(library, install=INSTALL, purpose=f"for --loggers {kind}")
 
 

@@ -8,7 +8,7 @@ from lowcurve.attacks import FULL, PGD, SUITES, Effort
 from lowcurve.data import Limits
 from lowcurve.errors import InputError, nearest
 from lowcurve.evaluation.audit import Budget
-from lowcurve.store.loggers import require_logger_names
+from lowcurve.libraries import require_logger_names
 from lowcurve.study.method_options import (
     DEFAULT_METHODS,
     METHOD_NAMES,
