@@ -269,7 +269,8 @@ def test_a_field_that_cannot_be_divided_gives_the_same():
 
 
 def test_the_networks_of_the_package_and_the_public_ones_are_replayed():
-    models = [(resnet20(), (3, 32, 32)), (lenet5(), (1, 28, 28))]
+    with randomness.temporary_seed(0, "public"):  # a ReLU within rounding of its kink may count on either side
+        models = [(resnet20(), (3, 32, 32)), (lenet5(), (1, 28, 28))]
     for name in ("small-convnet", "yu2018-mnist", "yu2018-cifar", "resnet18", "resnet20", "wide-resnet28-10"):
         shape = (1, 28, 28) if name == "yu2018-mnist" else (3, 32, 32)
         spec = Network(name, shape, 10, (0.5,) * shape[0], (0.2,) * shape[0], nonlinearity="softplus", width=2)
