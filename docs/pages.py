@@ -6,10 +6,10 @@ wrote it. Of several files, `<!-- table: FILE FILE -->`, it is one table. `<!-- 
 package. A test compares the pages with what this script writes.
 """
 
+import contextlib
+import io
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,13 +123,14 @@ def pages_with_tables() -> list[Path]:
 
 def command_line() -> str:
     """Return the reference of the command line: the help of each command, whole."""
-    from lowcurve.cli.commands import COMMANDS
+    from lowcurve.cli.commands import COMMANDS, main
 
     parts = ["# Command line\n", "Written by `python docs/pages.py` from the commands' own help.\n"]
     for command in ("", *COMMANDS):
         words = [command, "--help-all"] if command else ["--help"]
-        ran = subprocess.run([sys.executable, "-m", "lowcurve", *words], capture_output=True, text=True, check=True)
-        parts += [f"## lowcurve {command}".rstrip() + "\n", f"```text\n{ran.stdout.rstrip()}\n```\n"]
+        with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+            main(words)
+        parts += [f"## lowcurve {command}".rstrip() + "\n", f"```text\n{said.getvalue().rstrip()}\n```\n"]
     return "\n".join(parts)
 
 

@@ -109,6 +109,7 @@ def test_training_against_one_step_is_noticed_by_the_gradients_that_point_nowher
     assert {18, 25} <= outcomes(judged, "fail")
 
 
+@pytest.mark.slow
 def test_transfer_from_the_undefended_network_reveals_quantization(standard, few):
     found = audit(faulty.Quantized(standard), few, BALL, budget=SMALL, substitute=standard)
     assert finding(found, 14).outcome == "fail"
@@ -245,6 +246,7 @@ def test_certificates_of_a_linear_network_hold_and_larger_ones_do_not():
     assert finding(audit(model, wrong, ball, budget=SMALL, certified=np.ones(50)), 20).outcome == "fail"
 
 
+@pytest.mark.slow
 def test_a_reference_with_fewer_robust_images_fails_the_test(standard, few):
     found = audit(standard, few, BALL, budget=SMALL)
     here = found.robust["worst case"]
@@ -306,6 +308,7 @@ def summary(found: Audit) -> list[tuple]:
     return [(f.number, f.outcome, f.measured, f.evidence) for f in found.findings]
 
 
+@pytest.mark.slow
 def test_a_seed_decides_an_audit_also_of_a_random_network(standard, few):
     model = faulty.Noisy(standard)
     before = torch.get_rng_state()
@@ -326,6 +329,7 @@ def test_the_batch_size_changes_no_outcome(standard, few):
         assert (found[0].robust[name] == found[1].robust[name]).mean() > 0.94
 
 
+@pytest.mark.slow
 def test_the_model_is_restored(standard, few):
     model = faulty.Counting(faulty.Purified(standard))
     with torch.no_grad():
@@ -355,6 +359,7 @@ def test_the_substitute_is_restored(standard, robust, few):
     assert all(a is b or torch.equal(a, b) for a, b in zip(kept, values, strict=True))
 
 
+@pytest.mark.slow
 def test_an_audit_in_l2(standard, few):
     found = audit(standard, few, Ball(L2, 0.5), budget=SMALL)
     assert finding(found, 12).outcome == "passed"

@@ -243,6 +243,7 @@ def test_the_numbers_of_a_study_are_json_and_all_of_the_report(smoke):
         assert line[1] <= line[0]
 
 
+@pytest.mark.slow
 def test_the_commands_one_at_a_time_make_the_same_study(smoke, tmp_path):
     folder = tmp_path / "run"
     assert done("train", *SMOKE, "--out", folder) == 0
@@ -267,6 +268,7 @@ def test_a_study_that_is_done_is_not_done_again(smoke, tmp_path):
     assert results(folder) == results(smoke)
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_a_run_can_be_asked_for_otherwise(tmp_path):
     folder = tmp_path / "run"
     assert done("study", *SMOKE, "--methods", "standard,CURE", "--out", folder) == 0
@@ -335,6 +337,7 @@ def test_a_study_of_real_images(name, data_dir):
     assert [row[0] for row in results(Path("run"))["comparison"]["rows"]] == ["standard", "CURE"]
 
 
+@pytest.mark.slow
 def test_a_study_of_an_image_folder_and_of_parquet(tmp_path):
     image_folder(tmp_path / "pets")
     parquet(tmp_path / "pets.parquet", [k % 2 for k in range(30)])
@@ -383,6 +386,7 @@ def test_a_public_network_is_measured_and_attacked(kind, robust, data_dir, weigh
     assert cells(found, "‖g‖")["given"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own")
 def test_cure_starts_from_ones_own_network():
     words = ("--model", "own:make", "--weights", "own.pt", "--methods", "[standard,CURE]")
@@ -464,6 +468,7 @@ class Bent(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_low_curvature_by_construction_from_ones_own_network(tmp_path, monkeypatch):
     """The networks of LCNN and of its minimal recipe are ours, converted, with the course of what they learn."""
     monkeypatch.chdir(tmp_path)

@@ -30,8 +30,8 @@ def made(place: Path, key: str, *words: str) -> dict:
 
 
 LONG = (
-    "moosavi2019cure/goals", "moosavi2019cure/table-2", "srinivas2022lcnn/ablation", "yu2018interpreting/table-1",
-    "yu2018interpreting/table-2",
+    "bardusco_report/table-1", "moosavi2019cure/goals", "moosavi2019cure/table-2", "srinivas2022lcnn/ablation",
+    "srinivas2022lcnn/table-1", "yu2018interpreting/table-1", "yu2018interpreting/table-2", "yu2018interpreting/figure-8",
 )  # fmt: skip
 
 

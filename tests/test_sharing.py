@@ -284,6 +284,7 @@ def test_properties_that_cannot_be_written_are_refused(tmp_path):
 # --- RobustBench
 
 
+@pytest.mark.slow
 def test_an_entry_of_the_leaderboard(tmp_path):
     model, ball = trained(), lc.Ball("linf", 8 / 255)
     y = logits(model).argmax(1)

@@ -28,6 +28,7 @@ FREE = ("resume", "jobs", "full")
 TRAINING = (
     *(
         "train",
+        "pretrained",
         "methods",
         "network",
         "nonlinearity",
@@ -78,7 +79,7 @@ def parse(command: str, words: list[str]) -> Request:
         InputError: If the words are not understood or contradict one another.
     """
     parser = _study_parser(command)
-    hidden = {"study": (), "train": ("train",)}.get(command, TRAINING)
+    hidden = {"study": (), "train": ("train", "pretrained")}.get(command, TRAINING)
     plain = [word for word in words if not word.replace("-", "_").startswith("__print_config")]
     given = parse_words(command, parser, plain, hidden=hidden, defaults=False)
     place, recipe = given.get("run") or given.get("resume"), _recipe(command, given.get("run"))
