@@ -203,12 +203,22 @@ class _EvaluationCallback(TrainerCallback):
         trainer: The Trainer.
         images: Number of images, over all processes.
         batches: Reads the batches.
+        evaluate: Function from network, images and labels to columns with one number per image.
+        summarize: Function from the columns of all images to the numbers to log.
     """
 
-    def __init__(self, trainer: Any, images: int, batches: Batches) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        images: int,
+        batches: Batches,
+        evaluate: Callable[[nn.Module, Inputs, Labels], dict[str, np.ndarray]],
+        summarize: Callable[[Mapping[str, np.ndarray]], dict[str, float]],
+    ) -> None:
         if images < 1:
             raise InputError("at least one image", images, "write images=256")
         self._trainer, self._images, self._batches = trainer, images, batches
+        self._evaluate, self._summarize = evaluate, summarize
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **options: Any) -> None:  # noqa: ARG002
         """Add the numbers to those of the evaluation, and log them."""
@@ -234,12 +244,6 @@ class _EvaluationCallback(TrainerCallback):
         if metrics is not None:
             metrics.update(values)
         self._trainer.log(dict(values))
-
-    def _evaluate(self, model: nn.Module, x: Inputs, y: Labels) -> dict[str, np.ndarray]:
-        raise NotImplementedError
-
-    def _summarize(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        raise NotImplementedError
 
 
 class CurvatureCallback(_EvaluationCallback):
@@ -275,15 +279,15 @@ class CurvatureCallback(_EvaluationCallback):
         std: Sequence[float] | None = None,
         read: Callable[[Any], tuple[Tensor, Labels]] | None = None,
     ) -> None:
-        super().__init__(trainer, images, Batches(mean, std, read))
         require_statistics(statistics)
-        self._measures, self._statistics, self._loss = measures or Curvature(), tuple(statistics), loss
 
-    def _evaluate(self, model: nn.Module, x: Inputs, y: Labels) -> dict[str, np.ndarray]:
-        return dict(measure(model, x, y, self._measures, loss=self._loss, progress=False))
+        def evaluate(model: nn.Module, x: Inputs, y: Labels) -> dict[str, np.ndarray]:
+            return dict(measure(model, x, y, measures or Curvature(), loss=loss, progress=False))
 
-    def _summarize(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        return summarize_columns(columns, self._statistics)
+        def summarize(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+            return summarize_columns(columns, statistics)
+
+        super().__init__(trainer, images, Batches(mean, std, read), evaluate, summarize)
 
 
 class RobustAccuracyCallback(_EvaluationCallback):
@@ -317,13 +321,15 @@ class RobustAccuracyCallback(_EvaluationCallback):
         std: Sequence[float] | None = None,
         read: Callable[[Any], tuple[Tensor, Labels]] | None = None,
     ) -> None:
-        super().__init__(trainer, images, Batches(mean, std, read))
-        self._method, self._seed = require_attack(method), seed
+        method = require_attack(method)
 
-    def _evaluate(self, model: nn.Module, x: Inputs, y: Labels) -> dict[str, np.ndarray]:
-        result = attack(model, x, y, self._method, seed=self._seed, progress=False, keep_inputs=False)
-        return {name: getattr(result, name) for name in ("clean", "robust", "undefined")}
+        def evaluate(model: nn.Module, x: Inputs, y: Labels) -> dict[str, np.ndarray]:
+            result = attack(model, x, y, method, seed=seed, progress=False, keep_inputs=False)
+            return {name: getattr(result, name) for name in ("clean", "robust", "undefined")}
 
-    def _summarize(self, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-        clean, robust, undefined = (int(columns[name].sum()) for name in ("clean", "robust", "undefined"))
-        return summarize_robustness(clean, robust, undefined, len(columns["robust"]))
+        super().__init__(trainer, images, Batches(mean, std, read), evaluate, _summarize_attack)
+
+
+def _summarize_attack(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    clean, robust, undefined = (int(columns[name].sum()) for name in ("clean", "robust", "undefined"))
+    return summarize_robustness(clean, robust, undefined, len(columns["robust"]))
