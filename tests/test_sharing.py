@@ -87,7 +87,7 @@ def test_a_network_of_a_run_is_pushed_with_its_card(run, tmp_path, monkeypatch):
     pushed = {}
 
     class Api:
-        """What the Hub does, without it."""
+        """Stands for the Hub."""
 
         def __init__(self, token=None):
             pushed["token"] = token

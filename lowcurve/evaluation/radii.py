@@ -223,9 +223,9 @@ class _Search:
     """The smallest radii of some examples so far, and the images there.
 
     Attributes:
-        radius: 0 for misclassified images, infinite where nothing has fooled the network yet, NaN where its logits were not
-            finite besides.
-        inputs: The images at the radii; where there is none, the last ones that were tried.
+        radius: 0 for misclassified images. Infinite where nothing has fooled the network yet, and NaN there if its logits
+            were not finite at a point that was tried.
+        inputs: The images at the radii. Where nothing has fooled the network, the last ones that were tried.
     """
 
     def __init__(self, model: nn.Module, examples: Examples, norm: Norm, seed: int, batch_size: int) -> None:
@@ -243,7 +243,7 @@ class _Search:
         undefined: np.ndarray,
         most: np.ndarray | None = None,
     ) -> None:
-        """Keep the images that fool the network nearer than before; a distance may exceed `most` by rounding only."""
+        """Keep the images that fool the network nearer than before. A distance above `most` is due to rounding."""
         distance = self.norm.length(inputs - self.x[rows]).double().numpy()
         distance = distance if most is None else np.minimum(distance, most)
         nearer = fooled & ~(distance >= self.radius[rows])
