@@ -180,6 +180,26 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled networks and layers as they were before, since compiled code has no second derivative.
+
+    Args:
+        model: Network, parts of which torch may compile.
+
+    Example:
+        >>> with uncompiled(torch.compile(nn.Identity())) as nothing:
+        ...     nothing is None
+        True
+    """
+    # Only a program with a compiled network has imported the compiler.
+    if "torch._dynamo" in sys.modules and any(map(is_compiled, model.modules())):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
 def precision_of(model: nn.Module) -> torch.dtype | None:
     """Return the floating-point type of most of a network's weights, or of its buffers, or None without any.
 

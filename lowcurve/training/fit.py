@@ -25,7 +25,6 @@ from lowcurve.training.hardware import (
     make_fabric,
     match_precision,
     require_correct_strategy,
-    require_differentiable_network,
     require_precise_weights,
     require_weight_gradients,
 )
@@ -224,13 +223,11 @@ def _start(
     """Check that the training is possible and return its first state."""
     require_correct_strategy(fabric, objective)
     wrapped, optimizer = fabric.setup(model, optimization.optimizer_for(model))
-    require_differentiable_network(wrapped, objective)
     require_precise_weights(precision_of(wrapped), objective, optimization.optimizer)
     update_norms(wrapped, steps=0)  # raises an error for layers that were not prepared
     state = State(fabric, wrapped, optimizer, objective, optimization.average)
     x, y = fabric.to_device(next(ordered_batches(examples, 2)))
-    eager = getattr(state.forward, "_orig_mod", state.forward)
-    objective.check_network(eager, match_precision(x, wrapped), y)
+    objective.check_network(state.forward, match_precision(x, wrapped), y)
     return state
 
 

@@ -37,8 +37,8 @@ class Hardware:
         strategy: "auto", "ddp" or "ddp_spawn".
         precision: For example "32-true", "bf16-mixed" or "double". Penalties are always computed in the precision of the
             weights.
-        compile: Compile the forward pass with torch.compile, for objectives that do not differentiate twice. Dropout then
-            draws other random numbers.
+        compile: Compile the forward pass with torch.compile. Penalties that differentiate twice run the network as it is,
+            and only the attack and a loss apart from them are faster. Dropout draws other random numbers once it is compiled.
     """
 
     accelerator: str = "auto"
@@ -140,25 +140,6 @@ def require_correct_strategy(fabric: "Fabric", objective: Objective) -> None:
         )
     if isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph"):
         raise InputError("a dynamic graph for an objective with input-gradient penalties", "static_graph=True", hint)
-
-
-def require_differentiable_network(model: nn.Module, objective: Objective) -> None:
-    """Raise an error for compiled networks in objectives that differentiate twice.
-
-    torch does not differentiate a compiled function twice and reports it only in the first backward pass.
-
-    Args:
-        model: Network that Fabric has set up.
-        objective: Objective of the training.
-
-    Raises:
-        InputError: If the network does not fit the objective.
-    """
-    from torch._dynamo import OptimizedModule
-
-    if objective.differentiates_twice and isinstance(model._forward_module, OptimizedModule):
-        hint = 'write compile: false, or penalties with differentiation="first_order"'
-        raise InputError("an eager network for penalties that differentiate it twice", "a compiled one", hint)
 
 
 def require_precise_weights(weights: torch.dtype | None, objective: Objective, optimizer: str) -> None:

@@ -1,7 +1,7 @@
 """Objectives: a loss, on clean or attacked inputs, and weighted penalties, all in one BatchNorm mode."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy, loss_field, require_class_numbers, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import keep_buffers, set_training
+from lowcurve.network_calls import uncompiled
 from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_deterministic, require_graph, require_smooth
 from lowcurve.randomness import stream, temporary_seed
@@ -108,7 +109,8 @@ class Objective:
     GradAlign and TRADES have 1 of their own, ELLE has 3, and LLR has `steps` + 1.
 
     If no penalty differentiates the clean input gradient, the loss's own backward pass computes that gradient and runs at
-    once. Penalties that do differentiate it use `TwiceDifferentiable` layers.
+    once. Penalties that do differentiate it use `TwiceDifferentiable` layers. Where torch compiles the network or parts of
+    it, these penalties run it as it was before, since compiled code has no second derivative.
 
     Args:
         loss: Loss, one number per example.
@@ -234,7 +236,6 @@ class Objective:
         penalty_input = x if self.penalties_at == "clean" else loss_input
         detached = all(penalty.detaches_gradient for _, penalty in due.values())
         twice = any(penalty.differentiates_twice for _, penalty in due.values())
-        layers = TwiceDifferentiable() if twice else nullcontext()
         with self._mode(model):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, penalty_input)
@@ -248,12 +249,12 @@ class Objective:
             elif detached and factor:
                 loss = jet.mean_with_gradients([p for p in model.parameters() if p.requires_grad])
             else:
-                with layers:
+                with _layers(model, twice):
                     loss = jet.values.mean()
             values = {"loss": TermValue(factor, loss)}
             for name in self.penalties:
                 weight, penalty = due.get(name, (0.0, None))
-                with layers, nullcontext() if weight else torch.no_grad():
+                with _layers(model, twice), nullcontext() if weight else torch.no_grad():
                     mean = loss.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
                 if weight and penalty and penalty.differentiates_twice:
                     require_graph(name, mean, loss)
@@ -299,13 +300,17 @@ class Objective:
         numbers. All passes of a step must be able to draw the same random numbers.
 
         Args:
-            model: Network in eager mode, since a compiled network hides its kinks.
+            model: Network to train. A compiled one is checked as it was before, since compiling hides kinks.
             x: A few inputs.
             y: Their labels.
 
         Raises:
             InputError: If the network does not fit a penalty.
         """
+        with uncompiled(model):
+            self._check(model, x, y)
+
+    def _check(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         if self.penalties:
             self._require_repeatable(model, x, y)
         ways = {name: term.penalty.differentiation for name, term in self.penalties.items()}
@@ -330,6 +335,16 @@ class Objective:
             raise InputError(
                 expected, f"logits that differ by {change:.2g} from pass to pass", "write torch.rand in it"
             )
+
+
+@contextmanager
+def _layers(model: nn.Module, twice: bool) -> Iterator[None]:
+    """Run layers that can be differentiated twice, and none of them compiled."""
+    if not twice:
+        yield
+        return
+    with TwiceDifferentiable(), uncompiled(model):
+        yield
 
 
 def _require_penalty(penalty: object) -> None:

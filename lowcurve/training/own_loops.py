@@ -1,6 +1,5 @@
 """The loss with its penalties for training loops of other people: plain PyTorch, Lightning, Hugging Face's Trainer."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,7 +18,7 @@ from lowcurve.attacks.acceptance import region_of
 from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy
 from lowcurve.models.modes import keep_buffers, set_training
-from lowcurve.network_calls import call, gradients_enabled, is_compiled, precision_of, require_module, without_inference
+from lowcurve.network_calls import call, gradients_enabled, precision_of, require_module, without_inference
 from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.randomness import stream
 from lowcurve.training.hardware import match_precision, require_precise_weights
@@ -52,8 +51,8 @@ def regularized(
 
     * Under autocast everything that a penalty uses runs without it, since half precision loses small differences. A loss
       that shares nothing with a penalty, and attacks, keep it.
-    * A network of `torch.compile` runs as it was before, since compiled code has no second derivative. In a compiled step
-      this function is left out of the compiled code.
+    * Penalties that differentiate twice run a network of `torch.compile` as it was before. In a compiled step this function
+      is left out of the compiled code.
     * Gradient checkpointing needs use_reentrant=False.
     * In DistributedDataParallel buffers are shared once a step, at the first forward pass.
     * Without gradients, as in a validation step, the result has no graph.
@@ -94,7 +93,8 @@ def regularized(
     """
     objective = _as_objective(objective, loss, weight, penalties)
     wants_graph = torch.is_grad_enabled()
-    with gradients_enabled(), _eager(model, objective):
+    require_module(model)
+    with gradients_enabled():
         x, y = without_inference(x), without_inference(y)
         _require_inputs_without_graph(x)
         x = match_precision(x, model)
@@ -154,18 +154,6 @@ def _require_inputs_without_graph(x: Inputs) -> None:
     if x.grad_fn is not None:
         hint = "put the layers that made them into the model, or write x.detach()"
         raise InputError("inputs that no parameters have made", f"the result of {x.grad_fn.name()}", hint)
-
-
-@contextmanager
-def _eager(model: nn.Module, objective: Objective) -> Iterator[None]:
-    """Run compiled networks and layers as they were before, if the objective differentiates them twice."""
-    require_module(model)
-    # Only a program with a compiled network has imported the compiler.
-    if objective.differentiates_twice and "torch._dynamo" in sys.modules and any(map(is_compiled, model.modules())):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
 
 
 def _distributed(model: nn.Module) -> list[DistributedDataParallel]:
