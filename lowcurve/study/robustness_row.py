@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 from torch import nn
 
 from lowcurve import evaluation
@@ -74,9 +73,10 @@ def robustness_row(
         conditions: Conditions of the accuracies.
     """
     first = suite.members[0][0]
+    worst = attacked.robust if verdict is None else verdict.worst_case_with(attacked.robust)
     shares = [
         proportion(int(column.sum()), len(column))
-        for column in (attacked.robust_to(), attacked.robust_to(first), _worst_case(attacked, verdict))
+        for column in (attacked.robust_to(), attacked.robust_to(first), worst)
     ]
     headings = (
         NETWORK,
@@ -88,11 +88,3 @@ def robustness_row(
     summary = UNAUDITED if verdict is None else verdict.summary
     row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), summary)
     return Table("Robustness", headings, (row,), conditions=conditions)
-
-
-def _worst_case(attacked: evaluation.AttackResult, verdict: Audit | None) -> np.ndarray:
-    """Return which examples are robust under the suite, and under the attacks that the audit made for tests that failed."""
-    robust = attacked.robust.copy()
-    if verdict is not None and verdict.remedies:
-        robust[: verdict.examples] &= verdict.robust["worst case"]
-    return robust

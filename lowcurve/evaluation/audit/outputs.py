@@ -12,7 +12,6 @@ from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.evaluation.measuring import are_probabilities
-from lowcurve.models.modes import frozen
 from lowcurve.network_calls import call
 
 ROUNDING = 1e-5
@@ -65,14 +64,11 @@ def determinism(state: AuditState) -> Finding:
     Reference: AutoAttack, checks.py, check_randomized.
     """
     worst, differ, evidence = 0.0, False, []
-    with frozen(state.model):
-        found = {"in eval mode": passes(state.model, state.examples, state.batch_size)}
+    found = {"in eval mode": state.passes}
     if state.logits_as_given is not None:
         found["as the model was given, in training mode"] = state.logits_as_given
     for where, logits in found.items():
-        change = _largest_change(logits)
-        right = [int((z.argmax(1) == state.examples.y).sum()) for z in logits]
-        few, many = min(right), max(right)
+        change, few, many = _spread(logits, state.examples)
         worst, differ = max(worst, change), differ or few < many
         evidence.append(
             f"{where} {PASSES} passes over {len(state.examples)} images differ by {change:.2g}, {few} to {many} are correct"
@@ -91,10 +87,25 @@ def passes(model: nn.Module, examples: Examples, batch_size: int) -> list[Tensor
         return [*found, clean_logits(model, backwards, smaller).flip(0)]
 
 
-def _largest_change(logits: list[Tensor]) -> float:
-    """Return the largest difference of two passes in a row of logits, scaled to length 1 so that their scale drops out."""
+def is_random(logits: list[Tensor], examples: Examples) -> bool:
+    """Return whether equal passes differ; the last one, with other batches, tells nothing of that.
+
+    Args:
+        logits: What `passes` returns in eval mode.
+        examples: All images.
+    """
+    change, few, many = _spread(logits[:-1], examples)
+    return change > CHANGE or few < many
+
+
+def _spread(logits: list[Tensor], examples: Examples) -> tuple[float, int, int]:
+    """Return the largest difference of two passes in a row of logits, and the fewest and most correct images.
+
+    Rows are scaled to length 1, so that their scale drops out.
+    """
     units = [L2.unit(z.double()) for z in logits]
-    return max(float((a - b).norm(dim=1).max()) for a, b in combinations(units, 2))
+    right = [int((z.argmax(1) == examples.y).sum()) for z in logits]
+    return max(float((a - b).norm(dim=1).max()) for a, b in combinations(units, 2)), min(right), max(right)
 
 
 def no_optimization(state: AuditState) -> Finding:

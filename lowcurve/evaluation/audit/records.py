@@ -1,12 +1,13 @@
 """Tests 19 to 21 and 25: a reference, certificates, the report, the judged suite. They cost nothing."""
 
 import platform
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
 
 from lowcurve.evaluation.audit.queries import spsa_queries
-from lowcurve.evaluation.audit.state import AuditState
+from lowcurve.evaluation.audit.state import JUDGED_DRAWS, AuditState
 from lowcurve.evaluation.audit.verdict import CAVEAT, Check, Finding
 
 AGREEMENT = 0.01
@@ -63,6 +64,11 @@ def suite(state: AuditState) -> Finding:
     return SUITE.judge_count(fooled, len(left), evidence, allowed=TOO_HIGH, flag_above=0.0)
 
 
+@cache
+def _version(package: str) -> str:
+    return version(package)
+
+
 def autoattack(state: AuditState) -> Finding:
     """Run test 19. Reference: Croce and Hein 2020; RobustBench."""
     if state.reference is None:
@@ -100,7 +106,8 @@ def certified(state: AuditState) -> Finding:
 
 def report(state: AuditState) -> Finding:
     """Run test 21. Reference: Carlini et al. 2019, section 5."""
-    missing = [name for name in REQUIRED if name not in conditions(state)]
+    present = conditions(state)
+    missing = [name for name in REQUIRED if name not in present]
     evidence = f"{len(REQUIRED) - len(missing)} of {len(REQUIRED)} entries are present"
     return REPORT.judge(len(missing), evidence + f", without {', '.join(missing)}" * bool(missing), flag=0)
 
@@ -124,7 +131,8 @@ def conditions(state: AuditState) -> dict[str, str]:
         "losses": "log-odds (which rises and falls with cross-entropy), margin, cross-entropy",
         "queries": f"Square {budget.queries}, SPSA {spsa_queries(budget)}, noise {budget.noise_draws}",
         "seed": str(state.seed),
-        "versions": f"lowcurve {version('lowcurve')}, torch {version('torch')}, Python {platform.python_version()}",
+        "judged by": f"mean logits over {JUDGED_DRAWS} draws, as the output is random" if state.random else "one pass",
+        "versions": f"lowcurve {_version('lowcurve')}, torch {_version('torch')}, Python {platform.python_version()}",
         "meaning": CAVEAT,
     }
     if not counts:

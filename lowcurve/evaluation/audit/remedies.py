@@ -18,16 +18,13 @@ from lowcurve.evaluation.audit.twins import (
     Smooth,
     StraightThrough,
     classifier_inside,
-    layers_of_user,
-    layers_without_slope,
+    layers_that_mislead,
 )
 from lowcurve.evaluation.audit.verdict import Remedy
 from lowcurve.losses import margin_loss
 
 SCALE = 6
 """Number of the test of the logits' scale."""
-RANDOM = 2
-"""Number of the test of determinism."""
 HIDDEN = frozenset((1, 3, 4, 5, 6, 8, 12, 13, 14, 15, 16, 22))
 """Numbers of the tests that fail where a network's own gradients do not lead to adversarial images."""
 DRAWS = 16
@@ -57,13 +54,15 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
     Cost: for each attack PGD with `Budget.long_steps` steps on the images that are still robust, or three times the queries
     of test 13; `DRAWS` times as much for random networks.
     """
-    if not failed & (HIDDEN | {RANDOM}) or not len(state):
+    if not (failed & HIDDEN or state.random) or not len(state):
         return ()
-    found = [_rescaled(state)] if SCALE in failed and RANDOM not in failed else []
+    found = [_rescaled(state)] if SCALE in failed and not state.random else []
+    # A random network was attacked on single draws so far, which decide nothing.
+    tried = np.arange(len(state)) if state.random else state.queried
     fooled = state.fooled_by_gradients()
     for name, attack in _attacks(state, failed):
         before = fooled
-        rows = np.setdiff1d(state.queried, np.flatnonzero(fooled))
+        rows = np.setdiff1d(tried, np.flatnonzero(fooled))
         if not len(rows):
             break
         try:
@@ -71,7 +70,7 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
         except InputError:  # this twin has no gradient either
             continue
         by_this = np.zeros(len(state), dtype=bool)
-        by_this[rows] = _fooled(state, answers, rows, RANDOM in failed)
+        by_this[rows] = state.fooled_at_points(answers, rows)
         state.record(name, by_this, gradients=False, partial=True)
         fooled = before | state.fooled[name]  # the first process's, also where the network is random
         left = [int((~which).sum()) for which in (before, fooled)]
@@ -87,7 +86,7 @@ def _rescaled(state: AuditState) -> Remedy:
 
 def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module]]:
     """Yield twins of the network that may have a better gradient, with the attack's name, the cheapest first."""
-    if RANDOM in failed:
+    if state.random:
         yield "PGD", state.model
     if not failed & HIDDEN:
         return
@@ -96,14 +95,15 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
     if inside is not None:
         yield f"transfer from {inside!r} alone", state.model.get_submodule(inside)
         through = StraightThrough(state.model, inside)
-        yield f"BPDA through what stands before {inside!r}", through
+        if through.hides(x):
+            yield f"BPDA through what stands before {inside!r}", through
         if len(through.points(x)) > 1:
             every = StraightThrough(state.model, inside, every=True)
             yield f"BPDA through every intermediate image before {inside!r}", every
     smooth = Smooth(state.model)
     if met := _passed_through(smooth, x):
         yield f"BPDA through {', '.join(sorted(met))}", smooth
-    if layers := tuple(dict.fromkeys((*layers_of_user(state.model), *layers_without_slope(state.model, x)))):
+    if layers := layers_that_mislead(state.model, x):
         kinds = sorted({type(state.model.get_submodule(name)).__name__ for name in layers})
         yield f"BPDA through {', '.join(kinds)}", PassedThrough(state.model, layers)
     yield "transfer from a distilled student", distill(state)
@@ -112,8 +112,8 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
 def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]]:
     attack = PGD(state.ball, steps=state.budget.long_steps, loss=margin_loss)
     for name, one in _twins(state, failed):
-        twin = Averaged(one, torch.zeros(DRAWS, 1)) if RANDOM in failed else one
-        called = f"{name} on the mean of {DRAWS} draws (EOT)" if RANDOM in failed else name
+        twin = Averaged(one, torch.zeros(DRAWS, 1)) if state.random else one
+        called = f"{name} on the mean of {DRAWS} draws (EOT)" if state.random else name
         yield called, partial(state.attack_fully, called, attack, twin)
     if failed & SEARCHED:
         square = Square(state.ball, queries=MORE_QUERIES * state.budget.queries)
@@ -126,8 +126,3 @@ def _passed_through(smooth: Smooth, x: Tensor) -> set[str]:
     except InputError:  # such as numpy, which refuses what has a gradient
         return set()
     return smooth.met
-
-
-def _fooled(state: AuditState, answers: Tensor, rows: np.ndarray, random: bool) -> np.ndarray:
-    judge = Averaged(state.model, torch.zeros(DRAWS, 1)) if random else state.model
-    return np.asarray((state.margins_at(answers, rows, judge) < 0).numpy())

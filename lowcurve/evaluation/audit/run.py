@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
@@ -21,7 +22,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.known import first_rows
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.shards import SharedColumns
-from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
+from lowcurve.evaluation.audit.state import JUDGED_DRAWS, NOTHING_ROBUST, AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.parts import Ledger, Shard, Share, open_ledger
 from lowcurve.evaluation.sharing import broadcast
@@ -103,7 +104,8 @@ def audit(
 
     Called as audit(model, images, labels, "linf", 8/255) or audit(model, data, "linf", 8/255); a `Ball` takes the place of
     norm and radius. Where a test fails, the audit attacks again in the way that the failure calls for (`Audit.remedies`), and
-    the lower number counts. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and
+    the lower number counts. If the output is random, these attacks run in any case, and an image counts by the class of its
+    mean logits over 32 draws. Passing the tests does not make a network robust: its robust accuracy stays an upper bound, and
     fixed attacks are not adaptive ones. A flag is worth knowing and does not change the verdict.
 
     Args:
@@ -120,7 +122,8 @@ def audit(
         certified: Radius that a verifier has proved for each image (20). Or True where it has proved the audited
             radius.
         reference: True for each image that is robust under AutoAttack (19). Or an attack that is tried here in its place,
-            such as one of another library (`attacks.foreign`) or a suite; what it fools is not robust in the worst case.
+            such as one of another library (`attacks.foreign`) or a suite; what it fools is not robust in the worst case,
+            unless the output is random.
         attacked: Result of the suite whose robust accuracy is judged, on these images or on more. What its members
             without gradients found beyond the others counts in test 13. If these are its first images, what it has tried
             with at least the budget's effort is not tried again.
@@ -179,11 +182,16 @@ def audit(
         if any(module.training for module in model.modules()):
             as_given = outputs.passes(model, examples, batch_size)
         with frozen(model):
-            logits = clean_logits(model, examples, batch_size)
+            passes = outputs.passes(model, examples, batch_size)
+            random, logits = broadcast(fabric, outputs.is_random(passes, examples)), passes[0]
+            if random:
+                draws = [clean_logits(model, examples, batch_size) for _ in range(JUDGED_DRAWS)]
+                logits = torch.stack(draws).mean(0)
             ball.require_inside_box(examples.pixels(slice(None)))
             right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
             state = AuditState(model, examples, right, ball, budget, seed, batch_size, logits)
             state.substitute, state.certified, state.reference = substitute, certified, reference
+            state.passes, state.random = passes, random
             state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
             state.known = first_rows(attacked, examples)
             state.shared = SharedColumns(store, shard, fabric)
@@ -202,18 +210,24 @@ def _run_tests(state: AuditState, progress: Progress[int], heading: str, *, by_r
         number, shards = state.shared.shard or (0, 1)
         reason = f"shard {number} of {shards} is finished, and others are not; a call without shard judges in the end"
         return Audit((), len(state.examples), {}, np.zeros(0, dtype=int), {}, reason)
-    places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
+    failed = {*_failed(findings)}
     if _too_weak(state) or state.nothing_is_claimed():
         findings = [_harmless(finding) for finding in findings]
-    tried = () if _too_weak(state) else remedies.attack_again(state, {*_failed(findings)})
-    if state.known is not None:  # the worst case is never better than what is audited
+    if state.random:
+        state.forget_single_draws()
+    else:
+        failed = {*_failed(findings)}
+    places = np.flatnonzero(state.correct)[state.fooled_beyond_gradients()]
+    tried = () if _too_weak(state) else remedies.attack_again(state, failed)
+    if state.known is not None and not state.random:  # the worst case is never better than what is audited
         state.record("judged attacks", state.known.fooled[state.correct], gradients=False, partial=True)
-    if by_reference and state.reference is not None:
+    if by_reference and state.reference is not None and not state.random:
         state.record("reference", ~state.reference[state.correct], gradients=False, partial=True)
     robust = {**state.robust_columns(), "worst case": state.robust()}
     conditions = records.conditions(state)
+    draws = JUDGED_DRAWS if state.random else 1
     return Audit(
-        (*findings,), len(state.examples), robust, places, conditions, _too_weak(state), tried, clean=state.correct
+        (*findings,), len(state.examples), robust, places, conditions, _too_weak(state), tried, state.correct, draws
     )
 
 

@@ -23,6 +23,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.fooled import ONE_STEP, FooledImages
 from lowcurve.evaluation.audit.known import Members, fooled_by_gradients, is_at_least, outlasted
 from lowcurve.evaluation.audit.shards import SharedColumns
+from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.measuring import logits_of, on_device
 from lowcurve.evaluation.parts import Piece, Share, evaluate_parts
 from lowcurve.evaluation.sharing import broadcast
@@ -31,6 +32,8 @@ from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
 
 NOTHING_ROBUST = "gradient attacks fool every image that was tried, so no robustness can be false"
+JUDGED_DRAWS = 32
+"""Draws of a random network over which the logits are averaged that judge an image."""
 
 
 @dataclass
@@ -62,6 +65,8 @@ class AuditState(FooledImages):
         lost: Correct images that PGD fooled during its search. Its answer does not fool them.
         longest: Points of the longest PGD.
         longest_rows: Indices of the images that it attacked.
+        passes: Logits of all images in repeated passes.
+        random: True if these differ, so that single draws decide nothing.
         logits_as_given: Logits of repeated passes in the model's own mode. Present if that was not eval mode.
         fabric: Processes that share the attacks. All use the results of the first one.
         shared: The attacks of other shards, if there are any.
@@ -88,6 +93,8 @@ class AuditState(FooledImages):
     lost: np.ndarray | None = None
     longest: Tensor = field(default_factory=lambda: torch.zeros(0))
     longest_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    passes: list[Tensor] = field(default_factory=list)
+    random: bool = False
     logits_as_given: list[Tensor] | None = None
     fabric: Any = None
     shared: SharedColumns = field(default_factory=SharedColumns)
@@ -116,6 +123,11 @@ class AuditState(FooledImages):
     def queried(self) -> np.ndarray:
         """Indices of the correct images on which the costly tests run: the first `budget.images`."""
         return np.arange(min(len(self), self.budget.images))
+
+    @property
+    def judge(self) -> nn.Module:
+        """The network whose class counts: the audited one, or its mean over draws if its output is random."""
+        return Averaged(self.model, torch.zeros(JUDGED_DRAWS, 1)) if self.random else self.model
 
     # --- the network at other points
 
@@ -255,6 +267,18 @@ class AuditState(FooledImages):
         return self.shared.column(name, rows, attacked, self.x[torch.from_numpy(rows)])
 
     # --- which images were fooled
+
+    def fooled_at_points(self, points: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Return whether points fool the network that counts (`judge`), for the images with these indices."""
+        return np.asarray((self.margins_at(points, rows, self.judge) < 0).numpy())
+
+    def forget_single_draws(self) -> None:
+        """Drop what single draws of a random network decided, and judge the suite's attacked images by the mean."""
+        self.fooled, self.gradient_attacks, self.partial, self.by_radius = {}, [], set(), {}
+        if self.known is not None:
+            points = self.known.inputs[torch.from_numpy(self.correct)].to(self.x)
+            found = self.fooled_at_points(points, np.arange(len(self)))
+            self.record("judged attacks", found, gradients=True, partial=True)
 
     def fooled_by_pgd(self) -> np.ndarray:
         """Return which correct images PGD fools; `lost` gets those it fooled during the search only."""

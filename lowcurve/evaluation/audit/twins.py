@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lowcurve import randomness
 from lowcurve.analysis.calculus import gradient
 from lowcurve.errors import InputError
 from lowcurve.network_calls import call
@@ -20,6 +22,12 @@ LIBRARIES = ("torch.", "lowcurve.", "timm.", "transformers.")
 """Packages whose layers are taken to have the gradients that they should have."""
 HALF = (torch.float16, torch.bfloat16)
 """Precisions in which gradients underflow."""
+DIRECTIONS = 4
+"""Directions in which the values of a function are compared with its gradient."""
+SECANT = 0.1
+"""Distance at which they are compared, in parts of the size of its input."""
+MISLED = 0.5
+"""Relative error above which a gradient is called wrong."""
 
 
 class Averaged(nn.Module):
@@ -73,12 +81,23 @@ class StraightThrough(nn.Module):
         Args:
             x: Images, shape (batch, ...).
         """
-        inside = self.model.get_submodule(self.layer)
+        with torch.no_grad():
+            return self._received(x)
+
+    def hides(self, x: Tensor) -> bool:
+        """Return whether the stages before the layer have a gradient that misleads; see `misleads`.
+
+        Args:
+            x: Images, shape (batch, ...).
+        """
+        return misleads(lambda at: self._received(at)[-1], x)
+
+    def _received(self, x: Tensor) -> list[Tensor]:
         points: list[Tensor] = []
-        hook = inside.register_forward_pre_hook(lambda _, args: points.append(args[0].detach()))
+        inside = self.model.get_submodule(self.layer)
+        hook = inside.register_forward_pre_hook(lambda _, args: points.append(args[0]))
         try:
-            with torch.no_grad():
-                call(self.model, x)
+            call(self.model, x)
         finally:
             hook.remove()
         return [point for point in points if point.shape == x.shape]
@@ -142,24 +161,17 @@ def _pass_through(_layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return _as_identity(args[0], output) if same else output
 
 
-def layers_of_user(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers without weights and parts that are of the user's own types."""
+def layers_that_mislead(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Return the names of the layers that keep a tensor's shape and whose gradient is missing, 0 or wrong.
 
-    def is_plain(layer: nn.Module) -> bool:
-        return next(layer.parameters(), None) is None and next(layer.children(), None) is None
-
-    named = [(name, layer) for name, layer in model.named_modules() if name and is_plain(layer)]
-    return tuple(name for name, layer in named if not type(layer).__module__.startswith(LIBRARIES))
-
-
-def layers_without_slope(model: nn.Module, x: Tensor) -> tuple[str, ...]:
-    """Return the names of the layers that keep a tensor's shape and whose gradient is 0 or missing, the innermost ones.
+    A gradient of 0 is looked for in all layers, of which the innermost ones count. A wrong one is looked for in layers
+    without weights and parts that are of the user's own types. See `misleads`.
 
     Args:
         model: The network.
         x: Images, shape (batch, ...).
 
-    Cost: a forward pass of the network, and a forward and backward pass of each such layer.
+    Cost: a forward pass of the network, and some forward passes and a backward pass of each such layer.
     """
     met: dict[str, Tensor] = {}
 
@@ -177,21 +189,58 @@ def layers_without_slope(model: nn.Module, x: Tensor) -> tuple[str, ...]:
     finally:
         for hook in hooks:
             hook.remove()
-    flat = [
-        name for name, value in met.items() if value.is_floating_point() and _is_flat(model.get_submodule(name), value)
-    ]
-    return tuple(name for name in flat if not any(other.startswith(f"{name}.") for other in flat))
+    layers = {name: partial(call, model.get_submodule(name)) for name, at in met.items() if at.is_floating_point()}
+    flat = [name for name, layer in layers.items() if _slope(layer, met[name])[1] is None]
+    inner = [name for name in flat if not any(other.startswith(f"{name}.") for other in flat)]
+    own = [name for name in layers if name not in flat and _is_plain(model.get_submodule(name))]
+    return (*inner, *(name for name in own if misleads(layers[name], met[name])))
 
 
-def _is_flat(layer: nn.Module, x: Tensor) -> bool:
+def _is_plain(layer: nn.Module) -> bool:
+    """Return whether a layer is of the user's own type and has no weights and no parts."""
+    whole = next(layer.parameters(), None) is None and next(layer.children(), None) is None
+    return whole and not type(layer).__module__.startswith(LIBRARIES)
+
+
+def misleads(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Return whether the gradient of a function is missing, 0, not finite, or far from the slope of its values.
+
+    The slope is that between two points which lie `SECANT` of the root mean square of x to both sides of x. It sees jumps
+    and steps of that size, which the gradient does not show. A random function has the same draws in all passes.
+
+    Args:
+        function: Function of one tensor, which acts on each row alone.
+        x: Where it is judged, shape (batch, ...).
+
+    Cost: `1 + 2 * DIRECTIONS` forward passes of the function and a backward pass.
+    """
+    field, slope = _slope(function, x)
+    if slope is None:
+        return True
+    step = SECANT * float(x.square().mean().sqrt())
+    wrong = length = 0.0
+    for number in range(DIRECTIONS):
+        away = step * randomness.normal(x, generator=randomness.stream(number, "audit", "secants"))
+        with torch.no_grad():
+            secant = (field(x + away) - field(x - away)) / 2
+        wrong += float((secant - (slope * away).flatten(1).sum(1)).square().sum())
+        length += float(secant.square().sum())
+    return wrong > MISLED**2 * length
+
+
+def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """Return a field of the function's outputs and its gradient at x, None if that is missing, 0 or not finite."""
+
     def field(v: Tensor) -> Tensor:
-        out = call(layer, v).flatten(1)
+        with randomness.temporary_seed(0, "audit", "slope"):
+            out = function(v).flatten(1)
         return (out * torch.cos(torch.arange(out.shape[1]).to(out))).sum(1)  # a plain sum is constant behind a softmax
 
     try:
-        return not bool(gradient(field, x).any())
+        slope = gradient(field, x)
     except (InputError, RuntimeError):  # torch's own error where numpy meets a tensor with a graph
-        return True
+        return field, None
+    return field, slope if bool(slope.any() and slope.isfinite().all()) else None
 
 
 class _Through(TorchFunctionMode):

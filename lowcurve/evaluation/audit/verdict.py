@@ -201,6 +201,7 @@ class Audit:
         too_weak: Why the network cannot be judged. Empty if it can. Of a shard before the last one there are no findings.
         remedies: Attacks that were made for what the failed tests found, in their order. "worst case" counts them.
         clean: Which images are classified correctly without an attack.
+        draws: Draws over whose mean logits an image counts as robust or not. It is 1 unless the output is random.
 
     Example:
         >>> check = Check(5, "zero gradient", "it is 0", "attacks do not move", "smooth the network")
@@ -222,6 +223,7 @@ class Audit:
     too_weak: str = ""
     remedies: tuple[Remedy, ...] = ()
     clean: np.ndarray | None = None
+    draws: int = 1
 
     @property
     def reliable(self) -> bool:
@@ -274,11 +276,32 @@ class Audit:
             "too weak to judge": TOO_WEAK + self.too_weak,
             "warnings": CLEAN + WARNED + warnings,
             "reliable as far as tested": CLEAN,
-        }[self.level]
+        }[self.level] + self._judged()
 
     def _gained(self) -> str:
         gained = [str(remedy) for remedy in self.remedies if remedy.after < remedy.before]
         return f"; attacks made for it: {', '.join(gained)}" if gained else ""
+
+    def _judged(self) -> str:
+        return f"; the output is random, so each image is judged by its mean logits over {self.draws} draws" * (
+            self.draws > 1
+        )
+
+    def worst_case_with(self, robust: np.ndarray) -> np.ndarray:
+        """Return which images are robust under a suite and under the attacks that this audit made for failed tests.
+
+        If the output is random, single draws decided which images the suite fooled. Then this audit's worst case replaces
+        the suite's on the audited images.
+
+        Args:
+            robust: Whether each image is robust under the suite; the audited images come first.
+        """
+        joined = robust.copy()
+        if self.draws > 1:
+            joined[: self.examples] = self.robust["worst case"]
+        elif self.remedies:
+            joined[: self.examples] &= self.robust["worst case"]
+        return joined
 
     def to_dict(self) -> dict[str, Any]:
         """Return verdict, findings, remedies and conditions as plain numbers and strings, in the form of `exchange.FIELDS`."""
