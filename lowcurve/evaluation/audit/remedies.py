@@ -96,7 +96,7 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
         yield f"transfer from {inside!r} alone", state.model.get_submodule(inside)
         through = StraightThrough(state.model, inside)
         if through.hides(x):
-            yield f"BPDA through what stands before {inside!r}", through
+            yield f"BPDA through {through.stages(x)} before {inside!r}", through
         if len(through.points(x)) > 1:
             every = StraightThrough(state.model, inside, every=True)
             yield f"BPDA through every intermediate image before {inside!r}", every

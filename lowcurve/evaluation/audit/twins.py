@@ -92,6 +92,30 @@ class StraightThrough(nn.Module):
         """
         return misleads(lambda at: self._received(at)[-1], x)
 
+    def stages(self, x: Tensor) -> str:
+        """Return the kinds of the stages before the layer, or "what stands" where none of them is a module.
+
+        Args:
+            x: Images, shape (batch, ...).
+        """
+        done: list[str] = []
+        before: list[tuple[str, ...]] = []
+        parents = {self.layer[:place] for place, letter in enumerate(self.layer) if letter == "."} | {""}
+        hooks = [
+            layer.register_forward_hook(lambda layer, *_: done.append(type(layer).__name__))
+            for name, layer in self.model.named_modules()
+            if name and name.rpartition(".")[0] in parents
+        ]
+        inside = self.model.get_submodule(self.layer)
+        hooks.append(inside.register_forward_pre_hook(lambda *_: before.append(tuple(dict.fromkeys(done)))))
+        try:
+            with torch.no_grad():
+                call(self.model, x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return ", ".join(before[0]) or "what stands"
+
     def _received(self, x: Tensor) -> list[Tensor]:
         points: list[Tensor] = []
         inside = self.model.get_submodule(self.layer)
