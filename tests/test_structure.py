@@ -111,6 +111,7 @@ RULES = {
         {
             "analysis/replay/derivatives.py": "the derivatives of one elementwise call, at the point where it was recorded",
             "geometry/parameters.py": "the network with other weights (functional_call); no derivative is taken",
+            "models/local/linear.py": "the transpose of one recorded linear operation, for many rows at once",
             "analysis/replay/recording.py": "whether a tensor hangs on the input, asked of autograd's graph",
         },
     ),
@@ -156,6 +157,11 @@ RULES = {
             "report/surfaces.py": "numbers become the colors of a map",
             "analysis/sharpness.py": "an exponent beyond which a derivative is constant",
             "integrations/maite.py": "a probability of 0 has no logarithm",
+            "models/local/relaxations.py": "positive and negative parts of coefficients",
+            "models/local/regions.py": "changes of pixels that stay in the ball and the box, for a linear function's least value",
+            "models/local/curves.py": "an exponent beyond which a derivative is 0",
+            "models/local/bounds.py": "positive parts of numbers",
+            "geometry/local_certificates.py": "positive parts of radii",
         },
     ),
     "loading a pickle": Rule(
@@ -168,7 +174,7 @@ RULES = {
         ("network_calls.py",),
         {
             "models/conversion/recording.py": "the call is recorded, at a copy of the input",
-            "models/smoothness.py": "a network that is traced or recorded, at a copy of the input",
+            "models/jacobians/checking.py": "a network that is traced or recorded, at a copy of the input",
             "models/jacobians/recording.py": "the call is recorded, at a tracked copy of the input",
             "models/wrapping.py": "a network inside of another one, which is called",
             "integrations/transformers.py": "a network inside of another one, which is called with its other inputs, too",

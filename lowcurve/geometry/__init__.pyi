@@ -38,6 +38,9 @@ from .stability import (
 from .certificates import (
     CertifiedRadius as CertifiedRadius,
 )
+from .local_certificates import (
+    LocalCertificate as LocalCertificate,
+)
 from .quadratics import (
     quadratic_distance as quadratic_distance,
 )

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowcurve import randomness
-from lowcurve.analysis.calculus import pullback
 from lowcurve.errors import NotAvailable
+from lowcurve.models.jacobians.checking import record_logits, require_eval_mode, require_same
 from lowcurve.models.jacobians.graph import InputGraph, Node
 from lowcurve.models.jacobians.recording import record
 from lowcurve.models.jacobians.rules import Operation, list_operations
-from lowcurve.models.layers import CENTERED_SOFTPLUS
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import gradients_enabled
 
-TINY = 1e-30
 ROUNDING = 1e-5
 """Relative increase of every bound, for the rounding of a network's forward pass in single precision."""
 
@@ -106,20 +103,12 @@ def smoothness(model: nn.Module, example: Tensor) -> Smoothness:
     Reference: Entesari, Sharifi and Fazlyab 2024 (compositional curvature bounds), whose recursion this is where adjoints are
     bounded in l_2 alone; srinivas2022lcnn, Theorem 1 (the sum over layers).
     """
-    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), example)
-    x = torch.zeros_like(example[:1], dtype=like.dtype, device=like.device)
     with frozen(model):
-        _require_eval_mode(model)
-        _require_shape(model, x)
-        graph = record(model, x)
-        logits = graph.nodes[-1].shape
-        if len(logits) != 2 or logits[0] != 1:
-            hint = "bound the part that gives the logits"
-            raise NotAvailable("logits of shape (1, classes) for one input", tuple(logits), hint)
+        graph = record_logits(model, example)
         with torch.no_grad():
-            found = _propagate(graph, list_operations(graph), tuple(x.shape[1:]))
+            found = _propagate(graph, list_operations(graph), tuple(example.shape[1:]))
         known = int(found.curvature.isfinite().sum()) > len(found.curvature)  # more than the zeros of the diagonal
-        _require_same(model, graph, differentiable=known)
+        require_same(model, graph, differentiable=known)
     return found
 
 
@@ -142,87 +131,9 @@ def lipschitz_constant(model: nn.Module, example: Tensor) -> float:
         0.5
     """
     with frozen(model), torch.no_grad():
-        _require_eval_mode(model)
+        require_eval_mode(model)
         graph = record(model, example[:1])
         return _lipschitz_constants(graph, list_operations(graph))[graph.nodes[-1]]
-
-
-def _require_eval_mode(model: nn.Module) -> None:
-    """Raise an error for a BatchNorm that uses its batch's statistics in eval mode too."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_var is None):
-            hint = "write track_running_stats=True"
-            raise NotAvailable("a BatchNorm with running statistics", f"{name!r} that uses its batch's", hint)
-
-
-def _require_shape(model: nn.Module, x: Tensor) -> None:
-    """Raise an error for an input that the network does not accept."""
-    try:
-        with torch.no_grad():
-            model(x.clone())
-    except Exception as error:  # whatever the network raises
-        received = f"{tuple(x.shape)} ({_first_line(error)})"
-        raise NotAvailable("one example of the network's inputs", received, "write example=x[:1]") from None
-
-
-def _require_same(model: nn.Module, graph: InputGraph, *, differentiable: bool) -> None:
-    """Raise an error if the network computes something else than was recorded, or differentiates something else.
-
-    The network computes three random images together, and the record computes them one by one in double precision. So a network
-    that depends on its batch, on chance, on rounding or on whether gradients are on is refused. So is one with a backward pass
-    that is not its derivative.
-    """
-    start = graph.nodes[0]
-    x = torch.zeros(3, *start.shape[1:], dtype=start.dtype, device=start.device)
-    x = randomness.uniform(x, 0.0, 1.0, generator=randomness.stream(0, "compare", tuple(x.shape)))
-    leaf, own = x.clone().requires_grad_(), x.double().requires_grad_()
-    with torch.enable_grad():
-        recorded = torch.cat([graph(one) for one in torch.split(own, 1)])
-        try:
-            logits = model(leaf.clone())  # a copy, because the network may write into its input
-            with torch.no_grad():
-                plain = model(x.clone())
-        except Exception as error:  # whatever the network raises on three images
-            received = f"{type(model).__name__} ({_first_line(error)})"
-            raise NotAvailable("a network for batches of three", received, "bound its parts separately") from None
-    change = max(_relative_change(recorded, found) for found in (logits, plain))
-    if math.isnan(change):
-        raise NotAvailable("a network with finite logits", "NaN or infinite ones", "check its weights")
-    if not change < 1e-3:
-        hint = "remove what depends on chance, on the batch, on the mode or on rounding"
-        raise NotAvailable("a network that always computes the same", f"logits that differ by {change:.1%}", hint)
-    if differentiable:
-        _require_true_gradient(logits, leaf, recorded, own)
-
-
-def _require_true_gradient(logits: Tensor, leaf: Tensor, recorded: Tensor, own: Tensor) -> None:
-    """Raise an error for a network whose backward pass is its own, or is not that of its recorded operations."""
-    waiting, seen = [logits.grad_fn], set()
-    while waiting:
-        step = waiting.pop()
-        function = getattr(step, "_forward_cls", None)  # the user's class of an autograd function in Python
-        if function is not None and function not in CENTERED_SOFTPLUS:
-            hint = "write it with torch's functions"
-            raise NotAvailable("gradients by torch's own rules", f"the backward pass of {function.__name__}", hint)
-        seen.add(step)
-        waiting += [before for before, _ in getattr(step, "next_functions", ()) if before not in seen]
-    weights = torch.linspace(1.0, 2.0, logits.shape[1], device=logits.device).expand_as(logits)
-    change = _relative_change(pullback(recorded, own, weights.to(recorded)), pullback(logits, leaf, weights.to(logits)))
-    if not change < 1e-2:
-        hint = "remove detach and hooks on tensors"
-        raise NotAvailable("a network with the gradient of its values", f"one that differs by {change:.1%}", hint)
-
-
-def _relative_change(expected: Tensor, found: Tensor) -> float:
-    """Compute the length of the difference relative to the longer of both; 1 for another shape."""
-    if expected.shape != found.shape:
-        return 1.0
-    longest = max(float(expected.detach().norm()), float(found.detach().norm()), TINY)
-    return float((found - expected).detach().norm()) / longest
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:80]
 
 
 def _lipschitz_constants(graph: InputGraph, operations: list[Operation]) -> dict[Node, float]:

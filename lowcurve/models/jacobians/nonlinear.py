@@ -64,7 +64,7 @@ def max_pooling(node: Node) -> Bounded:
     repeats = 1
     for axis in range(-2 if "2d" in node.call.name else -3, 0):
         counts = [0] * parent.shape[axis]
-        for places in _windows(node, axis, parent.shape[axis]):
+        for places in windows(node, axis, parent.shape[axis]):
             for place in places:
                 if 0 <= place < len(counts):
                     counts[place] += 1
@@ -72,8 +72,14 @@ def max_pooling(node: Node) -> Bounded:
     return Bounded(((parent, OperationBound(math.sqrt(repeats), math.sqrt(repeats), repeats, math.inf)),))
 
 
-def _windows(node: Node, axis: int, size: int) -> list[range]:
-    """The places of each window along an axis, in or outside of the image."""
+def windows(node: Node, axis: int, size: int) -> list[range]:
+    """Return the places of each window of a pooling along an axis, in or outside of the image.
+
+    Args:
+        node: The value that it computes.
+        axis: The axis, counted from the end.
+        size: Size of its input along the axis.
+    """
     count = node.shape[axis]
     if "output_size" in node.call.arguments:  # as torch's adaptive pooling computes them
         constants(node, ("self",), ("output_size",))

@@ -1,0 +1,340 @@
+"""Lower bounds of a network's margins in a ball around each image, from bounds of every nonlinearity's input there.
+
+All bounds are of changes from the image, so they are exact to first order as the radius tends to 0. Rows of coefficients are
+pulled back from a value to the input through the recorded network, as in CROWN.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lowcurve.analysis.norms import LINF, Norm
+from lowcurve.errors import InputError
+from lowcurve.models.jacobians.bounds import refusal
+from lowcurve.models.jacobians.checking import record_logits, require_same
+from lowcurve.models.jacobians.graph import Node
+from lowcurve.models.local.curves import Curve
+from lowcurve.models.local.linear import LINEAR, Transpose, for_each, parents_of, require_linear, transpose
+from lowcurve.models.local.regions import HALVINGS, ROUNDING, Part, Region
+from lowcurve.models.local.relaxations import NONLINEAR, Relaxation, Windows, prepare, relax
+from lowcurve.models.modes import frozen
+from lowcurve.network_calls import gradients_enabled
+from lowcurve.types import Inputs, Labels, PerExample
+
+ORDERS = ("zero", "first", "second")
+NETWORK_ROUNDING = 1e-6
+"""Share of the largest logit by which margins are lowered, for the rounding of the network's own forward pass."""
+MOST_PIXELS = 1024
+"""Largest number of pixels for the second order, which needs a matrix of that size for each margin."""
+AT_ONCE = 2**21
+"""Number of coefficients that are pulled back together, few enough for a processor's cache."""
+KEPT = 2**24
+"""Number of coefficients of a value that are kept where they are the same for all images."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A batch of images, with what does not depend on a radius.
+
+    Attributes:
+        values: Every value of the network, in double precision.
+        rows: The coefficients of the margins in the logits, shape (batch, classes - 1, 1, classes).
+        margins: z_y - z_k of the other classes k, lowered for rounding, shape (batch, classes - 1).
+    """
+
+    values: Mapping[Node, Tensor]
+    rows: Tensor
+    margins: Tensor
+
+    def take(self, kept: Tensor) -> "Point":
+        """Return some of the images.
+
+        Args:
+            kept: Their places.
+        """
+        values = {node: value[kept] for node, value in self.values.items()}
+        return Point(values, self.rows[kept], self.margins[kept])
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The network inside the region around each image.
+
+    Attributes:
+        region: The region.
+        relaxations: Bounds of each nonlinear operation.
+        parts: The change of each nonlinearity's input, as coefficients of the image's change and errors.
+    """
+
+    region: Region
+    relaxations: Mapping[Node, Relaxation]
+    parts: Mapping[Node, list[Part]]
+
+
+class LocalBounds:
+    """Lower bounds of a network's margins in the part of a ball that lies in the pixel box.
+
+    The network is recorded once. For a batch of images and a radius, each nonlinearity's input is bounded first, in order: the
+    coefficients of that input are pulled back to the image through chords of the nonlinearities before it. Units that cannot
+    change their slope in the region are exact. Then there are three bounds of each margin:
+
+    * zero order: CROWN. The margin's own coefficients are pulled back, with the better line below or above each nonlinearity.
+    * first order: m(x) plus the least product of a change with the margin's gradient, whose entries are bounded in the region.
+    * second order: m(x + d) >= m(x) + <g, d> + errors - sum_i q_i t_i^2. Each nonlinearity is its tangent at x plus
+      a remainder phi'' t^2 / 2, with phi'' bounded in the region. Remainders reach the margin with the derivatives of the
+      linearized network, exactly. The sum of squares is bounded by the largest eigenvalue of sum_k A_k^T Q_k A_k in l_2, and by
+      the sum of its absolute entries in l_inf.
+
+    Args:
+        model: The network. It is used in eval mode.
+        example: One input, shape (1, ...). Only its shape is used.
+
+    Attributes:
+        shape: Shape of one input.
+        width: Number of rows that are pulled back for an image and a radius.
+
+    Raises:
+        NotAvailable: For a network with an operation that is not supported, with the operation and its layer.
+
+    Cost: for an image and a radius, one pass back from each unit before a nonlinearity, and four for each class.
+
+    Example:
+        >>> from lowcurve.analysis.norms import L2
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+        >>> for layer in (model[0], model[2]):
+        ...     _ = layer.weight.data.copy_(torch.eye(2)), layer.bias.data.zero_()
+        >>> bounds = LocalBounds(model, torch.zeros(1, 2))
+        >>> x = torch.tensor([[0.9, 0.2]])  # the margin is 0.7; it falls by 0.1 sqrt(2) in the ball of radius 0.1
+        >>> found = bounds.margins(bounds.at(x, torch.tensor([0])), x, torch.tensor([0.1]), L2)
+        >>> [round(bound.item(), 3) for bound in found.values()]
+        [0.559, 0.559, 0.559]
+
+    Reference: Zhang et al. 2018 (CROWN: linear bounds, pulled back); Zhang et al. 2019 (RecurJac: bounds of the gradient in a
+    ball); Singla and Feizi 2020 (second order).
+    """
+
+    @gradients_enabled()
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
+        with frozen(model):
+            self.graph = record_logits(model, example)
+            require_same(model, self.graph, differentiable=False)
+        self.shape, self.start, self.end = tuple(example.shape[1:]), self.graph.nodes[0], self.graph.nodes[-1]
+        self.prepared: dict[Node, Curve | Windows] = {}
+        self._transposes: dict[tuple[Node, torch.dtype, bool], Transpose] = {}
+        for node in self.graph.nodes[1:]:
+            if node.call.name in NONLINEAR:
+                self.prepared[node] = prepare(node)
+            elif node.call.name in LINEAR:
+                require_linear(node)
+            else:
+                raise refusal(node)
+        self.inputs = tuple(dict.fromkeys(node.parents[0][1] for node in self.prepared))
+        self.width = sum(node.shape.numel() for node in self.inputs)
+        self._begun: dict[Node, tuple[int, list[dict[Node, Tensor]]]] = {}
+
+    @torch.no_grad()
+    def at(self, x: Inputs, y: Labels) -> Point:
+        """Compute what does not depend on a radius.
+
+        Args:
+            x: Images, shape (batch, ...), pixel units.
+            y: Labels.
+        """
+        self._require_shape(x)
+        values = {self.start: x.double()[:, None]}
+        for node in self.graph.nodes[1:]:
+            parents = parents_of(node)
+            values[node] = for_each(partial(_evaluate, node, parents), *(values[parent] for parent in parents))
+        logits = values[self.end][:, 0]
+        classes = logits.shape[1]
+        others = torch.arange(classes - 1, device=x.device) + (torch.arange(classes - 1, device=x.device) >= y[:, None])
+        identity = torch.eye(classes, dtype=torch.double, device=x.device)
+        rows = identity[y][:, None] - identity[others]
+        margins = (rows * logits[:, None]).sum(2) - NETWORK_ROUNDING * logits.abs().amax(1, keepdim=True)
+        return Point(values, rows[:, :, None], margins)
+
+    @torch.no_grad()
+    def margins(
+        self, point: Point, x: Inputs, radius: PerExample, norm: Norm, orders: tuple[str, ...] = ORDERS
+    ) -> dict[str, Tensor]:
+        """Bound the margins from below in the region around each image.
+
+        Args:
+            point: What `at` returned for these images.
+            x: The images.
+            radius: One radius for each image, in pixel units.
+            norm: l_2 or l_inf.
+            orders: Which bounds, of "zero", "first" and "second".
+
+        Returns:
+            A tensor of shape (batch, classes - 1) for each order. NaN or -inf where nothing is known.
+        """
+        region = Region(x.double(), radius.double(), norm)
+        inside = self._enter(point, region)
+        ways = {"zero": self._zero, "first": self._first, "second": self._second}
+        return {order: point.margins + ways[order](point, inside) for order in orders}
+
+    def _require_shape(self, x: Inputs) -> None:
+        if tuple(x.shape[1:]) != self.shape:
+            hint = "make LocalBounds(model, x[:1]) for this size"
+            raise InputError(f"inputs of shape {self.shape}, for which the bounds hold", tuple(x.shape[1:]), hint)
+
+    # Bounds of the inputs of the nonlinearities
+
+    def _enter(self, point: Point, region: Region) -> Inside:
+        """Bound the input of each nonlinearity in the region, in order."""
+        relaxations: dict[Node, Relaxation] = {}
+        parts: dict[Node, list[Part]] = {}
+        intervals: dict[Node, tuple[Tensor, Tensor]] = {}
+        for node, prepared in self.prepared.items():
+            parent = node.parents[0][1]
+            if parent not in parts:
+                parts[parent] = list(self._linear_parts(parent, relaxations, region))
+                intervals[parent] = region.interval(parts[parent], parent.shape)
+            relaxations[node] = relax(prepared, parent, point.values[parent], *intervals[parent])
+        return Inside(region, relaxations, parts)
+
+    def _linear_parts(self, target: Node, relaxations: Mapping[Node, Relaxation], region: Region) -> Iterator[Part]:
+        """Write the change of each element of a value as a linear function of the image's change and an error, in parts."""
+        count = len(region.x)
+        for begun in self._begin(target, count):
+            yield self._pull({node: rows.expand(count, *rows.shape[1:]) for node, rows in begun.items()}, relaxations)
+
+    def _begin(self, target: Node, count: int) -> Iterator[dict[Node, Tensor]]:
+        """Pull the elements of a value back to the nonlinearities before it, which is the same for all images.
+
+        Yields:
+            For some elements at a time, their coefficients in the results of nonlinearities, with a batch of one.
+        """
+        if target in self._begun and self._begun[target][0] == count:
+            yield from self._begun[target][1]
+            return
+        size, widest = target.shape.numel(), max(node.shape.numel() for node in self.graph.nodes)
+        step = max(1, AT_ONCE // (count * widest))
+        kept: list[dict[Node, Tensor]] | None = []
+        for first in range(0, size, step):
+            places = torch.arange(first, min(first + step, size), device=target.device)
+            rows = torch.zeros(len(places), size, device=target.device)
+            rows[torch.arange(len(places)), places] = 1
+            waiting = {target: rows.view(1, len(places), *target.shape)}
+            for node in reversed(self.graph.nodes[1:]):
+                if node in waiting and node not in self.prepared:
+                    self._pull_linear(node, waiting.pop(node), waiting)
+            yield waiting
+            if kept is not None:
+                kept.append(waiting)
+                if sum(rows.numel() for part in kept for rows in part.values()) > KEPT:
+                    kept = None
+        if kept is not None:
+            self._begun[target] = (count, kept)
+
+    # Rows that are pulled back
+
+    def _pull(self, waiting: dict[Node, Tensor], relaxations: Mapping[Node, Relaxation]) -> Part:
+        """Pull coefficients of values back to the image through chords."""
+        rows = next(iter(waiting.values()))
+        least = most = rows.new_zeros(rows.shape[:2])
+        for node in reversed(self.graph.nodes[1:]):
+            if node not in waiting:
+                continue
+            rows = waiting.pop(node)
+            if node in relaxations:
+                before, low, high = relaxations[node].parallel(rows)
+                least, most = least + low, most + high
+                _add(waiting, node.parents[0][1], before)
+            else:
+                self._pull_linear(node, rows, waiting)
+        return waiting[self.start].flatten(2), least, most
+
+    def _pull_linear(self, node: Node, rows: Tensor, waiting: dict[Node, Tensor], absolute: bool = False) -> None:
+        key = (node, rows.dtype, absolute)
+        if key not in self._transposes:
+            self._transposes[key] = transpose(node, rows.dtype, absolute)
+        back: Transpose = self._transposes[key]
+        for parent, found in zip(parents_of(node), back(rows.flatten(0, 1)), strict=True):
+            _add(waiting, parent, found.view(*rows.shape[:2], *parent.shape))
+
+    def _zero(self, point: Point, inside: Inside) -> Tensor:
+        """Bound the change of each margin from below by CROWN."""
+        waiting, constant = {self.end: point.rows}, point.margins.new_zeros(())
+        for node in reversed(self.graph.nodes[1:]):
+            if node not in waiting:
+                continue
+            rows = waiting.pop(node)
+            if node in inside.relaxations:
+                before, offset = inside.relaxations[node].lower(rows)
+                constant = constant + offset
+                _add(waiting, node.parents[0][1], before)
+            else:
+                self._pull_linear(node, rows, waiting)
+        return inside.region.least(waiting[self.start].flatten(2), HALVINGS) + constant
+
+    def _first(self, point: Point, inside: Inside) -> Tensor:
+        """Bound the change of each margin from below by bounds of its gradient in the region."""
+        waiting = {self.end: (point.rows, torch.zeros_like(point.rows))}
+        for node in reversed(self.graph.nodes[1:]):
+            if node not in waiting:
+                continue
+            middle, away = waiting.pop(node)
+            if node in inside.relaxations:
+                least, most = inside.relaxations[node].derivative(middle - away, middle + away)
+                found = {node.parents[0][1]: ((least + most) / 2, (most - least) / 2)}
+            else:
+                middles: dict[Node, Tensor] = {}
+                aways: dict[Node, Tensor] = {}
+                self._pull_linear(node, middle, middles)
+                self._pull_linear(node, away, aways, absolute=True)
+                found = {parent: (middles[parent], aways[parent]) for parent in middles}
+            for parent, (a, b) in found.items():
+                before = waiting.get(parent)
+                waiting[parent] = (a, b) if before is None else (before[0] + a, before[1] + b)
+        middle, away = (values.flatten(2) for values in waiting[self.start])
+        region = inside.region
+        if region.norm == LINF:
+            low, high = region.low[:, None], region.high[:, None]
+            ends = [slope * end for slope in (middle - away, middle + away) for end in (low, high)]
+            return torch.stack(ends).amin(0).sum(2) * (1 + ROUNDING)
+        lengths: Tensor = (middle.abs() + away).norm(dim=2)
+        return -lengths * region.radius[:, None] * (1 + ROUNDING)
+
+    def _second(self, point: Point, inside: Inside) -> Tensor:
+        """Bound the change of each margin from below by its gradient, and by the squares of the changes within the network."""
+        region, pixels = inside.region, self.start.shape.numel()
+        if pixels > MOST_PIXELS:
+            return torch.full_like(point.margins, -torch.inf)
+        waiting, constant = {self.end: point.rows}, torch.zeros_like(point.margins)
+        weights: dict[Node, Tensor] = {}
+        for node in reversed(self.graph.nodes[1:]):
+            if node not in waiting:
+                continue
+            rows = waiting.pop(node)
+            if node in inside.relaxations:
+                parent = node.parents[0][1]
+                before, offset, remainder = inside.relaxations[node].expand(rows)
+                constant = constant + offset
+                _add(waiting, parent, before)
+                if remainder is not None:
+                    _add(weights, parent, remainder)
+            else:
+                self._pull_linear(node, rows, waiting)
+        squares = point.margins.new_zeros(*point.margins.shape, pixels, pixels, dtype=torch.float32)
+        error = torch.zeros_like(point.margins)
+        for target, weight in weights.items():
+            parts = inside.parts[target]
+            pieces = torch.split(weight.flatten(2), [part[0].shape[1] for part in parts], 2)
+            for (rows, least, most), piece in zip(parts, pieces, strict=True):
+                squares += (rows[:, None] * piece[..., None].float()).mT @ rows[:, None]
+                error += (piece * torch.maximum(-least, most).double().square()[:, None]).sum(2)
+        root = (region.largest_square(squares.double()) * (1 + ROUNDING)).sqrt() + error.sqrt() * (1 + ROUNDING)
+        return region.least(waiting[self.start].flatten(2), HALVINGS) + constant - root.square()
+
+
+def _evaluate(node: Node, parents: tuple[Node, ...], *values: Tensor) -> Tensor:
+    return node.evaluate(dict(zip(parents, values, strict=True)))
+
+
+def _add(waiting: dict[Node, Tensor], node: Node, rows: Tensor) -> None:
+    waiting[node] = waiting[node] + rows if node in waiting else rows

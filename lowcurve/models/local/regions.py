@@ -1,0 +1,124 @@
+"""The part of a ball that lies in the pixel box, and the least value of linear functions there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowcurve.analysis.norms import L2, LINF, Norm
+from lowcurve.errors import InputError
+from lowcurve.types import PerExample
+
+ROUNDING = 1e-5
+"""Relative widening of bounds that are sums in single precision."""
+HALVINGS = 12
+"""Steps of the search for the multiplier of the l_2 ball."""
+
+Part = tuple[Tensor, Tensor, Tensor]
+"""Some elements of a value, as coefficients of the image's change (batch, elements, pixels), and their least and largest
+error (batch, elements)."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """The changes d of some images with ||d|| <= radius for which x + d stays in the pixel box.
+
+    Args:
+        x: Images, shape (batch, ...), in double precision.
+        radius: One radius for each image.
+        norm: l_2 or l_inf.
+        box: Lowest and highest pixel value.
+
+    Raises:
+        InputError: For another norm.
+    """
+
+    x: Tensor
+    radius: PerExample
+    norm: Norm
+    box: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.norm not in (L2, LINF):
+            raise InputError("the norm l_2 or l_inf for a certificate", self.norm.name, 'write norm="l2"')
+
+    @property
+    def low(self) -> Tensor:
+        """Smallest change of each pixel, at most 0, shape (batch, pixels)."""
+        flat = self.x.flatten(1)
+        return torch.maximum(-self.radius[:, None].expand_as(flat), (self.box[0] - flat).clamp(max=0))
+
+    @property
+    def high(self) -> Tensor:
+        """Largest change of each pixel, at least 0, shape (batch, pixels)."""
+        flat = self.x.flatten(1)
+        return torch.minimum(self.radius[:, None].expand_as(flat), (self.box[1] - flat).clamp(min=0))
+
+    def least(self, rows: Tensor, halvings: int = 0) -> Tensor:
+        """Bound the least value of linear functions on the region from below.
+
+        In l_inf the bound is the value. In l_2 the function is split in two, rows = b + c. The least value is at least
+        -radius ||b|| plus the least value of c in the box, for every split. The best split belongs to the multiplier t for
+        which the point clip(-t rows) has the length radius; t = radius / ||rows|| is used without a search.
+
+        Args:
+            rows: Functions, shape (batch, rows, pixels).
+            halvings: Steps of the search for the multiplier.
+
+        Returns:
+            Bounds, shape (batch, rows).
+        """
+        low, high = (bound.to(rows)[:, None] for bound in (self.low, self.high))
+        if self.norm == LINF:
+            return torch.minimum(rows * low, rows * high).sum(2)
+        radius = self.radius.to(rows)[:, None]
+        tiny = torch.finfo(rows.dtype).tiny
+        first = radius / rows.norm(dim=2).clamp(min=tiny)
+        multiplier, longest = first, 1e6 * first
+        point = torch.minimum(torch.maximum(-multiplier[..., None] * rows, low), high)
+        for _ in range(halvings):
+            # A clipped point is too short, so the multiplier grows; it is bisected in its logarithm once it is too long.
+            short = point.norm(dim=2) < radius
+            first = torch.where(short, multiplier, first)
+            longest = torch.where(short, longest, multiplier)
+            multiplier = torch.minimum((first * longest).sqrt(), 4 * first)
+            point = torch.minimum(torch.maximum(-multiplier[..., None] * rows, low), high)
+        bent = -point / multiplier[..., None].clamp(min=tiny)
+        rest = rows - bent
+        lengths: Tensor = bent.norm(dim=2)
+        return torch.minimum(rest * low, rest * high).sum(2) - radius * lengths
+
+    def interval(self, parts: Sequence[Part], shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Bound the least and the largest change of a value on the region, widened for rounding.
+
+        Args:
+            parts: All its elements.
+            shape: Its shape.
+
+        Returns:
+            Both, of shape (batch, *shape) in double precision.
+        """
+        least = [self.least(rows) + low for rows, low, _ in parts]
+        most = [high - self.least(-rows) for rows, _, high in parts]
+        low, high = (torch.cat(several, 1).double().view(-1, *shape) for several in (least, most))
+        return low - ROUNDING * low.abs(), high + ROUNDING * high.abs()
+
+    def largest_square(self, matrices: Tensor) -> Tensor:
+        """Bound the largest d^T G d on the region, for positive semidefinite G with the rounding of single precision.
+
+        In l_2 it is the largest eigenvalue times radius^2, in l_inf the sum of absolute entries times the pixels' changes.
+
+        Args:
+            matrices: G, shape (batch, rows, pixels, pixels).
+
+        Returns:
+            Bounds, shape (batch, rows).
+        """
+        size = matrices.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+        if self.norm == L2:
+            top = torch.linalg.eigvalsh(matrices.nan_to_num(0, 0, 0))[..., -1].clamp(min=0) + ROUNDING * size.sum(-1)
+            return torch.where(matrices.isfinite().all(-1).all(-1), top, torch.inf) * self.radius[:, None].square()
+        reach = torch.maximum(-self.low, self.high)[:, None]
+        total = (reach[..., None] * matrices.abs() * reach[..., None, :]).sum((-1, -2))
+        return total + ROUNDING * (reach * size.sqrt()).sum(-1).square()
