@@ -77,6 +77,23 @@ def test_rates_and_areas_of_a_panel_by_hand():
     assert figures.area(figures.score_of_test(2), parts["masked"], parts["honest"]) == 0.25
 
 
+def test_the_gains_of_the_audits_attacks_by_hand():
+    named = [
+        ("BPDA through Levels before '1'", 60, 50), ("BPDA through Levels", 50, 48), ("BPDA through round", 48, 48),
+        ("transfer from '1' alone", 90, 60), ("transfer from a distilled student", 48, 47),
+        ("BPDA through every intermediate image before '1'", 47, 46), ("Square with 3000 queries", 46, 45),
+        ("PGD on the mean of 16 draws (EOT)", 45, 40), ("PGD on cross-entropy of rescaled logits", 90, 80),
+    ]  # fmt: skip
+    remedies = [{"attack": a, "before": b, "after": c, "of": 200} for a, b, c in named]
+    rows = [row(masked=True, suite=0.5, adaptive=0.1) | {"remedies": remedies} for _ in range(2)]
+    found = {cells[0]: cells[1:] for cells in figures.gains(rows).rows}
+    assert len(found) == len(named)
+    assert found["transfer from the classifier inside"] == (2, 2, 15.0, 15.0)
+    assert found["BPDA through the stages before the classifier"] == (2, 2, 5.0, 5.0)
+    assert found["BPDA through layers"] == (2, 2, 1.0, 1.0)
+    assert found["BPDA through operations"] == (2, 0, 0.0, 0.0)
+
+
 def test_the_committed_panel_has_its_halves_and_a_reason_for_each_wrong_verdict():
     content = json.loads((ROOT / "docs" / "results" / "benchmark-audit-panel.json").read_text())
     half = halves([*MASKED, *honest()])

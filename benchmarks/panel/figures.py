@@ -105,6 +105,7 @@ def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
         "tests": tests(parts["both"]),
         "cost": cost(parts["both"]),
         "remedies": remedies(parts["both"]["masked"]),
+        "gains": gains(parts["both"]["masked"]),
         "masked": networks("Networks whose evaluation is wrong", parts["both"]["masked"]),
         "honest": networks("Honest networks", parts["both"]["honest"]),
         "nothing-to-hide": networks("Defended networks with nothing to hide", parts["both"]["nothing to hide"]),
@@ -257,6 +258,38 @@ def remedies(masked: Sequence[Row]) -> Table:
         Column("adaptive", form=SHARE), Column("gains of the audit's own attacks"),
     )  # fmt: skip
     return Table("The audit's attacks", columns, tuple(rows))
+
+
+def kind_of_remedy(attack: str) -> str:
+    """Return the kind of an attack that the audit makes, from its name."""
+    kinds = {
+        "rescaled": "the same attack on rescaled logits",
+        "student": "transfer from a distilled student",
+        "transfer": "transfer from the classifier inside",
+        "every intermediate": "BPDA through every intermediate image",
+        " before '": "BPDA through the stages before the classifier",
+        "Square": "Square with more queries",
+        "PGD on the mean": "PGD on the mean of draws (EOT)",
+    }
+    named = next((kind for part, kind in kinds.items() if part in attack), None)
+    return named or f"BPDA through {'layers' if attack[len('BPDA through ')].isupper() else 'operations'}"
+
+
+def gains(masked: Sequence[Row]) -> Table:
+    """Return how much each kind of attack of the audit gained, in percentage points of the robust accuracy."""
+    found: dict[str, list[float]] = {}
+    for row in masked:
+        for r in row["remedies"]:
+            found.setdefault(kind_of_remedy(r["attack"]), []).append(100 * (r["before"] - r["after"]) / r["of"])
+    rows = [
+        (kind, len(points), sum(point > 0 for point in points), float(np.mean(points)), max(points))
+        for kind, points in sorted(found.items(), key=lambda item: -float(np.mean(item[1])))
+    ]
+    columns = (
+        Column("attack"), Column("networks", "on which it ran", COUNT), Column("gained on", form=COUNT),
+        Column("mean gain, points", form=".1f"), Column("largest gain, points", form=".0f"),
+    )  # fmt: skip
+    return Table("Gains of the audit's attacks", columns, tuple(rows))
 
 
 def networks(title: str, found: Sequence[Row]) -> Table:
