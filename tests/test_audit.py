@@ -71,7 +71,7 @@ FAULTS = {
     "logits x 10,000": (lambda _, robust: faulty.Scaled(robust, 1e4), {5, 6}),
     "softmax": (lambda _, robust: faulty.Softmax(robust), {1}),
     "5 levels": (lambda standard, _: faulty.Quantized(standard), {5, 12, 13, 15, 16, 17, 18, 21}),
-    "noise": (lambda standard, _: faulty.Noisy(standard), {2, 7, 9, 10, 11, 12, 17}),
+    "noise": (lambda standard, _: faulty.Noisy(standard), {2, 7, 10, 11, 12, 17}),
     "shattered": (lambda standard, _: faulty.Shattered(standard), {7, 16}),
     "detached": (lambda standard, _: faulty.Detached(standard), {4, 13, 15}),
     "numpy": (lambda standard, _: faulty.ByNumpy(standard), {4, 13, 15}),
@@ -79,7 +79,7 @@ FAULTS = {
     "purification": (lambda standard, _: faulty.Purified(standard), {3, 4}),
     "squashed": (lambda standard, _: faulty.Squashed(standard), {5}),
     "half precision": (lambda standard, _: faulty.Halved(standard), {5}),
-    "k winners": (lambda *_: faulty.k_winners(), {13, 16}),
+    "k winners": (lambda *_: faulty.k_winners(), {9, 13, 16}),
     "dropout": (lambda standard, _: faulty.Dropped(standard), {2, 7, 10}),
 }
 
