@@ -152,7 +152,8 @@ def test_plain_layers_are_bounded_and_exact_to_first_order(act):
         for column in range(2):
             (gradient,) = torch.autograd.grad(true[:, column].sum(), leaf, retain_graph=True)
             fall = norm.dual.length(gradient) * tiny
-            for low in bounds.margins(bounds.at(x, y), x, tiny, norm).values():
+            found = bounds.margins(bounds.at(x, y), x, tiny, norm)
+            for low in list(found.values())[: 3 if bounds.is_smooth else 2]:
                 assert low[:, column] == pytest.approx(true[:, column].detach() - fall, abs=3e-6)
 
 

@@ -1,5 +1,6 @@
 """Certify radii with bounds that hold in the ball around each image; see `models.local.bounds`."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,10 +64,7 @@ class LocalCertificate:
     @property
     def at_once(self) -> int:
         """Number of images whose coefficients fit into memory together."""
-        pixels = 1
-        for size in self.bounds.shape:
-            pixels *= size
-        return max(1, min(64, MEMORY // max(1, self.bounds.width * pixels)))
+        return max(1, min(64, MEMORY // max(1, self.bounds.width * math.prod(self.bounds.shape))))
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         """Measure the columns at x."""

@@ -4,7 +4,8 @@ All bounds are of changes from the image, so they are exact to first order as th
 pulled back from a value to the input through the recorded network, as in CROWN.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,9 +18,17 @@ from lowcurve.models.jacobians.bounds import refusal
 from lowcurve.models.jacobians.checking import record_logits, require_same
 from lowcurve.models.jacobians.graph import Node
 from lowcurve.models.local.curves import Curve
-from lowcurve.models.local.linear import LINEAR, Transpose, for_each, parents_of, require_linear, transpose
+from lowcurve.models.local.linear import (
+    LINEAR,
+    for_each,
+    parents_of,
+    require_linear,
+)
+from lowcurve.models.local.passes import Passes, add_rows
+from lowcurve.models.local.pooling import Windows
 from lowcurve.models.local.regions import HALVINGS, ROUNDING, Part, Region
-from lowcurve.models.local.relaxations import NONLINEAR, Relaxation, Windows, prepare, relax
+from lowcurve.models.local.relaxation import Relaxation
+from lowcurve.models.local.relaxations import NONLINEAR, prepare, relax
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import gradients_enabled
 from lowcurve.types import Inputs, Labels, PerExample
@@ -29,10 +38,6 @@ NETWORK_ROUNDING = 1e-6
 """Share of the largest logit by which margins are lowered, for the rounding of the network's own forward pass."""
 MOST_PIXELS = 1024
 """Largest number of pixels for the second order, which needs a matrix of that size for each margin."""
-AT_ONCE = 2**21
-"""Number of coefficients that are pulled back together, few enough for a processor's cache."""
-KEPT = 2**24
-"""Number of coefficients of a value that are kept where they are the same for all images."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class LocalBounds:
     Attributes:
         shape: Shape of one input.
         width: Number of rows that are pulled back for an image and a radius.
+        work: Number of multiplications for an image and a radius, of convolutions and matrix products.
+        is_smooth: True if a nonlinearity has a bounded second derivative, without which the second order is not tried.
 
     Raises:
         NotAvailable: For a network with an operation that is not supported, with the operation and its layer.
@@ -110,7 +117,7 @@ class LocalBounds:
         >>> x = torch.tensor([[0.9, 0.2]])  # the margin is 0.7; it falls by 0.1 sqrt(2) in the ball of radius 0.1
         >>> found = bounds.margins(bounds.at(x, torch.tensor([0])), x, torch.tensor([0.1]), L2)
         >>> [round(bound.item(), 3) for bound in found.values()]
-        [0.559, 0.559, 0.559]
+        [0.559, 0.559, -inf]
 
     Reference: Zhang et al. 2018 (CROWN: linear bounds, pulled back); Zhang et al. 2019 (RecurJac: bounds of the gradient in a
     ball); Singla and Feizi 2020 (second order).
@@ -123,7 +130,6 @@ class LocalBounds:
             require_same(model, self.graph, differentiable=False)
         self.shape, self.start, self.end = tuple(example.shape[1:]), self.graph.nodes[0], self.graph.nodes[-1]
         self.prepared: dict[Node, Curve | Windows] = {}
-        self._transposes: dict[tuple[Node, torch.dtype, bool], Transpose] = {}
         for node in self.graph.nodes[1:]:
             if node.call.name in NONLINEAR:
                 self.prepared[node] = prepare(node)
@@ -131,9 +137,10 @@ class LocalBounds:
                 require_linear(node)
             else:
                 raise refusal(node)
-        self.inputs = tuple(dict.fromkeys(node.parents[0][1] for node in self.prepared))
-        self.width = sum(node.shape.numel() for node in self.inputs)
-        self._begun: dict[Node, tuple[int, list[dict[Node, Tensor]]]] = {}
+        self.passes = Passes(self.graph, self.prepared)
+        self.width, self.work = sum(node.shape.numel() for node in self.passes.inputs), self.passes.count_work()
+        curves = [known for known in self.prepared.values() if isinstance(known, Curve)]
+        self.is_smooth = any(curve.bend is not None or curve.most_bent < math.inf for curve in curves)
 
     @torch.no_grad()
     def at(self, x: Inputs, y: Labels) -> Point:
@@ -170,10 +177,12 @@ class LocalBounds:
             orders: Which bounds, of "zero", "first" and "second".
 
         Returns:
-            A tensor of shape (batch, classes - 1) for each order. NaN or -inf where nothing is known.
+            A tensor of shape (batch, classes - 1) for each order. NaN or -inf where nothing is known, as in second order for a
+            network that has kinks only or more than 1,024 pixels.
         """
         region = Region(x.double(), radius.double(), norm)
-        inside = self._enter(point, region)
+        pixels = self.start.shape.numel()
+        inside = self._enter(point, region, keep="second" in orders and self.is_smooth and pixels <= MOST_PIXELS)
         ways = {"zero": self._zero, "first": self._first, "second": self._second}
         return {order: point.margins + ways[order](point, inside) for order in orders}
 
@@ -184,78 +193,22 @@ class LocalBounds:
 
     # Bounds of the inputs of the nonlinearities
 
-    def _enter(self, point: Point, region: Region) -> Inside:
+    def _enter(self, point: Point, region: Region, *, keep: bool) -> Inside:
         """Bound the input of each nonlinearity in the region, in order."""
         relaxations: dict[Node, Relaxation] = {}
         parts: dict[Node, list[Part]] = {}
         intervals: dict[Node, tuple[Tensor, Tensor]] = {}
         for node, prepared in self.prepared.items():
             parent = node.parents[0][1]
-            if parent not in parts:
-                parts[parent] = list(self._linear_parts(parent, relaxations, region))
-                intervals[parent] = region.interval(parts[parent], parent.shape)
+            if self.passes.follows_nonlinearity(node):
+                intervals[parent] = relaxations[parent].reach()
+            elif parent not in intervals:
+                found: Iterable[Part] = self.passes.linear_parts(parent, relaxations, region)
+                if keep:
+                    found = parts[parent] = list(found)
+                intervals[parent] = region.interval(found, parent.shape)
             relaxations[node] = relax(prepared, parent, point.values[parent], *intervals[parent])
         return Inside(region, relaxations, parts)
-
-    def _linear_parts(self, target: Node, relaxations: Mapping[Node, Relaxation], region: Region) -> Iterator[Part]:
-        """Write the change of each element of a value as a linear function of the image's change and an error, in parts."""
-        count = len(region.x)
-        for begun in self._begin(target, count):
-            yield self._pull({node: rows.expand(count, *rows.shape[1:]) for node, rows in begun.items()}, relaxations)
-
-    def _begin(self, target: Node, count: int) -> Iterator[dict[Node, Tensor]]:
-        """Pull the elements of a value back to the nonlinearities before it, which is the same for all images.
-
-        Yields:
-            For some elements at a time, their coefficients in the results of nonlinearities, with a batch of one.
-        """
-        if target in self._begun and self._begun[target][0] == count:
-            yield from self._begun[target][1]
-            return
-        size, widest = target.shape.numel(), max(node.shape.numel() for node in self.graph.nodes)
-        step = max(1, AT_ONCE // (count * widest))
-        kept: list[dict[Node, Tensor]] | None = []
-        for first in range(0, size, step):
-            places = torch.arange(first, min(first + step, size), device=target.device)
-            rows = torch.zeros(len(places), size, device=target.device)
-            rows[torch.arange(len(places)), places] = 1
-            waiting = {target: rows.view(1, len(places), *target.shape)}
-            for node in reversed(self.graph.nodes[1:]):
-                if node in waiting and node not in self.prepared:
-                    self._pull_linear(node, waiting.pop(node), waiting)
-            yield waiting
-            if kept is not None:
-                kept.append(waiting)
-                if sum(rows.numel() for part in kept for rows in part.values()) > KEPT:
-                    kept = None
-        if kept is not None:
-            self._begun[target] = (count, kept)
-
-    # Rows that are pulled back
-
-    def _pull(self, waiting: dict[Node, Tensor], relaxations: Mapping[Node, Relaxation]) -> Part:
-        """Pull coefficients of values back to the image through chords."""
-        rows = next(iter(waiting.values()))
-        least = most = rows.new_zeros(rows.shape[:2])
-        for node in reversed(self.graph.nodes[1:]):
-            if node not in waiting:
-                continue
-            rows = waiting.pop(node)
-            if node in relaxations:
-                before, low, high = relaxations[node].parallel(rows)
-                least, most = least + low, most + high
-                _add(waiting, node.parents[0][1], before)
-            else:
-                self._pull_linear(node, rows, waiting)
-        return waiting[self.start].flatten(2), least, most
-
-    def _pull_linear(self, node: Node, rows: Tensor, waiting: dict[Node, Tensor], absolute: bool = False) -> None:
-        key = (node, rows.dtype, absolute)
-        if key not in self._transposes:
-            self._transposes[key] = transpose(node, rows.dtype, absolute)
-        back: Transpose = self._transposes[key]
-        for parent, found in zip(parents_of(node), back(rows.flatten(0, 1)), strict=True):
-            _add(waiting, parent, found.view(*rows.shape[:2], *parent.shape))
 
     def _zero(self, point: Point, inside: Inside) -> Tensor:
         """Bound the change of each margin from below by CROWN."""
@@ -267,9 +220,9 @@ class LocalBounds:
             if node in inside.relaxations:
                 before, offset = inside.relaxations[node].lower(rows)
                 constant = constant + offset
-                _add(waiting, node.parents[0][1], before)
+                add_rows(waiting, node.parents[0][1], before)
             else:
-                self._pull_linear(node, rows, waiting)
+                self.passes.pull_linear(node, rows, waiting)
         return inside.region.least(waiting[self.start].flatten(2), HALVINGS) + constant
 
     def _first(self, point: Point, inside: Inside) -> Tensor:
@@ -285,8 +238,8 @@ class LocalBounds:
             else:
                 middles: dict[Node, Tensor] = {}
                 aways: dict[Node, Tensor] = {}
-                self._pull_linear(node, middle, middles)
-                self._pull_linear(node, away, aways, absolute=True)
+                self.passes.pull_linear(node, middle, middles)
+                self.passes.pull_linear(node, away, aways, absolute=True)
                 found = {parent: (middles[parent], aways[parent]) for parent in middles}
             for parent, (a, b) in found.items():
                 before = waiting.get(parent)
@@ -303,7 +256,7 @@ class LocalBounds:
     def _second(self, point: Point, inside: Inside) -> Tensor:
         """Bound the change of each margin from below by its gradient, and by the squares of the changes within the network."""
         region, pixels = inside.region, self.start.shape.numel()
-        if pixels > MOST_PIXELS:
+        if not inside.parts:
             return torch.full_like(point.margins, -torch.inf)
         waiting, constant = {self.end: point.rows}, torch.zeros_like(point.margins)
         weights: dict[Node, Tensor] = {}
@@ -315,11 +268,11 @@ class LocalBounds:
                 parent = node.parents[0][1]
                 before, offset, remainder = inside.relaxations[node].expand(rows)
                 constant = constant + offset
-                _add(waiting, parent, before)
+                add_rows(waiting, parent, before)
                 if remainder is not None:
-                    _add(weights, parent, remainder)
+                    add_rows(weights, parent, remainder)
             else:
-                self._pull_linear(node, rows, waiting)
+                self.passes.pull_linear(node, rows, waiting)
         squares = point.margins.new_zeros(*point.margins.shape, pixels, pixels, dtype=torch.float32)
         error = torch.zeros_like(point.margins)
         for target, weight in weights.items():
@@ -334,7 +287,3 @@ class LocalBounds:
 
 def _evaluate(node: Node, parents: tuple[Node, ...], *values: Tensor) -> Tensor:
     return node.evaluate(dict(zip(parents, values, strict=True)))
-
-
-def _add(waiting: dict[Node, Tensor], node: Node, rows: Tensor) -> None:
-    waiting[node] = waiting[node] + rows if node in waiting else rows

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from lowcurve.models.jacobians.bounds import refusal
@@ -20,6 +21,8 @@ SUMS = ("add", "sub", "rsub", "cat", "stack", "where", "masked_fill")
 FACTORS = {"mul": ("self", "other"), "div": ("self", "other"), **PRODUCTS}
 """Products with a constant, and the names of both factors."""
 LINEAR = {*SUMS, *FACTORS, *REARRANGEMENTS, *ONE_SIGN, *BATCHNORM, "convolution"}
+LARGEST_MATRIX = 2**19
+"""Largest number of entries of the matrix of a convolution."""
 Transpose = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -53,6 +56,54 @@ def parents_of(node: Node) -> tuple[Node, ...]:
     return tuple(dict.fromkeys(parent for _, parent in node.parents))
 
 
+def multiplications(node: Node) -> int:
+    """Return the number of multiplications of a convolution or a matrix product, and 0 for other operations.
+
+    Args:
+        node: The value that it computes.
+    """
+    if node.call.name == "convolution":
+        weight = node.call.arguments["weight"]
+        # Each element of the output of a convolution, or of the input of a transposed one, meets the weights of one channel.
+        place = node.parents[0][1] if node.call.arguments["transposed"] else node
+        return int(place.shape.numel() * weight[0].numel())
+    if node.call.name in PRODUCTS:
+        left, right = (node.call.arguments[key] for key in PRODUCTS[node.call.name])
+        return int(node.shape.numel() * (left.shape[-1] if len(left.shape) else right.shape[0]))
+    return 0
+
+
+def elements(node: Node, places: Tensor) -> list[tuple[Node, Tensor]]:
+    """Return the rows that are 1 at one element of a value, or for a convolution of images already their transposes.
+
+    The rows of a convolution are its kernel at one place each. To write them there is much faster than to multiply by it.
+
+    Args:
+        node: The value.
+        places: Numbers of some of its elements.
+
+    Returns:
+        A value, and its coefficients for each element, shape (elements, ...).
+    """
+    given = node.call.arguments
+    if node.call.name != "convolution" or len(node.shape) != 4 or given["transposed"] or given["groups"] != 1:
+        rows = torch.zeros(len(places), node.shape.numel(), device=node.device)
+        rows[torch.arange(len(places)), places] = 1
+        return [(node, rows.view(len(places), *node.shape))]
+    ((_, parent),), weight = node.parents, given["weight"].detach().float().flatten(2)
+    height, breadth = parent.shape[2:]
+    numbers = torch.arange(1.0, height * breadth + 1, device=node.device, dtype=torch.double).view(
+        1, 1, height, breadth
+    )
+    words = (given["dilation"], given["padding"], given["stride"])
+    met = F.unfold(numbers, given["weight"].shape[2:], *(tuple(word) for word in words))[0].long()
+    pixels = met.shape[1]
+    channels, where = places // pixels, met[:, places % pixels].T[:, None].expand(-1, weight.shape[1], -1)
+    rows = torch.zeros(len(places), weight.shape[1], height * breadth + 1, device=node.device)
+    rows.scatter_(2, where, weight[channels])  # place 0 is the padding
+    return [(parent, rows[..., 1:].reshape(len(places), *parent.shape))]
+
+
 def transpose(node: Node, dtype: torch.dtype, absolute: bool = False) -> Transpose:
     """Return the transpose of a linear operation, for many rows at once.
 
@@ -77,7 +128,7 @@ def transpose(node: Node, dtype: torch.dtype, absolute: bool = False) -> Transpo
         return _evaluate(used, dict(zip(parents, values, strict=True)), dtype)
 
     if node.call.name == "convolution":
-        return partial(_convolution_transpose, used, dtype)
+        return _convolution(used, parents[0], dtype)
 
     def back(rows: Tensor) -> tuple[Tensor, ...]:
         pull: Any = torch.func.vjp(function, *zeros)[1]
@@ -108,10 +159,19 @@ def _evaluate(node: Node, values: Mapping[Node, Tensor], dtype: torch.dtype) -> 
     return value
 
 
-def _convolution_transpose(node: Node, dtype: torch.dtype, rows: Tensor) -> tuple[Tensor, ...]:
+def _convolution(node: Node, parent: Node, dtype: torch.dtype) -> Transpose:
+    """Return the transpose of a convolution: a product with its matrix if that is small, which is three times as fast."""
+    if node.shape[0] != 1 or node.shape.numel() * parent.shape.numel() > LARGEST_MATRIX:
+        return partial(_convolution_transpose, node, parent, dtype)
+    size = node.shape.numel()
+    identity = torch.eye(size, dtype=dtype, device=node.device).view(size, *node.shape)
+    matrix = _convolution_transpose(node, parent, dtype, identity)[0].flatten(1)
+    return lambda rows: ((rows.flatten(1) @ matrix).view(len(rows), *parent.shape),)
+
+
+def _convolution_transpose(node: Node, parent: Node, dtype: torch.dtype, rows: Tensor) -> tuple[Tensor, ...]:
     """Transpose a convolution for many rows in one call, which is faster than under vmap."""
-    ((_, parent),), given = node.parents, node.call.arguments
-    flat = rows.reshape(-1, *node.shape[1:])
+    given, flat = node.call.arguments, rows.reshape(-1, *node.shape[1:])
     weight = given["weight"].detach().to(dtype)
     like = flat.new_empty(()).expand(len(flat), *parent.shape[1:])
     words = (given["stride"], given["padding"], given["dilation"], given["transposed"], given["output_padding"])

@@ -1,6 +1,6 @@
 """The part of a ball that lies in the pixel box, and the least value of linear functions there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +89,7 @@ class Region:
         lengths: Tensor = bent.norm(dim=2)
         return torch.minimum(rest * low, rest * high).sum(2) - radius * lengths
 
-    def interval(self, parts: Sequence[Part], shape: torch.Size) -> tuple[Tensor, Tensor]:
+    def interval(self, parts: Iterable[Part], shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Bound the least and the largest change of a value on the region, widened for rounding.
 
         Args:
@@ -99,9 +99,8 @@ class Region:
         Returns:
             Both, of shape (batch, *shape) in double precision.
         """
-        least = [self.least(rows) + low for rows, low, _ in parts]
-        most = [high - self.least(-rows) for rows, _, high in parts]
-        low, high = (torch.cat(several, 1).double().view(-1, *shape) for several in (least, most))
+        ends = [(self.least(rows) + low, high - self.least(-rows)) for rows, low, high in parts]
+        low, high = (torch.cat(several, 1).double().view(-1, *shape) for several in zip(*ends, strict=True))
         return low - ROUNDING * low.abs(), high + ROUNDING * high.abs()
 
     def largest_square(self, matrices: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""Linear bounds and a quadratic expansion of the change of an elementwise nonlinearity."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lowcurve.models.local.curves import Curve
+from lowcurve.models.local.relaxation import OUTWARD, Relaxation, errors_of
+
+PREFERENCE = 0.3
+"""A quadratic remainder is used where this share of its largest value is below the width of the linear bounds."""
+
+
+@dataclass(frozen=True)
+class Elementwise(Relaxation):
+    """The bounds of an elementwise nonlinearity.
+
+    Attributes:
+        curve: The nonlinearity.
+        z: Its input at the image.
+        low: Least change of the input, at most 0.
+        high: Largest change, at least 0.
+    """
+
+    curve: Curve
+    z: Tensor
+    low: Tensor
+    high: Tensor
+
+    @cached_property
+    def _samples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Points as changes of the input, the changes of the result there, and the error between them."""
+        points, error = self.curve.sample(self.z + self.low, self.z + self.high)
+        value = self.curve.value(self.z)
+        return points - self.z, self.curve.value(points) - value, error + 1e-14 * (1 + value.abs() + self.z.abs())
+
+    def _offsets(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound the change of the result minus slope times that of the input."""
+        points, changes, error = self._samples
+        rest = changes - slope * points
+        below, above = rest.amin(0) - error, rest.amax(0) + error
+        return below.clamp(max=0) * (1 + OUTWARD), above.clamp(min=0) * (1 + OUTWARD)
+
+    @cached_property
+    def chord(self) -> Tensor:
+        """The slope between the ends of the interval, rounded to single precision."""
+        points, changes, _ = self._samples
+        width = points[-1] - points[0]
+        narrow = width <= 1e-9 * (1 + self.z.abs())
+        slope = torch.where(
+            narrow, self.curve.slope(self.z), (changes[-1] - changes[0]) / torch.where(narrow, 1, width)
+        )
+        return slope.float().double()
+
+    @cached_property
+    def _parallel(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.chord, *self._offsets(self.chord)
+
+    @cached_property
+    def _lines(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slopes and offsets of the best line below and above: the one that is nearest at the middle of the interval."""
+        points, _, _ = self._samples
+        middle = (points[0] + points[-1]) / 2
+        slopes = [self.curve.slope(self.z + place) for place in (points[0], middle, points[-1])]
+        found = [(slope, *self._offsets(slope)) for slope in (self.chord, *slopes)]
+        stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
+        values = stacked[0] * middle
+        lowest = (values + stacked[1]).nan_to_num(-torch.inf).argmax(0, keepdim=True)
+        highest = (values + stacked[2]).nan_to_num(torch.inf).argmin(0, keepdim=True)
+        pick = [(stacked[0], lowest), (stacked[1], lowest), (stacked[0], highest), (stacked[2], highest)]
+        a, b, c, d = (values.gather(0, place)[0] for values, place in pick)
+        return a, b, c, d
+
+    @cached_property
+    def _slopes(self) -> tuple[Tensor, Tensor]:
+        return self.curve.slopes(self.z + self.low, self.z + self.high)
+
+    @cached_property
+    def _expansion(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Slope, least and largest error, and least and largest coefficient of the squared change."""
+        slope, below, above = self._parallel
+        least, most = (bend / 2 for bend in self.curve.bends(self.z + self.low, self.z + self.high))
+        furthest = torch.maximum(-self.low, self.high).square()
+        quadratic = PREFERENCE * (torch.maximum(-least, most) * furthest).nan_to_num(torch.inf) < above - below
+        tangent = self.curve.slope(self.z)
+        zero = torch.zeros_like(slope)
+        return (
+            torch.where(quadratic, tangent, slope),
+            torch.where(quadratic, zero, below),
+            torch.where(quadratic, zero, above),
+            torch.where(quadratic, least.clamp(max=0), zero),
+            torch.where(quadratic, most.clamp(min=0), zero),
+        )
+
+    def parallel(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Use the slope of the chord."""
+        slope, below, above = self._parallel
+        return rows * slope.to(rows)[:, None], *errors_of(rows, below, above)
+
+    def lower(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Use the line below for positive coefficients and the line above for negative ones."""
+        a, b, c, d = (values.to(rows)[:, None] for values in self._lines)
+        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+        return positive * a + negative * c, (positive * b + negative * d).flatten(2).sum(2)
+
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """Use the samples."""
+        return self._offsets(torch.zeros_like(self.z))
+
+    def derivative(self, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+        """Multiply by the interval of slopes."""
+        low, high = (values.to(least)[:, None] for values in self._slopes)
+        ends = [least * low, least * high, most * low, most * high]
+        return (
+            torch.minimum(torch.minimum(ends[0], ends[1]), torch.minimum(ends[2], ends[3])),
+            torch.maximum(torch.maximum(ends[0], ends[1]), torch.maximum(ends[2], ends[3])),
+        )
+
+    def expand(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Use the tangent with a quadratic remainder, or the chord where that is narrower."""
+        if not self.curve.most_bent < math.inf and self.curve.bend is None:
+            return super().expand(rows)
+        slope, below, above, least, most = (values.to(rows)[:, None] for values in self._expansion)
+        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+        remainder = -(positive * least + negative * most)
+        return rows * slope, (positive * below + negative * above).flatten(2).sum(2), remainder
