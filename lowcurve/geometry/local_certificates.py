@@ -30,7 +30,7 @@ class LocalCertificate:
 
     Args:
         bounds: Bounds of the same network.
-        norm: l_2 or l_inf.
+        norm: l_1, l_2 or l_inf.
         radii: Radii in pixel units that are decided one by one.
         steps: Number of radii that are tried for each image, besides these.
         orders: Which bounds are tried, of "zero", "first" and "second".

@@ -8,14 +8,13 @@ import numpy as np
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import Square, Suite
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import THOROUGH, Audit, Budget, audit
 from lowcurve.results import Cell, Column, Result, Table
 from lowcurve.results.cells import NETWORK
-from lowcurve.study.boundary_results import certified_radii
+from lowcurve.study.certified_results import Certified, global_radii
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.robustness_row import conditions_of, robustness_row, suite_of
 from lowcurve.study.settings import Study
@@ -33,6 +32,7 @@ def audit_attacked(
     examples: Examples,
     attacked: evaluation.AttackResult,
     progress: Progress[int],
+    certified: Certified | None = None,
 ) -> Audit:
     """Audit a network on the first of the images that the study's suite attacked.
 
@@ -43,10 +43,17 @@ def audit_attacked(
         examples: The attacked images.
         attacked: Result of the suite.
         progress: Progress display.
+        certified: Certified radii of the first images. By default they come from global bounds, which cost little.
     """
     few, fabric = examples.take(slice(study.evaluation.audited)), launch_fabric(study.hardware)
+    if certified is None:
+        radii = global_radii(model, few, study.ball().norm, fabric=fabric)
+    else:
+        radii = np.zeros(len(few))
+        some = min(len(few), len(certified.radius))
+        radii[:some] = certified.radius[:some]
     return audit(
-        model, few, study.ball(), seed=study.seed, certified=_certified_radii(study, model, few), attacked=attacked,
+        model, few, study.ball(), seed=study.seed, certified=radii, attacked=attacked,
         budget=budget_of(study), progress=progress, heading=f"auditing {name}", fabric=fabric,
     )  # fmt: skip
 
@@ -105,12 +112,3 @@ def audit_table(name: str, verdict: Audit) -> Table:
     ]
     caption = "Tests for gradient masking, in order of cost."
     return Table("Audit", headings, tuple(rows), caption, conditions=verdict.conditions)
-
-
-def _certified_radii(study: Study, model: nn.Module, examples: Examples) -> np.ndarray | None:
-    """Return each image's certified radius in the study's norm, or None for a network without Lipschitz bounds."""
-    radii, _ = certified_radii(model, examples, fabric=launch_fabric(study.hardware))
-    longest = (
-        np.sqrt(np.prod(examples.shape)) if study.ball().norm == LINF else 1.0
-    )  # l_2 length of a vector of l_inf length 1
-    return None if radii is None else radii / longest

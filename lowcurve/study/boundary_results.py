@@ -12,8 +12,8 @@ from lowcurve.analysis.norms import L2, pixels
 from lowcurve.analysis.spectra import lanczos
 from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
+from lowcurve.errors import NotAvailable
 from lowcurve.geometry import (
-    CertifiedRadius,
     DistanceBounds,
     NormalCurvatures,
     boundary_distances,
@@ -23,13 +23,13 @@ from lowcurve.geometry import (
 )
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
-from lowcurve.models.smoothness import smoothness
 from lowcurve.network_calls import call, input_like
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.results.cells import NETWORK, spread
+from lowcurve.study.certified_results import certify
 from lowcurve.study.measured_network import launch_fabric
-from lowcurve.study.optional import OptionalSteps, reason_of
+from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.settings import Study
 from lowcurve.types import Progress
 
@@ -45,7 +45,7 @@ HEADINGS = (
     NETWORK,
     Column(
         "certified, at least",
-        "No point within this l_2 length is classified differently: proved from the network's Lipschitz constants.",
+        "No point within this l_2 length is classified differently: proved from bounds of the network.",
     ),
     Column("bound, at least", "Theorem 1's lower bound for the quadratic model of the margin."),
     Column("bound, at most", "Its upper bound, along the gradient."),
@@ -121,9 +121,7 @@ def boundary_results(
         or {}
     )
     found, ends = optional.run("point across the boundary", lambda: _measure_boundary(model, kept, h, steps)) or nothing
-    radii, proof = certified_radii(model, kept, **shared)
-    if radii is None:
-        optional.missing["certified, at least"] = proof.removeprefix("none: ")
+    radii, proof = _certified_radii(model, kept, optional, **shared)
     way = found.get("distance along the way", np.empty(0))
     crossed = np.isfinite(way)
     reached = (
@@ -140,29 +138,22 @@ def boundary_results(
     conditions |= {"certificate": proof}
     row: tuple[Cell, ...] = (name, spread(radii), *cells, *ends, float(crossed.mean()) if found else None)
     results: dict[str, Result] = {"boundary": Table("The decision boundary", HEADINGS, (row,), caption, conditions)}
-    if radii is not None and crossed.any():
-        results["certified"] = _scatter(name, radii, way, crossed, conditions)
+    if radii is not None and crossed[: len(radii)].any():
+        some = slice(len(radii))
+        results["certified"] = _scatter(name, radii, way[some], crossed[some], conditions)
     return results
 
 
-def certified_radii(model: nn.Module, examples: Examples, **words: Any) -> tuple[np.ndarray | None, str]:
-    """Compute each image's certified l_2 radius, 0 for a misclassified one.
-
-    Args:
-        model: The network.
-        examples: Images.
-        **words: Keyword arguments of `evaluation.measure`.
-
-    Returns:
-        Radii and a sentence on how they were proved; or None and the reason.
-    """
+def _certified_radii(
+    model: nn.Module, kept: Examples, optional: OptionalSteps, **words: Any
+) -> tuple[np.ndarray | None, str]:
+    """Return the certified l_2 radius of the first images, and how it was proved or why it is missing."""
     try:
-        bounds = smoothness(model, examples.pixels(slice(0, 1)))
-        columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
-    except Exception as error:  # a network of the user's own may raise anything
-        return None, f"none: {reason_of(error)}"
-    bent = "and curvature bounds" if bool(torch.isfinite(bounds.curvature).all()) else "bounds (it has kinks)"
-    return columns["certified radius"], f"Lipschitz {bent} that hold everywhere; {len(examples)} images"
+        certified = certify(model, kept, L2, **words)
+    except NotAvailable as error:
+        optional.missing["certified, at least"] = str(error)
+        return None, f"none: {error}"
+    return certified.radius, certified.proof
 
 
 def _scatter(

@@ -14,6 +14,8 @@ READING_ORDER = (
     MISSING,
     "robustness",
     "against radius",
+    "bracket",
+    "verified",
     "attacks",
     "gallery",
     "curvature and robustness",

@@ -14,7 +14,7 @@ from lowcurve.study.side_by_side import TRAINING, write_setting
 
 FIRST = ("against radius", "against scale")
 """The chart that opens the report: the first of these that the results have."""
-ROBUSTNESS = ("attacks", "gallery", "transfer")
+ROBUSTNESS = ("bracket", "verified", "attacks", "gallery", "transfer")
 CURVATURE = (
     "geometry", "against scale", "curvature and robustness", "stability", "profile", "profile at scale", "density", "spectrum",
     "linearity", "indicator", "discrepancy", "layers",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lowcurve import evaluation
 from lowcurve.attacks import PGD, Suite, minimum_norm
 from lowcurve.data import DataSet, Examples
+from lowcurve.errors import NotAvailable
 from lowcurve.evaluation.attack_result import said_of_undefined
 from lowcurve.geometry import Curvature
 from lowcurve.network_calls import call, input_like
@@ -17,6 +18,7 @@ from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result
 from lowcurve.results.cells import NETWORK
 from lowcurve.store import Run
 from lowcurve.study.audit_results import audit_attacked, audit_table
+from lowcurve.study.certified_results import Certified, bracket_results, certify_attacked
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.optional import OptionalSteps
 from lowcurve.study.robustness_row import conditions_of, robustness_row, tried_suite
@@ -39,20 +41,38 @@ def attack_results(
 
     Returns:
         Results by kind: accuracies with the audit's verdict, each attack of the suite, each test of the audit, accuracy
-        against radius, and perturbed images. What cannot be computed is listed in "missing" with its reason.
+        against radius, certified and attacked, and perturbed images. What cannot be computed is listed in "missing".
     """
     optional = OptionalSteps(name)
     examples = data.test.take(slice(study.evaluation.examples))
-    suite = optional.run("attacks", lambda: _suite_results(study, name, model, examples, progress, run, optional))
+    certified = _certify(study, name, model, examples, progress, optional)
+    suite = optional.run(
+        "attacks", lambda: _suite_results(study, name, model, examples, progress, run, optional, certified)
+    )
     results, known = ({}, []) if suite is None else (suite[0], [suite[1]])
     groups: dict[str, Callable[[], dict[str, Result]]] = {
-        "accuracy against radius": lambda: _against_radius(study, name, model, examples, known, progress, optional),
+        "accuracy against radius": lambda: _against_radius(
+            study, name, model, examples, known, progress, optional, certified
+        ),
     }
     if len(data.shape) == 3 and study.evaluation.gallery:
         groups["gallery"] = lambda: _galleries(study, data, name, model)
     for what, group in groups.items():
         results |= optional.run(what, group) or {}
     return results | optional.table()
+
+
+def _certify(
+    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int], optional: OptionalSteps
+) -> Certified | None:
+    """Certify the first examples, or note why the network cannot be certified, which is no fault of the network."""
+    if not study.evaluation.certified:
+        return None
+    try:
+        return certify_attacked(study, name, model, examples, progress)
+    except NotAvailable as error:
+        optional.missing["verified accuracy"] = str(error)
+        return None
 
 
 def _suite_results(
@@ -63,6 +83,7 @@ def _suite_results(
     progress: Progress[int],
     run: Run,
     optional: OptionalSteps,
+    certified: Certified | None,
 ) -> tuple[dict[str, Result], evaluation.AttackResult]:
     """Attack one network with the suite, and audit the result, which is returned with the suite's own."""
     settings, suite = study.evaluation, tried_suite(study)
@@ -80,7 +101,9 @@ def _suite_results(
     )
     verdict = None
     if settings.audited:
-        verdict = optional.run("audit", lambda: audit_attacked(study, name, model, examples, attacked, progress))
+        verdict = optional.run(
+            "audit", lambda: audit_attacked(study, name, model, examples, attacked, progress, certified)
+        )
     if settings.save_inputs:
         robust = torch.from_numpy(attacked.robust)
         run.save_inputs(name, {"inputs": attacked.inputs, "labels": examples.y, "robust": robust})
@@ -89,7 +112,7 @@ def _suite_results(
         conditions["not finite"] = said_of_undefined(attacked.undefined)
     exactly = "; ".join(f"{key} = {describe(value)}" for key, value in suite.members)
     results: dict[str, Result] = {
-        "robustness": robustness_row(study, name, attacked, suite, verdict, conditions),
+        "robustness": robustness_row(study, name, attacked, suite, verdict, conditions, certified),
         "attacks": _attacks_row(study, name, attacked, suite, conditions | {"attacks": exactly}),
     }
     if verdict is not None:
@@ -119,8 +142,9 @@ def _against_radius(
     known: Sequence[evaluation.AttackResult],
     progress: Progress[int],
     optional: OptionalSteps,
+    certified: Certified | None,
 ) -> dict[str, Result]:
-    """Measure the accuracy at every radius, and the smallest successful radius and the curvature of each example."""
+    """Measure the accuracy at every radius, the bracket, and each example's smallest successful radius and curvature."""
     radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]
     attack = minimum_norm(study.ball().norm, effort=study.evaluation.effort, box=study.ball().box)
     found = evaluation.smallest_radius(
@@ -149,8 +173,11 @@ def _against_radius(
         "curvature and robustness",
         lambda: evaluation.measure(model, examples, measures, progress=progress, heading=heading, fabric=launched),
     )
+    results: dict[str, Result] = {"against radius": curves}
+    if certified is not None:
+        results |= bracket_results(study, name, certified, found, conditions)
     if ratio is None:
-        return {"against radius": curves}
+        return results
     # Skip images that are misclassified without an attack or were never fooled.
     found_one = np.isfinite(found.radius) & (found.radius > 0)
     scatter = Scatter(
@@ -163,7 +190,7 @@ def _against_radius(
         conditions={**conditions, "Hessian": f"exact, at most {study.evaluation.lanczos_steps} Lanczos steps"},
         x_logarithmic=True,
     )
-    return {"against radius": curves, "curvature and robustness": scatter}
+    return results | {"curvature and robustness": scatter}
 
 
 def _or_none(values: np.ndarray, known: np.ndarray) -> tuple[float | None, ...]:

@@ -11,6 +11,7 @@ from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit
 from lowcurve.results import Cell, Column, Table, proportion
 from lowcurve.results.cells import NETWORK
+from lowcurve.study.certified_results import Certified, verified_cell
 from lowcurve.study.settings import Study
 
 UNAUDITED = "not audited"
@@ -61,6 +62,7 @@ def robustness_row(
     suite: Suite,
     verdict: Audit | None,
     conditions: Mapping[str, str],
+    certified: Certified | None = None,
 ) -> Table:
     """Return the row of a network's accuracies.
 
@@ -71,6 +73,7 @@ def robustness_row(
         suite: The suite.
         verdict: The audit, if there is one.
         conditions: Conditions of the accuracies.
+        certified: Certified radii of the first examples, if there are any.
     """
     first = suite.members[0][0]
     worst = attacked.robust if verdict is None else verdict.worst_case_with(attacked.robust)
@@ -83,8 +86,16 @@ def robustness_row(
         Column("clean", "Accuracy on unperturbed test examples.", ".1%"),
         Column(first, f"Accuracy after {first} on cross-entropy from a random start.", ".1%"),
         Column(study.suite, "Accuracy after the whole suite, each example at its worst.", ".1%"),
+        Column("verified", "Share of the first images that are proved robust at this radius.", ".1%"),
         Column("audit", "Verdict of the tests for gradient masking on these accuracies."),
     )
     summary = UNAUDITED if verdict is None else verdict.summary
-    row: tuple[Cell, ...] = (name, *((s.value, s.low, s.high) for s in shares), summary)
+    row: tuple[Cell, ...] = (
+        name,
+        *((s.value, s.low, s.high) for s in shares),
+        verified_cell(study, certified),
+        summary,
+    )
+    said = {} if certified is None else {"verified": certified.proof}
+    conditions = {**conditions, **said}
     return Table("Robustness", headings, (row,), conditions=conditions)

@@ -37,6 +37,7 @@ class Evaluation:
         audited: Number of test examples in the tests for gradient masking. 0 makes no audit.
         audit: Run what the verdict needs ("usual"), or every test with larger searches ("thorough").
         budget: Largest cost of those tests per example.
+        certified: Number of attacked test examples that are certified. Networks with costly bounds get fewer. None for 0.
         save_inputs: Save the adversarial inputs.
         radii: Radii of the robustness curve. They are multiples of the study's radius.
         curvature_examples: Number of test examples. They serve curvature, linearity and stability.
@@ -63,6 +64,7 @@ class Evaluation:
     audited: int = 120
     audit: Literal["usual", "thorough"] = "usual"
     budget: Budget = field(default_factory=Budget)
+    certified: int = 100
     save_inputs: bool = True
     radii: tuple[float, ...] = (
         0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75, 1.875, 2.0,

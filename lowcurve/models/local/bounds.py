@@ -173,7 +173,7 @@ class LocalBounds:
             point: What `at` returned for these images.
             x: The images.
             radius: One radius for each image, in pixel units.
-            norm: l_2 or l_inf.
+            norm: l_1, l_2 or l_inf.
             orders: Which bounds, of "zero", "first" and "second".
 
         Returns:
@@ -250,7 +250,7 @@ class LocalBounds:
             low, high = region.low[:, None], region.high[:, None]
             ends = [slope * end for slope in (middle - away, middle + away) for end in (low, high)]
             return torch.stack(ends).amin(0).sum(2) * (1 + ROUNDING)
-        lengths: Tensor = (middle.abs() + away).norm(dim=2)
+        lengths = region.norm.dual.length((middle.abs() + away).flatten(0, 1)).view(middle.shape[:2])
         return -lengths * region.radius[:, None] * (1 + ROUNDING)
 
     def _second(self, point: Point, inside: Inside) -> Tensor:

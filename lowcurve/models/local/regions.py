@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import L2, LINF, Norm
-from lowcurve.errors import InputError
+from lowcurve.analysis.norms import L1, L2, LINF, Norm
 from lowcurve.types import PerExample
 
 ROUNDING = 1e-5
@@ -27,21 +26,14 @@ class Region:
     Args:
         x: Images, shape (batch, ...), in double precision.
         radius: One radius for each image.
-        norm: l_2 or l_inf.
+        norm: l_1, l_2 or l_inf.
         box: Lowest and highest pixel value.
-
-    Raises:
-        InputError: For another norm.
     """
 
     x: Tensor
     radius: PerExample
     norm: Norm
     box: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if self.norm not in (L2, LINF):
-            raise InputError("the norm l_2 or l_inf for a certificate", self.norm.name, 'write norm="l2"')
 
     @property
     def low(self) -> Tensor:
@@ -58,9 +50,10 @@ class Region:
     def least(self, rows: Tensor, halvings: int = 0) -> Tensor:
         """Bound the least value of linear functions on the region from below.
 
-        In l_inf the bound is the value. In l_2 the function is split in two, rows = b + c. The least value is at least
-        -radius ||b|| plus the least value of c in the box, for every split. The best split belongs to the multiplier t for
-        which the point clip(-t rows) has the length radius; t = radius / ||rows|| is used without a search.
+        In l_inf the bound is the value. In l_1 it is the larger one of those for the ball and for the box. In l_2 the function
+        is split in two, rows = b + c. The least value is at least -radius ||b|| plus the least value of c in the box, for every
+        split. The best split belongs to the multiplier t for which the point clip(-t rows) has the length radius; without a
+        search, t = radius / ||rows||.
 
         Args:
             rows: Functions, shape (batch, rows, pixels).
@@ -73,6 +66,8 @@ class Region:
         if self.norm == LINF:
             return torch.minimum(rows * low, rows * high).sum(2)
         radius = self.radius.to(rows)[:, None]
+        if self.norm == L1:
+            return torch.maximum(-radius * rows.abs().amax(2), torch.minimum(rows * low, rows * high).sum(2))
         tiny = torch.finfo(rows.dtype).tiny
         first = radius / rows.norm(dim=2).clamp(min=tiny)
         multiplier, longest = first, 1e6 * first
@@ -106,7 +101,8 @@ class Region:
     def largest_square(self, matrices: Tensor) -> Tensor:
         """Bound the largest d^T G d on the region, for positive semidefinite G with the rounding of single precision.
 
-        In l_2 it is the largest eigenvalue times radius^2, in l_inf the sum of absolute entries times the pixels' changes.
+        In l_1 it is the largest entry times radius^2, in l_2 the largest eigenvalue times radius^2, and in l_inf the sum of
+        absolute entries times the pixels' changes.
 
         Args:
             matrices: G, shape (batch, rows, pixels, pixels).
@@ -115,6 +111,8 @@ class Region:
             Bounds, shape (batch, rows).
         """
         size = matrices.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+        if self.norm == L1:
+            return size.amax(-1) * self.radius[:, None].square() * (1 + ROUNDING)
         if self.norm == L2:
             top = torch.linalg.eigvalsh(matrices.nan_to_num(0, 0, 0))[..., -1].clamp(min=0) + ROUNDING * size.sum(-1)
             return torch.where(matrices.isfinite().all(-1).all(-1), top, torch.inf) * self.radius[:, None].square()

@@ -1,0 +1,232 @@
+"""What is proved about a network's robustness: verified accuracy, and the bracket of certificates and attacks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lowcurve import evaluation
+from lowcurve.analysis.norms import L2, LINF, Norm
+from lowcurve.data import Examples
+from lowcurve.errors import NotAvailable
+from lowcurve.evaluation import SmallestRadius
+from lowcurve.geometry import CertifiedRadius, LocalCertificate
+from lowcurve.models.local.bounds import LocalBounds
+from lowcurve.models.smoothness import smoothness
+from lowcurve.network_calls import input_like
+from lowcurve.results import Cell, Column, Curves, Line, Result, Table, proportion
+from lowcurve.results.cells import NETWORK, spread
+from lowcurve.study.measured_network import launch_fabric
+from lowcurve.study.optional import reason_of
+from lowcurve.study.settings import Study
+from lowcurve.types import Progress
+
+LITERATURE = (36 / 255, 72 / 255, 108 / 255)
+"""Radii in l_2 at which certified accuracies are published."""
+WORK, FEWEST = 3e11, 10
+"""Largest number of multiplications for the local bounds of a network, about a minute's; and the fewest images."""
+STEPS = 2
+"""Number of radii that are tried for each image besides the wanted ones."""
+
+
+@dataclass(frozen=True)
+class Certified:
+    """Certified radii of the first examples.
+
+    Attributes:
+        radius: The radius of each, in pixel units. It is 0 for a misclassified image.
+        norm: Norm of the radius.
+        proof: Sentence on how the radii were proved.
+    """
+
+    radius: np.ndarray
+    norm: Norm
+    proof: str
+
+    def verified(self, radius: float) -> np.ndarray:
+        """Return for each example whether a radius is proved.
+
+        Args:
+            radius: The radius in pixel units. Single precision is enough for it.
+        """
+        right: np.ndarray = (self.radius > 0) & (self.radius >= radius * (1 - 1e-6))
+        return right
+
+
+def certify(
+    model: nn.Module,
+    examples: Examples,
+    norm: Norm,
+    radii: Sequence[float] = (),
+    steps: int = STEPS,
+    **words: Any,
+) -> Certified:
+    """Compute certified radii of the first examples: in l_2 the larger of the local and the global one, in l_inf the local one.
+
+    Args:
+        model: The network.
+        examples: Images. Of a network with costly local bounds only the first ones are certified.
+        norm: l_1, l_2 or l_inf.
+        radii: Radii that are decided one by one.
+        steps: Number of radii that are tried for each image besides these.
+        **words: Keyword arguments of `evaluation.measure`.
+
+    Raises:
+        NotAvailable: If the network has neither local nor global bounds, with both reasons.
+
+    Cost: see `LocalCertificate`; at most WORK multiplications.
+    """
+    found, proofs, reasons = [], [], []
+    ways = {"local bounds": _local} | ({"global bounds": _global} if norm == L2 else {})
+    for kind, prove in ways.items():
+        try:
+            radius, proof = prove(model, examples, norm, tuple(radii), steps, words)
+        except Exception as error:  # a network of the user's own may raise anything
+            reasons.append(f"no {kind} ({reason_of(error)})")
+        else:
+            found.append(radius)
+            proofs.append(proof)
+    if not found:
+        raise NotAvailable("a network that can be certified", "; ".join(reasons), "use one of plain layers")
+    count = min(map(len, found))
+    best = np.max([radius[:count] for radius in found], axis=0)
+    return Certified(best, norm, f"{'; '.join(proofs)}; {count} images")
+
+
+def _local(
+    model: nn.Module, examples: Examples, norm: Norm, radii: tuple[float, ...], steps: int, words: Mapping[str, Any]
+) -> tuple[np.ndarray, str]:
+    bounds = LocalBounds(model, examples.pixels(slice(0, 1)).to(input_like(model)))
+    most = int(WORK / ((steps + len(radii)) * max(1, bounds.work)))
+    if most < min(FEWEST, len(examples)):
+        received = f"{bounds.work:.2g} multiplications an image and radius"
+        raise NotAvailable("a network with cheap local bounds", received, "certify a smaller one")
+    orders = ("zero", "second") if bounds.is_smooth else ("zero",)
+    certificate = LocalCertificate(bounds, norm, radii, steps, orders)
+    columns = evaluation.measure(model, examples.take(slice(most)), {"certified": certificate}, **words)
+    kinds = "CROWN" if len(orders) == 1 else "CROWN and curvature"
+    return columns["certified radius"], f"{kinds} in the ball around each image"
+
+
+def _global(
+    model: nn.Module, examples: Examples, norm: Norm, radii: tuple[float, ...], steps: int, words: Mapping[str, Any]
+) -> tuple[np.ndarray, str]:
+    del norm, radii, steps
+    bounds = smoothness(model, examples.pixels(slice(0, 1)))
+    columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
+    bent = "and curvature bounds" if bool(bounds.curvature.isfinite().all()) else "bounds (it has kinks)"
+    return columns["certified radius"], f"Lipschitz {bent} that hold everywhere"
+
+
+def global_radii(model: nn.Module, examples: Examples, norm: Norm, **words: Any) -> np.ndarray | None:
+    """Compute each image's certified radius from bounds that hold everywhere, or None for a network without them.
+
+    Args:
+        model: The network.
+        examples: Images.
+        norm: Norm of the radius. A ball in l_1 lies in the l_2 ball of its radius, one in l_inf in that of sqrt(d) times it.
+        **words: Keyword arguments of `evaluation.measure`.
+    """
+    longest = math.sqrt(math.prod(examples.shape)) if norm == LINF else 1.0
+    try:
+        return _global(model, examples, L2, (), 0, words)[0] / longest
+    except Exception as error:  # a network of the user's own may raise anything
+        reason_of(error)  # raises an error of the whole run
+        return None
+
+
+def certify_attacked(
+    study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int]
+) -> Certified:
+    """Certify the first attacked examples of a study at its radius, and in l_2 at those of the literature.
+
+    Args:
+        study: Settings.
+        name: Name of the network.
+        model: The network.
+        examples: The attacked examples.
+        progress: Progress display.
+    """
+    few, norm = examples.take(slice(study.evaluation.certified)), study.ball().norm
+    radii = tuple(dict.fromkeys((study.ball().radius, *(LITERATURE if norm == L2 else ()))))
+    shared: dict[str, Any] = {
+        "progress": progress,
+        "heading": f"certifying {name}",
+        "fabric": launch_fabric(study.hardware),
+    }
+    return certify(model, few, norm, radii, **shared)
+
+
+def verified_cell(study: Study, certified: Certified | None) -> Cell:
+    """Return the verified accuracy at the study's radius with its interval, None without certificates.
+
+    Args:
+        study: Settings.
+        certified: The certified radii.
+    """
+    if certified is None:
+        return None
+    share = proportion(int(certified.verified(study.ball().radius).sum()), len(certified.radius))
+    return share.value, share.low, share.high
+
+
+def bracket_results(
+    study: Study, name: str, certified: Certified, found: SmallestRadius, conditions: Mapping[str, str]
+) -> dict[str, Result]:
+    """Show both ends of the robust accuracy, of the images that were certified.
+
+    Args:
+        study: Settings.
+        name: Name of the network.
+        certified: The certified radii.
+        found: The smallest radii that attacks found, of these images and more.
+        conditions: Conditions of the attacks.
+
+    Returns:
+        "bracket": accuracy against radius, certified and attacked. "verified": both at the study's radius and at those of the
+        literature, and how the certified radii compare with those found.
+    """
+    count, norm = len(certified.radius), study.norm
+    attacked = np.nan_to_num(found.radius[:count], nan=0.0)
+    radii = sorted({study.ball(multiple).radius for multiple in study.evaluation.radii})
+    below = tuple(float(certified.verified(radius).mean()) for radius in radii)
+    above = tuple(float((attacked > radius).mean()) for radius in radii)
+    said = {**conditions, "certificates": certified.proof, "images of the bracket": f"the first {count}"}
+    curves = Curves(
+        "The bracket of the robust accuracy",
+        f"radius ({norm}, pixel units)",
+        "share of images",
+        tuple(radii),
+        {f"{name}, attacked": Line(above), f"{name}, certified": Line(below, below, above)},
+        caption="The true accuracy at each radius lies in the band: below it images are proved to be robust, above it attacks "
+        "have fooled the network.",
+        conditions=said,
+    )
+    ball = study.ball().radius
+    marks = {f"at {study.radius}": ball} | (
+        {f"at {round(255 * r)}/255": r for r in LITERATURE} if certified.norm == L2 else {}
+    )
+    cells: list[Cell] = []
+    headings = [NETWORK]
+    for text, radius in marks.items():
+        shares = (certified.verified(radius), attacked > radius)
+        for word, meaning, right in zip(("verified", "attacked"), ("proved robust", "not fooled"), shares, strict=True):
+            headings.append(
+                Column(f"{word} {text}", f"Share of these images that are {meaning} at this radius.", ".1%")
+            )
+            share = proportion(int(right.sum()), count)
+            cells.append((share.value, share.low, share.high))
+    both = (certified.radius > 0) & (attacked > 0) & np.isfinite(attacked)
+    headings += [
+        Column("certified radius", "Median and, in brackets, the 10 and 90 % quantiles over correct images."),
+        Column("attacked radius", "The same of the smallest radius found."),
+        Column("certified / attacked", "The same of their ratio; 1 would leave no gap.", ".1%"),
+    ]
+    right = attacked > 0
+    cells += [spread(values[right]) if right.any() else None for values in (certified.radius, attacked)]
+    cells.append(spread(certified.radius[both] / attacked[both] if both.any() else None))
+    table = Table("Verified accuracy", tuple(headings), ((name, *cells),), conditions=said)
+    return {"bracket": curves, "verified": table}
