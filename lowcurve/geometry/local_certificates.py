@@ -13,6 +13,8 @@ from lowcurve.losses import require_loss_field
 from lowcurve.models.local.bounds import ORDERS, LocalBounds, Point
 from lowcurve.types import Field, Inputs, PerExample
 
+ROUNDING = 1e-6
+"""Relative rounding of a radius to single precision, downward."""
 MEMORY = 2**25
 """Number of coefficients of a batch, of those that the second order keeps."""
 
@@ -72,7 +74,7 @@ class LocalCertificate:
         start = _Start.of(field, x, self.bounds, self.norm)
         found = self._search(start, self.orders)
         columns = {"certified radius": found.to(x)}
-        columns |= {f"verified at {radius:g}": (found >= radius).to(x) for radius in self.radii}
+        columns |= {f"verified at {radius:g}": (found >= radius * (1 - ROUNDING)).to(x) for radius in self.radii}
         if self.each:
             columns |= {
                 f"certified radius, {order} order": self._search(start, (order,)).to(x) for order in self.orders
@@ -84,16 +86,18 @@ class LocalCertificate:
         low, high = torch.zeros_like(start.margin), torch.full_like(start.margin, torch.inf)
         bend, wanted = torch.zeros_like(low), torch.tensor(sorted(self.radii), dtype=low.dtype, device=low.device)
         high[~(start.margin > 0)] = 0.0
-        for step in range(self.steps + len(self.radii)):
-            tried = start.zero_of(bend, low, high, first=step == 0)
+        left = torch.full_like(low, self.steps)
+        for _ in range(self.steps + len(self.radii)):
+            tried = start.zero_of(bend, low, high)
             inside = (wanted > low[:, None]) & (wanted < high[:, None])
             open_ = inside.any(1)
             if len(wanted):
                 away = torch.where(inside, (wanted / tried[:, None]).log().abs(), torch.inf)
                 tried = torch.where(open_, wanted[away.argmin(1)], tried)
-            places = torch.nonzero((high > 0) & (open_ | (step < self.steps))).flatten()
+            places = torch.nonzero((high > 0) & (open_ | (left > 0))).flatten()
             if not len(places):
                 break
+            left = left - (~open_).to(left)
             radius = tried[places]
             worst = start.worst_margin(self.bounds, places, radius, self.norm, orders)
             proved = worst > 0
@@ -101,8 +105,7 @@ class LocalCertificate:
             high[places[~proved]] = torch.minimum(high[places], radius)[~proved]
             straight = (start.margins - start.slopes * tried[:, None]).amin(1)[places]
             bend[places] = ((straight - worst) / radius.square()).nan_to_num(torch.inf).clamp(min=0)
-        # A radius that is not larger than rounding of single precision is no less true when written in it.
-        return torch.nextafter(low.float(), torch.zeros_like(low, dtype=torch.float32)).clamp(min=0).double()
+        return low * (1 - ROUNDING / 2)
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,12 @@ class _Start:
         """The smallest margin of each image."""
         return self.margins.amin(1)
 
-    def zero_of(self, bend: Tensor, low: Tensor, high: Tensor, *, first: bool) -> Tensor:
+    def zero_of(self, bend: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Return where the smallest m - a r - b r^2 is 0, or a radius between what was proved and what was not."""
         m = self.margins.clamp(min=0)
         root = 2 * m / (self.slopes + (self.slopes.square() + 4 * bend[:, None] * m).sqrt())
-        guess = root.nan_to_num(0).amin(1) * (0.4 if first else 0.99)
+        # The fall grows faster than r^2, so a guess from smaller radii alone is too large.
+        guess = root.nan_to_num(0).amin(1) * torch.where(high.isinf(), 0.5, 0.99)
         middle = torch.where(high.isinf(), 1.5 * low, torch.where(low > 0, (low + high) / 2, high / 4))
         fits = (guess > 1.01 * low) & (guess < 0.99 * high)
         return torch.where(fits, guess, middle).clamp(min=1e-12)

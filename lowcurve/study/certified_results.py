@@ -190,7 +190,7 @@ def bracket_results(
         literature, and how the certified radii compare with those found.
     """
     count, norm = len(certified.radius), study.norm
-    attacked = np.nan_to_num(found.radius[:count], nan=0.0)
+    attacked = np.where(np.isnan(found.radius), 0.0, found.radius)[:count]
     radii = sorted({study.ball(multiple).radius for multiple in study.evaluation.radii})
     below = tuple(float(certified.verified(radius).mean()) for radius in radii)
     above = tuple(float((attacked > radius).mean()) for radius in radii)
@@ -219,14 +219,14 @@ def bracket_results(
             )
             share = proportion(int(right.sum()), count)
             cells.append((share.value, share.low, share.high))
-    both = (certified.radius > 0) & (attacked > 0) & np.isfinite(attacked)
     headings += [
         Column("certified radius", "Median and, in brackets, the 10 and 90 % quantiles over correct images."),
-        Column("attacked radius", "The same of the smallest radius found."),
+        Column("attacked radius", "The same of the smallest radius found, of images that were fooled."),
         Column("certified / attacked", "The same of their ratio; 1 would leave no gap.", ".1%"),
     ]
-    right = attacked > 0
-    cells += [spread(values[right]) if right.any() else None for values in (certified.radius, attacked)]
-    cells.append(spread(certified.radius[both] / attacked[both] if both.any() else None))
+    right, fooled = attacked > 0, np.isfinite(attacked) & (attacked > 0)
+    ratio = certified.radius[fooled] / attacked[fooled]
+    for values in (certified.radius[right], attacked[fooled], ratio):
+        cells.append(spread(values) if len(values) else None)
     table = Table("Verified accuracy", tuple(headings), ((name, *cells),), conditions=said)
     return {"bracket": curves, "verified": table}
