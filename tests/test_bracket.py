@@ -32,7 +32,7 @@ def images():
 
 
 def test_verified_accuracy_is_above_zero_at_small_radii_and_below_the_attacked_one(model, images):
-    study = Study(radius="2/255", evaluation=Evaluation(examples=8, certified=6, radii=(0.0, 1.0, 40.0)))
+    study = Study(radius="3/255", evaluation=Evaluation(examples=8, certified=6, radii=(0.0, 1.0, 40.0)))
     certified = certify_attacked(study, "CURE", model, images, silent)
     assert len(certified.radius) == 6
     assert "CROWN in the ball around each image; 6 images" in certified.proof
@@ -42,12 +42,13 @@ def test_verified_accuracy_is_above_zero_at_small_radii_and_below_the_attacked_o
     assert verified_cell(study, None) is None
     found = lc.smallest_radius(model, images, "linf", progress=False)
     results = bracket_results(study, "CURE", certified, found, {})
+    assert [*results["bracket"].lines] == ["CURE", "CURE, certified"]
     above, below = results["bracket"].lines.values()
     assert all(a >= b for a, b in zip(above.y, below.y, strict=True))
-    assert (below.low, below.high) == (below.y, above.y)
     assert below.y[-1] == 0
     row = dict(zip([c.heading for c in results["verified"].columns], results["verified"].rows[0], strict=True))
-    assert row["verified at 2/255"][0] == value
+    assert row["verified at 3/255"][0] == value
+    assert row["verified at 2/255"][0] >= value
     assert 0.25 < row["certified / attacked"][0] <= 1
 
 

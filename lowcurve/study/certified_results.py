@@ -24,8 +24,8 @@ from lowcurve.study.optional import reason_of
 from lowcurve.study.settings import Study
 from lowcurve.types import Progress
 
-LITERATURE = (36 / 255, 72 / 255, 108 / 255)
-"""Radii in l_2 at which certified accuracies are published."""
+LITERATURE = {L2: (36, 72, 108), LINF: (2, 8)}
+"""Radii in 255ths of the pixel range at which certified accuracies are published."""
 WORK, FEWEST = 3e11, 10
 """Largest number of multiplications for the local bounds of a network, about a minute's; and the fewest images."""
 STEPS = 2
@@ -151,7 +151,7 @@ def certify_attacked(
         progress: Progress display.
     """
     few, norm = examples.take(slice(study.evaluation.certified)), study.ball().norm
-    radii = tuple(dict.fromkeys((study.ball().radius, *(LITERATURE if norm == L2 else ()))))
+    radii = tuple(dict.fromkeys((study.ball().radius, *(k / 255 for k in LITERATURE[L2] if norm == L2))))
     shared: dict[str, Any] = {
         "progress": progress,
         "heading": f"certifying {name}",
@@ -196,13 +196,13 @@ def bracket_results(
     above = tuple(float((attacked > radius).mean()) for radius in radii)
     said = {**conditions, "certificates": certified.proof, "images of the bracket": f"the first {count}"}
     curves = Curves(
-        "The bracket of the robust accuracy",
+        "Accuracy from both sides: attacked and certified",
         f"radius ({norm}, pixel units)",
         "share of images",
         tuple(radii),
-        {f"{name}, attacked": Line(above), f"{name}, certified": Line(below, below, above)},
-        caption="The true accuracy at each radius lies in the band: below it images are proved to be robust, above it attacks "
-        "have fooled the network.",
+        {name: Line(above), f"{name}, certified": Line(below)},
+        caption="The true accuracy at each radius lies between two lines: at most the solid one, since attacks fooled the "
+        "network on the other images, and at least the dotted one, which is proved.",
         conditions=said,
     )
     ball = study.ball().radius

@@ -125,7 +125,13 @@ class Report:
             return "No network was attacked."
         if not self.comparable:
             return "Each network was attacked under the conditions of its run."
-        return f"Accuracy under the suite {self.suite} at {self.ball}: {findings.ranking(robust)}."
+        proved = findings.shares(table, "verified") if isinstance(table, Table) else {}
+        least = (
+            f" Proved for the first images: {findings.ranking(proved)}."
+            if any(s[0] > 0 for s in proved.values())
+            else ""
+        )
+        return f"Accuracy under the suite {self.suite} at {self.ball}: {findings.ranking(robust)}.{least}"
 
     def _audit(self) -> str:
         table = self.results.get("audit")
