@@ -206,9 +206,7 @@ def bracket_results(
         conditions=said,
     )
     ball = study.ball().radius
-    marks = {f"at {study.radius}": ball} | (
-        {f"at {round(255 * r)}/255": r for r in LITERATURE} if certified.norm == L2 else {}
-    )
+    marks = {f"at {study.radius}": ball, **{f"at {k}/255": k / 255 for k in LITERATURE.get(certified.norm, ())}}
     cells: list[Cell] = []
     headings = [NETWORK]
     for text, radius in marks.items():
