@@ -39,6 +39,7 @@ SHAPES = {
     "vit-tiny-patch8": (6, (DIGITS, CIFAR, ODD)),
     "convnext-atto": (4, (DIGITS, MNIST, CIFAR, TINY, ODD)),
     "convnext-tiny": (4, (DIGITS, CIFAR, ODD)),
+    "aol-convnet": (2, (DIGITS, MNIST, CIFAR, ODD)),
 }
 # The number of nonlinearities of each architecture.
 PLACES = {
@@ -56,6 +57,7 @@ PLACES = {
     "vit-tiny-patch8": 12,
     "convnext-atto": 12,
     "convnext-tiny": 18,
+    "aol-convnet": 4,
 }
 CASES = [(name, shape) for name, (_, shapes) in SHAPES.items() for shape in shapes]
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)

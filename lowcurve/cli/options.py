@@ -44,7 +44,7 @@ STUDY: Mapping[str, Option] = {
     "network": Option(
         "NAME",
         "Network: mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20, wide-resnet28-10, lcnn-resnet18, "
-        "lcnn-resnet18-plain, lcnn-vgg11, vit-tiny, vit-tiny-patch8, convnext-atto or convnext-tiny",
+        "lcnn-resnet18-plain, lcnn-vgg11, vit-tiny, vit-tiny-patch8, convnext-atto, convnext-tiny or aol-convnet",
         "set by --data and --scale",
     ),
     "model": Option("MODULE:FUNC", "Your own network: a function without arguments that returns it"),

@@ -7,7 +7,7 @@ from torch import nn
 
 from lowcurve import randomness
 from lowcurve.errors import InputError, nearest
-from lowcurve.models import convnext, convolutional, lcnn, residual, vit
+from lowcurve.models import almost_orthogonal, convnext, convolutional, lcnn, residual, vit
 from lowcurve.models.layers import Normalize
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -25,9 +25,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vit-tiny-patch8": vit.vit_tiny_patch8,
     "convnext-atto": convnext.convnext_atto,
     "convnext-tiny": convnext.convnext_tiny,
+    "aol-convnet": almost_orthogonal.aol_convnet,
 }
-GELU = ("vit-tiny", "vit-tiny-patch8", "convnext-atto", "convnext-tiny")
-"""The architectures whose own nonlinearity is GELU. That of the others is ReLU."""
+OWN = {**dict.fromkeys(("vit-tiny", "vit-tiny-patch8", "convnext-atto", "convnext-tiny"), "gelu"), "aol-convnet": "abs"}
+"""The nonlinearity of the architectures whose own is not ReLU."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Network:
         mean: Mean of the training pixels, one per channel.
         std: Their standard deviations.
         nonlinearity: One of `NONLINEARITIES`. The default is the architecture's own: GELU for vision transformers and
-            ConvNeXt, ReLU for the others.
+            ConvNeXt, the absolute value for aol-convnet, ReLU for the others.
         width: Width of the first stage. The default is the architecture's own.
 
     Raises:
@@ -67,7 +68,7 @@ class Network:
             hint = nearest(self.name, ARCHITECTURES, "write small-convnet")
             raise InputError(f"a network among {', '.join(ARCHITECTURES)}", repr(self.name), hint)
         if self.nonlinearity is None:
-            object.__setattr__(self, "nonlinearity", "gelu" if self.name in GELU else "relu")
+            object.__setattr__(self, "nonlinearity", OWN.get(self.name, "relu"))
         if self.width is not None and self.width < 1:
             raise InputError("a width of at least 1", self.width, "leave it out for the architecture's own")
         if self.name != "mlp" and len(self.shape) != 3:

@@ -220,6 +220,20 @@ class _FusedCenteredSoftplus(torch.autograd.Function):
 CENTERED_SOFTPLUS = (_CenteredSoftplus, _FusedCenteredSoftplus)
 """The functions of `centered_softplus`, whose backward passes are its derivatives."""
 
+
+class AbsoluteValue(nn.Module):
+    """The nonlinearity x -> |x|, which keeps the length of gradients.
+
+    Example:
+        >>> AbsoluteValue()(torch.tensor([-2.0, 3.0]))
+        tensor([2., 3.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the absolute values."""
+        return x.abs()
+
+
 NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "softplus": lambda: nn.Softplus(beta=10),
@@ -227,6 +241,7 @@ NONLINEARITIES: dict[str, Callable[[], nn.Module]] = {
     "centered-softplus": CenteredSoftplus,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
+    "abs": AbsoluteValue,
 }
 
 
@@ -234,8 +249,8 @@ def nonlinearity(name: str) -> nn.Module:
     """Build a new nonlinearity by its name.
 
     The names are relu, softplus (beta = 10, as in LCNN's fixed baseline), softplus-1000 (beta = 1000, as in LCNN's standard
-    baseline), centered-softplus (beta = 5, learned), gelu and silu. Use one module for each place in a network, so that each
-    place can be measured or replaced independently.
+    baseline), centered-softplus (beta = 5, learned), gelu, silu and abs. Use one module for each place in a network, so
+    that each place can be measured or replaced independently.
 
     Args:
         name: One of `NONLINEARITIES`.

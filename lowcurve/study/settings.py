@@ -104,8 +104,8 @@ class Study:
             middle is cut out. Default: no resizing.
         limits: Largest numbers of examples.
         network: Architecture. Choose mlp, small-convnet, yu2018-mnist, yu2018-cifar, resnet18, resnet20,
-            wide-resnet28-10, lcnn-resnet18, lcnn-resnet18-plain, lcnn-vgg11, vit-tiny, vit-tiny-patch8, convnext-atto or
-            convnext-tiny.
+            wide-resnet28-10, lcnn-resnet18, lcnn-resnet18-plain, lcnn-vgg11, vit-tiny, vit-tiny-patch8, convnext-atto,
+            convnext-tiny or aol-convnet, whose Lipschitz constant is bounded.
         nonlinearity: Nonlinearity of the network, for example relu or softplus. Another network than the data's usual
             one has its own by default.
         width: Width of the network. Another network than the data's usual one has its own by default.
