@@ -36,6 +36,7 @@ def test_the_network_is_as_steep_as_its_scale_at_most():
     assert float(change.max()) <= 8 * 0.01 * 90**0.5
 
 
+@pytest.mark.slow
 def test_training_certifies_most_images_at_36_of_255():
     data = lc.load("digits")
     model = Network("aol-convnet", data.shape, 10, *data.statistics(), width=8).build(seed=0)
