@@ -44,6 +44,11 @@ class Plain(nn.Module):
         return self.head(both.flatten(1))
 
 
+class Floor(nn.Module):
+    def forward(self, x):
+        return torch.div(x, 2.0, rounding_mode="floor")
+
+
 def make(act: nn.Module, seed: int = 0) -> Plain:
     with temporary_seed(seed, "plain"):
         return Plain(act).double().eval()
@@ -223,6 +228,9 @@ def test_what_cannot_be_bounded_is_refused_with_its_layer():
     attention = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)).eval()
     with pytest.raises(NotAvailable, match=r"native_layer_norm in layer '1'"):
         LocalBounds(attention, torch.zeros(1, 4))
+    floor = nn.Sequential(nn.Linear(4, 4), Floor(), nn.Linear(4, 2)).eval()
+    with pytest.raises(NotAvailable, match="div with rounding_mode in layer '1'"):
+        LocalBounds(floor, torch.zeros(1, 4))
     model = make(nn.ReLU())
     bounds = LocalBounds(model, torch.zeros(1, 1, 8, 8))
     with pytest.raises(InputError, match=r"Expected inputs of shape \(1, 8, 8\)"):

@@ -79,18 +79,20 @@ def certify(
 
     Cost: see `LocalCertificate`; at most WORK multiplications.
     """
-    found, proofs, reasons = [], [], []
+    found, proofs = [], []
+    reasons: dict[str, str] = {}
     ways = {"local bounds": _local} | ({"global bounds": _global} if norm == L2 else {})
     for kind, prove in ways.items():
         try:
             radius, proof = prove(model, examples, norm, tuple(radii), steps, words)
         except Exception as error:  # a network of the user's own may raise anything
-            reasons.append(f"no {kind} ({reason_of(error)})")
+            reasons.setdefault(reason_of(error), kind)
         else:
             found.append(radius)
             proofs.append(proof)
     if not found:
-        raise NotAvailable("a network that can be certified", "; ".join(reasons), "use one of plain layers")
+        received = "; ".join(f"no {kind}: {reason.removesuffix('.')}" for reason, kind in reasons.items())
+        raise NotAvailable("a network that can be certified", received, "use one of plain layers")
     count = min(map(len, found))
     best = np.max([radius[:count] for radius in found], axis=0)
     return Certified(best, norm, f"{'; '.join(proofs)}; {count} images")

@@ -64,7 +64,8 @@ class Elementwise(Relaxation):
         """Slopes and offsets of the best line below and above: the one that is nearest at the middle of the interval."""
         points, _, _ = self._samples
         middle = (points[0] + points[-1]) / 2
-        slopes = [self.curve.slope(self.z + place) for place in (points[0], middle, points[-1])]
+        places = (points[0], points[-1]) if self.curve.kinks else (points[0], middle, points[-1])
+        slopes = [self.curve.slope(self.z + place) for place in places]
         found = [(slope, *self._offsets(slope)) for slope in (self.chord, *slopes)]
         stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
         values = stacked[0] * middle

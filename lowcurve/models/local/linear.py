@@ -20,6 +20,7 @@ SUMS = ("add", "sub", "rsub", "cat", "stack", "where", "masked_fill")
 """Operations of several values without weights."""
 FACTORS = {"mul": ("self", "other"), "div": ("self", "other"), **PRODUCTS}
 """Products with a constant, and the names of both factors."""
+RESHAPES = ("view", "_unsafe_view", "_reshape_alias", "unsqueeze", "squeeze", "clone", "alias")
 LINEAR = {*SUMS, *FACTORS, *REARRANGEMENTS, *ONE_SIGN, *BATCHNORM, "convolution"}
 LARGEST_MATRIX = 2**19
 """Largest number of entries of the matrix of a convolution."""
@@ -43,8 +44,8 @@ def require_linear(node: Node) -> None:
         raise refusal(node, " in half precision, or of integers")
     if name in FACTORS and len(moving) > 1:
         raise refusal(node, ", a product of two values that depend on the input")
-    if name in BATCHNORM:
-        RULES[name].apply(node)  # refuses BatchNorm in training mode
+    if name != "convolution" and name not in PRODUCTS:
+        RULES[name].apply(node)  # refuses arguments for which the operation is not linear, and BatchNorm in training mode
 
 
 def parents_of(node: Node) -> tuple[Node, ...]:
@@ -121,6 +122,8 @@ def transpose(node: Node, dtype: torch.dtype, absolute: bool = False) -> Transpo
         scale = batchnorm_scale(node).to(dtype)
         scale = (scale.abs() if absolute else scale).view(-1, *[1] * (len(node.shape) - 2))
         return lambda rows: (rows * scale,)
+    if len(node.parents) == 1 and (short := _shortcut(node, parents[0], dtype, absolute)) is not None:
+        return short
     zeros = [torch.zeros(parent.shape, dtype=dtype, device=parent.device) for parent in parents]
 
     def function(*values: Tensor) -> Tensor:
@@ -137,6 +140,22 @@ def transpose(node: Node, dtype: torch.dtype, absolute: bool = False) -> Transpo
         return tuple(value.abs() for value in found) if absolute else found
 
     return back
+
+
+def _shortcut(node: Node, parent: Node, dtype: torch.dtype, absolute: bool) -> Transpose | None:
+    """Return the transpose of a reshaping, or of a sum or a quotient with a constant that does not broadcast the value."""
+    name, given = node.call.name, node.call.arguments
+    if name in RESHAPES:
+        return lambda rows: (rows.reshape(len(rows), *parent.shape),)
+    if parent.shape != node.shape or node.parents[0][0] != "self":
+        return None
+    if name in ("add", "sub"):
+        return lambda rows: (rows,)
+    if name == "div" and not isinstance(given.get("other"), Node):
+        divisor = torch.as_tensor(given["other"], dtype=torch.double, device=node.device).detach()
+        divisor = (divisor.abs() if absolute else divisor).to(dtype)
+        return lambda rows: (rows / divisor,)
+    return None
 
 
 def for_each(function: Callable[..., Any], *values: Tensor) -> Any:
