@@ -40,7 +40,9 @@ def test_the_network_is_as_steep_as_its_scale_at_most():
 def test_training_certifies_most_images_at_36_of_255():
     data = lc.load("digits")
     model = Network("aol-convnet", data.shape, 10, *data.statistics(), width=8).build(seed=0)
-    lc.fit(model, lc.Objective(), data.train, lc.Optimization(epochs=6, batch_size=64, learning_rate=5e-3), progress=False)
+    lc.fit(
+        model, lc.Objective(), data.train, lc.Optimization(epochs=6, batch_size=64, learning_rate=5e-3), progress=False
+    )
     radii = global_radii(model.eval(), data.test, L2, progress=False)
     assert float((radii > 0).mean()) > 0.75
     assert float((radii >= 36 / 255).mean()) > 0.5

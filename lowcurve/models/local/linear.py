@@ -45,7 +45,9 @@ def require_linear(node: Node) -> None:
     if name in FACTORS and len(moving) > 1:
         raise refusal(node, ", a product of two values that depend on the input")
     if name != "convolution" and name not in PRODUCTS:
-        RULES[name].apply(node)  # refuses arguments for which the operation is not linear, and BatchNorm in training mode
+        RULES[name].apply(
+            node
+        )  # refuses arguments for which the operation is not linear, and BatchNorm in training mode
 
 
 def parents_of(node: Node) -> tuple[Node, ...]:
