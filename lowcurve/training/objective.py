@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,84 +17,12 @@ from lowcurve.losses import cross_entropy, loss_field, require_class_numbers, re
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import keep_buffers, set_training
 from lowcurve.network_calls import uncompiled
-from lowcurve.penalties import AdaptiveWeight, Penalty
+from lowcurve.penalties import AdaptiveWeight
 from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_deterministic, require_graph, require_smooth
 from lowcurve.randomness import stream, temporary_seed
 from lowcurve.training.schedule import Schedule
+from lowcurve.training.terms import Term, TermValue, require_term
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
-
-
-class TermValue(NamedTuple):
-    """A term of an objective at one step.
-
-    Attributes:
-        weight: Weight of the term at this step.
-        mean: Mean of the term over the batch, without the weight.
-    """
-
-    weight: float
-    mean: Tensor
-
-
-@dataclass(frozen=True)
-class Term:
-    """A penalty with its weight.
-
-    Args:
-        penalty: The penalty.
-        weight: A number or an `AdaptiveWeight`. The latter follows the mean of the penalty from step to step.
-        weight_schedule: Factor on the weight over training.
-        scale_schedule: Factor on the penalty's scale h.
-        every: Compute the penalty in every k-th step only. It has k times the weight, so that its mean over steps is
-            the same.
-
-    Raises:
-        InputError: If `penalty` is no `Penalty`, or an option is out of range.
-    """
-
-    penalty: Penalty
-    weight: float | AdaptiveWeight
-    weight_schedule: Schedule = Schedule()
-    scale_schedule: Schedule = Schedule()
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        _require_penalty(self.penalty)
-        if self.every < 1:
-            raise InputError("a penalty at every step, or every second, or third", self.every, "write every=1")
-        scale = self.scale_schedule
-        if scale != Schedule():
-            self.penalty.at_scale(1.0)  # raises an error for a penalty without a scale
-        if min(scale.start, scale.end) <= 0 or scale.warm_up:
-            raise InputError("a scale that stays above 0", scale, "begin at 0.05 of it, not at 0")
-
-    def at(self, progress: float) -> tuple[float, Penalty]:
-        """Return weight and penalty at a point of training.
-
-        Args:
-            progress: Share of training done, from 0 to 1.
-
-        Example:
-            >>> from lowcurve.penalties import CURE
-            >>> Term(CURE(h=0.4), weight=2.0, scale_schedule=Schedule(start=0.5)).at(0.0)[1].h
-            0.2
-        """
-        penalty, scale = self.penalty, self.scale_schedule(progress)
-        if scale != 1.0:
-            penalty = penalty.at_scale(scale)
-        weight = self.weight.current if isinstance(self.weight, AdaptiveWeight) else self.weight
-        return self.every * weight * self.weight_schedule(progress), penalty
-
-    def is_due(self, progress: float, step: int) -> bool:
-        """Return True if the penalty is computed in this step.
-
-        A penalty with weight 0 is computed only if its weight is adaptive.
-
-        Args:
-            progress: Share of training done, from 0 to 1.
-            step: Number of the training step.
-        """
-        return step % self.every == 0 and (isinstance(self.weight, AdaptiveWeight) or self.at(progress)[0] != 0)
 
 
 @dataclass(frozen=True)
@@ -147,7 +75,7 @@ class Objective:
             received, hint = repr(self.penalties_at), 'write penalties_at="clean"'
             raise InputError('penalties at the "clean" or at the "attacked" inputs', received, hint)
         for term in self.penalties.values():
-            _require_term(term)
+            require_term(term)
         _require_attack(self.attack)
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
@@ -345,19 +273,6 @@ def _layers(model: nn.Module, twice: bool) -> Iterator[None]:
         return
     with TwiceDifferentiable(), uncompiled(model):
         yield
-
-
-def _require_penalty(penalty: object) -> None:
-    if not isinstance(penalty, Penalty):
-        raise InputError(
-            "a penalty for a term", type(penalty).__name__, "derive its class from lowcurve.penalties.Penalty"
-        )
-
-
-def _require_term(term: object) -> None:
-    if not isinstance(term, Term):
-        hint = "write lc.Term(penalty, weight=0.03)"
-        raise InputError("penalties with their weights, each a Term", type(term).__name__, hint)
 
 
 def _require_attack(attack: object) -> None:

@@ -22,7 +22,8 @@ from lowcurve.network_calls import call, gradients_enabled, precision_of, requir
 from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.randomness import stream
 from lowcurve.training.hardware import match_precision, require_precise_weights
-from lowcurve.training.objective import Objective, Term
+from lowcurve.training.objective import Objective
+from lowcurve.training.terms import Term
 from lowcurve.types import Inputs, Labels, Loss
 
 HALF = (torch.float16, torch.bfloat16)
