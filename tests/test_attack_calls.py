@@ -25,7 +25,7 @@ BALL = Ball(LINF, 0.1)
 ON_A_BALL = {
     "PGD": attacks.PGD, "FGSM": attacks.FGSM, "BIM": attacks.BIM, "APGD": attacks.APGD, "Square": attacks.Square,
     "SPSA": attacks.SPSA, "Noise": attacks.Noise, "OneStep": attacks.OneStep, "RSFGSM": attacks.RSFGSM,
-    "NFGSM": attacks.NFGSM, "AutoAttack": attacks.AutoAttack, "strong": attacks.strong,
+    "NFGSM": attacks.NFGSM, "SORA": attacks.SORA, "AutoAttack": attacks.AutoAttack, "strong": attacks.strong,
     "moosavi2019cure": attacks.moosavi2019cure, "srinivas2022lcnn": attacks.srinivas2022lcnn,
     "yu2018": lambda *given, **named: attacks.yu2018(*given, step_size=0.1, **named),
 }  # fmt: skip

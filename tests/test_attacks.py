@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, OneStep, Relay, Square, Suite
+from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, SORA, OneStep, Relay, Square, Suite
 from lowcurve.attacks.targets import target_class
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
@@ -45,6 +45,8 @@ ONE_STEP = {
     "RS-FGSM": (RSFGSM(SMALL), SMALL, True),
     "N-FGSM": (NFGSM(SMALL), Ball(LINF, 0.15), True),
     "N-FGSM in l_2": (NFGSM(ROUND), Ball(L2, 0.9), True),
+    "SORA": (SORA(SMALL), Ball(LINF, 0.15), True),
+    "SORA in l_2": (SORA(ROUND), Ball(L2, 0.9), True),
 }
 ALL = ATTACKS | ONE_STEP
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import flop_registry
 from lowcurve import randomness
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.norms import LINF, Ball
-from lowcurve.attacks import FGSM, NFGSM, PGD, RSFGSM
+from lowcurve.attacks import FGSM, NFGSM, PGD, RSFGSM, SORA
 from lowcurve.losses import loss_field, margin
 from lowcurve.penalties import CURE, ELLE, LLR, TRADES, Distillation, GradAlign, InputGradientNorm
 from lowcurve.randomness import stream
@@ -101,6 +101,7 @@ def test_penalties_of_one_jet_share_its_passes():
 ATTACKS = {
     "N-FGSM": (NFGSM(BALL), 2),
     "RS-FGSM": (RSFGSM(BALL), 2),
+    "SORA": (SORA(BALL), 2),
     "FGSM": (FGSM(BALL), 3),
     "PGD-10": (PGD(BALL, steps=10), 21),
 }

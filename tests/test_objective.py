@@ -22,7 +22,18 @@ from lowcurve.study.settings import Study
 from lowcurve.training import Objective, Schedule, Term
 
 LARGE = Ball(LINF, 0.3)
-NAMES = ("FGSM", "RS-FGSM", "N-FGSM", "CURE+N-FGSM", "PGD", "gradient-norm+PGD", "GradAlign", "ELLE-A")
+NAMES = (
+    "FGSM",
+    "RS-FGSM",
+    "N-FGSM",
+    "CURE+N-FGSM",
+    "gradient-norm+N-FGSM",
+    "SORA",
+    "PGD",
+    "gradient-norm+PGD",
+    "GradAlign",
+    "ELLE-A",
+)
 
 
 @each("objective")
@@ -207,6 +218,7 @@ def test_a_method_whose_attack_has_no_ball_has_no_ramp():
         ("CURE+gradient-norm", {"curvature", "gradient"}),
         ("CURE+N-FGSM", {"curvature"}),
         ("gradient-norm+PGD", {"gradient"}),
+        ("gradient-norm+N-FGSM", {"gradient"}),
     ],
 )
 def test_methods_of_two_parts_have_the_attack_of_one_and_the_penalties_of_both(name, parts):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lowcurve.analysis.norms import L1, LINF, Ball
-from lowcurve.attacks import FGSM, PGD
+from lowcurve.attacks import FGSM, PGD, SORA
 from lowcurve.data import Augmentation, Examples
 from lowcurve.losses import margin
 from lowcurve.models import CenteredSoftplus
@@ -91,6 +91,7 @@ FROZEN: Any = {"statistics": "frozen"}
 MEMBERS = {
     "plain": Objective(),
     "PGD": Objective(attack=PGD(NEAR, steps=2)),
+    "SORA": Objective(attack=SORA(NEAR)),
     "CURE": penalized(CURE(h=0.5)),
     "CURE, detached": penalized(CURE(h=0.5, differentiation="detached")),
     "CURE, first order": penalized(CURE(h=0.5, differentiation="first_order"), **FROZEN),

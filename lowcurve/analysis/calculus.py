@@ -93,6 +93,12 @@ class Jet:
             return self.gradient.detach()
         return _gradient(self.values, self.x, retain_graph=True)
 
+    @property
+    def known_gradient(self) -> Tensor | None:
+        """Gradients grad l(x) without a graph, or None if they have not been computed."""
+        found: Tensor | None = self.__dict__.get("gradient", self.__dict__.get("detached_gradient"))
+        return None if found is None else found.detach()
+
     def mean_with_gradients(self, parameters: Sequence[Tensor]) -> Tensor:
         """Return mean_i l_i(x), attached to these parameters only, from the pass that gives `detached_gradient`.
 

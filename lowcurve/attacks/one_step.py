@@ -2,17 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import Ball, Norm
-from lowcurve.attacks.acceptance import Region
-from lowcurve.attacks.base import BallAttack, Options
-from lowcurve.attacks.state import prepare, usable_gradient
+from lowcurve.attacks.acceptance import Region, accept
+from lowcurve.attacks.base import BallAttack, Options, as_batch
+from lowcurve.attacks.state import AttackBatch, prepare, usable_gradient
 from lowcurve.errors import InputError
 from lowcurve.losses import evaluate_loss, log_odds
 from lowcurve.models.modes import frozen
-from lowcurve.types import Classifier, Inputs, Labels, Loss
+from lowcurve.network_calls import gradients_enabled
+from lowcurve.types import Classifier, Inputs, Labels, Loss, PerExample
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class OneStep(BallAttack):
     """
 
     takes_radius = True
+    keeps_mode: ClassVar[bool] = False
+    """True if the network stays in the mode in which it is given. All other attacks see it in eval mode."""
     noise: float = 0.0
     length: float = 1.0
     reach: float = 1.0
@@ -68,15 +75,44 @@ class OneStep(BallAttack):
         """The ball of `reach` radii, in the box."""
         return Region(self.ball.norm, self.reach * self.ball.radius, self.ball.box, self.reach)
 
+    @gradients_enabled()
+    def with_slope(
+        self,
+        model: Classifier,
+        x: Inputs,
+        y: Labels,
+        *,
+        generator: torch.Generator,
+        radius: PerExample | None = None,
+    ) -> tuple[Inputs, Tensor]:
+        """Return the adversarial images x', and the gradient grad l(x + n) of the step, both of x's shape.
+
+        Args:
+            model: As in a call of the attack.
+            x: As in a call of the attack.
+            y: As in a call of the attack.
+            generator: As in a call of the attack.
+            radius: As in a call of the attack.
+        """
+        x, y = as_batch(model, x, y)
+        point, slope = self._step(model, x, y, Options(generator, radius))
+        return accept(self, x, point, radius)[0], slope
+
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""
-        with frozen(model):
+        return self._step(model, x, y, options)[0]
+
+    def _step(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> tuple[Inputs, Tensor]:
+        with frozen(model, evaluates=not self.keeps_mode):
             batch = prepare(model, x, y, self.ball, options, clean_logits=False)
-            noise, size, reach = (share * batch.radius for share in (self.noise, self.length, self.reach))
-            start = self.ball.sample(x, batch.streams.at("start"), noise)
+            start = self.ball.sample(x, batch.streams.at("start"), self.noise * batch.radius)
             slope = gradient(lambda at: evaluate_loss(self.loss, batch.evaluate(at), y), start)
-            direction = usable_gradient(model, slope)
-            return ascent_step(start, direction, x, self.ball, size=size, radius=reach)
+            slope = usable_gradient(model, slope)
+            return self._move(batch, start, slope), slope
+
+    def _move(self, batch: AttackBatch, start: Inputs, slope: Tensor) -> Inputs:
+        size, reach = self.length * batch.radius, self.reach * batch.radius
+        return ascent_step(start, slope, batch.x, self.ball, size=size, radius=reach)
 
 
 def RSFGSM(norm: Norm | str | Ball, radius: float | None = None, *, box: tuple[float, float] = (0.0, 1.0)) -> OneStep:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from lowcurve.study.settings import Study
 
 log = logging.getLogger("lowcurve")
-STEPS = {"standard": 1.0, "gradient-norm": 2.0, "FGSM": 1.7, "RS-FGSM": 1.7, "N-FGSM": 1.7, "PGD": 5.6, "TRADES": 7.0}
+STEPS = {
+    "standard": 1.0, "gradient-norm": 2.0, "FGSM": 1.7, "RS-FGSM": 1.7, "N-FGSM": 1.7, "SORA": 1.7, "PGD": 5.6, "TRADES": 7.0,
+}  # fmt: skip
 """Cost of a training step by method, in plain steps. See docs/performance.md."""
 OTHER_STEP = 4.0
 GRADIENT = 3.0

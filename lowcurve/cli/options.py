@@ -36,9 +36,9 @@ STUDY: Mapping[str, Option] = {
     "scale": Option("NAME", "Scale: smoke (seconds), laptop (minutes), paper (GPU)", "laptop"),
     "methods": Option(
         "A,B",
-        "Training methods: standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, PGD, "
-        "gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, LCNN, LCNN+gradient-norm, "
-        "minimal, teacher, distillation",
+        "Training methods: standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM, CURE+N-FGSM, "
+        "gradient-norm+N-FGSM, SORA, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, "
+        "LCNN, LCNN+gradient-norm, minimal, teacher, distillation",
         "standard,CURE,gradient-norm,PGD",
     ),
     "network": Option(

@@ -79,7 +79,7 @@ class RegularizedTrainer(Trainer):
         self._penalties, self._weight, self._loss, self._objective = dict(penalties or {}), weight, loss, objective
         self._batches = Batches(mean, std)
         self._network: _Network | None = None
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, int]] = {}
         self._calls = self._logged = 0
 
     def compute_loss(
@@ -101,7 +101,8 @@ class RegularizedTrainer(Trainer):
             loss, logs = regularized(self._network, x, y, step=number, progress=progress, **settings)
         self._calls += 1
         for name, value in logs.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
+            self._sums[name] = total + value, count + 1
         if self._objective is not None:
             means = {name: self.accelerator.reduce(value, "mean") for name, value in logs.items()}
             self._objective = self._objective.update(means, step=number)
@@ -110,8 +111,8 @@ class RegularizedTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Log the means of all parts over the steps since the last time."""
         if "loss" in logs and self._calls > self._logged:
-            count, self._logged = self._calls - self._logged, self._calls
-            for name, total in self._sums.items():
+            self._logged = self._calls
+            for name, (total, count) in self._sums.items():
                 key = "plain_loss" if name == "loss" else name
                 logs[key] = float(self.accelerator.reduce(total, "mean")) / count
             self._sums.clear()

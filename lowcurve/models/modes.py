@@ -57,7 +57,7 @@ def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
 
 
 @contextmanager
-def frozen(model: Classifier) -> Iterator[None]:
+def frozen(model: Classifier, *, evaluates: bool = True) -> Iterator[None]:
     """Put a model in eval mode with `requires_grad` off for its parameters, and restore both afterwards.
 
     A forward pass then stores less for the backward pass. Buffers keep their values: those of a network whose forward
@@ -65,6 +65,7 @@ def frozen(model: Classifier) -> Iterator[None]:
 
     Args:
         model: The classifier to freeze.
+        evaluates: False leaves each layer in its mode. Buffers are restored all the same.
 
     Raises:
         InputError: If the weights were made under `torch.inference_mode`.
@@ -84,7 +85,9 @@ def frozen(model: Classifier) -> Iterator[None]:
     if any(parameter.is_inference() for parameter in wanting):
         hint = "build or load the network outside it, or give a copy.deepcopy(model) that is made outside"
         raise InputError("weights that autograd accepts", "weights made under torch.inference_mode", hint)
-    with set_training(model, training=False), nullcontext() if model in _STEADY else keep_buffers(model) as changed:
+    steady = evaluates and model in _STEADY
+    mode = set_training(model, training=False) if evaluates else nullcontext()
+    with mode, nullcontext() if steady else keep_buffers(model) as changed:
         for parameter in wanting:
             parameter.requires_grad_(False)
         try:
@@ -92,7 +95,7 @@ def frozen(model: Classifier) -> Iterator[None]:
         finally:
             for parameter in wanting:
                 parameter.requires_grad_()
-    if changed == []:
+    if evaluates and changed == []:
         _STEADY.add(model)
 
 

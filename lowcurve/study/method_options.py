@@ -6,9 +6,9 @@ from typing import Literal
 from lowcurve.penalties.differentiation import Differentiation
 
 METHOD_NAMES = (
-    "standard", "CURE", "gradient-norm", "CURE+gradient-norm", "FGSM", "RS-FGSM", "N-FGSM", "CURE+N-FGSM", "PGD",
-    "gradient-norm+PGD", "TRADES", "LLR", "GradAlign", "ELLE-A", "DeepFool", "adversarial-set", "LCNN",
-    "LCNN+gradient-norm", "minimal", "teacher", "distillation",
+    "standard", "CURE", "gradient-norm", "CURE+gradient-norm", "FGSM", "RS-FGSM", "N-FGSM", "CURE+N-FGSM",
+    "gradient-norm+N-FGSM", "SORA", "PGD", "gradient-norm+PGD", "TRADES", "LLR", "GradAlign", "ELLE-A", "DeepFool",
+    "adversarial-set", "LCNN", "LCNN+gradient-norm", "minimal", "teacher", "distillation",
 )  # fmt: skip
 """All methods in the order of training and reporting. Each comes after the methods whose networks it needs."""
 DEFAULT_METHODS = ("standard", "CURE", "gradient-norm", "PGD")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lowcurve.analysis.norms import Ball, Norm, parse_radius
-from lowcurve.attacks import NFGSM, PGD, RSFGSM, DeepFool, OneStep
+from lowcurve.attacks import NFGSM, PGD, RSFGSM, SORA, DeepFool, OneStep
 from lowcurve.errors import InputError
 from lowcurve.losses import TemperatureCrossEntropy, log_odds, margin, margin_loss
 from lowcurve.models import LCNNConversion, SmoothConversion
@@ -169,6 +169,10 @@ def _noisy(setup: Setup) -> Objective:
     return _adversarial(setup.study, NFGSM(ball_of(setup.study)))
 
 
+def _sora(setup: Setup) -> Objective:
+    return _adversarial(setup.study, SORA(ball_of(setup.study)))
+
+
 def _pgd(setup: Setup) -> Objective:
     options = setup.study.training_attack
     loss = {"cross-entropy": log_odds, "margin": margin_loss}[options.loss]
@@ -224,6 +228,8 @@ METHODS = {
     "RS-FGSM": Method(_random_start),
     "N-FGSM": Method(_noisy),
     "CURE+N-FGSM": Method(_combine(_noisy, _cure)),
+    "gradient-norm+N-FGSM": Method(_combine(_noisy, _gradient_norm)),
+    "SORA": Method(_sora),
     "PGD": Method(_pgd),
     "gradient-norm+PGD": Method(_combine(_pgd, _gradient_norm)),
     "TRADES": Method(_trades),

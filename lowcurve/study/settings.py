@@ -114,8 +114,8 @@ class Study:
         mean: Mean of each channel. Set it if your own network does not normalize its inputs itself.
         std: Standard deviation of each channel. Set it if your own network does not normalize its inputs itself.
         methods: Training methods. Choose from standard, CURE, gradient-norm, CURE+gradient-norm, FGSM, RS-FGSM, N-FGSM,
-            CURE+N-FGSM, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool, adversarial-set, LCNN,
-            LCNN+gradient-norm, minimal, teacher or distillation.
+            CURE+N-FGSM, gradient-norm+N-FGSM, SORA, PGD, gradient-norm+PGD, TRADES, LLR, GradAlign, ELLE-A, DeepFool,
+            adversarial-set, LCNN, LCNN+gradient-norm, minimal, teacher or distillation.
         norm: Norm of the attacks.
         radius: Radius of the attacks (epsilon in the literature) in pixel units. Write 8/255, 0.1 or pixels:8.
         suite: Attacks that measure robustness. Choose strong, autoattack, moosavi2019cure, srinivas2022lcnn,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowcurve import randomness
 from lowcurve.analysis.calculus import explain_failures
 from lowcurve.analysis.second_derivatives import repeat_math_attention
+from lowcurve.attacks import SORA
 from lowcurve.data.batches import PLAIN, Augmentation, ordered_batches, shuffled_batches, steps_per_epoch
 from lowcurve.data.coercion import Data, as_examples
 from lowcurve.data.examples import Examples
@@ -21,6 +22,7 @@ from lowcurve.models.lipschitz import update_norms
 from lowcurve.models.summary import layer_values
 from lowcurve.network_calls import gradients_enabled, precision_of
 from lowcurve.progress import choose_progress
+from lowcurve.training.alignment import PERT_ALIGN
 from lowcurve.training.hardware import (
     make_fabric,
     match_precision,
@@ -169,7 +171,8 @@ def fit(
 
     Returns:
         One dictionary per epoch: mean terms, learning rate, validation accuracies, and the betas, gammas and norms of the
-        network's layers, if it has any.
+        network's layers, if it has any. With a one-step attack (`OneStep`) it has the mean of "PertAlign", too, and with
+        `SORA` that of the "step length" in radii. A warning is logged once PertAlign predicts catastrophic overfitting.
 
     Raises:
         InputError: Before the first step if something cannot be trained, and later if a term is no longer finite.
@@ -254,19 +257,37 @@ def _take_step(state: State, optimization: Optimization, x: Tensor, y: Tensor, s
         state.average.update_parameters(state.network)
         update_norms(state.average)
     # Means over all processes, so that every process reports the same and stops at the same step.
-    stacked = torch.stack([value.mean.detach() for value in values.values()])
-    means = dict(zip(values, torch.as_tensor(fabric.all_reduce(stacked, reduce_op="mean")), strict=True))
+    found = {name: value.mean.detach() for name, value in values.items()} | values["loss"].measures()
+    stacked = torch.stack([mean.to(found["loss"]) for mean in found.values()])
+    means = dict(zip(found, torch.as_tensor(fabric.all_reduce(stacked, reduce_op="mean")), strict=True))
     _accumulate(state, {name: value.weight * means[name] for name, value in values.items()})
+    if values["loss"].alignment is not None and PERT_ALIGN in means:
+        _follow_alignment(state, means, values["loss"].alignment.classes)
     state.objective = objective.update(means, step=state.step)
     state.step += 1
 
 
+def _follow_alignment(state: State, means: Mapping[str, Tensor], classes: int) -> None:
+    """Add the alignment of a one-step attack to the epoch's means, and warn where it predicts collapse."""
+    shown = {PERT_ALIGN: means[PERT_ALIGN]}
+    if isinstance(attack := state.objective.attack, SORA):
+        shown["step length"] = means[PERT_ALIGN].new_tensor(attack.step_length)
+    _accumulate(state, shown)
+    state.collapse.add(means[PERT_ALIGN], means["loss"], classes)
+    if _is_read(means[PERT_ALIGN], state.step) and state.fabric.is_global_zero:
+        state.collapse.warn_once()
+
+
 def _accumulate(state: State, terms: Mapping[str, Tensor]) -> None:
     for name, term in terms.items():
-        # Reading a value makes a GPU wait, so there it is checked in every 50th step and at the end of an epoch only.
-        if term.device.type == "cpu" or state.step % 50 == 0:
+        if _is_read(term, state.step):
             _require_finite(name, term.item(), state.step)
         state.sums[name] = state.sums.get(name, torch.zeros_like(term)) + term
+
+
+def _is_read(value: Tensor, step: int) -> bool:
+    """Return whether a value is read in this step. That makes a GPU wait, so there it is done in every 50th step only."""
+    return value.device.type == "cpu" or step % 50 == 0
 
 
 def _require_finite(name: str, value: float, step: int) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
 from lowcurve.analysis.double_backward import TwiceDifferentiable
+from lowcurve.analysis.later_gradient import LaterGradient
 from lowcurve.analysis.verification import require_second_derivatives
-from lowcurve.attacks.base import BallAttack
+from lowcurve.attacks import SORA, BallAttack, OneStep
 from lowcurve.errors import InputError, describe
 from lowcurve.losses import cross_entropy, loss_field, require_class_numbers, require_loss_field
 from lowcurve.models.conversion import fold_batchnorm
@@ -20,6 +21,7 @@ from lowcurve.network_calls import uncompiled
 from lowcurve.penalties import AdaptiveWeight
 from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_deterministic, require_graph, require_smooth
 from lowcurve.randomness import stream, temporary_seed
+from lowcurve.training.alignment import SLOPE_LEFT, StepAlignment
 from lowcurve.training.schedule import Schedule
 from lowcurve.training.terms import Term, TermValue, require_term
 from lowcurve.types import AttackFunction, Inputs, Labels, Loss, PerExample
@@ -77,6 +79,9 @@ class Objective:
         for term in self.penalties.values():
             require_term(term)
         _require_attack(self.attack)
+        if isinstance(self.attack, SORA) and self.attack.loss != self.loss:
+            expected = "the objective's own loss in SORA, which compares its gradients"
+            raise InputError(expected, describe(self.attack.loss), "write SORA(ball, loss=...) with that loss")
         if "loss" in self.penalties:
             raise InputError('penalties with names other than "loss"', '"loss"', "rename the penalty")
         share = self.radius_schedule
@@ -156,11 +161,8 @@ class Objective:
             Weight and mean by name, "loss" first. The mean of a penalty with weight 0 has no graph.
         """
         due = {name: term.at(progress) for name, term in self.penalties.items() if term.is_due(progress, step)}
-        loss_input = x
-        if self.attack is not None:
-            require_class_numbers(y)
-            with set_training(model, training=False), fold_batchnorm(model, x), autocast():
-                loss_input = self.attack(model, x, y, generator=generator, **self._radius(x, progress))
+        with self._mode_of_attack(model, x), autocast():
+            loss_input, slope = self._attacked(model, x, y, generator, progress)
         penalty_input = x if self.penalties_at == "clean" else loss_input
         detached = all(penalty.detaches_gradient for _, penalty in due.values())
         twice = any(penalty.differentiates_twice for _, penalty in due.values())
@@ -170,10 +172,12 @@ class Objective:
             field = require_loss_field(jet.field)  # all its passes draw the same random numbers
             shares_input = penalty_input is loss_input and any(not penalty.data_free for _, penalty in due.values())
             factor = self.loss_weight * self.loss_schedule(progress)
-            if not shares_input:  # no penalty uses the input gradient of the loss, so x stays a constant
+            later = LaterGradient(loss_input) if slope is not None and factor and not shares_input else None
+            if not shares_input:  # no penalty uses the input gradient of the loss
                 with autocast():
-                    logits = field.logits(loss_input)
+                    logits = field.logits(loss_input if later is None else later.leaf)
                 loss = field.from_logits(logits.to(loss_input.dtype)).mean()
+                loss = loss if later is None else later.watch(loss)
             elif detached and factor:
                 loss = jet.mean_with_gradients([p for p in model.parameters() if p.requires_grad])
             else:
@@ -187,7 +191,35 @@ class Objective:
                 if weight and penalty and penalty.differentiates_twice:
                     require_graph(name, mean, loss)
                 values[name] = TermValue(weight, mean)
+            if slope is not None and isinstance(self.attack, OneStep):
+                classes, after = (jet.logits if shares_input else logits).shape[1], later or jet.known_gradient
+                alignment = StepAlignment(self.attack, classes, slope, after)
+                values["loss"] = values["loss"]._replace(alignment=alignment)
         return values
+
+    def _attacked(
+        self, model: nn.Module, x: Inputs, y: Labels, generator: torch.Generator, progress: float
+    ) -> tuple[Inputs, Tensor | None]:
+        """Return the inputs of the loss, and the gradient that a one-step attack followed."""
+        if self.attack is None:
+            return x, None
+        require_class_numbers(y)
+        radius = self._radius(x, progress)
+        if isinstance(self.attack, OneStep):
+            return self.attack.with_slope(model, x, y, generator=generator, **radius)
+        return self.attack(model, x, y, generator=generator, **radius), None
+
+    @contextmanager
+    def _mode_of_attack(self, model: nn.Module, x: Inputs) -> Iterator[None]:
+        """Put the network in eval mode with BatchNorm folded, unless the attack keeps the mode of the terms."""
+        if self.attack is None:
+            yield
+        elif isinstance(self.attack, OneStep) and self.attack.keeps_mode:
+            with self._mode(model):
+                yield
+        else:
+            with set_training(model, training=False), fold_batchnorm(model, x):
+                yield
 
     def _mode(self, model: nn.Module) -> AbstractContextManager[None]:
         """Put the network in the mode of all terms."""
@@ -201,10 +233,10 @@ class Objective:
         return {"radius": share * self.attack.ball.radii(x)}
 
     def update(self, means: Mapping[str, Tensor], *, step: int = 0) -> "Objective":
-        """Return the objective of the next step, with every `AdaptiveWeight` updated.
+        """Return the objective of the next step, with every `AdaptiveWeight` and the step of `SORA` updated.
 
         Args:
-            means: Means of this step's terms, without weights.
+            means: Means of this step's terms, without weights, and "slope left" for SORA.
             step: Number of this step.
 
         Example:
@@ -218,7 +250,12 @@ class Objective:
             for name, term in self.penalties.items()
             if isinstance(term.weight, AdaptiveWeight) and step % term.every == 0
         }
-        return replace(self, penalties={**self.penalties, **updated}) if updated else self
+        attack = self.attack
+        if isinstance(attack, SORA) and SLOPE_LEFT in means:
+            attack = attack.update(float(means[SLOPE_LEFT]))
+        if not updated and attack is self.attack:
+            return self
+        return replace(self, attack=attack, penalties={**self.penalties, **updated})
 
     def check_network(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Raise an error for a network on which a penalty is not possible.

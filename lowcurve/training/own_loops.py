@@ -21,14 +21,17 @@ from lowcurve.models.modes import keep_buffers, set_training
 from lowcurve.network_calls import call, gradients_enabled, precision_of, require_module, without_inference
 from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.randomness import stream
+from lowcurve.training.alignment import PERT_ALIGN, CollapseWatch
 from lowcurve.training.hardware import match_precision, require_precise_weights
 from lowcurve.training.objective import Objective
-from lowcurve.training.terms import Term
+from lowcurve.training.terms import Term, TermValue
 from lowcurve.types import Inputs, Labels, Loss
 
 HALF = (torch.float16, torch.bfloat16)
 _CHECKED: "WeakKeyDictionary[nn.Module, set[Any]]" = WeakKeyDictionary()
 """What has been checked of each network: objectives by their parts, with the shape of the inputs."""
+_FOLLOWED: "WeakKeyDictionary[nn.Module, tuple[TermValue, CollapseWatch]]" = WeakKeyDictionary()
+"""The last step of each network that is trained with a one-step attack."""
 
 
 @_disable_dynamo  # in a compiled step it runs as plain code between two compiled parts
@@ -66,7 +69,7 @@ def regularized(
         weight: Weight of the penalties, except for those that come as a `Term`.
         loss: Loss, one number per example. Default: `losses.cross_entropy`.
         objective: All of this as an `Objective`, which may have attacks, schedules and adaptive weights. Give
-            statistics="own" in it, unless all layers are to have one mode. For adaptive weights write
+            statistics="own" in it, unless all layers are to have one mode. For adaptive weights and `SORA` write
             `objective = objective.update(logs, step=step)` after each step.
         seed: Seed of the random numbers of penalties and attacks.
         step: Number of the step. Random penalties draw other numbers in every step.
@@ -75,7 +78,8 @@ def regularized(
 
     Returns:
         The scalar to minimize, and the mean of the loss, named "loss", and of each penalty without its weight: scalars
-        without a graph.
+        without a graph. An objective with a one-step attack (`OneStep`) adds "PertAlign" of the step before, whose backward
+        pass has run; a warning is logged once it predicts catastrophic overfitting. `SORA` adds "slope left" for `update`.
 
     Raises:
         InputError: If an argument is wrong, or if a penalty is not possible for the network. The latter is checked once for
@@ -112,7 +116,21 @@ def regularized(
                 )
             total = torch.stack([value.weight * value.mean for value in values.values()]).sum()
     means = {name: value.mean.detach() for name, value in values.items()}
+    if wants_graph and values["loss"].alignment is not None:
+        means |= _follow_alignment(model, values["loss"], step)
     return repeat_math_attention(total) if wants_graph else total.detach(), means
+
+
+def _follow_alignment(network: nn.Module, loss: TermValue, step: int) -> dict[str, Tensor]:
+    """Return what the last backward pass has shown of a one-step attack, and keep this step's gradients for the next call."""
+    last, watch = _FOLLOWED.get(network, (None, CollapseWatch()))
+    _FOLLOWED[network] = (loss._replace(mean=loss.mean.detach()), watch)
+    found = {} if last is None else last.measures()
+    if last is not None and last.alignment is not None and found:
+        watch.add(found[PERT_ALIGN], last.mean, last.alignment.classes)
+        if last.mean.device.type == "cpu" or step % 50 == 0:  # reading a value makes a GPU wait
+            watch.warn_once()
+    return found
 
 
 def _as_objective(
@@ -198,7 +216,8 @@ def _check_once(network: nn.Module, objective: Objective, x: Inputs, y: Labels) 
     """Check a network and its first batch, once for each objective and shape of the inputs."""
     kinds = tuple((name, term.penalty) for name, term in objective.penalties.items())
     loss: Any = getattr(objective.loss, "__code__", objective.loss)  # a lambda of every step has the same code
-    key = (kinds, loss, objective.attack, objective.statistics, x.shape[1:], x.dtype, y.ndim, network.training)
+    region = None if objective.attack is None else region_of(objective.attack)  # the attack itself may change each step
+    key = (kinds, loss, region, objective.statistics, x.shape[1:], x.dtype, y.ndim, network.training)
     known = _CHECKED.setdefault(network, set())
     try:
         if key in known:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lowcurve.attacks import SORA
 from lowcurve.penalties import AdaptiveWeight
+from lowcurve.training.alignment import CollapseWatch
 from lowcurve.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class State:
         self.average = None if average is None else _moving_average(self.network, average)
         self.step, self.history, self.sums = 0, list[dict[str, float]](), dict[str, Tensor]()
         self.best: dict[str, Any] | None = None
+        self.collapse = CollapseWatch()
 
     @property
     def forward(self) -> nn.Module:
@@ -100,6 +103,8 @@ class State:
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
             "adaptive weights": adaptive,
+            "linearity": attack.linearity if isinstance(attack := self.objective.attack, SORA) else None,
+            "collapse": self.collapse.dump(),
             "loss scale": self.fabric.strategy.precision.state_dict(),
         }
 
@@ -118,7 +123,11 @@ class State:
             name: replace(terms[name], weight=AdaptiveWeight(**values))
             for name, values in state["adaptive weights"].items()
         }
-        self.objective = replace(self.objective, penalties={**terms, **restored})
+        attack = self.objective.attack
+        if isinstance(attack, SORA):
+            attack = replace(attack, linearity=state["linearity"])
+        self.objective = replace(self.objective, attack=attack, penalties={**terms, **restored})
+        self.collapse.restore(state["collapse"])
         if state["loss scale"]:
             self.fabric.strategy.precision.load_state_dict(state["loss scale"])
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lowcurve.errors import InputError
 from lowcurve.penalties import AdaptiveWeight, Penalty
+from lowcurve.training.alignment import StepAlignment
 from lowcurve.training.schedule import Schedule
 
 
@@ -16,10 +17,16 @@ class TermValue(NamedTuple):
     Attributes:
         weight: Weight of the term at this step.
         mean: Mean of the term over the batch, without the weight.
+        alignment: Gradients at both ends of the step of a one-step attack. Only the loss has them.
     """
 
     weight: float
     mean: Tensor
+    alignment: StepAlignment | None = None
+
+    def measures(self) -> dict[str, Tensor]:
+        """Return PertAlign and what belongs to it, once the backward pass has run; empty without a one-step attack."""
+        return {} if self.alignment is None else self.alignment.measures()
 
 
 @dataclass(frozen=True)
