@@ -129,7 +129,7 @@ def test_sora_sees_the_network_in_the_mode_of_the_training_step_and_leaves_its_s
     terms(Objective(attack=SORA(NEAR)), model)
     assert watched.modes == [True, True]
     assert int(model[2].num_batches_tracked - before) == 1
-    SORA(NEAR)(model.eval(), X, Y)
+    SORA(NEAR)(model, X, Y)
     assert watched.modes[2:] == [False]
 
 

@@ -1,7 +1,5 @@
 """The input gradient of a mean loss, read from a backward pass that runs later for the weights."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -45,14 +43,14 @@ class LaterGradient:
             mean: Mean over examples of a loss of `leaf`, a scalar.
         """
         if mean.requires_grad:
-            mean.register_hook(self._note_factor)
-            self.leaf.register_hook(self._note_gradient)
+            mean.register_hook(self._note_factor)  # type: ignore[no-untyped-call]
+            self.leaf.register_hook(self._note_gradient)  # type: ignore[no-untyped-call]
         return mean
 
     def _note_factor(self, factor: Tensor) -> None:
         self._factor = factor.detach()
 
-    def _note_gradient(self, gradient: Tensor) -> Any:
+    def _note_gradient(self, gradient: Tensor) -> None:
         if self._factor is not None:
             scale = torch.where(self._factor == 0, torch.inf, self._factor) / len(self.leaf)
             self.gradient = gradient.detach() / scale.to(gradient)

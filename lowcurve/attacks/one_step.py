@@ -58,7 +58,7 @@ class OneStep(BallAttack):
 
     takes_radius = True
     keeps_mode: ClassVar[bool] = False
-    """True if the network stays in the mode in which it is given. All other attacks see it in eval mode."""
+    """True if `with_slope` leaves the network in the mode in which it is given. All attacks called alone see eval mode."""
     noise: float = 0.0
     length: float = 1.0
     reach: float = 1.0
@@ -95,15 +95,17 @@ class OneStep(BallAttack):
             radius: As in a call of the attack.
         """
         x, y = as_batch(model, x, y)
-        point, slope = self._step(model, x, y, Options(generator, radius))
+        point, slope = self._step(model, x, y, Options(generator, radius), evaluates=not self.keeps_mode)
         return accept(self, x, point, radius)[0], slope
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""
         return self._step(model, x, y, options)[0]
 
-    def _step(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> tuple[Inputs, Tensor]:
-        with frozen(model, evaluates=not self.keeps_mode):
+    def _step(
+        self, model: Classifier, x: Inputs, y: Labels, options: Options, *, evaluates: bool = True
+    ) -> tuple[Inputs, Tensor]:
+        with frozen(model, evaluates=evaluates):
             batch = prepare(model, x, y, self.ball, options, clean_logits=False)
             start = self.ball.sample(x, batch.streams.at("start"), self.noise * batch.radius)
             slope = gradient(lambda at: evaluate_loss(self.loss, batch.evaluate(at), y), start)

@@ -31,8 +31,8 @@ class SORA(OneStep):
     numbers of the authors' released code; no code was copied. One thing differs: in l_2 the noise is
     uniform in the ball, and the released code draws its length uniformly.
 
-    In a training step it sees the network in the mode of the step, unlike every other attack here. With BatchNorm in
-    another mode c would compare two networks.
+    In a training step it sees the network in the mode of the step, unlike every other attack here, since c would otherwise
+    compare two networks. Called alone it sees eval mode.
 
     The answer leaves the ball by design, up to noise + length radii. Use it to train, not to evaluate. `Objective.update`
     returns the attack of the next step; called alone the attack keeps its `linearity`.
