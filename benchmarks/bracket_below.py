@@ -20,7 +20,7 @@ Row = dict[str, object]
 NORMS = {"linf": LINF, "l2": L2, "l1": L1}
 SMALL = {"linf": 2 / 255, "l2": 36 / 255, "l1": 1.0}
 """A small radius of each norm, at which certified accuracies are told beside the one at the row's radius."""
-WORK, STEPS, FEWEST = 3e11, 5, 5
+WORK, STEPS, FEWEST = 2e11, 5, 5
 """Multiplications for each search of a row, the number of its steps, and the fewest images that are certified."""
 
 
