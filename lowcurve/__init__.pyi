@@ -21,6 +21,7 @@ from .store import load_pretrained as load_pretrained
 from .evaluation import (
     accuracy as accuracy,
     attack as attack,
+    certify as certify,
     measure as measure,
     smallest_radius as smallest_radius,
 )

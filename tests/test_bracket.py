@@ -6,13 +6,10 @@ from torch import nn
 
 import lowcurve as lc
 from lowcurve.analysis.norms import L2, LINF
-from lowcurve.errors import NotAvailable
-from lowcurve.evaluation import SmallestRadius
-from lowcurve.study import certified_results
+from lowcurve.errors import InputError, NotAvailable
+from lowcurve.evaluation import Certified, SmallestRadius, certify
 from lowcurve.study.certified_results import (
-    Certified,
     bracket_results,
-    certify,
     certify_attacked,
     global_radii,
     verified_cell,
@@ -73,16 +70,26 @@ def test_the_larger_of_local_and_global_radii_counts(model, images):
     assert scaled == pytest.approx(global_radii(model, few, L2, progress=False) / 8)
 
 
-def test_a_network_without_certificates_is_told_with_its_layer_and_one_that_costs_too_much_with_its_work(
-    model, images, monkeypatch
-):
+def test_a_network_without_certificates_is_told_with_its_layer_and_one_that_costs_too_much_with_its_work(model, images):
     odd = nn.Sequential(model, nn.Softmax(1)).eval()
     with pytest.raises(NotAvailable, match=r"no local bounds: .*_softmax in layer '1'"):
         certify(odd, images, L2, progress=False)
     assert global_radii(odd, images, L2, progress=False) is None
-    monkeypatch.setattr(certified_results, "WORK", 1e8)
     with pytest.raises(
         NotAvailable, match=r"no local bounds: Expected a network with cheap local bounds, got 2.8e\+07 multiplications"
     ):
-        certify(model, images, LINF, progress=False)
+        certify(model, images, LINF, work=1e8, progress=False)
     assert len(certify(model, images.take(slice(1)), LINF, progress=False).radius) == 1
+    with pytest.raises(InputError, match='bounds "best", "local" or "global"'):
+        certify(model, images, "linf", bounds="everywhere")
+
+
+def test_certify_takes_arrays_labels_and_balls_and_reads_its_radii(model, images):
+    x, y = images.pixels(slice(3)), images.y[:3]
+    found = lc.certify(model, x, y, lc.Ball("linf", 2 / 255), progress=False)
+    assert repr(found).startswith("Certified radii in l_inf of 3 images: median 0.0")
+    assert (
+        found.verified(2 / 255).tolist()
+        == lc.certify(model, x, y, "linf", [2 / 255], progress=False).verified(2 / 255).tolist()
+    )
+    assert found.verified(2 / 255).any()

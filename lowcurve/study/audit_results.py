@@ -14,7 +14,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.audit import THOROUGH, Audit, Budget, audit
 from lowcurve.results import Cell, Column, Result, Table
 from lowcurve.results.cells import NETWORK
-from lowcurve.study.certified_results import Certified, global_radii
+from lowcurve.study.certified_results import global_radii
 from lowcurve.study.measured_network import launch_fabric
 from lowcurve.study.robustness_row import conditions_of, robustness_row, suite_of
 from lowcurve.study.settings import Study
@@ -32,7 +32,7 @@ def audit_attacked(
     examples: Examples,
     attacked: evaluation.AttackResult,
     progress: Progress[int],
-    certified: Certified | None = None,
+    certified: evaluation.Certified | None = None,
 ) -> Audit:
     """Audit a network on the first of the images that the study's suite attacked.
 

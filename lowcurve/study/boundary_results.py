@@ -12,7 +12,6 @@ from lowcurve.analysis.norms import L2, pixels
 from lowcurve.analysis.spectra import lanczos
 from lowcurve.attacks import DeepFool
 from lowcurve.data import Examples
-from lowcurve.errors import NotAvailable
 from lowcurve.geometry import (
     DistanceBounds,
     NormalCurvatures,
@@ -27,9 +26,9 @@ from lowcurve.network_calls import call, input_like
 from lowcurve.randomness import normal, stream
 from lowcurve.results import Cell, Column, Points, Result, Scatter, Table
 from lowcurve.results.cells import NETWORK, spread
-from lowcurve.study.certified_results import certify
+from lowcurve.study.certified_results import STEPS, WORK
 from lowcurve.study.measured_network import launch_fabric
-from lowcurve.study.optional import OptionalSteps
+from lowcurve.study.optional import OptionalSteps, reason_of
 from lowcurve.study.settings import Study
 from lowcurve.types import Progress
 
@@ -149,10 +148,10 @@ def _certified_radii(
 ) -> tuple[np.ndarray | None, str]:
     """Return the certified l_2 radius of the first images, and how it was proved or why it is missing."""
     try:
-        certified = certify(model, kept, L2, **words)
-    except NotAvailable as error:
-        optional.missing["certified, at least"] = str(error)
-        return None, f"none: {error}"
+        certified = evaluation.certify(model, kept, L2, steps=STEPS, work=WORK, **words)
+    except Exception as error:  # a network of the user's own may raise anything
+        reason = optional.missing["certified, at least"] = reason_of(error)
+        return None, f"none: {reason}"
     return certified.radius, certified.proof
 
 

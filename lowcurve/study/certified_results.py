@@ -1,22 +1,14 @@
 """What is proved about a network's robustness: verified accuracy, and the bracket of certificates and attacks."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Norm
 from lowcurve.data import Examples
-from lowcurve.errors import NotAvailable
-from lowcurve.evaluation import SmallestRadius
-from lowcurve.geometry import CertifiedRadius, LocalCertificate
-from lowcurve.models.local.bounds import LocalBounds
-from lowcurve.models.smoothness import smoothness
-from lowcurve.network_calls import input_like
+from lowcurve.evaluation import Certified, SmallestRadius, certify
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table, proportion
 from lowcurve.results.cells import NETWORK, spread
 from lowcurve.study.measured_network import launch_fabric
@@ -26,101 +18,8 @@ from lowcurve.types import Progress
 
 LITERATURE = {L2: (36, 72, 108), LINF: (2, 8)}
 """Radii in 255ths of the pixel range at which certified accuracies are published."""
-WORK, FEWEST = 3e11, 10
-"""Largest number of multiplications for the local bounds of a network, about a minute's; and the fewest images."""
-STEPS = 2
-"""Number of radii that are tried for each image besides the wanted ones."""
-
-
-@dataclass(frozen=True)
-class Certified:
-    """Certified radii of the first examples.
-
-    Attributes:
-        radius: The radius of each, in pixel units. It is 0 for a misclassified image.
-        norm: Norm of the radius.
-        proof: Sentence on how the radii were proved.
-    """
-
-    radius: np.ndarray
-    norm: Norm
-    proof: str
-
-    def verified(self, radius: float) -> np.ndarray:
-        """Return for each example whether a radius is proved.
-
-        Args:
-            radius: The radius in pixel units. Single precision is enough for it.
-        """
-        right: np.ndarray = (self.radius > 0) & (self.radius >= radius * (1 - 1e-6))
-        return right
-
-
-def certify(
-    model: nn.Module,
-    examples: Examples,
-    norm: Norm,
-    radii: Sequence[float] = (),
-    steps: int = STEPS,
-    **words: Any,
-) -> Certified:
-    """Compute certified radii of the first examples: in l_2 the larger of the local and the global one, in l_inf the local one.
-
-    Args:
-        model: The network.
-        examples: Images. Of a network with costly local bounds only the first ones are certified.
-        norm: l_1, l_2 or l_inf.
-        radii: Radii that are decided one by one.
-        steps: Number of radii that are tried for each image besides these.
-        **words: Keyword arguments of `evaluation.measure`.
-
-    Raises:
-        NotAvailable: If the network has neither local nor global bounds, with both reasons.
-
-    Cost: see `LocalCertificate`; at most WORK multiplications.
-    """
-    found, proofs = [], []
-    reasons: dict[str, str] = {}
-    ways = {"local bounds": _local} | ({"global bounds": _global} if norm == L2 else {})
-    for kind, prove in ways.items():
-        try:
-            radius, proof = prove(model, examples, norm, tuple(radii), steps, words)
-        except Exception as error:  # a network of the user's own may raise anything
-            reasons.setdefault(reason_of(error), kind)
-        else:
-            found.append(radius)
-            proofs.append(proof)
-    if not found:
-        received = "; ".join(f"no {kind}: {reason.removesuffix('.')}" for reason, kind in reasons.items())
-        raise NotAvailable("a network that can be certified", received, "use one of plain layers")
-    count = min(map(len, found))
-    best = np.max([radius[:count] for radius in found], axis=0)
-    return Certified(best, norm, f"{'; '.join(proofs)}; {count} images")
-
-
-def _local(
-    model: nn.Module, examples: Examples, norm: Norm, radii: tuple[float, ...], steps: int, words: Mapping[str, Any]
-) -> tuple[np.ndarray, str]:
-    bounds = LocalBounds(model, examples.pixels(slice(0, 1)).to(input_like(model)))
-    most = int(WORK / ((steps + len(radii)) * max(1, bounds.work)))
-    if most < min(FEWEST, len(examples)):
-        received = f"{bounds.work:.2g} multiplications an image and radius"
-        raise NotAvailable("a network with cheap local bounds", received, "certify a smaller one")
-    orders = ("zero", "second") if bounds.is_smooth else ("zero",)
-    certificate = LocalCertificate(bounds, norm, radii, steps, orders)
-    columns = evaluation.measure(model, examples.take(slice(most)), {"certified": certificate}, **words)
-    kinds = "CROWN" if len(orders) == 1 else "CROWN and curvature"
-    return columns["certified radius"], f"{kinds} in the ball around each image"
-
-
-def _global(
-    model: nn.Module, examples: Examples, norm: Norm, radii: tuple[float, ...], steps: int, words: Mapping[str, Any]
-) -> tuple[np.ndarray, str]:
-    del norm, radii, steps
-    bounds = smoothness(model, examples.pixels(slice(0, 1)))
-    columns = evaluation.measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
-    bent = "and curvature bounds" if bool(bounds.curvature.isfinite().all()) else "bounds (it has kinks)"
-    return columns["certified radius"], f"Lipschitz {bent} that hold everywhere"
+WORK, STEPS = 3e11, 2
+"""Largest number of multiplications for the local bounds of a network, about a minute's, and of radii besides the wanted."""
 
 
 def global_radii(model: nn.Module, examples: Examples, norm: Norm, **words: Any) -> np.ndarray | None:
@@ -129,12 +28,11 @@ def global_radii(model: nn.Module, examples: Examples, norm: Norm, **words: Any)
     Args:
         model: The network.
         examples: Images.
-        norm: Norm of the radius. A ball in l_1 lies in the l_2 ball of its radius, one in l_inf in that of sqrt(d) times it.
+        norm: Norm of the radius.
         **words: Keyword arguments of `evaluation.measure`.
     """
-    longest = math.sqrt(math.prod(examples.shape)) if norm == LINF else 1.0
     try:
-        return _global(model, examples, L2, (), 0, words)[0] / longest
+        return certify(model, examples, norm, bounds="global", **words).radius
     except Exception as error:  # a network of the user's own may raise anything
         reason_of(error)  # raises an error of the whole run
         return None
@@ -159,7 +57,7 @@ def certify_attacked(
         "heading": f"certifying {name}",
         "fabric": launch_fabric(study.hardware),
     }
-    return certify(model, few, norm, radii, **shared)
+    return certify(model, few, norm=norm, radius=radii, steps=STEPS, work=WORK, **shared)
 
 
 def verified_cell(study: Study, certified: Certified | None) -> Cell:

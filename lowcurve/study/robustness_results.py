@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lowcurve import evaluation
 from lowcurve.attacks import PGD, Suite, minimum_norm
 from lowcurve.data import DataSet, Examples
-from lowcurve.errors import NotAvailable
 from lowcurve.evaluation.attack_result import said_of_undefined
 from lowcurve.geometry import Curvature
 from lowcurve.network_calls import call, input_like
@@ -18,9 +17,9 @@ from lowcurve.results import Cell, Column, Curves, Gallery, Line, Points, Result
 from lowcurve.results.cells import NETWORK
 from lowcurve.store import Run
 from lowcurve.study.audit_results import audit_attacked, audit_table
-from lowcurve.study.certified_results import Certified, bracket_results, certify_attacked
+from lowcurve.study.certified_results import bracket_results, certify_attacked
 from lowcurve.study.measured_network import launch_fabric
-from lowcurve.study.optional import OptionalSteps
+from lowcurve.study.optional import OptionalSteps, reason_of
 from lowcurve.study.robustness_row import conditions_of, robustness_row, tried_suite
 from lowcurve.study.settings import Study
 from lowcurve.types import Measure, Progress
@@ -64,14 +63,14 @@ def attack_results(
 
 def _certify(
     study: Study, name: str, model: nn.Module, examples: Examples, progress: Progress[int], optional: OptionalSteps
-) -> Certified | None:
+) -> evaluation.Certified | None:
     """Certify the first examples, or note why the network cannot be certified, which is no fault of the network."""
     if not study.evaluation.certified:
         return None
     try:
         return certify_attacked(study, name, model, examples, progress)
-    except NotAvailable as error:
-        optional.missing["verified accuracy"] = str(error)
+    except Exception as error:  # a network of the user's own may raise anything
+        optional.missing["verified accuracy"] = reason_of(error)
         return None
 
 
@@ -83,7 +82,7 @@ def _suite_results(
     progress: Progress[int],
     run: Run,
     optional: OptionalSteps,
-    certified: Certified | None,
+    certified: evaluation.Certified | None,
 ) -> tuple[dict[str, Result], evaluation.AttackResult]:
     """Attack one network with the suite, and audit the result, which is returned with the suite's own."""
     settings, suite = study.evaluation, tried_suite(study)
@@ -142,7 +141,7 @@ def _against_radius(
     known: Sequence[evaluation.AttackResult],
     progress: Progress[int],
     optional: OptionalSteps,
-    certified: Certified | None,
+    certified: evaluation.Certified | None,
 ) -> dict[str, Result]:
     """Measure the accuracy at every radius, the bracket, and each example's smallest successful radius and curvature."""
     radii = [study.ball(multiple).radius for multiple in study.evaluation.radii]

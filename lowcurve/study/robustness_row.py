@@ -11,7 +11,7 @@ from lowcurve.data import DataSet, Examples
 from lowcurve.evaluation.audit import Audit
 from lowcurve.results import Cell, Column, Table, proportion
 from lowcurve.results.cells import NETWORK
-from lowcurve.study.certified_results import Certified, verified_cell
+from lowcurve.study.certified_results import verified_cell
 from lowcurve.study.settings import Study
 
 UNAUDITED = "not audited"
@@ -62,7 +62,7 @@ def robustness_row(
     suite: Suite,
     verdict: Audit | None,
     conditions: Mapping[str, str],
-    certified: Certified | None = None,
+    certified: evaluation.Certified | None = None,
 ) -> Table:
     """Return the row of a network's accuracies.
 
