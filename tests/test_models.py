@@ -117,7 +117,7 @@ class Layers(Tracer):
     """A tracer that takes this package's layers as one call, like those of torch."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).__module__ in ("lowcurve.models.layers", "lowcurve.models.lipschitz")
+        own = type(m).__module__ in {f"lowcurve.models.{name}" for name in ("layers", "lipschitz", "almost_orthogonal")}
         return own or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -212,6 +212,7 @@ def test_the_nonlinearities_are_what_they_are_called():
     expected["softplus-1000"] = x.relu() + (x == 0) * math.log(2) / 1000
     expected["centered-softplus"] = ((1 + (5 * x).exp()) / 2).log() / 5
     expected["gelu"] = x * torch.special.ndtr(x)
+    expected["abs"] = x.abs()
     for name in NONLINEARITIES:
         assert_close(nonlinearity(name)(x).detach(), expected[name], rtol=1e-6, atol=1e-9)
         assert nonlinearity(name) is not nonlinearity(name)
@@ -248,7 +249,7 @@ def number() -> int:
         (lambda: spec_of("resnet18", shape=(2,)), r"images for resnet18, got inputs of shape \(2,\)\. Write mlp"),
         (
             lambda: spec_of("mlp", act="tanh").build(0),
-            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, got 'tanh'. Write relu or",
+            "a nonlinearity among relu, softplus, softplus-1000, centered-softplus, gelu, silu, abs, got 'tanh'. Write",
         ),
         (
             lambda: spec_of("mlp", act="softpluss").build(0),

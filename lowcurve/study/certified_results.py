@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lowcurve.analysis.norms import L2, LINF, Norm
+from lowcurve.analysis.norms import L2, LINF, Norm, pixels
 from lowcurve.data import Examples
 from lowcurve.evaluation import Certified, SmallestRadius, certify
 from lowcurve.results import Cell, Column, Curves, Line, Result, Table, proportion
@@ -51,7 +51,7 @@ def certify_attacked(
         progress: Progress display.
     """
     few, norm = examples.take(slice(study.evaluation.certified)), study.ball().norm
-    radii = tuple(dict.fromkeys((study.ball().radius, *(k / 255 for k in LITERATURE[L2] if norm == L2))))
+    radii = tuple(dict.fromkeys((study.ball().radius, *map(pixels, LITERATURE[L2] if norm == L2 else ()))))
     shared: dict[str, Any] = {
         "progress": progress,
         "heading": f"certifying {name}",
@@ -106,7 +106,7 @@ def bracket_results(
         conditions=said,
     )
     ball = study.ball().radius
-    marks = {f"at {study.radius}": ball, **{f"at {k}/255": k / 255 for k in LITERATURE.get(certified.norm, ())}}
+    marks = {f"at {study.radius}": ball, **{f"at {k}/255": pixels(k) for k in LITERATURE.get(certified.norm, ())}}
     cells: list[Cell] = []
     headings = [NETWORK]
     for text, radius in marks.items():
