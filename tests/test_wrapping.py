@@ -159,12 +159,7 @@ KINDS = {  # a network, and the sentence of each use that does not work
         {"convert": "a forward method around F.relu that torch.fx can follow"},
     ),
     "DataParallel": (lambda: nn.DataParallel(network()).eval(), {}),
-    "compiled": (
-        lambda: torch.compile(network(), backend="eager"),
-        {
-            "penalty": r"gradient can be differentiated, for c, got one without\. Give the network as it was before torch.comp"
-        },
-    ),
+    "compiled": (lambda: torch.compile(network(), backend="eager"), {}),
     "scripted": (lambda: torch.jit.script(network()), SEEN),
     "a frozen script": (lambda: torch.jit.freeze(torch.jit.script(network())), SEEN),
     "exported": (

@@ -14,7 +14,6 @@ from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError, NotAvailable, nearest
 from lowcurve.evaluation.measuring import measure
-from lowcurve.geometry import CertifiedRadius, LocalCertificate
 from lowcurve.models.local.bounds import LocalBounds
 from lowcurve.models.smoothness import smoothness
 from lowcurve.network_calls import gradients_enabled, input_like, require_module
@@ -152,6 +151,8 @@ def _local(
     work: float,
     words: dict[str, Any],
 ) -> tuple[np.ndarray, str]:
+    from lowcurve.geometry import LocalCertificate  # a training imports this file, but not what is measured
+
     bounds = LocalBounds(model, examples.pixels(slice(0, 1)).to(input_like(model)))
     most = min(len(examples), work / ((steps + len(radii)) * max(1, bounds.work)))
     if most < min(FEWEST, len(examples)):
@@ -165,6 +166,8 @@ def _local(
 
 
 def _global(model: nn.Module, examples: Examples, norm: Norm, words: dict[str, Any]) -> tuple[np.ndarray, str]:
+    from lowcurve.geometry import CertifiedRadius
+
     bounds = smoothness(model, examples.pixels(slice(0, 1)))
     columns = measure(model, examples, {"certified": CertifiedRadius(bounds)}, **words)
     # A ball in l_1 lies in the l_2 ball of its radius, one in l_inf in that of sqrt(d) times it.

@@ -266,8 +266,6 @@ class AuditState(FooledImages):
 
         return self.shared.column(name, rows, attacked, self.x[torch.from_numpy(rows)])
 
-    # --- which images were fooled
-
     def fooled_at_points(self, points: Tensor, rows: np.ndarray) -> np.ndarray:
         """Return whether points fool the network that counts (`judge`), for the images with these indices."""
         return np.asarray((self.margins_at(points, rows, self.judge) < 0).numpy())
