@@ -13,6 +13,7 @@ from lowcurve.data import DataSet, Examples, Limits, load
 from lowcurve.examples.public_networks import lenet5, resnet20
 from lowcurve.randomness import stream
 from lowcurve.store import load_weights
+from lowcurve.training import Schedule
 
 RADII = {
     "digits": {"linf": 0.125, "l2": 0.75, "l1": 3.0},
@@ -59,7 +60,7 @@ def attacked_training(norm: str, radius: float, epochs: int, steps: int = 5) -> 
     """Return PGD training, with the radius rising over the first third."""
 
     def train(model: nn.Module, data: DataSet) -> None:
-        schedule = lc.Schedule(start=0.1, until=0.3)
+        schedule = Schedule(start=0.1, until=0.3)
         objective = lc.Objective(attack=lc.PGD(norm, radius, steps=steps, answer="last"), radius_schedule=schedule)
         lc.fit(model, objective, data.train, lc.Optimization(epochs=epochs, learning_rate=1e-3), progress=False)
 

@@ -12,7 +12,7 @@ from lowcurve import randomness
 from lowcurve.analysis.ascent import ascent_step
 from lowcurve.analysis.calculus import Jet, gradient, jacobian, value_and_gradient
 from lowcurve.analysis.hessians import hessian
-from lowcurve.analysis.norms import L2, LINF, Ball
+from lowcurve.analysis.norms import L1, L2, LINF, Ball
 from lowcurve.analysis.secants import secant_hessian
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, loss_field, margin
@@ -114,7 +114,7 @@ def test_a_field_without_a_graph():
         gradient(lambda x: x.detach().flatten(1).sum(1), X)
 
 
-@pytest.mark.parametrize("norm", [L2, LINF])
+@pytest.mark.parametrize("norm", [L1, L2, LINF])
 def test_ascent_climbs_to_the_optimum_of_a_linear_field(norm):
     center = torch.full((4, 12), 0.5, dtype=torch.float64)
     ball = Ball(norm, 0.1)

@@ -101,6 +101,18 @@ DETERMINISTIC = {
         lambda: foreign(adv_lib().fmn, "linf", steps=30),
         lambda: adv_lib().fmn(MODEL, X, Y, norm=math.inf, steps=30),
     ),
+    "adversarial-library in l_1": (
+        lambda: foreign(adv_lib().fmn, "l1", steps=30),
+        lambda: adv_lib().fmn(MODEL, X, Y, norm=1, steps=30),
+    ),
+    "foolbox in l_1": (
+        lambda: foreign(foolbox().L1FMNAttack(steps=30), "l1"),
+        lambda: foolbox().L1FMNAttack(steps=30)(bounded(), X, Y, epsilons=None)[0],
+    ),
+    "ART in l_1": (
+        lambda: foreign(art().ProjectedGradientDescent, "l1", 2.0, eps_step=0.5, max_iter=10),
+        lambda: art_answer(art().ProjectedGradientDescent, norm=1, eps=2.0, eps_step=0.5, max_iter=10, verbose=False),
+    ),
     "ART by class": (
         lambda: foreign(art().ProjectedGradientDescent, "linf", R, eps_step=R / 4, max_iter=10),
         lambda: art_answer(art().ProjectedGradientDescent, norm=np.inf, eps=R, eps_step=R / 4, max_iter=10, verbose=False),
@@ -140,6 +152,7 @@ def test_the_answer_is_the_librarys_own(name):
 
 RANDOM = {
     "torchattacks": lambda: foreign(torchattacks().PGD, "linf", R),
+    "torchattacks in l_1": lambda: foreign(torchattacks().FAB, "l1", 2.0),
     "torchattacks AutoAttack": lambda: foreign(
         torchattacks().FAB(other(), norm="L2", eps=1.0), "l2", ROUND, box=(-1, 1)
     ),
@@ -198,7 +211,7 @@ def test_an_attack_on_the_nearest_point_gives_the_smallest_radius_at_once():
     assert (together <= found.radius + 0.3 / 2**6).all()
 
 
-@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.1), ("l2", 0.5)])
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.1), ("l2", 0.5), ("l1", 2.0)])
 def test_ours_find_what_adversarial_library_finds(norm, radius):
     """An oracle beside foolbox: no fewer images in the ball, and no farther points without one."""
     ball = lc.Ball(norm, radius)
@@ -207,7 +220,7 @@ def test_ours_find_what_adversarial_library_finds(norm, radius):
     ours = lc.attack(MODEL, X, Y, lc.strong(ball, effort=lc.attacks.Effort(50, 4, 200)), progress=False)
     assert 0 < theirs.robust.sum() < len(X)
     assert (ours.robust <= theirs.robust).all()
-    nearest = foreign(adv_lib().fmn, norm, steps=100) if norm == "linf" else foreign(adv_lib().ddn, norm, levels=None)
+    nearest = foreign(adv_lib().ddn, norm, levels=None) if norm == "l2" else foreign(adv_lib().fmn, norm, steps=100)
     there, here = (
         lc.attack(MODEL, X, Y, one, progress=False).distance for one in (nearest, lc.attacks.MinimalNorm(norm))
     )

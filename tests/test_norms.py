@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.optimize import minimize
 from torch.testing import assert_close
 
+from lowcurve.analysis import l1
 from lowcurve.analysis.norms import L1, L2, LINF, Ball, Norm, as_ball, as_norm, dot, parse_radius, pixels
 from lowcurve.errors import InputError
 from lowcurve.randomness import Streams, example_streams, normal, stream, uniform
@@ -32,7 +35,7 @@ def test_unit_has_length_one_or_zero(v, norm):
     assert_close(norm.length(norm.unit(v)), (norm.length(v) > 0).double())
 
 
-@given(vectors, st.sampled_from([L2, LINF]), st.floats(0, 10))
+@given(vectors, st.sampled_from(NORMS), st.floats(0, 10))
 def test_projection_is_inside_and_leaves_the_inside_alone(v, norm, radius):
     inside = norm.project(v, radius)
     assert bool((norm.length(inside) <= radius * (1 + 1e-9) + 1e-12).all())
@@ -71,7 +74,7 @@ def streams(count: int) -> Streams:
     return example_streams(stream(0, "sample"), torch.zeros(count, 1), torch.arange(count))
 
 
-@pytest.mark.parametrize("norm", [L2, LINF])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(64, 2), (16, 3, 4, 4)])
 def test_samples_lie_in_ball_and_box_and_fill_the_ball(norm, shape):
     ball = Ball(norm, 0.2)
@@ -94,20 +97,60 @@ def test_the_ball_of_both_constraints():
     assert_close(point, torch.tensor([[0.75**0.5, 1.0]]))
 
 
+@pytest.mark.parametrize("ball", [Ball(L2, 0.7), Ball(L1, 0.7), Ball(L1, 3.0)], ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-def test_the_projection_into_an_l2_ball_and_a_box_is_the_nearest_point(dtype):
+def test_the_projection_into_a_ball_and_a_box_is_the_nearest_point(dtype, ball):
     """Nearest by the variational inequality: <q - p, z - p> <= 0 for all z in both; p has the whole length where clipped."""
     draws = stream(0, "nearest")
     center = uniform(torch.zeros(64, 20), -0.5, 1.5, generator=draws).clamp(0, 1).to(dtype)
     point = center + normal(torch.zeros(64, 20), generator=draws).to(dtype)
     others = center + (uniform(torch.zeros(64, 20), -0.5, 1.5, generator=draws).clamp(0, 1).to(dtype) - center)
-    ball = Ball(L2, 0.7)
     found, others = ball.project(point, center), ball.project(others, center)
     slack = 8 * torch.finfo(dtype).eps
-    assert float(L2.length((found - center).double()).max()) <= 0.7 * (1 + slack)
+    assert float(ball.norm.length((found - center).double()).max()) <= ball.radius * (1 + slack)
     assert float(dot((point - found).double(), (others - found).double()).max()) <= 20 * slack
     alone = torch.stack([ball.project(p[None], c[None])[0] for p, c in zip(point, center, strict=True)])
     assert_close(alone, found, rtol=0, atol=slack)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.3, 2.0, 12.0])
+def test_the_projection_into_an_l1_ball_and_a_box_is_that_of_a_convex_solver(radius):
+    """Also where entries, rooms and ties are 0, and where the box alone holds the point back."""
+    draws = stream(0, "solver")
+    center = uniform(torch.zeros(4, 12), -0.5, 1.5, generator=draws).clamp(0, 1).double()
+    point = (center + normal(torch.zeros(4, 12), generator=draws)).double()
+    point[:, :3], point[0, 3:6] = center[:, :3], center[0, 3:6] + 0.25
+    found = Ball(L1, radius, (0.0, 1.0)).project(point, center)
+    for start, wanted, answer in zip(center.numpy(), point.numpy(), found.numpy(), strict=True):
+        # Rises and falls are variables of their own, so that the length is linear in them.
+        solved = minimize(
+            lambda v, start=start, wanted=wanted: ((start + v[:12] - v[12:] - wanted) ** 2).sum(),
+            np.zeros(24),
+            jac=lambda v, start=start, wanted=wanted: np.kron([2, -2], start + v[:12] - v[12:] - wanted),
+            bounds=[*((0, 1 - pixel) for pixel in start), *((0, pixel) for pixel in start)],
+            constraints={"type": "ineq", "fun": lambda v: radius - v.sum(), "jac": lambda _: -np.ones(24)},
+            method="SLSQP",
+            options={"maxiter": 500, "ftol": 1e-14},
+        )
+        assert abs(start + solved.x[:12] - solved.x[12:] - answer).max() < 1e-5
+
+
+def test_l1_steps_along_a_gradient_are_optimal():
+    """By the optimum of each linear program: as many pixels as fit, in the order of their slopes."""
+    draws = stream(0, "l1 steps")
+    g, point = normal(torch.zeros(64, 9), generator=draws), uniform(torch.zeros(64, 9), 0, 1, generator=draws)
+    g[:, 0] = 0
+    room = l1.room_along(point, g, (0.0, 1.0))
+    size = torch.linspace(0, 6, 64)
+    longest = l1.steepest(g, room, size)
+    assert_close(L1.length(longest), torch.minimum(size, torch.where(g == 0, 0, room).sum(1)))
+    shortest = l1.shortest_crossing(g, room, dot(longest, g))
+    assert_close(shortest, longest, rtol=1e-4, atol=1e-5)
+    assert bool((longest.abs() <= room + 1e-6).all())
+    # No pixel of a larger slope has room left while another one moves.
+    moves, left = longest.abs() > 1e-6, room - longest.abs() > 1e-6
+    least = torch.where(moves, g.abs(), torch.inf).amin(1)
+    assert bool((torch.where(left, g.abs(), 0).amax(1) <= least + 1e-6).all())
 
 
 def test_pixels_and_radii_as_they_are_written():
@@ -130,8 +173,7 @@ def test_a_radius_that_cannot_be_read(text):
         (lambda: Ball(LINF, -0.1), "finite radius of at least 0"),
         (lambda: Ball(LINF, math.nan), "finite radius of at least 0"),
         (lambda: Ball(LINF, 0.1, box=(1.0, 0.0)), "a pixel box"),
-        (lambda: Ball(L1, 0.1), "a ball in l_2 or l_inf, got l_1"),
-        (lambda: L1.project(torch.ones(1, 2), 0.5), "a ball in l_2 or l_inf, got l_1"),
+        (lambda: Ball(L1, 8).project(torch.rand(1, 4), torch.rand(1, 4)), r"at most 4, got 8"),
         (lambda: Norm("l3"), "one of the norms l_1, l_2, l_inf, got 'l3'"),
     ],
 )

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import L2, LINF, Ball, per_example
+from lowcurve.analysis import l1
+from lowcurve.analysis.norms import L1, L2, LINF, Ball, per_example
 from lowcurve.types import Inputs, PerExample
 
 
@@ -20,6 +21,9 @@ def ascent_step(
     """Return P(x + size * steepest(g)), where P is the projection into the ball around the center and into the box.
 
     x + size * steepest(g) maximizes a linear field with gradient g within `size` of x. A zero gradient moves nothing.
+
+    In l_1 the steepest step would move one pixel out of the box. So the step maximizes the linear field in the box too: the
+    pixels of largest slope move to the edge, until the size is used up.
 
     In l_2 a gradient whose large entries all lead out of the box moves little: the pixels that can move get a small part of
     the step. With `whole` the pixels that can move share the whole size. Repeated steps then reach the optimum of a
@@ -42,6 +46,8 @@ def ascent_step(
 
     Reference: Madry et al. 2018, section 2.1 (PGD).
     """
+    if ball.norm == L1:
+        return ball.project(point + l1.step_in_box(point, gradient, size, ball.box), center, radius)
     step = _steepest_in_box(point, gradient, ball) if whole and ball.norm == L2 else ball.norm.steepest(gradient)
     return ball.project(point + per_example(size, point) * step, center, radius)
 

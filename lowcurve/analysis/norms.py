@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
+from lowcurve.analysis import l1
 from lowcurve.analysis.box_projection import project_to_ball_and_box, share_inside
 from lowcurve.errors import InputError, describe
 from lowcurve.types import PerExample
 
 NormName = Literal["l_1", "l_2", "l_inf"]
 DUALS: dict[NormName, NormName] = {"l_1": "l_inf", "l_2": "l_2", "l_inf": "l_1"}
+EXPONENTS: dict[NormName, float] = {"l_1": 1.0, "l_2": 2.0, "l_inf": math.inf}
 SPELLINGS: dict[str, NormName] = {"1": "l_1", "2": "l_2", "inf": "l_inf", "infinity": "l_inf"}
 """The names of the norms without the letter l, underscores, hyphens and blanks."""
 
@@ -83,6 +85,10 @@ class Norm:
         squares = (flat / scale[:, None]).square().sum(1)
         return scale * torch.where(squares == 0, 1, squares).sqrt() * (squares != 0)
 
+    def of_ones(self, dimensions: int) -> float:
+        """Return the norm of a vector of this many ones, the largest of vectors with entries up to 1."""
+        return float(dimensions ** (1 / EXPONENTS[self.name]))
+
     def unit(self, v: Tensor) -> Tensor:
         """Return v / ||v||, and 0 where v = 0. No constant is added to the norm, so small vectors get length 1 too.
 
@@ -114,9 +120,6 @@ class Norm:
         Args:
             v: Shape (batch, ...).
             radius: One radius for all examples, or one per example.
-
-        Raises:
-            InputError: For l_1.
         """
         if self.name == "l_inf":
             if isinstance(radius, Tensor):
@@ -125,7 +128,7 @@ class Norm:
             return v.clamp(-radius, radius)
         if self.name == "l_2":
             return v * per_example(share_inside(self.length(v), radius), v)
-        raise _no_l1()
+        return l1.project(torch.zeros_like(v), v, radius, (-math.inf, math.inf))
 
 
 L1, L2, LINF = Norm("l_1"), Norm("l_2"), Norm("l_inf")
@@ -136,12 +139,12 @@ class Ball:
     """All inputs within a radius of a center, inside the pixel box.
 
     Args:
-        norm: l_2 or l_inf, as a `Norm` or by name.
+        norm: l_1, l_2 or l_inf, as a `Norm` or by name.
         radius: Radius in pixel units, where pixels lie in [0, 1].
         box: Lowest and highest pixel value.
 
     Raises:
-        InputError: If the norm is l_1, or the radius or the box is wrong.
+        InputError: If the radius or the box is wrong.
 
     Example:
         >>> ball = Ball(LINF, pixels(8))
@@ -155,14 +158,17 @@ class Ball:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", as_norm(self.norm))
-        if self.norm == L1:
-            raise _no_l1()
-        if not _is_interval(self.box):
+        is_interval = isinstance(self.box, (tuple, list)) and len(self.box) == 2 and all(map(_is_number, self.box))
+        if not is_interval or not self.box[0] < self.box[1]:
             raise InputError("a pixel box (low, high) with low < high", self.box, "write box=(0.0, 1.0)")
         if not (_is_number(self.radius) and math.isfinite(self.radius) and self.radius >= 0):
             raise InputError("a finite radius of at least 0", repr(self.radius), "write radius=8/255, a number")
-        if self.norm == LINF and self.radius > (width := self.box[1] - self.box[0]):
-            raise _radius_too_large(self.radius, width)
+        if self.norm == LINF and self.radius > (widest := self.widest(1)):
+            raise _radius_too_large(self.radius, widest)
+
+    def widest(self, dimensions: int) -> float:
+        """Return the largest distance between two points of the box, for inputs with this many entries."""
+        return (self.box[1] - self.box[0]) * self.norm.of_ones(dimensions)
 
     def l2_length(self, dimensions: int) -> float:
         """Return the l_2 length of the longest perturbation, the scale at which curvature matters to an attack.
@@ -185,16 +191,17 @@ class Ball:
             radius: One radius per example that replaces the ball's.
 
         Raises:
-            InputError: If the ball's l_2 radius exceeds the diagonal of the box.
+            InputError: If the ball's radius exceeds the width of the box in its norm.
         """
-        widest = (self.box[1] - self.box[0]) * math.sqrt(center[0].numel()) if len(center) else math.inf
-        if self.norm == L2 and self.radius > widest:
+        if self.norm != LINF and len(center) and self.radius > (widest := self.widest(center[0].numel())):
             raise _radius_too_large(self.radius, widest)
         limit, offset = self.radius if radius is None else radius, point - center
-        if self.norm == L2:
-            limits = torch.as_tensor(limit, device=offset.device).expand(len(center))
-            return project_to_ball_and_box(center, offset, share_inside(L2.length(offset), limit), limits, self.box)
-        return (center + self.norm.project(offset, limit)).clamp(*self.box)
+        if self.norm == LINF:
+            return (center + self.norm.project(offset, limit)).clamp(*self.box)
+        if self.norm == L1:
+            return l1.project(center, offset, limit, self.box)
+        limits = torch.as_tensor(limit, device=offset.device).expand(len(center))
+        return project_to_ball_and_box(center, offset, share_inside(L2.length(offset), limit), limits, self.box)
 
     def require_inside_box(self, x: Tensor) -> None:
         """Check that the inputs lie in the box; clipping others would move them by more than the radius.
@@ -223,9 +230,12 @@ class Ball:
         if self.norm == LINF:
             step = streams.uniform(center, -1, 1)
         else:
-            direction = L2.unit(streams.at("direction").normal(center))
-            share = streams.at("length").uniform(center.flatten(1)[:, 0], 0, 1)
-            step = direction * per_example(share ** (1 / center.shape[1:].numel()), center)
+            draws = streams.at("direction")
+            # In l_1, exponential lengths with random signs have a uniform direction.
+            sizes = draws.at("size").uniform(center, 0, 1).neg().log1p() if self.norm == L1 else None
+            direction = self.norm.unit(draws.normal(center) if sizes is None else draws.signs(center) * sizes)
+            share = streams.at("length").uniform(center.flatten(1)[:, 0], 0, 1) ** (1 / center.shape[1:].numel())
+            step = direction * per_example(share, center)
         return self.project(center + step * per_example(length.to(center), center), center, radius)
 
     def radii(self, x: Tensor) -> PerExample:
@@ -246,8 +256,7 @@ class Ball:
             raise InputError(f"radii of shape ({len(x)},)", tuple(radii.shape), "give one radius for each row of x")
         if len(x) and not (bool(torch.isfinite(radii).all()) and float(radii.min()) >= 0):
             raise InputError("finite radii of at least 0", "negative or infinite ones", "write pixels(8) for 8/255")
-        widest = (self.box[1] - self.box[0]) * (math.sqrt(x[0].numel()) if self.norm == L2 and len(x) else 1.0)
-        if len(x) and float(radii.max()) > widest * (1 + 1e-6):
+        if len(x) and float(radii.max()) > (widest := self.widest(x[0].numel())) * (1 + 1e-6):
             raise _radius_too_large(float(radii.max()), widest)
         return radii.to(x)
 
@@ -295,10 +304,6 @@ def as_ball(norm: Norm | str | Ball, radius: float | None = None, box: tuple[flo
     return norm
 
 
-def _is_interval(box: object) -> bool:
-    return isinstance(box, (tuple, list)) and len(box) == 2 and all(map(_is_number, box)) and box[0] < box[1]
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, Real)
 
@@ -337,10 +342,6 @@ def parse_radius(text: str | float) -> float:
         return float(numerator) / (float(denominator) if denominator else 1.0)
     except (ValueError, ZeroDivisionError):
         raise InputError("a radius such as 8/255, 0.1 or pixels:8", repr(text), "write 8/255") from None
-
-
-def _no_l1() -> InputError:
-    return InputError("a ball in l_2 or l_inf", "l_1", "use L2 or LINF (l_1 with a pixel box needs a joint projection)")
 
 
 def _radius_too_large(radius: float, largest: float) -> InputError:

@@ -57,7 +57,7 @@ class Region:
         limit = self.radius if radius is None else self.reach * radius.to(point)
         if self.norm is None or (radius is None and math.isinf(self.radius)):
             return found
-        rounding = pixel * (math.sqrt(flat.shape[1]) if self.norm.name == "l_2" else 1.0)
+        rounding = pixel * self.norm.of_ones(flat.shape[1])
         return found & (self.norm.length(point - x) <= limit * (1 + SLACK) + rounding)
 
 

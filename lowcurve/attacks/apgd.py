@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.ascent import ascent_step
-from lowcurve.analysis.norms import per_example
+from lowcurve.analysis.norms import L1, per_example
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
+from lowcurve.attacks.sparse_ascent import SparseAscent
 from lowcurve.attacks.state import AttackBatch, AttackRun, State, evaluate_with_gradient
 from lowcurve.attacks.targets import Target, attack_objective, require_target
 from lowcurve.errors import InputError
@@ -56,10 +57,10 @@ class APGD(BallAttack, IterativeAttack):
     The step size begins at 2 radius. At checkpoints w_j it is halved if fewer than 3/4 of the steps since the last one
     raised the loss, or if neither the step size nor the highest loss has changed. The image then continues from its best
     point. Losses that do not change with the scale of the logits are `log_odds`, by its steepest directions,
-    and `margin_loss`; they also work for two classes. Parameters receive no gradient.
+    and `margin_loss`; they also work for two classes. Parameters receive no gradient. In l_1 each run is a `SparseAscent`.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         steps: Gradient steps in each run.
         restarts: Random starts for each target.
@@ -80,7 +81,7 @@ class APGD(BallAttack, IterativeAttack):
         >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
-    Reference: Croce and Hein 2020, Algorithm 1.
+    Reference: Croce and Hein 2020, Algorithm 1; Croce and Hein 2021, Algorithm 1, in l_1.
     """
 
     steps: int = 100
@@ -102,6 +103,9 @@ class APGD(BallAttack, IterativeAttack):
     def runs(self) -> tuple[AttackRun, ...]:
         """One run for each start and target."""
         ranks: tuple[Target, ...] = tuple(range(1, self.targets + 1)) or (self.target,)
+        if self.norm == L1:
+            runs = (SparseAscent(self.ball, self.steps, self.loss, rank) for rank in ranks)
+            return tuple(run for run in runs for _ in range(self.restarts))
         return tuple(replace(self, target=rank, targets=0, restarts=1) for rank in ranks for _ in range(self.restarts))
 
     def begin(self, batch: AttackBatch) -> APGDState:

@@ -33,7 +33,7 @@ class AutoAttack(BallAttack):
     so the answer depends on the batch, unlike that of every other attack here.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         version: Version of AutoAttack.
         box: Lowest and highest pixel value. Leave it out with a `Ball`.
@@ -71,7 +71,7 @@ class AutoAttack(BallAttack):
 
     def _attack(self, pyautoattack: Any, model: nn.Module, x: Tensor, y: Labels, classes: int, seed: int) -> Tensor:
         low, high = self.ball.box
-        norm: Literal["Linf", "L2"] = "Linf" if self.ball.norm.name == "l_inf" else "L2"
+        norms: dict[str, Literal["Linf", "L2", "L1"]] = {"l_inf": "Linf", "l_2": "L2", "l_1": "L1"}
         attacks = None
         if classes < FEWEST_CLASSES:
             log.warning(
@@ -80,7 +80,7 @@ class AutoAttack(BallAttack):
             attacks = ["apgd-ce", "fab", "square"]
         reference = pyautoattack.AutoAttack(
             model,
-            norm=norm,
+            norm=norms[self.ball.norm.name],
             eps=self.ball.radius / (high - low),
             version="custom" if attacks else self.version,
             attacks=attacks,

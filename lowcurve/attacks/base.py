@@ -99,7 +99,7 @@ class BallAttack(Attack):
     """An attack inside a ball around each image.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         box: Lowest and highest pixel value. Leave it out with a `Ball`.
     """

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lowcurve.analysis import l1
 from lowcurve.analysis.calculus import jacobian
-from lowcurve.analysis.norms import L2, Ball, Norm, as_norm, per_example
+from lowcurve.analysis.norms import L1, L2, Ball, Norm, as_norm, dot, per_example
 from lowcurve.attacks.active_set import carry_out
 from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.state import (
@@ -52,7 +53,7 @@ class DeepFool(Attack):
     point.
 
     Args:
-        norm: "l2", "linf" or a norm.
+        norm: "l2", "linf", "l1" or a norm.
         box: Lowest and highest pixel value.
         steps: Largest number of steps.
         overshoot: The whole perturbation is multiplied by 1 + overshoot, as in the paper. Each step also aims beyond
@@ -153,11 +154,24 @@ class DeepFool(Attack):
         # Four times the tolerance of `is_fooled`.
         beyond = min(256 * rounding_of(batch.model, logits), 4e-2) * logits.abs().amax(1, keepdim=True)
         gaps = beyond + logits.gather(1, y) - logits.gather(1, classes)
+        if norm == L1:
+            return self._shortest_l1_step(gradients, gaps, here)
         steepness = norm.dual.length(gradients.flatten(0, 1)).view_as(gaps)
         lengths = torch.where(steepness > 0, gaps / torch.where(steepness > 0, steepness, 1), torch.inf)
         length, nearest = lengths.min(1)
         direction = norm.steepest(gradients[torch.arange(len(point), device=point.device), nearest])
         return per_example(torch.where(torch.isfinite(length), length, 0), point) * direction
+
+    def _shortest_l1_step(self, gradients: Tensor, gaps: Tensor, here: Inputs) -> Tensor:
+        """Return the shortest l_1 step in the box to a boundary; the box stops a step along one pixel alone.
+
+        A boundary that the linear model does not reach in the box counts only if there is no other.
+        """
+        flat, point = gradients.flatten(0, 1), here.expand_as(gradients).flatten(0, 1)
+        steps = l1.shortest_crossing(flat, l1.room_along(point, flat, self.box), gaps.flatten())
+        reached = (dot(steps, flat) >= 0.999 * gaps.flatten()).view_as(gaps)
+        lengths = L1.length(steps).view_as(gaps) + torch.where(reached, 0.0, L1.of_ones(here[0].numel()))
+        return steps.view_as(gradients)[torch.arange(len(here), device=here.device), lengths.argmin(1)]
 
     def _candidate_classes(self, batch: AttackBatch, logits: Logits) -> Tensor:
         """Return the classes whose boundaries are considered, (batch, candidates)."""

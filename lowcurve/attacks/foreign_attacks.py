@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import Ball, Norm, as_ball, per_example
+from lowcurve.analysis.norms import EXPONENTS, Ball, Norm, as_ball, per_example
 from lowcurve.attacks.acceptance import Region, tell_not_accepted
 from lowcurve.attacks.base import Attack, Options
 from lowcurve.attacks.foreign_base import Foreign, Request
@@ -103,8 +103,7 @@ class ForeignAttack(Attack):
     ) -> Request:
         width = self.box[1] - self.box[0]
         lengths = [None if length is None else length / width for length in (radius, self.radius)]
-        exponent = math.inf if self.norm.name == "l_inf" else 2.0
-        return Request(exponent, lengths[0], lengths[1], target, classes, generator)
+        return Request(EXPONENTS[self.norm.name], lengths[0], lengths[1], target, classes, generator)
 
     def _find(self, network: UnitBoxClassifier, x: Inputs, y: Labels, request: Request) -> Inputs:
         """Call the attack, and return its answer as pixels."""
@@ -155,7 +154,7 @@ def foreign(
         attack: An attack such as `torchattacks.PGD(model)` or `foolbox.attacks.LinfPGD()`, a class such as
             `torchattacks.PGD`, or a function such as `adv_lib.attacks.apgd` or a `functools.partial` of it. A function gets
             the radius if it has a parameter `eps`, `epsilon` or `radius`.
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Left out, it is the attack's own. An attack that was made
             with another radius is run with this one, and its step size is scaled. Of a minimum-norm
             attack, only answers within the radius count; without one all do.
@@ -194,9 +193,8 @@ def foreign(
         hint = "write lc.attacks.foreign(attack, 'linf', 8/255)"
         raise InputError(f"a radius for {source.name}", "none", hint)
     chosen = as_ball(norm, 0.0 if radius is None else radius, box).norm
-    exponent = {"l_inf": math.inf, "l_2": 2.0}.get(chosen.name)
-    if source.exponent in (2.0, math.inf) and source.exponent != exponent:
-        own = "l2" if source.exponent == 2 else "linf"
+    own = {1.0: "l1", 2.0: "l2", math.inf: "linf"}.get(source.exponent or 0.0)
+    if own is not None and source.exponent != EXPONENTS[chosen.name]:
         raise InputError(f"the norm of {source.name}, {own}", chosen.name, f"write {own!r}, or give another attack")
     if target is None and source.needs_target():
         raise InputError(f"a target for {source.name}, which was made for one", "none", "write target=1")

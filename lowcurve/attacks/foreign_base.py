@@ -28,7 +28,7 @@ class Request:
     """The request of one call.
 
     Attributes:
-        exponent: Exponent of the norm, 2 or infinity.
+        exponent: Exponent of the norm: 1, 2 or infinity.
         radius: Radius on the box [0, 1]. None for a minimum-norm attack.
         base: Radius for which the attack's own step sizes were chosen, or None.
         target: Class to which each image is led. None leads away from the true one.

@@ -38,7 +38,7 @@ class Torchattacks(Foreign):
     def find(self, model: nn.Module, x: Inputs, y: Labels, request: Request) -> Tensor:
         """Make the attack for this model, and call it."""
         if isinstance(self.attack, type):
-            known = {"n_classes": request.classes, "norm": "L2" if request.exponent == 2 else "Linf"}
+            known = {"n_classes": request.classes, "norm": f"L{request.exponent:g}"}
             attack = self.attack(model, **self.arguments(known, request))
         else:
             attack = copy.deepcopy(self.attack, {id(self.attack.model): model})
@@ -87,7 +87,7 @@ class Foolbox(Foreign):
         foolbox = importlib.import_module("foolbox")
         attack = self.attack(**self.options) if isinstance(self.attack, type) else copy.copy(self.attack)
         if "distance" in self.parameters and attack._distance is None:
-            attack._distance = foolbox.distances.l2 if request.exponent == 2 else foolbox.distances.linf
+            attack._distance = getattr(foolbox.distances, f"l{request.exponent:g}")
         set_radius(attack, request)
         goal = foolbox.criteria.Misclassification(y)
         if request.target is not None:
@@ -128,7 +128,8 @@ class ART(Foreign):
         )
         targeted = {} if request.target is None else {"targeted": True}
         if isinstance(self.attack, type):
-            known = {"norm": 2 if request.exponent == 2 else np.inf, **targeted}
+            exponent = np.inf if np.isinf(request.exponent) else int(request.exponent)
+            known = {"norm": exponent, **targeted}
             attack = self.attack(estimator, **self.arguments(known, request))
         else:
             attack = copy.deepcopy(self.attack, {id(self.attack.estimator): estimator})

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
-from lowcurve.attacks.minimal import MinimalNorm, MinimalNormState, fooling_noise
+from lowcurve.attacks.far_starts import far_start
+from lowcurve.attacks.minimal import MinimalNorm, MinimalNormState
 from lowcurve.attacks.state import AttackBatch, AttackRun, is_fooled
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
@@ -25,7 +26,7 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
     each image and a start may be given in the call; the start takes the place of the first noise.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         steps: Gradient steps in each run.
         restarts: Number of runs, each from other noise.
@@ -67,8 +68,8 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
         return MinimalNorm(self.ball.norm, self.ball.box, self.steps)
 
     def begin(self, batch: AttackBatch) -> MinimalNormState:
-        """Return the given start, or noise that fools the network."""
-        start = fooling_noise(batch, self.search.box_ball) if batch.start is None else batch.start
+        """Return the given start, or one that fools the network far away."""
+        start = far_start(batch, self.search.box_ball, self.steps) if batch.start is None else batch.start
         return self.search.begin(replace(batch, start=start))
 
     def step(self, batch: AttackBatch, state: MinimalNormState) -> tuple[Logits, MinimalNormState]:

@@ -38,7 +38,7 @@ class Noise(BallAttack, IterativeAttack):
     radius for each image and a start may be given in the call; the start takes the place of the first draw.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         draws: Number of random points.
         distribution: "uniform" in the ball; "corners", x + radius u / ||u|| with entries of u from {-1, 1}, the corners of

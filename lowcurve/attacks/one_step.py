@@ -33,7 +33,7 @@ class OneStep(BallAttack):
     gradient, and the model is in eval mode during the attack. A radius for each image may be given in the call.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         noise: Length of the random start, in radii. The gradient is taken at x + n, clipped to the box.
         length: Length of the step, in radii.

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from lowcurve.analysis.ascent import ascent_step
-from lowcurve.analysis.norms import L2, Ball, Norm, as_ball
+from lowcurve.analysis.norms import LINF, Ball, Norm, as_ball
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import AttackBatch, AttackRun, State, evaluate_with_gradient
@@ -25,12 +25,13 @@ class PGD(BallAttack, IterativeAttack):
     each image may be given in the call; the step size scales with it. A start in the call is that of the first run.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         steps: Number of gradient steps in each run.
         step_size: Length of a step in the ball's norm. By default 2.5 radius / steps in l_inf (Madry's) and 5 radius /
-            steps in l_2, counted over the pixels that the box does not hold back. That reaches 99.8 % of a linear
-            model's optimum in ball and box. With 2.5 it is 98 %. A length that you give is that of the whole step.
+            steps in l_1 and l_2, counted over the pixels that the box does not hold back. That reaches 99.8 % of a linear
+            model's optimum in an l_2 ball and box. With 2.5 it is 98 %. A length that you give is that of the whole step.
+            In l_1 a step moves the pixels of largest slope to the edge of the box.
         start: "uniform" in the ball. With "center" a run starts from x itself.
         restarts: Number of runs from random starts.
         loss: Loss to maximize. The default `log_odds` orders images as cross-entropy does and has its steepest
@@ -114,7 +115,7 @@ class PGD(BallAttack, IterativeAttack):
     def _step_sizes(self, radius: PerExample) -> PerExample:
         """Return the size of each image's step, which scales with its radius."""
         if self.step_size is None:
-            return radius * ((5.0 if self.norm == L2 else 2.5) / self.steps)
+            return radius * ((2.5 if self.norm == LINF else 5.0) / self.steps)
         if isinstance(self.step_size, RadiusShare):
             return radius * self.step_size.share
         if self.ball.radius:

@@ -46,7 +46,7 @@ class SPSA(BallAttack, IterativeAttack):
     a start may be given in the call.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         steps: Number of ascent steps.
         draws: Random directions v for each step.

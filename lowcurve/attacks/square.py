@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lowcurve.analysis.norms import L2, per_example
+from lowcurve.analysis.norms import L1, LINF, Norm, per_example
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
 from lowcurve.attacks.state import AttackBatch, AttackRun, State
@@ -38,12 +38,12 @@ class Square(BallAttack, IterativeAttack):
     """Square attack: the best of `queries` points, each the best point so far with one random square patch changed.
 
     In l_inf a patch is set to x + radius or x - radius, channel by channel, and the search begins at vertical stripes. In
-    l_2 two patches exchange their share of the budget, and the search begins at a grid of tiles. Inputs may have any rank:
-    the last two axes are height and width, those before them channels; a vector is an image of height 1. A radius for each
-    image and a start may be given in the call.
+    l_1 and l_2 two patches exchange their share of the budget, and the search begins at a grid of tiles. Inputs may have
+    any rank: the last two axes are height and width, those before them channels; a vector is an image of height 1. A
+    radius for each image and a start may be given in the call.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         queries: Number of points in each run.
         share: Fraction of the image that the first patches cover. It is halved on the paper's schedule, scaled to
@@ -63,7 +63,7 @@ class Square(BallAttack, IterativeAttack):
         >>> attack(model, torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor([[0.4000, 0.6000]])
 
-    Reference: Andriushchenko et al. 2020, Algorithms 1 to 3.
+    Reference: Andriushchenko et al. 2020, Algorithms 1 to 3; Croce and Hein 2021, section 5.3, in l_1.
     """
 
     queries: int = 5000
@@ -92,8 +92,8 @@ class Square(BallAttack, IterativeAttack):
         streams = batch.streams.at("start")
         if batch.start is not None:
             point = self.ball.project(batch.start, batch.x, batch.radius)
-        elif self.norm == L2:
-            point = self._add(batch, _tiles(_as_images(batch.x), streams))
+        elif self.norm != LINF:
+            point = self._add(batch, _tiles(_as_images(batch.x), streams, self.norm))
         else:
             stripes = streams.signs(_as_images(batch.x)[:, :, :1, :])
             point = self._add(batch, stripes.expand_as(_as_images(batch.x)) * _broadcast(batch.radius))
@@ -110,8 +110,8 @@ class Square(BallAttack, IterativeAttack):
         streams = batch.streams.at_each(state.step)
         added = _as_images(best - batch.x)
         sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[state.step]
-        if self.norm == L2:
-            candidate = self._add(batch, _exchange(added, sides, batch.radius, streams))
+        if self.norm != LINF:
+            candidate = self._add(batch, _exchange(added, sides, batch.radius, streams, self.norm))
         else:
             inside = _window(sides, added, streams.at("place"))
             signs = streams.at("signs").signs(added[:, :, :1, :1])
@@ -161,8 +161,10 @@ def _window(sides: Tensor, like: Tensor, streams: Streams) -> Tensor:
     return _inside(_corner(sides, like, streams), sides, like)
 
 
-def _pyramid(sides: Tensor, corner: Tensor, like: Tensor, vertical: Tensor) -> Tensor:
+def _pyramid(sides: Tensor, corner: Tensor, like: Tensor, vertical: Tensor, norm: Norm) -> Tensor:
     """Return eta in each image's window and 0 elsewhere: a pyramid and its negative, shape (batch, 1, height, width).
+
+    It is steeper in l_1, where little can be spent on the edge of a window.
 
     Reference: Andriushchenko et al. 2020, Eq. (2).
     """
@@ -180,14 +182,14 @@ def _pyramid(sides: Tensor, corner: Tensor, like: Tensor, vertical: Tensor) -> T
     middle = torch.where(second, half, 0) + part // 2
     distance = torch.maximum((lengthwise - middle).abs(), (crosswise - depth // 2).abs())
     largest = int(distance.max()) + int(depth.max()) + 2
-    sums = torch.cumsum(torch.arange(1, largest + 1, device=like.device).to(like).pow(-2), 0)
+    sums = torch.cumsum(torch.arange(1, largest + 1, device=like.device).to(like).pow(-4 if norm == L1 else -2), 0)
     sums = torch.cat([sums.new_zeros(1), sums])
     n = torch.maximum(depth, part) // 2
     height = (sums[n + 1] - sums[torch.minimum(distance, n)]) * inside
     return (height * torch.where(second, -1, 1))[:, None].to(like)
 
 
-def _tiles(like: Tensor, streams: Streams) -> Tensor:
+def _tiles(like: Tensor, streams: Streams, norm: Norm) -> Tensor:
     """Return a grid of pyramids with a random sign for each tile and channel; the projection gives it its length."""
     height, width = like.shape[2:]
     side = max(1, min(TILE, height, width) if min(height, width) > 1 else 1)
@@ -198,24 +200,28 @@ def _tiles(like: Tensor, streams: Streams) -> Tensor:
         here = streams.at("tile", number)
         vertical = here.at("turned").uniform(like[:, 0, 0, 0], 0, 1) < 0.5
         corner = torch.stack([ones * row, ones * column], 1)
-        added += _pyramid(sides, corner, like, vertical) * here.signs(like[:, :, :1, :1])
-    return L2.unit(added) * 1e3  # longer than any radius, so that the projection reaches the sphere
+        pyramid = _pyramid(sides, corner, like, vertical, norm)
+        added += (norm.unit(pyramid) if norm == L1 else pyramid) * here.signs(like[:, :, :1, :1])
+    return (
+        added if norm == L1 else norm.unit(added) * 1e3
+    )  # longer than any radius, so that the projection reaches the sphere
 
 
-def _exchange(added: Tensor, sides: Tensor, radius: PerExample, streams: Streams) -> Tensor:
+def _exchange(added: Tensor, sides: Tensor, radius: PerExample, streams: Streams, norm: Norm) -> Tensor:
     """Put a new pyramid with the unused budget and that of two windows into the first window, and zeros into the second."""
     first = _corner(sides, added, streams.at("first"))
     second = _window(sides, added, streams.at("second"))
     vertical = streams.at("turned").uniform(added[:, 0, 0, 0], 0, 1) < 0.5
-    eta = L2.unit(_pyramid(sides, first, added, vertical))
+    eta = norm.unit(_pyramid(sides, first, added, vertical, norm))
     inside = _inside(first, sides, added)
-    unused = radius.square() - L2.length(added).square()
-    unused = torch.where(unused > 1e-6 * radius.square(), unused, 0)  # otherwise a rounding error would become a budget
-    either = torch.where(inside | second, added, 0).square().sum((2, 3), keepdim=True)
-    available = (either + _broadcast(unused) / added.shape[1]).sqrt()
+    power = 1 if norm == L1 else 2
+    unused = radius**power - norm.length(added) ** power
+    unused = torch.where(unused > 1e-6 * radius**power, unused, 0)  # otherwise a rounding error would become a budget
+    either = (torch.where(inside | second, added, 0).abs() ** power).sum((2, 3), keepdim=True)
+    available = (either + _broadcast(unused) / added.shape[1]) ** (1 / power)
     here = torch.where(inside, added, 0)
-    direction = eta * streams.at("signs").signs(added[:, :, :1, :1]) + _unit_channels(here)
-    return torch.where(inside, _unit_channels(direction) * available, torch.where(second, 0, added))
+    direction = eta * streams.at("signs").signs(added[:, :, :1, :1]) + _unit_channels(here, norm)
+    return torch.where(inside, _unit_channels(direction, norm) * available, torch.where(second, 0, added))
 
 
 def _inside(corner: Tensor, sides: Tensor, like: Tensor) -> Tensor:
@@ -226,6 +232,6 @@ def _inside(corner: Tensor, sides: Tensor, like: Tensor) -> Tensor:
     return (ranges[0][:, :, None] & ranges[1][:, None, :])[:, None]
 
 
-def _unit_channels(v: Tensor) -> Tensor:
+def _unit_channels(v: Tensor, norm: Norm) -> Tensor:
     """Return each channel of each image scaled to length 1; zeros stay zero."""
-    return L2.unit(v.flatten(0, 1)).view_as(v)
+    return norm.unit(v.flatten(0, 1)).view_as(v)

@@ -7,7 +7,7 @@ from itertools import cycle, islice
 
 import torch
 
-from lowcurve.analysis.norms import L2, Ball, Norm, as_ball, as_norm, per_example, pixels
+from lowcurve.analysis.norms import L2, LINF, Ball, Norm, as_ball, as_norm, per_example, pixels
 from lowcurve.attacks.acceptance import Region, accept
 from lowcurve.attacks.apgd import APGD
 from lowcurve.attacks.autoattack import AutoAttack
@@ -90,7 +90,8 @@ class Effort:
         queries: Queries of Square.
         relays: Rounds of the relay at the end. It attacks the images that are nearly fooled. A round is a search with
             Square of half as many queries and a run of Auto-PGD.
-        boundary: Runs of the minimum-norm attack from noise, in l_2 only. Each has `steps` steps.
+        boundary: Runs of the minimum-norm attack from noise, in l_2 only. Each has `steps` steps. In l_1, where a run costs
+            more, a quarter of them.
     """
 
     steps: int = 100
@@ -110,13 +111,13 @@ def strong(
 ) -> Suite:
     """Return the suite that judges a claim of robustness.
 
-    It tries Auto-PGD on cross-entropy, on the margin and towards the likeliest other classes. In l_2 a minimum-norm attack
-    from noise follows the first of these: it finds what attacks inside the ball miss. Square follows, which uses no
-    gradient. At last both alternate for the images that are nearly fooled. Only the ball must be chosen. No member
-    depends on the scale of the logits.
+    It tries Auto-PGD on cross-entropy, on the margin and towards the likeliest other classes. In l_1 and l_2 a
+    minimum-norm attack from afar follows the first of these: it finds what attacks inside the ball miss. Square follows,
+    which uses no gradient. At last both alternate for the images that are nearly fooled. Only the ball must be chosen.
+    No member depends on the scale of the logits.
 
     Args:
-        norm: "linf", "l2", a norm, or a `Ball` with its own radius and box.
+        norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         effort: Numbers of steps, targets, queries and rounds.
         box: Lowest and highest pixel value. Leave it out with a `Ball`.
@@ -125,7 +126,7 @@ def strong(
         A `Suite` of four to six attacks.
 
     Cost: at full effort 600 gradients and 3,000 forward passes for each image that withstands, and the relay's. In l_2
-        800 gradients more.
+        800 gradients more, in l_1 500.
 
     Example:
         >>> [name for name, _ in strong("linf", 8 / 255).members]
@@ -143,8 +144,9 @@ def strong(
         ("APGD-T", replace(on_margin, targets=effort.targets)),
         ("Square", Square(ball, queries=effort.queries)),
     ]
-    if effort.boundary and ball.norm == L2:
-        members.insert(1, ("MinimalNorm", MinimalNormWithin(ball, steps=effort.steps, restarts=effort.boundary)))
+    if effort.boundary and ball.norm != LINF:
+        runs = _runs_from_afar(ball.norm, effort)
+        members.insert(1, ("MinimalNorm", MinimalNormWithin(ball, steps=effort.steps, restarts=runs)))
     if effort.relays:
         searches = (Square(ball, queries=max(2, effort.queries // 2), share=share) for share in SHARES)
         rounds = [(search, on_margin) for search in islice(cycle(searches), effort.relays)]
@@ -155,15 +157,15 @@ def strong(
 def minimum_norm(norm: Norm | str, *, effort: Effort = FULL, box: Box = (0.0, 1.0)) -> MinimalNorm:
     """Return the minimum-norm attack that goes with `strong`, for the smallest radius of each image.
 
-    In l_2 it runs from noise as often as the one in the suite, in l_inf only where DeepFool's answer does not fool the
-    network.
+    In l_1 and l_2 it runs from afar as often as the one in the suite, in l_inf only where DeepFool's answer does not
+    fool the network.
 
     Args:
-        norm: "linf", "l2" or a norm.
+        norm: "linf", "l2", "l1" or a norm.
         effort: Numbers of steps and runs.
         box: Lowest and highest pixel value.
 
-    Cost: at full effort DeepFool's and 100 gradients, in l_2 900.
+    Cost: at full effort DeepFool's and 100 gradients, in l_2 900, in l_1 600.
 
     Example:
         >>> minimum_norm("linf").restarts, minimum_norm("l2").restarts
@@ -172,7 +174,12 @@ def minimum_norm(norm: Norm | str, *, effort: Effort = FULL, box: Box = (0.0, 1.
     Reference: Pintor et al. 2021, Algorithm 1; the starts are of this package.
     """
     norm = as_norm(norm)
-    return MinimalNorm(norm, box, effort.steps, restarts=effort.boundary if norm == L2 else 0)
+    return MinimalNorm(norm, box, effort.steps, restarts=_runs_from_afar(norm, effort))
+
+
+def _runs_from_afar(norm: Norm, effort: Effort) -> int:
+    """Return the number of runs from afar: a quarter in l_1, and in l_inf, where they find no more, none."""
+    return {L2: effort.boundary, LINF: 0}.get(norm, -(-effort.boundary // 4))
 
 
 def moosavi2019cure(norm: Norm | str | Ball, radius: float | None = None, *, box: Box = (0.0, 1.0)) -> Suite:

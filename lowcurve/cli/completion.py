@@ -90,7 +90,7 @@ def choices() -> Mapping[tuple[str, str], Sequence[str]]:
         ("", "scale"): list(SCALES),
         ("", "methods"): list(METHODS),
         ("", "network"): list(ARCHITECTURES),
-        ("", "norm"): ["linf", "l2"],
+        ("", "norm"): ["linf", "l2", "l1"],
         ("", "suite"): list(SUITES),
         ("", "loggers"): list(LOGGERS),
         ("", "accelerator"): ["auto", "cpu", "cuda"],

@@ -52,7 +52,7 @@ STUDY: Mapping[str, Option] = {
     "mean": Option("A,B,C", "Pixel means if --model expects normalized inputs, e.g. 0.49,0.48,0.45"),
     "std": Option("A,B,C", "Standard deviations that belong to --mean, e.g. 0.25,0.24,0.26"),
     "train": Option("", "With --model: also train --methods. Without it, nothing is trained"),
-    "norm": Option("NAME", "Norm of the attacks, linf or l2", "linf"),
+    "norm": Option("NAME", "Norm of the attacks, linf, l2 or l1", "linf"),
     "radius": Option(
         "R",
         "Radius of the attacks (epsilon) for pixels in [0, 1]: 8/255, 0.03 or pixels:8. Also --eps",

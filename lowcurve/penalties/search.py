@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowcurve import randomness
 from lowcurve.analysis.ascent import ascent_step
-from lowcurve.analysis.norms import L2, Ball
+from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.errors import InputError
 from lowcurve.types import Inputs
 
@@ -44,7 +44,7 @@ def projected_ascent(
         >>> projected_ascent(lambda point: torch.tensor([[1.0, -2.0]]), x, x, Ball(LINF, 0.1), steps=3)
         tensor([[0.6000, 0.4000]])
     """
-    length = (5 if ball.norm == L2 else 2.5) * ball.radius / steps if step_size is None else step_size
+    length = (2.5 if ball.norm == LINF else 5) * ball.radius / steps if step_size is None else step_size
     size = x.new_full((len(x),), length)
     point = start
     for _ in range(steps):

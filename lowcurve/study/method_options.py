@@ -86,7 +86,7 @@ class TrainingAttack:
     """
 
     steps: int = 7
-    norm: Literal["l_inf", "l_2"] | None = None
+    norm: Literal["l_inf", "l_2", "l_1"] | None = None
     radius: str | float | None = None
     step_size: float | None = None
     loss: Literal["cross-entropy", "margin"] = "cross-entropy"

@@ -157,7 +157,7 @@ class Study:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     methods: tuple[str, ...] = DEFAULT_METHODS
-    norm: Literal["l_inf", "l_2"] = "l_inf"
+    norm: Literal["l_inf", "l_2", "l_1"] = "l_inf"
     radius: str | float = "0.125"
     suite: str = "strong"
     seed: int = 0

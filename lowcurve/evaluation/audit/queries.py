@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import L2
+from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import PGD, Square
 from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
@@ -83,7 +83,7 @@ def transfer(state: AuditState) -> Finding:
             return TRANSFER.not_run("the network has no gradients to smooth; give substitute=, the undefended network")
         like = state.x[:1].expand(PATTERNS, *state.x.shape[1:])
         draws = randomness.uniform(like, -1, 1, generator=randomness.stream(state.seed, "audit", "patterns"))
-        scale = state.ball.norm.steepest(draws) if state.ball.norm.name == "l_2" else draws
+        scale = draws if state.ball.norm == LINF else state.ball.norm.unit(draws)
         substitute = Averaged(state.model, scale * state.ball.radius / 2)
         name = "the network smoothed over half the radius"
     rows = state.still_robust()
@@ -172,7 +172,7 @@ def spsa_queries(budget: Budget) -> int:
 def _margins_of_spsa(state: AuditState, rows: np.ndarray, delta: float) -> Tensor:
     """Return the margins that SPSA reaches; like PGD's, its steps can add up to 2.5 radii."""
     ball, budget = state.ball, state.budget
-    pixels = state.x[0].numel() ** 0.5 if ball.norm == L2 else 1.0  # an l_2 radius divides among the pixels
+    pixels = ball.norm.of_ones(state.x[0].numel())  # an l_1 or l_2 radius divides among the pixels
     rate = 2.5 * ball.radius / budget.spsa_steps / pixels
     attack = SPSA(
         ball,

@@ -114,7 +114,7 @@ def audit(
         images: Images, with or without labels. See `as_examples`. All images in memory are audited. Of others it is
             `budget.streamed_images`: evenly spaced ones of a data set, the first ones of what can only be iterated.
         labels: True labels, unless `images` has them.
-        norm: "linf", "l2", a norm, or a `Ball`.
+        norm: "linf", "l2", "l1", a norm, or a `Ball`.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
         seed: Seed of all random numbers, those that the network draws included.
         batch_size: Images in a batch.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import L2, Ball
+from lowcurve.analysis.norms import Ball
 from lowcurve.attacks import FGSM, PGD, Square, Suite
 from lowcurve.attacks.acceptance import accept
 from lowcurve.attacks.active_set import Observer, Outcome, carry_out
@@ -345,5 +345,4 @@ class AuditState(FooledImages):
 
     def largest_radius(self) -> float:
         """Return the radius at which the ball holds the whole pixel box."""
-        low, high = self.ball.box
-        return (high - low) * (self.x[0].numel() ** 0.5 if self.ball.norm == L2 else 1.0)
+        return self.ball.widest(self.x[0].numel())
