@@ -93,7 +93,7 @@ class Square(BallAttack, IterativeAttack):
         if batch.start is not None:
             point = self.ball.project(batch.start, batch.x, batch.radius)
         elif self.norm != LINF:
-            point = self._add(batch, _tiles(_as_images(batch.x), streams, self.norm))
+            point = self._add(batch, _tiles(_as_images(batch.x), streams, self.ball.norm))
         else:
             stripes = streams.signs(_as_images(batch.x)[:, :, :1, :])
             point = self._add(batch, stripes.expand_as(_as_images(batch.x)) * _broadcast(batch.radius))
@@ -111,7 +111,7 @@ class Square(BallAttack, IterativeAttack):
         added = _as_images(best - batch.x)
         sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[state.step]
         if self.norm != LINF:
-            candidate = self._add(batch, _exchange(added, sides, batch.radius, streams, self.norm))
+            candidate = self._add(batch, _exchange(added, sides, batch.radius, streams, self.ball.norm))
         else:
             inside = _window(sides, added, streams.at("place"))
             signs = streams.at("signs").signs(added[:, :, :1, :1])
