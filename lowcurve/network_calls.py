@@ -188,9 +188,9 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
         model: Network, parts of which torch may compile.
 
     Example:
-        >>> with uncompiled(torch.compile(nn.Identity())) as nothing:
-        ...     nothing is None
-        True
+        >>> with uncompiled(nn.Identity()):
+        ...     torch.compiler.is_compiling()
+        False
     """
     # Only a program with a compiled network has imported the compiler.
     if "torch._dynamo" in sys.modules and any(map(is_compiled, model.modules())):

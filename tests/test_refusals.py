@@ -65,7 +65,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         (["--precision", "12-maybe"], "12-maybe"),
         (["--radus", "0.1"], "Unknown option --radus. Did you mean --radius?"),
         (["--norn", "l_2"], "Did you mean --norm?"),
-        (["--norm", "l_ind"], "--norm to be one of l_inf, l_2, got 'l_ind'. Did you mean l_inf?"),
+        (["--norm", "l_ind"], "--norm to be one of l_inf, l_2, l_1, got 'l_ind'. Did you mean l_inf?"),
         (["--method", "standard"], "Unknown option --method. Did you mean --methods?"),
         (["--methods", "standard,CUER"], "Did you mean CURE?"),
         (["--rad", "0.1"], "rad"),

@@ -56,7 +56,7 @@ def test_a_file_takes_the_spellings_of_the_command_line(tmp_path, text, words):
         ("radius: eight", "a radius such as 8/255"),
         ("radius: 8", "a radius within the pixel range"),
         ("methods: standard,CUER", "Did you mean CURE?"),
-        ("norm: l7", "--norm to be one of l_inf, l_2, got 'l7'"),
+        ("norm: l7", "--norm to be one of l_inf, l_2, l_1, got 'l7'"),
         ("eps: 0.1\nnet-work: mlp", "Unknown option net_work. Did you mean network?"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import nn
 
 from lowcurve.analysis.norms import Ball, Norm, as_ball
 from lowcurve.data.coercion import Data, are_labels, as_source
+from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.data.streams import spread_of
 from lowcurve.errors import InputError
@@ -178,15 +179,12 @@ def audit(
     Share(None, shard)  # refuses a shard that cannot be
     store = open_ledger(ledger, model, examples, "audit", ball, budget, seed, batch_size)
     with temporary_seed(seed, "audit"), restored(model):
-        as_given = None
-        if any(module.training for module in model.modules()):
-            as_given = outputs.passes(model, examples, batch_size)
+        in_training = any(module.training for module in model.modules())
+        as_given = outputs.passes(model, examples, batch_size) if in_training else None
         with frozen(model):
             passes = outputs.passes(model, examples, batch_size)
-            random, logits = broadcast(fabric, outputs.is_random(passes, examples)), passes[0]
-            if random:
-                draws = [clean_logits(model, examples, batch_size) for _ in range(JUDGED_DRAWS)]
-                logits = torch.stack(draws).mean(0)
+            random = broadcast(fabric, outputs.is_random(passes, examples))
+            logits = _mean_logits(model, examples, batch_size) if random else passes[0]
             ball.require_inside_box(examples.pixels(slice(None)))
             right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
             state = AuditState(model, examples, right, ball, budget, seed, batch_size, logits)
@@ -199,6 +197,10 @@ def audit(
             if judge is not None and shard is None:
                 state.reference = attack(model, examples, judge, progress=progress, heading="reference", **own).robust
             return _run_tests(state, choose_progress(progress, fabric), heading, by_reference=judge is not None)
+
+
+def _mean_logits(model: nn.Module, examples: Examples, batch_size: int) -> torch.Tensor:
+    return torch.stack([clean_logits(model, examples, batch_size) for _ in range(JUDGED_DRAWS)]).mean(0)
 
 
 def _run_tests(state: AuditState, progress: Progress[int], heading: str, *, by_reference: bool) -> Audit:
