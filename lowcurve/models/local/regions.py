@@ -96,7 +96,8 @@ class Region:
         """
         ends = [(self.least(rows) + low, high - self.least(-rows)) for rows, low, high in parts]
         low, high = (torch.cat(several, 1).double().view(-1, *shape) for several in zip(*ends, strict=True))
-        return low - ROUNDING * low.abs(), high + ROUNDING * high.abs()
+        width = ROUNDING * (high - low)  # both ends are sums of terms of this size, which may cancel in one of them
+        return low - width, high + width
 
     def largest_square(self, matrices: Tensor) -> Tensor:
         """Bound the largest d^T G d on the region, for positive semidefinite G with the rounding of single precision.
