@@ -189,9 +189,8 @@ def audit(
             right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
             state = AuditState(model, examples, right, ball, budget, seed, batch_size, logits)
             state.substitute, state.certified, state.reference = substitute, certified, reference
-            state.passes, state.random = passes, random
+            state.passes, state.random, state.known = passes, random, first_rows(attacked, examples)
             state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
-            state.known = first_rows(attacked, examples)
             state.shared = SharedColumns(store, shard, fabric)
             own: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "fabric": fabric, "keep_inputs": False}
             if judge is not None and shard is None:
