@@ -171,9 +171,9 @@ def test_few_candidates_are_the_likeliest(norm):
 @pytest.mark.parametrize("box", [(-1.0, 1.0), (0.0, 255.0), (-math.inf, math.inf)])
 @each
 def test_any_pixel_box(attack, box):
-    """The same problem in other units has the same answer in those units. Steps in l_1 end at the edge of a finite box."""
+    """The same problem in other units has the same answer in those units."""
     if attack.norm == L1 and math.isinf(box[0]):
-        return
+        pytest.skip("steps in l_1 end at the edge of a finite box")
     low, scale = (box[0], box[1] - box[0]) if math.isfinite(box[0]) else (-3.0, 7.0)
 
     class Moved(nn.Module):

@@ -202,9 +202,9 @@ def _tiles(like: Tensor, streams: Streams, norm: Norm) -> Tensor:
         corner = torch.stack([ones * row, ones * column], 1)
         pyramid = _pyramid(sides, corner, like, vertical, norm)
         added += (norm.unit(pyramid) if norm == L1 else pyramid) * here.signs(like[:, :, :1, :1])
-    return (
-        added if norm == L1 else norm.unit(added) * 1e3
-    )  # longer than any radius, so that the projection reaches the sphere
+    if norm == L1:
+        return added
+    return norm.unit(added) * 1e3  # longer than any radius, so that the projection reaches the sphere
 
 
 def _exchange(added: Tensor, sides: Tensor, radius: PerExample, streams: Streams, norm: Norm) -> Tensor:

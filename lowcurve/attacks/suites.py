@@ -90,8 +90,8 @@ class Effort:
         queries: Queries of Square.
         relays: Rounds of the relay at the end. It attacks the images that are nearly fooled. A round is a search with
             Square of half as many queries and a run of Auto-PGD.
-        boundary: Runs of the minimum-norm attack from noise, in l_2 only. Each has `steps` steps. In l_1, where a run costs
-            more, a quarter of them.
+        boundary: Runs of the minimum-norm attack from noise in l_2, each of `steps` steps. In l_1 a run costs more, and there
+            is a quarter of them; in l_inf there is none.
     """
 
     steps: int = 100
