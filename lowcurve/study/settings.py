@@ -137,7 +137,7 @@ class Study:
         nodes: Number of machines.
         strategy: Way in which processes share a training. Choose auto, ddp or ddp_spawn.
         precision: Precision in the words of Lightning Fabric, for example 32-true or bf16-mixed.
-        compile: Compile the forward pass with torch.compile.
+        compile: Compile the forward pass with torch.compile, except in penalties that differentiate twice.
         loggers: Places that get the training curves, and all but csv the figures. Choose csv, tensorboard, wandb, mlflow or
             trackio.
 
