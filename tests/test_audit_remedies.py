@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.norms import LINF, Ball
-from lowcurve.attacks import PGD, Suite
+from lowcurve.attacks import PGD, Square, Suite
 from lowcurve.data import Examples, digits
 from lowcurve.evaluation import AttackResult, attack
 from lowcurve.evaluation.audit import Audit, Budget, audit
-from lowcurve.evaluation.audit.remedies import _twins
+from lowcurve.evaluation.audit.known import first_rows
+from lowcurve.evaluation.audit.remedies import _attacks, _by_queries, _twins
 from lowcurve.evaluation.audit.restore import clean_logits
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.students import distill
@@ -219,6 +220,46 @@ def test_bpda_runs_only_where_a_stage_hides_something(standard, few):
     assert names(Shifted()) == ["transfer from '1' alone", "transfer from a distilled student"]
     both = [name for name in names(Levels()) if name.startswith("BPDA")]
     assert both == ["BPDA through Levels before '1'", "BPDA through detach", "BPDA through Levels"]
+
+
+def _state(model: nn.Module, few: Examples) -> AuditState:
+    logits = clean_logits(model, few, 64)
+    return AuditState(model, few, (logits.argmax(1) == few.y).numpy(), BALL, BUDGET, 0, 64, logits)
+
+
+def test_twins_with_the_gradient_of_another_are_left_out(standard, few):
+    """The layer, the operation in it and the stage before the classifier are one twin; logits x 300 hide nothing."""
+
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (4 * x).round() / 4
+
+    names = [name for name, _ in _attacks(_state(nn.Sequential(Rounded(), standard).eval(), few), {12})]
+    assert names[:2] == ["transfer from '1' alone", "BPDA through Rounded before '1'"]
+    assert names[2:] == ["transfer from a distilled student", "Square with 150 queries"]
+    names = [name for name, _ in _attacks(_state(faulty.Scaled(standard, 300.0), few), {6})]
+    assert names == ["transfer from a distilled student"]
+
+
+def test_only_twins_whose_output_is_random_are_averaged(standard, few):
+    model = nn.Sequential(faulty.Noisy(nn.Identity()), standard).eval()
+    state = _state(model, few)
+    state.random = True
+    names = [name for name, _ in _attacks(state, {10, 12})]
+    assert names[0] == "PGD on the mean of 16 draws (EOT)"
+    assert names[1:3] == ["transfer from '1' alone", "transfer from a distilled student"]
+
+
+def test_what_the_suites_square_has_tried_is_not_tried_again(standard, few, monkeypatch):
+    square, state = Square(Ball(LINF, 0.15), queries=60), _state(standard, few)
+    suite = Suite((("Square", Square(Ball(LINF, 0.15), queries=80)),))
+    attacked = attack(standard, few, suite, progress=False)
+    state.known = first_rows(attacked, few)
+    monkeypatch.setattr(AuditState, "attack", None)
+    rows = np.arange(len(state))
+    fooled = (state.margins_at(_by_queries(state, square, rows), rows) < 0).numpy()
+    assert 0 < fooled.sum() < len(rows)
+    assert (fooled == ~attacked.robust[state.correct]).all()
 
 
 def test_a_student_imitates_the_network_in_the_balls_and_has_a_gradient(standard, few):

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowcurve import randomness
+from lowcurve.analysis.calculus import gradient
+from lowcurve.analysis.norms import L2
 from lowcurve.attacks import PGD, Square
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.attacks import BY_DIVIDED, BY_ENTROPY
@@ -21,7 +24,8 @@ from lowcurve.evaluation.audit.twins import (
     layers_that_mislead,
 )
 from lowcurve.evaluation.audit.verdict import Remedy
-from lowcurve.losses import margin_loss
+from lowcurve.losses import loss_field, margin_loss
+from lowcurve.network_calls import call
 
 SCALE = 6
 """Number of the test of the logits' scale."""
@@ -33,6 +37,8 @@ SEARCHED = frozenset((3, 4, 5, 12, 13, 14, 15, 16, 22))
 """Numbers of the tests that fail where a search without gradients may find more."""
 MORE_QUERIES = 3
 """Queries of the last attack, in multiples of test 13's."""
+SAME = 1e-3
+"""Distance of two gradients of length 1 up to which two twins give the same attack."""
 
 Attack = Callable[[np.ndarray], Tensor]
 """From the numbers of correct images to attacked images."""
@@ -42,7 +48,8 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
     """Attack again what gradient attacks leave robust, in the ways that the failed tests call for.
 
     Every answer is judged by the network itself, a random one by its mean logits. The attacks run one after the other, each
-    on the images that gradient attacks and the earlier ones left robust. What they fool counts in the worst case.
+    on the images that gradient attacks and the earlier ones left robust. What they fool counts in the worst case. A twin with
+    the gradient of what was attacked before is left out, and so is what the judged suite has tried with as many queries.
 
     Args:
         state: The state after all tests.
@@ -52,7 +59,7 @@ def attack_again(state: AuditState, failed: set[int]) -> tuple[Remedy, ...]:
         One entry for each attack that could be made.
 
     Cost: for each attack PGD with `Budget.long_steps` steps on the images that are still robust, or three times the queries
-    of test 13; `DRAWS` times as much for random networks.
+    of test 13; `DRAWS` times as much where the output of what is attacked is random.
     """
     if not (failed & HIDDEN or state.random) or not len(state):
         return ()
@@ -111,13 +118,55 @@ def _twins(state: AuditState, failed: set[int]) -> Iterator[tuple[str, nn.Module
 
 def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]]:
     attack = PGD(state.ball, steps=state.budget.long_steps, loss=margin_loss)
+    seen = [] if state.random else [_direction(state, state.model)]
     for name, one in _twins(state, failed):
-        twin = Averaged(one, torch.zeros(DRAWS, 1)) if state.random else one
-        called = f"{name} on the mean of {DRAWS} draws (EOT)" if state.random else name
+        direction = _direction(state, one)
+        if any(_are_same(direction, other) for other in seen):
+            continue
+        seen.append(direction)
+        random = state.random and _is_random(state, one)
+        twin = Averaged(one, torch.zeros(DRAWS, 1)) if random else one
+        called = f"{name} on the mean of {DRAWS} draws (EOT)" if random else name
         yield called, partial(state.attack_fully, called, attack, twin)
     if failed & SEARCHED:
         square = Square(state.ball, queries=MORE_QUERIES * state.budget.queries)
-        yield f"Square with {square.queries} queries", lambda rows: state.attack(square, rows).inputs
+        yield f"Square with {square.queries} queries", partial(_by_queries, state, square)
+
+
+def _direction(state: AuditState, model: nn.Module) -> Tensor | None:
+    """Return the unit gradient of the margin at a random point of each image's ball; None if there is no gradient."""
+    points = state.ball.sample(state.x, state.streams("audit", "twins"))
+    try:
+        with randomness.temporary_seed(state.seed, "audit", "twins"):
+            slopes = state.in_batches(lambda x, y: gradient(loss_field(model, y, margin_loss), x), points)
+    except (InputError, RuntimeError):  # the attack meets the same error and is left out
+        return None
+    return L2.unit(slopes)
+
+
+def _are_same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and bool(((one - other).flatten(1).norm(dim=1) <= SAME).all())
+
+
+def _is_random(state: AuditState, model: nn.Module) -> bool:
+    x = state.x[: state.batch_size].to(state.like)
+    with torch.no_grad(), randomness.temporary_seed(state.seed, "audit", "twins"):
+        first, *others = (call(model, x) for _ in range(DRAWS))
+    return not all(torch.equal(first, other) for other in others)
+
+
+def _by_queries(state: AuditState, square: Square, rows: np.ndarray) -> Tensor:
+    """Return the answers of Square, those of the judged suite where it has tried as many queries."""
+    answers = state.x[torch.from_numpy(rows)].clone()
+    found = np.zeros(len(state), dtype=bool)
+    if state.known is not None and (by_suite := state.squares_of_suite(square)) is not None:
+        found = by_suite[0]
+        of_suite = state.known.inputs[torch.from_numpy(state.correct)]
+        answers[torch.from_numpy(found[rows])] = of_suite[torch.from_numpy(rows[found[rows]])].to(answers)
+    left = ~(found | state.outlasted((("Square", square),)))[rows]
+    if left.any():
+        answers[torch.from_numpy(left)] = state.attack(square, rows[left]).inputs.to(answers)
+    return answers
 
 
 def _passed_through(smooth: Smooth, x: Tensor) -> set[str]:
