@@ -1,11 +1,15 @@
 """Measure the audit's error rates on a panel of masked and honest networks.
 
-    python benchmarks/audit_panel.py --data-dir DIR --weights-dir DIR [--half tuning|final] [--only NAME ...] [--json FILE]
+    python benchmarks/audit_panel.py --data-dir DIR --weights-dir DIR [--half NAME] [--only NAME ...] [--json FILE]
 
 Each network is trained in seconds and attacked four times: naively (PGD with 20 steps on cross-entropy), by a suite of
 `strong`'s attacks, by attacks made for it, and by the audit's remedies. A masked network counts as masked only if attacks made
 for it leave at least 5 images of 100 fewer robust than the suite, or 15 fewer than the naive attack. Half of the networks
-serve to tune the audit, the others give the final figures. `panel/entries.py` splits them by their names.
+of the first two sets serve to tune the audit, the others give the final figures. `panel/entries.py` splits them by name.
+
+The third set, `panel/fresh.py`, was written for the finished audit. The audit gets exactly the evaluation that is judged: the
+naive attack's result, with its images, is both scored and given to the audit. The suite of every fourth network is `strong` at
+full effort, so that the cost is the user's.
 
 Weights, attacks and audits are stored in --cache, one file each, so an interrupted run continues. With --seconds no new
 network is begun after so long. The whole panel takes about an hour on one core.
@@ -32,8 +36,10 @@ from panel.attacks import DRAWS, PLAIN, adaptive, naive  # noqa: E402
 from panel.data import Sets  # noqa: E402
 from panel.entries import Entry, halves  # noqa: E402
 from panel.figures import judged, only_naive_is_wrong, summarize_panel  # noqa: E402
+from panel.fresh import fresh  # noqa: E402
 from panel.honest import honest  # noqa: E402
 from panel.masked import MASKED  # noqa: E402
+from panel.weak import Weak  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lowcurve import evaluation  # noqa: E402
@@ -51,6 +57,8 @@ DATA = ("digits", "pairs", "mnist", "cifar10")
 """Data sets in order of cost: the cheapest networks come first."""
 EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0)
 """The gradient attacks of `strong` at full effort, and a third of its queries."""
+FULL = Effort()
+"""`strong` as it is: every fourth network of the third set."""
 
 
 class Panel:
@@ -85,11 +93,14 @@ class Panel:
         file = self._file(f"audit-{self.label}", entry.title, "json")
         if not file.exists():
             model, examples, known = self.attack(entry)
-            row = {name: value for name, value in known.items() if name != "attacked"} | {"random": entry.random}
-            row |= _audited(model, examples, entry.ball, known["attacked"])
+            row = {name: value for name, value in known.items() if "attacked" not in name} | {"random": entry.random}
+            only_naive = entry.masked and only_naive_is_wrong(row)
+            if not (entry.fresh and only_naive) or entry.full:  # otherwise the verdict and the cost do not need it
+                row |= _audited(model, examples, entry.ball, known["attacked"])
             has_gradient = known["attacked"].members[0][0] != "Square"
-            if entry.masked and has_gradient and only_naive_is_wrong(row):
-                plain = evaluation.attack(model, examples, _naive(entry), seed=SEED, progress=False)
+            if only_naive and (has_gradient or entry.fresh):
+                plain = known.get("naively attacked")
+                plain = plain or evaluation.attack(model, examples, _naive(entry), seed=SEED, progress=False)
                 found = _audited(model, examples, entry.ball, plain)
                 row["audit of the naive attack"] = {"naive": _short(float(plain.robust.mean())), **found}
             file.write_text(json.dumps(row, indent=1) + "\n")
@@ -108,11 +119,15 @@ class Panel:
         if not file.exists():
             x, y = examples.pixels(slice(None)), examples.y
             start = time.process_time()
-            attacked = _attack(model, examples, entry.ball)
+            attacked = _attack(model, examples, entry.ball, FULL if entry.full else EFFORT)
             suite_seconds, start = time.process_time() - start, time.process_time()
             with temporary_seed(SEED, entry.title):
                 draws = DRAWS if entry.random else 1
-                plain = naive(model, x, y, entry.ball, steps=entry.steps, draws=draws).numpy()
+                if entry.fresh:
+                    plainly = evaluation.attack(model, examples, _last_point(entry), seed=SEED, progress=False)
+                    plain = plainly.robust
+                else:
+                    plainly, plain = None, naive(model, x, y, entry.ball, steps=entry.steps, draws=draws).numpy()
                 ways = entry.all_ways(model) if entry.masked else entry.all_ways(model)[:1]
                 effort = {
                     "restarts": 2 if entry.masked and not entry.random else 1,
@@ -127,7 +142,8 @@ class Panel:
                 "suite": float(attacked.robust.mean()), "adaptive": float(best.mean()),
                 "suite seconds": suite_seconds, "adaptive seconds": seconds,
             }  # fmt: skip
-            file.write_bytes(pickle.dumps({name: _short(v) for name, v in known.items()} | {"attacked": attacked}))
+            results = {"attacked": attacked, "naively attacked": plainly}
+            file.write_bytes(pickle.dumps({name: _short(v) for name, v in known.items()} | results))
         return pickle.loads(file.read_bytes())
 
     def _file(self, folder: str, name: str, ending: str) -> Path:
@@ -158,9 +174,14 @@ def _naive(entry: Entry) -> Suite:
     return Suite((("FGSM" if entry.steps == 1 else "PGD-20", attack),))
 
 
-def _attack(model: nn.Module, examples: Examples, ball: Ball) -> AttackResult:
+def _last_point(entry: Entry) -> Suite:
+    """Return the naive attack of an entry of the third set: the last point of the panel's own PGD, or a weak attack."""
+    return Suite((("naive", entry.weak(entry.ball) if entry.weak else Weak(entry.ball, entry.steps)),))
+
+
+def _attack(model: nn.Module, examples: Examples, ball: Ball, effort: Effort) -> AttackResult:
     """Return the suite's result; of a network without a gradient, which gradient attacks refuse, that of its queries."""
-    suite = strong(ball, effort=EFFORT)
+    suite = strong(ball, effort=effort)
     try:
         return evaluation.attack(model, examples, suite, seed=SEED, progress=False)
     except InputError:
@@ -179,10 +200,10 @@ def _finding(finding: Any) -> dict[str, Any]:
 
 def chosen(args: argparse.Namespace) -> list[tuple[Entry, str]]:
     """Return the entries that are asked for, with their halves."""
-    entries = [*MASKED, *honest(args.weights_dir)]
+    entries = [*MASKED, *honest(args.weights_dir), *fresh(args.weights_dir)]
     half = halves(entries)
     entries = [entry for entry in entries if args.side in (None, "masked" if entry.masked else "honest")]
-    entries.sort(key=lambda entry: DATA.index(entry.data.split(":")[0]))
+    entries.sort(key=lambda entry: -1 if entry.fresh else DATA.index(entry.data.split(":")[0]))
     found = [(entry, half[entry.name]) for entry in entries if args.half in (None, half[entry.name])]
     return [(e, h) for e, h in found if not args.only or any(word in e.title for word in args.only)]
 
@@ -193,7 +214,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "audit-panel")
-    parser.add_argument("--half", choices=("tuning", "final"))
+    parser.add_argument("--half", choices=("tuning", "final", "third"))
     parser.add_argument("--side", choices=("masked", "honest"))
     parser.add_argument("--only", nargs="+", help="parts of titles of entries")
     parser.add_argument("--label", default="now", help="name of the audit's version; its audits are stored under it")
@@ -216,7 +237,7 @@ def main() -> None:
             print("stopped: the time is over")
             return
         about = {"name": entry.title, "network": entry.name, "kind": entry.kind, "data": entry.data, "masked": entry.masked,
-                 "half": half, "random": entry.random, "seed": entry.seed()}  # fmt: skip
+                 "half": half, "random": entry.random, "full": entry.full, "seed": entry.seed()}  # fmt: skip
         if args.stored and not panel.is_stored(entry):
             missing.append(entry.title)
             continue
@@ -227,9 +248,10 @@ def main() -> None:
         _show(rows[-1])
     if args.json and rows:
         settings = {
-            "suite": asdict(EFFORT), "seed": SEED, "threads": 1, "torch": torch.__version__,
+            "suite": asdict(EFFORT), "full suite": asdict(FULL),
+            "seed": SEED, "threads": 1, "torch": torch.__version__,
             "Python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "code": sorted({row["version"] for row in rows}), "date": time.strftime("%Y-%m-%d"),
+            "code": sorted({judged(row)["version"] for row in rows}), "date": time.strftime("%Y-%m-%d"),
             "not run": missing,
         }  # fmt: skip
         content = {"settings": settings, **summarize_panel(rows), "rows": list(map(_without_figures, rows))}
@@ -241,6 +263,8 @@ def _without_figures(row: dict[str, Any]) -> dict[str, Any]:
     found = dict(row)
     if "audit of the naive attack" in row:
         found["audit of the naive attack"] = _without_figures(row["audit of the naive attack"])
+    if "findings" not in row:
+        return found
     found["findings"] = [
         {k: v for k, v in finding.items() if k != "evidence" or finding["outcome"] in ("flag", "fail")}
         for finding in row["findings"]

@@ -11,6 +11,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from panel import figures  # noqa: E402
 from panel.entries import PUBLIC, halves  # noqa: E402
+from panel.fresh import fresh  # noqa: E402
 from panel.honest import honest  # noqa: E402
 from panel.masked import MASKED  # noqa: E402
 
@@ -51,6 +52,16 @@ def test_both_halves_have_networks_of_both_sides_and_public_ones_serve_to_tune()
         assert len(names) >= 20
         assert abs(list(names.values()).count("tuning") - list(names.values()).count("final")) <= 4
     assert {half[entry.name] for entry in entries if entry.kind == PUBLIC} == {"tuning"}
+
+
+def test_the_third_set_has_networks_of_its_own():
+    old, third = [*MASKED, *honest()], list(fresh())
+    assert not {entry.name for entry in old} & {entry.name for entry in third}
+    assert len({entry.title for entry in third}) == len(third)
+    assert set(halves([*old, *third]).values()) == {"tuning", "final", "third"}
+    for masked in (True, False):
+        assert sum(entry.masked == masked for entry in third) >= 25
+        assert sum(entry.masked == masked and entry.full for entry in third) >= 8
 
 
 def test_only_an_evaluation_that_is_clearly_wrong_counts_as_masked():
@@ -96,7 +107,7 @@ def test_the_gains_of_the_audits_attacks_by_hand():
 
 def test_the_committed_panel_has_its_halves_and_a_reason_for_each_wrong_verdict():
     content = json.loads((ROOT / "docs" / "results" / "benchmark-audit-panel.json").read_text())
-    half = halves([*MASKED, *honest()])
+    half = halves([*MASKED, *honest(), *fresh()])
     assert all(half[found["network"]] == found["half"] for found in content["rows"])
     again = figures.summarize_panel(content["rows"])
     assert json.loads(json.dumps(again["results"])) == content["results"]

@@ -29,10 +29,34 @@ def _length(v: Tensor) -> Tensor:
     return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1)).clamp_min(1e-20)
 
 
+def _in_l1(away: Tensor, radius: float) -> Tensor:
+    """Return the nearest differences whose absolute values add up to the radius at most."""
+    size = away.flatten(1).abs()
+    down = size.sort(1, descending=True).values
+    over = (down.cumsum(1) - radius) / torch.arange(1, size.shape[1] + 1)
+    last = (down > over).sum(1, keepdim=True).clamp_min(1)
+    less = over.gather(1, last - 1).clamp_min(0)
+    return (away.flatten(1).sign() * (size - less).clamp_min(0)).view_as(away)
+
+
+def _upward(up: Tensor, ball: Ball) -> Tensor:
+    """Return a step of length 1 in the ball's norm; in l_1 along a twentieth of the pixels."""
+    if ball.norm.name == "l_2":
+        return up / _length(up)
+    if ball.norm.name == "l_inf":
+        return up.sign()
+    size = up.flatten(1).abs()
+    count = max(1, size.shape[1] // 20)
+    least = size.topk(count, 1).values[:, -1:]
+    return (torch.where(size >= least, up.flatten(1).sign(), 0) / count).view_as(up)
+
+
 def inside(near: Tensor, x: Tensor, ball: Ball) -> Tensor:
     """Return the points, moved into ball and box."""
     away = near - x
-    if ball.norm.name == "l_2":
+    if ball.norm.name == "l_1":
+        away = _in_l1(away, ball.radius)
+    elif ball.norm.name == "l_2":
         away = away * (ball.radius / _length(away)).clamp_max(1)
     else:
         away = away.clamp(-ball.radius, ball.radius)
@@ -84,8 +108,7 @@ def follow(
         near = inside(x + spread * ball.radius * (2 * torch.rand_like(x) - 1), x, ball)
     for _ in range(steps):
         up = way(near) if way else slope(model, near, y, loss)
-        step = up / _length(up) if ball.norm.name == "l_2" else up.sign()
-        near = inside(near + size * ball.radius * step, x, ball)
+        near = inside(near + size * ball.radius * _upward(up, ball), x, ball)
         if visit:
             visit(near)
     return near.detach()

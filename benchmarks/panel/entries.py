@@ -9,6 +9,7 @@ from torch import nn
 
 from lowcurve.analysis.norms import Ball
 from lowcurve.randomness import temporary_seed
+from lowcurve.types import AttackFunction
 from panel.attacks import Way
 from panel.data import Data
 from panel.preprocessing import twin
@@ -42,7 +43,10 @@ class Entry:
         random: Whether its output is random.
         steps: Steps of the naive attack: 20, or 1 for FGSM.
         images: Number of images.
-        masked: Whether it was made to hide its gradients.
+        masked: Whether it was made to hide its gradients, or gets a naive attack that is too weak.
+        fresh: Whether it belongs to the third set.
+        full: Whether its suite is `strong` as it is, so that the cost is the user's; of the others it is lighter.
+        weak: Function from the ball to the naive attack of an entry of the third set; by default the last point of PGD.
     """
 
     name: str
@@ -56,6 +60,9 @@ class Entry:
     steps: int = 20
     images: int = 100
     masked: bool = True
+    fresh: bool = False
+    full: bool = False
+    weak: Callable[[Ball], AttackFunction] | None = None
 
     @property
     def title(self) -> str:
@@ -87,13 +94,16 @@ class Entry:
 
 
 def halves(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return by network which half it belongs to, "tuning" or "final", by the order of the names' digests.
+    """Return by network which set it belongs to: "tuning" or "final" by the order of the names' digests, or "third".
 
-    Masked and honest networks are split apart. Public networks are known to the package's tests, so they are for tuning.
+    Masked and honest networks are split apart. Public networks are known to the package's tests, so they are for tuning. The
+    third set was written when the audit was finished, and is not split.
     """
+    third = {entry.name: "third" for entry in entries if entry.fresh}
+    entries = [entry for entry in entries if not entry.fresh]
     found = {entry.name: "tuning" for entry in entries if entry.kind == PUBLIC}
     for masked in (True, False):
         names = {entry.name for entry in entries if entry.masked == masked} - set(found)
         ordered = sorted(names, key=lambda name: hashlib.sha256(f"panel 27:{name}".encode()).hexdigest())
         found |= {name: ("tuning", "final")[place % 2] for place, name in enumerate(ordered)}
-    return found
+    return found | third

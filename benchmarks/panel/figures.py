@@ -44,7 +44,7 @@ def judged(row: Row) -> Row:
     if found is None:
         return {"judged": "suite", **row}
     # Which networks count was fixed by the panel's own naive attack; the cost is that beside the suite.
-    kept = {name: row[name] for name in ("naive", "audit seconds")}
+    kept = {name: row[name] for name in ("naive", "audit seconds") if name in row}
     return {**row, **found, **kept, "judged": "naive"}
 
 
@@ -97,24 +97,30 @@ def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
         rows: Rows of the panel.
     """
     rows = list(map(judged, rows))
-    halves = {half: [row for row in rows if row["half"] == half] for half in ("tuning", "final")}
-    parts = {half: split(part) for half, part in {**halves, "both": list(rows)}.items() if part}
+    parts = {name: split(part) for name, part in _sets(rows).items() if part}
+    every = split(rows)
     tables = {
         "rates": rates(parts),
         "operating-points": operating_points(parts),
-        "tests": tests(parts["both"]),
-        "cost": cost(parts["both"]),
-        "remedies": remedies(parts["both"]["masked"]),
-        "gains": gains(parts["both"]["masked"]),
-        "masked": networks("Networks whose evaluation is wrong", parts["both"]["masked"]),
-        "honest": networks("Honest networks", parts["both"]["honest"]),
-        "nothing-to-hide": networks("Defended networks with nothing to hide", parts["both"]["nothing to hide"]),
+        "tests": tests(every),
+        "cost": cost(rows),
+        "remedies": remedies(every["masked"]),
+        "gains": gains(every["masked"]),
+        "masked": networks("Networks whose evaluation is wrong", every["masked"]),
+        "honest": networks("Honest networks", every["honest"]),
+        "nothing-to-hide": networks("Defended networks with nothing to hide", every["nothing to hide"]),
         "wrong": wrong(rows),
     }
     summary = {
         half: {name: len(members) for name, members in part.items()} | _rates(part) for half, part in parts.items()
     }
     return {"summary": summary, "results": {name: dump(table) for name, table in tables.items()}}
+
+
+def _sets(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each set, those of the two that no threshold has seen together, and all."""
+    found = {name: [row for row in rows if row["half"] == name] for name in ("tuning", "final", "third")}
+    return {**found, "final and third": found["final"] + found["third"], "all": list(rows)}
 
 
 def split(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -150,7 +156,7 @@ def _rates(part: dict[str, list[Row]]) -> Row:
 
 
 def rates(parts: dict[str, dict[str, list[Row]]]) -> Table:
-    """Return the error rates of the verdict for each half."""
+    """Return the error rates of the verdict for each set."""
     rows = []
     for half, part in parts.items():
         found = _rates(part)
@@ -165,7 +171,7 @@ def rates(parts: dict[str, dict[str, list[Row]]]) -> Table:
         ]
         rows.append((half, *shares, found["area under the ROC curve"]))
     columns = (
-        Column("half", "networks that served to tune the audit, or the others"),
+        Column("set", "networks that served to tune the audit, the others, or those written for the finished audit"),
         Column("sensitivity", "share of wrong evaluations that are called unreliable, with its 95 % interval"),
         Column("where the suite is wrong", "the same, where the suite's own robust accuracy is wrong"),
         Column("false alarms", "share of honest evaluations that are called unreliable"),
@@ -186,17 +192,18 @@ def _written(rows: Sequence[Row], share: tuple[float, float, float] | None) -> s
 def operating_points(parts: dict[str, dict[str, list[Row]]]) -> Table:
     """Return sensitivity and false alarms for other thresholds of the verdict: points of its ROC curve."""
     points = (("a warning or failure", 0.01), ("a failure", 1.0), ("two failures", 2.0), ("three failures", 3.0))
+    shown = {name: part for name, part in parts.items() if name in ("tuning", "final", "third")}
     rows = []
     for name, least in points:
         cells: list[Any] = [name]
-        for half in parts:
+        for half in shown:
             for side in ("masked", "honest"):
-                found = parts[half][side]
+                found = shown[half][side]
                 cells.append(
                     float(np.mean([score_of_verdict(r) >= least - ROUNDING for r in found])) if found else None
                 )
         rows.append(tuple(cells))
-    heads = [Column(f"{half}: {word}", form=SHARE) for half in parts for word in ("sensitivity", "false alarms")]
+    heads = [Column(f"{half}: {word}", form=SHARE) for half in shown for word in ("sensitivity", "false alarms")]
     return Table("Points of the ROC curve", (Column("alarm at"), *heads), tuple(rows))
 
 
@@ -221,29 +228,24 @@ def tests(part: dict[str, list[Row]]) -> Table:
     return Table("The tests", columns, tuple(rows))
 
 
-def cost(part: dict[str, list[Row]]) -> Table:
-    """Return the processor time of suite and audit."""
-    rows = []
-    for side, found in part.items():
-        if not found:
-            continue
-        suite, own = (np.array([row[f"{name} seconds"] for row in found]) for name in ("suite", "audit"))
-        ratio = own / np.maximum(suite, 0.01)
-        rows.append(
-            (
-                side,
-                len(found),
-                float(suite.sum()),
-                float(own.sum()),
-                float(own.sum() / suite.sum()),
-                float(np.median(ratio)),
-            )
-        )
+def cost(rows: Sequence[Row]) -> Table:
+    """Return the processor time of suite and audit, next to `strong` as it is and next to the panel's lighter suite."""
+    full = [row for row in rows if row.get("full")]
+    cells: list[tuple[Any, ...]] = []
+    for name, chosen in (("strong", full), ("lighter", [row for row in rows if row["half"] != "third"])):
+        groups = {**split(chosen), "all": chosen}
+        groups["random, of these"] = [row for row in chosen if row["random"]]
+        for side, found in groups.items():
+            if found:
+                suite, own = (np.array([row[f"{which} seconds"] for row in found]) for which in ("suite", "audit"))
+                ratio, whole = own / np.maximum(suite, 0.01), own.sum() / suite.sum()
+                cells.append((name, side, len(found), suite.sum(), own.sum(), whole, np.median(ratio)))
+    rounded = [tuple(float(cell) if isinstance(cell, np.floating) else cell for cell in row) for row in cells]
     columns = (
-        Column("networks"), Column("evaluations", form=COUNT), Column("suite, s", form=".0f"), Column("audit, s", form=".0f"),
-        Column("audit / suite", form=".2f"), Column("median of the ratios", form=".2f"),
+        Column("suite"), Column("networks"), Column("evaluations", form=COUNT), Column("suite, s", form=".0f"),
+        Column("audit, s", form=".0f"), Column("audit / suite", form=".2f"), Column("median of the ratios", form=".2f"),
     )  # fmt: skip
-    return Table("Processor time", columns, tuple(rows))
+    return Table("Processor time", columns, tuple(rounded))
 
 
 def remedies(masked: Sequence[Row]) -> Table:
@@ -254,7 +256,7 @@ def remedies(masked: Sequence[Row]) -> Table:
         said = "; ".join(f"{r['before'] / r['of']:.0%} → {r['after'] / r['of']:.0%} by {r['attack']}" for r in gained)
         rows.append((row["name"], row["half"], row["suite"], row["audited"], row["adaptive"], said or "none"))
     columns = (
-        Column("network"), Column("half"), Column("suite", form=SHARE), Column("after the audit", form=SHARE),
+        Column("network"), Column("set"), Column("suite", form=SHARE), Column("after the audit", form=SHARE),
         Column("adaptive", form=SHARE), Column("gains of the audit's own attacks"),
     )  # fmt: skip
     return Table("The audit's attacks", columns, tuple(rows))
@@ -303,7 +305,7 @@ def networks(title: str, found: Sequence[Row]) -> Table:
         for row in found
     )  # fmt: skip
     columns = (
-        Column("network and ball"), Column("kind"), Column("half"),
+        Column("network and ball"), Column("kind"), Column("set"),
         *(Column("after the audit" if name == "audited" else name, form=SHARE) for name in accuracies),
         Column("judged"), Column("verdict"), Column("failed"), Column("warned"),
     )  # fmt: skip
@@ -320,4 +322,4 @@ def wrong(rows: Sequence[Row]) -> Table:
     alarms = [row for row in rows if not row["masked"] and is_alarm(row)]
     found = [("missed", row) for row in missed] + [("false alarm", row) for row in alarms]
     cells = tuple((word, row["name"], row["half"], REASONS.get(row["name"], row["verdict"])) for word, row in found)
-    return Table("Wrong verdicts", tuple(map(Column, ("wrong", "network and ball", "half", "reason"))), cells)
+    return Table("Wrong verdicts", tuple(map(Column, ("wrong", "network and ball", "set", "reason"))), cells)

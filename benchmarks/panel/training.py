@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowcurve.analysis.norms import Ball
-from panel.attacks import PLAIN, follow
+from panel.attacks import PLAIN, follow, slope
 from panel.data import Data
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -139,3 +139,47 @@ def distilled(temperature: float, teacher: nn.Module) -> Callable[[nn.Module, Da
         Fit(20, 5e-3, soft)(model, data)
 
     return fit
+
+
+def noisy_step(ball: Ball) -> Loss:
+    """Return the cross-entropy after one step from a far random point, without projection (N-FGSM)."""
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        start = x + 2 * ball.radius * (2 * torch.rand_like(x) - 1)
+        near = start + ball.radius * slope(model, start, y, PLAIN).sign()
+        return entropy(model, near.clamp(0, 1), y)
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Free:
+    """Free adversarial training: each batch is passed several times, and each backward pass also moves the images.
+
+    Args:
+        ball: The ball, in l_inf.
+        epochs: Number of epochs, each with `replays` steps a batch.
+        rate: Learning rate.
+        replays: Steps on a batch.
+    """
+
+    ball: Ball
+    epochs: int = 6
+    rate: float = 3e-3
+    replays: int = 4
+
+    def __call__(self, model: nn.Module, data: Data) -> None:
+        """Train the network in place and leave it in eval mode."""
+        optimizer = torch.optim.Adam(model.parameters(), self.rate)
+        model.train()
+        for _ in range(self.epochs):
+            for rows in torch.randperm(len(data.x)).split(64):
+                x, y = data.x[rows], data.y[rows]
+                away = torch.zeros_like(x)
+                for _ in range(self.replays):
+                    near = (x + away).clamp(0, 1).requires_grad_()
+                    optimizer.zero_grad()
+                    entropy(model, near, y).backward()
+                    away = (away + self.ball.radius * near.grad.sign()).clamp(-self.ball.radius, self.ball.radius)
+                    optimizer.step()
+        model.eval()
