@@ -3,10 +3,11 @@
     python benchmarks/training_step.py [--quick] [--json FILE] [--device cuda --width 64]
 
 The network is ResNet-18 for 32 x 32 images at initialization, on random images. It has softplus (beta = 10) instead of ReLU,
-so that first-order differences are accurate. All methods use the same weights, batch, float32 precision and BatchNorm mode
-(frozen statistics, which all of them support). They run interleaved in a new order each round, each twice in a row as in
-training, and the best second run of each counts. A step goes from the batch to the parameters' gradients and the optimizer's
-update. torch counts the operations. Memory is the increase of the peak over the resident memory, in a separate process.
+so that first-order differences are accurate. All methods use the same weights, batch and BatchNorm mode (frozen statistics,
+which all of them support). Their precision is float32, and some are there a second time in mixed precision (bfloat16). They
+run interleaved in a new order each round, each twice in a row as in training, and the best second run of each counts. A step
+goes from the batch to the parameters' gradients and the optimizer's update. torch counts the operations. Memory is the
+increase of the peak over the resident memory, in a separate process.
 
 LCNN's steps use the converted network and include power iteration. A line below the table gives its cost in inference once it
 is folded, relative to the plain network.
@@ -26,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 # Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
@@ -52,6 +54,8 @@ from lowcurve.training import Objective, Term  # noqa: E402
 Step = Callable[[], object]
 Row = dict[str, object]
 BALL = Ball(LINF, pixels(8))
+HALVED = ("plain", "gradient norm, l_1, exact", "PGD-7")
+"""The methods that are also measured in mixed precision."""
 SCALE = 0.6
 """The h of CURE, as in the released code for pixels in [0, 1]."""
 REFERENCE = "public CURE code"
@@ -122,11 +126,13 @@ class Trainer:
         self.x, self.y = x.to(args.device), (torch.arange(args.batch) % 10).to(args.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
 
-    def step(self, objective: Objective, number: int = 0) -> None:
-        """Take one step of an objective."""
+    def step(self, objective: Objective, number: int = 0, *, half: bool = False) -> None:
+        """Take one step of an objective, in mixed precision if `half`."""
         self.optimizer.zero_grad(set_to_none=True)
-        terms = objective.terms(self.model, self.x, self.y, generator=stream(0, number), step=number)
-        torch.stack(list(terms.values())).sum().backward()
+        autocast = partial(torch.autocast, self.x.device.type, torch.bfloat16, enabled=half)
+        source = stream(0, number)
+        values = objective.term_values(self.model, self.x, self.y, generator=source, step=number, autocast=autocast)
+        torch.stack([value.weight * value.mean for value in values.values()]).sum().backward()
         self.optimizer.step()
         update_norms(self.model)  # has an effect only for a converted network
 
@@ -153,6 +159,8 @@ def ways(trainer: Trainer, low: Trainer, *names: str) -> dict[str, Step]:
         for name, objective in group.items():
             rounds = period(objective)
             found[name] = lambda t=by, o=objective, r=rounds: [t.step(o, k) for k in range(r)]  # type: ignore[misc]
+    for name in HALVED:
+        found[f"{name}, bfloat16"] = partial(trainer.step, objectives()[name], half=True)
     found[REFERENCE] = trainer.public_cure
     return {name: way for name, way in found.items() if not names or name in names}
 
@@ -269,7 +277,8 @@ def main() -> None:
     settings = {
         "network": f"ResNet-18, width {args.width}, softplus", "batch": args.batch, "threads": args.threads,
         "rounds": args.rounds, "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
-        "precision": "float32", "BatchNorm": "frozen", "torch": torch.__version__, "Python": platform.python_version(),
+        "precision": "float32 or as named", "BatchNorm": "frozen", "torch": torch.__version__,
+        "Python": platform.python_version(),
         "machine": platform.machine(), "date": time.strftime("%Y-%m-%d"), "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
         "freed memory": "kept" if kept else "system default",
     }  # fmt: skip

@@ -226,6 +226,25 @@ DETACHED = {
 }
 
 
+def slopes_of_penalty(act: nn.Module, dtype: torch.dtype, live: bool, own: bool) -> Tensor:
+    """Gradient of the gradient norm in the parameters: in double precision, or under autocast."""
+    net = network(act).to(dtype).train(live)
+    layers = TwiceDifferentiable() if own else nullcontext()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float64), layers:
+        jet = Jet(loss_field(net, LABELS, batch_statistics=live), IMAGES.to(dtype))
+        InputGradientNorm("l1", squared=False)(jet).mean().backward()
+    return torch.cat([p.grad.flatten().double() for p in net.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_they_round_under_autocast_no_more_than_torchs(act, live):
+    exact = slopes_of_penalty(act, torch.float64, live, own=False)
+    rounded = {own: slopes_of_penalty(act, torch.float32, live, own=own) for own in (True, False)}
+    errors = {own: (found - exact).norm() / exact.norm() for own, found in rounded.items()}
+    assert 1e-4 < errors[True] < max(1.5 * errors[False], 0.02)
+
+
 @dataclass(frozen=True)
 class Weights(Penalty):
     """A penalty that looks at the network alone."""

@@ -24,6 +24,7 @@ from lowcurve.training.hardware import is_one_cpu_process, require_correct_strat
 
 CURVATURE, ATTACKED = MEMBERS["CURE"], MEMBERS["PGD"]
 STILL = replace(QUICK, epochs=1, learning_rate=0.0)
+SLOPE = Objective(penalties={"slope": Term(InputGradientNorm(), 0.1)})
 PENALIZED = {name: objective for name, objective in MEMBERS.items() if objective.penalties}
 penalized = pytest.mark.parametrize("objective", PENALIZED.values(), ids=PENALIZED)
 HALVES = ["bf16-mixed", "16-mixed"]
@@ -81,18 +82,26 @@ def test_what_a_penalty_sees_is_whole_and_all_else_is_half(precision):
     assert checked(passes(clean, precision)) == [(False, half)] * 2 + [(True, half)] + [(True, whole)] * 2
     there = replace(clean, penalties_at="attacked")
     assert checked(passes(there, precision)) == [(False, half)] * 2 + [(True, whole)] * 2
+    rounded = half if half is torch.bfloat16 else whole  # no difference is lost, but float16 has no room for gradients
+    assert checked(passes(SLOPE, precision)) == [(True, rounded)]
+    both = replace(CURVATURE, penalties={**CURVATURE.penalties, **SLOPE.penalties})
+    assert checked(passes(both, precision)) == [(True, whole)] * 2
 
 
 @penalized
 @pytest.mark.parametrize("precision", HALVES)
 def test_penalties_are_the_same_number_in_every_mixed_precision(objective, precision):
-    """Bit for bit: nothing of them is rounded to half, and none sees the scale of the loss."""
+    """Bit for bit: nothing of them is rounded to half, and none sees the scale of the loss.
+
+    Only a gradient norm is rounded, to bfloat16, where nothing else uses the pass.
+    """
     if objective.penalties_at == "attacked":
         objective = replace(objective, attack=None)  # the attack is in half precision, and finds another point
     _, expected = trained(objective, STILL)
     _, found = trained(objective, STILL, fabric=halved(precision))
+    rounded = precision == "bf16-mixed" and all(t.penalty.rounds_like_the_loss for t in objective.penalties.values())
     for name in objective.penalties:
-        assert found[0][name] == expected[0][name]
+        assert found[0][name] == pytest.approx(expected[0][name], rel=0.02 if rounded else 0)
 
 
 @pytest.mark.parametrize("precision", HALVES)
@@ -146,9 +155,13 @@ compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compil
 @pytest.mark.parametrize("name", ["CURE", "CURE, detached", "LLR", "several"])
 def test_penalties_that_differentiate_twice_run_the_network_as_it_was(name):
     model = torch.compile(plain_network(), backend="eager")  # by whomever
+    if name == "CURE":
+        del model._compile_kwargs  # and before Fabric was imported, which notes how
     _, expected = trained(MEMBERS[name])
-    _, history = trained(MEMBERS[name], model=model)
+    memory = Memory()
+    _, history = trained(MEMBERS[name], model=model, checkpoint=memory)
     assert_close(history, expected, rtol=1e-5, atol=1e-6)
+    assert list(memory.states[-1]["model"]) == list(plain_network().state_dict())
 
 
 @quietly

@@ -23,6 +23,8 @@ class Penalty(ABC):
             strategies compute such gradients wrongly, and compiled networks do not support them.
         detaches_gradient: True if the penalty uses the clean input gradient as a constant only. The loss's own backward
             pass then computes that gradient.
+        rounds_like_the_loss: True if bfloat16 changes the penalty no more than the loss, so that autocast may do both. A
+            penalty on small differences has to be computed in the precision of the weights.
         data_free: True if the penalty depends on the field's model only. It then returns one number for the whole batch.
 
     Example:
@@ -46,6 +48,11 @@ class Penalty(ABC):
     def differentiates_twice(self) -> bool:
         """True if the gradient in the parameters is that of an input gradient."""
         return True
+
+    @property
+    def rounds_like_the_loss(self) -> bool:
+        """True if bfloat16 changes the penalty no more than the loss."""
+        return self.data_free
 
     @property
     def detaches_gradient(self) -> bool:

@@ -61,6 +61,11 @@ class InputGradientNorm(Penalty):
         """True unless the way is exact or the gradient is that of another loss."""
         return self.differentiation != "exact" and self.of is None
 
+    @property
+    def rounds_like_the_loss(self) -> bool:
+        """True for the exact way."""
+        return self.differentiation == "exact"
+
     def evaluate(self, jet: Jet, generator: torch.Generator) -> PerExample:  # noqa: ARG002 (the signature of Penalty)
         """Compute one number of at least 0 per example."""
 

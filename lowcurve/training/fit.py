@@ -29,6 +29,7 @@ from lowcurve.training.hardware import (
     require_correct_strategy,
     require_precise_weights,
     require_weight_gradients,
+    set_up,
 )
 from lowcurve.training.objective import Objective
 from lowcurve.training.schedule import Schedule
@@ -225,7 +226,7 @@ def _start(
 ) -> State:
     """Check that the training is possible and return its first state."""
     require_correct_strategy(fabric, objective)
-    wrapped, optimizer = fabric.setup(model, optimization.optimizer_for(model))
+    wrapped, optimizer = set_up(fabric, model, optimization.optimizer_for(model))
     require_precise_weights(precision_of(wrapped), objective, optimization.optimizer)
     update_norms(wrapped, steps=0)  # raises an error for layers that were not prepared
     state = State(fabric, wrapped, optimizer, objective, optimization.average)

@@ -1,6 +1,7 @@
 """Device, precision and processes of a training, through Lightning Fabric."""
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,27 @@ def require_weight_gradients(model: nn.Module) -> None:
 def match_precision(x: Tensor, model: nn.Module) -> Tensor:
     """Convert x to the precision of a network's inputs: float64 in 64-true, else float32, which differences need."""
     return x.to(input_like(model).dtype)
+
+
+def set_up(fabric: "Fabric", model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, torch.optim.Optimizer]:
+    """Let Fabric wrap a network and its optimizer; one that torch compiles is compiled as before, around Fabric's wrapper.
+
+    Fabric itself refuses a network that was compiled before Fabric was imported.
+
+    Args:
+        fabric: Device, precision and processes.
+        model: The network.
+        optimizer: Its optimizer.
+
+    Returns:
+        The wrapped network and the wrapped optimizer.
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # only a program with a compiled network has imported it
+    compiled = dynamo is not None and isinstance(model, dynamo.OptimizedModule)
+    wrapped, optimizer = fabric.setup(model._orig_mod if compiled else model, optimizer)
+    if compiled:
+        wrapped._forward_module = type(model)(wrapped._forward_module, model.dynamo_ctx)
+    return wrapped, optimizer
 
 
 class _Compiling:

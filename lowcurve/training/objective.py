@@ -1,6 +1,6 @@
 """Objectives: a loss, on clean or attacked inputs, and weighted penalties, all in one BatchNorm mode."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve.analysis.calculus import Jet
-from lowcurve.analysis.double_backward import TwiceDifferentiable
+from lowcurve.analysis.double_backward import TwiceDifferentiable, autocast_of
 from lowcurve.analysis.later_gradient import LaterGradient
 from lowcurve.analysis.verification import require_second_derivatives
 from lowcurve.attacks import SORA, BallAttack, OneStep
@@ -18,7 +18,7 @@ from lowcurve.losses import cross_entropy, loss_field, require_class_numbers, re
 from lowcurve.models.conversion import fold_batchnorm
 from lowcurve.models.modes import keep_buffers, set_training
 from lowcurve.network_calls import uncompiled
-from lowcurve.penalties import AdaptiveWeight
+from lowcurve.penalties import AdaptiveWeight, Penalty
 from lowcurve.penalties.differentiation import DOUBLE_BACKWARD, require_deterministic, require_graph, require_smooth
 from lowcurve.randomness import stream, temporary_seed
 from lowcurve.training.alignment import SLOPE_LEFT, StepAlignment
@@ -154,8 +154,9 @@ class Objective:
             generator: Source of the step's random numbers.
             progress: Share of training done. It is from 0 to 1.
             step: Number of the step.
-            autocast: Precision of the attack. A loss that shares nothing with a penalty has it, too. Everything that a
-                penalty uses has the precision of the weights, because half precision ruins small differences.
+            autocast: Precision of the attack. A loss that shares nothing with a penalty has it, too. What a penalty uses has
+                the precision of the weights, because half precision ruins small differences. In bfloat16 it has that of
+                autocast if no penalty minds (`Penalty.rounds_like_the_loss`).
 
         Returns:
             Weight and mean by name, "loss" first. The mean of a penalty with weight 0 has no graph.
@@ -166,6 +167,7 @@ class Objective:
         penalty_input = x if self.penalties_at == "clean" else loss_input
         detached = all(penalty.detaches_gradient for _, penalty in due.values())
         twice = any(penalty.differentiates_twice for _, penalty in due.values())
+        precision = self._precision(due.values(), autocast, x)
         with self._mode(model):
             field = loss_field(model, y, self.loss, batch_statistics=True)
             jet = Jet(field, penalty_input)
@@ -181,12 +183,12 @@ class Objective:
             elif detached and factor:
                 loss = jet.mean_with_gradients([p for p in model.parameters() if p.requires_grad])
             else:
-                with _layers(model, twice):
+                with _layers(model, twice), precision():
                     loss = jet.values.mean()
             values = {"loss": TermValue(factor, loss)}
             for name in self.penalties:
                 weight, penalty = due.get(name, (0.0, None))
-                with _layers(model, twice), nullcontext() if weight else torch.no_grad():
+                with _layers(model, twice), precision(), nullcontext() if weight else torch.no_grad():
                     mean = loss.new_zeros(()) if penalty is None else penalty(jet, generator=generator).mean()
                 if weight and penalty and penalty.differentiates_twice:
                     require_graph(name, mean, loss)
@@ -220,6 +222,16 @@ class Objective:
         else:
             with set_training(model, training=False), fold_batchnorm(model, x):
                 yield
+
+    @staticmethod
+    def _precision(
+        due: Iterable[tuple[float, Penalty]], autocast: Callable[[], AbstractContextManager[object]], x: Inputs
+    ) -> Callable[[], AbstractContextManager[object]]:
+        """Return autocast where it is to bfloat16 and changes no penalty more than the loss, and otherwise nothing."""
+        if not all(penalty.rounds_like_the_loss for _, penalty in due):
+            return nullcontext
+        with autocast():
+            return autocast if autocast_of(x) is torch.bfloat16 else nullcontext
 
     def _mode(self, model: nn.Module) -> AbstractContextManager[None]:
         """Put the network in the mode of all terms."""

@@ -53,8 +53,9 @@ def regularized(
     Call `backward` on the first result, divided by the number of batches if you accumulate gradients, and clip them as you
     like. The values are those of an `Objective`, except that each layer keeps the mode in which you have put it.
 
-    * Under autocast everything that a penalty uses runs without it, since half precision loses small differences. A loss
-      that shares nothing with a penalty, and attacks, keep it.
+    * Attacks, and losses that share nothing with a penalty, run under autocast. Penalties leave it, since half precision
+      loses small differences. Exact gradient norms have no differences and stay in autocast to bfloat16, unless another
+      penalty needs float32 in the same step.
     * Penalties that differentiate twice run a network of `torch.compile` as it was before. In a compiled step this function
       is left out of the compiled code.
     * Gradient checkpointing needs use_reentrant=False.

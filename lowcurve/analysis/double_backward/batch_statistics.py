@@ -93,8 +93,9 @@ class _InputGradient(torch.autograd.Function):
         covariance = sum_by_channel(v * g) / count - mean_v * mean_g - c * d
         factor = (inverse_sigma if weight is None else inverse_sigma * weight) * inverse_sigma
         centered = x - per_channel(mean, x)
-        terms = (g, -factor * d), (v, -factor * c), (centered, factor * inverse_sigma * (2 * c * d - covariance))
-        in_x = _combine(factor * (d * mean_g + c * mean_v), *terms)
+        in_x = centered.mul_(per_channel(factor * inverse_sigma * (2 * c * d - covariance), x))
+        in_x.addcmul_(g, per_channel(-factor * d, x)).addcmul_(v, per_channel(-factor * c, x))
+        in_x.add_(per_channel(factor * (d * mean_g + c * mean_v), x))
         in_weight = count * inverse_sigma * covariance if ctx.needs_input_grad[2] else None
         return in_g, in_x, in_weight, None
 
@@ -113,12 +114,3 @@ class _ParameterPart(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         _, in_weight, in_bias = _backward(g, weight, ctx.point, (False, *ctx.needs_input_grad[:2]))
         return in_weight, in_bias, None
-
-
-def _combine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Return constant + the sum of tensors times factors; constant and factors are per channel."""
-    (first, factor), *rest = terms
-    found = torch.addcmul(per_channel(constant, first), first, per_channel(factor, first))
-    for tensor, factor in rest:
-        found.addcmul_(tensor, per_channel(factor, tensor))
-    return found

@@ -70,12 +70,36 @@ class Convolution:
         Args:
             value: The result's value if it is known already.
         """
-        found: Tensor = _InputPart.apply(self.x, self, value)  # type: ignore[no-untyped-call]
-        if not (self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)):
+        call = self._in_autocast()
+        found: Tensor = _InputPart.apply(call.x, call, value)  # type: ignore[no-untyped-call]
+        if not (call.weight.requires_grad or (call.bias is not None and call.bias.requires_grad)):
             return found
-        parameter_part = _ParameterPart.apply(self.weight, self.bias, self, found.shape)  # type: ignore[no-untyped-call]
+        parameter_part = _ParameterPart.apply(call.weight, call.bias, call, found.shape)  # type: ignore[no-untyped-call]
         joined: Tensor = JoinParameters.apply(found, parameter_part)  # type: ignore[no-untyped-call]
         return joined
+
+    def _in_autocast(self) -> "Convolution":
+        """Return the convolution as autocast, if there is one, makes it of anything but double precision."""
+        dtype = autocast_of(self.x)
+        if dtype is None or self.x.dtype == torch.float64:
+            return self
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(self, x=self.x.to(dtype), weight=self.weight.to(dtype), bias=bias)
+
+
+def autocast_of(x: Tensor) -> torch.dtype | None:
+    """Return the precision of autocast on the device of x, or None outside autocast.
+
+    Args:
+        x: A tensor.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     autocast_of(torch.ones(1))
+        torch.bfloat16
+    """
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _by_axis(length: Any, axes: int) -> list[int]:

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lowcurve.analysis.double_backward.batch_statistics import normalize_by_batch
-from lowcurve.analysis.double_backward.convolutions import Convolution
+from lowcurve.analysis.double_backward.convolutions import Convolution, autocast_of
 from lowcurve.analysis.double_backward.elementwise import apply_nonlinearity, hard_sigmoid
 from lowcurve.analysis.double_backward.running_statistics import Normalization
 from lowcurve.analysis.smooth_nonlinearities import SMOOTH_NONLINEARITIES, find_smooth_nonlinearity
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+PRECISIONS = (torch.float32, torch.float64, torch.bfloat16)
 REPLACED = {*CONVOLUTIONS, "batch_norm", "hardsigmoid", *SMOOTH_NONLINEARITIES}
 
 
@@ -107,9 +108,9 @@ class TwiceDifferentiable(TorchFunctionMode):
 
 
 def _is_supported(x: Tensor) -> bool:
-    """Return whether x may need a gradient, in a plain precision without autocast, outside checkpoints and torch.func."""
-    if not x.requires_grad or x.dtype not in (torch.float32, torch.float64):
+    """Return whether x may need a gradient, outside checkpoints and torch.func; of half precisions in bfloat16 alone."""
+    if not x.requires_grad or x.dtype not in PRECISIONS:
         return False
     if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         return False
-    return not torch.is_autocast_enabled(x.device.type) and not torch._C._are_functorch_transforms_active()
+    return autocast_of(x) in (None, torch.bfloat16) and not torch._C._are_functorch_transforms_active()

@@ -108,19 +108,19 @@ class _ScaleAndShift(torch.autograd.Function):
 
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """Shape one number per channel so that it multiplies `like`.
+    """Shape one number per channel so that it multiplies `like`, in the precision of that.
 
     Args:
         values: One number per channel.
         like: A tensor of shape (batch, channels, ...).
     """
-    return values.view(1, -1, *[1] * (like.ndim - 2))
+    return values.to(like.dtype).view(1, -1, *[1] * (like.ndim - 2))
 
 
 def sum_by_channel(x: Tensor) -> Tensor:
-    """Return the sum over each channel.
+    """Return the sum over each channel, in float32 at least.
 
     Args:
         x: A tensor of shape (batch, channels, ...).
     """
-    return x.sum([0, *range(2, x.ndim)])
+    return x.sum([0, *range(2, x.ndim)], dtype=torch.promote_types(x.dtype, torch.float32))
