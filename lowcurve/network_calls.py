@@ -181,11 +181,11 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled networks and layers as they were before, since compiled code has no second derivative.
+def uncompiled(model: nn.Module | None = None) -> Iterator[None]:
+    """Run compiled networks and layers as they were before: compiled code has no second derivative, and cannot be recorded.
 
     Args:
-        model: Network, parts of which torch may compile.
+        model: Network, parts of which torch may compile. Default: the networks inside a function.
 
     Example:
         >>> with uncompiled(nn.Identity()):
@@ -193,7 +193,7 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
         False
     """
     # Only a program with a compiled network has imported the compiler.
-    if "torch._dynamo" in sys.modules and any(map(is_compiled, model.modules())):
+    if "torch._dynamo" in sys.modules and (model is None or any(map(is_compiled, model.modules()))):
         with torch.compiler.set_stance("force_eager"):
             yield
     else:

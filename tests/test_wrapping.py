@@ -112,12 +112,15 @@ def test_one_logit_becomes_two_classes(images, shape):
     assert torch.equal(logits.argmax(1), (net(images)[:, 0] > 0).long())
 
 
-def test_a_compiled_network_is_differentiated_twice(images):
+def test_a_compiled_network_is_differentiated_twice_and_bounded_without_compiling(images, recwarn):
     net = network()
-    wrapped, y = lc.wrap(torch.compile(net, backend="eager")), torch.zeros(4).long()
-    v = torch.ones_like(images)
-    expected = lc.hessian(lc.loss_field(net, y), images)(v)
-    assert torch.equal(lc.hessian(lc.loss_field(wrapped, y), images)(v), expected)
+    wrapped = lc.wrap(torch.compile(net, backend="eager"))
+    y, v = torch.zeros(4).long(), torch.ones_like(images)
+    operator = lc.hessian(lc.loss_field(wrapped, y), images)
+    assert torch.equal(operator(v), lc.hessian(lc.loss_field(net, y), images)(v))
+    assert operator.backend == lc.hessian(lc.loss_field(net, y), images).backend
+    assert (lc.certify(wrapped, images, y, "linf").radius == lc.certify(net, images, y, "linf").radius).all()
+    assert not [str(w.message) for w in recwarn if "Dynamo" in str(w.message)]
 
 
 MODES = ["measure", "attack", "hessian", "penalty", "convert", "fold", "inspect"]

@@ -19,7 +19,7 @@ from lowcurve.analysis.eigenvalues import symmetric_eigenvalues
 from lowcurve.analysis.replay import Program, ProgramRecorder, push_tangents, unstack
 from lowcurve.analysis.verification import once, own_layers_are_right, replay_is_right, require_same_gradients
 from lowcurve.errors import InputError
-from lowcurve.network_calls import NetworkError, gradients_enabled, is_memory_error, without_inference
+from lowcurve.network_calls import NetworkError, gradients_enabled, is_memory_error, uncompiled, without_inference
 from lowcurve.types import Field, Inputs, LogitField
 
 REPLAYED = "replayed tangents"
@@ -241,7 +241,7 @@ def _replay(field: Field, x: Inputs, channels_last: bool = True) -> ReplayedHess
     """Return the recorded operator, or the reason why there is none."""
     leaf = _set_layout(x.detach(), channels_last).requires_grad_()
     try:
-        with ProgramRecorder(leaf) as recorder, torch.enable_grad():
+        with uncompiled(), ProgramRecorder(leaf) as recorder, torch.enable_grad():
             result = field.logits(leaf) if isinstance(field, LogitField) else field(leaf)
     except Exception as error:
         # A network that flattens with `view` needs images with their channels first.

@@ -33,6 +33,7 @@ from lowcurve.models.jacobians.graph import (
     run_operation,
 )
 from lowcurve.models.layers import centered_softplus
+from lowcurve.network_calls import uncompiled
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WITHOUT = "bound the network without it"
@@ -70,7 +71,7 @@ def record(model: nn.Module, example: Tensor) -> InputGraph:
     recorder = _Recorder()
     start = Node.of(Call("input", dict, {}, ""), x)
     try:
-        with torch.no_grad(), math_attention(), recorder.watching(model):
+        with torch.no_grad(), math_attention(), uncompiled(model), recorder.watching(model):
             output = model(_Tracked(x, start, recorder))
     except NotAvailable:
         raise
