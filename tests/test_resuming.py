@@ -19,6 +19,8 @@ from trainings import (
     trained,
 )
 
+from lowcurve.errors import InputError
+
 
 @pytest.fixture(scope="module")
 def uninterrupted():
@@ -92,6 +94,16 @@ def test_a_training_that_was_done_is_not_done_again(uninterrupted):
     history = difficult_training(model, checkpoint=memory, progress=stopping(0))
     assert history == uninterrupted[1]
     assert equal(model.state_dict(), uninterrupted[0])
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused():
+    memory = Memory()
+    difficult_training(difficult_network(), checkpoint=memory)
+    del memory.states[-1]["collapse"], memory.states[-1]["linearity"]
+    with pytest.raises(
+        InputError, match=r"of this version of lowcurve, got one without collapse, linearity\. Go on with"
+    ):
+        difficult_training(difficult_network(), checkpoint=memory)
 
 
 def test_the_scale_of_the_loss_in_half_precision_is_part_of_the_state():

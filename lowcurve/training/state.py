@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowcurve.attacks import SORA
+from lowcurve.errors import InputError
 from lowcurve.penalties import AdaptiveWeight
 from lowcurve.training.alignment import CollapseWatch
 from lowcurve.training.objective import Objective
@@ -109,9 +110,16 @@ class State:
         }
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Restore a state that `dump` returned; None changes nothing."""
+        """Restore a state that `dump` returned; None changes nothing.
+
+        Raises:
+            InputError: If another version of lowcurve made it.
+        """
         if state is None:
             return
+        if missing := sorted(self.dump().keys() - state.keys()):
+            hint = "go on with the version that wrote it, or remove it to begin anew"
+            raise InputError("a checkpoint of this version of lowcurve", f"one without {', '.join(missing)}", hint)
         self.step, self.history, self.sums = state["step"], list(state["history"]), dict(state["sums"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
