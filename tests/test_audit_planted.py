@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lowcurve import evaluation
-from lowcurve.analysis.norms import L2, LINF, Ball
+from lowcurve.analysis.norms import L1, L2, LINF, Ball
 from lowcurve.attacks import PGD, Effort, Square, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.evaluation.audit import Audit, Budget, Check, audit
 from lowcurve.evaluation.audit.convergence import convergence, relative_fosc
+from lowcurve.evaluation.audit.planted import planted_boundaries
 from lowcurve.evaluation.audit.run import NOTHING_CLAIMED, OF_CLAIMS, SEARCHES, _harmless
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Finding
@@ -85,6 +86,18 @@ def test_a_rugged_loss_hides_a_planted_boundary():
     said = finding(audited(Rugged(), 0.1, everything=True), 24)
     assert said.outcome == "fail"
     assert "crosses a boundary at 0.9 of the radius for" in said.evidence
+
+
+def test_a_boundary_is_planted_where_the_box_has_room():
+    """In l_1 a radius is larger than a pixel's range, so one pixel cannot go there."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.mul_(0.1)
+        model[1].bias.copy_(torch.tensor([5.0, -5.0]))
+        logits = model(X)
+    few = Examples(X, logits.argmax(1), ("a", "b"))
+    state = AuditState(model, few, np.ones(len(X), dtype=bool), Ball(L1, 2.0), TINY, 0, 64, logits)
+    assert planted_boundaries(state).outcome == "passed"
 
 
 def test_a_constant_output_has_no_image_to_plant():

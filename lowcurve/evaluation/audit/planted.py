@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lowcurve import randomness
-from lowcurve.analysis.norms import per_example
+from lowcurve.analysis.norms import L1, per_example
 from lowcurve.attacks.active_set import carry_out
 from lowcurve.attacks.state import AttackBatch
 from lowcurve.evaluation.audit.state import AuditState
@@ -168,7 +168,8 @@ def _bordered(state: AuditState, row: int) -> Bordered:
     ball = state.ball
     middle = sum(ball.box) / 2
     draw = streams.at("normal").normal(x).abs() * torch.where(x < middle, 1.0, -1.0)
-    normal = ball.norm.steepest(draw)
+    # One pixel, l_1's steepest direction, may have less room in the box than the radius.
+    normal = draw.sign() / draw.numel() if ball.norm == L1 else ball.norm.steepest(draw)
     reached = ball.project(x + SHARE * per_example(ball.radii(x), x) * normal, x)
     offset = float(((reached - x) * normal).sum())
     margin = max(float(state.margins[row]), 1e-6)

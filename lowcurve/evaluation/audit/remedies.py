@@ -24,6 +24,7 @@ from lowcurve.evaluation.audit.twins import (
     layers_that_mislead,
 )
 from lowcurve.evaluation.audit.verdict import Remedy
+from lowcurve.evaluation.sharing import broadcast
 from lowcurve.losses import loss_field, margin_loss
 from lowcurve.network_calls import call
 
@@ -121,10 +122,10 @@ def _attacks(state: AuditState, failed: set[int]) -> Iterator[tuple[str, Attack]
     seen = [] if state.random else [_direction(state, state.model)]
     for name, one in _twins(state, failed):
         direction = _direction(state, one)
-        if any(_are_same(direction, other) for other in seen):
+        if broadcast(state.fabric, any(_are_same(direction, other) for other in seen)):
             continue
         seen.append(direction)
-        random = state.random and _is_random(state, one)
+        random = state.random and broadcast(state.fabric, _is_random(state, one))
         twin = Averaged(one, torch.zeros(DRAWS, 1)) if random else one
         called = f"{name} on the mean of {DRAWS} draws (EOT)" if random else name
         yield called, partial(state.attack_fully, called, attack, twin)
