@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--attack-only", action="store_true", help="train and attack, and audit nothing")
     parser.add_argument("--stored", action="store_true", help="take only networks whose audits are stored")
     parser.add_argument("--list", action="store_true", help="print the entries and their halves")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file to write; its rows that are not asked for stay")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -247,6 +247,9 @@ def main() -> None:
         rows.append({**about, **panel.judge(entry)})
         _show(rows[-1])
     if args.json and rows:
+        if args.json.exists():
+            known = {row["name"] for row in rows}
+            rows = [row for row in json.loads(args.json.read_text())["rows"] if row["name"] not in known] + rows
         settings = {
             "suite": asdict(EFFORT), "full suite": asdict(FULL),
             "seed": SEED, "threads": 1, "torch": torch.__version__,

@@ -104,13 +104,20 @@ def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
         "operating-points": operating_points(parts),
         "tests": tests(every),
         "cost": cost(rows),
-        "remedies": remedies(every["masked"]),
         "gains": gains(every["masked"]),
-        "masked": networks("Networks whose evaluation is wrong", every["masked"]),
-        "honest": networks("Honest networks", every["honest"]),
-        "nothing-to-hide": networks("Defended networks with nothing to hide", every["nothing to hide"]),
         "wrong": wrong(rows),
     }
+    for ending, part in (
+        ("", parts.get("third")),
+        ("-of-the-halves", split([r for r in rows if r["half"] != "third"])),
+    ):
+        if part:
+            tables |= {
+                f"remedies{ending}": remedies(part["masked"]),
+                f"masked{ending}": networks("Networks whose evaluation is wrong", part["masked"]),
+                f"honest{ending}": networks("Honest networks", part["honest"]),
+                f"nothing-to-hide{ending}": networks("Defended networks with nothing to hide", part["nothing to hide"]),
+            }
     summary = {
         half: {name: len(members) for name, members in part.items()} | _rates(part) for half, part in parts.items()
     }
