@@ -24,7 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 # Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
@@ -38,7 +38,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from lowcurve import evaluation  # noqa: E402
 from lowcurve.analysis.norms import L2, LINF, Ball  # noqa: E402
-from lowcurve.attacks import FGSM, FULL, PGD, Effort, strong  # noqa: E402
+from lowcurve.attacks import FGSM, FULL, PGD, strong  # noqa: E402
 from lowcurve.data import Examples, Limits, load  # noqa: E402
 from lowcurve.examples.public_networks import lenet5, resnet20  # noqa: E402
 from lowcurve.losses import cross_entropy  # noqa: E402
@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     args.examples = args.examples or (16 if args.quick else 500)
     args.rounds = args.rounds or (2 if args.quick else 5)
-    args.effort = Effort(FULL.steps, FULL.targets, args.queries)
+    args.effort = replace(FULL, queries=args.queries)
     torch.set_num_threads(args.threads)
     if args.peak:
         peak(args)

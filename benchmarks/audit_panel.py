@@ -55,9 +55,9 @@ from lowcurve.results.versions import code_version  # noqa: E402
 SEED = 0
 DATA = ("digits", "pairs", "mnist", "cifar10")
 """Data sets in order of cost: the cheapest networks come first."""
-EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0)
+EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0, near=None)
 """The gradient attacks of `strong` at full effort, and a third of its queries."""
-FULL = Effort()
+FULL = Effort(targets=4, relays=3, near=None)
 """`strong` as it is: every fourth network of the third set."""
 
 

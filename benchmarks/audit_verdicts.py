@@ -36,7 +36,7 @@ BUDGET = Budget(
     landscape_images=10, neighbors=10, apgd_steps=50, restarts=3, queries=500, noise_draws=1000, noise_images=5, spsa_steps=10,
     spsa_draws=16, spsa_images=10, long_steps=50,
 )  # fmt: skip
-EFFORT = Effort(steps=50, targets=3, queries=1000, relays=2)
+EFFORT = Effort(steps=50, targets=3, queries=1000, relays=2, near=None)
 
 
 class Transformer(nn.Module):

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from lowcurve import randomness
 from lowcurve.analysis.norms import L1, L2, LINF, Ball
-from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, SORA, OneStep, Relay, Square, Suite
+from lowcurve.attacks import APGD, BIM, FGSM, NFGSM, PGD, RSFGSM, SORA, NearlyFooled, OneStep, Relay, Square, Suite
 from lowcurve.attacks.targets import target_class
 from lowcurve.errors import InputError
 from lowcurve.losses import cross_entropy, log_odds, margin, margin_loss
@@ -39,6 +39,7 @@ ATTACKS = {
     "Square l_2": (Square(ROUND, queries=100), ROUND, True),
     "Square l_1": (Square(FEW, queries=100), FEW, True),
     "FGSM": (FGSM(SMALL), SMALL, False),
+    "nearly fooled": (NearlyFooled(APGD(SMALL, steps=30)), SMALL, True),
     "relay": (Relay((Square(SMALL, queries=40), APGD(SMALL, steps=30, loss=margin_loss))), SMALL, True),
 }
 # To train with: no search, so what a search finds is not asked of them. N-FGSM may go three radii far.

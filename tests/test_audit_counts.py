@@ -252,7 +252,9 @@ def test_what_the_suite_has_tried_is_not_tried_again(monkeypatch):
     """Only on the same images, and only with at least as much effort."""
     model, few = linear()
     ball = Ball(LINF, 0.05)
-    attacked = evaluation.attack(model, few, strong(ball, effort=Effort(TINY.apgd_steps, 4, 20, 0)), progress=False)
+    attacked = evaluation.attack(
+        model, few, strong(ball, effort=Effort(TINY.apgd_steps, 4, 20, 0, near=None)), progress=False
+    )
     assert 5 < attacked.robust.sum() < 55
     attack, tried = AuditState.attack, set()
 

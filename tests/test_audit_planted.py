@@ -164,7 +164,7 @@ def test_a_suite_that_is_too_weak_fails_its_own_test():
     assert said.outcome == "fail"
     assert int(weak.robust.sum()) - int(found.robust["worst case"].sum()) == said.counted[0] >= 3
     assert "the judged attacks" in found.verdict
-    enough = evaluation.attack(Linear(), few, strong(ball, effort=Effort(50, 4, 50, 0)), progress=False)
+    enough = evaluation.attack(Linear(), few, strong(ball, effort=Effort(50, 4, 50, 0, near=None)), progress=False)
     assert finding(audit(Linear(), few, ball, budget=TINY, attacked=enough, progress=False), 25).outcome == "passed"
 
 

@@ -90,9 +90,10 @@ def test_the_largest_entries_are_kept_with_those_that_are_no_smaller():
 def test_efforts_in_l1():
     assert minimum_norm("l1").restarts == 2
     assert minimum_norm("l1", effort=Effort(boundary=0)).restarts == 0
-    within = dict(lc.strong("l1", 1.0).members)["MinimalNorm"]
-    assert isinstance(within, MinimalNormWithin)
-    assert within.restarts == 2
+    for near, runs in ((None, 2), (0.2, 1)):
+        within = dict(lc.strong("l1", 1.0, effort=Effort(near=near)).members)["MinimalNorm"]
+        assert isinstance(within, MinimalNormWithin)
+        assert within.restarts == runs
     assert math.isclose(lc.Ball("l1", 2.0).widest(9), 9.0)
 
 

@@ -153,7 +153,7 @@ def test_the_papers_suites_are_what_the_papers_say():
     suites = {name: make(ball, Effort(7, 2, 30)) for name, make in SUITES.items()}
     members = {name: [member for member, _ in suite.members] for name, suite in suites.items()}
     assert members == {
-        "strong": ["APGD-CE", "APGD-M", "APGD-T", "Square", "relay"],
+        "strong": ["APGD-CE", "APGD-M", "APGD-T", "Square", "long Square", "relay"],
         "moosavi2019cure": ["PGD-20"],
         "srinivas2022lcnn": ["PGD-10"],
         "yu2018-mnist": ["FGSM", "BIM", "C&W"],
@@ -161,7 +161,11 @@ def test_the_papers_suites_are_what_the_papers_say():
         "autoattack": ["AutoAttack standard"],
     }
     strongest = dict(suites["strong"].members)
-    assert (strongest["APGD-CE"].steps, len(strongest["APGD-T"].runs), strongest["Square"].queries) == (7, 2, 30)
+    assert (strongest["APGD-CE"].steps, len(strongest["APGD-T"].runs), strongest["long Square"].attack.queries) == (
+        7,
+        2,
+        30,
+    )
     assert dict(suites["moosavi2019cure"].members)["PGD-20"].step_size == 8 / 255 * 0.255
     paper = dict(suites["yu2018-cifar10"].members)
     assert (paper["BIM"].step_size, paper["BIM"].steps, paper["C&W"].loss) == (1 / 255, 10, margin_loss)

@@ -78,11 +78,11 @@ def test_only_images_that_are_nearly_fooled_take_part_whatever_the_scale_of_the_
 def test_strong_ends_with_it_and_does_without_where_no_turns_are_asked_for():
     ball = Ball(LINF, 0.1)
     names = [name for name, _ in strong(ball).members]
-    assert names == ["APGD-CE", "APGD-M", "APGD-T", "Square", "relay"]
+    assert names == ["APGD-CE", "APGD-M", "APGD-T", "Square", "long Square", "relay"]
     assert [name for name, _ in strong(ball, effort=Effort(relays=0)).members] == names[:-1]
     relay = strong(ball, effort=Effort(steps=7, queries=50, relays=2)).members[-1][1]
     kinds = [(type(run).__name__, run.steps) for run in relay.runs]
-    assert kinds == [("Square", 24), ("APGD", 7), ("Square", 24), ("APGD", 7)]
+    assert kinds == [("Square", 15), ("APGD", 7), ("Square", 15), ("APGD", 7)]
 
 
 def test_attacks_in_several_balls_are_refused():

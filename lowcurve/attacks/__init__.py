@@ -18,6 +18,7 @@ from lowcurve.attacks.noise import Noise
 from lowcurve.attacks.one_step import NFGSM, RSFGSM, OneStep
 from lowcurve.attacks.pgd import BIM, FGSM, PGD
 from lowcurve.attacks.relay import Relay
+from lowcurve.attacks.selective import NearlyFooled
 from lowcurve.attacks.sora import SORA
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.attacks.square import Square
@@ -36,8 +37,8 @@ from lowcurve.attacks.within import Within
 
 __all__ = [
     "Attack", "BallAttack", "foreign", "ForeignAttack",
-    "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "MinimalNormWithin", "NFGSM", "Noise", "OneStep", "PGD",
-    "Relay", "RSFGSM",
+    "AutoAttack", "APGD", "BIM", "DeepFool", "FGSM", "MinimalNorm", "MinimalNormWithin", "NearlyFooled", "NFGSM", "Noise",
+    "OneStep", "PGD", "Relay", "RSFGSM",
     "RunnerUp", "SORA", "SPSA", "Square", "Within",
     "Effort", "FULL", "minimum_norm", "moosavi2019cure", "srinivas2022lcnn", "strong", "Suite", "SUITES", "yu2018",
     "color_change", "color_difference", "ColorBox", "ColorRanges", "derivatives_along",

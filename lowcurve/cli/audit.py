@@ -130,7 +130,7 @@ def _write(
     listed = f"{len(audits)} network{'' if len(audits) == 1 else 's'}"
     written = Report(
         title=f"Audit on {Path(study.data).name}",
-        lead=f"{listed} on {Path(study.data).name}, attacked by the suite {study.suite} at {ball} and audited.",
+        lead=f"{listed} on {Path(study.data).name}, attacked by the suite {study.attacks} at {ball} and audited.",
         results=together,
         ball=ball,
         suite=study.suite,

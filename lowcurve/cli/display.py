@@ -195,9 +195,10 @@ def expected_work(job: "Job", study: "Study", data: "DataSet", networks: int) ->
     examples = min(settings.examples, len(data.test))
     if job.step == "attack":
         effort, audited = settings.effort, min(settings.audited, examples)
-        steps = effort.steps * (3 + effort.targets)  # two runs of Auto-PGD, and the search for the smallest radius
-        queries = effort.queries * (1 + 0.1 * effort.relays)
-        rest = settings.budget.steps * 12 * GRADIENT + settings.budget.noise_draws * 0.1
+        steps = effort.steps * 4  # Auto-PGD, and the search for the smallest radius
+        queries = effort.queries * 0.5  # the short search, and longer ones for few images
+        budget = settings.budget
+        rest = (budget.steps * 12 + budget.apgd_steps * 6) * GRADIENT + budget.noise_draws * 0.1
         return ROBUST * (examples * (GRADIENT * steps + queries) + audited * rest)
     if job.step == "measure":
         return float(MEASURED * min(settings.curvature_examples, len(data.test)))

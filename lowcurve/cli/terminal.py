@@ -150,7 +150,7 @@ def with_conditions(table: "Table", study: "Study") -> "Table":
     told = []
     if any(column.heading == study.suite for column in table.columns):
         of = table.conditions.get("examples (robustness)", table.conditions.get("examples", ""))
-        told += [f"{study.norm} radius {study.radius}", f"attacks: {study.suite}", of, "in brackets 95 % intervals"]
+        told += [f"{study.norm} radius {study.radius}", f"attacks: {study.attacks}", of, "in brackets 95 % intervals"]
     measured = table.conditions.get("examples (curvature of the loss in input space)")
     if measured:
         told += [f"curvature at {measured}"]

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -17,7 +17,7 @@ from lowcurve.analysis.norms import L2, Ball, Norm, as_norm
 from lowcurve.attacks import Suite
 from lowcurve.attacks.acceptance import accept, tell_not_accepted
 from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
-from lowcurve.attacks.relay import Relay
+from lowcurve.attacks.selective import Margins, Selective
 from lowcurve.attacks.state import AttackBatch, select_rows
 from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
@@ -196,11 +196,11 @@ class _Chunk:
         batch_size: Images in a batch.
         seed: Seed of the attacks' random numbers.
         robust: Value of state["fooled by"] for robust images.
-        has_relay: True if a member is a `Relay`. It starts from the lowest margin found so far.
+        selects: True if a member is `Selective`. It chooses images by the lowest margins found so far.
         state: Columns with a row per image. "undefined" is True where logits were not finite at a point. "fooled by" is the
             number of the member that fooled the network. It is the number of members for images misclassified before, and
-            one more for robust ones. With a relay, "nearest" is the point of the lowest margin found, and "margin" the
-            margin there.
+            one more for robust ones. With a selective member, "nearest" is the point of the lowest margin found.
+            The fields of `Margins` are columns, too.
     """
 
     model: nn.Module
@@ -212,7 +212,7 @@ class _Chunk:
     batch_size: int
     seed: int
     robust: int
-    has_relay: bool
+    selects: bool
     state: dict[str, Tensor]
 
     @classmethod
@@ -228,8 +228,8 @@ class _Chunk:
     ) -> "_Chunk":
         like = input_like(model)
         x, y = examples.pixels(slice(None)).to(like.dtype), examples.y
-        has_relay = any(isinstance(member, Relay) for _, member in members)
-        chunk = cls(model, x, y, x, radius, start, batch_size, seed, len(members) + 1, has_relay, {})
+        selects = any(isinstance(member, Selective) for _, member in members)
+        chunk = cls(model, x, y, x, radius, start, batch_size, seed, len(members) + 1, selects, {})
         chunk.logits = chunk.logits_at(x, y)
         if are_probabilities(chunk.logits) and model not in _WARNED:
             _WARNED.add(model)
@@ -237,8 +237,8 @@ class _Chunk:
         fooled_by = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
         chunk.state = {"inputs": x.clone(), "fooled by": fooled_by, "forward passes": torch.ones_like(y)}
         chunk.state["undefined"] = torch.zeros_like(y, dtype=torch.bool)
-        if has_relay:
-            chunk.state |= {"nearest": x.clone(), "margin": margin(chunk.logits, y)}
+        if selects:
+            chunk.state |= {"nearest": x.clone(), **vars(Margins.begin(margin(chunk.logits, y)))}
         return chunk
 
     @property
@@ -260,7 +260,7 @@ class _Chunk:
 
     def attack(self, number: int, name: str, member: AttackFunction, report: Callable[[int], None]) -> None:
         """Attack the remaining images with one member."""
-        rows = self.remaining()
+        rows = self._taking_part(member)
         if not len(rows):
             return
         if not isinstance(member, IterativeAttack):
@@ -273,8 +273,6 @@ class _Chunk:
             answers = accept(member, self.x[rows], torch.cat(points), own)
             self.record(number, name, rows, *answers, torch.ones_like(rows))
             return
-        if isinstance(member, Relay):
-            rows = rows[member.is_near(margin(self.logits[rows], self.y[rows]), self.state["margin"][rows])]
         images = self._attack_batch(rows, member.ball, name)
         for place, run in member.usable_runs(self.logits.shape[1]):
             still = torch.nonzero(torch.isin(rows, self.remaining())).flatten()
@@ -283,14 +281,14 @@ class _Chunk:
             attacked = select_rows(images, still).with_streams(place)
             if self.start is not None and place == 0:
                 attacked = replace(attacked, start=self.start[rows[still]].to(self.x))
-            if isinstance(member, Relay):
+            if isinstance(member, Selective) and member.from_nearest:
                 attacked = replace(attacked, start=self.state["nearest"][rows[still]])
-            # `record` evaluates the last point and counts it; a relay needs the point of highest value.
+            # `record` evaluates the last point and counts it; a selective member needs the lowest margin.
             found = carry_out(
                 run,
                 attacked,
                 stop=True,
-                evaluate_last=self.has_relay,
+                evaluate_last=self.selects,
                 limit=self.batch_size,
                 device=self.device,
                 report=report,
@@ -298,6 +296,16 @@ class _Chunk:
             self.state["undefined"][rows[still]] |= found.undefined
             answers = accept(member, attacked.x, found.point, attacked.radius)
             self.record(number, name, rows[still], *answers, found.forward_passes)
+
+    def _taking_part(self, member: AttackFunction) -> Tensor:
+        """Return the rows of the robust images, or those that a selective member chooses, and keep the margins before it."""
+        rows, state = self.remaining(), self.state
+        if isinstance(member, Selective):
+            margins = Margins(*(state[field.name] for field in fields(Margins))).take(rows)
+            rows = rows[member.takes_part(margins)]
+        if self.selects:
+            state["before"][rows] = state["lowest"][rows]
+        return rows
 
     def record(
         self, number: int, name: str, rows: Tensor, inputs: Tensor, accepted: Tensor, forward_passes: Tensor
@@ -309,10 +317,10 @@ class _Chunk:
         fooled = defined & (logits.argmax(1) != self.y[rows])
         self.state["undefined"][rows] |= ~defined
         self.state["forward passes"][rows] += forward_passes
-        if self.has_relay:
-            margins = margin(logits, self.y[rows])
-            nearer = defined & (margins < self.state["margin"][rows])
-            self.state["margin"][rows[nearer]] = margins[nearer]
+        if self.selects:
+            margins = torch.where(defined, margin(logits, self.y[rows]), torch.inf)
+            nearer = margins < self.state["lowest"][rows]
+            self.state["last"][rows], self.state["lowest"][rows[nearer]] = margins, margins[nearer]
             self.state["nearest"][rows[nearer]] = inputs[nearer]
         self.state["inputs"][rows] = inputs
         self.state["fooled by"][rows[fooled]] = number

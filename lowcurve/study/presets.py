@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from lowcurve.attacks import FULL, Effort
+from lowcurve.attacks import Effort
 from lowcurve.data import Augmentation, Limits
 from lowcurve.errors import InputError, nearest
 from lowcurve.evaluation.audit import Budget
@@ -15,7 +15,6 @@ Scale = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "laptop", "paper")
 FEW = Limits(train=256, validation=64, test=64)
 """The images of the scale smoke."""
-LAPTOP_EFFORT = Effort(steps=50, targets=3, queries=1000, boundary=3)
 
 
 def preset(data: str, scale: str = "laptop") -> Study:
@@ -63,7 +62,7 @@ def _at_laptop(data: str) -> Study:
             training=Optimization(epochs=6, batch_size=128, learning_rate=2e-3),
             fine_tuning=Optimization(epochs=5, batch_size=128, learning_rate=2e-3),
             cure=Cure(weight=0.1, h=3.0),
-            evaluation=Evaluation(examples=200, effort=LAPTOP_EFFORT, curvature_examples=200, profile_examples=8),
+            evaluation=Evaluation(examples=200, curvature_examples=200, profile_examples=8),
         )
     augmentation = Augmentation(crop_padding=4, flip=data != "svhn")
     # With two hundred classes, softplus networks without normalization learn nothing in so few steps.
@@ -77,7 +76,7 @@ def _at_laptop(data: str) -> Study:
         fine_tuning=Optimization(epochs=6, batch_size=128, learning_rate=2e-3, augmentation=augmentation),
         cure=Cure(weight=4.0, h=1.7),
         gradient=GradientNorm(weight=0.3),
-        evaluation=Evaluation(examples=200, effort=LAPTOP_EFFORT, curvature_examples=100, profile_examples=0),
+        evaluation=Evaluation(examples=200, curvature_examples=100, profile_examples=0),
     )
 
 
@@ -86,7 +85,7 @@ def _at_paper(study: Study) -> Study:
         return study
     if study.data == "mnist":
         long = replace(study.training, epochs=30)
-        whole = replace(study.evaluation, examples=10_000, effort=FULL, curvature_examples=1000, profile_examples=100)
+        whole = replace(study.evaluation, examples=10_000, curvature_examples=1000, profile_examples=100)
         return replace(
             study,
             limits=Limits(),
@@ -110,7 +109,7 @@ def _at_paper(study: Study) -> Study:
         ),
         cure=Cure(weight=4.0, h=3.0, form="released"),
         training_attack=TrainingAttack(steps=10),
-        evaluation=replace(study.evaluation, examples=10_000, effort=FULL, curvature_examples=1000),
+        evaluation=replace(study.evaluation, examples=10_000, curvature_examples=1000),
     )
 
 

@@ -154,7 +154,8 @@ def _against_radius(
     band = Line(*(tuple(getattr(s, part) for s in shares) for part in ("value", "low", "high")))
     conditions = {
         "examples": examples.describe("test"),
-        "attack": f"minimum norm, {attack.steps} steps, {attack.restarts} further runs from noise; and the suite {study.suite}",
+        "attack": f"minimum norm, {attack.steps} steps, {attack.restarts} further runs from noise; "
+        f"and the suite {study.attacks}",
     }
     curves = Curves(
         "Accuracy against radius",

@@ -50,7 +50,7 @@ def conditions_of(study: Study, examples: Examples, suite: Suite) -> dict[str, s
     return {
         "ball": f"{study.norm}, radius {study.radius} in pixel units",
         "examples": examples.describe("test"),
-        "suite": f"{study.suite}: " + ", then ".join(key for key, _ in suite.members),
+        "suite": f"{study.attacks}: " + ", then ".join(key for key, _ in suite.members),
         "meaning": "robust accuracy is an upper bound: a stronger attack may exist",
     }
 

@@ -33,7 +33,7 @@ class Evaluation:
         examples: Number of attacked test examples.
         first: Take the first examples of the test set. By default they are random where `limits.test` is set.
         steps: Number of steps of PGD.
-        effort: Length of the searches in the suite "strong".
+        effort: Numbers of the suite "strong". Smaller ones than by default make it weaker, and the results say so.
         audited: Number of test examples in the tests for gradient masking. 0 makes no audit.
         audit: Run what the verdict needs ("usual"), or every test with larger searches ("thorough").
         budget: Largest cost of those tests per example.
@@ -221,6 +221,12 @@ class Study:
             dimensions: Number of entries of one input.
         """
         return self.ball().l2_length(dimensions)
+
+    @property
+    def attacks(self) -> str:
+        """The suite's name. If it has less effort than by default, that is said."""
+        lighter = self.evaluation.effort.lighter() if self.suite == "strong" else ""
+        return f"{self.suite}, lighter than by default ({lighter})" if lighter else self.suite
 
     @property
     def hardware(self) -> Hardware:

@@ -8,6 +8,7 @@ import numpy as np
 from lowcurve.analysis.norms import as_norm
 from lowcurve.attacks import APGD, PGD
 from lowcurve.attacks.minimal_within import MinimalNormWithin
+from lowcurve.attacks.selective import NearlyFooled
 from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attack_result import UNDEFINED, AttackResult
 from lowcurve.types import AttackFunction
@@ -31,7 +32,8 @@ def is_at_least(known: object, wanted: object) -> bool:
 
 def fooled_by_gradients(attacked: AttackResult) -> np.ndarray:
     """Return which images a member of the suite fooled that follows gradients."""
-    names = [name for name, member in attacked.members if isinstance(member, FOLLOW_GRADIENTS)]
+    plain = {name: member.attack if isinstance(member, NearlyFooled) else member for name, member in attacked.members}
+    names = [name for name, member in plain.items() if isinstance(member, FOLLOW_GRADIENTS)]
     return np.isin(attacked.fooled_by, names)
 
 

@@ -230,7 +230,7 @@ class AuditState(FooledImages):
 
     def gradient_suite(self) -> Suite:
         """Return the attacks of `strong` that follow gradients."""
-        members = strong(self.ball, effort=Effort(steps=self.budget.apgd_steps, relays=0)).members
+        members = strong(self.ball, effort=Effort(self.budget.apgd_steps, targets=4, relays=0, near=None)).members
         return Suite(tuple(member for member in members if not isinstance(member[1], Square)))
 
     def run_pgd(self, method: PGD, rows: np.ndarray, *, stop: bool, observe: Observer | None = None) -> Outcome:

@@ -9,7 +9,7 @@ from lowcurve.data import Limits
 from lowcurve.papers.common.context import Context, Reduction
 from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.study.method_options import Cure, TrainingAttack
-from lowcurve.study.presets import LAPTOP_EFFORT, preset, shorten
+from lowcurve.study.presets import preset, shorten
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Optimization, Schedule
 
@@ -63,9 +63,7 @@ def make_base_study(context: Context) -> Study:
         return replace(get_recipe(f"moosavi2019cure/{table}/normal").study(), data=context.data)
     study = preset(context.data)
     study = replace(study, nonlinearity="relu", radius=RADII.get(context.data, ("", "8/255"))[1])
-    settings = Evaluation(
-        examples=200, effort=LAPTOP_EFFORT, audited=60, save_inputs=False, curvature_examples=100, gallery=5
-    )
+    settings = Evaluation(examples=200, audited=60, save_inputs=False, curvature_examples=100, gallery=5)
     if context.data in ("cifar10", "svhn"):
         training = replace(study.training, epochs=10, learning_rate=2e-3)
         tuning = Optimization(

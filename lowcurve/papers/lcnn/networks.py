@@ -6,7 +6,7 @@ from lowcurve.data import Limits
 from lowcurve.papers.common.context import Context
 from lowcurve.papers.recipes import get_recipe
 from lowcurve.study.method_options import Cure, GradientNorm, TrainingAttack
-from lowcurve.study.presets import LAPTOP_EFFORT, preset, shorten
+from lowcurve.study.presets import preset, shorten
 from lowcurve.study.settings import Study
 from lowcurve.training import Schedule
 
@@ -32,7 +32,7 @@ def make_base_study(context: Context) -> Study:
         radius=str(radius),
         cure=replace(study.cure, from_scratch=True, form="published"),
         training_attack=TrainingAttack(steps=3, norm="l_2", step_size=0.5 * radius),
-        evaluation=replace(study.evaluation, effort=LAPTOP_EFFORT, examples=200),
+        evaluation=replace(study.evaluation, examples=200),
     )
     if context.data == "cifar10":
         training = replace(

@@ -12,7 +12,7 @@ from lowcurve.papers.common.seed_tables import train_row
 from lowcurve.papers.recipes import Recipe, get_recipe
 from lowcurve.results import Result, Table
 from lowcurve.study.method_options import TrainingAttack
-from lowcurve.study.presets import LAPTOP_EFFORT, shorten
+from lowcurve.study.presets import shorten
 from lowcurve.study.report_figures import same_images
 from lowcurve.study.settings import Evaluation, Study
 from lowcurve.training import Schedule
@@ -114,9 +114,7 @@ def _reduce(context: Context, table: str, row: str, study: Study) -> Study:
         width=16,
         training=training,
         training_attack=against,
-        evaluation=Evaluation(
-            examples=500, effort=LAPTOP_EFFORT, audited=60, save_inputs=False, radii=study.evaluation.radii
-        ),
+        evaluation=Evaluation(examples=500, audited=60, save_inputs=False, radii=study.evaluation.radii),
     )
     if context.scale != "smoke":
         return study
