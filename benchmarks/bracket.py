@@ -4,7 +4,8 @@
         [--norms linf l2 l1] [--examples 100] [--columns attacked ...] [--json FILE]
 
 Each row is a network and a ball: images that are correct without an attack, under `strong` and under the standard version of
-AutoAttack, which fools what the other does not, and CPU seconds of this process with one thread. Below, on as many images as
+AutoAttack, which fools what the other does not, and CPU seconds of this process with one thread. *Smallest*: AttackBench's
+optimality of smallest radii, next to foolbox's FMN if it is installed. Below, on as many images as
 a budget of work allows: verified accuracy, and certified over attacked radius for global bounds and each order of local ones,
 with their cost in forward passes. The columns of a row come from functions of a case, see COLUMNS. Fresh networks are trained
 on 10,000 images if FOLDER lacks them.
@@ -26,11 +27,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from bracket_above import attacked
+from bracket_above import attacked, smallest
 from bracket_below import certified
 from bracket_cases import NETWORKS, Case, cases
 
-COLUMNS: dict[str, Callable[[Case], dict[str, object]]] = {"attacked": attacked, "certified": certified}
+COLUMNS: dict[str, Callable[[Case], dict[str, object]]] = {
+    "attacked": attacked,
+    "certified": certified,
+    "smallest": smallest,
+}
 """Functions that fill a row."""
 
 
@@ -43,7 +48,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--norms", nargs="+", default=["linf", "l2"], choices=["linf", "l2", "l1"])
     parser.add_argument("--examples", type=int, default=100, help="first test images of each network")
-    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
+    parser.add_argument("--columns", nargs="+", default=["attacked", "certified"], choices=list(COLUMNS))
     parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,7 +1,9 @@
 """The bracket's upper half: accuracy under `strong` and under AutoAttack, and smallest radii next to the best known."""
 
+import importlib.util
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 from bracket_cases import Case
 
 from lowcurve import evaluation
-from lowcurve.attacks import FULL, Effort, strong
+from lowcurve.attacks import FULL, Effort, MinimalNorm, foreign, minimum_norm, strong
+from lowcurve.types import AttackFunction
 
 Row = dict[str, object]
 
@@ -63,7 +66,29 @@ def autoattack_robust(case: Case, seed: int = 0) -> np.ndarray:
     return np.asarray(case.correct & ~fooled)
 
 
-def optimality(distances: Mapping[str, np.ndarray]) -> Row:
+def smallest(case: Case, *, seed: int = 0) -> Row:
+    """Compare smallest radii: of `minimum_norm`, of one run of `MinimalNorm`, and of foolbox's FMN if it is installed.
+
+    Args:
+        case: Network, images and norm.
+        seed: Seed of all.
+    """
+    attacks: dict[str, AttackFunction] = {"minimum norm": minimum_norm(case.norm), "one run": MinimalNorm(case.norm)}
+    if importlib.util.find_spec("foolbox"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import foolbox
+        kind = {"linf": "LInfFMNAttack", "l2": "L2FMNAttack", "l1": "L1FMNAttack"}[case.norm]
+        attacks["FMN, 500 steps"] = foreign(getattr(foolbox.attacks, kind)(steps=500), case.norm)
+    distances, seconds = {}, {}
+    for name, attack in attacks.items():
+        start = time.process_time()
+        distances[name] = evaluation.smallest_radius(case.model, case.images, attack, seed=seed, progress=False).radius
+        seconds[name] = time.process_time() - start
+    return {name: row | {"seconds": seconds[name]} for name, row in optimality(distances).items()}
+
+
+def optimality(distances: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Return for each attack the share found, the mean distance over the best known, and AttackBench's optimality.
 
     Args:
@@ -78,7 +103,8 @@ def optimality(distances: Mapping[str, np.ndarray]) -> Row:
     """
     best = np.minimum.reduce(list(distances.values()))
     counted = (best > 0) & np.isfinite(best)
-    best, rows = best[counted], {}
+    rows: dict[str, dict[str, float]] = {}
+    best = best[counted]
     for name, found in distances.items():
         own, largest = found[counted], float(best.max())
         clipped = np.minimum(own, largest)
