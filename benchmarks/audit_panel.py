@@ -58,7 +58,7 @@ DATA = ("digits", "pairs", "mnist", "cifar10")
 EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0, near=None)
 """The gradient attacks of `strong` at full effort, and a third of its queries."""
 FULL = Effort(targets=4, relays=3, near=None)
-"""`strong` as it is: every fourth network of the third set."""
+"""`strong` with all searches for every image: every fourth network of the third set."""
 
 
 class Panel:
