@@ -80,7 +80,9 @@ def measure(make: Callable[[], Made], budget: Budget) -> dict[str, object]:
     """Attack and audit one network."""
     model, images, ball = make()
     start = time.process_time()
-    attacked = evaluation.attack(model, images, strong(ball, effort=Effort(targets=4, relays=3, near=None)), progress=False)
+    attacked = evaluation.attack(
+        model, images, strong(ball, effort=Effort(targets=4, relays=3, near=None)), progress=False
+    )
     suite = time.process_time() - start
     clock, start = Clock(), time.process_time()
     found = audit(model, images, ball, attacked=attacked, budget=budget, progress=clock)
