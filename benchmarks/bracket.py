@@ -49,16 +49,19 @@ def main() -> None:
     parser.add_argument("--norms", nargs="+", default=["linf", "l2"], choices=["linf", "l2", "l1"])
     parser.add_argument("--examples", type=int, default=100, help="first test images of each network")
     parser.add_argument("--columns", nargs="+", default=["attacked", "certified"], choices=list(COLUMNS))
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--json", type=Path, help="write the numbers here; rows that it has are kept")
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = {
         "examples": args.examples, "threads": 1, "torch": torch.__version__, "Python": platform.python_version(),
         "machine": platform.machine(), "cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    rows = []
+    rows: list[dict[str, object]] = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    known = {(row["network"], row["norm"]) for row in rows}
     folders = args.data_dir, args.weights_dir, args.fresh_dir
     for case in cases(tuple(args.networks), tuple(args.norms), args.examples, *folders):
+        if (case.network, case.norm) in known:
+            continue
         row: dict[str, object] = {"network": case.network, "norm": case.norm, "radius": case.radius}
         for name in args.columns:
             row |= COLUMNS[name](case)

@@ -203,7 +203,7 @@ class LocalBounds:
             if self.passes.follows_nonlinearity(node):
                 intervals[parent] = relaxations[parent].reach()
             elif parent not in intervals:
-                found: Iterable[Part] = self.passes.linear_parts(parent, relaxations, region)
+                found: Iterable[Part] = self.passes.linear_parts(parent, relaxations, region, whole=keep)
                 if keep:
                     found = parts[parent] = list(found)
                 intervals[parent] = region.interval(found, parent.shape)
@@ -277,10 +277,11 @@ class LocalBounds:
         error = torch.zeros_like(point.margins)
         for target, weight in weights.items():
             parts = inside.parts[target]
-            pieces = torch.split(weight.flatten(2), [part[0].shape[1] for part in parts], 2)
-            for (rows, least, most), piece in zip(parts, pieces, strict=True):
-                squares += (rows[:, None] * piece[..., None].float()).mT @ rows[:, None]
-                error += (piece * torch.maximum(-least, most).double().square()[:, None]).sum(2)
+            pieces = torch.split(weight.flatten(2), [part.rows.shape[1] for part in parts], 2)
+            for part, piece in zip(parts, pieces, strict=True):
+                rows, largest = part.rows[:, None], torch.maximum(-part.least, part.most).double()
+                squares += (rows * piece[..., None].float()).mT @ rows
+                error += (piece * largest.square()[..., None, :]).sum(2)
         root = (region.largest_square(squares.double()) * (1 + ROUNDING)).sqrt() + error.sqrt() * (1 + ROUNDING)
         return region.least(waiting[self.start].flatten(2), HALVINGS) + constant - root.square()
 

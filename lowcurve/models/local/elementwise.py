@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowcurve.models.local.curves import Curve
 from lowcurve.models.local.relaxation import OUTWARD, Relaxation, errors_of
+from lowcurve.models.local.windows import Window
 
 PREFERENCE = 0.3
 """A quadratic remainder is used where this share of its largest value is below the width of the linear bounds."""
@@ -65,14 +66,15 @@ class Elementwise(Relaxation):
         points, _, _ = self._samples
         middle = (points[0] + points[-1]) / 2
         places = (points[0], points[-1]) if self.curve.kinks else (points[0], middle, points[-1])
-        slopes = [self.curve.slope(self.z + place) for place in places]
-        found = [(slope, *self._offsets(slope)) for slope in (self.chord, *slopes)]
-        stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
-        values = stacked[0] * middle
-        lowest = (values + stacked[1]).nan_to_num(-torch.inf).argmax(0, keepdim=True)
-        highest = (values + stacked[2]).nan_to_num(torch.inf).argmin(0, keepdim=True)
-        pick = [(stacked[0], lowest), (stacked[1], lowest), (stacked[0], highest), (stacked[2], highest)]
-        a, b, c, d = (values.gather(0, place)[0] for values, place in pick)
+        slopes = self.curve.slope(self.z + torch.stack(places))
+        a = c = self.chord
+        b, d = self._offsets(a)
+        for slope in slopes:
+            below, above = self._offsets(slope)
+            higher = slope * middle + below > a * middle + b
+            lower = slope * middle + above < c * middle + d
+            a, b = torch.where(higher, slope, a), torch.where(higher, below, b)
+            c, d = torch.where(lower, slope, c), torch.where(lower, above, d)
         return a, b, c, d
 
     @cached_property
@@ -96,10 +98,15 @@ class Elementwise(Relaxation):
             torch.where(quadratic, most.clamp(min=0), zero),
         )
 
-    def parallel(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parallel(
+        self, rows: Tensor, window: Window | None = None, before: Window | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Use the slope of the chord."""
+        del before  # the same windows
         slope, below, above = self._parallel
-        return rows * slope.to(rows)[:, None], *errors_of(rows, below, above)
+        slope = slope.to(rows)
+        slope = slope[:, None] if window is None else window.gather(slope)[:, :, None]
+        return rows * slope, *errors_of(rows, below, above, window)
 
     def lower(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Use the line below for positive coefficients and the line above for negative ones."""

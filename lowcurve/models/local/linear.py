@@ -202,6 +202,38 @@ def _convolution_transpose(node: Node, parent: Node, dtype: torch.dtype, rows: T
     return (found.view(len(rows), *parent.shape),)
 
 
+def transpose_windows(node: Node, dtype: torch.dtype, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+    """Return the transpose of a convolution or an average for windows of its result, without padding.
+
+    Args:
+        node: The result.
+        dtype: Precision of the coefficients.
+        shape: Shape of a window, (channels, height, width).
+
+    Returns:
+        A function of coefficients, shape (rows, *shape), that returns those of the input.
+    """
+    given, ((_, parent),) = node.call.arguments, node.parents
+    if node.call.name == "convolution":
+        weight = given["weight"].detach().to(dtype)
+        words = {"groups": given["groups"], "dilation": tuple(given["dilation"])}
+    else:
+        kernel = torch.ones(tuple(given["kernel_size"]) * (2 // len(given["kernel_size"])), dtype=dtype)
+        weight = (kernel / kernel.numel()).expand(shape[0], 1, *kernel.shape).to(parent.device)
+        words = {"groups": shape[0]}
+    stride = tuple(given["stride"] or given["kernel_size"])
+
+    def back(rows: Tensor) -> Tensor:
+        return F.conv_transpose2d(rows, weight, None, stride, **words)
+
+    example = back(weight.new_zeros(1, *shape))
+    if shape.numel() * example.numel() > LARGEST_MATRIX:
+        return back
+    identity = torch.eye(shape.numel(), dtype=dtype, device=weight.device).view(-1, *shape)
+    matrix = back(identity).flatten(1)
+    return lambda rows: (rows.flatten(1) @ matrix).view(len(rows), *example.shape[1:])
+
+
 def _absolute(node: Node) -> Node:
     """Return an operation with the absolute values of its weights."""
     name, arguments = node.call.name, dict(node.call.arguments)

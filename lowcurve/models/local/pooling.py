@@ -11,6 +11,7 @@ from lowcurve.models.jacobians.bounds import refusal
 from lowcurve.models.jacobians.graph import Node
 from lowcurve.models.jacobians.nonlinear import windows
 from lowcurve.models.local.relaxation import OUTWARD, Relaxation, errors_of
+from lowcurve.models.local.windows import Window
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,22 @@ class Largest(Relaxation):
     def _rows(self, rows: Tensor) -> Tensor:
         return rows.reshape(*rows.shape[:2], self.z.shape[1], -1)
 
-    def parallel(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parallel(
+        self, rows: Tensor, window: Window | None = None, before: Window | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Use the slope of the chord."""
-        rows, (place, slope, below, above, _) = self._rows(rows), self._winner
-        return self._scatter(rows * slope.to(rows)[:, None], place), *errors_of(rows, below, above)
+        place, slope, below, above, _ = self._winner
+        if window is None or before is None:
+            rows = self._rows(rows)
+            return self._scatter(rows * slope.to(rows)[:, None], place), *errors_of(rows, below, above)
+        place, slope, below, above = (
+            values.unflatten(-1, window.image) for values in (place, slope.to(rows), below, above)
+        )
+        numbers = before.number(window.gather(place)).flatten(3)[:, :, None]
+        product = (rows * window.gather(slope)[:, :, None]).flatten(4)
+        start = product.new_zeros(*product.shape[:4], before.size[0] * before.size[1])
+        found = start.scatter_add_(-1, numbers.expand_as(product), product).unflatten(-1, before.size)
+        return found, *errors_of(rows, below, above, window)
 
     def lower(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Use the winner for positive coefficients and the chord for negative ones."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import L1, L2, LINF, Norm
+from lowcurve.models.local.windows import Window, by_row
 from lowcurve.types import PerExample
 
 ROUNDING = 1e-5
@@ -14,9 +15,22 @@ ROUNDING = 1e-5
 HALVINGS = 12
 """Steps of the search for the multiplier of the l_2 ball."""
 
-Part = tuple[Tensor, Tensor, Tensor]
-"""Some elements of a value, as coefficients of the image's change (batch, elements, pixels), and their least and largest
-error (batch, elements)."""
+
+@dataclass(frozen=True)
+class Part:
+    """Some elements of a value, as a linear function of the image's change and an error.
+
+    Attributes:
+        rows: Coefficients, shape (batch, elements, pixels), or those of `windows`. The batch is 1 if all images have the same.
+        least: Least error, shape (batch, elements).
+        most: Largest error.
+        window: The windows of the coefficients, None for whole images.
+    """
+
+    rows: Tensor
+    least: Tensor
+    most: Tensor
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -62,27 +76,29 @@ class Region:
         Returns:
             Bounds, shape (batch, rows).
         """
-        low, high = (bound.to(rows)[:, None] for bound in (self.low, self.high))
+        return self._least(rows, self.low.to(rows)[:, None], self.high.to(rows)[:, None], halvings)
+
+    def _least(self, rows: Tensor, low: Tensor, high: Tensor, halvings: int = 0) -> Tensor:
         if self.norm == LINF:
-            return torch.minimum(rows * low, rows * high).sum(2)
-        radius = self.radius.to(rows)[:, None]
+            return torch.minimum(rows * low, rows * high).sum(-1)
+        radius = self.radius.to(rows).view(-1, *[1] * (rows.ndim - 2))
         if self.norm == L1:
-            return torch.maximum(-radius * rows.abs().amax(2), torch.minimum(rows * low, rows * high).sum(2))
+            return torch.maximum(-radius * rows.abs().amax(-1), torch.minimum(rows * low, rows * high).sum(-1))
         tiny = torch.finfo(rows.dtype).tiny
-        first = radius / rows.norm(dim=2).clamp(min=tiny)
+        first = radius / rows.norm(dim=-1).clamp(min=tiny)
         multiplier, longest = first, 1e6 * first
         point = torch.minimum(torch.maximum(-multiplier[..., None] * rows, low), high)
         for _ in range(halvings):
             # A clipped point is too short, so the multiplier grows; it is bisected in its logarithm once it is too long.
-            short = point.norm(dim=2) < radius
+            short = point.norm(dim=-1) < radius
             first = torch.where(short, multiplier, first)
             longest = torch.where(short, longest, multiplier)
             multiplier = torch.minimum((first * longest).sqrt(), 4 * first)
             point = torch.minimum(torch.maximum(-multiplier[..., None] * rows, low), high)
         bent = -point / multiplier[..., None].clamp(min=tiny)
         rest = rows - bent
-        lengths: Tensor = bent.norm(dim=2)
-        return torch.minimum(rest * low, rest * high).sum(2) - radius * lengths
+        lengths: Tensor = bent.norm(dim=-1)
+        return torch.minimum(rest * low, rest * high).sum(-1) - radius * lengths
 
     def interval(self, parts: Iterable[Part], shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Bound the least and the largest change of a value on the region, widened for rounding.
@@ -94,10 +110,23 @@ class Region:
         Returns:
             Both, of shape (batch, *shape) in double precision.
         """
-        ends = [(self.least(rows) + low, high - self.least(-rows)) for rows, low, high in parts]
+        ends = [self._ends(part) for part in parts]
         low, high = (torch.cat(several, 1).double().view(-1, *shape) for several in zip(*ends, strict=True))
         width = ROUNDING * (high - low)  # both ends are sums of terms of this size, which may cancel in one of them
         return low - width, high + width
+
+    def _ends(self, part: Part) -> tuple[Tensor, Tensor]:
+        low, high, rows, window = self.low, self.high, part.rows, part.window
+        low, high = (bound.to(rows) for bound in (low, high))
+        if window is None:
+            low, high = low[:, None], high[:, None]
+            least, most = self._least(rows, low, high), -self._least(-rows, low, high)
+        else:
+            shape = (-1, rows.shape[3], *window.image)
+            low, high = (window.gather(bound.view(shape)).flatten(2)[:, :, None] for bound in (low, high))
+            rows = rows.flatten(3)
+            least, most = (by_row(end) for end in (self._least(rows, low, high), -self._least(-rows, low, high)))
+        return least + part.least, most + part.most
 
     def largest_square(self, matrices: Tensor) -> Tensor:
         """Bound the largest d^T G d on the region, for positive semidefinite G with the rounding of single precision.

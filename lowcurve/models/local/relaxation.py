@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from lowcurve.models.local.windows import Window, by_row
+
 OUTWARD = 1e-6
 """Relative increase of every offset, for its rounding to single precision."""
 
@@ -19,11 +21,15 @@ class Relaxation(ABC):
     """
 
     @abstractmethod
-    def parallel(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parallel(
+        self, rows: Tensor, window: Window | None = None, before: Window | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Replace the result by one linear function and an error.
 
         Args:
-            rows: Coefficients of the result.
+            rows: Coefficients of the result. The batch is 1 if all images have the same.
+            window: Windows of the coefficients, None for whole images.
+            before: Windows of the input on which they depend.
 
         Returns:
             Coefficients of the input, and the least and the largest error of each row.
@@ -70,18 +76,30 @@ class Relaxation(ABC):
         return before, least, None
 
 
-def errors_of(rows: Tensor, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+def errors_of(rows: Tensor, below: Tensor, above: Tensor, window: Window | None = None) -> tuple[Tensor, Tensor]:
     """Bound sums of coefficients times errors.
 
     Args:
-        rows: Coefficients, shape (batch, rows, ...).
+        rows: Coefficients, shape (batch, rows, ...), or those of windows. The batch is 1 if all images have the same.
         below: Least errors, shape (batch, ...).
         above: Largest errors.
+        window: The windows.
 
     Returns:
-        The least and the largest sum for each row.
+        The least and the largest sum for each row, in the order of the elements.
     """
-    flat = rows.flatten(2)
-    middle, half = ((above + sign * below).flatten(1)[..., None].to(rows) / 2 for sign in (1, -1))
-    center, away = (flat @ middle)[..., 0], (flat.abs() @ half)[..., 0]
+    middle, half = ((above + sign * below).to(rows) / 2 for sign in (1, -1))
+    if window is None:
+        center, away = _sums(rows.flatten(2), middle.flatten(1)), _sums(rows.flatten(2).abs(), half.flatten(1))
+    else:
+        flat = rows.flatten(3)
+        center = by_row(_sums(flat, window.gather(middle).flatten(2)))
+        away = by_row(_sums(flat.abs(), window.gather(half).flatten(2)))
     return center - away, center + away
+
+
+def _sums(rows: Tensor, values: Tensor) -> Tensor:
+    """Sum coefficients, shape (batch or 1, ..., rows, elements), times values, shape (batch, ..., elements)."""
+    if len(rows) < len(values):  # one product of matrices for all images
+        return (rows[0] @ values.movedim(0, -1)).movedim(-1, 0)
+    return (rows @ values[..., None])[..., 0]
