@@ -136,7 +136,7 @@ def certify(
             proofs.append(proof)
     if not found:
         received = "; ".join(f"no {kind} bounds: {reason.removesuffix('.')}" for reason, kind in reasons.items())
-        raise NotAvailable("a network that can be certified", received, "use one of plain layers")
+        raise NotAvailable("a network that can be certified", received, "use a small one of plain layers")
     count = min(map(len, found))
     best = np.max([values[:count] for values in found], axis=0)
     return Certified(best, chosen, f"{'; '.join(proofs)}; {count} images")
@@ -156,9 +156,14 @@ def _local(
     bounds = LocalBounds(model, examples.pixels(slice(0, 1)).to(input_like(model)))
     most = min(len(examples), work / ((steps + len(radii)) * max(1, bounds.work)))
     if most < min(FEWEST, len(examples)):
-        received = f"{bounds.work:.2g} multiplications an image and radius"
-        raise NotAvailable("a network with cheap local bounds", received, "certify a smaller one")
-    orders = ("zero", "second") if bounds.is_smooth else ("zero",)
+        layer, units = bounds.costliest
+        received = (
+            f"{bounds.width:,} units before nonlinearities, {units:,} of them from {layer}, and {bounds.work:.2g} "
+            "multiplications for an image and radius"
+        )
+        raise NotAvailable("a network with cheap local bounds", received, "give lc.certify a larger work")
+    # In l_inf the second order was never the best on trained networks.
+    orders = ("zero", "second") if bounds.is_smooth and norm != LINF else ("zero",)
     certificate = LocalCertificate(bounds, norm, radii, steps, orders)
     columns = measure(model, examples.take(slice(int(most))), {"certified": certificate}, **words)
     kinds = "CROWN" if len(orders) == 1 else "CROWN and curvature"

@@ -11,10 +11,19 @@ from lowcurve.analysis.norms import L2, Norm
 from lowcurve.errors import InputError
 from lowcurve.losses import require_loss_field
 from lowcurve.models.local.bounds import ORDERS, LocalBounds, Point
+from lowcurve.models.local.regions import Region
 from lowcurve.types import Field, Inputs, PerExample
 
 ROUNDING = 1e-6
 """Relative rounding of a radius to single precision, downward."""
+POWER = 2.8
+"""Power of the radius by which a margin's bound falls faster than the margin's tangent, measured on ReLU networks."""
+SHORTER, NEAR, LONGER = 0.97, 0.8, 1.05
+"""Shares of the radius that this power predicts: the one that is tried, and the range of wanted ones that are tried instead."""
+HALVINGS = 24
+"""Steps of the search for this radius."""
+MORE = 3
+"""Further radii for an image of which none was proved."""
 MEMORY = 2**25
 """Number of coefficients of a batch, of those that the second order keeps."""
 
@@ -84,66 +93,86 @@ class LocalCertificate:
     def _search(self, start: "_Start", orders: tuple[str, ...]) -> Tensor:
         """Return the largest radius that was proved for each image."""
         low, high = torch.zeros_like(start.margin), torch.full_like(start.margin, torch.inf)
-        bend, wanted = torch.zeros_like(low), torch.tensor(sorted(self.radii), dtype=low.dtype, device=low.device)
         high[~(start.margin > 0)] = 0.0
+        bends, wanted = torch.zeros_like(start.margins), low.new_tensor(sorted(self.radii))
         left = torch.full_like(low, self.steps)
-        for _ in range(self.steps + len(self.radii)):
-            tried = start.zero_of(bend, low, high)
-            inside = (wanted > low[:, None]) & (wanted < high[:, None])
-            open_ = inside.any(1)
-            if len(wanted):
-                away = torch.where(inside, (wanted / tried[:, None]).log().abs(), torch.inf)
-                tried = torch.where(open_, wanted[away.argmin(1)], tried)
-            places = torch.nonzero((high > 0) & (open_ | (left > 0))).flatten()
+        for step in range(self.steps + len(self.radii) + MORE):
+            zero = start.zero_of(bends)
+            guess = (0.5 if step == 0 else SHORTER) * zero
+            fits = (guess > 1.01 * low) & (guess < 0.99 * high)
+            if step % 2:  # every other radius lies in the middle, so that the search ends also where no power fits
+                fits &= high.isinf() | (low == 0)
+            guess = torch.where(fits, guess, start.middle(low, high))
+            # A wanted radius is tried if it may be proved, and no smaller one that is due proves it too.
+            close = (wanted > low[:, None]) & (wanted < torch.minimum(high, LONGER * zero)[:, None])
+            due = (left > 0) | (low == 0)
+            close &= (wanted >= NEAR * guess[:, None]) | ~due[:, None]
+            tried = (
+                torch.where(close.any(1), torch.where(close, wanted, -torch.inf).amax(1), guess)
+                if len(wanted)
+                else guess
+            )
+            places = torch.nonzero((high > 0) & (due | close.any(1))).flatten()
             if not len(places):
                 break
-            left = left - (~open_).to(left)
+            left[places] -= 1
             radius = tried[places]
-            worst = start.worst_margin(self.bounds, places, radius, self.norm, orders)
-            proved = worst > 0
+            found = start.bound(self.bounds, places, radius, self.norm, orders)
+            proved = found.amin(1) > 0
             low[places[proved]] = torch.maximum(low[places], radius)[proved]
             high[places[~proved]] = torch.minimum(high[places], radius)[~proved]
-            straight = (start.margins - start.slopes * tried[:, None]).amin(1)[places]
-            bend[places] = ((straight - worst) / radius.square()).nan_to_num(torch.inf).clamp(min=0)
+            straight = (start.margins + start.tangents(tried))[places]
+            bends[places] = (straight - found) / radius[:, None] ** POWER
         return low * (1 - ROUNDING / 2)
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Images with their margins, and the length of each margin's gradient."""
+    """Images with their margins, and each margin's gradient."""
 
     point: Point
     x: Inputs
     margins: Tensor
-    slopes: Tensor
+    gradients: Tensor
+    norm: Norm
 
     @classmethod
     def of(cls, field: Field, x: Inputs, bounds: LocalBounds, norm: Norm) -> "_Start":
         point = bounds.at(x, field.y)  # type: ignore[attr-defined]
         jacobians = jacobian(field.logits, x).double().flatten(2)  # type: ignore[attr-defined]
         gradients = point.rows[:, :, 0] @ jacobians
-        slopes = norm.dual.length(gradients.flatten(0, 1)).view(len(x), -1)
-        return cls(point, x, point.margins, slopes)
+        return cls(point, x, point.margins, gradients, norm)
 
     @property
     def margin(self) -> Tensor:
         """The smallest margin of each image."""
         return self.margins.amin(1)
 
-    def zero_of(self, bend: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Return where the smallest m - a r - b r^2 is 0, or a radius between what was proved and what was not."""
-        m = self.margins.clamp(min=0)
-        root = 2 * m / (self.slopes + (self.slopes.square() + 4 * bend[:, None] * m).sqrt())
-        # The fall grows faster than r^2, so a guess from smaller radii alone is too large.
-        guess = root.nan_to_num(0).amin(1) * torch.where(high.isinf(), 0.5, 0.99)
-        middle = torch.where(high.isinf(), 1.5 * low, torch.where(low > 0, (low + high) / 2, high / 4))
-        fits = (guess > 1.01 * low) & (guess < 0.99 * high)
-        return torch.where(fits, guess, middle).clamp(min=1e-12)
+    def zero_of(self, bends: Tensor) -> Tensor:
+        """Return for each image the radius r at which the least of the tangents, less b r^POWER, is 0.
 
-    def worst_margin(
-        self, bounds: LocalBounds, places: Tensor, radius: Tensor, norm: Norm, orders: tuple[str, ...]
-    ) -> Tensor:
-        """Bound the smallest margin of some images; -inf where nothing is known."""
+        Args:
+            bends: b of each margin, infinite where nothing is known.
+        """
+        m, bends = self.margins.clamp(min=0), bends.nan_to_num(torch.inf)
+        slopes = self.norm.dual.length(self.gradients.flatten(0, 1)).view(m.shape)
+        ends = (m / slopes.clamp(min=torch.finfo(m.dtype).tiny)).amin(1)  # where the pixel box does not matter
+        least, most = torch.zeros_like(ends), 4 * ends
+        for _ in range(HALVINGS):
+            middle = (least + most) / 2
+            left = (m + self.tangents(middle) - bends * middle[:, None] ** POWER).amin(1)
+            least, most = torch.where(left > 0, middle, least), torch.where(left > 0, most, middle)
+        return most.clamp(min=1e-12)
+
+    def tangents(self, radius: Tensor) -> Tensor:
+        """Return the least change of the margins' tangents at x in the balls of these radii and the pixel box."""
+        return Region(self.x.to(radius), radius, self.norm).least(self.gradients)
+
+    def middle(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return a radius between one that was proved, or 0, and one that was not, or infinity."""
+        return torch.where(high.isinf(), 1.5 * low, torch.where(low > 0, (low + high) / 2, high / 4)).clamp(min=1e-12)
+
+    def bound(self, bounds: LocalBounds, places: Tensor, radius: Tensor, norm: Norm, orders: tuple[str, ...]) -> Tensor:
+        """Bound the margins of some images by the best of the orders; -inf where nothing is known."""
         found = bounds.margins(self.point.take(places), self.x[places], radius, norm, orders)
-        best = torch.stack([bound.nan_to_num(-torch.inf) for bound in found.values()]).amax(0)
-        return best.amin(1)
+        return torch.stack([bound.nan_to_num(-torch.inf) for bound in found.values()]).amax(0)

@@ -142,6 +142,12 @@ class LocalBounds:
         curves = [known for known in self.prepared.values() if isinstance(known, Curve)]
         self.is_smooth = any(curve.bend is not None or curve.most_bent < math.inf for curve in curves)
 
+    @property
+    def costliest(self) -> tuple[str, int]:
+        """The layer that computes the most inputs of a nonlinearity, and their number."""
+        largest = max(self.passes.inputs, key=lambda node: node.shape.numel())
+        return f"layer {largest.call.layer!r}", largest.shape.numel()
+
     @torch.no_grad()
     def at(self, x: Inputs, y: Labels) -> Point:
         """Compute what does not depend on a radius.
