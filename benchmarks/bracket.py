@@ -56,7 +56,9 @@ def main() -> None:
         "examples": args.examples, "threads": 1, "torch": torch.__version__, "Python": platform.python_version(),
         "machine": platform.machine(), "cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    rows: list[dict[str, object]] = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    rows: list[dict[str, object]] = (
+        json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    )
     known = {(row["network"], row["norm"]) for row in rows}
     folders = args.data_dir, args.weights_dir, args.fresh_dir
     for case in cases(tuple(args.networks), tuple(args.norms), args.examples, *folders):

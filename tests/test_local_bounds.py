@@ -168,6 +168,42 @@ def test_plain_layers_are_bounded_and_exact_to_first_order(act):
                 assert low[:, column] == pytest.approx(true[:, column].detach() - fall, abs=3e-6)
 
 
+class Residual(nn.Module):
+    """Two branches with other windows, pooling with padding, and products with constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.narrow, self.last = nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 2, 3, padding=2, dilation=2, groups=2)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(18, 3)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        h = F.max_pool2d(F.relu(self.first(x / 0.3)), 3, 2, 1)
+        h = F.relu(self.norm(self.wide(h) - 0.5 * self.narrow(h)))
+        h = F.avg_pool2d(F.softplus(self.last(2 * h)), 2, 1, ceil_mode=True)
+        return self.head(h.flatten(1))
+
+
+@pytest.mark.parametrize("norm", [L1, L2, LINF], ids=lambda norm: norm.name)
+def test_windows_change_no_bound(norm, monkeypatch):
+    with temporary_seed(0, "residual"):
+        model = Residual().double().eval()
+    x = uniform(torch.zeros(3, 1, 16, 16, dtype=torch.double), 0, 1, generator=stream(0, "residual images"))
+    y, radius = model(x).argmax(1), norm.length(torch.full_like(x, 0.01))
+    found = {}
+    for share in (0.0, 0.5, 100.0):
+        monkeypatch.setattr("lowcurve.models.local.windows.LARGEST_SHARE", share)
+        bounds = LocalBounds(model, x[:1])
+        sizes = [len(windows) for windows in bounds.passes.windows.values()]
+        assert (max(sizes) > 3) == (share > 0)
+        found[share] = bounds.margins(bounds.at(x, y), x, radius, norm)
+    for order, plain in found[0.0].items():
+        assert found[0.5][order] == pytest.approx(plain, abs=1e-5)
+        assert found[100.0][order] == pytest.approx(plain, abs=1e-5)
+    assert violations(model, bounds, x, y, norm, radius, stream(1, "residual points")) == []
+
+
 def test_the_second_order_is_the_best_for_a_smooth_network_at_a_moderate_radius():
     with temporary_seed(0, "smooth"):
         model = nn.Sequential(

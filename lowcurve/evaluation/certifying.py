@@ -86,7 +86,7 @@ def certify(
         norm: "l1", "l2" or "linf", or a `Ball`.
         radius: Radii in pixel units that are decided one by one; other radii are decided by the largest that was proved.
         bounds: "best" is the larger radius of both in l_2, and the local one in l_1 and l_inf, where global bounds say little.
-        steps: Number of radii that are tried for each image besides these.
+        steps: Number of radii that are tried for each image; more where one of these may be proved.
         work: Largest number of multiplications for local bounds. Of a network that needs more, fewer images are certified; none
             if fewer than ten would be.
         **words: Keyword arguments of `measure`, such as progress or fabric.

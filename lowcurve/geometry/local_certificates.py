@@ -26,6 +26,8 @@ MORE = 3
 """Further radii for an image of which none was proved."""
 MEMORY = 2**25
 """Number of coefficients of a batch, of those that the second order keeps."""
+WITHOUT_ROWS = 64
+"""Number of values that are held for each unit in the other orders."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class LocalCertificate:
     """Measure the radius within which every point of the pixel box is proved to be classified as y.
 
     A radius is proved if a lower bound of every margin in the ball is positive: by `LocalBounds`, the best of its orders for
-    each margin. The radius is searched: each step fits m - a r - b r^2 to the last bound and tries its zero. So the result is
-    proved, and a longer search may prove a little more. It is 0 for a misclassified image.
+    each margin. The radius is searched: each step fits t(r) - b r^2.8 to the last bound, with t(r) the least value of the
+    margin's tangent in the ball and the pixel box, and tries a radius just below its zero. So the result is proved, and a
+    longer search may prove a little more. It is 0 for a misclassified image.
 
     Columns: "certified radius"; for each of `radii` "verified at 0.1", which is 1 if that radius or a larger one was proved;
     with `each` also "certified radius, zero order" and so on, each order alone.
@@ -43,11 +46,12 @@ class LocalCertificate:
         bounds: Bounds of the same network.
         norm: l_1, l_2 or l_inf.
         radii: Radii in pixel units that are decided one by one.
-        steps: Number of radii that are tried for each image, besides these.
+        steps: Number of radii that are tried for each image. More are tried while nothing is proved or one of `radii` may be.
         orders: Which bounds are tried, of "zero", "first" and "second".
         each: Search with each order alone, too.
 
-    Cost: the Jacobian of the logits, and at most steps + len(radii) times that of `LocalBounds.margins`.
+    Cost: the Jacobian of the logits, and steps times that of `LocalBounds.margins`; once more for each of `radii` that may be
+    proved, and at most three times more for an image of which nothing was proved.
 
     Example:
         >>> from lowcurve.losses import loss_field
@@ -75,7 +79,9 @@ class LocalCertificate:
     @property
     def at_once(self) -> int:
         """Number of images whose coefficients fit into memory together."""
-        return max(1, min(64, MEMORY // max(1, self.bounds.width * math.prod(self.bounds.shape))))
+        second = "second" in self.orders and self.bounds.is_smooth
+        each = self.bounds.width * (math.prod(self.bounds.shape) if second else WITHOUT_ROWS)
+        return max(1, min(64, MEMORY // max(1, each)))
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:
         """Measure the columns at x."""

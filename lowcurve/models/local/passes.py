@@ -35,6 +35,7 @@ class Passes:
 
     Attributes:
         inputs: The values whose elements are pulled back, because a nonlinearity is applied to them.
+        windows: For each of these, the windows of earlier values on which its pixels depend.
     """
 
     def __init__(self, graph: InputGraph, prepared: Mapping[Node, Curve | Windows]) -> None:
@@ -45,7 +46,7 @@ class Passes:
         self._transposes: dict[tuple[Node, torch.dtype, bool], Transpose] = {}
         self._begun: dict[Node, tuple[int, list[dict[Node, Tensor]]]] = {}
         self._window_transposes: dict[tuple[object, ...], Callable[[Tensor], Tensor]] = {}
-        self._windows = {
+        self.windows = {
             node: plan_windows(graph.nodes, node, lambda node: isinstance(prepared.get(node), Curve))
             for node in self.inputs
         }
@@ -69,7 +70,7 @@ class Passes:
             behind[node] = set().union(*(sources[parent] for parent in parents))
         total = 0.0
         for target in self.inputs:
-            windows = self._windows[target]
+            windows = self.windows[target]
             shares = {node: windows[node].share if node in windows else 1.0 for node in behind[target]}
             total += target.shape.numel() * sum(share * multiplications(node) for node, share in shares.items())
         return round(total) + 4 * self.end.shape.numel() * sum(map(multiplications, before[self.end]))
@@ -85,7 +86,7 @@ class Passes:
             region: The region around each image.
             whole: Return coefficients of whole images, not of windows.
         """
-        windows = self._windows[target]
+        windows = self.windows[target]
         for begun in self._begin(target, len(region.x)):
             part = self._pull(dict(begun), windows, relaxations)
             if whole and part.window is not None:
@@ -102,7 +103,7 @@ class Passes:
             yield from self._begun[target][1]
             return
         kept: list[dict[Node, Tensor]] | None = []
-        windows = self._windows[target]
+        windows = self.windows[target]
         for first in self._first_rows(target, windows, count):
             waiting = first
             for node in reversed(self.graph.nodes[1:]):
