@@ -59,10 +59,10 @@ def main() -> None:
     rows: list[dict[str, object]] = (
         json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
     )
-    known = {(row["network"], row["norm"]) for row in rows}
+    done = {(row["network"], row["norm"]) for row in rows}
     folders = args.data_dir, args.weights_dir, args.fresh_dir
     for case in cases(tuple(args.networks), tuple(args.norms), args.examples, *folders):
-        if (case.network, case.norm) in known:
+        if (case.network, case.norm) in done:
             continue
         row: dict[str, object] = {"network": case.network, "norm": case.norm, "radius": case.radius}
         for name in args.columns:

@@ -121,16 +121,18 @@ class Passes:
         """Return the rows that are 1 at one element of a value, as many at a time as fit into memory for `count` images."""
         if not windows:
             widest = max(node.shape.numel() for node in self.graph.nodes)
-            for places in torch.arange(target.shape.numel(), device=target.device).split(
-                max(1, AT_ONCE // (count * widest))
-            ):
+            step, numbers = (
+                max(1, AT_ONCE // (count * widest)),
+                torch.arange(target.shape.numel(), device=target.device),
+            )
+            for places in torch.split(numbers, step):
                 yield {parent: rows[None] for parent, rows in elements(target, places)}
             return
-        channels, places = target.shape[1], target.shape[2] * target.shape[3]
+        channels, grid = target.shape[1], target.shape[2] * target.shape[3]
         of_windows = [node.shape[1] * window.size[0] * window.size[1] for node, window in windows.items()]
         identity = torch.eye(channels, device=target.device).view(1, 1, channels, channels, 1, 1)
-        for rows in identity.split(max(1, AT_ONCE // (count * places * max(of_windows))), 2):
-            yield {target: rows.expand(-1, places, -1, -1, -1, -1)}
+        for rows in torch.split(identity, max(1, AT_ONCE // (count * grid * max(of_windows))), 2):
+            yield {target: rows.expand(-1, grid, -1, -1, -1, -1)}
 
     def _pull(
         self, waiting: dict[Node, Tensor], windows: Mapping[Node, Window], relaxations: Mapping[Node, Relaxation]

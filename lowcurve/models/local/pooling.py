@@ -87,13 +87,10 @@ class Largest(Relaxation):
         if window is None or before is None:
             rows = self._rows(rows)
             return self._scatter(rows * slope.to(rows)[:, None], place), *errors_of(rows, below, above)
-        place, slope, below, above = (
-            values.unflatten(-1, window.image) for values in (place, slope.to(rows), below, above)
-        )
         numbers = before.number(window.gather(place)).flatten(3)[:, :, None]
-        product = (rows * window.gather(slope)[:, :, None]).flatten(4)
+        product = (rows * window.gather(slope.to(rows))[:, :, None]).flatten(4)
         start = product.new_zeros(*product.shape[:4], before.size[0] * before.size[1])
-        found = start.scatter_add_(-1, numbers.expand_as(product), product).unflatten(-1, before.size)
+        found = start.scatter_add_(-1, numbers.expand_as(product), product).view(*start.shape[:4], *before.size)
         return found, *errors_of(rows, below, above, window)
 
     def lower(self, rows: Tensor) -> tuple[Tensor, Tensor]:

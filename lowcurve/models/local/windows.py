@@ -65,7 +65,7 @@ class Window:
         """Return the windows of images, with 0 for pixels outside.
 
         Args:
-            values: Images, shape (batch, channels, height, width), or with an axis of size 1 behind the first.
+            values: Images, shape (batch, channels, height, width), or another of as many elements.
 
         Returns:
             Shape (batch, places, channels, height, width).
@@ -74,7 +74,7 @@ class Window:
         found = values.reshape(len(values), -1, self.image[0] * self.image[1])[..., numbers].transpose(1, 2)
         if not bool(inside.all()):
             found = found * inside[:, None].to(found)
-        return found.unflatten(-1, self.size)
+        return found.view(*found.shape[:-1], *self.size)
 
     def cut(self, rows: Tensor) -> Tensor:
         """Set coefficients outside the image to 0.
@@ -94,7 +94,8 @@ class Window:
         flat = rows.flatten(-2).transpose(1, 2)
         whole = flat.new_zeros(*flat.shape[:4], self.image[0] * self.image[1])
         numbers = self._pixels[0].to(rows.device)[:, None].expand(flat.shape)
-        return whole.scatter_add_(-1, numbers, flat).flatten(1, 2).unflatten(-1, self.image)[:, :, None]
+        found = whole.scatter_add_(-1, numbers, flat).flatten(1, 2)
+        return found.view(*found.shape[:-1], *self.image)[:, :, None]
 
     def fit(self, rows: Tensor, wanted: "Window | None") -> Tensor:
         """Return the same coefficients in larger windows, or of whole images.
@@ -113,11 +114,15 @@ class Window:
         """Return the numbers within the window of pixels given by their numbers in the image.
 
         Args:
-            pixels: Shape (batch, places, ...), inside the windows.
+            pixels: Shape (batch, places, ...).
+
+        Returns:
+            Their numbers, 0 for a pixel that is not in its window.
         """
         row, column = pixels // self.image[1], pixels % self.image[1]
         first = self.corners.to(pixels.device).view(1, -1, *[1] * (pixels.ndim - 2), 2)
-        return ((row - first[..., 0]) * self.size[1] + column - first[..., 1]).clamp(0, self.size[0] * self.size[1] - 1)
+        numbers = (row - first[..., 0]) * self.size[1] + column - first[..., 1]
+        return torch.where((numbers >= 0) & (numbers < self.size[0] * self.size[1]), numbers, 0)
 
     def join(self, other: "Window") -> "Window | None":
         """Return the smallest windows that contain both; None if neighbors have other distances.
