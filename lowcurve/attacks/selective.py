@@ -15,7 +15,7 @@ from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 @dataclass(frozen=True)
 class Margins:
-    """Margins z_y - max z_k of each image, (batch,), from which it is decided whether an attack takes part.
+    """Margins z_y - max z_k of each image, shape (batch,). A `Selective` attack chooses its images by them.
 
     Attributes:
         clean: At the clean image.
