@@ -52,12 +52,15 @@ def test_only_nearly_fooled_images_take_part_whatever_the_scale_of_the_logits(sc
     assert found.robust.tolist() == without.robust.tolist() == [True, True, False, True]
 
 
-def test_a_search_that_got_further_than_the_attack_before_it_is_continued():
-    few = images(0.8)
-    longer = NearlyFooled(Square(BALL, queries=60), near=0.0, gained=0.1)
+def test_a_search_that_got_as_far_as_the_attack_before_it_is_continued():
+    wide = nn.Linear(400, 2).requires_grad_(requires_grad=False)
+    wide.weight.copy_(torch.stack([torch.arange(400) % 7 - 3.0, torch.zeros(400)]))
+    wide.bias.copy_(torch.tensor([200.0, 0.0]))  # no attack takes more than 0.1 * 686 from its margin
+    few, one = images(0.8), Examples(torch.full((1, 400), 0.5), torch.zeros(1, dtype=torch.long), ("a", "b"))
+    longer = NearlyFooled(Square(BALL, queries=60), near=0.0, matched=0.9)
     members = (("FGSM", FGSM(BALL)), ("Square", Square(BALL, queries=20)), ("longer", longer))
     masked = evaluation.attack(Masked(), few, Suite(members), progress=False)
-    honest = evaluation.attack(linear(), few, Suite(members), progress=False)
+    honest = evaluation.attack(wide, one, Suite(members), progress=False)
     assert [int(masked.forward_passes[0]), int(honest.forward_passes[0])] == [1 + 2 + 20 + 60, 1 + 2 + 20]
 
 

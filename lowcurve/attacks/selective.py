@@ -76,8 +76,8 @@ class NearlyFooled(Selective):
     Args:
         attack: The attack.
         near: Largest margin of an image that takes part, as a fraction of its clean margin.
-        gained: An image also takes part if the last member that tried it lowered its margin by this fraction of the clean one.
-            After a short search without gradients, that shows that the gradients before it mislead.
+        matched: An image also takes part if the last member that tried it lowered its margin by this fraction of what all
+            before it have. After a short search without gradients, that shows that the gradients before it mislead.
 
     Raises:
         InputError: If the attack does not consist of runs in a ball, or a fraction is negative.
@@ -95,13 +95,13 @@ class NearlyFooled(Selective):
 
     attack: IterativeAttack
     near: float = 0.15
-    gained: float = float("inf")
+    matched: float = float("inf")
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, IterativeAttack):
             raise InputError("an attack of runs in a ball", type(self.attack).__name__, 'write APGD("linf", 8/255)')
-        if not (self.near >= 0 and self.gained >= 0):
-            raise InputError("fractions of no less than 0", (self.near, self.gained), "write near=0.2")
+        if not (self.near >= 0 and self.matched >= 0):
+            raise InputError("fractions of no less than 0", (self.near, self.matched), "write near=0.2")
 
     @property
     def ball(self) -> Ball:
@@ -120,8 +120,10 @@ class NearlyFooled(Selective):
 
     def takes_part(self, margins: Margins) -> Tensor:
         """Return which images take part; see `Selective.takes_part`."""
-        gained = margins.before - margins.lowest >= self.gained * margins.clean
-        return (margins.lowest <= self.near * margins.clean) | gained
+        nearly = margins.lowest <= self.near * margins.clean
+        if self.matched == float("inf"):
+            return nearly
+        return nearly | (margins.clean - margins.last >= self.matched * (margins.clean - margins.before))
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""

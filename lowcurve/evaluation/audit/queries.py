@@ -20,7 +20,7 @@ BEYOND = 0.01
 """Tests 13 and 14. Checked in tests/test_audit.py."""
 SQUARE = 0.002
 """Test 13. AutoAttack, checks.py, check_square_sr."""
-QUERYING = ("Square", "relay")
+QUERYING = ("Square", "long Square", "relay")
 """Test 13: members of a suite that find what no gradient attack before them found."""
 LOWER, SCATTERED, SOME, WEAK = 0.1, 0.25, 0.1, 0.1
 """Test 16: in median margins; two shares of the images, to fail and to warn; in accuracy. Checked in tests/test_audit.py."""
