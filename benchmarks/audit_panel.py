@@ -7,9 +7,9 @@ Each network is trained in seconds and attacked four times: naively (PGD with 20
 for it leave at least 5 images of 100 fewer robust than the suite, or 15 fewer than the naive attack. Half of the networks
 of the first two sets serve to tune the audit, the others give the final figures. `panel/entries.py` splits them by name.
 
-The third set, `panel/fresh.py`, was written for the finished audit. The audit gets exactly the evaluation that is judged: the
-naive attack's result, with its images, is both scored and given to the audit. The suite of every fourth network is `strong` at
-full effort, so that the cost is the user's.
+The third set, `panel/fresh.py`, and the fourth, `panel/fourth.py`, were written for the finished audit. It gets exactly the
+evaluation that is judged: the naive attack's result, with its images, is both scored and given to the audit. The suite of
+every fourth network of these sets is `strong` at full effort, so that the cost is the user's.
 
 Weights, attacks and audits are stored in --cache, one file each, so an interrupted run continues. With --seconds no new
 network is begun after so long. The whole panel takes about an hour on one core.
@@ -36,6 +36,7 @@ from panel.attacks import DRAWS, PLAIN, adaptive, naive  # noqa: E402
 from panel.data import Sets  # noqa: E402
 from panel.entries import Entry, halves  # noqa: E402
 from panel.figures import judged, only_naive_is_wrong, summarize_panel  # noqa: E402
+from panel.fourth import fourth  # noqa: E402
 from panel.fresh import fresh  # noqa: E402
 from panel.honest import honest  # noqa: E402
 from panel.masked import MASKED  # noqa: E402
@@ -58,7 +59,7 @@ DATA = ("digits", "pairs", "mnist", "cifar10")
 EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0, near=None)
 """The gradient attacks of `strong` at full effort, and a third of its queries."""
 FULL = Effort(targets=4, relays=3, near=None)
-"""`strong` with all searches for every image: every fourth network of the third set."""
+"""`strong` with all searches for every image: every fourth network of the declared sets."""
 
 
 class Panel:
@@ -95,10 +96,10 @@ class Panel:
             model, examples, known = self.attack(entry)
             row = {name: value for name, value in known.items() if "attacked" not in name} | {"random": entry.random}
             only_naive = entry.masked and only_naive_is_wrong(row)
-            if not (entry.fresh and only_naive) or entry.full:  # otherwise the verdict and the cost do not need it
+            if not (entry.declared and only_naive) or entry.full:  # otherwise the verdict and the cost do not need it
                 row |= _audited(model, examples, entry.ball, known["attacked"])
             has_gradient = known["attacked"].members[0][0] != "Square"
-            if only_naive and (has_gradient or entry.fresh):
+            if only_naive and (has_gradient or entry.declared):
                 plain = known.get("naively attacked")
                 plain = plain or evaluation.attack(model, examples, _naive(entry), seed=SEED, progress=False)
                 found = _audited(model, examples, entry.ball, plain)
@@ -123,7 +124,7 @@ class Panel:
             suite_seconds, start = time.process_time() - start, time.process_time()
             with temporary_seed(SEED, entry.title):
                 draws = DRAWS if entry.random else 1
-                if entry.fresh:
+                if entry.declared:
                     plainly = evaluation.attack(model, examples, _last_point(entry), seed=SEED, progress=False)
                     plain = plainly.robust
                 else:
@@ -175,7 +176,7 @@ def _naive(entry: Entry) -> Suite:
 
 
 def _last_point(entry: Entry) -> Suite:
-    """Return the naive attack of an entry of the third set: the last point of the panel's own PGD, or a weak attack."""
+    """Return the naive attack of an entry of a declared set: the last point of the panel's own PGD, or a weak attack."""
     return Suite((("naive", entry.weak(entry.ball) if entry.weak else Weak(entry.ball, entry.steps)),))
 
 
@@ -200,10 +201,10 @@ def _finding(finding: Any) -> dict[str, Any]:
 
 def chosen(args: argparse.Namespace) -> list[tuple[Entry, str]]:
     """Return the entries that are asked for, with their halves."""
-    entries = [*MASKED, *honest(args.weights_dir), *fresh(args.weights_dir)]
+    entries = [*MASKED, *honest(args.weights_dir), *fresh(args.weights_dir), *fourth()]
     half = halves(entries)
     entries = [entry for entry in entries if args.side in (None, "masked" if entry.masked else "honest")]
-    entries.sort(key=lambda entry: -1 if entry.fresh else DATA.index(entry.data.split(":")[0]))
+    entries.sort(key=lambda entry: -1 if entry.declared else DATA.index(entry.data.split(":")[0]))
     found = [(entry, half[entry.name]) for entry in entries if args.half in (None, half[entry.name])]
     return [(e, h) for e, h in found if not args.only or any(word in e.title for word in args.only)]
 
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "audit-panel")
-    parser.add_argument("--half", choices=("tuning", "final", "third"))
+    parser.add_argument("--half", choices=("tuning", "final", "third", "fourth"))
     parser.add_argument("--side", choices=("masked", "honest"))
     parser.add_argument("--only", nargs="+", help="parts of titles of entries")
     parser.add_argument("--label", default="now", help="name of the audit's version; its audits are stored under it")

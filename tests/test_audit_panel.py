@@ -11,6 +11,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from panel import figures  # noqa: E402
 from panel.entries import PUBLIC, halves  # noqa: E402
+from panel.fourth import fourth  # noqa: E402
 from panel.fresh import fresh  # noqa: E402
 from panel.honest import honest  # noqa: E402
 from panel.masked import MASKED  # noqa: E402
@@ -64,6 +65,16 @@ def test_the_third_set_has_networks_of_its_own():
         assert sum(entry.masked == masked and entry.full for entry in third) >= 8
 
 
+def test_the_fourth_set_has_networks_of_its_own_mostly_in_l_1():
+    old, found = [*MASKED, *honest(), *fresh()], list(fourth())
+    assert not {entry.name for entry in old} & {entry.name for entry in found}
+    assert len({entry.name for entry in found}) == len(found)
+    assert set(halves([*old, *found]).values()) == {"tuning", "final", "third", "fourth"}
+    sparse = [entry for entry in found if entry.ball.norm.name == "l_1"]
+    assert [sum(entry.masked == masked for entry in sparse) for masked in (True, False)] == [8, 18]
+    assert not any(entry.masked for entry in found if entry not in sparse)
+
+
 def test_only_an_evaluation_that_is_clearly_wrong_counts_as_masked():
     assert figures.misjudged(row(masked=True, suite=0.5, adaptive=0.45))
     assert not figures.misjudged(row(masked=True, suite=0.5, adaptive=0.46))
@@ -107,7 +118,7 @@ def test_the_gains_of_the_audits_attacks_by_hand():
 
 def test_the_committed_panel_has_its_halves_and_a_reason_for_each_wrong_verdict():
     content = json.loads((ROOT / "docs" / "results" / "benchmark-audit-panel.json").read_text())
-    half = halves([*MASKED, *honest(), *fresh()])
+    half = halves([*MASKED, *honest(), *fresh(), *fourth()])
     assert all(half[found["network"]] == found["half"] for found in content["rows"])
     again = figures.summarize_panel(content["rows"])
     assert json.loads(json.dumps(again["results"])) == content["results"]

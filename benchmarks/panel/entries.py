@@ -44,9 +44,9 @@ class Entry:
         steps: Steps of the naive attack: 20, or 1 for FGSM.
         images: Number of images.
         masked: Whether it was made to hide its gradients, or gets a naive attack that is too weak.
-        fresh: Whether it belongs to the third set.
+        declared: Name of the set that was committed before its first audit, "third" or "fourth"; empty for the first two sets.
         full: Whether its suite is `strong` as it is, so that the cost is the user's; of the others it is lighter.
-        weak: Function from the ball to the naive attack of an entry of the third set; by default the last point of PGD.
+        weak: Function from the ball to the naive attack of an entry of a declared set; by default the last point of PGD.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Entry:
     steps: int = 20
     images: int = 100
     masked: bool = True
-    fresh: bool = False
+    declared: str = ""
     full: bool = False
     weak: Callable[[Ball], AttackFunction] | None = None
 
@@ -94,16 +94,16 @@ class Entry:
 
 
 def halves(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return by network which set it belongs to: "tuning" or "final" by the order of the names' digests, or "third".
+    """Return by network which set it belongs to: "tuning" or "final" by the order of the names' digests, or a declared one.
 
     Masked and honest networks are split apart. Public networks are known to the package's tests, so they are for tuning. The
-    third set was written when the audit was finished, and is not split.
+    declared sets were written when the audit was finished, and are not split.
     """
-    third = {entry.name: "third" for entry in entries if entry.fresh}
-    entries = [entry for entry in entries if not entry.fresh]
+    declared = {entry.name: entry.declared for entry in entries if entry.declared}
+    entries = [entry for entry in entries if not entry.declared]
     found = {entry.name: "tuning" for entry in entries if entry.kind == PUBLIC}
     for masked in (True, False):
         names = {entry.name for entry in entries if entry.masked == masked} - set(found)
         ordered = sorted(names, key=lambda name: hashlib.sha256(f"panel 27:{name}".encode()).hexdigest())
         found |= {name: ("tuning", "final")[place % 2] for place, name in enumerate(ordered)}
-    return found | third
+    return found | declared

@@ -172,7 +172,7 @@ def entry(
     name: str, kind: str, ball: Ball, build: Build, fit: Train = PLAIN_FIT, data: str = "digits", **more: Any
 ) -> Entry:
     """Return an entry of the third set."""
-    return Entry(name, kind, data, ball, build, fit, fresh=True, **more)
+    return Entry(name, kind, data, ball, build, fit, declared="third", **more)
 
 
 RANDOM = {"ways": random_ways, "random": True}
@@ -278,10 +278,22 @@ STURDY: tuple[Entry, ...] = (
 """Networks that hide nothing."""
 
 
-def fresh(weights: Path | None = None) -> Sequence[Entry]:
-    """Return the third set in the order in which it is run: defended and honest networks in turn, costly ones last.
+def in_turn(defended: Sequence[Entry], honest: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries of a declared set in the order in which it is run: defended and honest networks in turn.
 
     Every fourth network of a side has `strong` at full effort as its suite.
+
+    Args:
+        defended: Defended networks, costly ones last.
+        honest: Honest networks, costly ones last; marked as such here.
+    """
+    both = defended, [replace(one, masked=False) for one in honest]
+    sides = ([replace(one, full=place % 4 == 3) for place, one in enumerate(side)] for side in both)
+    return [one for pair in zip_longest(*sides) for one in pair if one is not None]
+
+
+def fresh(weights: Path | None = None) -> Sequence[Entry]:
+    """Return the third set in the order in which it is run; see `in_turn`.
 
     Args:
         weights: Folder of the weights of public networks. None leaves them without.
@@ -292,7 +304,5 @@ def fresh(weights: Path | None = None) -> Sequence[Entry]:
         replace(robust, name="LeNet5 of others, adversarial", ball=Ball(LINF, 0.4), images=50),
         replace(resnet, name="ResNet-20 of others", ball=Ball(LINF, 1 / 255), images=20),
     )
-    sturdy = [replace(one, masked=False, fresh=True) for one in (*STURDY, *others)]
-    sides = ([replace(one, full=place % 4 == 3) for place, one in enumerate(side)] for side in (DEFENDED, sturdy))
-    pairs = zip_longest(*sides)
-    return [one for pair in pairs for one in pair if one is not None]
+    sturdy = [replace(one, declared="third") for one in others]
+    return in_turn(DEFENDED, (*STURDY, *sturdy))
