@@ -16,6 +16,8 @@ CLEARLY_NAIVE = 0.15
 FALLING = ("gradient alignment",)
 """Tests whose number speaks against the network where it is low."""
 ROUNDING = 1e-9
+HALVES, DECLARED = ("tuning", "final"), ("third", "fourth")
+"""Names of the sets: halves of the first networks, and those committed before their first audit."""
 SHARE, COUNT = ".0%", "d"
 
 
@@ -107,11 +109,12 @@ def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
         "gains": gains(every["masked"]),
         "wrong": wrong(rows),
     }
-    for ending, part in (
-        ("", parts.get("third")),
-        ("-of-the-halves", split([r for r in rows if r["half"] != "third"])),
+    for ending, chosen in (
+        ("", [r for r in rows if r["half"] in DECLARED]),
+        ("-of-the-halves", [r for r in rows if r["half"] in HALVES]),
     ):
-        if part:
+        if chosen:
+            part = split(chosen)
             tables |= {
                 f"remedies{ending}": remedies(part["masked"]),
                 f"masked{ending}": networks("Networks whose evaluation is wrong", part["masked"]),
@@ -125,9 +128,14 @@ def summarize_panel(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _sets(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each set, those of the two that no threshold has seen together, and all."""
-    found = {name: [row for row in rows if row["half"] == name] for name in ("tuning", "final", "third")}
-    return {**found, "final and third": found["final"] + found["third"], "all": list(rows)}
+    """Return the rows of each set, those of the fourth in l_1, of the sets that no threshold has seen together, and all."""
+    found = {name: [row for row in rows if row["half"] == name] for name in (*HALVES, *DECLARED)}
+    return {
+        **found,
+        "fourth, in l_1": [row for row in found["fourth"] if ", l_1 " in row["name"]],
+        "final, third and fourth": [row for row in rows if row["half"] != "tuning"],
+        "all": list(rows),
+    }
 
 
 def split(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -178,7 +186,9 @@ def rates(parts: dict[str, dict[str, list[Row]]]) -> Table:
         ]
         rows.append((half, *shares, found["area under the ROC curve"]))
     columns = (
-        Column("set", "networks that served to tune the audit, the others, or those written for the finished audit"),
+        Column(
+            "set", "networks that served to tune the audit, the others, and two sets written for the finished audit"
+        ),
         Column("sensitivity", "share of wrong evaluations that are called unreliable, with its 95 % interval"),
         Column("where the suite is wrong", "the same, where the suite's own robust accuracy is wrong"),
         Column("false alarms", "share of honest evaluations that are called unreliable"),
@@ -199,7 +209,7 @@ def _written(rows: Sequence[Row], share: tuple[float, float, float] | None) -> s
 def operating_points(parts: dict[str, dict[str, list[Row]]]) -> Table:
     """Return sensitivity and false alarms for other thresholds of the verdict: points of its ROC curve."""
     points = (("a warning or failure", 0.01), ("a failure", 1.0), ("two failures", 2.0), ("three failures", 3.0))
-    shown = {name: part for name, part in parts.items() if name in ("tuning", "final", "third")}
+    shown = {name: part for name, part in parts.items() if name in (*HALVES, *DECLARED)}
     rows = []
     for name, least in points:
         cells: list[Any] = [name]
@@ -239,7 +249,7 @@ def cost(rows: Sequence[Row]) -> Table:
     """Return the processor time of suite and audit, next to `strong` as it is and next to the panel's lighter suite."""
     full = [row for row in rows if row.get("full")]
     cells: list[tuple[Any, ...]] = []
-    for name, chosen in (("strong", full), ("lighter", [row for row in rows if row["half"] != "third"])):
+    for name, chosen in (("strong", full), ("lighter", [row for row in rows if row["half"] in HALVES])):
         groups = {**split(chosen), "all": chosen}
         groups["random, of these"] = [row for row in chosen if row["random"]]
         for side, found in groups.items():
