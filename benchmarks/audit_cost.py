@@ -1,10 +1,11 @@
 """Measure what each test of the audit costs next to the suite that it accompanies.
 
     python benchmarks/audit_cost.py --data-dir DIR --weights-dir DIR [--only NAME ...] [--label after] [--json FILE]
+        [--all-searches]
 
-For each network: the processor time of the suite `strong` at full effort, of every test of the audit that follows it on the
-same images, and of the attacks that failed tests call for. The audit gets the suite's result, as on the command line.
-Rows of an existing file that are not asked for stay.
+For each network: the processor time of the suite `strong`, of every test of the audit that follows it on the same images, and
+of the attacks that failed tests call for. With --all-searches the suite gives every image all searches. The audit gets the
+suite's result, as on the command line. Rows of an existing file that are not asked for stay.
 """
 
 import argparse
@@ -76,13 +77,11 @@ def networks(args: argparse.Namespace) -> dict[str, Callable[[], Made]]:
     }
 
 
-def measure(make: Callable[[], Made], budget: Budget) -> dict[str, object]:
+def measure(make: Callable[[], Made], budget: Budget, effort: Effort) -> dict[str, object]:
     """Attack and audit one network."""
     model, images, ball = make()
     start = time.process_time()
-    attacked = evaluation.attack(
-        model, images, strong(ball, effort=Effort(targets=4, relays=3, near=None)), progress=False
-    )
+    attacked = evaluation.attack(model, images, strong(ball, effort=effort), progress=False)
     suite = time.process_time() - start
     clock, start = Clock(), time.process_time()
     found = audit(model, images, ball, attacked=attacked, budget=budget, progress=clock)
@@ -108,6 +107,7 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--only", nargs="+", default=None, help="names of rows")
     parser.add_argument("--thorough", action="store_true", help="run all tests")
+    parser.add_argument("--all-searches", action="store_true", help="the suite gives every image all searches")
     parser.add_argument("--label", default="after", help="name of this version of the audit")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -116,7 +116,8 @@ def main() -> None:
     for name, make in networks(args).items():
         if args.only and name not in args.only:
             continue
-        row = measure(make, THOROUGH if args.thorough else Budget())
+        effort = Effort(targets=4, relays=3, near=None) if args.all_searches else Effort()
+        row = measure(make, THOROUGH if args.thorough else Budget(), effort)
         content["rows"].setdefault(name, {})[args.label] = row
         print(
             f"{name}: suite {row['suite']} s, audit {row['audit']} s, ratio {row['ratio']}: {row['tests']}", flush=True

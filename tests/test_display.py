@@ -190,7 +190,7 @@ def test_a_smoke_run_says_that_nothing_can_be_read_from_it(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Nothing can be read from its numbers." in said
     assert "steps are done" in said
-    assert "l_inf radius 0.125; attacks: strong; " in said
+    assert "l_inf radius 0.125; attacks: strong, lighter than by default (steps 3 of 100, " in said
     assert "%" in said
     assert "━" not in said
     assert settings(tmp_path / "run")["evaluation"]["drawn_paths"] == 30
