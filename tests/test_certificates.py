@@ -233,7 +233,11 @@ def test_a_network_that_cannot_be_bounded_has_its_boundary_measured_all_the_same
     found = boundary_results(Study(), "odd", nn.Sequential(model, Doubling()).eval(), few, silent)
     assert "certified" not in found
     assert found["boundary"].rows[0][1] is None
-    assert "no local bounds: Expected operations with known derivative" in found["boundary"].conditions["certificate"]
+    assert (
+        found["boundary"]
+        .conditions["certificate"]
+        .startswith("none: Expected operations with known derivative bounds, got")
+    )
 
 
 class Doubling(nn.Module):

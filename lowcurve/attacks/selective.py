@@ -120,8 +120,8 @@ class NearlyFooled(Selective):
 
     def takes_part(self, margins: Margins) -> Tensor:
         """Return which images take part; see `Selective.takes_part`."""
-        nearly = margins.lowest <= self.near * margins.clean
-        if self.matched == float("inf"):
+        nearly = super().takes_part(margins)
+        if self.matched == float("inf"):  # times a gain of 0 it is undefined
             return nearly
         return nearly | (margins.clean - margins.last >= self.matched * (margins.clean - margins.before))
 

@@ -176,16 +176,17 @@ def strong(
     targeted, runs = replace(on_margin, targets=effort.targets), _runs_from_afar(ball.norm, effort)
     afar = MinimalNormWithin(ball, steps=effort.steps, restarts=max(runs, 1))
     members: list[tuple[str, AttackFunction]] = [("APGD-CE", APGD(ball, steps=effort.steps))]
+    members += [("MinimalNorm", afar)] * (runs > 0)
     if effort.near is None:
-        members += [("MinimalNorm", afar)] * (runs > 0)
         members += [("APGD-M", on_margin), ("APGD-T", targeted), ("Square", square)]
     else:
-        near, half = effort.near, -(-effort.steps // 2)
-        members += [("MinimalNorm", afar)] * (runs > 0)
-        members += [("APGD-M", replace(on_margin, steps=half))]
-        members += [("APGD-T", NearlyFooled(replace(targeted, steps=half), near))]
-        members += [("Square", replace(square, queries=max(2, effort.queries // SHORTER)))]
-        members += [("long Square", NearlyFooled(square, near=0.0, matched=MATCHED))]
+        half, fewer = -(-effort.steps // 2), max(2, effort.queries // SHORTER)
+        members += [
+            ("APGD-M", replace(on_margin, steps=half)),
+            ("APGD-T", NearlyFooled(replace(targeted, steps=half), effort.near)),
+            ("Square", replace(square, queries=fewer)),
+            ("long Square", NearlyFooled(square, near=0.0, matched=MATCHED)),
+        ]
     if effort.relays:
         searches = (Square(ball, queries=max(2, effort.queries // ROUNDS), share=share) for share in SHARES)
         rounds = [(search, on_margin) for search in islice(cycle(searches), effort.relays)]

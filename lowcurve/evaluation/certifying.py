@@ -125,17 +125,19 @@ def certify(
     }
     tried = (bounds,) if bounds != "best" else ("local", "global") if chosen == L2 else ("local",)
     found, proofs = [], []
-    reasons: dict[str, str] = {}
+    reasons: dict[str, tuple[str, NotAvailable]] = {}
     for way in tried:
         try:
             values, proof = ways[way]()
         except NotAvailable as error:
-            reasons.setdefault(str(error), way)
+            reasons.setdefault(str(error), (way, error))
         else:
             found.append(values)
             proofs.append(proof)
     if not found:
-        received = "; ".join(f"no {kind} bounds: {reason.removesuffix('.')}" for reason, kind in reasons.items())
+        if len(reasons) == 1:
+            raise next(iter(reasons.values()))[1]
+        received = "; ".join(f"no {kind} bounds: {reason.removesuffix('.')}" for reason, (kind, _) in reasons.items())
         raise NotAvailable("a network that can be certified", received, "use a small one of plain layers")
     count = min(map(len, found))
     best = np.max([values[:count] for values in found], axis=0)
@@ -157,12 +159,10 @@ def _local(
     most = min(len(examples), work / ((steps + len(radii)) * max(1, bounds.work)))
     if most < min(FEWEST, len(examples)):
         layer, units = bounds.costliest
-        received = (
-            f"{bounds.width:,} units before nonlinearities, {units:,} of them from {layer}, and {bounds.work:.2g} "
-            "multiplications for an image and radius"
-        )
+        wide = f"{bounds.width:,} units before nonlinearities, {units:,} of them from {layer}, and " if units else ""
+        received = f"{wide}{bounds.work:.2g} multiplications for an image and radius"
         raise NotAvailable("a network with cheap local bounds", received, "give lc.certify a larger work")
-    # In l_inf the second order was never the best on trained networks.
+    # In l_inf the second order was not the better one on the smooth network that was measured.
     orders = ("zero", "second") if bounds.is_smooth and norm != LINF else ("zero",)
     certificate = LocalCertificate(bounds, norm, radii, steps, orders)
     columns = measure(model, examples.take(slice(int(most))), {"certified": certificate}, **words)

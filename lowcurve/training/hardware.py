@@ -1,7 +1,6 @@
 """Device, precision and processes of a training, through Lightning Fabric."""
 
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -200,10 +199,9 @@ def set_up(fabric: "Fabric", model: nn.Module, optimizer: torch.optim.Optimizer)
     Returns:
         The wrapped network and the wrapped optimizer.
     """
-    dynamo = sys.modules.get("torch._dynamo")  # only a program with a compiled network has imported it
-    compiled = dynamo is not None and isinstance(model, dynamo.OptimizedModule)
-    wrapped, optimizer = fabric.setup(model._orig_mod if compiled else model, optimizer)
-    if compiled:
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    wrapped, optimizer = fabric.setup(inner, optimizer)
+    if inner is not model:
         wrapped._forward_module = type(model)(wrapped._forward_module, model.dynamo_ctx)
     return wrapped, optimizer
 

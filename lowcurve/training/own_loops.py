@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowcurve.analysis.calculus import require_inputs
+from lowcurve.analysis.double_backward import autocast_of
 from lowcurve.analysis.norms import Ball
 from lowcurve.analysis.second_derivatives import repeat_math_attention
 from lowcurve.attacks.acceptance import region_of
@@ -104,11 +105,9 @@ def regularized(
         x, y = without_inference(x), without_inference(y)
         _require_inputs_without_graph(x)
         x = match_precision(x, model)
-        device = x.device.type
-        inside: AbstractContextManager[object] = nullcontext()
-        if torch.is_autocast_enabled(device):
-            inside = torch.autocast(device, dtype=torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        device, dtype = x.device.type, autocast_of(x)
+        inside: AbstractContextManager[object] = torch.autocast(device, dtype=dtype) if dtype else nullcontext()
+        with torch.autocast(device, enabled=False) if dtype else nullcontext():
             _check_once(model, objective, x, y)
             generator = stream(seed, "step", step)
             with _shared_once(model):

@@ -144,7 +144,9 @@ class LocalBounds:
 
     @property
     def costliest(self) -> tuple[str, int]:
-        """The layer that computes the most inputs of a nonlinearity, and their number."""
+        """The layer that computes the most inputs of a nonlinearity, and their number; 0 without a nonlinearity."""
+        if not self.passes.inputs:
+            return "no layer", 0
         largest = max(self.passes.inputs, key=lambda node: node.shape.numel())
         return f"layer {largest.call.layer!r}", largest.shape.numel()
 

@@ -121,11 +121,8 @@ class Passes:
         """Return the rows that are 1 at one element of a value, as many at a time as fit into memory for `count` images."""
         if not windows:
             widest = max(node.shape.numel() for node in self.graph.nodes)
-            step, numbers = (
-                max(1, AT_ONCE // (count * widest)),
-                torch.arange(target.shape.numel(), device=target.device),
-            )
-            for places in torch.split(numbers, step):
+            numbers = torch.arange(target.shape.numel(), device=target.device)
+            for places in torch.split(numbers, max(1, AT_ONCE // (count * widest))):
                 yield {parent: rows[None] for parent, rows in elements(target, places)}
             return
         channels, grid = target.shape[1], target.shape[2] * target.shape[3]

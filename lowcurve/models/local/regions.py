@@ -21,7 +21,7 @@ class Part:
     """Some elements of a value, as a linear function of the image's change and an error.
 
     Attributes:
-        rows: Coefficients, shape (batch, elements, pixels), or those of `windows`. The batch is 1 if all images have the same.
+        rows: Coefficients, shape (batch, elements, pixels), or those of `window`. The batch is 1 if all images have the same.
         least: Least error, shape (batch, elements).
         most: Largest error.
         window: The windows of the coefficients, None for whole images.
