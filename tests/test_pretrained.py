@@ -1,6 +1,7 @@
 """Networks that come with the package: their files, their cards, and a study of them."""
 
 import json
+import os
 import re
 import shutil
 from hashlib import sha256
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 
 import lowcurve as lc
 from lowcurve.cli.requests import open_run
+from lowcurve.data.sources import TOYS
 from lowcurve.store import list_pretrained, pretrained
 from lowcurve.study.pipeline import load_data
 
@@ -22,7 +24,7 @@ LARGEST = 1.2e6
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_is_of_these_weights(name):
-    """Clean accuracy and curvature on the first test images are computed again."""
+    """The logits of a gray image are computed again and, where the data are, clean accuracy and curvature."""
     network, model = NAMES[name], lc.load_pretrained(name)
     content = network.path.read_bytes()
     assert (sha256(content).hexdigest(), len(content)) == (network.card["sha256"], network.card["bytes"])
@@ -34,6 +36,10 @@ def test_the_card_is_of_these_weights(name):
     assert network.method in run.networks()
     assert network.shared["data"] == study.data
     assert network.card["measured"].keys() == network.shared["columns"].keys()
+    gray = network.card["gray image"]
+    assert_close(model(torch.full((1, *gray["shape"]), 0.5))[0], torch.tensor(gray["logits"]), rtol=1e-3, atol=1e-3)
+    if study.data not in TOYS and "LOWCURVE_DATA" not in os.environ:
+        pytest.skip(f"{study.data} is not there: set LOWCURVE_DATA")
     few, first = load_data(study).test.take(slice(network.card["first images"]["images"])), network.card["first images"]
     found = lc.measure(model, few, lc.Curvature(), progress=False)
     assert abs(lc.accuracy(model, few).value - first["clean"]) <= 1.01 / len(few)

@@ -69,7 +69,7 @@ def _describe(one: "PretrainedNetwork") -> str:
     weights = f"{one.card['bytes'] / 1000:.0f} kB, sha256 {one.card['sha256']}"
     lines = [
         one.name,
-        f"  {'method':<18}{one.method}, trained in {one.card['training seconds']:.0f} s ({settings})",
+        f"  {'method':<18}{one.method} ({settings})",
         f"  {'data':<18}{one.shared['data']}",
         f"  {'weights':<18}{weights}",
         f"  {'licence':<18}{one.shared['licence']}",

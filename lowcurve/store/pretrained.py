@@ -26,9 +26,9 @@ class PretrainedNetwork:
         name: Its name, METHOD-ARCHITECTURE-DATA in small letters.
         group: Name of the networks that were trained on the same data with the same settings.
         method: Training method, which is the network's name in its group.
-        card: What is known of it: "sha256" of its file, "bytes", "training seconds", "measured" (the numbers by heading; a
-            share is value and ends of its 95 % interval), and "first images" (their number, clean accuracy, mean norms of
-            gradient and Hessian).
+        card: What is known of it: "sha256" of its file, "bytes", "measured" (the numbers by heading; a share is value and
+            ends of its 95 % interval), "first images" (their number, clean accuracy, mean norms of gradient and Hessian),
+            and "gray image" (its shape and logits).
         shared: What is known of the whole group: "data", "licence", "columns" (meaning and form of each number), "conditions",
             "made" (date, versions and machine).
     """

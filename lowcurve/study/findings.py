@@ -225,9 +225,8 @@ def _robust(
     )
     sentence = f"{begin}; {parts}."
     if near := [name for name in others if _overlap(robust[name], robust[best])]:
-        sentence += (
-            f" The interval of {_joined(near)} overlaps that of {best}: it takes more images to tell them apart."
-        )
+        overlap = "interval of {} overlaps" if len(near) == 1 else "intervals of {} overlap"
+        sentence += f" The {overlap.format(_joined(near))} that of {best}: it takes more images to tell them apart."
     sentences = [sentence]
     higher = [name for name in ranked if name in doubted and robust[name][0] > robust[best][0]]
     if higher and best not in doubted:

@@ -53,7 +53,8 @@ def _at_laptop(data: str) -> Study:
             training=quick,
             fine_tuning=quick,
             cure=Cure(weight=0.001, h=0.1),
-            gradient=GradientNorm(weight=0.01),
+            gradient=GradientNorm(weight=0.04),
+            evaluation=Evaluation(certified=360),
         )
     if data == "mnist":
         return Study(
