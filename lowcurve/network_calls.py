@@ -149,6 +149,10 @@ def call(model: Classifier, x: Inputs) -> Logits:
     if not isinstance(logits, Tensor):
         expected = f"logits of shape ({len(x)}, classes) with at least 2 classes"
         raise InputError(expected, type(logits).__name__, ONE_ROW)
+    if len(x) == 1 and logits.ndim == 1 and len(logits) > 1:  # squeeze() in a network takes away a batch of one image
+        logits = logits[None]
+    if logits.requires_grad and not torch.is_grad_enabled():  # a network that takes derivatives enables them itself
+        logits = logits.detach()
     return logits if own == given else logits.to(given)
 
 

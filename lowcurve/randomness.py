@@ -119,21 +119,23 @@ class RepeatedDraws:
         self._start: _RandomState | None = None
 
     @contextmanager
-    def repeat(self, like: Tensor, model: object = None) -> Iterator[None]:
+    def repeat(self, like: Tensor, model: object = None) -> Iterator[bool]:
         """Run the block with the draws of the first block.
 
         Args:
             like: A tensor on the device on which the block draws.
             model: The module that draws.
+
+        Yields: True in every block after the first.
         """
         if self._start is None:
             self._start = _RandomState.now(like.device, _generators_of(model))
-            yield
+            yield False
             return
         now = _RandomState.now(like.device, [generator for generator, _ in self._start.own])
         self._start.set()
         try:
-            yield
+            yield True
         finally:
             now.set()
 

@@ -9,6 +9,7 @@ from known_margins import CLASSES, EXAMPLES, UNIFORM, inner, linear, perceptron
 from torch import nn
 from torch.testing import assert_close
 
+import lowcurve as lc
 from lowcurve import evaluation
 from lowcurve.analysis.norms import L2, LINF, Ball
 from lowcurve.attacks import FGSM, PGD, DeepFool, Effort, MinimalNorm, Suite, strong
@@ -200,6 +201,12 @@ def test_probabilities_in_place_of_logits_give_a_warning(caplog):
     caplog.clear()
     evaluation.attack(linear(), EXAMPLES, FGSM(Ball(LINF, 0.1)))
     assert caplog.text == ""
+    one, two = nn.Linear(EXAMPLES.x[0].numel(), 1), Examples(EXAMPLES.x, EXAMPLES.y.clamp(max=1), ("no", "yes"))
+    nn.init.constant_(one.bias, -3.0)
+    for last, warned in ((nn.Sigmoid(), True), (nn.Identity(), False)):
+        evaluation.attack(lc.wrap(nn.Sequential(nn.Flatten(), one, last)).eval(), two, FGSM(Ball(LINF, 0.1)))
+        assert ("before the softmax or the sigmoid" in caplog.text) is warned
+        caplog.clear()
 
 
 class Power(Exception):

@@ -229,6 +229,34 @@ def test_all_passes_of_a_step_draw_the_same_numbers(chance, penalty):
     assert penalty(Jet(loss_field(model, Y, batch_statistics=True), X.double())).mean().item() < 1e-4
 
 
+SPECTRAL = {"a parametrization": nn.utils.parametrizations.spectral_norm, "hooks": nn.utils.spectral_norm}
+
+
+@pytest.mark.parametrize("normalize", SPECTRAL.values(), ids=SPECTRAL)
+def test_all_passes_of_a_step_have_the_weights_of_one_power_iteration(normalize):
+    """In training mode spectral normalization changes its weights in every pass."""
+    with temporary_seed(0, "spectral"):
+        model = nn.Sequential(nn.Flatten(), normalize(nn.Linear(4, 8)), nn.Tanh(), normalize(nn.Linear(8, 3))).double()
+    other = copy.deepcopy(model)
+    x, y = torch.rand(5, 4, dtype=torch.double), torch.tensor([0, 1, 2, 0, 1])
+    lc.regularized(model, x, y, curvature=CURE(h=0.5), weight=2.0)[0].backward()
+    other(x)
+    other.eval()  # the weights of one pass in training mode, as a plain step has them
+
+    def slopes(x):
+        x = x.requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(other(x), y, reduction="sum"), x, create_graph=True)[0]
+
+    clean = slopes(x.clone())
+    z = clean.detach().sign()
+    change = slopes(x + 0.5 * z / z.norm(dim=1, keepdim=True)) - clean
+    (F.cross_entropy(other(x), y) + 2 * change.square().sum(1).mean()).backward()
+    for (name, found), right in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert_close(found.grad, right.grad, msg=name)
+    for (name, found), right in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert_close(found, right, msg=name)
+
+
 def test_steps_draw_anew_and_the_random_state_goes_on_as_after_one_pass():
     model, objective = Net(nn.Dropout(0.5)), Objective(penalties={"p": Term(CURE(h=0.1), 1.0)})
     torch.manual_seed(0)
@@ -403,6 +431,24 @@ def test_a_network_that_returns_no_tensor(pack):
             act(Packed())
 
 
+class Squeezed(Net):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+def test_a_network_may_squeeze_a_batch_of_one():
+    net = Net(nn.Tanh()).eval()
+    squeezing = [Squeezed(nn.Tanh()).eval(), lc.wrap(lambda x: net(x).squeeze())]
+    for model in squeezing:
+        for rows in (slice(1), slice(None)):
+            assert_close(call(model, X[rows]), net(X[rows]))
+    one = lc.wrap(lambda x: net(x)[:, 0].squeeze())
+    assert_close(call(one, X[:1]), call(one, X)[:1])
+    suite = lc.attacks.strong("linf", 0.1, effort=lc.attacks.Effort(3, 1, 10))
+    found = evaluation.attack(squeezing[0], images(), suite)
+    assert found.robust.tolist() == evaluation.attack(net, images(), suite).robust.tolist()
+
+
 def test_a_derivative_that_torch_cannot_take_is_told():
     model = Net(nn.Sequential(nn.Tanh(), Layer(Once.apply)))
     with pytest.raises(
@@ -433,6 +479,11 @@ def test_a_scripted_network_is_evaluated_and_keeps_its_buffers():
 def test_batchnorm_over_one_value_is_told():
     with pytest.raises(InputError, match=r"in layer 'between' \(BatchNorm1d\): Expected more than 1.*Write model.eval"):
         fit(Net(nn.BatchNorm1d(8)), Objective(), images(), Optimization(epochs=1, batch_size=1))
+
+
+def test_a_network_on_the_meta_device_is_told():
+    with pytest.raises(InputError, match=r"weights with values, got '1.weight' on the meta device"):
+        evaluation.correct(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to("meta"), images())
 
 
 def test_a_lazy_network_is_told():

@@ -73,7 +73,7 @@ def test_draws_of_numpy_cannot_be_repeated():
     noisy = Net(lambda h: h * np.random.default_rng().random())
     fit(noisy, Objective(), images(), Optimization(epochs=1))
     with pytest.raises(
-        InputError, match=r"a network that draws with torch, .* got logits that differ by .* from pass to"
+        InputError, match=r"the same logits in all passes of a step, got logits that differ by .* from pass to"
     ):
         fit(noisy, CURVATURE, images(), Optimization(epochs=1))
 

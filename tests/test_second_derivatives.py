@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
+import lowcurve as lc
 from lowcurve import randomness
 from lowcurve.analysis import hessians
 from lowcurve.analysis.calculus import Jet, gradient, pullback
@@ -150,6 +151,33 @@ def test_the_check_is_made_once_for_each_network_program_and_loss(monkeypatch):
     for method in (model.forward, model.forward):  # a bound method stands for its network
         hessian(loss_field(method, Y), X)
     assert len(made) == 3
+
+
+def test_penalties_train_a_network_that_takes_a_derivative_itself():
+    """Its own layers need a third derivative, which only those of torch have."""
+    x, y = torch.rand(4, 5, dtype=torch.double), torch.tensor([0, 1, 2, 0])
+    with randomness.temporary_seed(0, "energy"):
+        first, last = nn.Linear(5, 6).double(), nn.Linear(5, 3).double()
+
+    def force(x):
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            return last(torch.autograd.grad(F.softplus(first(x)).sum(), x, create_graph=True)[0].sin())
+
+    model = Called(force)
+    model.parts = nn.ModuleList([first, last])
+    loss, logs = lc.regularized(model, x, y, slope=InputGradientNorm(), weight=3.0)
+    found = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
+    x.requires_grad_()
+    values = F.cross_entropy(
+        ((first(x).sigmoid() @ first.weight).sin() @ last.weight.T + last.bias), y, reduction="none"
+    )
+    slopes = torch.autograd.grad(values.sum(), x, create_graph=True)[0].square().sum(1)
+    assert_close(logs["slope"], slopes.mean().detach())
+    for one, right in zip(
+        found, torch.autograd.grad(values.mean() + 3 * slopes.mean(), [*model.parameters()]), strict=True
+    ):
+        assert_close(one, right)
 
 
 @pytest.mark.parametrize("penalty", [CURE(h=0.5), InputGradientNorm()], ids=lambda p: type(p).__name__)

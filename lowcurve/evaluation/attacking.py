@@ -39,8 +39,8 @@ from lowcurve.types import AttackFunction, Progress
 log = logging.getLogger("lowcurve")
 COLUMNS = ("fooled by", "forward passes", "distance")
 PROBABILITIES = (
-    "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax: where the network is"
-    " confident, gradients through the softmax vanish and its robust accuracy comes out too high."
+    "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax or the sigmoid: where the"
+    " network is confident, gradients through them vanish and its robust accuracy comes out too high."
 )
 _WARNED: WeakSet[nn.Module] = WeakSet()  # one warning per network
 SAVED_EVERY = 60.0

@@ -195,12 +195,16 @@ def logits_of(model: nn.Module, x: Tensor, y: Tensor, *, finite: bool = True) ->
 def are_probabilities(logits: Tensor) -> bool:
     """Return whether what should be logits lies in [0, 1] and sums to 1 in every row.
 
+    The logits 0 and z, which `wrap` makes of one output z, count too if z lies in [0, 1]: that is the sigmoid of a logit.
+
     Example:
         >>> are_probabilities(torch.tensor([[0.2, 0.8]])), are_probabilities(torch.tensor([[0.2, 0.9]]))
         (True, False)
 
     Reference: Croce and Hein 2020, AutoAttack's check of the output's range.
     """
+    if logits.shape[1] == 2 and not bool(logits[:, 0].any()):
+        logits = torch.stack([1 - logits[:, 1], logits[:, 1]], 1)
     near, sums = 1e-5, logits.sum(1)
     inside = float(logits.min()) > -near and float(logits.max()) < 1 + near
     return inside and float((sums - 1).abs().max()) < near
@@ -214,6 +218,10 @@ def require_finite(model: nn.Module) -> None:
         if is_lazy(weight):
             hint = "run the network once on a batch of the data before it is given"
             raise InputError("a network with all its weights", f"the lazy layer of {name!r}, which has none yet", hint)
+        if weight.is_meta:
+            raise InputError(
+                "weights with values", f"{name!r} on the meta device", "load the weights: model.to_empty(...)"
+            )
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             received, hint = f"NaN or infinity in {name!r}", "load weights of a training that converged"
             raise InputError("finite weights", received, hint)

@@ -1,9 +1,13 @@
 """The loss of a network as a function of its input."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lowcurve.errors import InputError
 from lowcurve.losses.functions import cross_entropy
@@ -23,7 +27,7 @@ class LossField:
         model: Pixels in [0, 1] -> logits.
         y: Labels, shape (batch,).
         loss: Logits, labels -> one number per example.
-        draws: If given, all passes draw the same random numbers.
+        draws: If given, all passes draw the same random numbers, and have the same weights.
     """
 
     model: Classifier
@@ -37,7 +41,9 @@ class LossField:
 
     def logits(self, x: Inputs) -> Logits:
         """Return the logits z(x), shape (batch, classes)."""
-        with nullcontext() if self.draws is None else self.draws.repeat(x, self.model):
+        if self.draws is None:
+            return call(self.model, x)
+        with self.draws.repeat(x, self.model) as again, _same_weights(self.model) if again else nullcontext():
             return call(self.model, x)
 
     def from_logits(self, logits: Logits) -> PerExample:
@@ -68,7 +74,8 @@ class LossField:
     def repeating_draws(self) -> "LossField":
         """Return the same field, whose passes all draw the same random numbers from its next pass on.
 
-        The passes of a training step, such as the two of CURE, then have the same masks of dropout and drop-path.
+        The passes of a training step, such as the two of CURE, then have the same masks of dropout and drop-path. Spectral
+        normalization takes its step of power iteration in the first pass only.
         """
         return replace(self, draws=RepeatedDraws())
 
@@ -99,6 +106,23 @@ def loss_field(
     if isinstance(model, nn.Module) and not batch_statistics:
         require_eval(model)
     return LossField(model, without_inference(y), loss)
+
+
+@contextmanager
+def _same_weights(model: Classifier) -> Iterator[None]:
+    """Leave out the power iteration of `torch.nn.utils.spectral_norm`, which changes the weights in each training pass."""
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    norms: list[Any] = [part for part in parts if isinstance(part, _SpectralNorm)]
+    hooks = [hook for part in parts for hook in vars(part).get("_forward_pre_hooks", {}).values()]
+    norms += [hook for hook in hooks if isinstance(hook, SpectralNorm)]
+    steps = [norm.n_power_iterations for norm in norms]
+    for norm in norms:
+        norm.n_power_iterations = 0
+    try:
+        yield
+    finally:
+        for norm, count in zip(norms, steps, strict=True):
+            norm.n_power_iterations = count
 
 
 def require_loss_field(field: Field) -> LossField:

@@ -39,8 +39,8 @@ class WrappedNetwork(nn.Module):
     def forward(self, x: Inputs) -> Logits:
         """Return the logits, shape (batch, classes); one logit z becomes the two logits 0 and z."""
         logits = _select(self.network(self.normalization(x)), self.output)
-        if logits.ndim == 1:
-            logits = logits[:, None]
+        if logits.ndim < 2:
+            logits = logits.reshape(len(x), -1)
         return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1:] == (1,) else logits
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -299,7 +300,8 @@ class Objective:
             if any(way.startswith("first_order") for way in ways.values()):
                 require_smooth(Jet(loss_field(model, y, self.loss), x))
             if self.differentiates_twice:
-                require_second_derivatives(loss_field(model, y, self.loss), x)
+                right = require_second_derivatives(loss_field(model, y, self.loss), x)
+                (_WITH_LAYERS_OF_TORCH.discard if right else _WITH_LAYERS_OF_TORCH.add)(model)
 
     def _require_repeatable(self, model: nn.Module, x: Inputs, y: Labels) -> None:
         """Refuse a network whose random numbers differ from pass to pass, as those of numpy do."""
@@ -308,10 +310,10 @@ class Objective:
             first, second = field.logits(x), field.logits(x)
         change = float((first - second).abs().max())
         if change > 1e-3 * float(first.abs().max()):
-            expected = "a network that draws with torch, so that all passes of a step draw the same numbers"
-            raise InputError(
-                expected, f"logits that differ by {change:.2g} from pass to pass", "write torch.rand in it"
-            )
+            expected = "a network with the same logits in all passes of a step"
+            received = f"logits that differ by {change:.2g} from pass to pass"
+            hint = "draw its random numbers with torch.rand, and keep nothing of one pass for the next"
+            raise InputError(expected, received, hint)
 
 
 @contextmanager
@@ -320,8 +322,12 @@ def _layers(model: nn.Module, twice: bool) -> Iterator[None]:
     if not twice:
         yield
         return
-    with TwiceDifferentiable(), uncompiled(model):
+    with nullcontext() if model in _WITH_LAYERS_OF_TORCH else TwiceDifferentiable(), uncompiled(model):
         yield
+
+
+_WITH_LAYERS_OF_TORCH: "WeakSet[nn.Module]" = WeakSet()
+"""Networks for which `TwiceDifferentiable` was found wrong or impossible."""
 
 
 def _require_attack(attack: object) -> None:
