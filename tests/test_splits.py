@@ -10,7 +10,7 @@ import pytest
 from datasets import data_files
 from PIL import Image
 
-from lowcurve.data import load
+from lowcurve.data import image_folder, load
 from lowcurve.data.splits import SEPARATORS, SPLIT_WORDS, split_files, split_images
 from lowcurve.errors import InputError
 
@@ -152,6 +152,27 @@ def test_one_split_alone_keeps_its_classes(tmp_path):
     ):
         load(root)
     assert load(root / "val").classes == ("a", "b")
+
+
+def test_an_empty_class_folder_keeps_its_number(tmp_path):
+    """Else the classes after it would have other numbers than those with which a network was trained."""
+    tree(tmp_path, "val/a/1.png", "val/c/2.png", "val/e/3.png")
+    (tmp_path / "val" / "b" / "more").mkdir(parents=True)
+    (tmp_path / "val" / "d").mkdir()
+    (tmp_path / "val" / "d" / "boxes.xml").write_text("")  # no folder of images, so no class
+    for root in (tmp_path, tmp_path / "val"):
+        examples = image_folder(root)
+        assert (examples.classes, examples.y.tolist()) == (("a", "b", "c", "e"), [0, 2, 3])
+    tree(tmp_path, "train/a/1.png", "train/b/2.png", "train/c/2.png", "train/e/2.png")
+    assert image_folder(tmp_path, split="val").classes == ("a", "b", "c", "e")
+
+
+@pytest.mark.parametrize(("content", "word"), [(b"", "an empty file"), (b"hello", "no format that Pillow knows")])
+def test_what_is_no_image_is_told_in_words(tmp_path, content, word):
+    tree(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b" / "2.png").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a readable image, got .*2.png \({word}\)"):
+        image_folder(tmp_path)
 
 
 def test_a_wrapper_folder_is_no_class(tmp_path):

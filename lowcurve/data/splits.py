@@ -39,11 +39,13 @@ class Splits:
         files: For each split, its files in order.
         classes: For each split, the class of each file. Empty where folders name no classes.
         note: What was left out, as the end of a sentence. Empty if there is nothing to say.
+        empty: Names of class folders without any file. They count as classes, or the numbers of later ones would change.
     """
 
     files: dict[str, list[Path]]
     classes: dict[str, list[str]]
     note: str
+    empty: tuple[str, ...] = ()
 
 
 def split_files(root: Path, files: Sequence[Path]) -> Splits:
@@ -105,6 +107,7 @@ def split_images(root: Path) -> Splits:
             raise _unclear(f"{name}/ in {root}")
     files: dict[str, list[Path]] = {}
     classes: dict[str, list[str]] = {}
+    holders: set[Path] = set()
     by_class = not named and _splits_below_classes(root, images)
     by_file = not named and not by_class and _splits_in_file_names(root, images)
     if not named:
@@ -118,8 +121,21 @@ def split_images(root: Path) -> Splits:
         if _kinds(parts[2:-1]) - {split}:
             raise _unclear(file.relative_to(root).as_posix())
         files.setdefault(split, []).append(file)
-        classes.setdefault(split, []).append(unicodedata.normalize("NFC", parts[1] if named else parts[0]))
-    return Splits(files, classes, _left_out([*(f"{name}/" for name in left), *loose]))
+        classes.setdefault(split, []).append(_class_name(parts[1] if named else parts[0]))
+        holders.add(file.parents[len(parts) - (2 if named else 1)])
+    empty = {_class_name(folder.name) for holder in holders for folder in holder.iterdir() if _is_empty(folder)}
+    return Splits(files, classes, _left_out([*(f"{name}/" for name in left), *loose]), tuple(sorted(empty)))
+
+
+def _class_name(folder: str) -> str:
+    return unicodedata.normalize("NFC", folder)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Return True for a visible folder without any visible file in it."""
+    if is_hidden(folder.name) or not folder.is_dir():
+        return False
+    return all(path.is_dir() or is_hidden(path.name) for path in folder.rglob("*"))
 
 
 def is_hidden(name: str) -> bool:

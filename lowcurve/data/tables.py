@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lowcurve.data.labels import as_labels, require_classes
@@ -69,7 +69,7 @@ class Rows:
             with _as_input_error(name):
                 if not content and not path:
                     raise ValueError("neither bytes nor a path")
-                picture = Image.open(io.BytesIO(content or Path(path).read_bytes()))
+                picture = _opened(content or Path(path).read_bytes())
             yield name, picture
 
 
@@ -101,18 +101,20 @@ def digest_files(files: Sequence[Path]) -> str:
 def folder_tables(path: Path) -> tuple[dict[str, Any], str]:
     """Return tables of the images in class folders by split, and a note on what was left out."""
     found = split_images(path)
-    names = sorted(set(found.classes.get("train", [])))
-    return {split: _image_table(files, found.classes[split], names) for split, files in found.files.items()}, found.note
+    names = {*found.classes["train"], *found.empty} if "train" in found.files else set()
+    known = {split: sorted(names or {*labels, *found.empty}) for split, labels in found.classes.items()}
+    tables = {split: _image_table(files, found.classes[split], known[split]) for split, files in found.files.items()}
+    return tables, found.note
 
 
 def _image_table(files: Sequence[Path], labels: Sequence[str], names: Sequence[str]) -> Any:
     datasets = hub_client()
-    if strangers := [(label, file) for label, file in zip(labels, files, strict=True) if names and label not in names]:
+    if strangers := [(label, file) for label, file in zip(labels, files, strict=True) if label not in names]:
         received = f"{strangers[0][0]} of {strangers[0][1]}"
         raise InputError("the class folders of train in every split", received, "use the same classes in every split")
     columns = {
         "image": datasets.Image(decode=False),
-        "label": datasets.ClassLabel(names=list(names) or sorted({*labels})),
+        "label": datasets.ClassLabel(names=list(names)),
     }
     cells = [{"bytes": None, "path": str(file)} for file in files]
     return datasets.Dataset.from_dict({"image": cells, "label": list(labels)}, features=datasets.Features(columns))
@@ -134,6 +136,16 @@ def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or of its cause's."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _opened(content: bytes) -> Image.Image:
+    """Return the image, or say in words that these bytes are none: Pillow names the buffer's place in memory."""
+    if not content:
+        raise ValueError("an empty file")
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError("no format that Pillow knows") from None
 
 
 @contextmanager
