@@ -472,6 +472,30 @@ def test_a_split_module_is_what_it_was_but_for_its_forward():
         result.mixed1(torch.rand(1, 4, 5, 5), torch.ones(1))
 
 
+class Recurrent(nn.Module):
+    """A convolution with its normalization that is applied twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Linear(2, 3)
+
+    def forward(self, x):
+        for _ in range(2):
+            x = F.relu(self.norm(self.conv(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def test_weights_that_are_used_twice_are_bounded_once():
+    model, x = Recurrent().eval(), torch.rand(4, 2, 5, 5)
+    converted = lc.convert(model, LCNNConversion(beta=1e4), example=x)
+    assert_close(converted(x), model(x), rtol=0, atol=1e-3)
+    replaced = converted.conversion_report.replaced
+    assert [name for name, new in replaced.items() if new.startswith("LipschitzConv2d")] == ["conv", "conv_1"]
+    assert sum(type(part).__name__ == "LipschitzConv2d" for part in converted.modules()) == 1
+    converted.train()(x).sum().backward()
+    assert converted.conv.log_gamma.grad is not None
+
+
 def test_shared_modules_get_names_for_their_places():
     result = converted("resnet", SmoothConversion())[1]
     assert list(result.conversion_report.replaced)[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_1", "layer1.1.relu"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conversion_networks import LIPSCHITZ, NETWORKS, network
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -103,14 +104,26 @@ def test_a_folded_nonlinearity_is_exact_at_every_beta(beta):
         assert_close(plain(x), model(x), rtol=1e-11, atol=1e-11)
 
 
-def test_what_is_made_anew_in_every_pass_is_left_alone():
-    """A layer with a parametrized weight, which cannot take a factor or a bias."""
-    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
-    model = nn.Sequential(conv, nn.BatchNorm2d(4), CenteredSoftplus(), nn.Flatten()).eval()
+ANEW = {
+    "parametrization": nn.utils.parametrizations.weight_norm,
+    "hook": nn.utils.spectral_norm,
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("computed", ANEW.values(), ids=ANEW)
+def test_what_is_made_anew_in_every_pass_is_left_alone(computed):
+    """A layer whose weight is computed, which cannot take a factor or a bias; BatchNorm without running statistics."""
+    conv = computed(nn.Conv2d(3, 4, 3))
+    last = (nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    model = nn.Sequential(conv, nn.BatchNorm2d(4), CenteredSoftplus(), *last, nn.Flatten()).eval()
     x = torch.rand(2, 3, 5, 5)
     plain = lc.fold(model, example=x)
     assert_close(plain(x), model(x), rtol=1e-6, atol=1e-6)
-    assert type(plain[1]) is nn.BatchNorm2d
+    assert type(plain[1]) is type(plain[4]) is nn.BatchNorm2d
+    assert plain.folding_report.left["4"] == "the statistics of BatchNorm2d depend on its input"
+    if computed is not ANEW["parametrization"]:
+        assert plain.folding_report.left["1"] == "the weight of '0' is computed, as by pruning or weight normalization"
 
 
 class Listening(nn.Module):

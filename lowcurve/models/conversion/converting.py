@@ -133,7 +133,9 @@ def convert(
             prepare_norms(copied, example, steps=STEPS)
         if isinstance(conversion, LCNNConversion):
             _start_gammas(new, conversion.gamma)
-    replaced = {call.name: str(copied.get_submodule(call.name)) for call in wanted}
+    # Each call of a nonlinearity has its own module by now. A bounded layer that is called twice stays one.
+    places = {call.name: call.name if call.kind == layer_kinds.NONLINEARITY else str(call.module) for call in wanted}
+    replaced = {name: str(copied.get_submodule(place)) for name, place in places.items()}
     change = float((record(copied, example).output - before.output).abs().max())
     log.debug(
         "%s: %d layers replaced, logits changed by %.2g at most", type(conversion).__name__, len(replaced), change

@@ -117,6 +117,12 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
     with torch.no_grad():
         for name in bounded:
             replace_module(folded, name, _plain_weight(folded.get_submodule(name)))
+        computed = {norm: before for norm, before in pairs.items() if not _has_own_weight(folded.get_submodule(before))}
+        pairs = {
+            norm: before
+            for norm, before in pairs.items()
+            if norm not in computed and folded.get_submodule(norm).running_var is not None
+        }
         for name, before in pairs.items():
             layer = folded.get_submodule(before)
             weight, bias = fold_weights(layer, folded.get_submodule(name))
@@ -134,7 +140,7 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
         raise InputError(
             "layers whose results only torch functions use", f"logits that differ by {difference:.2g}", hint
         )
-    report = FoldingReport(difference, len(pairs) + len(bounded) + shifts, _reasons(recording, pairs))
+    report = FoldingReport(difference, len(pairs) + len(bounded) + shifts, _reasons(recording, pairs, computed))
     log.info("folded %d layers; logits differ by %.2g at most", report.layers, difference)
     if not report.layers and not any(isinstance(part, LipschitzLayer | CenteredSoftplus) for part in model.modules()):
         why = "; ".join(f"{name}: {reason}" for name, reason in list(report.left.items())[:4])
@@ -143,12 +149,19 @@ def fold(model: nn.Module, *, example: Tensor) -> nn.Module:
     return folded
 
 
-def _reasons(recording: Recording, pairs: Mapping[str, str]) -> dict[str, str]:
+def _has_own_weight(layer: nn.Module) -> bool:
+    """Return False for a layer whose weight is computed before each pass, as by pruning or weight normalization."""
+    return layer._parameters.get("weight") is not None
+
+
+def _reasons(recording: Recording, pairs: Mapping[str, str], computed: Mapping[str, str]) -> dict[str, str]:
     """Say of each normalization that stays why it does."""
     left = {}
     for call in recording.calls:
         if call.kind == NORMALIZATION and call.name not in pairs:
-            if isinstance(call.layer, BatchNorm) and call.layer.running_var is not None:
+            if call.name in computed:
+                why = f"the weight of {computed[call.name]!r} is computed, as by pruning or weight normalization"
+            elif isinstance(call.layer, BatchNorm) and call.layer.running_var is not None:
                 why = "no convolution or linear layer before it, whose output it alone takes, channel by channel"
             elif call.operation.endswith("batch_norm"):
                 why = f"{call.operation} is called by a module that does something else, too"
