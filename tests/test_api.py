@@ -324,6 +324,12 @@ def test_data_and_results_print_their_sizes_and_not_their_tensors():
     found = lc.smallest_radius(linear(), X, Y, PGD)
     assert repr(found).splitlines()[0] == "Smallest radius on 50 images"
     assert "tensor" not in repr(found)
+    frame = found.to_pandas()
+    assert list(frame.columns) == ["radius", "fooled"]
+    np.testing.assert_array_equal(frame["radius"], found.radius)
+    np.testing.assert_array_equal(
+        lc.certify(linear(), X, Y, "linf").to_pandas()["radius"] > 0, lc.attack(linear(), X, Y, PGD).clean
+    )
     with temporary_seed(0, "network"):
         net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
     layers = lc.inspect_layers(net, X[:2])

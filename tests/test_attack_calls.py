@@ -82,6 +82,16 @@ def test_an_attack_within_a_radius_has_its_norm():
         attacks.Within(attacks.DeepFool(), "4/255")
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda n: attacks.PGD("linf", 0.1, steps=n), lambda n: attacks.MinimalNorm(steps=n), lambda n: attacks.DeepFool(steps=n)],
+)  # fmt: skip
+def test_a_fraction_of_a_step_is_refused(make):
+    assert make(np.int64(3)).steps == 3
+    with pytest.raises(InputError, match=r"a whole number of steps, got 2.5"):
+        make(2.5)
+
+
 def test_fields_can_be_replaced():
     attack = attacks.PGD("linf", 0.1, steps=7)
     assert replace(attack, norm=Ball(L2, 0.5, (-1.0, 1.0))) == attacks.PGD("l2", 0.5, steps=7, box=(-1.0, 1.0))

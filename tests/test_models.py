@@ -11,6 +11,7 @@ from torch.fx import Tracer
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+import lowcurve as lc
 from lowcurve import randomness
 from lowcurve.analysis.calculus import Jet
 from lowcurve.errors import InputError
@@ -262,6 +263,11 @@ def number() -> int:
             "a mean and a standard deviation for each of 3 channels",
         ),
         (lambda: Normalize((0.5,), (0.0,)), "as many positive standard deviations as means"),
+        (lambda: Normalize((0.5, 0.5), (0.5, math.nan)), "as many positive standard deviations as means"),
+        (
+            lambda: lc.wrap(nn.Flatten(), mean=[123.7] * 3, std=[58.4] * 3),
+            "divide mean and std by 255|Divide mean and std",
+        ),
         (lambda: Factory("torch.nn").build(0), "a model written package.module:factory, got 'torch.nn'"),
         (lambda: Factory(":linear").build(0), "a model written package.module:factory"),
         (lambda: Factory("no.such.module:f").build(0), "a factory f in no.such.module, got No module named 'no'"),

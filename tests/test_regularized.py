@@ -271,6 +271,23 @@ def test_losses_of_other_tasks():
         assert bool(slopes(total, model)[0].any())
 
 
+def test_outputs_of_other_tasks():
+    """Logits of each pixel and one number an example, with a loss of the user."""
+    with temporary_seed(0, "tasks"):
+        pixels, number = nn.Conv2d(1, 3, 3, padding=1).double(), nn.Linear(1, 1).double()
+    x, classes = torch.rand(4, 1, 2, 3, dtype=torch.double), torch.randint(3, (4, 2, 3), generator=stream(0))
+    tasks = (
+        (pixels, x, classes, lambda z, y: F.cross_entropy(z, y, reduction="none").mean((1, 2))),
+        (lc.wrap(number), x[:, :, 0, 0], classes[:, 0, 0].double(), lambda z, y: (z[:, 1] - y).square()),
+        (nn.Sequential(number, nn.Flatten(0)), x[:, :, 0, 0], classes[:, 0, 0].double(), lambda z, y: (z - y).square()),
+    )
+    for model, images, y, loss in tasks:
+        _, logs = lc.regularized(model, images, y, loss=loss, slope=lc.InputGradientNorm(), weight=0.5)
+        leaf = images.clone().requires_grad_()
+        exact = torch.autograd.grad(loss(model(leaf), y).sum(), leaf)[0].flatten(1).square().sum(1).mean()
+        torch.testing.assert_close(logs["slope"], exact)
+
+
 def sharded() -> nn.Module:
     model = perceptron()
     model.__class__ = type("FSDPSequential", (nn.Sequential, type("FSDPModule", (), {})), {})
@@ -290,6 +307,7 @@ REFUSED = [
     (lambda m, x, y: lc.regularized(m, x, y, a=lc.Term(ELLE(), AdaptiveWeight(errors=1))), "weights that stay from step"),
     (lambda m, x, y: lc.regularized(m, m[1].bias[0] + x, y, **GOOD), "inputs that no parameters have made"),
     (lambda m, x, y: lc.regularized(m, (x * 255).byte(), y, **GOOD), "floating-point inputs"),
+    (lambda m, x, y: lc.regularized(m, x[:0], y[:0], **GOOD), "at least one example in the batch"),
     (lambda m, x, y: lc.regularized(m, 3 * x, y, near=TRADES(), weight=1.0), "pixels in .0, 1., got inputs from .*lc.wrap"),
     (lambda m, x, y: lc.regularized(m, 3 * x, y, objective=lc.Objective(attack=PGD)), "pixels in .0, 1., got inputs"),
     (lambda m, x, y: lc.regularized(m.bfloat16(), x, y, **GOOD), "float32 weights for penalties"),
@@ -297,6 +315,7 @@ REFUSED = [
     (lambda _, x, y: lc.regularized(Checkpointed(True), x, y, **GOOD), "use_reentrant=False"),
     (lambda _, x, y: lc.regularized(sharded(), x, y, **GOOD), "whole parameters for penalties .* got FSDPModule"),
     (lambda m, x, _: lc.regularized(m, x, SOFT, objective=lc.Objective(attack=PGD)), "one class number for each example"),
+    (lambda m, x, y: lc.regularized(m, x, y.int(), **GOOD), "class numbers of type torch.int64, got torch.int32"),
     (lambda m, x, _: lc.regularized(m, x, SOFT, loss=margin_loss, **GOOD), "labels.argmax.1."),
     (lambda m, x, _: lc.regularized(m, x, SOFT[:, :2], **GOOD), "probabilities of shape .6, 3., got torch.float32"),
     (lambda m, x, y: lc.regularized(m, x, y, loss=nn.CrossEntropyLoss(), **GOOD), "a loss with one number per example"),

@@ -1,8 +1,9 @@
 """The contract that all attacks share: how they are made from a norm and a radius, and how they are called."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from lowcurve.analysis.norms import Ball, Norm, as_ball
 from lowcurve.attacks.acceptance import Region, accept
 from lowcurve.data.examples import as_pixels
 from lowcurve.data.labels import as_labels
-from lowcurve.errors import InputError
+from lowcurve.errors import InputError, describe
 from lowcurve.network_calls import gradients_enabled, input_like, without_inference
 from lowcurve.randomness import stream
 from lowcurve.types import Classifier, Inputs, Labels, PerExample
@@ -109,6 +110,7 @@ class BallAttack(Attack):
     box: tuple[float, float] = field(default=(0.0, 1.0), kw_only=True)
 
     def __post_init__(self) -> None:
+        require_whole_numbers(self)
         if isinstance(self.norm, Ball) and isinstance(self.radius, _OwnRadius):
             ball = self.norm
         else:
@@ -120,6 +122,21 @@ class BallAttack(Attack):
     def ball(self) -> Ball:
         """The ball of norm, radius and box."""
         return as_ball(self.norm, float(self.radius or 0), self.box)
+
+
+def require_whole_numbers(attack: Any) -> None:
+    """Refuse an attack with a fraction where it counts, such as in steps.
+
+    Args:
+        attack: A dataclass. Its fields of type int are looked at.
+
+    Raises:
+        InputError: If one of them is no whole number.
+    """
+    for option in fields(attack):
+        value = getattr(attack, option.name)
+        if option.type is int and not isinstance(value, Integral):
+            raise InputError(f"a whole number of {option.name}", describe(value), f"write {option.name}=10")
 
 
 def as_batch(model: Classifier, x: Tensor | np.ndarray, y: Any) -> tuple[Inputs, Labels]:

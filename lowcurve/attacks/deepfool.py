@@ -9,7 +9,7 @@ from lowcurve.analysis import l1
 from lowcurve.analysis.calculus import jacobian
 from lowcurve.analysis.norms import L1, L2, Ball, Norm, as_norm, dot, per_example
 from lowcurve.attacks.active_set import carry_out
-from lowcurve.attacks.base import Attack, Options
+from lowcurve.attacks.base import Attack, Options, require_whole_numbers
 from lowcurve.attacks.state import (
     AttackBatch,
     State,
@@ -90,6 +90,7 @@ class DeepFool(Attack):
     bisections: int = 10
 
     def __post_init__(self) -> None:
+        require_whole_numbers(self)
         if self.steps < 1 or self.candidates < 1 or self.bisections < 0:
             found = (self.steps, self.candidates, self.bisections)
             raise InputError("a step, a candidate and no fewer than 0 bisections", found, "write DeepFool(steps=50)")

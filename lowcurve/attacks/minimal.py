@@ -9,7 +9,7 @@ from torch import Tensor
 from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import L1, L2, Ball, Norm, as_norm, per_example
 from lowcurve.attacks.active_set import Outcome, carry_out
-from lowcurve.attacks.base import Attack, Options
+from lowcurve.attacks.base import Attack, Options, require_whole_numbers
 from lowcurve.attacks.deepfool import DeepFool, project_to_box, shorten
 from lowcurve.attacks.far_starts import far_start
 from lowcurve.attacks.scaled_ascent import nearness
@@ -106,6 +106,7 @@ class MinimalNorm(Attack):
     restarts: int = 0
 
     def __post_init__(self) -> None:
+        require_whole_numbers(self)
         if self.steps < 1 or min(self.bisections, self.restarts) < 0:
             found = (self.steps, self.bisections, self.restarts)
             raise InputError("a step and no fewer than 0 bisections and runs", found, "write MinimalNorm(steps=100)")

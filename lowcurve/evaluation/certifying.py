@@ -13,6 +13,7 @@ from lowcurve.data.coercion import Data, are_labels, as_examples
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError, NotAvailable, nearest
+from lowcurve.evaluation.columns import Columns
 from lowcurve.evaluation.measuring import measure
 from lowcurve.models.local.bounds import LocalBounds
 from lowcurve.models.smoothness import smoothness
@@ -54,6 +55,10 @@ class Certified:
         """
         proved: np.ndarray = (self.radius > 0) & (self.radius >= radius * (1 - 1e-6))
         return proved
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row per image: radius."""
+        return Columns({"radius": self.radius}).to_pandas()
 
     def __repr__(self) -> str:
         median = float(np.median(self.radius)) if len(self.radius) else math.nan

@@ -21,6 +21,7 @@ from lowcurve.errors import InputError
 from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
 from lowcurve.evaluation.attack_result import AttackResult, require_inputs, said_of_undefined
 from lowcurve.evaluation.attacking import attack, norm_of
+from lowcurve.evaluation.columns import Columns
 from lowcurve.evaluation.measuring import correct, require_examples
 from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
 from lowcurve.network_calls import gradients_enabled, input_like
@@ -81,6 +82,10 @@ class SmallestRadius:
         """Return for each radius which images are robust, shape (radii, images); never more at a larger radius."""
         # Rounding to single precision may place a radius slightly above the requested number.
         return self.radius[None, :] > np.asarray(radii, dtype=np.float64)[:, None] * (1 + 1e-6)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row per image: radius, fooled."""
+        return Columns({"radius": self.radius, "fooled": self.fooled}).to_pandas()
 
     def __repr__(self) -> str:
         found = self.radius[(self.radius > 0) & np.isfinite(self.radius)]

@@ -190,7 +190,7 @@ def require_class_numbers(y: Tensor) -> None:
         y: Labels.
 
     Raises:
-        InputError: If they are probabilities.
+        InputError: If they are probabilities, or of another type than torch's for indices.
 
     Example:
         >>> require_class_numbers(torch.tensor([0, 2]))
@@ -198,6 +198,8 @@ def require_class_numbers(y: Tensor) -> None:
     if y.ndim != 1:
         hint = "write labels.argmax(1), or use cross-entropy, which takes probabilities"
         raise InputError("one class number for each example", f"labels of shape {tuple(y.shape)}", hint)
+    if y.dtype != torch.int64:
+        raise InputError("class numbers of type torch.int64", y.dtype, "write y.long()")
 
 
 def _check(logits: Logits, y: Labels) -> None:

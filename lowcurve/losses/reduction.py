@@ -24,7 +24,7 @@ def evaluate_loss(loss: Loss, logits: Logits, y: Labels) -> PerExample:
 
     Args:
         loss: Logits, labels -> one number per example.
-        logits: Shape (batch, classes).
+        logits: Shape (batch, classes), or another with the batch first, which the loss takes.
         y: Labels, shape (batch, ...), in the form that the loss takes.
 
     Raises:
@@ -52,7 +52,7 @@ for 2 examples. Give it reduction="none".
 
 def _require_separate_examples(loss: Loss, logits: Logits, y: Labels) -> None:
     """Refuse a loss whose first value changes with another example beside it."""
-    ramp = torch.arange(logits.shape[1], device=logits.device).to(logits)
+    ramp = torch.arange(1, logits[0].numel() + 1, device=logits.device).to(logits).view_as(logits[0])
     pair, labels = torch.stack([logits[0], logits[0] + ramp]), y[[0, 0]]
     with torch.no_grad():
         try:

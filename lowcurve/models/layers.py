@@ -24,7 +24,8 @@ class Normalize(nn.Module):
         std: Standard deviations of the training pixels, one per channel.
 
     Raises:
-        InputError: If these are not sequences of one length, there are no means, or a standard deviation is not positive.
+        InputError: If these are not sequences of one length, there are no means, a standard deviation is not positive, or
+            both are of pixels from 0 to 255.
 
     Example:
         >>> Normalize((0.5,), (0.25,))(torch.ones(1, 1, 1, 1)).item()
@@ -40,12 +41,15 @@ class Normalize(nn.Module):
             raise InputError(
                 "one mean and one standard deviation for each channel", (mean, std), "write ([0.5], [0.25])"
             )
-        if not mean or len(mean) != len(std) or min(std) <= 0:
+        if not len(mean) or len(mean) != len(std) or not all(deviation > 0 for deviation in std):
             raise InputError(
                 "as many positive standard deviations as means", (mean, std), "take both from the training images"
             )
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        if max(mean) > 1 and max(std) > 1:
+            hint = "divide mean and std by 255 if they are of pixels from 0 to 255"
+            raise InputError("mean and std of pixels in [0, 1]", (mean, std), hint)
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.as_tensor(values, dtype=torch.get_default_dtype()).detach().clone())
 
     def forward(self, x: Inputs) -> Tensor:
         """Return the normalized inputs, shape (batch, channels, ...)."""

@@ -168,8 +168,10 @@ def _require_penalty(name: str, penalty: object) -> None:
 
 
 def _require_inputs_without_graph(x: Inputs) -> None:
-    """Refuse inputs that other layers have made: those would be trained by nothing."""
+    """Refuse an empty batch, and inputs that other layers have made: those would be trained by nothing."""
     require_inputs(x)
+    if not len(x):
+        raise InputError("at least one example in the batch", "none", "leave out empty batches")
     if x.grad_fn is not None:
         hint = "put the layers that made them into the model, or write x.detach()"
         raise InputError("inputs that no parameters have made", f"the result of {x.grad_fn.name()}", hint)
