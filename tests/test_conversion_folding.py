@@ -7,8 +7,8 @@ import pytest
 import torch
 from conversion_networks import LIPSCHITZ, NETWORKS, network
 from torch import nn
-from torch.nn.utils import prune
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 import lowcurve as lc

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowcurve.errors import InputError
 from lowcurve.models.conversion.layer_kinds import NONLINEARITY, layer_kind
@@ -42,7 +42,7 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
-        copied = copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo | _without_graphs(model))
     except Exception as error:  # whatever the parts of the user's network raise
         hint = "store only parameters, buffers and detached tensors in it"
         raise InputError("a network that copy.deepcopy can copy", describe_error(error), hint) from error
@@ -54,6 +54,21 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                     parent._modules[name] = copy.deepcopy(child)
                 seen.add(id(child))
     return copied
+
+
+def _without_graphs(model: nn.Module) -> dict[int, Tensor]:
+    """Return copies of what layers have kept of a pass, such as pruned weights and attention maps, by the original's id.
+
+    `copy.deepcopy` refuses tensors with a graph.
+    """
+    found: dict[int, Tensor] = {}
+    for part in model.modules():
+        for value in vars(part).values():
+            several = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            found |= {id(one): one.detach().clone() for one in several if isinstance(one, Tensor) and not one.is_leaf}
+    return found
 
 
 def describe_error(error: Exception) -> str:
