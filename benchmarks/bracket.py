@@ -17,9 +17,11 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 # Set before torch is imported: spinning threads cost a factor of 60 on a busy machine.
@@ -30,6 +32,8 @@ import torch
 from bracket_above import attacked, smallest
 from bracket_below import certified
 from bracket_cases import NETWORKS, Case, cases
+
+from lowcurve.attacks import FULL
 
 COLUMNS: dict[str, Callable[[Case], dict[str, object]]] = {
     "attacked": attacked,
@@ -53,8 +57,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = {
-        "examples": args.examples, "threads": 1, "torch": torch.__version__, "Python": platform.python_version(),
+        "threads": 1, "torch": torch.__version__, "Python": platform.python_version(),
         "machine": platform.machine(), "cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d"),
+        "effort of strong": asdict(FULL),
     }  # fmt: skip
     rows: list[dict[str, object]] = (
         json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
@@ -65,12 +70,14 @@ def main() -> None:
         if (case.network, case.norm) in done:
             continue
         row: dict[str, object] = {"network": case.network, "norm": case.norm, "radius": case.radius}
+        row["images"] = len(case.images)
         for name in args.columns:
             row |= COLUMNS[name](case)
         rows.append(row)
         print(", ".join(f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()), flush=True)
         if args.json:
-            args.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+            content = json.dumps({"settings": settings, "rows": rows}, indent=1)
+            args.json.write_text(re.sub(r"\[[\d,\s]*\]", lambda numbers: " ".join(numbers[0].split()), content) + "\n")
 
 
 if __name__ == "__main__":

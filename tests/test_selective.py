@@ -119,7 +119,13 @@ def test_one_effort_at_every_scale_but_smoke_and_a_lighter_one_says_so():
             assert study.evaluation.effort == Effort()
             assert study.attacks == "strong"
     assert preset("mnist", "smoke").attacks.startswith("strong, lighter than by default (steps 3 of 100, ")
-    assert Effort(near=0.1).lighter() == "near 0.1 of 0.15"
+    assert Effort(near=0.1).describe() == "lighter than by default (near 0.1 of 0.15)"
+    assert Effort(steps=200, near=None).describe() == ""
+    mixed = Effort(steps=200, targets=4, near=None).describe()
+    assert mixed == "other than by default (targets 4 of 9, steps 200 instead of 100, all searches for every image)"
+    all_searches = replace(Study().evaluation, effort=Effort(targets=4, near=None))
+    told = Study(evaluation=all_searches).attacks
+    assert told == "strong, other than by default (targets 4 of 9, all searches for every image)"
     light = Study(evaluation=replace(Study().evaluation, effort=Effort(queries=500)))
     assert light.attacks == "strong, lighter than by default (queries 500 of 3000)"
     assert replace(light, suite="moosavi2019cure").attacks == "moosavi2019cure"

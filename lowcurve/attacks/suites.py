@@ -116,16 +116,25 @@ class Effort:
     boundary: int = 8
     near: float | None = 0.15
 
-    def lighter(self) -> str:
-        """Say which numbers are smaller than those of the default effort; return nothing if none is.
+    def describe(self) -> str:
+        """Say how the effort is lighter than the default one, or partly lighter; return nothing if no number is smaller.
 
         Example:
-            >>> Effort(steps=50, queries=1000).lighter(), Effort(near=None).lighter()
-            ('steps 50 of 100, queries 1000 of 3000', '')
+            >>> Effort(steps=50, queries=1000).describe(), Effort(near=None).describe()
+            ('lighter than by default (steps 50 of 100, queries 1000 of 3000)', '')
+            >>> Effort(targets=4, near=None).describe()
+            'other than by default (targets 4 of 9, all searches for every image)'
         """
-        default = asdict(Effort())
-        smaller = {k: v for k, v in asdict(self).items() if v is not None and v < default[k]}
-        return ", ".join(f"{name} {value} of {default[name]}" for name, value in smaller.items())
+        default, smaller, larger = asdict(Effort()), [], []
+        for name, value in asdict(self).items():
+            if value is None:
+                larger.append("all searches for every image")
+            elif value < default[name]:
+                smaller.append(f"{name} {value} of {default[name]}")
+            elif value > default[name]:
+                larger.append(f"{name} {value} instead of {default[name]}")
+        kind = "other" if larger else "lighter"
+        return f"{kind} than by default ({', '.join(smaller + larger)})" if smaller else ""
 
 
 FULL = Effort()

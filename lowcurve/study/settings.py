@@ -225,8 +225,8 @@ class Study:
     @property
     def attacks(self) -> str:
         """The suite's name. If it has less effort than by default, that is said."""
-        lighter = self.evaluation.effort.lighter() if self.suite == "strong" else ""
-        return f"{self.suite}, lighter than by default ({lighter})" if lighter else self.suite
+        effort = self.evaluation.effort.describe() if self.suite == "strong" else ""
+        return f"{self.suite}, {effort}" if effort else self.suite
 
     @property
     def hardware(self) -> Hardware:
