@@ -103,3 +103,18 @@ def test_other_pixel_boxes_have_noise_of_their_own_scale():
 def test_at_least_one_step_and_start(settings):
     with pytest.raises(InputError, match=r"at least one step and one start.*Write restarts=8"):
         MinimalNormWithin(BALL, **settings)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_run_gives_up_where_the_boundary_stays_far_away_and_its_passes_are_counted(size):
+    examples = Examples(X, Y, ("a", "b"))
+    near, far = (
+        evaluation.attack(Plateau(), examples, MinimalNormWithin(L2, radius, restarts=2), batch_size=size)
+        for radius in (0.29, 0.15)
+    )
+    assert near.robust.tolist() == [True, False, False]
+    assert far.robust.all()
+    assert near.forward_passes[0] > 1 + 2 * 80  # 1.03 radii are near
+    assert (far.forward_passes < 1 + 2 * 45).all()
+    called = MinimalNormWithin(L2, 0.29, restarts=2)(Plateau(), X, Y)
+    assert (Plateau()(called).argmax(1) != Y).tolist() == [False, True, True]

@@ -218,10 +218,21 @@ class _Loop:
         fooled = self.record(active, logits)
         active = _Active(active.numbers, active.batch, replace(after, step=before.step + 1))
         self.report(len(active.numbers))
-        if not self.stop or not bool(fooled.any()):
+        leaves, gives_up = fooled & self.stop, getattr(self.run, "gives_up", None)
+        if gives_up is not None:
+            leaves |= self.without_success(active, gives_up(active.batch, active.state))
+        if not bool(leaves.any()):
             return active
-        self.report(int((self.run.steps - before.step)[fooled].sum()))
-        return active.keep(~fooled)
+        self.report(int((self.run.steps - before.step)[leaves].sum()))
+        return active.keep(~leaves)
+
+    def without_success(self, active: _Active, hopeless: Tensor) -> Tensor:
+        """Count the evaluations of images that leave before their last step; return those of them that were never fooled."""
+        outcome, numbers = self.outcome, active.numbers.to(self.outcome.point.device)
+        hopeless = hopeless & ~outcome.fooled[numbers].to(hopeless.device)
+        rows = torch.nonzero(hopeless).flatten()
+        outcome.forward_passes[active.numbers[rows].to(numbers.device)] = active.state.step[rows].to(numbers.device)
+        return hopeless
 
     def record(self, active: _Active, logits: Logits) -> Tensor:
         """Update the best point of each image; return for each image whether it is fooled at its current point.

@@ -34,6 +34,8 @@ FIRST_CHANGE, LAST_CHANGE = 0.05, 1e-4
 """Fraction by which the radius shrinks or grows, in the first and the last step."""
 BEYOND = 1e-3
 """Fraction by which the first radius exceeds the distance of the linear model's boundary: on it nothing is fooled."""
+PATIENCE = 0.4
+"""No run is given up before this share of its steps."""
 RETRIES = 3
 """Number of noise starts for an image that is not fooled from DeepFool's answer."""
 
@@ -46,11 +48,28 @@ class MinimalNormState(State):
         radius: Current radius of the ball, infinite until it is known.
         nearest: Distance of the nearest point that fooled the network.
         scale: Length of the first perturbation, which scales the steps.
+        fooled: True if the network was fooled at the last point.
     """
 
     radius: PerExample
     nearest: PerExample
     scale: PerExample
+    fooled: Tensor
+
+    def stays_beyond(self, distance: PerExample, steps: int, hope: float) -> Tensor:
+        """Return for each image whether a run will hardly come nearer than a distance.
+
+        That is so after 40 percent of its steps, where the nearest point that fooled the network is farther away than the
+        distance times hope minus the share of the steps. A run that still comes nearer with every step is never given up.
+
+        Args:
+            distance: Distance that would be a success, (batch,).
+            steps: Number of steps of the run.
+            hope: Factor of the distance at the start.
+        """
+        share = self.step.to(distance) / steps
+        far = torch.isfinite(self.nearest) & (self.nearest > (hope - share) * distance)
+        return far & ~self.fooled & (share >= PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -153,7 +172,7 @@ class MinimalNorm(Attack):
         else:
             point = project_to_box(self.box_ball, batch.start, batch.x)
         unknown = torch.full_like(batch.radius, torch.inf)
-        return MinimalNormState(point, batch.zeros(), unknown, unknown, unknown)
+        return MinimalNormState(point, batch.zeros(), unknown, unknown, unknown, batch.zeros().bool())
 
     def step(self, batch: AttackBatch, state: MinimalNormState) -> tuple[Logits, MinimalNormState]:
         """Make one step of ascent of the margin loss, into the ball of the new radius and into the box."""
@@ -187,7 +206,7 @@ class MinimalNorm(Attack):
             point = self.box_ball.project(batch.x + moved, batch.x, radius)
         else:
             point = project_to_box(self.box_ball, batch.x + norm.project(moved, radius), batch.x)
-        return logits, MinimalNormState(point, state.step, radius, nearest, scale)
+        return logits, MinimalNormState(point, state.step, radius, nearest, scale, fooled)
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:
         """Return 1 / distance where the network is fooled, and the margin loss, at most 0, where it is not."""

@@ -14,6 +14,9 @@ from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.types import Inputs, Logits, PerExample
 
+HOPE = 2.0
+"""A run is given up where its nearest point is farther away than HOPE minus the share of its steps, in radii."""
+
 
 @dataclass(frozen=True)
 class MinimalNormWithin(BallAttack, IterativeAttack):
@@ -25,6 +28,10 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
     The answer is the point of lowest margin inside the ball, and x itself where the search never entered it. A radius for
     each image and a start may be given in the call; the start takes the place of the first noise.
 
+    A run gives up where the nearest point that fooled the network stays far from the ball: 1.6 radii away after 40 percent of
+    the steps, 1 radius at the end, with a linear limit between. On eight networks that lost one of 1,399 runs that entered the
+    ball, and no image.
+
     Args:
         norm: "linf", "l2", "l1", a norm, or a `Ball` with its own radius and box.
         radius: Radius in pixel units, the literature's epsilon. Leave it out with a `Ball`.
@@ -35,7 +42,8 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
     Raises:
         InputError: If a setting is out of range.
 
-    Cost: restarts * steps input gradients, and ten forward passes for each start.
+    Cost: at most restarts * steps input gradients, half of them where the boundary is far away, and ten forward passes for
+        each start.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)
@@ -75,6 +83,10 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
     def step(self, batch: AttackBatch, state: MinimalNormState) -> tuple[Logits, MinimalNormState]:
         """Make a step of `MinimalNorm`."""
         return self.search.step(batch, state)
+
+    def gives_up(self, batch: AttackBatch, state: MinimalNormState) -> Tensor:
+        """Return for each image whether the nearest point that fooled the network stays too far from the ball."""
+        return state.stays_beyond(batch.radius, self.steps, HOPE)
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:
         """Return the margin loss inside the ball, and minus infinity outside."""

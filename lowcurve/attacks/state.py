@@ -117,7 +117,8 @@ class AttackRun(Protocol):
 
     An attack with several restarts or targets consists of as many runs. A run whose points may lie outside the ball has a
     method `is_success(batch, point, logits)`: which images are fooled inside it, and a method `is_inside(batch, point)`. All
-    other points count if they fool.
+    other points count if they fool. A run may have a method `gives_up(batch, state)`: which images leave before their last step
+    because it will not fool them.
     """
 
     @property
