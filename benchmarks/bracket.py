@@ -4,8 +4,8 @@
         [--norms linf l2 l1] [--examples 100] [--columns attacked ...] [--json FILE]
 
 Each row is a network and a ball: images that are correct without an attack, under `strong` and under the standard version of
-AutoAttack, which fools what the other does not, and CPU seconds of this process with one thread. *Smallest*: AttackBench's
-optimality of smallest radii, next to foolbox's FMN if it is installed. Below, on as many images as
+AutoAttack, the numbers of those that one of them alone fools, CPU seconds of this process with one thread, and passes.
+*Smallest*: AttackBench's optimality of smallest radii, next to foolbox's FMN if it is installed. Below, on as many images as
 a budget of work allows: verified accuracy, and certified over attacked radius for global bounds and each order of local ones,
 with their cost in forward passes. The columns of a row come from functions of a case, see COLUMNS. Fresh networks are trained
 on 10,000 images if FOLDER lacks them.

@@ -29,20 +29,27 @@ def attacked(case: Case, *, effort: Effort = FULL, seed: int = 0) -> Row:
         seed: Seed of both.
 
     Returns:
-        Images that are left of those tried, CPU seconds, how many images each member of `strong` fooled, and the numbers of the
-        images in the test set that fell to one of the two only.
+        Images that are left of those tried, CPU seconds, forward passes (a gradient counts as three), how many images each
+        member of `strong` fooled, and the numbers of the images in the test set that fell to one of the two only.
     """
-    suite, seconds = strong(case.norm, case.radius, effort=effort), [0.0, 0.0]
+    suite, seconds, passes = strong(case.norm, case.radius, effort=effort), [0.0, 0.0], [0, 0]
+    counting = case.model.register_forward_pre_hook(lambda _, inputs: add(inputs[0]))
+    turn = 0
+
+    def add(x: torch.Tensor) -> None:
+        passes[turn] += len(x) * (3 if x.requires_grad and torch.is_grad_enabled() else 1)
+
     ours, theirs, members = [], [], [""]
     for first in range(0, len(case.images), PIECE):
         piece = replace(case, images=case.images.take(slice(first, first + PIECE)))
-        start = time.process_time()
+        turn, start = 0, time.process_time()
         found = evaluation.attack(case.model, piece.images, suite, seed=seed, progress=False)
-        middle = time.process_time()
+        turn, middle = 1, time.process_time()
         theirs.append(autoattack_robust(piece, seed))
         seconds = [seconds[0] + middle - start, seconds[1] + time.process_time() - middle]
         ours.append(found.robust)
         members += found.fooled_by.tolist()
+    counting.remove()
     left, reference = np.concatenate(ours), np.concatenate(theirs)
     return {
         "clean": int(case.correct.sum()),
@@ -51,6 +58,9 @@ def attacked(case: Case, *, effort: Effort = FULL, seed: int = 0) -> Row:
         "strong seconds": seconds[0],
         "AutoAttack seconds": seconds[1],
         "share of its time": seconds[0] / seconds[1],
+        "strong passes": passes[0],
+        "AutoAttack passes": passes[1],
+        "share of its passes": passes[0] / passes[1],
         "fell to AutoAttack only": np.flatnonzero(left & ~reference).tolist(),
         "fell to strong only": np.flatnonzero(reference & ~left).tolist(),
         "fooled by": {name: members.count(name) for name, _ in suite.members},

@@ -118,3 +118,21 @@ def test_a_run_gives_up_where_the_boundary_stays_far_away_and_its_passes_are_cou
     assert (far.forward_passes < 1 + 2 * 45).all()
     called = MinimalNormWithin(L2, 0.29, restarts=2)(Plateau(), X, Y)
     assert (Plateau()(called).argmax(1) != Y).tolist() == [False, True, True]
+
+
+def test_a_search_without_radius_repeats_only_where_that_brings_it_nearer():
+    rows = []
+
+    class Straight(nn.Module):
+        def forward(self, x):
+            rows.append(len(x))
+            first = x.flatten(1).sum(1) - 1.5
+            return torch.stack((first, torch.zeros_like(first)), 1)
+
+    def cost(restarts):
+        rows.clear()
+        found = MinimalNorm("l2", restarts=restarts)(Straight(), X, Y)
+        assert_close(L2.length(found - X), (X.flatten(1).sum(1) - 1.5) / 2, rtol=2e-3, atol=0)
+        return sum(rows)
+
+    assert cost(8) == cost(2) < cost(0) + 2 * len(X) * 115

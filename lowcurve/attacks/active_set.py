@@ -220,19 +220,20 @@ class _Loop:
         self.report(len(active.numbers))
         leaves, gives_up = fooled & self.stop, getattr(self.run, "gives_up", None)
         if gives_up is not None:
-            leaves |= self.without_success(active, gives_up(active.batch, active.state))
+            hopeless = gives_up(active.batch, active.state)
+            self.count_passes(active, hopeless)
+            leaves = leaves | hopeless
         if not bool(leaves.any()):
             return active
         self.report(int((self.run.steps - before.step)[leaves].sum()))
         return active.keep(~leaves)
 
-    def without_success(self, active: _Active, hopeless: Tensor) -> Tensor:
-        """Count the evaluations of images that leave before their last step; return those of them that were never fooled."""
-        outcome, numbers = self.outcome, active.numbers.to(self.outcome.point.device)
-        hopeless = hopeless & ~outcome.fooled[numbers].to(hopeless.device)
-        rows = torch.nonzero(hopeless).flatten()
-        outcome.forward_passes[active.numbers[rows].to(numbers.device)] = active.state.step[rows].to(numbers.device)
-        return hopeless
+    def count_passes(self, active: _Active, leaves: Tensor) -> None:
+        """Enter the evaluations of images that leave before their last step and were never fooled."""
+        outcome = self.outcome
+        numbers, passes = (v[leaves].to(outcome.point.device) for v in (active.numbers, active.state.step))
+        never = ~outcome.fooled[numbers]
+        outcome.forward_passes[numbers[never]] = passes[never]
 
     def record(self, active: _Active, logits: Logits) -> Tensor:
         """Update the best point of each image; return for each image whether it is fooled at its current point.

@@ -140,7 +140,7 @@ class Effort:
 FULL = Effort()
 SHORTER = 10
 """The short search with Square has this many times fewer queries than the long one."""
-MATCHED = 0.9
+MATCHED = 1.0
 """The long search follows where the short one lowered the margin by this fraction of what gradients did."""
 ROUNDS = 3
 """A round of the relay has this many times fewer queries than the long search."""
@@ -168,9 +168,9 @@ def strong(
     Returns:
         A `Suite` of six or seven attacks.
 
-    Cost: at full effort 150 gradients and 300 forward passes for each image that withstands, in l_2 800 gradients more, in l_1
-        500. A nearly fooled image costs up to 650 gradients and 2,000 forward passes more. Where gradients mislead, an image
-        costs 3,000 forward passes more.
+    Cost: at full effort 150 gradients and 300 forward passes for each image that withstands, in l_2 at most 800 gradients more,
+        half of them where the boundary is far away, in l_1 at most 500. A nearly fooled image costs up to 650 gradients and
+        2,000 forward passes more. Where gradients mislead, an image costs 3,000 forward passes more.
 
     Example:
         >>> [name for name, _ in strong("linf", 8 / 255).members]
@@ -206,7 +206,7 @@ def strong(
 def minimum_norm(norm: Norm | str, *, effort: Effort = FULL, box: Box = (0.0, 1.0)) -> MinimalNorm:
     """Return the minimum-norm attack that goes with `strong`, for the smallest radius of each image.
 
-    In l_1 and l_2 it runs from afar as often as the one in the suite, in l_inf only where DeepFool's answer does not
+    In l_1 and l_2 it runs from afar at most as often as the one in the suite, in l_inf only where DeepFool's answer does not
     fool the network.
 
     Args:
@@ -214,7 +214,7 @@ def minimum_norm(norm: Norm | str, *, effort: Effort = FULL, box: Box = (0.0, 1.
         effort: Numbers of steps and runs.
         box: Lowest and highest pixel value.
 
-    Cost: at full effort DeepFool's and 100 gradients, in l_2 900, in l_1 600.
+    Cost: at full effort DeepFool's and 100 gradients, in l_2 270 to 620, in l_1 at most 600.
 
     Example:
         >>> minimum_norm("linf").restarts, minimum_norm("l2").restarts
