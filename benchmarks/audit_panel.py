@@ -7,9 +7,10 @@ Each network is trained in seconds and attacked four times: naively (PGD with 20
 for it leave at least 5 images of 100 fewer robust than the suite, or 15 fewer than the naive attack. Half of the networks
 of the first two sets serve to tune the audit, the others give the final figures. `panel/entries.py` splits them by name.
 
-The third set, `panel/fresh.py`, and the fourth, `panel/fourth.py`, were written for the finished audit. It gets exactly the
-evaluation that is judged: the naive attack's result, with its images, is both scored and given to the audit. The suite of
-every fourth network of these sets is `strong` at full effort, so that the cost is the user's.
+The third set, `panel/fresh.py`, the fourth, `panel/fourth.py`, and the fifth, `panel/fifth.py`, were each written for an audit
+that was finished. It gets exactly the evaluation that is judged: the naive attack's result, with its images, is both scored and
+given to the audit. The suite of every fourth network of the third and fourth set is `strong` with all searches for every
+image. The suite of the fifth set is the default `strong`.
 
 Weights, attacks and audits are stored in --cache, one file each, so an interrupted run continues. With --seconds no new
 network is begun after so long. The whole panel takes about an hour on one core.
@@ -35,6 +36,7 @@ import torch  # noqa: E402
 from panel.attacks import DRAWS, PLAIN, adaptive, naive  # noqa: E402
 from panel.data import Sets  # noqa: E402
 from panel.entries import Entry, halves  # noqa: E402
+from panel.fifth import fifth  # noqa: E402
 from panel.figures import judged, only_naive_is_wrong, summarize_panel  # noqa: E402
 from panel.fourth import fourth  # noqa: E402
 from panel.fresh import fresh  # noqa: E402
@@ -59,7 +61,14 @@ DATA = ("digits", "pairs", "mnist", "cifar10")
 EFFORT = Effort(steps=100, targets=4, queries=1000, relays=0, near=None)
 """The gradient attacks of `strong` at full effort, and a third of its queries."""
 FULL = Effort(targets=4, relays=3, near=None)
-"""`strong` with all searches for every image: every fourth network of the declared sets."""
+"""`strong` with all searches for every image: every fourth network of the third and fourth set."""
+
+
+def effort(entry: Entry) -> Effort:
+    """Return the effort of the suite of an entry: the default of today in the fifth set."""
+    if entry.declared == "fifth":
+        return Effort()
+    return FULL if entry.full else EFFORT
 
 
 class Panel:
@@ -120,7 +129,7 @@ class Panel:
         if not file.exists():
             x, y = examples.pixels(slice(None)), examples.y
             start = time.process_time()
-            attacked = _attack(model, examples, entry.ball, FULL if entry.full else EFFORT)
+            attacked = _attack(model, examples, entry.ball, effort(entry))
             suite_seconds, start = time.process_time() - start, time.process_time()
             with temporary_seed(SEED, entry.title):
                 draws = DRAWS if entry.random else 1
@@ -130,11 +139,11 @@ class Panel:
                 else:
                     plainly, plain = None, naive(model, x, y, entry.ball, steps=entry.steps, draws=draws).numpy()
                 ways = entry.all_ways(model) if entry.masked else entry.all_ways(model)[:1]
-                effort = {
+                settings = {
                     "restarts": 2 if entry.masked and not entry.random else 1,
                     "steps": 40 if entry.random else 60,
                 }
-                best = adaptive(model, ways, x, y, entry.ball, random=entry.random, **effort).numpy()
+                best = adaptive(model, ways, x, y, entry.ball, random=entry.random, **settings).numpy()
             if not entry.random:
                 best = np.minimum(best, attacked.robust)
             seconds = time.process_time() - start
@@ -201,7 +210,7 @@ def _finding(finding: Any) -> dict[str, Any]:
 
 def chosen(args: argparse.Namespace) -> list[tuple[Entry, str]]:
     """Return the entries that are asked for, with their halves."""
-    entries = [*MASKED, *honest(args.weights_dir), *fresh(args.weights_dir), *fourth()]
+    entries = [*MASKED, *honest(args.weights_dir), *fresh(args.weights_dir), *fourth(), *fifth(args.weights_dir)]
     half = halves(entries)
     entries = [entry for entry in entries if args.side in (None, "masked" if entry.masked else "honest")]
     entries.sort(key=lambda entry: -1 if entry.declared else DATA.index(entry.data.split(":")[0]))
@@ -215,7 +224,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "audit-panel")
-    parser.add_argument("--half", choices=("tuning", "final", "third", "fourth"))
+    parser.add_argument("--half", choices=("tuning", "final", "third", "fourth", "fifth"))
     parser.add_argument("--side", choices=("masked", "honest"))
     parser.add_argument("--only", nargs="+", help="parts of titles of entries")
     parser.add_argument("--label", default="now", help="name of the audit's version; its audits are stored under it")
@@ -253,6 +262,7 @@ def main() -> None:
             rows = [row for row in json.loads(args.json.read_text())["rows"] if row["name"] not in known] + rows
         settings = {
             "suite": asdict(EFFORT), "full suite": asdict(FULL),
+            "suite of the fifth set": asdict(Effort()),
             "seed": SEED, "threads": 1, "torch": torch.__version__,
             "Python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "code": sorted({judged(row)["version"] for row in rows}), "date": time.strftime("%Y-%m-%d"),

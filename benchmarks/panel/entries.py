@@ -44,8 +44,8 @@ class Entry:
         steps: Steps of the naive attack: 20, or 1 for FGSM.
         images: Number of images.
         masked: Whether it was made to hide its gradients, or gets a naive attack that is too weak.
-        declared: Name of the set that was committed before its first audit, "third" or "fourth"; empty for the first two sets.
-        full: Whether its suite is `strong` as it is, so that the cost is the user's; of the others it is lighter.
+        declared: Name of the set that was committed before its first audit, such as "third"; empty for the first two sets.
+        full: Whether its suite has all of `strong`'s searches; of the others it is lighter.
         weak: Function from the ball to the naive attack of an entry of a declared set; by default the last point of PGD.
     """
 

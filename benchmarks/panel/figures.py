@@ -16,7 +16,7 @@ CLEARLY_NAIVE = 0.15
 FALLING = ("gradient alignment",)
 """Tests whose number speaks against the network where it is low."""
 ROUNDING = 1e-9
-HALVES, DECLARED = ("tuning", "final"), ("third", "fourth")
+HALVES, DECLARED = ("tuning", "final"), ("third", "fourth", "fifth")
 """Names of the sets: halves of the first networks, and those committed before their first audit."""
 SHARE, COUNT = ".0%", "d"
 
@@ -133,7 +133,7 @@ def _sets(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {
         **found,
         "fourth, in l_1": [row for row in found["fourth"] if ", l_1 " in row["name"]],
-        "final, third and fourth": [row for row in rows if row["half"] != "tuning"],
+        "final, third, fourth and fifth": [row for row in rows if row["half"] != "tuning"],
         "all": list(rows),
     }
 
@@ -187,7 +187,7 @@ def rates(parts: dict[str, dict[str, list[Row]]]) -> Table:
         rows.append((half, *shares, found["area under the ROC curve"]))
     columns = (
         Column(
-            "set", "networks that served to tune the audit, the others, and two sets written for the finished audit"
+            "set", "networks that served to tune the audit, the others, and three sets written for a finished audit"
         ),
         Column("sensitivity", "share of wrong evaluations that are called unreliable, with its 95 % interval"),
         Column("where the suite is wrong", "the same, where the suite's own robust accuracy is wrong"),
@@ -246,10 +246,14 @@ def tests(part: dict[str, list[Row]]) -> Table:
 
 
 def cost(rows: Sequence[Row]) -> Table:
-    """Return the processor time of suite and audit, next to `strong` as it is and next to the panel's lighter suite."""
-    full = [row for row in rows if row.get("full")]
+    """Return the processor time of suite and audit: `strong` by default, with all searches, and the panel's lighter suite."""
+    sets = {
+        "default": [row for row in rows if row["half"] == "fifth"],
+        "all searches": [row for row in rows if row.get("full") and row["half"] != "fifth"],
+        "lighter": [row for row in rows if row["half"] in HALVES],
+    }
     cells: list[tuple[Any, ...]] = []
-    for name, chosen in (("strong", full), ("lighter", [row for row in rows if row["half"] in HALVES])):
+    for name, chosen in sets.items():
         groups = {**split(chosen), "all": chosen}
         groups["random, of these"] = [row for row in chosen if row["random"]]
         for side, found in groups.items():

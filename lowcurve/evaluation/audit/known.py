@@ -1,12 +1,12 @@
 """Reuse the results of the suite that an audit accompanies, so that the audit does not repeat its attacks."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from lowcurve.analysis.norms import as_norm
-from lowcurve.attacks import APGD, PGD
+from lowcurve.attacks import APGD, PGD, Square
 from lowcurve.attacks.minimal_within import MinimalNormWithin
 from lowcurve.attacks.selective import NearlyFooled
 from lowcurve.data.examples import Examples
@@ -20,10 +20,20 @@ Members = Sequence[tuple[str, AttackFunction]]
 def is_at_least(known: object, wanted: object) -> bool:
     """Return whether an attack has another one's settings, with no fewer steps, starts, targets and queries.
 
+    An attack on every image is at least the same attack on nearly fooled ones.
+
     Example:
         >>> is_at_least(PGD("linf", 0.1, steps=40), PGD("linf", 0.1)), is_at_least(PGD("linf", 0.2), PGD("linf", 0.1))
         (True, False)
+        >>> attack = APGD("linf", 0.1)
+        >>> is_at_least(attack, NearlyFooled(attack)), is_at_least(NearlyFooled(attack), attack)
+        (True, False)
     """
+    if isinstance(wanted, NearlyFooled):
+        if not isinstance(known, NearlyFooled):
+            return is_at_least(known, wanted.attack)
+        chosen = known.near >= wanted.near and known.matched <= wanted.matched
+        return chosen and is_at_least(known.attack, wanted.attack)
     if type(known) is not type(wanted):
         return False
     pairs = [(getattr(known, field.name), getattr(wanted, field.name)) for field in fields(wanted)]  # type: ignore[arg-type]
@@ -32,9 +42,56 @@ def is_at_least(known: object, wanted: object) -> bool:
 
 def fooled_by_gradients(attacked: AttackResult) -> np.ndarray:
     """Return which images a member of the suite fooled that follows gradients."""
-    plain = {name: member.attack if isinstance(member, NearlyFooled) else member for name, member in attacked.members}
-    names = [name for name, member in plain.items() if isinstance(member, FOLLOW_GRADIENTS)]
+    names = [name for name, member in attacked.members if follows_gradients(member)]
     return np.isin(attacked.fooled_by, names)
+
+
+def follows_gradients(member: AttackFunction) -> bool:
+    """Return whether a member of a suite follows gradients alone.
+
+    Args:
+        member: The attack, on all images or on nearly fooled ones.
+    """
+    return isinstance(_plain(member), FOLLOW_GRADIENTS)
+
+
+def _plain(member: AttackFunction) -> AttackFunction:
+    return member.attack if isinstance(member, NearlyFooled) else member
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Searches with Square that a suite has tried.
+
+    Attributes:
+        fooled: Which images they fooled.
+        left: Which images may not have had a search with as many queries as are wanted.
+        queries: Queries of the shortest and of the longest search, in words.
+        chosen: True if the suite chose by their margins which images get as many.
+    """
+
+    fooled: np.ndarray
+    left: np.ndarray
+    queries: str
+    chosen: bool
+
+
+def searches(attacked: AttackResult, wanted: Square) -> Searches | None:
+    """Return a suite's searches with Square, or None if none has as many queries as are wanted.
+
+    Args:
+        attacked: Result of the suite.
+        wanted: The search.
+    """
+    squares = {name: member for name, member in attacked.members if isinstance(_plain(member), Square)}
+    enough = [name for name, member in squares.items() if is_at_least(_plain(member), wanted)]
+    if not enough:
+        return None
+    everywhere = [(name, wanted) for name in enough if not isinstance(squares[name], NearlyFooled)]
+    fooled = np.isin(attacked.fooled_by, list(squares))
+    left = attacked.clean & ~fooled & ~outlasted(attacked, everywhere[:1])
+    counts = sorted({_plain(member).queries for member in squares.values()})  # type: ignore[attr-defined]
+    return Searches(fooled, left, " to ".join(map(str, (counts[0], counts[-1])[: len(counts)])), not everywhere)
 
 
 def outlasted(attacked: AttackResult, wanted: Members) -> np.ndarray:

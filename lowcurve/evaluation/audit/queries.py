@@ -11,7 +11,7 @@ from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.budget import Budget
-from lowcurve.evaluation.audit.state import NOTHING_ROBUST, AuditState
+from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.twins import Averaged
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, margin_loss
@@ -199,22 +199,27 @@ def black_box(state: AuditState) -> Finding:
         f" {count}, and all attacks without gradients together {len(beyond)}{listed}"
     )
     here = BLACK_BOX.judge_count(len(beyond), count, evidence, allowed=BEYOND, flag_above=SQUARE)
-    if state.nothing_is_robust():
-        here = BLACK_BOX.not_run(NOTHING_ROBUST)
+    if not len(state.worth_searching()):
+        here = BLACK_BOX.not_run(state.why_not_searched())
     suite = _black_box_of_the_suite(state)
     return here if suite is None or RANK.index(suite.outcome) <= RANK.index(here.outcome) else suite
 
 
-def _squares(state: AuditState) -> tuple[np.ndarray, int]:
+def _squares(state: AuditState) -> tuple[np.ndarray, str]:
     """Return which images that gradient attacks left robust fall to Square, and its queries.
 
-    What the suite has tried with as many queries is not tried again.
+    What the suite has tried with as many queries is not tried again. Where it chose by margins which images get as many, the
+    others are tried only if an image fell to queries alone: else gradients led further than the short search everywhere.
     """
-    search, rows = Square(state.ball, queries=state.budget.queries), state.still_robust()
-    found, queries = state.squares_of_suite(search) or (np.zeros(len(state), dtype=bool), search.queries)
-    state.record("Square of the suite", found, gradients=False, partial=True)
-    left = rows[~(state.outlasted((("Square", search),)) | found)[rows]]
-    return found | state.fooled_by("Square", search, gradients=False, rows=left), queries
+    search, rows = Square(state.ball, queries=state.budget.queries), state.worth_searching()
+    suite = state.searches_of_suite(search)
+    if suite is None:
+        return state.fooled_by("Square", search, gradients=False, rows=rows), str(search.queries)
+    state.record("Square of the suite", suite.fooled, gradients=False, partial=True)
+    by_queries = state.known is not None and np.isin(state.known.fooled_by, QUERYING).any()
+    needed = state.budget.everything or by_queries or not suite.chosen
+    left = rows[suite.left[rows] & needed]
+    return suite.fooled | state.fooled_by("Square", search, gradients=False, rows=left), suite.queries
 
 
 def _black_box_of_the_suite(state: AuditState) -> Finding | None:

@@ -159,12 +159,11 @@ def _is_random(state: AuditState, model: nn.Module) -> bool:
 def _by_queries(state: AuditState, square: Square, rows: np.ndarray) -> Tensor:
     """Return the answers of Square, those of the judged suite where it has tried as many queries."""
     answers = state.x[torch.from_numpy(rows)].clone()
-    found = np.zeros(len(state), dtype=bool)
-    if state.known is not None and (by_suite := state.squares_of_suite(square)) is not None:
-        found = by_suite[0]
+    left = np.ones(len(rows), dtype=bool)
+    if state.known is not None and (suite := state.searches_of_suite(square)) is not None:
+        left, found = suite.left[rows], torch.from_numpy(suite.fooled[rows])
         of_suite = state.known.inputs[torch.from_numpy(state.correct)]
-        answers[torch.from_numpy(found[rows])] = of_suite[torch.from_numpy(rows[found[rows]])].to(answers)
-    left = ~(found | state.outlasted((("Square", square),)))[rows]
+        answers[found] = of_suite[torch.from_numpy(rows)][found].to(answers)
     if left.any():
         answers[torch.from_numpy(left)] = state.attack(square, rows[left]).inputs.to(answers)
     return answers

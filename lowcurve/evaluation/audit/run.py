@@ -23,7 +23,7 @@ from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.known import first_rows
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.shards import SharedColumns
-from lowcurve.evaluation.audit.state import JUDGED_DRAWS, NOTHING_ROBUST, AuditState
+from lowcurve.evaluation.audit.state import JUDGED_DRAWS, AuditState
 from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
 from lowcurve.evaluation.parts import Ledger, Shard, Share, open_ledger
 from lowcurve.evaluation.sharing import broadcast
@@ -239,8 +239,8 @@ def _run_test(check: Check, test: Callable[[AuditState], Finding], state: AuditS
         return check.not_run(f"{_too_weak(state)}, so there is nothing to attack")
     if check.differentiable and not state.differentiable:
         return check.not_run("the network has no gradients, as test 4 found")
-    if number in OF_ROBUST_IMAGES and state.nothing_is_robust():
-        return check.not_run(NOTHING_ROBUST)
+    if number in OF_ROBUST_IMAGES and state.differentiable and not len(state.worth_searching()):
+        return check.not_run(state.why_not_searched())
     if number in OF_CLAIMS and not everything and state.nothing_is_claimed():
         return check.not_run(f"the robust accuracy that is judged is 0, so it cannot be too high; {ASK_FOR_ALL}")
     if number in SEARCHES and not everything and failed:

@@ -21,9 +21,10 @@ from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit.budget import Budget
 from lowcurve.evaluation.audit.fooled import ONE_STEP, FooledImages
-from lowcurve.evaluation.audit.known import Members, fooled_by_gradients, is_at_least, outlasted
+from lowcurve.evaluation.audit.known import Searches, follows_gradients, fooled_by_gradients, outlasted, searches
 from lowcurve.evaluation.audit.shards import SharedColumns
 from lowcurve.evaluation.audit.twins import Averaged
+from lowcurve.evaluation.audit.verdict import FEWEST
 from lowcurve.evaluation.measuring import logits_of, on_device
 from lowcurve.evaluation.parts import Piece, Share, evaluate_parts
 from lowcurve.evaluation.sharing import broadcast
@@ -32,6 +33,8 @@ from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
 
 NOTHING_ROBUST = "gradient attacks fool every image that was tried, so no robustness can be false"
+FEW = 0.05
+"""Share of the images: fewer than three robust ones that are no more than this are not searched for further signs."""
 JUDGED_DRAWS = 32
 """Draws of a random network over which the logits are averaged that judge an image."""
 
@@ -229,9 +232,9 @@ class AuditState(FooledImages):
         return randomness.temporary_seed(self.seed, "audit", self.fabric.global_rank)
 
     def gradient_suite(self) -> Suite:
-        """Return the attacks of `strong` that follow gradients."""
-        members = strong(self.ball, effort=Effort(self.budget.apgd_steps, targets=4, relays=0, near=None)).members
-        return Suite(tuple(member for member in members if not isinstance(member[1], Square)))
+        """Return the attacks of `strong` that follow gradients, with four targets."""
+        members = strong(self.ball, effort=Effort(self.budget.apgd_steps, targets=4, relays=0)).members
+        return Suite(tuple(member for member in members if follows_gradients(member[1])))
 
     def run_pgd(self, method: PGD, rows: np.ndarray, *, stop: bool, observe: Observer | None = None) -> Outcome:
         """Run PGD once from each of these images.
@@ -309,36 +312,36 @@ class AuditState(FooledImages):
         """Return the indices of the queried images that no gradient attack fooled, after APGD has been tried on them."""
         if self.differentiable and "APGD" not in self.fooled:
             suite = self.gradient_suite()
-            if self.known is not None:
-                self.record("suite", fooled_by_gradients(self.known)[self.correct], gradients=True)
-            else:
+            tried = np.zeros(len(self), dtype=bool)
+            if self.known is None:
                 self.fooled_by_pgd()
-            rows = self._remaining()
-            self.fooled_by("APGD", suite, rows=rows[~self.outlasted(suite.members)[rows]])
+            else:
+                self.record("suite", fooled_by_gradients(self.known)[self.correct], gradients=True)
+                tried = outlasted(self.known, suite.members)[self.correct]
+            self.fooled_by("APGD", suite, rows=np.setdiff1d(self._remaining(), np.flatnonzero(tried)))
         return self._remaining()
 
-    def outlasted(self, wanted: Members) -> np.ndarray:
-        """Return which correct images the suite has tried with these attacks, or longer ones, without success."""
-        if self.known is None:
-            return np.zeros(len(self), dtype=bool)
-        return np.asarray(outlasted(self.known, wanted)[self.correct])
+    def searches_of_suite(self, wanted: Square) -> Searches | None:
+        """Return the suite's searches with Square on the correct images; None if none has as many queries as are wanted."""
+        found = self.known and searches(self.known, wanted)
+        return found and replace(found, fooled=found.fooled[self.correct], left=found.left[self.correct])
 
-    def squares_of_suite(self, wanted: Square) -> tuple[np.ndarray, int] | None:
-        """Return which correct images the suite's Square fooled, and its queries; None if it had fewer than are wanted."""
-        known = None if self.known is None else dict(self.known.members).get("Square")
-        if self.known is None or not isinstance(known, Square) or not is_at_least(known, wanted):
-            return None
-        return (self.known.fooled_by == "Square")[self.correct], known.queries
+    def worth_searching(self) -> np.ndarray:
+        """Return `still_robust`, but no image where these are so few that no test can fail; a thorough audit searches them."""
+        rows = self.still_robust()
+        few = len(rows) < FEWEST and len(rows) <= FEW * len(self.queried) and self.differentiable
+        return rows[:0] if few and not self.budget.everything else rows
 
-    def nothing_is_robust(self) -> bool:
-        """Return whether gradient attacks fool every image that was tried."""
-        return self.differentiable and not len(self.still_robust())
+    def why_not_searched(self) -> str:
+        """Return why none is."""
+        left = len(self.still_robust())
+        return f"gradient attacks leave {left} images robust, too few for a test to fail" if left else NOTHING_ROBUST
 
     def nothing_is_claimed(self) -> bool:
         """Return whether the robust accuracy that is judged is 0: the suite's, or without one that of gradient attacks."""
         if self.attacked is not None:
             return not self.attacked.robust.any()
-        return self.nothing_is_robust() and bool(self.fooled_by_gradients().all())
+        return self.differentiable and not len(self.still_robust()) and bool(self.fooled_by_gradients().all())
 
     def _remaining(self) -> np.ndarray:
         return np.setdiff1d(self.queried, np.flatnonzero(self.fooled_by_gradients()))
