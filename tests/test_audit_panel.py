@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from panel import figures  # noqa: E402
 from panel.entries import PUBLIC, halves  # noqa: E402
+from panel.fifth import fifth  # noqa: E402
 from panel.fourth import fourth  # noqa: E402
 from panel.fresh import fresh  # noqa: E402
 from panel.honest import honest  # noqa: E402
@@ -75,6 +77,18 @@ def test_the_fourth_set_has_networks_of_its_own_mostly_in_l_1():
     assert not any(entry.masked for entry in found if entry not in sparse)
 
 
+def test_the_fifth_set_has_networks_of_its_own_in_three_norms():
+    old, found = [*MASKED, *honest(), *fresh(), *fourth()], list(fifth())
+    assert not {entry.name for entry in old} & {entry.name for entry in found}
+    assert len({entry.name for entry in found}) == len(found)
+    assert set(halves([*old, *found]).values()) == {"tuning", "final", "third", "fourth", "fifth"}
+    assert [sum(entry.masked == masked for entry in found) for masked in (True, False)] == [12, 37]
+    for masked, least in ((True, 2), (False, 8)):
+        norms = Counter(entry.ball.norm.name for entry in found if entry.masked == masked)
+        assert len(norms) == 3
+        assert min(norms.values()) >= least
+
+
 def test_only_an_evaluation_that_is_clearly_wrong_counts_as_masked():
     assert figures.misjudged(row(masked=True, suite=0.5, adaptive=0.45))
     assert not figures.misjudged(row(masked=True, suite=0.5, adaptive=0.46))
@@ -118,7 +132,7 @@ def test_the_gains_of_the_audits_attacks_by_hand():
 
 def test_the_committed_panel_has_its_halves_and_a_reason_for_each_wrong_verdict():
     content = json.loads((ROOT / "docs" / "results" / "benchmark-audit-panel.json").read_text())
-    half = halves([*MASKED, *honest(), *fresh(), *fourth()])
+    half = halves([*MASKED, *honest(), *fresh(), *fourth(), *fifth()])
     assert all(half[found["network"]] == found["half"] for found in content["rows"])
     again = figures.summarize_panel(content["rows"])
     assert json.loads(json.dumps(again["results"])) == content["results"]

@@ -24,7 +24,7 @@ from lowcurve.evaluation.audit.fooled import ONE_STEP, FooledImages
 from lowcurve.evaluation.audit.known import Searches, follows_gradients, fooled_by_gradients, outlasted, searches
 from lowcurve.evaluation.audit.shards import SharedColumns
 from lowcurve.evaluation.audit.twins import Averaged
-from lowcurve.evaluation.audit.verdict import FEWEST
+from lowcurve.evaluation.audit.verdict import FEW, FEWEST
 from lowcurve.evaluation.measuring import logits_of, on_device
 from lowcurve.evaluation.parts import Piece, Share, evaluate_parts
 from lowcurve.evaluation.sharing import broadcast
@@ -33,8 +33,6 @@ from lowcurve.network_calls import input_like
 from lowcurve.types import AttackFunction, Loss, PerExample
 
 NOTHING_ROBUST = "gradient attacks fool every image that was tried, so no robustness can be false"
-FEW = 0.05
-"""Share of the images: fewer than three robust ones that are no more than this are not searched for further signs."""
 JUDGED_DRAWS = 32
 """Draws of a random network over which the logits are averaged that judge an image."""
 

@@ -26,6 +26,8 @@ CHANCE_FINDING = 0.01
 """A test that counts images fails if so many are less likely than this by chance, under the share that is allowed."""
 FEWEST = 3
 """Fewest images on which a test can fail. Fewer are a flag."""
+FEW = 0.05
+"""Share of the images: where fewer than `FEWEST` are robust, and no more than this, no search decides anything."""
 CAVEAT = "fixed attacks are not adaptive: an attack made for this network may find what none of these found"
 """A limit of every audit, to be printed beside the verdict. Reference: Tramer et al. 2020."""
 
