@@ -67,6 +67,9 @@ def networks(args: argparse.Namespace) -> dict[str, Callable[[], Made]]:
         "digits, standard, l_inf 0.3": lambda: (faulty.standard(), few, Ball("linf", 0.3)),
         "digits, adversarial, l_inf 0.1": lambda: (faulty.robust(), few, Ball("linf", 0.1)),
         "digits, adversarial, l_2 0.5": lambda: (faulty.robust(), few, Ball("l2", 0.5)),
+        "digits, standard, l_2 0.5": lambda: (faulty.standard(), few, Ball("l2", 0.5)),
+        "digits, adversarial, l_1 3": lambda: (faulty.robust(), few, Ball("l1", 3.0)),
+        "digits, standard, l_1 1.5": lambda: (faulty.standard(), few, Ball("l1", 1.5)),
         "digits, 5 levels (masked), l_inf 0.1": lambda: (faulty.Quantized(faulty.standard()), few, Ball("linf", 0.1)),
         "LeNet5 adv. (public), l_inf 0.3": lambda: public(
             lenet5, "mnist_lenet5_advtrained.pt", "mnist", Ball("linf", 0.3)

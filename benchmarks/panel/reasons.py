@@ -18,6 +18,6 @@ REASONS: dict[str, str] = {
     "detached main branch, pooling, l_1 3": (
         "The main branch is detached, but the other branch's gradient leads the suite nearly everywhere. It leaves 14 of 98"
         " images robust, and the attack through both branches 2. Tests 8, 13 and 25 see 1 or 2 of these 12. That is within what"
-        " each allows, so they only warn. No test sees that a part of the network is detached."
+        " each allows, so they only warn. No test of that time saw that a part of the network is detached; test 4 now does."
     ),
 }
