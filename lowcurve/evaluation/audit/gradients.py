@@ -22,8 +22,8 @@ LOST = 0.01
 ANGLE, CUT = 0.3, 0.05
 """Test 4: sine of the angle between a gradient and differences, and share of the images with more.
 
-On the tuning half of the panel it is at most 0.18 for 683 images of honest networks. It is above 0.46 for all 89 images of three
-networks whose gradient is not theirs.
+On the tuning half of the panel it is at most 0.18 for 683 images of honest networks, and above 0.46 for all 89 images of
+three networks whose gradient is not theirs.
 """
 UNSTABLE = 0.1
 """Test 17. Pintor et al. 2022, I2."""

@@ -1,7 +1,7 @@
 """Reuse the results of the suite that an audit accompanies, so that the audit does not repeat its attacks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -74,6 +74,10 @@ class Searches:
     left: np.ndarray
     queries: str
     chosen: bool
+
+    def take(self, rows: np.ndarray) -> "Searches":
+        """Return the searches on some of the images."""
+        return replace(self, fooled=self.fooled[rows], left=self.left[rows])
 
 
 def searches(attacked: AttackResult, wanted: Square) -> Searches | None:

@@ -322,7 +322,7 @@ class AuditState(FooledImages):
     def searches_of_suite(self, wanted: Square) -> Searches | None:
         """Return the suite's searches with Square on the correct images; None if none has as many queries as are wanted."""
         found = None if self.known is None else searches(self.known, wanted)
-        return found if found is None else replace(found, fooled=found.fooled[self.correct], left=found.left[self.correct])
+        return found and found.take(self.correct)
 
     def worth_searching(self) -> np.ndarray:
         """Return `still_robust`, but no image where these are so few that no test can fail; a thorough audit searches them."""
