@@ -44,7 +44,8 @@ def disagreement(state: AuditState, rows: np.ndarray) -> np.ndarray:
     radius = per_example(ball.radii(x), x)
     units = [ball.norm.unit(streams.at("direction", place).normal(x)) for place in range(DIRECTIONS)]
     # Where a network clips its pixels, it has a kink at the faces of the box.
-    room = (STEPS[-1] * radius * torch.stack(units).abs().amax(0)).clamp(max=(high - low) / 2)
+    room = STEPS[-1] * radius * torch.stack(units).abs().amax(0)
+    room = torch.where(room > (high - low) / 2, (high - low) / 2, room)
     near = ball.sample(x, streams.at("point"), ball.radii(x) / 2)
     near = torch.minimum(torch.maximum(near, low + room), high - room)
     slopes = state.in_batches(lambda a, b: gradient(loss_field(state.model, b, log_odds), a), near, y).double()
@@ -74,5 +75,5 @@ def _differences(state: AuditState, near: Tensor, y: Tensor, units: list[Tensor]
 def _sine(one: Tensor, other: Tensor) -> PerExample:
     """Return the sine of the angle of two vectors per image, 1 for 90 degrees or more, and where one is 0."""
     lengths = one.norm(dim=1) * other.norm(dim=1)
-    cosine = torch.where(lengths > 0, (one * other).sum(1) / lengths, 0).clamp(0, 1)
-    return (1 - cosine.square()).sqrt()
+    cosine = torch.relu(torch.where(lengths > 0, (one * other).sum(1) / lengths, 0))
+    return torch.relu(1 - cosine.square()).sqrt()
