@@ -38,7 +38,7 @@ def certified(case: Case) -> Row:
         bounds = LocalBounds(case.model, case.images.pixels(slice(0, 1)))
     except NotAvailable as error:
         return {"verified": None, "not certified": str(error)}
-    count = int(min(len(case.images), WORK / (bounds.work * (STEPS + 1))))
+    count = int(min(len(case.images), WORK / (bounds.work_in(norm) * (STEPS + 1))))
     row: Row = {"multiplications": bounds.work}
     everywhere = _timed(lambda: global_radii(case.model, case.images, norm, progress=False))
     if count < FEWEST:

@@ -134,7 +134,7 @@ def test_no_point_of_the_ball_violates_the_bounds_of_a_random_network(seeds):
         x = uniform(torch.zeros(4, *model.shape, dtype=torch.double), 0, 1, generator=g)
         x[0] = x[0].round()
         try:
-            bounds = LocalBounds(model, x[:1])
+            bounds = LocalBounds(model, x[:1], together=seed % 2 == 0)
         except NotAvailable as error:
             refused[str(error).split(" in layer")[0]] += 1
             continue
@@ -194,7 +194,7 @@ def test_windows_change_no_bound(norm, monkeypatch):
     found = {}
     for share in (0.0, 0.5, 100.0):
         monkeypatch.setattr("lowcurve.models.local.windows.LARGEST_SHARE", share)
-        bounds = LocalBounds(model, x[:1])
+        bounds = LocalBounds(model, x[:1], together=False)  # only values without windows are bounded together
         sizes = [len(windows) for windows in bounds.passes.windows.values()]
         assert (max(sizes) > 3) == (share > 0)
         found[share] = bounds.margins(bounds.at(x, y), x, radius, norm)
@@ -219,6 +219,53 @@ def test_the_second_order_is_the_best_for_a_smooth_network_at_a_moderate_radius(
     fall = {order: float((point.margins - low).mean()) for order, low in found.items()}
     assert fall["second"] < 0.85 * fall["zero"]
     assert fall["zero"] < 0.5 * fall["first"]
+
+
+def test_units_of_a_layer_do_not_all_take_their_worst_change_in_l_2():
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).double().eval()
+    for layer, weight, bias in ((model[0], torch.eye(64), -0.5), (model[2], torch.zeros(2, 64), 0.0)):
+        layer.weight.data.copy_(weight)
+        layer.bias.data.fill_(bias)
+    model[2].weight.data[1], model[2].bias.data[0] = 1.0, 5.0  # the margin is 5 - sum_i relu(x_i - 0.5)
+    x, y, radius = torch.full((2, 64), 0.5).double(), torch.zeros(2).long(), torch.tensor([0.1, 0.3]).double()
+    bounds = LocalBounds(model, x[:1], together=True)
+    found = bounds.margins(bounds.at(x, y), x, radius, L2)["zero"][:, 0]
+    assert found.tolist() == pytest.approx((5 - 8 * radius).tolist(), abs=0.02)  # 5 - 36 radius if they all could
+    assert bool((found <= 5 - 8 * radius).all())
+    assert (bounds.work_in(L2), bounds.work_in(LINF)) == (5 * bounds.work, bounds.work)
+    assert (LocalBounds(model, x[:1]).together, bounds.together) == (False, True)
+
+
+class Functional(nn.Module):
+    """Maxima and minima of two values, with a constant and over axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3), nn.Linear(12, 3)
+        self.floor = nn.Parameter(torch.randn(4, 1, 1))
+
+    def forward(self, x):
+        a, b = self.first(x), self.second(x)
+        low, high = torch.minimum(a, b), torch.maximum(a, b)
+        wide = torch.maximum(high[:, :1], torch.minimum(self.floor, low) + a)
+        parts = high.amax((2, 3)), low.amin((-1, -2)), torch.amax(wide, dim=(2, 3), keepdim=True).flatten(1)
+        return self.head(torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize("norm", [L1, L2, LINF], ids=lambda norm: norm.name)
+def test_maxima_and_minima_of_two_values_and_over_axes_are_bounded(norm):
+    with temporary_seed(0, "functional"):
+        model = Functional().double().eval()
+    x = uniform(torch.zeros(4, 1, 6, 6, dtype=torch.double), 0, 1, generator=stream(0, "functional images"))
+    y, bounds = model(x).argmax(1), LocalBounds(model, x[:1], together=True)
+    for size in (1e-4, 0.02, 0.2):
+        radius = norm.length(torch.full_like(x, size))
+        assert violations(model, bounds, x, y, norm, radius, stream(1, "functional points")) == []
+    small = torch.full((4,), 1e-6, dtype=torch.double)
+    found = bounds.margins(bounds.at(x, y), x, small, norm)["zero"]
+    slopes = torch.func.vmap(torch.func.jacrev(lambda x, y: margins_at(model, x[None], y[None])[0]))(x, y).flatten(2)
+    true = margins_at(model, x, y) - 1e-6 * norm.dual.length(slopes.flatten(0, 1)).view(4, 2)
+    assert found == pytest.approx(true.detach(), abs=2e-5)
 
 
 def test_no_attack_fools_a_certified_image():

@@ -163,6 +163,7 @@ RULES = {
             "models/local/elementwise.py": "positive and negative parts of coefficients",
             "models/local/pooling.py": "positive and negative parts of coefficients",
             "models/local/regions.py": "changes of pixels that stay in ball and box, for a linear function's least value",
+            "models/local/together.py": "a multiplier and a length by which bounds are divided",
             "models/local/curves.py": "an exponent beyond which a derivative is 0",
             "geometry/local_certificates.py": "positive parts of radii",
         },

@@ -103,7 +103,7 @@ def certify(
     Raises:
         NotAvailable: If the network has neither local nor global bounds, with the reasons and the layer.
 
-    Cost: `LocalBounds.work` multiplications for each image and radius.
+    Cost: that of `LocalBounds.work_in(norm)` multiplications for each image and radius.
 
     Example:
         >>> import lowcurve as lc
@@ -161,11 +161,12 @@ def _local(
     from lowcurve.geometry import LocalCertificate  # a training imports this file, but not what is measured
 
     bounds = LocalBounds(model, examples.pixels(slice(0, 1)).to(input_like(model)))
-    most = min(len(examples), work / ((steps + len(radii)) * max(1, bounds.work)))
+    each = max(1, bounds.work_in(norm))
+    most = min(len(examples), work / ((steps + len(radii)) * each))
     if most < min(FEWEST, len(examples)):
         layer, units = bounds.costliest
         wide = f"{bounds.width:,} units before nonlinearities, {units:,} of them from {layer}, and " if units else ""
-        received = f"{wide}{bounds.work:.2g} multiplications for an image and radius"
+        received = f"{wide}{each:.2g} multiplications for an image and radius"
         raise NotAvailable("a network with cheap local bounds", received, "give lc.certify a larger work")
     # In l_inf the second order was not the better one on the smooth network that was measured.
     orders = ("zero", "second") if bounds.is_smooth and norm != LINF else ("zero",)

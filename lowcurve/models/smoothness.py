@@ -133,7 +133,22 @@ def lipschitz_constant(model: nn.Module, example: Tensor) -> float:
     with frozen(model), torch.no_grad():
         require_eval_mode(model)
         graph = record(model, example[:1])
-        return _lipschitz_constants(graph, list_operations(graph))[graph.nodes[-1]]
+        return lipschitz_constants(graph)[graph.nodes[-1]]
+
+
+def lipschitz_constants(graph: InputGraph) -> dict[Node, float]:
+    """Bound the Lipschitz constant in l_2 of every value of a recorded network as a function of its input.
+
+    Args:
+        graph: The network.
+
+    Returns:
+        The bounds.
+
+    Raises:
+        NotAvailable: For a network that cannot be bounded.
+    """
+    return _lipschitz_constants(graph, list_operations(graph))
 
 
 def _lipschitz_constants(graph: InputGraph, operations: list[Operation]) -> dict[Node, float]:

@@ -260,7 +260,13 @@ def _clamp_kinks(min: float | Tensor | None = None, max: float | Tensor | None =
     return [end for end in (min, max) if end is not None]
 
 
+def _constant(self: Tensor | None = None, other: Tensor | None = None) -> list[Tensor]:
+    return [value for value in (self, other) if value is not None]
+
+
 KINKS: dict[str, Callable[..., Sequence[float | Tensor]]] = {
+    "maximum": _constant,
+    "minimum": _constant,
     "relu": lambda: (0.0,),
     "abs": lambda: (0.0,),
     "leaky_relu": lambda negative_slope: (0.0,),  # noqa: ARG005

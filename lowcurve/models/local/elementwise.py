@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowcurve.models.local.curves import Curve
 from lowcurve.models.local.relaxation import OUTWARD, Relaxation, errors_of
+from lowcurve.models.local.together import Layer
 from lowcurve.models.local.windows import Window
 
 PREFERENCE = 0.3
@@ -24,12 +25,14 @@ class Elementwise(Relaxation):
         z: Its input at the image.
         low: Least change of the input, at most 0.
         high: Largest change, at least 0.
+        length: Bound of the l_2 length of the input's change, shape (batch,). None where it is not used.
     """
 
     curve: Curve
     z: Tensor
     low: Tensor
     high: Tensor
+    length: Tensor | None = None
 
     @cached_property
     def _samples(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,15 +107,37 @@ class Elementwise(Relaxation):
         """Use the slope of the chord."""
         del before  # the same windows
         slope, below, above = self._parallel
+        least, most = errors_of(rows, below, above, window)
+        if window is None and self.length is not None:
+            layer = self._layer(slope[:, None], self.length, rows.dtype)
+            least = torch.maximum(least, layer.least(rows.flatten(2)))
+            most = torch.minimum(most, -layer.least(-rows.flatten(2)))
         slope = slope.to(rows)
         slope = slope[:, None] if window is None else window.gather(slope)[:, :, None]
-        return rows * slope, *errors_of(rows, below, above, window)
+        return rows * slope, least, most
+
+    def _layer(self, slopes: Tensor, length: Tensor, dtype: torch.dtype) -> Layer:
+        """Return the change of the result minus slopes times that of the input, for all units together.
+
+        Args:
+            slopes: Shape (batch, 1, ...), or with slopes of their own for each row of coefficients.
+            length: Bound of the l_2 length of the input's change.
+            dtype: Precision.
+        """
+        points, changes, error = (values.flatten(-self.z.ndim + 1) for values in self._samples)
+        points, changes = points[:, :, None], changes[:, :, None]
+        values = changes - slopes.double().flatten(2) * points
+        return Layer.of(points, values, error[:, None], length, dtype)
 
     def lower(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Use the line below for positive coefficients and the line above for negative ones."""
         a, b, c, d = (values.to(rows)[:, None] for values in self._lines)
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        return positive * a + negative * c, (positive * b + negative * d).flatten(2).sum(2)
+        constant = (positive * b + negative * d).flatten(2).sum(2)
+        if self.length is not None:
+            layer = self._layer(torch.where(rows > 0, a, c), self.length, rows.dtype)
+            constant = torch.maximum(constant, layer.least(rows.flatten(2)))
+        return positive * a + negative * c, constant
 
     def reach(self) -> tuple[Tensor, Tensor]:
         """Use the samples."""

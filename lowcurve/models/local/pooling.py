@@ -150,3 +150,17 @@ def windows_of(node: Node) -> Windows:
         places = (places[:, None, :, None] * size + along.clamp(0, size - 1)[None, :, None, :]).flatten(2).flatten(0, 1)
         inside = (inside[:, None, :, None] & within[None, :, None, :]).flatten(2).flatten(0, 1)
     return Windows(torch.where(inside, places, -1), math.prod(sizes))
+
+
+def windows_of_axes(node: Node) -> Windows:
+    """Return the windows of a recorded maximum over axes.
+
+    Args:
+        node: The value that it computes.
+    """
+    ((_, parent),) = node.parents
+    rank = len(parent.shape)
+    axes = sorted({axis % rank for axis in node.call.arguments["dim"]}) or list(range(rank))
+    kept = [axis for axis in range(rank) if axis not in axes]
+    numbers = torch.arange(parent.shape.numel(), device=node.device).view(parent.shape).permute(*kept, *axes)
+    return Windows(numbers.reshape(node.shape.numel(), -1), parent.shape.numel())

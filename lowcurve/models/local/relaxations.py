@@ -7,11 +7,12 @@ from lowcurve.models.jacobians.elementwise import ELEMENTWISE
 from lowcurve.models.jacobians.graph import Node
 from lowcurve.models.local.curves import Curve, curve_of
 from lowcurve.models.local.elementwise import Elementwise
-from lowcurve.models.local.pooling import Largest, Windows, windows_of
+from lowcurve.models.local.pooling import Largest, Windows, windows_of, windows_of_axes
 from lowcurve.models.local.relaxation import Relaxation
 
 POOLING = ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d")
-NONLINEAR = {*ELEMENTWISE, *POOLING}
+WITH_CONSTANT = ("maximum", "minimum")
+NONLINEAR = {*ELEMENTWISE, *POOLING, *WITH_CONSTANT, "amax"}
 
 
 def prepare(node: Node) -> Curve | Windows:
@@ -26,6 +27,8 @@ def prepare(node: Node) -> Curve | Windows:
     if len(node.parents) != 1:
         raise refusal(node, ", of several values that depend on the input")
     ((_, parent),) = node.parents
+    if node.call.name == "amax":
+        return windows_of_axes(node)
     if node.call.name not in POOLING:
         if parent.shape != node.shape or node.output:
             raise refusal(node, " with broadcasting")
@@ -33,7 +36,9 @@ def prepare(node: Node) -> Curve | Windows:
     return windows_of(node)
 
 
-def relax(prepared: Curve | Windows, parent: Node, z: Tensor, low: Tensor, high: Tensor) -> Relaxation:
+def relax(
+    prepared: Curve | Windows, parent: Node, z: Tensor, low: Tensor, high: Tensor, length: Tensor | None = None
+) -> Relaxation:
     """Return the bounds of a nonlinear operation.
 
     Args:
@@ -42,8 +47,10 @@ def relax(prepared: Curve | Windows, parent: Node, z: Tensor, low: Tensor, high:
         z: The input at each image, shape (batch, ...).
         low: Least change of the input.
         high: Largest change.
+        length: Bound of the l_2 length of the input's change, shape (batch,). None where it is not known.
     """
     if isinstance(prepared, Curve):
-        return Elementwise(prepared, z, low, high)
+        # Smooth nonlinearities have the second order for this, which costs less.
+        return Elementwise(prepared, z, low, high, length if prepared.kinks else None)
     flat = (values.reshape(len(z), -1, prepared.pixels) for values in (z, low, high))
     return Largest(prepared.places, parent.shape, *flat)
