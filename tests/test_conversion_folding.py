@@ -119,7 +119,7 @@ def test_what_is_made_anew_in_every_pass_is_left_alone(computed):
     model = nn.Sequential(conv, nn.BatchNorm2d(4), CenteredSoftplus(), *last, nn.Flatten()).eval()
     x = torch.rand(2, 3, 5, 5)
     plain = lc.fold(model, example=x)
-    assert_close(plain(x), model(x), rtol=1e-6, atol=1e-6)
+    assert_close(plain(x), model(x), rtol=1e-5, atol=1e-5)
     assert type(plain[1]) is type(plain[4]) is nn.BatchNorm2d
     assert plain.folding_report.left["4"] == "the statistics of BatchNorm2d depend on its input"
     if computed is not ANEW["parametrization"]:

@@ -65,9 +65,9 @@ def passes(objective: Objective, precision: str, steps: int = 1) -> list[tuple[b
 
 
 def checked(seen: list[tuple[bool, torch.dtype]]) -> list[tuple[bool, torch.dtype]]:
-    """The passes after the checks of the network, two for its draws and one in eval mode for its second derivatives."""
-    assert [training for training, _ in seen[:3]] == [True, True, False]
-    return seen[3:]
+    """The passes after the checks of the network, two for its draws and two in eval mode for its second derivatives."""
+    assert [training for training, _ in seen[:4]] == [True, True, False, False]
+    return seen[4:]
 
 
 @pytest.mark.parametrize("precision", HALVES)

@@ -1,6 +1,7 @@
 """Read the normalization of an image processor of transformers, and leave it out of the rest of the processor's work."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -112,8 +113,9 @@ def _fits(pixels: Tensor, values: Tensor) -> list[nn.Module]:
         scale = (centered * target).sum(1) / centered.square().sum(1)
         if bool((scale > 0).all()):
             mean = source.mean(1) - target.mean(1) / scale
-            layer = Normalize(mean.tolist(), (1 / scale).tolist())
-            found.append(nn.Sequential(FlipChannels(), layer) if flips else layer)
+            with suppress(InputError):  # far from pixels in [0, 1], as with the channels in the wrong order
+                layer = Normalize(mean.tolist(), (1 / scale).tolist())
+                found.append(nn.Sequential(FlipChannels(), layer) if flips else layer)
     return found
 
 
