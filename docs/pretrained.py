@@ -47,7 +47,9 @@ def publish(place: str, group: str) -> None:
     table = load(content["results"]["comparison"])
     assert isinstance(table, Table)
     table = shorten_verdicts(table, audits if isinstance(audits, Table) else None)
-    columns, data = (TRAINING, *table.columns[1:]), load_data(study)
+    # A column without a number for any network, such as an accuracy that was not verified, is left out.
+    kept = [k for k in range(1, len(table.columns)) if any(row[k] is not None for row in table.rows)]
+    columns, data = [TRAINING, *(table.columns[k] for k in kept)], load_data(study)
     folder = FOLDER / group
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "networks").mkdir(parents=True)
@@ -63,7 +65,7 @@ def publish(place: str, group: str) -> None:
             "method": method,
             "sha256": sha256(file.read_bytes()).hexdigest(),
             "bytes": file.stat().st_size,
-            "measured": {c.heading: cell for c, cell in zip(columns, (cost, *row[1:]), strict=True)},
+            "measured": {c.heading: cell for c, cell in zip(columns, (cost, *(row[k] for k in kept)), strict=True)},
             "first images": first_images(data.test, model),
             "gray image": gray_image(data.test.shape, model),
         }
