@@ -27,16 +27,16 @@ def disagreement(state: AuditState, rows: np.ndarray) -> np.ndarray:
 
     Near each image, the derivatives along random directions u are <g, u> by the gradient g, and
     (l(x + h u) - l(x - h u)) / 2h by central differences with several steps h. The angle is that of these two vectors, with
-    one entry for each direction, at the step where it is least. So it depends neither on the scale of the gradient, which no
-    attack here needs, nor on the kinks of a piecewise linear network, of which small steps meet few.
+    one entry for each direction, at the step where it is least. The length of the gradient does not change it, and no attack
+    here needs that length. Small steps meet few kinks of a piecewise linear network.
 
     Args:
         state: The state of the audit.
         rows: Indices of the images.
 
     Returns:
-        A number in [0, 1] for each image, 1 for 90 degrees or more. NaN where differences with neighboring steps differ, so
-        that the network is not smooth there at any of these steps, or are not above rounding.
+        A number in [0, 1] for each image, 1 for 90 degrees or more. It is NaN where no two neighboring steps give the same
+        differences, because the network is not smooth there, and where the differences are not above rounding.
     """
     there = torch.from_numpy(rows)
     x, y, streams = state.x[there], state.y[there], state.streams("audit", "differences", rows=rows)

@@ -65,7 +65,7 @@ class Searches:
 
     Attributes:
         fooled: Which images they fooled.
-        left: Which images may not have had a search with as many queries as are wanted.
+        left: Which other correct images may have had only a shorter search than is wanted.
         queries: Queries of the shortest and of the longest search, in words.
         chosen: True if the suite chose by their margins which images get as many.
     """

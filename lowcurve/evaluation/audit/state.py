@@ -325,13 +325,13 @@ class AuditState(FooledImages):
         return found and found.take(self.correct)
 
     def worth_searching(self) -> np.ndarray:
-        """Return `still_robust`, but no image where these are so few that no test can fail; a thorough audit searches them."""
+        """Return the robust images, or none if they are so few that no test can fail. A thorough audit gets them all."""
         rows = self.still_robust()
         few = len(rows) < FEWEST and len(rows) <= FEW * len(self.queried) and self.differentiable
         return rows[:0] if few and not self.budget.everything else rows
 
     def why_not_searched(self) -> str:
-        """Return why none is."""
+        """Return why no image is searched."""
         left = len(self.still_robust())
         return f"gradient attacks leave {left} images robust, too few for a test to fail" if left else NOTHING_ROBUST
 
