@@ -9,9 +9,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from lowcurve import evaluation, randomness
-from lowcurve.analysis.norms import L2, LINF, Ball
-from lowcurve.attacks import SPSA, Noise
-from lowcurve.attacks.active_set import IterativeAttack
+from lowcurve.analysis.norms import L1, L2, LINF, Ball
+from lowcurve.attacks import SPSA, Noise, Square
+from lowcurve.attacks.active_set import IterativeAttack, carry_out
 from lowcurve.attacks.base import Options
 from lowcurve.attacks.state import State, prepare
 from lowcurve.attacks.targets import target_class
@@ -349,3 +349,28 @@ def test_a_start_takes_the_place_of_the_first_draw():
 def test_errors_name_the_mend(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("ball", [SMALL, ROUND, Ball(L1, 0.5)], ids=["l_inf", "l_2", "l_1"])
+def test_square_looks_ahead_and_finds_what_single_queries_find(monkeypatch, ball):
+    found, calls = [], []
+    for most in (64, 1):
+        monkeypatch.setattr("lowcurve.attacks.square.AHEAD", most)
+        model = Recorded(MODEL)
+        batch = prepare(model, X, MODEL(X).argmax(1), ball, Options(stream(0)))
+        found.append(carry_out(Square(ball, queries=300), batch, stop=True, limit=256))
+        calls.append(len(model.asked))
+    assert 0 < found[0].fooled.sum() < len(X)
+    assert torch.equal(found[0].fooled, found[1].fooled)
+    assert torch.equal(found[0].forward_passes, found[1].forward_passes)
+    assert_close(found[0].point, found[1].point)
+    assert_close(found[0].value, found[1].value)
+    assert calls[0] < 0.6 * calls[1]
+
+
+@pytest.mark.parametrize("limit", [1, 5, 20])
+def test_square_looks_ahead_within_the_batch_size(limit):
+    model = Recorded(MODEL)
+    batch = prepare(model, X, Y, ROUND, Options(stream(0)))
+    carry_out(Square(ROUND, queries=100), batch, stop=True, limit=limit)
+    assert max(map(len, model.asked[1:])) <= limit

@@ -153,7 +153,7 @@ def carry_out(
     )
     limit = limit or max(count, 1)
     # The last point of a run that judges its own success may lie outside the ball.
-    loop = _Loop(run, outcome, stop, evaluate_last or hasattr(run, "is_success"), observe, report)
+    loop = _Loop(run, outcome, stop, evaluate_last or hasattr(run, "is_inside"), limit, observe, report)
     waiting, active = 0, None
     while waiting < count or active is not None:
         free = limit - (0 if active is None else len(active.numbers))
@@ -194,6 +194,7 @@ class _Loop:
     outcome: Outcome
     stop: bool
     evaluate_last: bool
+    limit: int
     observe: Observer | None
     report: Callable[[int], None]
 
@@ -212,6 +213,7 @@ class _Loop:
                 point[last.numbers.to(point.device)] = last.state.point.to(point.device)
             self.report(len(last.numbers))
             return active.keep(~arrived)
+        active = self.skip(active)
         before = active.state
         logits, after = self.run.step(active.batch, before)
         require_logits(logits, active.batch.y, finite=False)
@@ -227,6 +229,16 @@ class _Loop:
             return active
         self.report(int((self.run.steps - before.step)[leaves].sum()))
         return active.keep(~leaves)
+
+    def skip(self, active: _Active) -> _Active:
+        """Move images past points that change nothing, if the run can and nothing observes them."""
+        look_ahead = getattr(self.run, "look_ahead", None)
+        if look_ahead is None or self.observe is not None:
+            return active
+        state = look_ahead(active.batch, active.state, self.limit)
+        if state is not active.state:
+            self.report(int((state.step - active.state.step).sum()))
+        return replace(active, state=state)
 
     def count_passes(self, active: _Active, leaves: Tensor) -> None:
         """Enter the evaluations of images that leave before their last step and were never fooled."""
@@ -245,7 +257,7 @@ class _Loop:
             is_valid, is_defined = self._is_valid(active.batch, point), torch.isfinite(logits).all(1)
             counts = is_valid & is_defined
             values = self.run.value(active.batch, point, logits)
-            fooled = self._succeeded(active.batch, point, logits) & counts
+            fooled = is_fooled(active.batch.model, logits, active.batch.y) & counts
         if self.observe is not None:
             self.observe(active.numbers, active.state, values, logits)
         home = outcome.point.device
@@ -268,13 +280,6 @@ class _Loop:
         """Return for each image whether the point is finite, and inside the ball for a run that evaluates others too."""
         is_finite, is_inside = torch.isfinite(point).flatten(1).all(1), getattr(self.run, "is_inside", None)
         return is_finite if is_inside is None else is_finite & is_inside(batch, point)
-
-    def _succeeded(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
-        """Return for each image whether the run has succeeded: by its own `is_success`, or because the network is fooled."""
-        judge = getattr(self.run, "is_success", None)
-        return (
-            is_fooled(batch.model, logits, batch.y) if judge is None else torch.as_tensor(judge(batch, point, logits))
-        )
 
 
 def _target(run: AttackRun) -> Any:

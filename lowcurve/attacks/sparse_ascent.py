@@ -9,7 +9,7 @@ from lowcurve.analysis import l1
 from lowcurve.analysis.calculus import value_gradient_and_aux
 from lowcurve.analysis.norms import Ball, per_example
 from lowcurve.attacks.acceptance import Region
-from lowcurve.attacks.state import AttackBatch, State, is_fooled, usable_gradient
+from lowcurve.attacks.state import AttackBatch, State, usable_gradient
 from lowcurve.attacks.targets import Target, attack_objective
 from lowcurve.types import Inputs, Logits, Loss, PerExample
 
@@ -114,10 +114,6 @@ class SparseAscent:
         """Return the loss, or minus the loss at the target, inside the ball; minus infinity outside."""
         value = attack_objective(self.loss, self.target, batch, logits)
         return torch.where(self.is_inside(batch, point), value, -torch.inf)
-
-    def is_success(self, batch: AttackBatch, point: Inputs, logits: Logits) -> Tensor:
-        """Return for each image whether the network is fooled at a point inside the ball."""
-        return is_fooled(batch.model, logits, batch.y) & self.is_inside(batch, point)
 
     def is_inside(self, batch: AttackBatch, point: Inputs) -> Tensor:
         """Return for each image whether a point lies in its ball."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from lowcurve.analysis.norms import L1, LINF, Norm, per_example
 from lowcurve.attacks.active_set import IterativeAttack
 from lowcurve.attacks.base import BallAttack
-from lowcurve.attacks.state import AttackBatch, AttackRun, State
+from lowcurve.attacks.state import AttackBatch, AttackRun, State, is_fooled, select_rows
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams
@@ -18,6 +18,8 @@ from lowcurve.types import Inputs, Logits, PerExample
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The patches' area is halved after each of these numbers of 10,000 queries."""
 TILE = 5
+AHEAD = 64
+"""Most candidates in a forward pass that looks ahead."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,14 @@ class SquareState(State):
     Attributes:
         best: Point of highest loss so far.
         highest: Loss there.
+        waited: Number of points since that one.
+        logits: Logits at the state's point, of width 0 where they are not known yet.
     """
 
     best: Inputs
     highest: PerExample
+    waited: Tensor
+    logits: Logits
 
 
 @dataclass(frozen=True)
@@ -97,26 +103,57 @@ class Square(BallAttack, IterativeAttack):
         else:
             stripes = streams.signs(_as_images(batch.x)[:, :, :1, :])
             point = self._add(batch, stripes.expand_as(_as_images(batch.x)) * _broadcast(batch.radius))
-        return SquareState(point, batch.zeros(), batch.x, torch.full_like(batch.radius, -torch.inf))
+        zeros, lowest, unknown = batch.zeros(), torch.full_like(batch.radius, -torch.inf), batch.clean_logits[:, :0]
+        return SquareState(point, zeros, batch.x, lowest, zeros, unknown)
 
     def step(self, batch: AttackBatch, state: SquareState) -> tuple[Logits, SquareState]:
         """Evaluate the candidate, keep it if it is the best, and make another one from the best."""
         point = state.point
         with torch.no_grad():
-            logits = batch.evaluate(point)
+            logits = state.logits if state.logits.shape[1] else batch.evaluate(point)
             value = self.value(batch, point, logits)
-        best = torch.where(per_example(value > state.highest, point), point, state.best)
-        highest = torch.fmax(value, state.highest)
-        streams = batch.streams.at_each(state.step)
+        higher = value > state.highest
+        best = torch.where(per_example(higher, point), point, state.best)
+        highest, waited = torch.fmax(value, state.highest), torch.where(higher, 0, state.waited + 1)
+        point = self._candidate(batch, best, state.step)
+        return logits, SquareState(point, state.step, best, highest, waited, logits[:, :0])
+
+    def look_ahead(self, batch: AttackBatch, state: SquareState, most: int) -> SquareState:
+        """Move each image on to its next candidate that counts, at most as far as it has waited since the best one.
+
+        All candidates until then are made from the same best point, so they are evaluated in one forward pass. Few of them are
+        wasted, because the longer an image has waited, the longer it will wait.
+        """
+        most = min(most, AHEAD) // len(batch)
+        if most < 2:
+            return state
+        count = torch.minimum(state.waited, self.steps - state.step).clamp(1, most)
+        if int(count.max()) == 1:
+            return state
+        rows, begin = torch.repeat_interleave(count), count.cumsum(0) - count
+        number, many = torch.arange(len(rows), device=rows.device) - begin[rows], select_rows(batch, rows)
+        points = self._candidate(many, state.best[rows], state.step[rows] + number - 1)
+        points[begin] = state.point
+        with torch.no_grad():
+            logits = many.evaluate(points)
+            counts = (self.value(many, points, logits) > state.highest[rows]) | ~torch.isfinite(logits).all(1)
+            counts |= is_fooled(many.model, logits, many.y)
+        passed = (count - 1).scatter_reduce(0, rows[counts], number[counts], "amin")
+        place = begin + passed
+        return replace(
+            state, point=points[place], logits=logits[place], step=state.step + passed, waited=state.waited + passed
+        )
+
+    def _candidate(self, batch: AttackBatch, best: Inputs, step: Tensor) -> Inputs:
+        """Return the best point with one random patch changed, by the draws of a step."""
+        streams = batch.streams.at_each(step)
         added = _as_images(best - batch.x)
-        sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[state.step]
+        sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[step]
         if self.norm != LINF:
-            candidate = self._add(batch, _exchange(added, sides, batch.radius, streams, self.ball.norm))
-        else:
-            inside = _window(sides, added, streams.at("place"))
-            signs = streams.at("signs").signs(added[:, :, :1, :1])
-            candidate = self._add(batch, torch.where(inside, signs * _broadcast(batch.radius), added))
-        return logits, replace(state, point=candidate, best=best, highest=highest)
+            return self._add(batch, _exchange(added, sides, batch.radius, streams, self.ball.norm))
+        inside = _window(sides, added, streams.at("place"))
+        signs = streams.at("signs").signs(added[:, :, :1, :1])
+        return self._add(batch, torch.where(inside, signs * _broadcast(batch.radius), added))
 
     def value(self, batch: AttackBatch, point: Inputs, logits: Logits) -> PerExample:  # noqa: ARG002 (AttackRun's signature)
         """Return the margin loss."""

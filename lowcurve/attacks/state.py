@@ -116,9 +116,9 @@ class AttackRun(Protocol):
     """One search from one start: `steps` evaluations with a move after each, and a last evaluation.
 
     An attack with several restarts or targets consists of as many runs. A run whose points may lie outside the ball has a
-    method `is_success(batch, point, logits)`: which images are fooled inside it, and a method `is_inside(batch, point)`. All
-    other points count if they fool. A run may have a method `gives_up(batch, state)`: which images leave before their last step
-    because it will not fool them.
+    method `is_inside(batch, point)`: which points count. A run may have a method `gives_up(batch, state)`: which images leave
+    before their last step because it will not fool them. It may have a method `look_ahead(batch, state, most)`: the state
+    moved past points that change nothing, with at most `most` points in a forward pass.
     """
 
     @property
