@@ -48,6 +48,10 @@ ONE_ROW = (
 """What to do about logits of another shape or kind."""
 
 
+NO_CHANNEL = "write images[:, None] if the network takes images with a channel, or give the data that it was made for"
+"""What to do about an error at images of height and width alone."""
+
+
 class NetworkError(InputError, RuntimeError):
     """An error that a user's network raised, or the derivative of one.
 
@@ -262,7 +266,7 @@ def explain(error: Exception, model: Classifier, x: Inputs) -> NetworkError:
     """Return an error of a network as a sentence with the layer in which it was raised, and what to do."""
     found = layer_of(error, model)
     place = f" in {place_of(found)}" if found else ""
-    hint = hint_for(error, "give the data that the network was made for")
+    hint = hint_for(error, "give the data that the network was made for" if x.ndim != 3 else NO_CHANNEL)
     expected = f"a network for inputs of shape {tuple(x.shape[1:])}"
     return NetworkError(expected, f"an error{place}: {first_line(error)}", hint, layer=found)
 

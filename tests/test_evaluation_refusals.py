@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from known_margins import UNIFORM, linear
 from torch import nn
 from trained import public
@@ -13,6 +14,7 @@ from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import FGSM, PGD
 from lowcurve.data import Limits, load
 from lowcurve.errors import InputError
+from lowcurve.evaluation.audit import audit
 from lowcurve.geometry import Curvature, gradient_norm
 
 ACTS = {
@@ -70,6 +72,35 @@ def test_logits_of_the_wrong_shape(act, function):
 def test_fewer_logits_than_labels(act):
     with pytest.raises(InputError, match="labels from 0 to 1"):
         act(Through(lambda z: z[:, :2]).eval(), UNIFORM)
+
+
+def test_a_batch_without_images():
+    model, attack = linear(), FGSM(Ball(LINF, 0.1))
+    for call in (
+        lambda size: evaluation.measure(model, UNIFORM, gradient_norm, batch_size=size),
+        lambda size: evaluation.correct(model, UNIFORM, batch_size=size),
+        lambda size: evaluation.attack(model, UNIFORM, attack, batch_size=size),
+        lambda size: evaluation.smallest_radius(model, UNIFORM, "linf", batch_size=size),
+        lambda size: evaluation.transfer({"a": model, "b": model}, UNIFORM, attack, batch_size=size),
+        lambda size: audit(model, UNIFORM, "linf", 0.1, batch_size=size),
+    ):
+        for size in (0, -1):
+            with pytest.raises(InputError, match=rf"at least one image in a batch, got batch_size={size}\. Write"):
+                call(size)
+
+
+def test_images_without_a_channel():
+    pictures, convolution = torch.rand(2, 8, 8), nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten()).eval()
+    with pytest.raises(
+        InputError, match=r"shape \(8, 8\), got an error .*Write images\[:, None\] if the network takes"
+    ):
+        evaluation.correct(convolution, pictures, [0, 1])
+    assert len(evaluation.correct(convolution, pictures[:, None], [0, 1])) == 2
+
+
+def test_a_single_image_without_a_batch():
+    with pytest.raises(InputError, match=r"one label for each input, got 1 for 3\. Write x\[None\] for a single image"):
+        evaluation.correct(linear(), UNIFORM.x[0].expand(3, -1, -1), 0)
 
 
 @act

@@ -362,3 +362,10 @@ def test_a_scale_for_other_channels():
         CURE(h=0.1, scale=(0.2, 0.0))
     with pytest.raises(InputError, match=r"a scale for each of 2 channels, got \(0.2, 0.2, 0.2\)"):
         value(CURE(h=0.1, scale=(0.2, 0.2, 0.2)), loss_field(network(), Y))
+
+
+def test_a_penalty_called_with_a_network_and_images():
+    model, x, y = torch.nn.Flatten(), torch.rand(2, 3), torch.tensor([0, 1])
+    for call in (lambda: CURE(h=1.0)(model, x, y), lambda: CURE(h=1.0)(x)):
+        with pytest.raises(InputError, match=r"the loss and its gradient at the images.*Write lc\.regularized\(model"):
+            call()

@@ -81,9 +81,9 @@ class Examples:
         if isinstance(self.x, Tensor):
             check_pixels(self.x)
         if len(self.x) != len(self.y):
-            raise InputError(
-                "one label for each input", f"{len(self.y)} for {len(self.x)}", "give x and y of one length"
-            )
+            alone = len(self.y) == 1 and self.x.ndim == 3
+            hint = "write x[None] for a single image" if alone else "give x and y of one length"
+            raise InputError("one label for each input", f"{len(self.y)} for {len(self.x)}", hint)
 
     def __len__(self) -> int:
         return len(self.y)

@@ -39,6 +39,12 @@ def split_arguments(
     return as_source(images, labels), what  # type: ignore[arg-type]
 
 
+def require_batch_size(size: int) -> None:
+    """Refuse a number of images in a batch below 1."""
+    if size < 1:
+        raise InputError("at least one image in a batch", f"batch_size={size}", "write batch_size=64")
+
+
 def require_attack(method: object) -> AttackFunction:
     """Return the attack, or refuse what is none or belongs to another library."""
     library = library_of(method)

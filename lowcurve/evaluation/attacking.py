@@ -23,7 +23,13 @@ from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import members_of, require_attack, require_radii, split_arguments
+from lowcurve.evaluation.arguments import (
+    members_of,
+    require_attack,
+    require_batch_size,
+    require_radii,
+    split_arguments,
+)
 from lowcurve.evaluation.attack_result import CLEAN, UNDEFINED, AttackResult
 from lowcurve.evaluation.independence import warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
@@ -104,6 +110,7 @@ def attack(
         >>> result.robust, result.fooled_by.tolist()
         (array([False,  True]), ['PGD', ''])
     """
+    require_batch_size(batch_size)
     data, chosen = split_arguments(model, images, labels, method)
     method = require_attack(chosen)
     few = require_examples(model, data)

@@ -17,7 +17,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.data.streams import Own, Stream, first_of, parts_of
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import name_measures, split_arguments
+from lowcurve.evaluation.arguments import name_measures, require_batch_size, split_arguments
 from lowcurve.evaluation.columns import Columns, share_of_true
 from lowcurve.evaluation.independence import FEW, require_independent, warn_of_dependence
 from lowcurve.evaluation.parts import Ledger, Piece, Shard, Share, evaluate_parts, open_ledger, part_size
@@ -86,6 +86,7 @@ def measure(
         >>> measure(model, torch.rand(5, 2), [0, 0, 1, 1, 0], gradient_norm)["gradient norm"].shape
         (5,)
     """
+    require_batch_size(batch_size)
     data, chosen = split_arguments(model, images, labels, measures)
     named = name_measures(chosen)
     require_eval(model)
@@ -158,6 +159,7 @@ def correct(model: nn.Module, images: Data, labels: Labels | None = None, *, bat
         >>> correct(nn.Identity(), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), [1, 1])
         array([ True, False])
     """
+    require_batch_size(batch_size)
     require_module(model)
     data = as_source(images, labels)
     warn_of_dependence(model, require_examples(model, data))

@@ -18,7 +18,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.data.streams import Stream, count_of
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import members_of, require_attack, split_arguments
+from lowcurve.evaluation.arguments import members_of, require_attack, require_batch_size, split_arguments
 from lowcurve.evaluation.attack_result import AttackResult, require_inputs, said_of_undefined
 from lowcurve.evaluation.attacking import attack, norm_of
 from lowcurve.evaluation.columns import Columns
@@ -168,6 +168,7 @@ def smallest_radius(
         >>> bool(coarse.radius[0] >= found.radius[0])
         True
     """
+    require_batch_size(batch_size)
     data, chosen = split_arguments(model, images, labels, method)
     few = require_examples(model, data)
     method = minimum_norm(chosen) if isinstance(chosen, str | Norm) else require_attack(chosen)

@@ -13,7 +13,7 @@ from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import require_attack, split_arguments
+from lowcurve.evaluation.arguments import require_attack, require_batch_size, split_arguments
 from lowcurve.evaluation.independence import warn_of_dependence
 from lowcurve.evaluation.measuring import logits_of, on_device, require_examples
 from lowcurve.evaluation.parts import Piece, Share, evaluate_parts, part_size
@@ -73,6 +73,7 @@ def transfer(
         )
     for model in models.values():
         require_module(model)
+    require_batch_size(batch_size)
     data, chosen = split_arguments(next(iter(models.values())), images, labels, method)
     method = require_attack(chosen)
     for model in models.values():
@@ -143,6 +144,7 @@ def adversarial_loss(
         >>> adversarial_loss(nn.Identity(), x, [0], FGSM(Ball(LINF, 0.1))).round(4)  # log(1 + exp(0))
         array([0.6931], dtype=float32)
     """
+    require_batch_size(batch_size)
     data, chosen = split_arguments(model, images, labels, method)
     attack, bars = require_attack(chosen), choose_progress(progress)
     warn_of_dependence(model, require_examples(model, data))

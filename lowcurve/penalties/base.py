@@ -63,17 +63,24 @@ class Penalty(ABC):
     def evaluate(self, jet: Jet, generator: torch.Generator) -> Tensor:
         """Compute the penalty, with all random numbers from `generator`."""
 
-    def __call__(self, jet: Jet, *, generator: torch.Generator | None = None, seed: int = 0) -> Tensor:
+    def __call__(self, jet: Jet, *others: object, generator: torch.Generator | None = None, seed: int = 0) -> Tensor:
         """Compute the penalty.
 
         Args:
             jet: Values and gradients of the loss at the training inputs.
+            others: Nothing.
             generator: Source of the random numbers; by default one made from `seed`.
             seed: Seed of the random numbers, used without a generator. In a training loop, give the number of the step.
 
         Returns:
             One number per example, or a scalar if the penalty is `data_free`, attached to the parameters.
+
+        Raises:
+            InputError: If it is called with a network and images.
         """
+        if others or not isinstance(jet, Jet):
+            hint = "write lc.regularized(model, images, labels, curvature=penalty, weight=0.03)"
+            raise InputError("the loss and its gradient at the images", type(jet).__name__, hint)
         return self.evaluate(jet, generator or stream(seed, "penalty"))
 
     def at_scale(self, factor: float) -> "Penalty":  # noqa: ARG002 (subclasses use it)

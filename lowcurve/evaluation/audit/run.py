@@ -15,7 +15,7 @@ from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.data.streams import spread_of
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import require_attack
+from lowcurve.evaluation.arguments import require_attack, require_batch_size
 from lowcurve.evaluation.attack_result import AttackResult
 from lowcurve.evaluation.attacking import attack
 from lowcurve.evaluation.audit import attacks, convergence, gradients, outputs, planted, queries, records, remedies
@@ -156,6 +156,7 @@ def audit(
 
     Reference: Carlini et al. 2019; Athalye et al. 2018, section 3; Pintor et al. 2022.
     """
+    require_batch_size(batch_size)
     require_module(model)
     if not are_labels(labels) and labels is not None:  # called without labels: the other arguments move up
         labels, norm, radius = None, labels, norm if radius is None else radius
