@@ -159,6 +159,7 @@ RULES = {
             "integrations/maite.py": "a probability of 0 has no logarithm",
             "analysis/l1.py": "moves that stay in the room of each pixel",
             "attacks/sparse_ascent.py": "numbers of pixels and lengths of steps that have a smallest value",
+            "attacks/square.py": "a number of queries in one pass",
             "attacks/scaled_ascent.py": "losses above 0 that count as 0",
             "models/local/elementwise.py": "positive and negative parts of coefficients",
             "models/local/pooling.py": "positive and negative parts of coefficients",

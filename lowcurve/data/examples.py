@@ -81,7 +81,7 @@ class Examples:
         if isinstance(self.x, Tensor):
             check_pixels(self.x)
         if len(self.x) != len(self.y):
-            alone = len(self.y) == 1 and self.x.ndim == 3
+            alone = len(self.y) == 1 and len(self.shape) == 2
             hint = "write x[None] for a single image" if alone else "give x and y of one length"
             raise InputError("one label for each input", f"{len(self.y)} for {len(self.x)}", hint)
 

@@ -188,11 +188,10 @@ def audit(
             logits = _mean_logits(model, examples, batch_size) if random else passes[0]
             ball.require_inside_box(examples.pixels(slice(None)))
             right = broadcast(fabric, (logits.argmax(1) == examples.y).numpy())
-            state = AuditState(model, examples, right, ball, budget, seed, batch_size, logits)
-            state.substitute, state.certified, state.reference = substitute, certified, reference
+            given = substitute, certified, reference, attacked
+            state = AuditState(model, examples, right, ball, budget, seed, batch_size, logits, *given)
             state.passes, state.random, state.known = passes, random, first_rows(attacked, examples)
-            state.logits_as_given, state.fabric, state.attacked = as_given, fabric, attacked
-            state.shared = SharedColumns(store, shard, fabric)
+            state.logits_as_given, state.fabric, state.shared = as_given, fabric, SharedColumns(store, shard, fabric)
             own: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "fabric": fabric, "keep_inputs": False}
             if judge is not None and shard is None:
                 state.reference = attack(model, examples, judge, progress=progress, heading="reference", **own).robust
