@@ -217,7 +217,8 @@ def precision_of(model: nn.Module) -> torch.dtype | None:
         >>> precision_of(nn.Sequential(nn.Embedding(2, 1).half(), nn.Linear(9, 9))), precision_of(nn.Flatten())
         (torch.float32, None)
     """
-    first = next(model.parameters(), None)
+    # `parameters()` would take as long as a small layer.
+    first = next((p for module in model.modules() for p in module._parameters.values() if p is not None), None)
     known = _PRECISIONS.get(model)
     if known is not None and first is not None and known[0] == first.dtype:
         return known[1]

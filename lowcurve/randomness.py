@@ -36,9 +36,7 @@ def stream(seed: int, *path: object) -> torch.Generator:
         >>> torch.equal(a, torch.rand(3, generator=stream(0, "order", 2)))
         False
     """
-    generator = torch.Generator(device="cpu")
-    generator.manual_seed(_state(seed, path))
-    return generator
+    return torch.Generator(device="cpu").manual_seed(_state(seed, path))
 
 
 @contextmanager
@@ -155,8 +153,7 @@ class _RandomState:
     def now(cls, device: torch.device, own: Sequence[torch.Generator]) -> "_RandomState":
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         states = tuple((generator, generator.get_state()) for generator in own)
-        numpy = np.random.get_state()  # noqa: NPY002
-        return cls(torch.get_rng_state(), device, on_device, random.getstate(), numpy, states)
+        return cls(torch.get_rng_state(), device, on_device, random.getstate(), np.random.get_state(), states)  # noqa: NPY002
 
     def set(self) -> None:
         torch.set_rng_state(self.cpu)
@@ -185,8 +182,7 @@ def uniform(like: Tensor, low: float, high: float, *, generator: torch.Generator
         high: Upper end.
         generator: Source of the draws.
     """
-    draw = torch.rand(like.shape, generator=generator, dtype=torch.float64)
-    return (low + (high - low) * draw).to(like)
+    return (low + (high - low) * torch.rand(like.shape, generator=generator, dtype=torch.float64)).to(like)
 
 
 def normal(like: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -310,8 +306,7 @@ class Streams:
     def _unit(self, like: Tensor, index: int) -> Tensor:
         """Return uniform draws in [0, 1) with 53 bits each."""
         count = like[:1].numel() if len(like) else 0
-        positions = torch.arange(count, device=self.keys.device) * 2 + index
-        bits = _mix(self.keys[:, None] + (positions + 1) * _ODD)
+        bits = _mix(self.keys[:, None] + (torch.arange(count, device=self.keys.device) * 2 + index + 1) * _ODD)
         return _shift_right(bits, 11).double().mul_(2.0**-53).reshape(like.shape)
 
 
@@ -335,6 +330,11 @@ _ODD = -7046029254386353131  # 0x9e3779b97f4a7c15, the fraction of the golden ra
 
 def _mix(z: Tensor) -> Tensor:
     """Apply SplitMix64's mixing function to signed 64-bit integers, which wrap around."""
+    if z.is_cpu and z.ndim:  # numpy has unsigned integers, and is faster where they are few
+        bits: Any = z.numpy().view(np.uint64)
+        for shift, factor in (30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB):
+            bits = (bits ^ (bits >> shift)) * factor
+        return torch.from_numpy((bits ^ (bits >> 31)).view(np.int64))
     z = _shift_right(z, 30).bitwise_xor_(z).mul_(-4658895280553007687)  # 0xbf58476d1ce4e5b9
     z = _shift_right(z, 27).bitwise_xor_(z).mul_(-7723592293110705685)  # 0x94d049bb133111eb
     return _shift_right(z, 31).bitwise_xor_(z)

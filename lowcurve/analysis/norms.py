@@ -83,7 +83,10 @@ class Norm:
         scale = flat.detach().abs().amax(1)
         scale = torch.where(scale == 0, 1, scale)  # this comparison keeps NaN
         squares = (flat / scale[:, None]).square().sum(1)
-        return scale * torch.where(squares == 0, 1, squares).sqrt() * (squares != 0)
+        root = (
+            torch.where(squares == 0, 1, squares).sqrt() * (squares != 0) if squares.requires_grad else squares.sqrt()
+        )
+        return scale * root
 
     def of_ones(self, dimensions: int) -> float:
         """Return the norm of a vector of this many ones, the largest of vectors with entries up to 1."""
@@ -345,6 +348,5 @@ def parse_radius(text: str | float) -> float:
 
 
 def _radius_too_large(radius: float, largest: float) -> InputError:
-    return InputError(
-        f"a radius within the pixel range, at most {largest:g}", radius, f"write pixels({radius:g}) or {radius:g}/255"
-    )
+    hint = f"write pixels({radius:g}) or {radius:g}/255"
+    return InputError(f"a radius within the pixel range, at most {largest:g}", radius, hint)

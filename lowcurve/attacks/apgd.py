@@ -153,11 +153,8 @@ class APGD(BallAttack, IterativeAttack):
 
     def _check(self, state: APGDState) -> tuple[APGDState, Tensor]:
         """Halve the step size of images that stalled at a checkpoint; return the state and which images stalled."""
-        marks = torch.tensor((0, *_checkpoints(self.steps)), device=state.step.device)
-        place = torch.searchsorted(marks[1:-1], state.step) + 1  # of the next checkpoint, at or after this step
-        at_checkpoint = marks[place] == state.step
-        span = (marks[place] - marks[place - 1]).to(state.step_size)
-        few_rises = state.rises < RISING * span
+        span = _spans(self.steps, state.step.device)[state.step]
+        at_checkpoint, few_rises = span > 0, state.rises < RISING * span
         unchanged = ~state.halved & (state.highest <= state.highest_at_checkpoint)
         stalled = at_checkpoint & (few_rises | unchanged)
         return replace(
@@ -177,3 +174,12 @@ def _checkpoints(steps: int) -> tuple[int, ...]:
         found.append(math.ceil(here * steps))
         before, here = here, here + max(here - before - 0.03, 0.06)
     return tuple(sorted(set(found)))
+
+
+@lru_cache
+def _spans(steps: int, device: torch.device) -> Tensor:
+    """Return for each step its distance from the checkpoint before it if it is a checkpoint, and 0 if it is none."""
+    marks = torch.tensor([0, *_checkpoints(steps)])
+    spans = torch.zeros(steps + 1)
+    spans[marks[1:]] = marks.diff().to(spans)
+    return spans.to(device)

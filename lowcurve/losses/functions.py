@@ -211,6 +211,9 @@ def _check(logits: Logits, y: Labels) -> None:
             ONE_ROW,
         )
     # On a GPU this check would stall every step; the data set has checked its labels already.
-    if not y.is_cuda and len(y) and (int(y.min()) < 0 or int(y.max()) >= logits.shape[1]):
-        wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
+    if y.is_cuda or not len(y):
+        return
+    low, high = (int(end) for end in y.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        wrong = low if low < 0 else high
         raise InputError(f"labels from 0 to {logits.shape[1] - 1}", wrong, "give labels that count the classes from 0")
