@@ -11,7 +11,7 @@ from lowcurve.attacks import APGD, DeepFool, Effort, MinimalNorm, MinimalNormWit
 from lowcurve.data import Examples
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
-from lowcurve.randomness import stream
+from lowcurve.randomness import stream, temporary_seed
 
 
 class Plateau(nn.Module):
@@ -136,3 +136,39 @@ def test_a_search_without_radius_repeats_only_where_that_brings_it_nearer():
         return sum(rows)
 
     assert cost(8) == cost(2) < cost(0) + 2 * len(X) * 115
+
+
+class Curved(nn.Module):
+    """Four classes with a smooth margin; from some images a gradient leads to one class and the boundary lies elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with temporary_seed(0, "curved"):
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4)).eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * self.layers(x)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [MinimalNormWithin("l2", 0.2, steps=20, restarts=4), APGD("linf", 0.1, steps=10, loss=margin_loss, targets=3)],
+    ids=["starts", "targets"],
+)
+def test_runs_together_find_what_runs_one_after_another_find(monkeypatch, attack):
+    model = Curved()
+    x = torch.rand(12, 1, 2, 2, generator=stream(0))
+    found, calls = [], []
+    counting = model.register_forward_hook(lambda *_: calls.append(1))
+    for rows in (1, 64):
+        monkeypatch.setattr("lowcurve.attacks.active_set.ROWS", rows)
+        calls.append(0)
+        found.append(evaluation.attack(model, x, model(x).argmax(1), attack, progress=False))
+    counting.remove()
+    first, second = found
+    assert 0 < first.robust.sum() < len(x)
+    assert first.fooled_by.tolist() == second.fooled_by.tolist()
+    assert first.forward_passes.tolist() == second.forward_passes.tolist()
+    assert_close(torch.as_tensor(first.inputs), torch.as_tensor(second.inputs))
+    turn = calls.index(0, 1)
+    assert len(calls) - turn < 0.6 * turn

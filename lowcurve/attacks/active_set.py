@@ -4,8 +4,10 @@ Images at different steps share a batch. The result for an image depends neither
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -24,11 +26,14 @@ from lowcurve.attacks.state import (
     require_logits,
     select_rows,
 )
+from lowcurve.attacks.targets import target_class
 from lowcurve.losses import margin_loss
 from lowcurve.models.modes import frozen
 from lowcurve.network_calls import call
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
+ROWS = 64
+"""Most rows of runs side by side. Beyond it a row hardly gets cheaper on a CPU."""
 Observer = Callable[[Tensor, State, PerExample, Logits], None]
 """Called after each evaluation with the numbers of the images, their state, the values of the run and the logits."""
 
@@ -122,6 +127,7 @@ def carry_out(
     evaluate_last: bool = True,
     limit: int | None = None,
     device: torch.device | None = None,
+    together: int = 1,
     observe: Observer | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
@@ -135,6 +141,7 @@ def carry_out(
             not fooled.
         limit: Largest number of images in a forward pass. None means all.
         device: Device of the model. The batch may lie elsewhere.
+        together: Number of runs in the batch; see `carry_out_together`.
         observe: Called after each evaluation.
         report: Called with the number of evaluations that are done.
 
@@ -152,8 +159,9 @@ def carry_out(
         torch.zeros(count, dtype=torch.bool, device=batch.x.device),
     )
     limit = limit or max(count, 1)
+    batch = _towards(run, batch) if batch.targets is None else batch
     # The last point of a run that judges its own success may lie outside the ball.
-    loop = _Loop(run, outcome, stop, evaluate_last or hasattr(run, "is_inside"), limit, observe, report)
+    loop = _Loop(run, outcome, stop, evaluate_last or hasattr(run, "is_inside"), limit, together, observe, report)
     waiting, active = 0, None
     while waiting < count or active is not None:
         free = limit - (0 if active is None else len(active.numbers))
@@ -167,6 +175,37 @@ def carry_out(
             active = loop.advance(active)
             active = active if len(active.numbers) else None
     return outcome
+
+
+def count_alike(runs: Sequence[tuple[int, AttackRun]], images: int, limit: int) -> int:
+    """Return how many of the first runs can be carried out together.
+
+    They differ in nothing but their targets, and all of their rows fit into a batch of 64.
+
+    Args:
+        runs: The runs with their numbers.
+        images: Number of images.
+        limit: Largest number of rows in a forward pass.
+    """
+    most, first = max(1, min(limit, ROWS) // max(images, 1)), _without_target(runs[0][1])
+    return len(list(takewhile(lambda pair: _without_target(pair[1]) == first, runs[:most])))
+
+
+def carry_out_together(runs: Sequence[tuple[int, AttackRun]], batch: AttackBatch, **options: Any) -> list[Outcome]:
+    """Carry out runs that differ in their targets only in one batch, and return the outcome of each.
+
+    An image leaves a run once it is fooled, there or by an earlier run. So its first success is that of runs one after another,
+    and the later outcomes of such an image are unfinished.
+
+    Args:
+        runs: The runs with their numbers.
+        batch: The images.
+        **options: As in `carry_out`.
+    """
+    parts = [_towards(run, batch.with_streams(number)) for number, run in runs]
+    found = carry_out(runs[0][1], reduce(join_rows, parts), stop=True, together=len(runs), **options)
+    columns = [getattr(found, field.name).split(len(batch)) for field in fields(Outcome)]
+    return [Outcome(*parts) for parts in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -195,6 +234,7 @@ class _Loop:
     stop: bool
     evaluate_last: bool
     limit: int
+    together: int
     observe: Observer | None
     report: Callable[[int], None]
 
@@ -225,6 +265,8 @@ class _Loop:
             hopeless = gives_up(active.batch, active.state)
             self.count_passes(active, hopeless)
             leaves = leaves | hopeless
+        if self.together > 1:
+            leaves = leaves | self.comes_late(active.numbers)
         if not bool(leaves.any()):
             return active
         self.report(int((self.run.steps - before.step)[leaves].sum()))
@@ -239,6 +281,11 @@ class _Loop:
         if state is not active.state:
             self.report(int((state.step - active.state.step).sum()))
         return replace(active, state=state)
+
+    def comes_late(self, numbers: Tensor) -> Tensor:
+        """Return for each row of runs side by side whether an earlier run has fooled the image."""
+        fooled = self.outcome.fooled.view(self.together, -1).long()
+        return ((fooled.cumsum(0) - fooled) > 0).flatten()[numbers.to(fooled.device)].to(numbers.device)
 
     def count_passes(self, active: _Active, leaves: Tensor) -> None:
         """Enter the evaluations of images that leave before their last step and were never fooled."""
@@ -262,7 +309,8 @@ class _Loop:
             self.observe(active.numbers, active.state, values, logits)
         home = outcome.point.device
         numbers, newly, values = active.numbers.to(home), fooled.to(home), values.to(home)
-        outcome.undefined[numbers] |= (is_valid & ~is_defined).to(home)
+        if not bool(is_defined.all()):
+            outcome.undefined[numbers] |= (is_valid & ~is_defined).to(home)
         newly = newly & ~outcome.fooled[numbers]
         if bool(newly.any()):
             outcome.forward_passes[numbers[newly]] = active.state.step.to(home)[newly] + 1
@@ -285,3 +333,15 @@ class _Loop:
 def _target(run: AttackRun) -> Any:
     """Return the run's target, None if it leads away from the true label."""
     return getattr(run, "target", None)
+
+
+def _without_target(run: Any) -> Any:
+    return run if _target(run) is None else replace(run, target=None)
+
+
+def _towards(run: AttackRun, batch: AttackBatch) -> AttackBatch:
+    """Return the batch with the classes of the run's targets."""
+    target = _target(run)
+    if target is None or not len(batch):
+        return batch
+    return replace(batch, targets=target_class(target, batch.clean_logits, batch.y))

@@ -37,6 +37,7 @@ class AttackBatch:
         streams: One stream of random numbers for each image.
         clean_logits: Logits at the clean images, (batch, classes).
         start: Start of a run, of x's shape. None means the run's own start.
+        targets: Class towards which each image is led, where the run has a target. None until it is known.
     """
 
     model: Classifier
@@ -46,6 +47,7 @@ class AttackBatch:
     streams: Streams
     clean_logits: Logits
     start: Inputs | None = None
+    targets: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -185,8 +187,9 @@ def require_logits(logits: object, y: Labels, *, finite: bool = True) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y) or logits.shape[1] < 2:
         expected = f"logits of shape ({len(y)}, classes) with at least 2 classes"
         raise InputError(expected, shape, ONE_ROW)
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
-        found, hint = f"{int(y.min())} to {int(y.max())}", "give the data that the network was made for"
+    low, high = map(int, y.aminmax()) if len(y) else (0, 0)
+    if not 0 <= low <= high < logits.shape[1]:
+        found, hint = f"{low} to {high}", "give the data that the network was made for"
         raise InputError(f"labels from 0 to {logits.shape[1] - 1}, as the network has logits", found, hint)
     if finite:
         require_finite_logits(~torch.isfinite(logits).all(1))

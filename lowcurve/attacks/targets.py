@@ -55,4 +55,5 @@ def attack_objective(loss: Loss, target: Target, batch: AttackBatch, logits: Log
     """Return what an attack maximizes: the loss at the true label, or minus the loss at the target."""
     if target is None:
         return evaluate_loss(loss, logits, batch.y)
-    return -evaluate_loss(loss, logits, target_class(target, batch.clean_logits, batch.y))
+    towards = target_class(target, batch.clean_logits, batch.y) if batch.targets is None else batch.targets
+    return -evaluate_loss(loss, logits, towards)

@@ -16,7 +16,7 @@ from lowcurve import randomness
 from lowcurve.analysis.norms import L2, Ball, Norm, as_norm
 from lowcurve.attacks import Suite
 from lowcurve.attacks.acceptance import accept, tell_not_accepted
-from lowcurve.attacks.active_set import IterativeAttack, carry_out, count_forward_passes
+from lowcurve.attacks.active_set import IterativeAttack, carry_out_together, count_alike, count_forward_passes
 from lowcurve.attacks.selective import Margins, Selective
 from lowcurve.attacks.state import AttackBatch, select_rows
 from lowcurve.data.coercion import Data
@@ -281,28 +281,35 @@ class _Chunk:
             self.record(number, name, rows, *answers, torch.ones_like(rows))
             return
         images = self._attack_batch(rows, member.ball, name)
-        for place, run in member.usable_runs(self.logits.shape[1]):
+        runs, done = member.usable_runs(self.logits.shape[1]), 0
+        while done < len(runs):
             still = torch.nonzero(torch.isin(rows, self.remaining())).flatten()
             if not len(still):
                 return
-            attacked = select_rows(images, still).with_streams(place)
-            if self.start is not None and place == 0:
+            attacked = select_rows(images, still)
+            if self.start is not None and done == 0:
                 attacked = replace(attacked, start=self.start[rows[still]].to(self.x))
             if isinstance(member, Selective) and member.from_nearest:
                 attacked = replace(attacked, start=self.state["nearest"][rows[still]])
-            # `record` evaluates the last point and counts it; a selective member needs the lowest margin.
-            found = carry_out(
-                run,
+            together = 1 if attacked.start is not None else count_alike(runs[done:], len(still), self.batch_size)
+            outcomes = carry_out_together(
+                runs[done : done + together],
                 attacked,
-                stop=True,
+                # `record` evaluates the last point and counts it; a selective member needs the lowest margin.
                 evaluate_last=self.selects,
                 limit=self.batch_size,
                 device=self.device,
                 report=report,
             )
-            self.state["undefined"][rows[still]] |= found.undefined
-            answers = accept(member, attacked.x, found.point, attacked.radius)
-            self.record(number, name, rows[still], *answers, found.forward_passes)
+            done += together
+            for found in outcomes:
+                left = torch.nonzero(torch.isin(rows[still], self.remaining())).flatten()
+                if not len(left):
+                    return
+                there = rows[still[left]]
+                self.state["undefined"][there] |= found.undefined[left]
+                answers = accept(member, attacked.x[left], found.point[left], attacked.radius[left])
+                self.record(number, name, there, *answers, found.forward_passes[left])
 
     def _taking_part(self, member: AttackFunction) -> Tensor:
         """Return the rows of the robust images, or those that a selective member chooses, and keep the margins before it."""
