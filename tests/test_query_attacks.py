@@ -355,7 +355,7 @@ def test_errors_name_the_mend(make, message):
 def test_square_looks_ahead_and_finds_what_single_queries_find(monkeypatch, ball):
     found, calls = [], []
     for most in (64, 1):
-        monkeypatch.setattr("lowcurve.attacks.square.AHEAD", most)
+        monkeypatch.setattr("lowcurve.attacks.square.ROWS", most)
         model = Recorded(MODEL)
         batch = prepare(model, X, MODEL(X).argmax(1), ball, Options(stream(0)))
         found.append(carry_out(Square(ball, queries=300), batch, stop=True, limit=256))

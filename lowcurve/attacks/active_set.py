@@ -33,7 +33,7 @@ from lowcurve.network_calls import call
 from lowcurve.types import AttackFunction, Classifier, Inputs, Labels, Logits, PerExample
 
 ROWS = 64
-"""Most rows of runs side by side. Beyond it a row hardly gets cheaper on a CPU."""
+"""Most rows that an image's runs, or its next points, share in a batch. Beyond it a row hardly gets cheaper on a CPU."""
 Observer = Callable[[Tensor, State, PerExample, Logits], None]
 """Called after each evaluation with the numbers of the images, their state, the values of the run and the logits."""
 
@@ -240,6 +240,7 @@ class _Loop:
 
     def advance(self, active: _Active) -> _Active:
         """Finish the images that have made all steps; if there are none, make one step with all images."""
+        active = self.look_ahead(active)
         arrived = active.state.step >= self.run.steps
         # Images at their last point need no gradient. Images that begin together arrive together, so this batch is large.
         if bool(arrived.any()):
@@ -253,7 +254,6 @@ class _Loop:
                 point[last.numbers.to(point.device)] = last.state.point.to(point.device)
             self.report(len(last.numbers))
             return active.keep(~arrived)
-        active = self.skip(active)
         before = active.state
         logits, after = self.run.step(active.batch, before)
         require_logits(logits, active.batch.y, finite=False)
@@ -272,14 +272,13 @@ class _Loop:
         self.report(int((self.run.steps - before.step)[leaves].sum()))
         return active.keep(~leaves)
 
-    def skip(self, active: _Active) -> _Active:
-        """Move images past points that change nothing, if the run can and nothing observes them."""
+    def look_ahead(self, active: _Active) -> _Active:
+        """Move images to the next point that can change the search, if the run looks for it."""
         look_ahead = getattr(self.run, "look_ahead", None)
-        if look_ahead is None or self.observe is not None:
+        if look_ahead is None:
             return active
         state = look_ahead(active.batch, active.state, self.limit)
-        if state is not active.state:
-            self.report(int((state.step - active.state.step).sum()))
+        self.report(int((state.step - active.state.step).sum()))
         return replace(active, state=state)
 
     def comes_late(self, numbers: Tensor) -> Tensor:

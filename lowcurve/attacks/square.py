@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.norms import L1, LINF, Norm, per_example
-from lowcurve.attacks.active_set import IterativeAttack
+from lowcurve.attacks.active_set import ROWS, IterativeAttack
 from lowcurve.attacks.base import BallAttack
-from lowcurve.attacks.state import AttackBatch, AttackRun, State, is_fooled, select_rows
+from lowcurve.attacks.state import AttackBatch, AttackRun, State, is_fooled, require_logits, select_rows
 from lowcurve.errors import InputError
 from lowcurve.losses import margin_loss
 from lowcurve.randomness import Streams
@@ -18,8 +18,8 @@ from lowcurve.types import Inputs, Logits, PerExample
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """The patches' area is halved after each of these numbers of 10,000 queries."""
 TILE = 5
-AHEAD = 64
-"""Most candidates in a forward pass that looks ahead."""
+AHEAD = 4
+"""Candidates that are made at once right after a success. Their number doubles with the time since then."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SquareState(State):
         best: Point of highest loss so far.
         highest: Loss there.
         waited: Number of points since that one.
-        logits: Logits at the state's point, of width 0 where they are not known yet.
+        logits: Logits at the point, once `look_ahead` has evaluated it.
     """
 
     best: Inputs
@@ -103,39 +103,34 @@ class Square(BallAttack, IterativeAttack):
         else:
             stripes = streams.signs(_as_images(batch.x)[:, :, :1, :])
             point = self._add(batch, stripes.expand_as(_as_images(batch.x)) * _broadcast(batch.radius))
-        zeros, lowest, unknown = batch.zeros(), torch.full_like(batch.radius, -torch.inf), batch.clean_logits[:, :0]
-        return SquareState(point, zeros, batch.x, lowest, zeros, unknown)
+        zeros, lowest = batch.zeros(), torch.full_like(batch.radius, -torch.inf)
+        return SquareState(point, zeros, batch.x, lowest, zeros, torch.full_like(batch.clean_logits, torch.nan))
 
     def step(self, batch: AttackBatch, state: SquareState) -> tuple[Logits, SquareState]:
-        """Evaluate the candidate, keep it if it is the best, and make another one from the best."""
-        point = state.point
+        """Keep the candidate if it is the best. `look_ahead` has evaluated it and makes the next one."""
         with torch.no_grad():
-            logits = state.logits if state.logits.shape[1] else batch.evaluate(point)
-            value = self.value(batch, point, logits)
+            value = self.value(batch, state.point, state.logits)
         higher = value > state.highest
-        best = torch.where(per_example(higher, point), point, state.best)
+        best = torch.where(per_example(higher, state.point), state.point, state.best)
         highest, waited = torch.fmax(value, state.highest), torch.where(higher, 0, state.waited + 1)
-        point = self._candidate(batch, best, state.step)
-        return logits, SquareState(point, state.step, best, highest, waited, logits[:, :0])
+        return state.logits, replace(state, point=best, best=best, highest=highest, waited=waited)
 
     def look_ahead(self, batch: AttackBatch, state: SquareState, most: int) -> SquareState:
-        """Move each image on to its next candidate that counts, at most as far as it has waited since the best one.
+        """Move each image on to its next candidate that counts, or to the last one that is looked at.
 
         All candidates until then are made from the same best point, so they are evaluated in one forward pass. Few of them are
         wasted, because the longer an image has waited, the longer it will wait.
         """
-        most = min(most, AHEAD) // len(batch)
-        if most < 2:
-            return state
-        count = torch.minimum(state.waited, self.steps - state.step).clamp(1, most)
-        if int(count.max()) == 1:
-            return state
+        count = torch.minimum(AHEAD + 2 * state.waited, self.steps - state.step)
+        count = torch.where(state.step == 0, 1, count).clamp(1, max(1, min(most, ROWS) // len(batch)))
         rows, begin = torch.repeat_interleave(count), count.cumsum(0) - count
         number, many = torch.arange(len(rows), device=rows.device) - begin[rows], select_rows(batch, rows)
-        points = self._candidate(many, state.best[rows], state.step[rows] + number - 1)
-        points[begin] = state.point
+        steps = state.step[rows] + number
+        points = self._candidate(many, state.best[rows], steps - 1)
+        points = torch.where(per_example(steps == 0, points), state.point[rows], points)
         with torch.no_grad():
             logits = many.evaluate(points)
+            require_logits(logits, many.y, finite=False)
             counts = (self.value(many, points, logits) > state.highest[rows]) | ~torch.isfinite(logits).all(1)
             counts |= is_fooled(many.model, logits, many.y)
         passed = (count - 1).scatter_reduce(0, rows[counts], number[counts], "amin")
@@ -148,9 +143,12 @@ class Square(BallAttack, IterativeAttack):
         """Return the best point with one random patch changed, by the draws of a step."""
         streams = batch.streams.at_each(step)
         added = _as_images(best - batch.x)
-        sides = _sides(self.queries, self.share, *added.shape[2:], added.device)[step]
+        schedule = self.queries, self.share, *added.shape[2:]
+        sides = _sides(*schedule, added.device)[step]
         if self.norm != LINF:
-            return self._add(batch, _exchange(added, sides, batch.radius, streams, self.ball.norm))
+            kinds, pyramids = _pyramids(*schedule, self.ball.norm, added.dtype, added.device)
+            patch = _Patch(sides, kinds[step], pyramids)
+            return self._add(batch, _exchange(added, patch, batch.radius, streams, self.ball.norm))
         inside = _window(sides, added, streams.at("place"))
         signs = streams.at("signs").signs(added[:, :, :1, :1])
         return self._add(batch, torch.where(inside, signs * _broadcast(batch.radius), added))
@@ -198,6 +196,24 @@ def _window(sides: Tensor, like: Tensor, streams: Streams) -> Tensor:
     return _inside(_corner(sides, like, streams), sides, like)
 
 
+@lru_cache(maxsize=64)
+def _pyramids(
+    queries: int, share: float, height: int, width: int, norm: Norm, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the kind of the pyramid after each query, and all pyramids of length 1.
+
+    The second tensor has the shape (kinds, 2, 2 height, 2 width). Its second axis tells which axis is cut in half. The window
+    begins at 0, and beyond it, also at negative indices, the entries are 0.
+    """
+    sides, kinds = torch.unique(_sides(queries, share, height, width, device), dim=0, return_inverse=True)
+    found = torch.zeros(len(sides), 2, 2 * height, 2 * width, dtype=dtype, device=device)
+    like, corner = found[:, :1, :height, :width], torch.zeros_like(sides)
+    for axis in (0, 1):
+        vertical = torch.full((len(sides),), axis == 1, device=device)
+        found[:, axis, :height, :width] = norm.unit(_pyramid(sides, corner, like, vertical, norm))[:, 0]
+    return kinds, found
+
+
 def _pyramid(sides: Tensor, corner: Tensor, like: Tensor, vertical: Tensor, norm: Norm) -> Tensor:
     """Return eta in each image's window and 0 elsewhere: a pyramid and its negative, shape (batch, 1, height, width).
 
@@ -205,8 +221,7 @@ def _pyramid(sides: Tensor, corner: Tensor, like: Tensor, vertical: Tensor, norm
 
     Reference: Andriushchenko et al. 2020, Eq. (2).
     """
-    places = [torch.arange(like.shape[2 + axis], device=like.device)[None] - corner[:, axis, None] for axis in (0, 1)]
-    rows, columns = places[0][:, :, None], places[1][:, None, :]
+    rows, columns = _places(corner, like)
     # A random axis of the two is cut in half.
     lengthwise = torch.where(vertical[:, None, None], rows, columns)
     crosswise = torch.where(vertical[:, None, None], columns, rows)
@@ -244,13 +259,22 @@ def _tiles(like: Tensor, streams: Streams, norm: Norm) -> Tensor:
     return norm.unit(added) * 1e3  # longer than any radius, so that the projection reaches the sphere
 
 
-def _exchange(added: Tensor, sides: Tensor, radius: PerExample, streams: Streams, norm: Norm) -> Tensor:
+@dataclass(frozen=True)
+class _Patch:
+    """The windows of some images: their sides, the kinds of their pyramids, and all pyramids; see `_pyramids`."""
+
+    sides: Tensor
+    kinds: Tensor
+    pyramids: Tensor
+
+
+def _exchange(added: Tensor, patch: _Patch, radius: PerExample, streams: Streams, norm: Norm) -> Tensor:
     """Put a new pyramid with the unused budget and that of two windows into the first window, and zeros into the second."""
-    first = _corner(sides, added, streams.at("first"))
-    second = _window(sides, added, streams.at("second"))
+    first = _corner(patch.sides, added, streams.at("first"))
+    second = _window(patch.sides, added, streams.at("second"))
     vertical = streams.at("turned").uniform(added[:, 0, 0, 0], 0, 1) < 0.5
-    eta = norm.unit(_pyramid(sides, first, added, vertical, norm))
-    inside = _inside(first, sides, added)
+    kind, axis = patch.kinds[:, None, None], vertical.long()[:, None, None]
+    eta, inside = patch.pyramids[kind, axis, *_places(first, added)][:, None], _inside(first, patch.sides, added)
     power = 1 if norm == L1 else 2
     unused = radius**power - norm.length(added) ** power
     unused = torch.where(unused > 1e-6 * radius**power, unused, 0)  # otherwise a rounding error would become a budget
@@ -262,11 +286,14 @@ def _exchange(added: Tensor, sides: Tensor, radius: PerExample, streams: Streams
 
 
 def _inside(corner: Tensor, sides: Tensor, like: Tensor) -> Tensor:
-    ranges = []
-    for axis in (0, 1):
-        place = torch.arange(like.shape[2 + axis], device=like.device)[None] - corner[:, axis, None]
-        ranges.append((place >= 0) & (place < sides[:, axis, None]))
-    return (ranges[0][:, :, None] & ranges[1][:, None, :])[:, None]
+    (rows, columns), (height, width) = _places(corner, like), sides[:, :, None, None].unbind(1)
+    return ((rows >= 0) & (rows < height) & ((columns >= 0) & (columns < width)))[:, None]
+
+
+def _places(corner: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows and columns counted from the corner, of shape (batch, height, 1) and (batch, 1, width)."""
+    rows, columns = (torch.arange(size, device=like.device) for size in like.shape[2:])
+    return rows[:, None] - corner[:, 0, None, None], columns - corner[:, 1, None, None]
 
 
 def _unit_channels(v: Tensor, norm: Norm) -> Tensor:

@@ -119,8 +119,9 @@ class AttackRun(Protocol):
 
     An attack with several restarts or targets consists of as many runs. A run whose points may lie outside the ball has a
     method `is_inside(batch, point)`: which points count. A run may have a method `gives_up(batch, state)`: which images leave
-    before their last step because it will not fool them. It may have a method `look_ahead(batch, state, most)`: the state
-    moved past points that change nothing, with at most `most` points in a forward pass.
+    before their last step because it will not fool them. It may have a method `look_ahead(batch, state, most)`, called
+    before each evaluation: the state at the next point that can change the search, found with at most `most` points in a
+    forward pass.
     """
 
     @property
