@@ -149,6 +149,21 @@ def test_a_suite_names_the_attack_that_fooled_each_image():
     assert (found.forward_passes[found.fooled_by == "clean"] == 1).all()
 
 
+def test_the_margin_at_each_answer_is_kept(tmp_path):
+    """With every image, in every part and shard, and NaN where a member did not try the image."""
+    found = evaluation.attack(linear(), EXAMPLES, SUITE)
+    clean, by_weak, by_pgd = found.margins.T
+    assert_close(torch.from_numpy(clean), margin(linear()(EXAMPLES.x), EXAMPLES.y).detach())
+    assert (np.isnan(by_weak) == (found.fooled_by == "clean")).all()
+    assert (np.isnan(by_pgd) == np.isin(found.fooled_by, ["clean", "weak"])).all()
+    assert ((by_weak < 0) == (found.fooled_by == "weak")).all()
+    assert (by_pgd[found.robust] > 0).all()
+    assert_close(by_pgd[found.robust], margin(linear()(found.inputs), EXAMPLES.y).detach().numpy()[found.robust])
+    shards = [evaluation.attack(linear(), EXAMPLES, SUITE, shard=(k, 2), ledger=tmp_path) for k in range(2)]
+    np.testing.assert_allclose(evaluation.join(shards).margins, found.margins, atol=1e-6)
+    np.testing.assert_array_equal(found.take(slice(7)).margins, found.margins[:7])
+
+
 def test_an_attack_of_ones_own_is_a_member_like_any_other():
     def inverted(model, x, y, *, generator):  # noqa: ARG001
         return 1 - x

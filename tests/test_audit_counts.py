@@ -17,7 +17,7 @@ from lowcurve.analysis.norms import LINF, Ball
 from lowcurve.attacks import Effort, Suite, strong
 from lowcurve.data import Examples
 from lowcurve.evaluation.attack_result import AttackResult
-from lowcurve.evaluation.audit import Audit, Budget, Check, audit, convergence
+from lowcurve.evaluation.audit import Audit, Budget, Check, audit, convergence, screening
 from lowcurve.evaluation.audit import attacks as attack_tests
 from lowcurve.evaluation.audit import gradients as gradient_tests
 from lowcurve.evaluation.audit.state import AuditState
@@ -82,7 +82,7 @@ class Made:
         self.columns = {"PGD, twice the steps": twice, "PGD, more starts": twice & ~once}
         self.once, self.one, self.lost = once, one, one & ~once
         self.correct = np.ones(len(once), dtype=bool)
-        self.queried = np.arange(len(once))
+        self.queried, self.best_value = np.arange(len(once)), np.zeros(len(once))
         self.logits = torch.zeros(len(once), 10)
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Made:
         return self.once
 
     def fooled_by(self, name: str, *_: object, **__: object) -> np.ndarray:
-        return self.columns[name]
+        return self.columns[name.removesuffix(", others")]
 
     def still_robust(self) -> np.ndarray:
         return np.flatnonzero(~self.once)
@@ -274,7 +274,8 @@ def test_what_the_suite_has_tried_is_not_tried_again(monkeypatch, near):
     assert {"APGD", "Square"} <= tried
     found = audited()
     assert not {"APGD", "Square"} & tried
-    shared = [[one.outcome for one in each.findings if one.number != 25] for each in (found, alone)]
+    left_out = [25, *(one.number for one in found.findings if "images are not searched" in one.evidence)]
+    shared = [[one.outcome for one in each.findings if one.number not in left_out] for each in (found, alone)]
     assert shared[0] == shared[1]
     assert finding(found, 25).outcome == "passed"
     queries = "20" if near is None else "2 to 20"
@@ -287,6 +288,50 @@ def test_what_the_suite_has_tried_is_not_tried_again(monkeypatch, near):
     assert {"APGD", "Square"} <= tried
     assert audited(few.take(slice(30))).examples == 30
     assert not {"APGD", "Square"} & tried
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_searches_leave_out_images_where_the_suite_searched_far_behind_its_gradients(share):
+    model, few = linear()
+    ball, effort = Ball(LINF, 0.05), Effort(TINY.apgd_steps, 4, 20, 0)
+    attacked = evaluation.attack(model, few, strong(ball, effort=effort), progress=False)
+    square = 1 + [name for name, _ in attacked.members].index("Square")
+    margins = attacked.margins.copy()
+    margins[:, square] = margins[:, 0] - share * (margins[:, 0] - np.nanmin(margins[:, 1:square], axis=1))
+    told = replace(attacked, margins=margins)
+    usual, thorough = (
+        audit(model, few, ball, budget=replace(TINY, everything=everything), attacked=told)
+        for everything in (False, True)
+    )
+    for number in (15, 16):
+        assert ("robust images are not searched: the suite's first" in finding(usual, number).evidence) == (share < 1)
+        assert finding(thorough, number).evidence.startswith(("of the ", "on "))
+        assert "not searched" not in finding(thorough, number).evidence
+    assert finding(usual, 15).outcome == ("not run" if share < 1 else finding(thorough, 15).outcome)
+
+
+@pytest.mark.parametrize("falls", [None, 3, 55])
+@pytest.mark.parametrize("everything", [False, True])
+def test_longer_attacks_try_the_nearest_images_first(falls, everything):
+    """The others follow once one of the first 20 falls, here image 55."""
+    state = Made(*[np.zeros(60, dtype=bool)] * 3)
+    state.budget, state.best_value, calls = replace(TINY, everything=everything), np.arange(60.0), []
+    state.still_robust = lambda: np.arange(5, 60)
+
+    def search(ending: str, rows: np.ndarray) -> np.ndarray:
+        calls.append((ending, rows.tolist()))
+        return np.isin(np.arange(60), rows) & (np.arange(60) == falls)
+
+    fooled, tried = screening.nearest_first(state, search)
+    nearest, others = list(range(40, 60)), list(range(5, 40))
+    if everything:
+        assert calls == [("", others + nearest)]
+    else:
+        assert calls == [("", nearest), (", others", others)][: 1 + (falls == 55)]
+    assert np.flatnonzero(fooled).tolist() == [55] * (falls == 55)
+    assert tried.tolist() == (others if everything or falls == 55 else []) + nearest
+    said = "55 robust images" if len(tried) == 55 else "20 of 55 robust images, those of highest loss under PGD"
+    assert screening.told(state, tried) == said
 
 
 # --- meanings

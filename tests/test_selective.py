@@ -66,13 +66,23 @@ def test_a_search_that_got_as_far_as_the_attack_before_it_is_continued():
 
 def test_the_relay_searches_where_a_short_search_got_anywhere():
     relay = Relay((Square(BALL, queries=20), APGD(BALL, steps=2, loss=margin_loss)))
-    margins = Margins.begin(torch.ones(3))
-    margins.record(torch.arange(3), torch.tensor([0.05, 0.05, 0.5]))  # by gradients
-    margins.record(torch.arange(3), torch.tensor([0.2, 0.4, 0.2]))  # by a short search
+    margins = Margins.begin(torch.ones(3), members=2)
+    margins.record(0, torch.arange(3), torch.tensor([0.05, 0.05, 0.5]))  # by gradients
+    margins.record(1, torch.arange(3), torch.tensor([0.2, 0.4, 0.2]))  # by a short search
     assert margins.lowest.tolist() == pytest.approx([0.05, 0.05, 0.2])
     assert margins.before.tolist() == pytest.approx([0.05, 0.05, 0.5])
     assert relay.takes_part(margins).tolist() == [True, False, False]
     assert relay.takes_part(margins.take(torch.tensor([1]))).tolist() == [False]
+
+
+def test_how_far_a_member_came_next_to_those_before_it():
+    margins = Margins.begin(torch.tensor([1.0, 1.0, 1.0, 1.0]), members=3)
+    margins.record(0, torch.arange(4), torch.tensor([0.8, 0.5, 1.0, 0.5]))
+    margins.record(1, torch.arange(3), torch.tensor([0.6, 0.9, 0.9]))
+    margins.record(1, torch.arange(1), torch.tensor([0.7]))  # a second run; the lower margin counts
+    assert margins.share_of_gain(1).tolist() == pytest.approx([2.0, 0.2, torch.inf, torch.inf])
+    assert margins.share_of_gain(2).tolist() == [torch.inf] * 4
+    assert margins.last.tolist() == pytest.approx([0.6, 0.9, 0.9, 0.5])
 
 
 def test_as_one_attack_the_suite_chooses_the_same_images():

@@ -83,8 +83,8 @@ class Relay(Selective):
             batch, start = prepare(model, x, y, self.ball, options), options.start
             best, rows = x.clone() if start is None else start.clone(), torch.arange(len(x), device=x.device)
             if start is not None and len(x):
-                margins = Margins.begin(margin(batch.clean_logits, y))
-                margins.record(rows, margin(call(model, start), y))
+                margins = Margins.begin(margin(batch.clean_logits, y), 1)
+                margins.record(0, rows, margin(call(model, start), y))
                 rows = self.takes_part(margins).nonzero()[:, 0]
             few = select_rows(batch, rows)
             for number, run in enumerate(self.runs):

@@ -15,33 +15,86 @@ from lowcurve.types import Classifier, Inputs, Labels, PerExample
 
 @dataclass(frozen=True)
 class Margins:
-    """Margins z_y - max z_k of each image, shape (batch,). A `Selective` attack chooses its images by them.
+    """Margins z_y - max z_k of each image that a suite has reached. A `Selective` attack chooses its images by them.
 
-    Attributes:
-        clean: At the clean image.
-        lowest: The lowest so far.
-        before: The lowest before the last member of the suite that tried the image.
-        last: At the answer of that member.
+    Args:
+        reached: Margins at the clean image and at the answer of each member, NaN where it did not try the image. Shape
+            (batch, 1 + members).
+
+    Example:
+        >>> margins = Margins(torch.tensor([[1.0, 0.2, 0.4], [1.0, 0.5, torch.nan]]))
+        >>> margins.lowest, margins.before, margins.last
+        (tensor([0.2000, 0.5000]), tensor([0.2000, 1.0000]), tensor([0.4000, 0.5000]))
     """
 
-    clean: PerExample
-    lowest: PerExample
-    before: PerExample
-    last: PerExample
+    reached: Tensor
 
     @classmethod
-    def begin(cls, clean: PerExample) -> "Margins":
-        """Return the margins before any attack."""
-        return cls(clean, clean.clone(), clean.clone(), clean.clone())
+    def begin(cls, clean: PerExample, members: int) -> "Margins":
+        """Return the margins before any attack.
+
+        Args:
+            clean: The margins at the clean images.
+            members: Number of the suite's members.
+        """
+        return cls(torch.cat([clean[:, None], clean.new_full((len(clean), members), torch.nan)], 1))
+
+    @property
+    def clean(self) -> PerExample:
+        """At the clean image."""
+        return self.reached[:, 0]
+
+    @property
+    def lowest(self) -> PerExample:
+        """The lowest so far."""
+        return self._reached_before(self.reached.shape[1])
+
+    @property
+    def before(self) -> PerExample:
+        """The lowest before the last member that tried the image."""
+        return self._reached_before(self._latest.clamp(min=1)[:, None])
+
+    @property
+    def last(self) -> PerExample:
+        """At the answer of that member."""
+        return self.reached.gather(1, self._latest[:, None])[:, 0]
+
+    @property
+    def _places(self) -> Tensor:
+        return torch.arange(self.reached.shape[1], device=self.reached.device)
+
+    @property
+    def _latest(self) -> Tensor:
+        return (self._places * ~self.reached.isnan()).amax(1)
+
+    def _reached_before(self, place: Tensor | int) -> PerExample:
+        return torch.where(self.reached.isnan() | (self._places >= place), torch.inf, self.reached).amin(1)
+
+    def share_of_gain(self, number: int) -> PerExample:
+        """Return how far a member lowered each margin, as a share of how far all members before it have.
+
+        It is infinite where the member did not try the image, and where those before it lowered nothing.
+
+        Args:
+            number: The member's number in the suite.
+        """
+        gain = self.clean - self.reached[:, number + 1]
+        earlier = self.clean - self._reached_before(number + 1)
+        return torch.where(earlier > 0, gain / earlier, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     def take(self, rows: Tensor) -> "Margins":
         """Return the margins of some of the images."""
-        return Margins(self.clean[rows], self.lowest[rows], self.before[rows], self.last[rows])
+        return Margins(self.reached[rows])
 
-    def record(self, rows: Tensor, found: PerExample) -> None:
-        """Enter the margins at a member's answers."""
-        self.before[rows], self.last[rows] = self.lowest[rows], found
-        self.lowest[rows] = torch.fmin(found, self.lowest[rows])
+    def record(self, number: int, rows: Tensor, found: PerExample) -> None:
+        """Enter the margins at the answers of a member.
+
+        Args:
+            number: The member's number in the suite.
+            rows: The images that it tried.
+            found: The margins at its answers. The lowest of several counts.
+        """
+        self.reached[rows, number + 1] = torch.fmin(self.reached[rows, number + 1], found)
 
 
 class Selective(IterativeAttack):
@@ -87,8 +140,8 @@ class NearlyFooled(Selective):
     Example:
         >>> from lowcurve.attacks.apgd import APGD
         >>> attack = NearlyFooled(APGD("linf", 0.1, steps=10), near=0.2)
-        >>> margins = Margins.begin(torch.ones(2))
-        >>> margins.record(torch.tensor([0, 1]), torch.tensor([0.1, 0.3]))
+        >>> margins = Margins.begin(torch.ones(2), members=1)
+        >>> margins.record(0, torch.tensor([0, 1]), torch.tensor([0.1, 0.3]))
         >>> attack.takes_part(margins)
         tensor([ True, False])
     """

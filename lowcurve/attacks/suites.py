@@ -70,8 +70,8 @@ class Suite(Attack):
 
     def perturb(self, model: Classifier, x: Inputs, y: Labels, options: Options) -> Inputs:
         """Return the adversarial images x', of x's shape."""
-        best, margins = x.clone(), Margins.begin(_margins(model, x, y))
-        for _, member in self.members:
+        best, margins = x.clone(), Margins.begin(_margins(model, x, y), len(self.members))
+        for number, (_, member) in enumerate(self.members):
             chosen = (
                 member.takes_part(margins) if isinstance(member, Selective) else torch.ones_like(y, dtype=torch.bool)
             )
@@ -84,7 +84,7 @@ class Suite(Attack):
             found = _margins(model, point, labels)
             lower = found < margins.lowest[rows]
             best[rows[lower]] = point[lower]
-            margins.record(rows, found)
+            margins.record(number, rows, found)
         return best
 
 

@@ -38,6 +38,8 @@ class AttackResult:
         norm: Name of the norm of `distance`.
         members: The attacks that were tried, in order, with their names.
         shard: (number, shards) if the images are those of a shard, which `join` needs.
+        margins: Margins z_y - max z_k at the clean image and at the answer of each member, NaN where it did not try the
+            image, shape (N, 1 + members). None if they are not known.
 
     Example:
         >>> import torch
@@ -57,11 +59,14 @@ class AttackResult:
     norm: str = ""
     members: tuple[tuple[str, AttackFunction], ...] = ()
     shard: tuple[int, int] | None = None
+    margins: np.ndarray | None = None
 
     def take(self, rows: slice) -> "AttackResult":
         """Return the result on some of the images."""
-        columns = {name: getattr(self, name)[rows] for name in ("robust", "distance", "fooled_by", "forward_passes")}
-        return replace(self, kept_inputs=None if self.kept_inputs is None else self.kept_inputs[rows], **columns)
+        names = ("robust", "distance", "kept_inputs", "fooled_by", "forward_passes", "margins")
+        columns: dict[str, Any] = {name: getattr(self, name) for name in names}
+        taken: dict[str, Any] = {name: None if values is None else values[rows] for name, values in columns.items()}
+        return replace(self, **taken)
 
     @property
     def inputs(self) -> Tensor:
@@ -102,7 +107,7 @@ class AttackResult:
         return np.asarray(self.fooled_by == UNDEFINED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but `inputs` as plain numbers, strings and lists, ready for JSON."""
+        """Return everything but `inputs` and `margins` as plain numbers, strings and lists, ready for JSON."""
         accuracies = {"clean_accuracy": self.clean_accuracy.value, "robust_accuracy": self.robust_accuracy.value}
         return {"norm": self.norm, **accuracies, **{name: values.tolist() for name, values in self._columns().items()}}
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -43,7 +43,7 @@ from lowcurve.progress import choose_progress
 from lowcurve.types import AttackFunction, Progress
 
 log = logging.getLogger("lowcurve")
-COLUMNS = ("fooled by", "forward passes", "distance")
+COLUMNS = ("fooled by", "forward passes", "distance", "margins")
 PROBABILITIES = (
     "The model returns probabilities (in [0, 1], summing to 1). Return the logits before the softmax or the sigmoid: where the"
     " network is confident, gradients through them vanish and its robust accuracy comes out too high."
@@ -137,19 +137,21 @@ def attack(
     attacks = np.array([*(name for name, _ in members), CLEAN, "", UNDEFINED])
     fooled_by = attacks[columns["fooled by"].numpy()]
     distance, forward_passes = columns["distance"].numpy(), columns["forward passes"].numpy()
-    inputs = columns.get("inputs")
-    return AttackResult(fooled_by == "", distance, inputs, fooled_by, forward_passes, norm.name, tuple(members), shard)
+    inputs, margins = columns.get("inputs"), columns["margins"].numpy()
+    return AttackResult(
+        fooled_by == "", distance, inputs, fooled_by, forward_passes, norm.name, tuple(members), shard, margins
+    )
 
 
 def _attack_chunk(
     chunk: "_Chunk", members: Sequence[tuple[str, AttackFunction]], ledger: Ledger | None, key: str, ticker: Ticker
 ) -> None:
     """Try the members in order, except those whose result is in the ledger."""
-    work, saved = 0, time.monotonic()
+    work, tried, saved = 0, 0, time.monotonic()
     stored = None if ledger is None else ledger.get(key)
-    if stored is not None and "tried" in stored:
+    if stored is not None and "tried" in stored and chunk.state.keys() <= stored.keys():
         chunk.state = {column: torch.as_tensor(stored[column]) for column in chunk.state}
-    tried = int((stored or {}).get("tried", 0))
+        tried = int(stored["tried"])
     for number, (name, member) in enumerate(members):
         if number >= tried:
             chunk.attack(number, name, member, ticker.advance)
@@ -206,8 +208,8 @@ class _Chunk:
         selects: True if a member is `Selective`. It chooses images by the lowest margins found so far.
         state: Columns with a row per image. "undefined" is True where logits were not finite at a point. "fooled by" is the
             number of the member that fooled the network. It is the number of members for images misclassified before, and
-            one more for robust ones. With a selective member, "nearest" is the point of the lowest margin found.
-            The fields of `Margins` are columns, too.
+            one more for robust ones. "margins" are what `Margins` has. With a selective member, "nearest" is the point of
+            the lowest margin found.
     """
 
     model: nn.Module
@@ -244,8 +246,9 @@ class _Chunk:
         fooled_by = torch.where(chunk.logits.argmax(1) == y, len(members) + 1, len(members))
         chunk.state = {"inputs": x.clone(), "fooled by": fooled_by, "forward passes": torch.ones_like(y)}
         chunk.state["undefined"] = torch.zeros_like(y, dtype=torch.bool)
+        chunk.state["margins"] = Margins.begin(margin(chunk.logits, y), len(members)).reached
         if selects:
-            chunk.state |= {"nearest": x.clone(), **vars(Margins.begin(margin(chunk.logits, y)))}
+            chunk.state["nearest"] = x.clone()
         return chunk
 
     @property
@@ -312,13 +315,10 @@ class _Chunk:
                 self.record(number, name, there, *answers, found.forward_passes[left])
 
     def _taking_part(self, member: AttackFunction) -> Tensor:
-        """Return the rows of the robust images, or those that a selective member chooses, and keep the margins before it."""
-        rows, state = self.remaining(), self.state
+        """Return the rows of the robust images, or those that a selective member chooses."""
+        rows = self.remaining()
         if isinstance(member, Selective):
-            margins = Margins(*(state[field.name] for field in fields(Margins))).take(rows)
-            rows = rows[member.takes_part(margins)]
-        if self.selects:
-            state["before"][rows] = state["lowest"][rows]
+            rows = rows[member.takes_part(Margins(self.state["margins"][rows]))]
         return rows
 
     def record(
@@ -331,11 +331,12 @@ class _Chunk:
         fooled = defined & (logits.argmax(1) != self.y[rows])
         self.state["undefined"][rows] |= ~defined
         self.state["forward passes"][rows] += forward_passes
+        margins = torch.where(defined, margin(logits, self.y[rows]), torch.inf)
+        known = Margins(self.state["margins"])
         if self.selects:
-            margins = torch.where(defined, margin(logits, self.y[rows]), torch.inf)
-            nearer = margins < self.state["lowest"][rows]
-            self.state["last"][rows], self.state["lowest"][rows[nearer]] = margins, margins[nearer]
+            nearer = margins < known.take(rows).lowest
             self.state["nearest"][rows[nearer]] = inputs[nearer]
+        known.record(number, rows, margins)
         self.state["inputs"][rows] = inputs
         self.state["fooled by"][rows[fooled]] = number
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lowcurve.attacks import Suite
+from lowcurve.evaluation.audit.screening import nearest_first, told
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import cross_entropy, margin_loss
@@ -113,21 +114,20 @@ class Divided(nn.Module):
 def logit_scale(state: AuditState) -> Finding:
     """Run test 6: compare PGD on cross-entropy with PGD on the margin, and on z / s with s = median |m|.
 
-    Only a gain by division counts, and only for s > 1. Logits that are closer saturate nothing; there the margin finds more
-    because cross-entropy raises all classes at once.
+    Only a gain by division counts. It is tried for s > 1 where the margin finds more. Logits that are closer saturate nothing;
+    there the margin finds more because cross-entropy raises all classes at once.
 
     Reference: Carlini and Wagner 2017, section 3 (distillation).
     """
     scale = float(np.median(np.abs(state.margins))) or 1.0
     by_entropy = state.fooled_by(BY_ENTROPY, state.pgd(cross_entropy))
     by_margin = state.fooled_by("PGD, margin", state.pgd(margin_loss))
-    divided = state.fooled_by(BY_DIVIDED, state.pgd(cross_entropy), model=Divided(state.model, scale))
     behind = state.accuracy_points(by_margin) - state.accuracy_points(by_entropy)
-    gained = max(0, int(divided.sum()) - int(by_entropy.sum())) if scale > 1 else 0
-    evidence = (
-        f"PGD on cross-entropy fools {_of(by_entropy)} images, on the margin {int(by_margin.sum())}, on cross-entropy of logits"
-        f" divided by {scale:.3g}: {int(divided.sum())}"
-    )
+    evidence, gained = f"PGD on cross-entropy fools {_of(by_entropy)} images, on the margin {int(by_margin.sum())}", 0
+    if behind > 0 and scale > 1:
+        divided = state.fooled_by(BY_DIVIDED, state.pgd(cross_entropy), model=Divided(state.model, scale))
+        gained = max(0, int(divided.sum()) - int(by_entropy.sum()))
+        evidence += f", on cross-entropy of logits divided by {scale:.3g}: {int(divided.sum())}"
     found = SCALE.judge_count(gained, len(state), evidence, allowed=POINT)
     return replace(found, outcome="flag", meaning=ENTROPY) if behind > WEAKER and found.outcome == "passed" else found
 
@@ -157,14 +157,15 @@ def restarts(state: AuditState) -> Finding:
 
     Reference: Carlini et al. 2019.
     """
-    starts, rows = state.budget.restarts, state.still_robust()
+    starts = state.budget.restarts
     # Under another name than "PGD" the starts are new ones.
     method = Suite((("PGD, more starts", state.pgd(restarts=starts)),))
-    again = state.fooled_by("PGD, more starts", method, rows=rows)
-    evidence = (
-        f"of {len(rows)} robust images, of {len(state.queried)} tried, {starts} more starts fool {int(again.sum())}"
+    again, rows = nearest_first(
+        state, lambda ending, rows: state.fooled_by("PGD, more starts" + ending, method, rows=rows)
     )
-    return RESTARTS.judge_count(int(again.sum()), len(state.queried), evidence, allowed=POINT)
+    count, of = int(again.sum()), len(state.queried)
+    evidence = f"of {told(state, rows)}, {starts} more starts fool {count}; {of} images were tried"
+    return RESTARTS.judge_count(count, of, evidence, allowed=POINT)
 
 
 def silent_success(state: AuditState) -> Finding:

@@ -10,8 +10,9 @@ class Budget:
     """The cost of an audit's tests.
 
     With the default budget a robust image costs about 800 gradients, in l_2 800 more, and the queries below. Next to the suite
-    `strong` it costs about 650 and the queries of test 16, since the suite's attacks are not repeated. An image that is fooled
-    costs about a tenth of that. With fewer than 100 correctly classified images, a single one is more than 1 %.
+    `strong` it costs about half of that, since the suite's attacks are not repeated. Then the queries of tests 15 and 16 only
+    follow where the suite's own search came as far as its gradients. An image that is fooled costs about a tenth. With fewer
+    than 100 correctly classified images, a single one is more than 1 %.
 
     Args:
         steps: Steps of PGD in tests 6, 7, 9 to 12, 22 and 24.

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lowcurve.analysis.calculus import gradient
 from lowcurve.analysis.norms import L2, LINF, Ball, per_example
+from lowcurve.evaluation.audit.screening import nearest_first, told
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.verdict import Check, Finding
 from lowcurve.losses import log_odds, loss_field
@@ -49,12 +50,10 @@ def convergence(state: AuditState) -> Finding:
 
     Reference: Carlini et al. 2019; Pintor et al. 2022, I4 (incomplete optimization).
     """
-    found, count = longer(state), len(state.queried)
-    rows = state.longest_rows
-    fooled = int(found.sum())
-    steps = LONGER * state.budget.apgd_steps
-    evidence = f"of {len(rows)} robust images, of {count} tried, PGD with {steps} steps fools {fooled}"
-    return CONVERGENCE.judge_count(fooled, count, evidence, allowed=LEFT)
+    steps, fooled = LONGER * state.budget.apgd_steps, longer(state)
+    count, of = int(fooled.sum()), len(state.queried)
+    evidence = f"of {told(state, state.longest_rows)}, PGD with {steps} steps fools {count}; {of} images were tried"
+    return CONVERGENCE.judge_count(count, of, evidence, allowed=LEFT)
 
 
 def longer(state: AuditState) -> np.ndarray:
@@ -63,15 +62,19 @@ def longer(state: AuditState) -> np.ndarray:
     Args:
         state: The state of the audit.
     """
-    name = "PGD, long"
-    if name not in state.fooled:
-        rows = state.still_robust()
-        attack = state.pgd(steps=LONGER * state.budget.apgd_steps)
-        state.longest_rows = rows
-        state.longest = state.attack_fully(name, attack, state.model, rows)
+    name, attack = "PGD, long", state.pgd(steps=LONGER * state.budget.apgd_steps)
+    points = state.x.clone()
+
+    def search(ending: str, rows: np.ndarray) -> np.ndarray:
         fooled = np.zeros(len(state), dtype=bool)
-        fooled[rows] = (state.margins_at(state.longest, rows) < 0).numpy()
-        state.record(name, fooled, gradients=True, partial=True)
+        points[rows] = state.attack_fully(name + ending, attack, state.model, rows)
+        fooled[rows] = (state.margins_at(points[rows], rows) < 0).numpy()
+        return fooled
+
+    if name not in state.fooled:
+        found, state.longest_rows = nearest_first(state, search)
+        state.longest = points[state.longest_rows]
+        state.record(name, found, gradients=True, partial=True)
     return state.fooled[name]
 
 

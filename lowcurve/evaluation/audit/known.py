@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 
 from lowcurve.analysis.norms import as_norm
 from lowcurve.attacks import APGD, PGD, Square
 from lowcurve.attacks.minimal_within import MinimalNormWithin
-from lowcurve.attacks.selective import NearlyFooled
+from lowcurve.attacks.selective import Margins, NearlyFooled
 from lowcurve.data.examples import Examples
 from lowcurve.evaluation.attack_result import UNDEFINED, AttackResult
 from lowcurve.types import AttackFunction
@@ -65,19 +66,20 @@ class Searches:
 
     Attributes:
         fooled: Which images they fooled.
-        left: Which other correct images may have had only a shorter search than is wanted.
+        left: Which other correct images had only a shorter search than is wanted.
+        share: How far the first of them lowered each margin, as a share of how far the members before it had. It is infinite
+            where these lowered nothing.
         queries: Queries of the shortest and of the longest search, in words.
-        chosen: True if the suite chose by their margins which images get as many.
     """
 
     fooled: np.ndarray
     left: np.ndarray
+    share: np.ndarray
     queries: str
-    chosen: bool
 
     def take(self, rows: np.ndarray) -> "Searches":
         """Return the searches on some of the images."""
-        return replace(self, fooled=self.fooled[rows], left=self.left[rows])
+        return replace(self, fooled=self.fooled[rows], left=self.left[rows], share=self.share[rows])
 
 
 def searches(attacked: AttackResult, wanted: Square) -> Searches | None:
@@ -89,13 +91,15 @@ def searches(attacked: AttackResult, wanted: Square) -> Searches | None:
     """
     squares = {name: member for name, member in attacked.members if isinstance(_plain(member), Square)}
     enough = [name for name, member in squares.items() if is_at_least(_plain(member), wanted)]
-    if not enough:
+    if not enough or attacked.margins is None:
         return None
-    everywhere = [(name, wanted) for name in enough if not isinstance(squares[name], NearlyFooled)]
+    number = {name: place for place, (name, _) in enumerate(attacked.members)}
+    tried = ~np.isnan(attacked.margins[:, [1 + number[name] for name in enough]]).all(1)
     fooled = np.isin(attacked.fooled_by, list(squares))
-    left = attacked.clean & ~fooled & ~outlasted(attacked, everywhere[:1])
+    share = Margins(torch.from_numpy(attacked.margins)).share_of_gain(min(number[name] for name in squares))
     counts = sorted({_plain(member).queries for member in squares.values()})  # type: ignore[attr-defined]
-    return Searches(fooled, left, " to ".join(map(str, (counts[0], counts[-1])[: len(counts)])), not everywhere)
+    queries = " to ".join(map(str, (counts[0], counts[-1])[: len(counts)]))
+    return Searches(fooled, attacked.clean & ~fooled & ~tried, share.numpy(), queries)
 
 
 def outlasted(attacked: AttackResult, wanted: Members) -> np.ndarray:

@@ -9,11 +9,13 @@ from lowcurve.analysis.norms import LINF
 from lowcurve.attacks import PGD, Square
 from lowcurve.attacks.noise import Distribution, Noise
 from lowcurve.attacks.spsa import SPSA
+from lowcurve.attacks.suites import MATCHED
 from lowcurve.errors import InputError
 from lowcurve.evaluation.audit.budget import Budget
+from lowcurve.evaluation.audit.screening import nearest_first, told
 from lowcurve.evaluation.audit.state import AuditState
 from lowcurve.evaluation.audit.twins import Averaged
-from lowcurve.evaluation.audit.verdict import Check, Finding
+from lowcurve.evaluation.audit.verdict import ASK_FOR_ALL, Check, Finding
 from lowcurve.losses import log_odds, margin_loss
 
 BEYOND = 0.01
@@ -86,21 +88,38 @@ def transfer(state: AuditState) -> Finding:
         scale = draws if state.ball.norm == LINF else state.ball.norm.unit(draws)
         substitute = Averaged(state.model, scale * state.ball.radius / 2)
         name = "the network smoothed over half the radius"
-    rows = state.still_robust()
-    attack = PGD(state.ball, steps=state.budget.steps, loss=margin_loss)
-    fooled = np.zeros(len(state), dtype=bool)
+    attack, answers = PGD(state.ball, steps=state.budget.steps, loss=margin_loss), state.x.clone()
+
+    def search(ending: str, rows: np.ndarray) -> np.ndarray:
+        fooled = np.zeros(len(state), dtype=bool)
+        answers[rows] = state.attack_fully("transfer" + ending, attack, substitute, rows)
+        fooled[rows] = (state.margins_at(answers[rows], rows) < 0).numpy()
+        return fooled
+
     try:
-        answers = state.attack_fully("transfer", attack, substitute, rows)
+        fooled, rows = nearest_first(state, search)
     except InputError as error:  # a smoothed network may leave the pixels for which it is defined
         return TRANSFER.not_run(f"{name} cannot be attacked: {error}")
-    fooled[rows] = (state.margins_at(answers, rows) < 0).numpy()
-    there = int((state.margins_at(answers, rows, substitute) < 0).sum())
+    there, of = int((state.margins_at(answers[rows], rows, substitute) < 0).sum()), told(state, rows)
     state.record("transfer", fooled, gradients=False, partial=True)
     evidence = (
-        f"attacks on {name} fool {int(fooled.sum())} of {len(rows)} images that gradient attacks left robust, of"
-        f" {len(state.queried)} tried; {there} of the attacked images fool the substitute itself"
+        f"of {of}, attacks on {name} fool {int(fooled.sum())}; {there} of the attacked images fool the substitute itself;"
+        f" {len(state.queried)} images were tried"
     )
     return TRANSFER.judge_count(int(fooled.sum()), len(state.queried), evidence, allowed=BEYOND, flag_above=0.0)
+
+
+def _searched(state: AuditState, rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the images of these where the suite's first search without gradients came as far as its gradient attacks.
+
+    Elsewhere a longer search has little to find, and the suite searches no longer either. All are searched if the suite has not
+    searched, and by a thorough audit. The number of those left out comes with it, in words.
+    """
+    suite = state.searches_of_suite(Square(state.ball, queries=state.budget.queries))
+    near = rows if suite is None or state.budget.everything else rows[suite.share[rows] >= MATCHED]
+    reason = "the suite's first search without gradients came less far there than its gradient attacks"
+    count = len(rows) - len(near)
+    return near, f"; {count} of {len(rows)} robust images are not searched: {reason}" * (count > 0)
 
 
 def noise(state: AuditState) -> Finding:
@@ -110,16 +129,18 @@ def noise(state: AuditState) -> Finding:
     """
     rows = state.still_robust()
     rows = np.sort(rows[np.argsort(-state.best_value[rows], kind="stable")][: state.budget.noise_images])
-    draws = -(-state.budget.noise_draws // 2)
+    (near, left_out), draws = _searched(state, rows), -(-state.budget.noise_draws // 2)
+    if not len(near):
+        return NOISE.not_run(f"{left_out[2:]}; {ASK_FOR_ALL}")
     distributions: tuple[Distribution, ...] = ("uniform", "corners")
     fooled = {name: np.zeros(len(state), dtype=bool) for name in distributions}
-    per_pass = min(draws, max(1, state.batch_size // max(1, len(rows))))
+    per_pass = min(draws, max(1, state.batch_size // len(near)))
     for distribution in distributions:
         method = Noise(state.ball, draws=draws, distribution=distribution, draws_per_pass=per_pass)
-        fooled[distribution] = state.fooled_by(f"noise, {distribution}", method, gradients=False, rows=rows)
+        fooled[distribution] = state.fooled_by(f"noise, {distribution}", method, gradients=False, rows=near)
     evidence = (
         f"of the {len(rows)} robust images with the highest loss under PGD, {draws} random points each fool"
-        f" {int(fooled['uniform'].sum())}, as many corners {int(fooled['corners'].sum())}"
+        f" {int(fooled['uniform'].sum())}, as many corners {int(fooled['corners'].sum())}{left_out}"
     )
     together = int((fooled["uniform"] | fooled["corners"]).sum())
     return NOISE.judge_count(together, len(rows), evidence, allowed=BEYOND, flag_above=0.0)
@@ -132,20 +153,22 @@ def spsa_scatter(state: AuditState) -> Finding:
 
     Reference: moosavi2019cure, Figure 7; Uesato et al. 2018.
     """
-    budget = state.budget
-    rows = state.still_robust()[: budget.spsa_images]
+    budget, rows = state.budget, state.still_robust()[: state.budget.spsa_images]
+    near, left_out = _searched(state, rows)
+    if not len(near):
+        return SPSA_SCATTER.not_run(f"{left_out[2:]}; {ASK_FOR_ALL}")
     by_gradients = [
         state.margins_at(
-            state.attack_fully(f"PGD for SPSA, {name}", state.pgd(loss, budget.long_steps), state.model, rows), rows
+            state.attack_fully(f"PGD for SPSA, {name}", state.pgd(loss, budget.long_steps), state.model, near), near
         )
         for name, loss in (("log-odds", log_odds), ("margin", margin_loss))
     ]
     best = torch.minimum(*by_gradients)
     by_queries = torch.minimum(
-        *(_margins_of_spsa(state, rows, delta) for delta in (DELTAS[0], DELTAS[1] * state.ball.radius))
+        *(_margins_of_spsa(state, near, delta) for delta in (DELTAS[0], DELTAS[1] * state.ball.radius))
     )
     fooled = np.zeros(len(state), dtype=bool)
-    fooled[rows] = (by_queries < 0).numpy()
+    fooled[near] = (by_queries < 0).numpy()
     state.record("SPSA", fooled, gradients=False, partial=True)
     median = float(np.median(np.abs(state.margins[rows])))
     # Below 0 the image is fooled, and it says nothing how far.
@@ -153,12 +176,12 @@ def spsa_scatter(state: AuditState) -> Finding:
     robust = [float((m >= 0).double().mean()) for m in (best, by_queries)]
     evidence = (
         f"on {count} of {len(rows)} images SPSA ({spsa_queries(budget)} queries) reaches a lower margin than"
-        f" PGD-{budget.long_steps}, which left them robust; they leave {robust[1]:.1%} and {robust[0]:.1%} robust"
+        f" PGD-{budget.long_steps}, which left them robust; they leave {robust[1]:.1%} and {robust[0]:.1%} robust{left_out}"
     )
     if not count and robust[1] > robust[0] + WEAK:
         return Finding(SPSA_SCATTER, "not run", 0.0, SCATTERED, f"{evidence}: SPSA needs a larger budget to count")
     beyond = SPSA_SCATTER.judge_count(
-        int((fooled[rows] & (best >= 0).numpy()).sum()), len(rows), evidence, allowed=BEYOND
+        int((fooled[near] & (best >= 0).numpy()).sum()), len(rows), evidence, allowed=BEYOND
     )
     lower = SPSA_SCATTER.judge_count(count, len(rows), evidence, allowed=SCATTERED, flag_above=SOME)
     return beyond if RANK.index(beyond.outcome) > RANK.index(lower.outcome) else lower
@@ -208,17 +231,14 @@ def black_box(state: AuditState) -> Finding:
 def _squares(state: AuditState) -> tuple[np.ndarray, str]:
     """Return which images that gradient attacks left robust fall to Square, and its queries.
 
-    What the suite has tried with as many queries is not tried again. Where it chose by margins which images get as many, the
-    others are tried only if an image fell to queries alone: else gradients led further than the short search everywhere.
+    What the suite has tried with as many queries is not tried again.
     """
     search, rows = Square(state.ball, queries=state.budget.queries), state.worth_searching()
     suite = state.searches_of_suite(search)
     if suite is None:
         return state.fooled_by("Square", search, gradients=False, rows=rows), str(search.queries)
     state.record("Square of the suite", suite.fooled, gradients=False, partial=True)
-    by_queries = state.known is not None and np.isin(state.known.fooled_by, QUERYING).any()
-    needed = state.budget.everything or by_queries or not suite.chosen
-    left = rows[suite.left[rows] & needed]
+    left, _ = _searched(state, rows[suite.left[rows]])
     return suite.fooled | state.fooled_by("Square", search, gradients=False, rows=left), suite.queries
 
 

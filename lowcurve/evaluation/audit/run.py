@@ -24,7 +24,7 @@ from lowcurve.evaluation.audit.known import first_rows
 from lowcurve.evaluation.audit.restore import clean_logits, restored
 from lowcurve.evaluation.audit.shards import SharedColumns
 from lowcurve.evaluation.audit.state import JUDGED_DRAWS, AuditState
-from lowcurve.evaluation.audit.verdict import Audit, Check, Finding
+from lowcurve.evaluation.audit.verdict import ASK_FOR_ALL, Audit, Check, Finding
 from lowcurve.evaluation.parts import Ledger, Shard, Share, open_ledger
 from lowcurve.evaluation.sharing import broadcast
 from lowcurve.models.modes import frozen
@@ -65,7 +65,7 @@ WITHOUT_CORRECT_IMAGES = (1, 2, 3, 19, 20)
 """Numbers of the tests that run even if the network is hardly better than guessing."""
 OF_ROBUST_IMAGES = (7, 8, 9, 14, 15, 16, 22, 23, 24)
 """Numbers of the tests that need images which gradient attacks leave robust."""
-OF_CLAIMS = (5, 6, 10, 11, 12, 17)
+OF_CLAIMS = (5, 6, 10, 11, 12, 17, 18)
 """Numbers of further tests that the verdict does not need if the robust accuracy that is judged is 0."""
 SEARCHES = (8, 9, 14, 15, 16, 22, 23, 24)
 """Numbers of the costly tests, which the verdict does not need once another one has failed."""
@@ -73,7 +73,6 @@ CONTRADICTION = 20
 """Number of the test that also fails where no robustness is claimed: a certificate claims some."""
 NOTHING_CLAIMED = "No robustness is claimed here, so none is false. Otherwise: "
 """Begins the meaning of what would be a failure if some robustness were claimed."""
-ASK_FOR_ALL = "a thorough audit runs this test too"
 LEARNED = 0.1
 """Part of the way from guessing to perfection that the accuracy has to go. Below it nothing is claimed."""
 CHECKS = tuple(check for check, _ in TESTS)

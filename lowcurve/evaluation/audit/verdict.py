@@ -22,6 +22,8 @@ UNRELIABLE = "upper bound, evaluation unreliable: "
 TOO_WEAK = "too weak to judge: "
 WORDS: Mapping[str, str] = {"passed": "passed", "flag": "warned", "fail": "failed", "not run": "not applicable"}
 """The outcomes of tests as a report counts them."""
+ASK_FOR_ALL = "a thorough audit runs this test too"
+"""End of the reason why a test that the verdict does not need did not run."""
 CHANCE_FINDING = 0.01
 """A test that counts images fails if so many are less likely than this by chance, under the share that is allowed."""
 FEWEST = 3
