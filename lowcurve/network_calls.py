@@ -49,7 +49,6 @@ ONE_ROW = (
 
 
 NO_CHANNEL = "write images[:, None] if the network takes images with a channel, or give the data that it was made for"
-"""What to do about an error at images of height and width alone."""
 
 
 class NetworkError(InputError, RuntimeError):

@@ -52,7 +52,7 @@ class Margins:
     @property
     def before(self) -> PerExample:
         """The lowest before the last member that tried the image."""
-        return self._reached_before(self._latest.clamp(min=1)[:, None])
+        return self._reached_before((self._latest + (self._latest == 0))[:, None])
 
     @property
     def last(self) -> PerExample:

@@ -23,13 +23,7 @@ from lowcurve.data.coercion import Data
 from lowcurve.data.examples import Examples
 from lowcurve.data.labels import Labels
 from lowcurve.errors import InputError
-from lowcurve.evaluation.arguments import (
-    members_of,
-    require_attack,
-    require_batch_size,
-    require_radii,
-    split_arguments,
-)
+from lowcurve.evaluation.arguments import members_of, require_attack, require_batch_size, require_radii, split_arguments
 from lowcurve.evaluation.attack_result import CLEAN, UNDEFINED, AttackResult
 from lowcurve.evaluation.independence import warn_of_dependence
 from lowcurve.evaluation.measuring import are_probabilities, logits_of, require_examples
