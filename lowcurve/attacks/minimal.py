@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ class MinimalNorm(Attack):
             raise InputError("a step and no fewer than 0 bisections and runs", found, "write MinimalNorm(steps=100)")
         object.__setattr__(self, "norm", self.box_ball.norm)
 
-    @property
+    @cached_property
     def box_ball(self) -> Ball:
         """The norm and the pixel box as a ball whose radius is given with each projection."""
         return Ball(as_norm(self.norm), 0.0, self.box)
@@ -216,7 +217,9 @@ class MinimalNorm(Attack):
         direction = _direction(norm, torch.where(at_edge, 0, gradient), moved)
         # Without a gradient the way is outwards; a fooled point is drawn inwards by the smaller radius.
         flat = (steepness == 0) & ~fooled
-        moved = moved + per_example(size, point) * torch.where(per_example(flat, point), norm.unit(moved), direction)
+        if bool(flat.any()):
+            direction = torch.where(per_example(flat, point), norm.unit(moved), direction)
+        moved = moved + per_example(size, point) * direction
         if norm == L1:
             point = self.box_ball.project(batch.x + moved, batch.x, radius)
         else:
