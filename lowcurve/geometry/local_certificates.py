@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.analysis.calculus import jacobian
-from lowcurve.analysis.norms import L2, Norm
+from lowcurve.analysis.norms import L2, LINF, Norm
 from lowcurve.errors import InputError
 from lowcurve.losses import require_loss_field
 from lowcurve.models.local.bounds import ORDERS, LocalBounds, Point
@@ -26,6 +26,8 @@ MORE = 3
 """Further radii for an image of which none was proved."""
 MEMORY = 2**25
 """Number of coefficients of a batch, of those that the second order keeps."""
+MATRICES = 8
+"""Number of matrices of an image's size that are held for each image where changes of a layer are bounded together."""
 WITHOUT_ROWS = 64
 """Number of values that are held for each unit in the other orders."""
 
@@ -80,7 +82,10 @@ class LocalCertificate:
     def at_once(self) -> int:
         """Number of images whose coefficients fit into memory together."""
         second = "second" in self.orders and self.bounds.is_smooth
-        each = self.bounds.width * (math.prod(self.bounds.shape) if second else WITHOUT_ROWS)
+        pixels = math.prod(self.bounds.shape)
+        each = self.bounds.width * (pixels if second else WITHOUT_ROWS)
+        if self.norm != LINF:
+            each += MATRICES * pixels**2
         return max(1, min(64, MEMORY // max(1, each)))
 
     def __call__(self, field: Field, x: Inputs) -> dict[str, PerExample]:

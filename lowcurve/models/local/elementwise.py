@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowcurve.models.local.curves import Curve
+from lowcurve.models.local.regions import ROUNDING
 from lowcurve.models.local.relaxation import OUTWARD, Relaxation, errors_of
 from lowcurve.models.local.together import Layer
 from lowcurve.models.local.windows import Window
@@ -25,21 +26,27 @@ class Elementwise(Relaxation):
         z: Its input at the image.
         low: Least change of the input, at most 0.
         high: Largest change, at least 0.
-        length: Bound of the l_2 length of the input's change, shape (batch,). None where it is not used.
+        together: Choose slopes for bounds of a layer's changes together.
+        length: Bound of ||sqrt(D) t|| for the input's change t and the deviation D, shape (batch,). None where it is not used.
     """
 
     curve: Curve
     z: Tensor
     low: Tensor
     high: Tensor
+    together: bool = False
     length: Tensor | None = None
+
+    @cached_property
+    def rounding(self) -> Tensor:
+        """Bound of the rounding of a change, and of steps of the nonlinearity that are smaller."""
+        return self.curve.step + 1e-14 * (1 + self.curve.value(self.z).abs() + self.z.abs())
 
     @cached_property
     def _samples(self) -> tuple[Tensor, Tensor, Tensor]:
         """Points as changes of the input, the changes of the result there, and the error between them."""
         points, error = self.curve.sample(self.z + self.low, self.z + self.high)
-        value = self.curve.value(self.z)
-        return points - self.z, self.curve.value(points) - value, error + 1e-14 * (1 + value.abs() + self.z.abs())
+        return points - self.z, self.curve.value(points) - self.curve.value(self.z), error + self.rounding
 
     def _offsets(self, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Bound the change of the result minus slope times that of the input."""
@@ -61,7 +68,7 @@ class Elementwise(Relaxation):
 
     @cached_property
     def _parallel(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.chord, *self._offsets(self.chord)
+        return self.center, *self._offsets(self.center)
 
     @cached_property
     def _lines(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,40 +111,71 @@ class Elementwise(Relaxation):
     def parallel(
         self, rows: Tensor, window: Window | None = None, before: Window | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Use the slope of the chord."""
+        """Use the slope of the chord, or the center."""
         del before  # the same windows
         slope, below, above = self._parallel
         least, most = errors_of(rows, below, above, window)
-        if window is None and self.length is not None:
-            layer = self._layer(slope[:, None], self.length, rows.dtype)
-            least = torch.maximum(least, layer.least(rows.flatten(2)))
-            most = torch.minimum(most, -layer.least(-rows.flatten(2)))
+        if self.length is not None:
+            # By the Cauchy-Schwarz inequality, sum c_i f_i(t_i) >= -||sqrt(D) c|| ||sqrt(D) t||.
+            size, error = self.deviation, self.rounding
+            squares = errors_of(rows.square(), -size, size, window)[1]
+            together = squares.sqrt() * self.length.to(rows)[:, None] * (1 + ROUNDING)
+            together = together + errors_of(rows, -error, error, window)[1]
+            least, most = torch.maximum(least, -together), torch.minimum(most, together)
         slope = slope.to(rows)
         slope = slope[:, None] if window is None else window.gather(slope)[:, :, None]
         return rows * slope, least, most
 
-    def _layer(self, slopes: Tensor, length: Tensor, dtype: torch.dtype) -> Layer:
-        """Return the change of the result minus slopes times that of the input, for all units together.
+    @cached_property
+    def _secants(self) -> tuple[Tensor, Tensor]:
+        """Bound (phi(z + t) - phi(z)) / t in the interval.
 
-        Args:
-            slopes: Shape (batch, 1, ...), or with slopes of their own for each row of coefficients.
-            length: Bound of the l_2 length of the input's change.
-            dtype: Precision.
+        By the mean value theorem it is a slope. Between two kinks it is monotone in t, so for straight pieces its values there
+        suffice.
         """
+        least, most = self._slopes
+        if self.curve.kinks:
+            points, changes, _ = self._samples
+            ratio, none = changes / torch.where(points == 0, 1, points), points == 0
+            least = torch.maximum(least, torch.where(none, torch.inf, ratio).amin(0).minimum(most))
+            most = torch.minimum(most, torch.where(none, -torch.inf, ratio).amax(0).maximum(least))
+        return least, most
+
+    @cached_property
+    def center(self) -> Tensor:
+        """The slope of `parallel`: the chord's, or the middle of the secants' where a layer's changes are bounded together."""
+        if not (self.together and self.curve.kinks):
+            return self.chord
+        least, most = self._secants
+        return ((least + most) / 2).float().double()
+
+    @cached_property
+    def deviation(self) -> Tensor:
+        """Return D >= 0 with |phi(z + t) - phi(z) - center * t| <= D |t| in the interval, shape (batch, ...)."""
+        least, most = self._secants
+        return torch.maximum(most - self.center, self.center - least).clamp(min=0) * (1 + OUTWARD)
+
+    @property
+    def steepest(self) -> Tensor:
+        """The largest absolute slope of an image's units in their intervals, shape (batch,)."""
+        return torch.maximum(self._slopes[0].abs(), self._slopes[1].abs()).flatten(1).amax(1)
+
+    def lower_together(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Use the slope of `parallel`, and the length of the layer's change."""
+        if self.length is None:
+            return self.lower(rows)
         points, changes, error = (values.flatten(-self.z.ndim + 1) for values in self._samples)
-        points, changes = points[:, :, None], changes[:, :, None]
-        values = changes - slopes.double().flatten(2) * points
-        return Layer.of(points, values, error[:, None], length, dtype)
+        points, changes, center, weights = (
+            values.unsqueeze(-2) for values in (points, changes, self.center.flatten(1), self.deviation.flatten(1))
+        )
+        layer = Layer.of(points, changes - center * points, error[:, None], weights, self.length, rows.dtype)
+        return rows * self.center.to(rows)[:, None], layer.least(rows.flatten(2))
 
     def lower(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Use the line below for positive coefficients and the line above for negative ones."""
         a, b, c, d = (values.to(rows)[:, None] for values in self._lines)
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        constant = (positive * b + negative * d).flatten(2).sum(2)
-        if self.length is not None:
-            layer = self._layer(torch.where(rows > 0, a, c), self.length, rows.dtype)
-            constant = torch.maximum(constant, layer.least(rows.flatten(2)))
-        return positive * a + negative * c, constant
+        return positive * a + negative * c, (positive * b + negative * d).flatten(2).sum(2)
 
     def reach(self) -> tuple[Tensor, Tensor]:
         """Use the samples."""

@@ -203,6 +203,33 @@ class Passes:
         found = self._window_transposes[key](rows.flatten(0, 2))
         return found.view(*rows.shape[:3], found.shape[1], *before.size)
 
+    def lower_bound(
+        self, rows: Tensor, region: Region, lower: Callable[[Node, Tensor], tuple[Tensor, Tensor]], halvings: int = 0
+    ) -> Tensor:
+        """Bound the change of functions of the logits from below.
+
+        Args:
+            rows: Coefficients of the logits, shape (batch, rows, 1, classes).
+            region: The region around each image.
+            lower: Bounds rows of a nonlinear operation's result from below: coefficients of its input, and constants.
+            halvings: Steps of the search in the region.
+
+        Returns:
+            Shape (batch, rows).
+        """
+        waiting, constant = {self.end: rows}, rows.new_zeros(())
+        for node in reversed(self.graph.nodes[1:]):
+            if node not in waiting:
+                continue
+            behind = waiting.pop(node)
+            if node in self.prepared:
+                before, offset = lower(node, behind)
+                constant = constant + offset
+                add_rows(waiting, node.parents[0][1], before)
+            else:
+                self.pull_linear(node, behind, waiting)
+        return region.least(waiting[self.start].flatten(2), halvings) + constant
+
     def pull_linear(self, node: Node, rows: Tensor, waiting: dict[Node, Tensor], absolute: bool = False) -> None:
         """Pull the rows of a linear operation's result back to what it is computed from.
 

@@ -10,6 +10,8 @@ from lowcurve.analysis.norms import L1, L2, LINF, Norm
 from lowcurve.models.local.windows import Window, by_row
 from lowcurve.types import PerExample
 
+ITERATIONS = 5
+"""Number of products for the vector with which an eigenvalue is bounded."""
 ROUNDING = 1e-5
 """Relative widening of bounds that are sums in single precision."""
 HALVINGS = 12
@@ -149,3 +151,26 @@ class Region:
         reach = torch.maximum(-self.low, self.high)[:, None]
         total = (reach[..., None] * matrices.abs() * reach[..., None, :]).sum((-1, -2))
         return total + ROUNDING * (reach * size.sqrt()).sum(-1).square()
+
+
+def bound_top_eigenvalue(matrices: Tensor) -> Tensor:
+    """Bound the largest eigenvalue of positive semidefinite matrices.
+
+    For every vector v > 0 it is at most the largest entry of |G| v / v.
+
+    Args:
+        matrices: G, shape (batch, size, size), in single precision.
+
+    Returns:
+        Shape (batch,), raised for rounding.
+
+    Reference: the Collatz-Wielandt bound of a nonnegative matrix.
+    """
+    sizes = matrices.abs()
+    vector = sizes.new_ones(*sizes.shape[:2], 1)
+    for _ in range(ITERATIONS):
+        vector = sizes @ vector
+        vector = vector / vector.amax(1, keepdim=True).clamp(min=torch.finfo(vector.dtype).tiny) + 1e-3
+    bound = (sizes.double() @ vector.double() / vector.double()).amax((1, 2))
+    trace = matrices.diagonal(dim1=-2, dim2=-1).double().sum(-1)
+    return bound * (1 + ROUNDING) + ROUNDING * trace

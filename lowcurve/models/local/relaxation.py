@@ -46,6 +46,17 @@ class Relaxation(ABC):
             Coefficients of the input, and the constant of each row.
         """
 
+    def lower_together(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound the rows from below with a bound of all changes together, where there is one.
+
+        Args:
+            rows: Coefficients of the result.
+
+        Returns:
+            Coefficients of the input, and the constant of each row.
+        """
+        return self.lower(rows)
+
     @abstractmethod
     def derivative(self, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
         """Bound the derivatives in the input.

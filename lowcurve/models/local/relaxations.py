@@ -37,7 +37,7 @@ def prepare(node: Node) -> Curve | Windows:
 
 
 def relax(
-    prepared: Curve | Windows, parent: Node, z: Tensor, low: Tensor, high: Tensor, length: Tensor | None = None
+    prepared: Curve | Windows, parent: Node, z: Tensor, low: Tensor, high: Tensor, *, together: bool = False
 ) -> Relaxation:
     """Return the bounds of a nonlinear operation.
 
@@ -47,10 +47,9 @@ def relax(
         z: The input at each image, shape (batch, ...).
         low: Least change of the input.
         high: Largest change.
-        length: Bound of the l_2 length of the input's change, shape (batch,). None where it is not known.
+        together: Choose slopes for bounds of a layer's changes together.
     """
     if isinstance(prepared, Curve):
-        # Smooth nonlinearities have the second order for this, which costs less.
-        return Elementwise(prepared, z, low, high, length if prepared.kinks else None)
+        return Elementwise(prepared, z, low, high, together)
     flat = (values.reshape(len(z), -1, prepared.pixels) for values in (z, low, high))
     return Largest(prepared.places, parent.shape, *flat)

@@ -61,6 +61,19 @@ class Window:
         inside = ((pixels >= 0) & (pixels < torch.tensor(self.image))).all(-1)
         return torch.where(inside, pixels[..., 0] * self.image[1] + pixels[..., 1], 0), inside
 
+    def pixel_numbers(self, channels: int) -> Tensor:
+        """Return the number of each pixel of the windows in an image of several channels, 0 for pixels outside.
+
+        Args:
+            channels: Number of channels of the image.
+
+        Returns:
+            Shape (places, channels * height * width).
+        """
+        first = torch.arange(channels) * self.image[0] * self.image[1]
+        numbers, inside = self._pixels
+        return torch.where(inside[:, None], numbers[:, None] + first[:, None], 0).flatten(1)
+
     def gather(self, values: Tensor) -> Tensor:
         """Return the windows of images, with 0 for pixels outside.
 
