@@ -164,7 +164,7 @@ def bound_top_eigenvalue(matrices: Tensor) -> Tensor:
     Returns:
         Shape (batch,), raised for rounding.
 
-    Reference: the Collatz-Wielandt bound of a nonnegative matrix.
+    Reference: Collatz 1942 (eigenvalues of a nonnegative matrix).
     """
     sizes = matrices.abs()
     vector = sizes.new_ones(*sizes.shape[:2], 1)
