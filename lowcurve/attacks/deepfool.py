@@ -207,7 +207,7 @@ def RunnerUp(norm: Norm | str = L2) -> DeepFool:
 
 def project_to_box(box_ball: Ball, point: Inputs, x: Inputs) -> Inputs:
     """Return the point moved into the pixel box, at any distance from x."""
-    return (x + (point - x)).clamp(*box_ball.box)
+    return box_ball.project(point, x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device))
 
 
 def shorten(batch: AttackBatch, point: Inputs, fooled: Tensor, box_ball: Ball, bisections: int) -> Inputs:
