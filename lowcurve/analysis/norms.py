@@ -83,10 +83,7 @@ class Norm:
         scale = flat.detach().abs().amax(1)
         scale = torch.where(scale == 0, 1, scale)  # this comparison keeps NaN
         squares = (flat / scale[:, None]).square().sum(1)
-        root = (
-            torch.where(squares == 0, 1, squares).sqrt() * (squares != 0) if squares.requires_grad else squares.sqrt()
-        )
-        return scale * root
+        return scale * torch.where(squares == 0, 1, squares).sqrt() * (squares != 0)
 
     def of_ones(self, dimensions: int) -> float:
         """Return the norm of a vector of this many ones, the largest of vectors with entries up to 1."""
