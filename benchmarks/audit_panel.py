@@ -12,6 +12,8 @@ that was finished. It gets exactly the evaluation that is judged: the naive atta
 given to the audit. The suite of every fourth network of the third and fourth set is `strong` with all searches for every
 image. The suite of the fifth set is the default `strong`.
 
+With --again a run on a later audit stands beside the first one, which stays: the first verdicts give the error rates.
+
 Weights, attacks and audits are stored in --cache, one file each, so an interrupted run continues. With --seconds no new
 network is begun after so long. The whole panel takes about an hour on one core.
 """
@@ -33,11 +35,12 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from panel.again import brief, summarize  # noqa: E402
 from panel.attacks import DRAWS, PLAIN, adaptive, naive  # noqa: E402
 from panel.data import Sets  # noqa: E402
 from panel.entries import Entry, halves  # noqa: E402
 from panel.fifth import fifth  # noqa: E402
-from panel.figures import judged, only_naive_is_wrong, summarize_panel  # noqa: E402
+from panel.figures import judged, only_naive_is_wrong  # noqa: E402
 from panel.fourth import fourth  # noqa: E402
 from panel.fresh import fresh  # noqa: E402
 from panel.honest import honest  # noqa: E402
@@ -233,6 +236,7 @@ def main() -> None:
     parser.add_argument("--stored", action="store_true", help="take only networks whose audits are stored")
     parser.add_argument("--list", action="store_true", help="print the entries and their halves")
     parser.add_argument("--json", type=Path, help="file to write; its rows that are not asked for stay")
+    parser.add_argument("--again", action="store_true", help="keep the first verdicts, and put these beside them")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -258,8 +262,11 @@ def main() -> None:
         _show(rows[-1])
     if args.json and rows:
         if args.json.exists():
-            known = {row["name"] for row in rows}
-            rows = [row for row in json.loads(args.json.read_text())["rows"] if row["name"] not in known] + rows
+            known, now = json.loads(args.json.read_text())["rows"], {row["name"]: row for row in rows}
+            if args.again:
+                rows = [row | ({"again": brief(now[row["name"]])} if row["name"] in now else {}) for row in known]
+            else:
+                rows = [row for row in known if row["name"] not in now] + rows
         settings = {
             "suite": asdict(EFFORT), "full suite": asdict(FULL),
             "suite of the fifth set": asdict(Effort()),
@@ -268,7 +275,7 @@ def main() -> None:
             "code": sorted({judged(row)["version"] for row in rows}), "date": time.strftime("%Y-%m-%d"),
             "not run": missing,
         }  # fmt: skip
-        content = {"settings": settings, **summarize_panel(rows), "rows": list(map(_without_figures, rows))}
+        content = {"settings": settings, **summarize(rows), "rows": list(map(_without_figures, rows))}
         args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

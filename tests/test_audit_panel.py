@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
-from panel import figures  # noqa: E402
+from panel import again, figures  # noqa: E402
 from panel.entries import PUBLIC, halves  # noqa: E402
 from panel.fifth import fifth  # noqa: E402
 from panel.fourth import fourth  # noqa: E402
@@ -113,6 +113,20 @@ def test_rates_and_areas_of_a_panel_by_hand():
     assert figures.area(figures.score_of_test(2), parts["masked"], parts["honest"]) == 0.25
 
 
+def test_a_repeated_run_stands_beside_the_first():
+    rows = [
+        row(masked=True, suite=0.5, adaptive=0.1, failed=(1,)),
+        row(masked=True, suite=0.5, adaptive=0.1),
+        row(masked=False, suite=0.5, adaptive=0.5, failed=(2,)),
+        row(masked=False, suite=0.5, adaptive=0.5),
+    ]
+    later = [row(masked=r["masked"], suite=0.5, adaptive=0.1, failed=(2,) * r["masked"]) for r in rows]
+    both = [first | {"again": again.brief({"version": "x", **now})} for first, now in zip(rows, later, strict=True)]
+    assert again.verdicts(both).rows == (("final", 2, 1, 2, 2, 1, 0),)
+    assert [cells[2:] for cells in again.changed(both).rows] == [("–", "2"), ("2", "–")]
+    assert figures.summarize_panel(both)["summary"] == figures.summarize_panel(rows)["summary"]
+
+
 def test_the_gains_of_the_audits_attacks_by_hand():
     named = [
         ("BPDA through Levels before '1'", 60, 50), ("BPDA through Levels", 50, 48), ("BPDA through round", 48, 48),
@@ -134,7 +148,7 @@ def test_the_committed_panel_has_its_halves_and_a_reason_for_each_wrong_verdict(
     content = json.loads((ROOT / "docs" / "results" / "benchmark-audit-panel.json").read_text())
     half = halves([*MASKED, *honest(), *fresh(), *fourth(), *fifth()])
     assert all(half[found["network"]] == found["half"] for found in content["rows"])
-    again = figures.summarize_panel(content["rows"])
-    assert json.loads(json.dumps(again["results"])) == content["results"]
+    found = again.summarize(content["rows"])
+    assert json.loads(json.dumps(found["results"])) == content["results"]
     for cells in content["results"]["wrong"]["rows"]:
         assert cells[1] in figures.REASONS, cells
