@@ -29,11 +29,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from bracket_above import attacked, smallest
+from bracket_above import attacked, smallest, table
 from bracket_below import certified
 from bracket_cases import NETWORKS, Case, cases
 
 from lowcurve.attacks import FULL
+from lowcurve.results import dump
 
 COLUMNS: dict[str, Callable[[Case], dict[str, object]]] = {
     "attacked": attacked,
@@ -76,7 +77,10 @@ def main() -> None:
         rows.append(row)
         print(", ".join(f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()), flush=True)
         if args.json:
-            content = json.dumps({"settings": settings, "rows": rows}, indent=1)
+            both: dict[str, object] = {"settings": settings, "rows": rows}
+            if all("strong" in row for row in rows):
+                both["results"] = {"attacked": dump(table(rows))}
+            content = json.dumps(both, indent=1)
             args.json.write_text(re.sub(r"\[[\d,\s]*\]", lambda numbers: " ".join(numbers[0].split()), content) + "\n")
 
 

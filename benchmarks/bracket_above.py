@@ -4,15 +4,18 @@ import importlib.util
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from bracket_cases import Case
 
 from lowcurve import evaluation
+from lowcurve.analysis.norms import as_norm
 from lowcurve.attacks import FULL, Effort, MinimalNorm, foreign, minimum_norm, strong
+from lowcurve.results import Column, Table
 from lowcurve.types import AttackFunction
 
 Row = dict[str, object]
@@ -65,6 +68,24 @@ def attacked(case: Case, *, effort: Effort = FULL, seed: int = 0) -> Row:
         "fell to strong only": np.flatnonzero(reference & ~left).tolist(),
         "fooled by": {name: members.count(name) for name, _ in suite.members},
     }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the comparison with AutoAttack as a table."""
+    names = ("images", "clean", "strong", "AutoAttack", "fell to strong only", "fell to AutoAttack only")
+    cells = []
+    for row in rows:
+        counts = [len(row[name]) if isinstance(row[name], list) else row[name] for name in names]
+        radius = round(row["radius"] * 255)
+        written = f"{radius}/255" if abs(row["radius"] * 255 - radius) < 1e-6 else f"{row['radius']:g}"
+        ball = f"{as_norm(row['norm']).name}, {written}"
+        cells.append((row["network"], ball, *counts, row["share of its time"], row["share of its passes"]))
+    heads = ("images", "correct", "left by strong", "left by AutoAttack", "only strong fools", "only AutoAttack fools")
+    columns = (
+        Column("network"), Column("ball"), *(Column(head, form="d") for head in heads),
+        Column("share of CPU time", form=".0%"), Column("share of passes", form=".0%"),
+    )  # fmt: skip
+    return Table("strong next to AutoAttack", columns, tuple(cells))
 
 
 def autoattack_robust(case: Case, seed: int = 0) -> np.ndarray:
