@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -141,7 +140,7 @@ class MinimalNorm(Attack):
             raise InputError("a step and no fewer than 0 bisections and runs", found, "write MinimalNorm(steps=100)")
         object.__setattr__(self, "norm", self.box_ball.norm)
 
-    @cached_property
+    @property
     def box_ball(self) -> Ball:
         """The norm and the pixel box as a ball whose radius is given with each projection."""
         return Ball(as_norm(self.norm), 0.0, self.box)

@@ -46,6 +46,7 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
         each start.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = model.weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
         >>> attack = MinimalNormWithin("l2", 0.3)

@@ -246,7 +246,7 @@ class LocalBounds:
             relaxations[node] = (
                 relaxation if lengths is None else lengths.enter(node, relaxation, parts.get(parent, []))
             )
-        return Inside(region, relaxations, parts)
+        return Inside(region, relaxations, parts if keep else {})
 
     def _zero(self, point: Point, inside: Inside) -> Tensor:
         """Bound the change of each margin from below by CROWN, and by bounds of each layer together."""
