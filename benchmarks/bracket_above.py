@@ -79,7 +79,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
         radius = round(row["radius"] * 255)
         written = f"{radius}/255" if abs(row["radius"] * 255 - radius) < 1e-6 else f"{row['radius']:g}"
         ball = f"{as_norm(row['norm']).name}, {written}"
-        cells.append((row["network"], ball, *counts, row["share of its time"], row["share of its passes"]))
+        cells.append((row["network"], ball, *counts, row["share of its time"], row.get("share of its passes")))
     heads = ("images", "correct", "left by strong", "left by AutoAttack", "only strong fools", "only AutoAttack fools")
     columns = (
         Column("network"), Column("ball"), *(Column(head, form="d") for head in heads),
