@@ -76,8 +76,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = []
     for row in rows:
         counts = [len(row[name]) if isinstance(row[name], list) else row[name] for name in names]
-        radius = round(row["radius"] * 255)
-        written = f"{radius}/255" if abs(row["radius"] * 255 - radius) < 1e-6 else f"{row['radius']:g}"
+        exact = f"{row['radius']:g}"
+        written = exact if float(exact) == row["radius"] else f"{row['radius'] * 255:g}/255"
         ball = f"{as_norm(row['norm']).name}, {written}"
         cells.append((row["network"], ball, *counts, row["share of its time"], row.get("share of its passes")))
     heads = ("images", "correct", "left by strong", "left by AutoAttack", "only strong fools", "only AutoAttack fools")
