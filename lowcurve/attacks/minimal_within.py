@@ -1,7 +1,6 @@
 """Minimum-norm attack from noise, limited to a ball: for networks whose gradients mislead near the image."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from torch import Tensor
 
@@ -71,7 +70,7 @@ class MinimalNormWithin(BallAttack, IterativeAttack):
         """One run for each start."""
         return (replace(self, restarts=1),) * self.restarts
 
-    @cached_property
+    @property
     def search(self) -> MinimalNorm:
         """The attack without a radius."""
         return MinimalNorm(self.ball.norm, self.ball.box, self.steps)

@@ -68,7 +68,7 @@ class Penalty(ABC):
 
         Args:
             jet: Values and gradients of the loss at the training inputs.
-            others: Nothing.
+            others: Leave out. With a network and images the error says what to write instead.
             generator: Source of the random numbers; by default one made from `seed`.
             seed: Seed of the random numbers, used without a generator. In a training loop, give the number of the step.
 

@@ -164,7 +164,7 @@ def restarts(state: AuditState) -> Finding:
         state, lambda ending, rows: state.fooled_by("PGD, more starts" + ending, method, rows=rows)
     )
     count, of = int(again.sum()), len(state.queried)
-    evidence = f"of {told(state, rows)}, {starts} more starts fool {count}; {of} images were tried"
+    evidence = f"{told(state, rows)}; {starts} more starts fool {count}"
     return RESTARTS.judge_count(count, of, evidence, allowed=POINT)
 
 

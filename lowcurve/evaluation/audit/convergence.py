@@ -52,7 +52,7 @@ def convergence(state: AuditState) -> Finding:
     """
     steps, fooled = LONGER * state.budget.apgd_steps, longer(state)
     count, of = int(fooled.sum()), len(state.queried)
-    evidence = f"of {told(state, state.longest_rows)}, PGD with {steps} steps fools {count}; {of} images were tried"
+    evidence = f"{told(state, state.longest_rows)}; PGD with {steps} steps fools {count}"
     return CONVERGENCE.judge_count(count, of, evidence, allowed=LEFT)
 
 

@@ -100,19 +100,16 @@ def transfer(state: AuditState) -> Finding:
         fooled, rows = nearest_first(state, search)
     except InputError as error:  # a smoothed network may leave the pixels for which it is defined
         return TRANSFER.not_run(f"{name} cannot be attacked: {error}")
-    there, of = int((state.margins_at(answers[rows], rows, substitute) < 0).sum()), told(state, rows)
+    there, tried = int((state.margins_at(answers[rows], rows, substitute) < 0).sum()), told(state, rows)
     state.record("transfer", fooled, gradients=False, partial=True)
-    evidence = (
-        f"of {of}, attacks on {name} fool {int(fooled.sum())}; {there} of the attacked images fool the substitute itself;"
-        f" {len(state.queried)} images were tried"
-    )
+    evidence = f"{tried}; attacks on {name} fool {int(fooled.sum())}, and {there} of the attacked images fool the substitute itself"
     return TRANSFER.judge_count(int(fooled.sum()), len(state.queried), evidence, allowed=BEYOND, flag_above=0.0)
 
 
 def _searched(state: AuditState, rows: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return the images of these where the suite's first search without gradients came as far as its gradient attacks.
+    """Return those of the images where the suite's first search without gradients came as far as its gradient attacks.
 
-    Elsewhere a longer search has little to find, and the suite searches no longer either. All are searched if the suite has not
+    Elsewhere a longer search has little to find, and the suite makes none there either. All are searched if the suite has not
     searched, and by a thorough audit. The number of those left out comes with it, in words.
     """
     suite = state.searches_of_suite(Square(state.ball, queries=state.budget.queries))

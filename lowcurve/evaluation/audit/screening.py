@@ -33,13 +33,12 @@ def nearest_first(state: AuditState, search: Callable[[str, np.ndarray], np.ndar
 
 
 def told(state: AuditState, rows: np.ndarray) -> str:
-    """Return in words how many of the robust images were tried.
+    """Return in words how many images gradient attacks leave robust, and how many of these were tried.
 
     Args:
         state: The state of the audit.
         rows: Indices of the images that were tried.
     """
     robust = len(np.union1d(state.still_robust(), rows))
-    if len(rows) == robust:
-        return f"{robust} robust images"
-    return f"{len(rows)} of {robust} robust images, those of highest loss under PGD"
+    left = f"gradient attacks leave {robust} of {len(state.queried)} images robust"
+    return left if len(rows) == robust else f"{left}; of these the {len(rows)} of highest loss under PGD are tried"
