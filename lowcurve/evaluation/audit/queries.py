@@ -102,8 +102,9 @@ def transfer(state: AuditState) -> Finding:
         return TRANSFER.not_run(f"{name} cannot be attacked: {error}")
     there, tried = int((state.margins_at(answers[rows], rows, substitute) < 0).sum()), told(state, rows)
     state.record("transfer", fooled, gradients=False, partial=True)
-    evidence = f"{tried}; attacks on {name} fool {int(fooled.sum())}, and {there} of the attacked images fool the substitute itself"
-    return TRANSFER.judge_count(int(fooled.sum()), len(state.queried), evidence, allowed=BEYOND, flag_above=0.0)
+    count = int(fooled.sum())
+    evidence = f"{tried}; attacks on {name} fool {count}, and {there} of the attacked images fool the substitute itself"
+    return TRANSFER.judge_count(count, len(state.queried), evidence, allowed=BEYOND, flag_above=0.0)
 
 
 def _searched(state: AuditState, rows: np.ndarray) -> tuple[np.ndarray, str]:
